@@ -1,1 +1,23 @@
-//! model
+//! The words of Skerry as types: names, hashes, quantities, selectors, app specs, faults.
+//!
+//! Wire types stop here: `TryFrom`-like parsers turn them into values that are valid by construction, with errors that name
+//! the field. No I/O, no clock, no tokio.
+
+pub mod app;
+pub mod config;
+pub mod fault;
+pub mod hash;
+pub mod meta;
+pub mod name;
+pub mod quantity;
+pub mod selector;
+pub mod time;
+
+pub use app::AppSpec;
+pub use fault::{Code, Fault, Violation, Violations};
+pub use hash::ContentHash;
+pub use name::{
+    AppName, AppRef, ClusterName, ConfigName, ConfigRef, InstanceName, InvalidName, NodeName, NodeRef,
+    ProjectName, RevisionRef, ServiceName, VolumeName,
+};
+pub use selector::Selector;

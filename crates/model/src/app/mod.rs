@@ -1,0 +1,297 @@
+//! An app's spec, valid by construction: what placement places and agents run.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::{ConfigName, Selector, ServiceName, VolumeName};
+
+mod graph;
+mod parse;
+mod program;
+
+pub use graph::start_order;
+pub use parse::{SERVICES_MAX, SPEC_BYTES_MAX};
+
+/// What an app is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppSpec {
+    /// Which nodes it goes to.
+    pub selector: Selector,
+    /// Its programs; names are unique, dependencies exist and have no cycle.
+    pub services: Vec<ServiceSpec>,
+}
+
+/// One program of an app.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceSpec {
+    /// Its name.
+    pub name: ServiceName,
+    /// How many copies, and where.
+    pub kind: Kind,
+    /// What is run.
+    pub program: Program,
+    /// Environment variables.
+    pub env: BTreeMap<String, String>,
+    /// Absolute directory that it starts in.
+    pub working_directory: Option<String>,
+    /// `user`, `uid`, `user:group` or `uid:gid`.
+    pub user: Option<String>,
+    /// Configs as read-only files.
+    pub configs: Vec<ConfigMount>,
+    /// Kept free for it by placement; limits count where no request is named.
+    pub requests: Amounts,
+    /// Enforced on it.
+    pub limits: Amounts,
+    /// How to tell that it works.
+    pub health_check: Option<HealthCheck>,
+    /// Services that come first.
+    pub depends_on: Vec<Dependency>,
+    /// What happens when it ends.
+    pub restart: RestartPolicy,
+    /// How it is asked to end.
+    pub stop: StopPolicy,
+}
+
+/// How many copies, and where. (`Job` and `CronJob` are refused when parsed.)
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// So many in each matching cluster.
+    Deployment {
+        /// 0 to 100.
+        replicas: u32,
+    },
+    /// One on each matching node.
+    DaemonSet,
+}
+
+/// What is run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Program {
+    /// A container, by Docker.
+    Container(Container),
+    /// A process of the machine.
+    Process(Process),
+}
+
+/// A container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Container {
+    /// Image reference.
+    pub image: String,
+    /// When it is pulled.
+    pub pull_policy: PullPolicy,
+    /// Replaces the image's entrypoint, if not empty.
+    pub entrypoint: Vec<String>,
+    /// Replaces the image's command, if not empty.
+    pub command: Vec<String>,
+    /// Ports published on the machine.
+    pub ports: Vec<Port>,
+    /// Directories and volumes.
+    pub mounts: Vec<Mount>,
+    /// The machine's network instead of the app's own.
+    pub host_network: bool,
+    /// Host name inside.
+    pub hostname: Option<String>,
+}
+
+/// When an image is pulled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PullPolicy {
+    /// Before each new container.
+    Always,
+    /// When the machine lacks it.
+    IfNotPresent,
+    /// Never.
+    Never,
+}
+
+/// A published port.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Port {
+    /// Inside.
+    pub container_port: u16,
+    /// On the machine.
+    pub host_port: u16,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// Address of the machine; absent: all.
+    pub host_address: Option<std::net::IpAddr>,
+}
+
+/// A transport protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// A directory or volume in a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// Absolute path inside.
+    pub target: String,
+    /// What is mounted.
+    pub source: MountSource,
+    /// May it only be read.
+    pub read_only: bool,
+}
+
+/// What is mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MountSource {
+    /// An absolute path of the machine.
+    Bind(String),
+    /// A named volume of the app.
+    Volume(VolumeName),
+}
+
+/// A process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    /// Absolute path, or a name looked up in PATH.
+    pub program: String,
+    /// Arguments.
+    pub args: Vec<String>,
+}
+
+/// A config as read-only files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigMount {
+    /// Which config.
+    pub config: ConfigName,
+    /// With `key` the file's path, else the directory's. Containers: absolute. Processes: relative to the instance's state directory.
+    pub path: String,
+    /// One entry only.
+    pub key: Option<String>,
+}
+
+/// Amounts of resources.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Amounts {
+    /// Thousandths of a processor.
+    pub cpu_millis: Option<u64>,
+    /// Bytes.
+    pub memory_bytes: Option<u64>,
+}
+
+/// How to tell that a service works.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// What is tried.
+    pub probe: Probe,
+    /// Between two tries.
+    pub interval: Duration,
+    /// For one try.
+    pub timeout: Duration,
+    /// Failures in this time from the start do not count.
+    pub start_period: Duration,
+    /// Failures in a row that make it unhealthy.
+    pub retries: u32,
+}
+
+/// What a health check tries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// HTTP GET: 200 to 399.
+    Http {
+        /// Path and query.
+        path: String,
+        /// Port.
+        port: u16,
+    },
+    /// TCP connect.
+    Tcp {
+        /// Port.
+        port: u16,
+    },
+    /// A command inside: exit code 0.
+    Exec {
+        /// Program and arguments.
+        command: Vec<String>,
+    },
+    /// The image's own.
+    Image,
+}
+
+/// A service that comes first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dependency {
+    /// Which.
+    pub service: ServiceName,
+    /// What is waited for.
+    pub condition: DependencyCondition,
+}
+
+/// What is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DependencyCondition {
+    /// It runs.
+    Started,
+    /// It is healthy.
+    Healthy,
+    /// It ended with exit code 0.
+    Completed,
+}
+
+/// What happens when a program ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RestartPolicy {
+    /// When it is started again.
+    pub when: RestartWhen,
+    /// Before the first restart; doubles up to `backoff_max`.
+    pub backoff: Duration,
+    /// The longest wait.
+    pub backoff_max: Duration,
+}
+
+/// When a program is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RestartWhen {
+    /// Whatever its exit code.
+    Always,
+    /// When its exit code is not 0.
+    OnFailure,
+    /// Never.
+    Never,
+}
+
+/// How a program is asked to end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StopPolicy {
+    /// Signal name with `SIG`, as `SIGTERM`. Absent: the image's own, else SIGTERM.
+    pub signal: Option<String>,
+    /// Before SIGKILL.
+    pub grace_period: Duration,
+}
+
+impl AppSpec {
+    /// The service of that name.
+    pub fn service(&self, name: &ServiceName) -> Option<&ServiceSpec> {
+        self.services.iter().find(|service| service.name == *name)
+    }
+
+    /// Names of all configs that are mounted, each once.
+    pub fn config_names(&self) -> std::collections::BTreeSet<&ConfigName> {
+        self.services.iter().flat_map(|service| &service.configs).map(|mount| &mount.config).collect()
+    }
+}
+
+impl ServiceSpec {
+    /// What placement keeps free: requests, and limits where no request is named.
+    pub fn booked(&self) -> Amounts {
+        Amounts {
+            cpu_millis: self.requests.cpu_millis.or(self.limits.cpu_millis),
+            memory_bytes: self.requests.memory_bytes.or(self.limits.memory_bytes),
+        }
+    }
+
+    /// The ports that it takes on the machine.
+    pub fn host_ports(&self) -> &[Port] {
+        match &self.program {
+            Program::Container(container) => &container.ports,
+            Program::Process(_) => &[],
+        }
+    }
+}

@@ -1,0 +1,465 @@
+//! From the wire to `AppSpec`: every rule on a spec, each with the field it is about.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use prost::Message as _;
+use skerry_proto::types::v1 as pb;
+
+use crate::time::from_proto_duration;
+use crate::{ConfigName, Fault, Selector, ServiceName, Violations};
+
+use super::{
+    Amounts, AppSpec, ConfigMount, Dependency, DependencyCondition, HealthCheck, Kind, Probe, Program,
+    RestartPolicy, RestartWhen, ServiceSpec, StopPolicy, program, start_order,
+};
+
+/// Most services of one app.
+pub const SERVICES_MAX: usize = 64;
+/// Most bytes of an encoded spec.
+pub const SPEC_BYTES_MAX: usize = 256 * 1024;
+/// Most copies of a `Deployment` in one cluster.
+pub const REPLICAS_MAX: u32 = 100;
+/// Most entries of any other list or map of a service.
+const ENTRIES_MAX: usize = 256;
+const SIGNALS: [&str; 10] = [
+    "SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGKILL", "SIGABRT", "SIGALRM",
+    "SIGWINCH",
+];
+
+impl AppSpec {
+    /// Parses what travels; violations name fields below `spec`.
+    pub fn from_proto(spec: &pb::AppSpec) -> Result<Self, Fault> {
+        let mut v = Violations::new();
+        let bytes = spec.encoded_len();
+        if bytes > SPEC_BYTES_MAX {
+            return Err(Fault::invalid_field(
+                "spec",
+                format!("{bytes} bytes are too many for an app: at most {SPEC_BYTES_MAX}"),
+            ));
+        }
+        if spec.services.is_empty() {
+            v.add("spec.services", "name at least one service");
+        }
+        if spec.services.len() > SERVICES_MAX {
+            let count = spec.services.len();
+            return Err(Fault::invalid_field(
+                "spec.services",
+                format!("{count} services are too many: at most {SERVICES_MAX}"),
+            ));
+        }
+        let selector = Selector::from_proto("spec.selector", spec.selector.as_ref(), &mut v);
+        let services: Vec<ServiceSpec> = spec
+            .services
+            .iter()
+            .enumerate()
+            .filter_map(|(index, service)| parse_service(&format!("spec.services[{index}]"), service, &mut v))
+            .collect();
+        if v.is_empty() {
+            check_together(&services, &mut v);
+        }
+        v.finish(Some(Self { selector, services }))
+    }
+
+    /// Parses stored bytes of a revision.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Fault> {
+        let spec = pb::AppSpec::decode(bytes)
+            .map_err(|error| Fault::invalid_field("spec", format!("not an encoded app spec: {error}")))?;
+        Self::from_proto(&spec)
+    }
+}
+
+/// Rules that span services: unique names, known dependencies, no cycle, ports taken once.
+fn check_together(services: &[ServiceSpec], v: &mut Violations) {
+    let mut names = BTreeSet::new();
+    let mut ports = BTreeSet::new();
+    for (index, service) in services.iter().enumerate() {
+        let at = format!("spec.services[{index}]");
+        if !names.insert(&service.name) {
+            v.add(
+                format!("{at}.name"),
+                format!("`{}` is there twice: names of services are unique", service.name),
+            );
+        }
+        for (n, port) in service.host_ports().iter().enumerate() {
+            if !ports.insert((port.host_port, port.protocol, port.host_address)) {
+                v.add(
+                    format!("{at}.container.ports[{n}].host_port"),
+                    format!("port {} of the machine is taken twice in this app", port.host_port),
+                );
+            }
+        }
+        for (n, dependency) in service.depends_on.iter().enumerate() {
+            let path = format!("{at}.depends_on[{n}]");
+            match services.iter().find(|other| other.name == dependency.service) {
+                None => v.add(
+                    format!("{path}.service"),
+                    format!("no service `{}` in this app", dependency.service),
+                ),
+                Some(other) => check_condition(&path, other, dependency.condition, v),
+            }
+        }
+    }
+    if let Err(cycle) = start_order(services)
+        && let Some(first) = cycle.first()
+    {
+        let text: Vec<&str> = cycle.iter().chain([first]).map(ServiceName::as_str).collect();
+        v.add("spec.services", format!("dependencies go round in a circle: {}", text.join(" -> ")));
+    }
+}
+
+fn check_condition(path: &str, other: &ServiceSpec, condition: DependencyCondition, v: &mut Violations) {
+    if condition == DependencyCondition::Completed && other.restart.when == RestartWhen::Always {
+        v.add(
+            format!("{path}.condition"),
+            format!("`{}` is restarted always and so never completes: set its restart.policy to ON_FAILURE or NEVER", other.name),
+        );
+    }
+    if matches!(other.kind, Kind::Deployment { replicas: 0 }) {
+        v.add(
+            format!("{path}.service"),
+            format!("`{}` has no replicas, so that this would wait for ever", other.name),
+        );
+    }
+}
+
+fn parse_service(at: &str, service: &pb::ServiceSpec, v: &mut Violations) -> Option<ServiceSpec> {
+    let name = v.check(format!("{at}.name"), ServiceName::parse(&service.name));
+    let kind = parse_kind(at, service.kind.as_ref(), v);
+    let program = program::parse(at, service.program.as_ref(), v);
+    bound(&format!("{at}.env"), service.env.len(), v);
+    for (key, value) in &service.env {
+        check_env(&format!("{at}.env.{key}"), key, value, v);
+    }
+    let working_directory = absent_if_empty(&service.working_directory);
+    if working_directory.as_ref().is_some_and(|path| !is_absolute(path)) {
+        v.add(format!("{at}.working_directory"), "use an absolute path");
+    }
+    let user = absent_if_empty(&service.user);
+    let is_process = matches!(program, Some(Program::Process(_)));
+    if user.is_some() && is_process {
+        v.add(
+            format!("{at}.user"),
+            "not available yet for processes: leave it out, the process runs as the agent's user",
+        );
+    }
+    if user.as_ref().is_some_and(|user| user.len() > 128 || user.contains(char::is_whitespace)) {
+        v.add(format!("{at}.user"), "use user, uid, user:group or uid:gid");
+    }
+    bound(&format!("{at}.configs"), service.configs.len(), v);
+    let configs = service
+        .configs
+        .iter()
+        .enumerate()
+        .filter_map(|(n, mount)| parse_config_mount(&format!("{at}.configs[{n}]"), mount, is_process, v))
+        .collect();
+    let resources = service.resources.clone().unwrap_or_default();
+    let requests = parse_amounts(&format!("{at}.resources.requests"), resources.requests.as_ref(), v);
+    let limits = parse_amounts(&format!("{at}.resources.limits"), resources.limits.as_ref(), v);
+    check_limits(at, requests, limits, is_process, v);
+    let health_check = service.health_check.as_ref().and_then(|check| parse_health(at, check, is_process, v));
+    bound(&format!("{at}.depends_on"), service.depends_on.len(), v);
+    let depends_on = service
+        .depends_on
+        .iter()
+        .enumerate()
+        .filter_map(|(n, dependency)| parse_dependency(&format!("{at}.depends_on[{n}]"), dependency, v))
+        .collect();
+    let restart = parse_restart(&format!("{at}.restart"), service.restart.as_ref(), v);
+    let stop = parse_stop(&format!("{at}.stop"), service.stop.as_ref(), v);
+    let (name, kind, program) = (name?, kind?, program?);
+    check_ports_of_replicas(at, kind, &program, v);
+    Some(ServiceSpec {
+        name,
+        kind,
+        program,
+        env: service.env.clone(),
+        working_directory,
+        user,
+        configs,
+        requests,
+        limits,
+        health_check,
+        depends_on,
+        restart,
+        stop,
+    })
+}
+
+fn parse_kind(at: &str, kind: Option<&pb::service_spec::Kind>, v: &mut Violations) -> Option<Kind> {
+    use pb::service_spec::Kind as Wire;
+    match kind {
+        None => Some(Kind::Deployment { replicas: 1 }),
+        Some(Wire::Deployment(deployment)) => {
+            let replicas = deployment.replicas.unwrap_or(1);
+            if replicas > REPLICAS_MAX {
+                v.add(
+                    format!("{at}.deployment.replicas"),
+                    format!("{replicas} are too many: at most {REPLICAS_MAX} in a cluster"),
+                );
+            }
+            Some(Kind::Deployment { replicas })
+        }
+        Some(Wire::DaemonSet(_)) => Some(Kind::DaemonSet),
+        Some(Wire::Job(_)) => {
+            v.add(format!("{at}.job"), "jobs are not available yet: use deployment or daemon_set");
+            None
+        }
+        Some(Wire::CronJob(_)) => {
+            v.add(format!("{at}.cron_job"), "cron jobs are not available yet: use deployment or daemon_set");
+            None
+        }
+    }
+}
+
+fn check_ports_of_replicas(at: &str, kind: Kind, program: &Program, v: &mut Violations) {
+    if let (Kind::Deployment { replicas: 2.. }, Program::Container(container)) = (kind, program)
+        && !container.ports.is_empty()
+    {
+        v.add(
+            format!("{at}.container.ports"),
+            "several replicas of a node cannot publish the same port: publish it from one service with one replica",
+        );
+    }
+}
+
+fn check_env(at: &str, key: &str, value: &str, v: &mut Violations) {
+    let mut bytes = key.bytes();
+    let first = bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
+    if !first || !bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+        v.add(at, "use letters, digits and _, not beginning with a digit, as the name of a variable");
+    }
+    if value.contains('\0') {
+        v.add(at, "a value cannot hold a NUL character");
+    }
+}
+
+fn parse_config_mount(
+    at: &str,
+    mount: &pb::ConfigMount,
+    is_process: bool,
+    v: &mut Violations,
+) -> Option<ConfigMount> {
+    let config = v.check(format!("{at}.config"), ConfigName::parse(&mount.config))?;
+    let key = absent_if_empty(&mount.key);
+    if let Some(key) = &key
+        && !crate::config::is_config_key(key)
+    {
+        v.add(format!("{at}.key"), "use 1 to 253 of letters, digits, -, _ and . as a file name");
+    }
+    let path = match (mount.path.as_str(), is_process, &key) {
+        ("", false, _) => {
+            v.add(format!("{at}.path"), "name the absolute path inside the container");
+            return None;
+        }
+        ("", true, None) => format!("configs/{config}"),
+        ("", true, Some(key)) => format!("configs/{config}/{key}"),
+        (path, false, _) if !is_absolute(path) => {
+            v.add(format!("{at}.path"), "use an absolute path without `..`");
+            return None;
+        }
+        (path, true, _) if path.starts_with('/') || has_parent(path) => {
+            v.add(
+                format!("{at}.path"),
+                "for a process use a path relative to its state directory, without `..`",
+            );
+            return None;
+        }
+        (path, _, _) => path.to_owned(),
+    };
+    Some(ConfigMount { config, path, key })
+}
+
+fn parse_amounts(at: &str, amounts: Option<&pb::ResourceList>, v: &mut Violations) -> Amounts {
+    let Some(amounts) = amounts else { return Amounts::default() };
+    let mut positive = |field: &str, amount: Option<i64>, least: i64, most: i64| {
+        let amount = amount?;
+        if (least..=most).contains(&amount) {
+            return u64::try_from(amount).ok();
+        }
+        v.add(format!("{at}.{field}"), format!("{amount} is out of range: {least} to {most}"));
+        None
+    };
+    Amounts {
+        cpu_millis: positive("cpu_millis", amounts.cpu_millis, 1, 1_000_000),
+        memory_bytes: positive("memory_bytes", amounts.memory_bytes, 1, 1 << 50),
+    }
+}
+
+fn check_limits(at: &str, requests: Amounts, limits: Amounts, is_process: bool, v: &mut Violations) {
+    let over =
+        |request: Option<u64>, limit: Option<u64>| matches!((request, limit), (Some(r), Some(l)) if r > l);
+    if over(requests.cpu_millis, limits.cpu_millis) {
+        v.add(format!("{at}.resources.requests.cpu_millis"), "the request is above the limit");
+    }
+    if over(requests.memory_bytes, limits.memory_bytes) {
+        v.add(format!("{at}.resources.requests.memory_bytes"), "the request is above the limit");
+    }
+    if is_process && limits != Amounts::default() {
+        v.add(
+            format!("{at}.resources.limits"),
+            "not available yet for processes: use requests, or a container",
+        );
+    }
+    // Docker refuses less than 6 MiB.
+    if limits.memory_bytes.is_some_and(|bytes| bytes < 6 << 20) {
+        v.add(format!("{at}.resources.limits.memory_bytes"), "a container needs at least 6Mi");
+    }
+}
+
+fn parse_health(
+    at: &str,
+    check: &pb::HealthCheck,
+    is_process: bool,
+    v: &mut Violations,
+) -> Option<HealthCheck> {
+    use pb::health_check::Probe as Wire;
+    let at = format!("{at}.health_check");
+    let probe = match &check.probe {
+        None => {
+            v.add(&at, "name one of http, tcp, exec and image");
+            None
+        }
+        Some(Wire::Http(http)) => {
+            let path = if http.path.is_empty() { "/".to_owned() } else { http.path.clone() };
+            let bad =
+                !path.starts_with('/') || path.bytes().any(|b| b <= b' ' || b >= 0x7f) || path.len() > 2048;
+            if bad {
+                v.add(
+                    format!("{at}.http.path"),
+                    "begin it with / and use printable ASCII without spaces, 2,048 at most",
+                );
+            }
+            program::port(&format!("{at}.http.port"), http.port, v).map(|port| Probe::Http { path, port })
+        }
+        Some(Wire::Tcp(tcp)) => {
+            program::port(&format!("{at}.tcp.port"), tcp.port, v).map(|port| Probe::Tcp { port })
+        }
+        Some(Wire::Exec(exec)) => {
+            program::check_argv(&format!("{at}.exec.command"), &exec.command, v);
+            if exec.command.is_empty() {
+                v.add(format!("{at}.exec.command"), "name a program");
+            }
+            Some(Probe::Exec { command: exec.command.clone() })
+        }
+        Some(Wire::Image(_)) if is_process => {
+            v.add(format!("{at}.image"), "a process has no image: use http, tcp or exec");
+            None
+        }
+        Some(Wire::Image(_)) => Some(Probe::Image),
+    };
+    let second = Duration::from_secs(1);
+    let day_hour = Duration::from_secs(3600);
+    let interval =
+        duration(&format!("{at}.interval"), check.interval.as_ref(), 10 * second, (second, day_hour), v);
+    let timeout =
+        duration(&format!("{at}.timeout"), check.timeout.as_ref(), 5 * second, (second, 600 * second), v);
+    let start_period = duration(
+        &format!("{at}.start_period"),
+        check.start_period.as_ref(),
+        Duration::ZERO,
+        (Duration::ZERO, day_hour),
+        v,
+    );
+    let retries = check.retries.unwrap_or(3);
+    if !(1..=100).contains(&retries) {
+        v.add(format!("{at}.retries"), "use 1 to 100");
+    }
+    probe.map(|probe| HealthCheck { probe, interval, timeout, start_period, retries })
+}
+
+fn parse_dependency(at: &str, dependency: &pb::Dependency, v: &mut Violations) -> Option<Dependency> {
+    use pb::dependency::Condition as Wire;
+    let service = v.check(format!("{at}.service"), ServiceName::parse(&dependency.service));
+    let condition = match Wire::try_from(dependency.condition) {
+        Ok(Wire::Unspecified | Wire::Started) => DependencyCondition::Started,
+        Ok(Wire::Healthy) => DependencyCondition::Healthy,
+        Ok(Wire::Completed) => DependencyCondition::Completed,
+        Err(_) => {
+            v.add(format!("{at}.condition"), "use STARTED, HEALTHY or COMPLETED");
+            return None;
+        }
+    };
+    Some(Dependency { service: service?, condition })
+}
+
+fn parse_restart(at: &str, restart: Option<&pb::RestartPolicy>, v: &mut Violations) -> RestartPolicy {
+    use pb::restart_policy::Policy as Wire;
+    let restart = restart.copied().unwrap_or_default();
+    let when = match Wire::try_from(restart.policy) {
+        Ok(Wire::Unspecified | Wire::Always) => RestartWhen::Always,
+        Ok(Wire::OnFailure) => RestartWhen::OnFailure,
+        Ok(Wire::Never) => RestartWhen::Never,
+        Err(_) => {
+            v.add(format!("{at}.policy"), "use ALWAYS, ON_FAILURE or NEVER");
+            RestartWhen::Always
+        }
+    };
+    let range = (Duration::from_millis(100), Duration::from_secs(3600));
+    let backoff =
+        duration(&format!("{at}.backoff"), restart.backoff.as_ref(), Duration::from_secs(1), range, v);
+    let backoff_max = duration(
+        &format!("{at}.backoff_max"),
+        restart.backoff_max.as_ref(),
+        Duration::from_secs(300),
+        range,
+        v,
+    );
+    if backoff_max < backoff {
+        v.add(format!("{at}.backoff_max"), "it is shorter than backoff");
+    }
+    RestartPolicy { when, backoff, backoff_max }
+}
+
+fn parse_stop(at: &str, stop: Option<&pb::StopPolicy>, v: &mut Violations) -> StopPolicy {
+    let stop = stop.cloned().unwrap_or_default();
+    let signal = absent_if_empty(&stop.signal);
+    if signal.as_ref().is_some_and(|signal| !SIGNALS.contains(&signal.as_str())) {
+        v.add(format!("{at}.signal"), format!("use one of {}", SIGNALS.join(", ")));
+    }
+    let range = (Duration::ZERO, Duration::from_secs(3600));
+    let grace_period = duration(
+        &format!("{at}.grace_period"),
+        stop.grace_period.as_ref(),
+        Duration::from_secs(10),
+        range,
+        v,
+    );
+    StopPolicy { signal, grace_period }
+}
+
+fn duration(
+    at: &str,
+    wire: Option<&prost_types::Duration>,
+    default: Duration,
+    (least, most): (Duration, Duration),
+    v: &mut Violations,
+) -> Duration {
+    let Some(wire) = wire else { return default };
+    match from_proto_duration(wire) {
+        Some(duration) if (least..=most).contains(&duration) => duration,
+        _ => {
+            v.add(at, format!("out of range: {least:?} to {most:?}"));
+            default
+        }
+    }
+}
+
+pub(super) fn bound(at: &str, count: usize, v: &mut Violations) {
+    if count > ENTRIES_MAX {
+        v.add(at, format!("{count} entries are too many: at most {ENTRIES_MAX}"));
+    }
+}
+
+pub(super) fn absent_if_empty(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+/// An absolute path without `..` and without a NUL.
+pub(super) fn is_absolute(path: &str) -> bool {
+    path.starts_with('/') && !has_parent(path) && !path.contains('\0')
+}
+
+fn has_parent(path: &str) -> bool {
+    path.split('/').any(|part| part == "..")
+}

@@ -1,0 +1,214 @@
+//! From the wire to `Program`: containers and processes.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use skerry_proto::types::v1 as pb;
+
+use crate::name::InvalidName;
+use crate::{ServiceName, Violations, VolumeName};
+
+use super::parse::{absent_if_empty, bound, is_absolute};
+use super::{Container, Mount, MountSource, Port, Process, Program, Protocol, PullPolicy};
+
+pub(super) fn parse(
+    at: &str,
+    program: Option<&pb::service_spec::Program>,
+    v: &mut Violations,
+) -> Option<Program> {
+    use pb::service_spec::Program as Wire;
+    match program {
+        None => {
+            v.add(at, "name what to run: container or process");
+            None
+        }
+        Some(Wire::Container(container)) => {
+            parse_container(&format!("{at}.container"), container, v).map(Program::Container)
+        }
+        Some(Wire::Process(process)) => {
+            let at = format!("{at}.process");
+            if process.program.is_empty() || process.program.contains('\0') {
+                v.add(format!("{at}.program"), "name a program: an absolute path, or a name in PATH");
+            } else if process.program.contains('/') && !is_absolute(&process.program) {
+                v.add(
+                    format!("{at}.program"),
+                    "use an absolute path without `..`, or a plain name that is looked up in PATH",
+                );
+            }
+            check_argv(&format!("{at}.args"), &process.args, v);
+            Some(Program::Process(Process { program: process.program.clone(), args: process.args.clone() }))
+        }
+    }
+}
+
+fn parse_container(at: &str, container: &pb::Container, v: &mut Violations) -> Option<Container> {
+    use pb::container::PullPolicy as Wire;
+    check_image(&format!("{at}.image"), &container.image, v);
+    let pull_policy = match Wire::try_from(container.pull_policy) {
+        Ok(Wire::Unspecified) if is_latest(&container.image) => PullPolicy::Always,
+        Ok(Wire::Unspecified | Wire::IfNotPresent) => PullPolicy::IfNotPresent,
+        Ok(Wire::Always) => PullPolicy::Always,
+        Ok(Wire::Never) => PullPolicy::Never,
+        Err(_) => {
+            v.add(format!("{at}.pull_policy"), "use ALWAYS, IF_NOT_PRESENT or NEVER");
+            PullPolicy::IfNotPresent
+        }
+    };
+    check_argv(&format!("{at}.entrypoint"), &container.entrypoint, v);
+    check_argv(&format!("{at}.command"), &container.command, v);
+    bound(&format!("{at}.ports"), container.ports.len(), v);
+    let ports = container
+        .ports
+        .iter()
+        .enumerate()
+        .filter_map(|(n, port)| parse_port(&format!("{at}.ports[{n}]"), port, v))
+        .collect();
+    let mounts = parse_mounts(at, &container.mounts, v);
+    let host_network = match pb::NetworkMode::try_from(container.network_mode) {
+        Ok(pb::NetworkMode::Unspecified | pb::NetworkMode::App) => false,
+        Ok(pb::NetworkMode::Host) => true,
+        Err(_) => {
+            v.add(format!("{at}.network_mode"), "use NETWORK_MODE_APP or NETWORK_MODE_HOST");
+            false
+        }
+    };
+    if host_network && !container.ports.is_empty() {
+        v.add(
+            format!("{at}.ports"),
+            "with the machine's network there is nothing to publish: leave ports out",
+        );
+    }
+    let hostname = absent_if_empty(&container.hostname);
+    if let Some(name) = &hostname
+        && (name.len() > 253 || name.split('.').any(|part| ServiceName::parse(part).is_err()))
+    {
+        v.add(format!("{at}.hostname"), "use DNS labels separated by dots");
+    }
+    if host_network && hostname.is_some() {
+        v.add(
+            format!("{at}.hostname"),
+            "with the machine's network the host name is the machine's: leave it out",
+        );
+    }
+    Some(Container {
+        image: container.image.clone(),
+        pull_policy,
+        entrypoint: container.entrypoint.clone(),
+        command: container.command.clone(),
+        ports,
+        mounts,
+        host_network,
+        hostname,
+    })
+}
+
+/// Docker's grammar of references, in short: what its daemon would refuse anyway is refused here by name.
+fn check_image(at: &str, image: &str, v: &mut Violations) {
+    let fine = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'/' | b':' | b'@');
+    let name = image.split('@').next().unwrap_or_default();
+    let path = name.rsplit_once('/').map_or(name, |(_, last)| last);
+    let path = path.split(':').next().unwrap_or_default();
+    if image.is_empty() {
+        v.add(at, "name an image");
+    } else if image.len() > 1024
+        || !image.bytes().all(fine)
+        || image.starts_with(['/', '-', ':', '@'])
+        || path.is_empty()
+    {
+        v.add(
+            at,
+            format!(
+                "`{}` is not an image reference: write [registry/]name[:tag][@digest]",
+                image.chars().take(120).collect::<String>()
+            ),
+        );
+    } else if path.bytes().any(|b| b.is_ascii_uppercase()) {
+        v.add(at, "the name of an image is in lower case");
+    }
+}
+
+/// Whether the reference means a moving tag: `latest`, or none and no digest.
+fn is_latest(image: &str) -> bool {
+    let last = image.rsplit('/').next().unwrap_or(image);
+    !last.contains('@') && (!last.contains(':') || last.ends_with(":latest"))
+}
+
+fn parse_port(at: &str, wire: &pb::Port, v: &mut Violations) -> Option<Port> {
+    use pb::port::Protocol as Wire;
+    let container_port = port(&format!("{at}.container_port"), wire.container_port, v);
+    let host_port = match wire.host_port {
+        None => container_port,
+        Some(number) => port(&format!("{at}.host_port"), number, v),
+    };
+    let protocol = match Wire::try_from(wire.protocol) {
+        Ok(Wire::Unspecified | Wire::Tcp) => Protocol::Tcp,
+        Ok(Wire::Udp) => Protocol::Udp,
+        Err(_) => {
+            v.add(format!("{at}.protocol"), "use TCP or UDP");
+            return None;
+        }
+    };
+    let host_address = absent_if_empty(&wire.host_address).and_then(|text| {
+        v.check(
+            format!("{at}.host_address"),
+            text.parse::<IpAddr>().map_err(|_| format!("`{text}` is not an IP address")),
+        )
+    });
+    Some(Port { container_port: container_port?, host_port: host_port?, protocol, host_address })
+}
+
+/// A port number: 1 to 65535.
+pub(super) fn port(at: &str, number: u32, v: &mut Violations) -> Option<u16> {
+    match u16::try_from(number) {
+        Ok(port) if port > 0 => Some(port),
+        _ => {
+            v.add(at, format!("{number} is not a port: use 1 to 65535"));
+            None
+        }
+    }
+}
+
+fn parse_mounts(at: &str, mounts: &[pb::Mount], v: &mut Violations) -> Vec<Mount> {
+    use pb::mount::Source as Wire;
+    bound(&format!("{at}.mounts"), mounts.len(), v);
+    let mut targets = BTreeSet::new();
+    let mut parsed = Vec::with_capacity(mounts.len());
+    for (n, mount) in mounts.iter().enumerate() {
+        let at = format!("{at}.mounts[{n}]");
+        if !is_absolute(&mount.target) || mount.target == "/" {
+            v.add(format!("{at}.target"), "use an absolute path other than /, without `..`");
+        }
+        if !targets.insert(mount.target.trim_end_matches('/')) {
+            v.add(format!("{at}.target"), format!("`{}` is mounted twice", mount.target));
+        }
+        let source = match &mount.source {
+            None => {
+                v.add(&at, "name what to mount: bind or volume");
+                continue;
+            }
+            Some(Wire::Bind(bind)) if !is_absolute(&bind.path) => {
+                v.add(format!("{at}.bind.path"), "use an absolute path of the machine, without `..`");
+                continue;
+            }
+            Some(Wire::Bind(bind)) => MountSource::Bind(bind.path.clone()),
+            Some(Wire::Volume(volume)) => {
+                let name: Result<_, InvalidName> = VolumeName::parse(&volume.name);
+                match v.check(format!("{at}.volume.name"), name) {
+                    Some(name) => MountSource::Volume(name),
+                    None => continue,
+                }
+            }
+        };
+        parsed.push(Mount { target: mount.target.clone(), source, read_only: mount.read_only });
+    }
+    parsed
+}
+
+pub(super) fn check_argv(at: &str, argv: &[String], v: &mut Violations) {
+    bound(at, argv.len(), v);
+    for (n, argument) in argv.iter().enumerate() {
+        if argument.contains('\0') {
+            v.add(format!("{at}[{n}]"), "an argument cannot hold a NUL character");
+        }
+    }
+}

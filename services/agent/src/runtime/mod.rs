@@ -1,0 +1,158 @@
+//! What runs instances: the trait that the reconciler drives, with Docker and plain processes behind it.
+//!
+//! A runtime is convergent: `ensure` and `remove` may be repeated, interrupted and repeated, and end at the same place. It keeps no
+//! state that it cannot find again by looking (labels of containers, files of shims), so that an agent that restarts adopts
+//! what runs. When to start, restart or stop is never its decision: that is the plan's.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use skerry_model::{AppName, ConfigName, InstanceName};
+
+use crate::desired::InstanceSpec;
+
+pub mod docker;
+pub mod process;
+
+/// Which runtime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RuntimeKind {
+    /// Containers, by Docker.
+    Docker,
+    /// Processes of the machine.
+    Process,
+}
+
+impl RuntimeKind {
+    /// As `MachineStatus.Runtime.kind` names it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Docker => "docker",
+            Self::Process => "process",
+        }
+    }
+}
+
+/// What a runtime sees of one instance. Everything that carries our mark is told, also what nobody wants any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observed {
+    /// Which instance.
+    pub instance: InstanceName,
+    /// `InstanceSpec::fingerprint` that it was made from.
+    pub fingerprint: String,
+    /// Revision of the app that it was made from, as text.
+    pub revision: String,
+    /// Container id, or process id.
+    pub runtime_id: String,
+    /// Whether it runs.
+    pub state: RunState,
+    /// Where its ports are reached from the agent: the container's address, or loopback.
+    pub address: Option<IpAddr>,
+    /// What the image's own health check says, where it has one.
+    pub image_health: Option<bool>,
+}
+
+/// Whether an instance runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunState {
+    /// Made and never started.
+    Created,
+    /// Runs.
+    Running {
+        /// Since when.
+        since: SystemTime,
+    },
+    /// Ended.
+    Exited {
+        /// Exit code; 128 + n for signal n, as shells count. Absent: nobody saw it (power loss, say).
+        code: Option<i32>,
+        /// When.
+        at: SystemTime,
+        /// Ended by the kernel for want of memory.
+        out_of_memory: bool,
+    },
+}
+
+/// Why a runtime could not do what it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct RuntimeError {
+    /// One CamelCase word: `ImagePullFailed`, `ImageMissing`, `PortTaken`, `MountMissing`, `ProgramNotFound`, `RuntimeUnavailable`, `TimedOut`, ...
+    pub reason: &'static str,
+    /// A sentence for people.
+    pub message: String,
+    /// Whether trying again unchanged may help. `false` is tried again as well, but slowly.
+    pub transient: bool,
+}
+
+/// Progress that users should see, turned into events (`Pulling`, `Pulled`, ...).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// One CamelCase word.
+    pub reason: &'static str,
+    /// A sentence for people.
+    pub message: String,
+}
+
+/// Where progress goes. Must not block.
+pub type ProgressSink<'a> = &'a (dyn Fn(Progress) + Send + Sync);
+
+/// What is still wanted on this node, for `sweep`.
+#[derive(Debug, Default)]
+pub struct Wanted {
+    /// Apps with at least one wanted instance.
+    pub apps: BTreeSet<AppName>,
+    /// Wanted instances.
+    pub instances: BTreeSet<InstanceName>,
+    /// Wanted config contents: config and hash.
+    pub configs: BTreeSet<(ConfigName, String)>,
+}
+
+/// How an instance is asked to end, where the instance itself no longer says.
+pub const GRACE_DEFAULT: Duration = Duration::from_secs(10);
+
+/// What runs instances.
+///
+/// Every call may be dropped at any await point (a timeout, a shutdown) and repeated later. Calls for different instances come
+/// concurrently; calls for one instance never do.
+#[async_trait::async_trait]
+pub trait Runtime: Send + Sync {
+    /// Which one this is.
+    fn kind(&self) -> RuntimeKind;
+
+    /// Asks whether the runtime answers: its version, for the node's status.
+    async fn probe(&self) -> Result<String, RuntimeError>;
+
+    /// Fetches what `instance` needs (its image), so that a replacement does not begin before it can end.
+    async fn prepare(&self, instance: &InstanceSpec, progress: ProgressSink<'_>) -> Result<(), RuntimeError>;
+
+    /// Makes exactly one copy of `instance` run with exactly its fingerprint. Runs already: nothing happens. Another fingerprint: stopped as
+    /// that one's own stop policy says, removed, made anew. Created or exited with the same fingerprint: started again.
+    async fn ensure(&self, instance: &InstanceSpec, progress: ProgressSink<'_>) -> Result<(), RuntimeError>;
+
+    /// Stops an instance gracefully and removes every trace but its volumes. None there: nothing happens.
+    async fn remove(&self, instance: &InstanceName) -> Result<(), RuntimeError>;
+
+    /// All instances that carry this agent's mark.
+    async fn observe(&self) -> Result<Vec<Observed>, RuntimeError>;
+
+    /// Runs a command inside a running instance, for health checks: its exit code. Ends the command when dropped.
+    async fn exec(&self, instance: &InstanceName, command: &[String]) -> Result<i32, RuntimeError>;
+
+    /// Removes what no wanted instance uses: networks of apps that are gone, laid-out config files. Never volumes.
+    async fn sweep(&self, wanted: &Wanted) -> Result<(), RuntimeError>;
+
+    /// Returns when something may have changed by itself (a container died), so that the reconciler looks sooner.
+    async fn changed(&self);
+}
+
+/// Where a runtime keeps its files, below the agent's data directory.
+#[derive(Debug, Clone)]
+pub struct RuntimeDirs {
+    /// Laid-out config files: `<configs>/<config>/<hash>/<key>`.
+    pub configs: PathBuf,
+    /// State of process instances.
+    pub instances: PathBuf,
+}
