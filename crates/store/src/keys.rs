@@ -1,0 +1,412 @@
+//! Every key of the store: its form, the bound on its value, who writes it and how long it stays. Nothing else spells a key.
+//!
+//! All keys begin with `/skerry/v1/`. Names are DNS labels, so no part needs escaping and `/` always separates. A value is one
+//! `skerry.store.v1` message. What is compared, hashed or sent on is always the stored bytes.
+//!
+//! | key | value | bound, bytes | written by | stays |
+//! |---|---|---|---|---|
+//! | `meta/store` | `StoreMeta` | 256 | whoever sees a new or restored store | for ever |
+//! | `nodes/<project>/<node>` | `NodeRecord` | 128 Ki | registry | until deleted |
+//! | `apps/<project>/<app>` | `AppRecord` | 128 Ki | scheduler | until deleted |
+//! | `revisions/<project>/<app>/<hash>` | `RevisionRecord` | 257 Ki | scheduler | the last ten and all that are referenced |
+//! | `configs/<project>/<config>` | `ConfigRecord` | 128 Ki | scheduler | until deleted |
+//! | `config-revisions/<project>/<config>/<hash>` | `ConfigRevisionRecord` | 513 Ki | scheduler | the last ten and all that are referenced |
+//! | `assignments/<project>/<node>` | `AssignmentRecord` | 64 Ki | the leading scheduler | as long as the node |
+//! | `sessions/<project>/<node>` | `SessionRecord` | 1 Ki | the gateway of the session | as long as the node |
+//! | `status/<project>/<node>` | `StatusRecord` | 256 Ki | the gateway of the session | as long as the node |
+//! | `events/<project>/nodes/<node>`, `events/<project>/apps/<app>` | `EventsRecord` | 192 Ki | gateways; scheduler | as long as the node or app |
+//! | `gateways/<id>` | `GatewayRecord` | 1 Ki | that gateway | leased: while it lives |
+//! | `leaders/<name>` | `LeaderRecord` | 256 | the leader | leased: while it leads |
+//! | `request-ids/<project>/<request id>` | `RequestRecord` | 2 Ki | whoever makes the mutation | leased: a day, at most 25 hours |
+
+mod names;
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use skerry_model::ProjectName;
+use skerry_proto::store::v1 as pb;
+
+pub use self::names::{
+    ConfigRevisionRef, EventSource, GatewayId, InvalidId, KeyName, LeaderName, RequestId, RequestName, TheStore,
+};
+
+/// What every key begins with.
+pub const ROOT: &str = "/skerry/v1/";
+
+const KIB: usize = 1024;
+
+/// One family of keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// `meta/`.
+    Meta,
+    /// `nodes/`.
+    Nodes,
+    /// `apps/`.
+    Apps,
+    /// `revisions/`.
+    Revisions,
+    /// `configs/`.
+    Configs,
+    /// `config-revisions/`.
+    ConfigRevisions,
+    /// `assignments/`.
+    Assignments,
+    /// `sessions/`.
+    Sessions,
+    /// `status/`.
+    Status,
+    /// `events/`.
+    Events,
+    /// `gateways/`.
+    Gateways,
+    /// `leaders/`.
+    Leaders,
+    /// `request-ids/`.
+    RequestIds,
+}
+
+impl Family {
+    /// All of them.
+    pub const ALL: [Self; 13] = [
+        Self::Meta,
+        Self::Nodes,
+        Self::Apps,
+        Self::Revisions,
+        Self::Configs,
+        Self::ConfigRevisions,
+        Self::Assignments,
+        Self::Sessions,
+        Self::Status,
+        Self::Events,
+        Self::Gateways,
+        Self::Leaders,
+        Self::RequestIds,
+    ];
+
+    /// What the family's keys begin with, up to and with the slash.
+    pub const fn prefix(self) -> &'static str {
+        match self {
+            Self::Meta => "/skerry/v1/meta/",
+            Self::Nodes => "/skerry/v1/nodes/",
+            Self::Apps => "/skerry/v1/apps/",
+            Self::Revisions => "/skerry/v1/revisions/",
+            Self::Configs => "/skerry/v1/configs/",
+            Self::ConfigRevisions => "/skerry/v1/config-revisions/",
+            Self::Assignments => "/skerry/v1/assignments/",
+            Self::Sessions => "/skerry/v1/sessions/",
+            Self::Status => "/skerry/v1/status/",
+            Self::Events => "/skerry/v1/events/",
+            Self::Gateways => "/skerry/v1/gateways/",
+            Self::Leaders => "/skerry/v1/leaders/",
+            Self::RequestIds => "/skerry/v1/request-ids/",
+        }
+    }
+
+    /// The largest value that may be written, in bytes.
+    pub const fn value_bytes_max(self) -> usize {
+        match self {
+            Self::Meta | Self::Leaders => 256,
+            Self::Nodes | Self::Apps | Self::Configs => 128 * KIB,
+            Self::Revisions => 257 * KIB,
+            Self::ConfigRevisions => 513 * KIB,
+            Self::Assignments => 64 * KIB,
+            Self::Sessions | Self::Gateways => KIB,
+            Self::Status => 256 * KIB,
+            Self::Events => 192 * KIB,
+            Self::RequestIds => 2 * KIB,
+        }
+    }
+
+    /// Which family a key is of.
+    pub fn of_key(key: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|family| key.starts_with(family.prefix()))
+    }
+}
+
+/// A message that is stored, and under which names.
+pub trait Record: prost::Message + Default + Clone + PartialEq + 'static {
+    /// What names one record.
+    type Name: KeyName;
+    /// Where it is stored.
+    const FAMILY: Family;
+}
+
+/// A record whose keys begin with a project.
+pub trait InProject: Record {}
+
+macro_rules! records {
+    ($($record:ident in $family:ident by $name:ty $(, $in_project:ident)?;)*) => {
+        $(
+            impl Record for pb::$record {
+                type Name = $name;
+                const FAMILY: Family = Family::$family;
+            }
+            $(impl $in_project for pb::$record {})?
+        )*
+    };
+}
+
+records! {
+    StoreMeta in Meta by TheStore;
+    NodeRecord in Nodes by skerry_model::NodeRef, InProject;
+    AppRecord in Apps by skerry_model::AppRef, InProject;
+    RevisionRecord in Revisions by skerry_model::RevisionRef, InProject;
+    ConfigRecord in Configs by skerry_model::ConfigRef, InProject;
+    ConfigRevisionRecord in ConfigRevisions by ConfigRevisionRef, InProject;
+    AssignmentRecord in Assignments by skerry_model::NodeRef, InProject;
+    SessionRecord in Sessions by skerry_model::NodeRef, InProject;
+    StatusRecord in Status by skerry_model::NodeRef, InProject;
+    EventsRecord in Events by EventSource, InProject;
+    GatewayRecord in Gateways by GatewayId;
+    LeaderRecord in Leaders by LeaderName;
+    RequestRecord in RequestIds by RequestName, InProject;
+}
+
+/// A text that is not a key of the family.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is not a key of {family:?}")]
+pub struct InvalidKey {
+    /// The text, cut to 200 characters.
+    pub text: String,
+    /// The family that was wanted.
+    pub family: Family,
+}
+
+/// The key of one `R`. Valid by construction. Cheap to clone.
+pub struct Key<R> {
+    text: Arc<str>,
+    record: PhantomData<fn() -> R>,
+}
+
+impl<R: Record> Key<R> {
+    /// The key under which `name` is stored.
+    pub fn of(name: &R::Name) -> Self {
+        use fmt::Write as _;
+        let mut text = String::with_capacity(96);
+        text.push_str(R::FAMILY.prefix());
+        write!(text, "{}", names::Path(name)).expect("writing to a string");
+        Self { text: text.into(), record: PhantomData }
+    }
+
+    /// Takes a key as it is stored.
+    pub fn parse(text: impl Into<Arc<str>>) -> Result<Self, InvalidKey> {
+        let text = text.into();
+        match text.strip_prefix(R::FAMILY.prefix()).and_then(R::Name::from_path) {
+            Some(_) => Ok(Self { text, record: PhantomData }),
+            None => Err(InvalidKey { text: text.chars().take(200).collect(), family: R::FAMILY }),
+        }
+    }
+
+    /// The name that is stored here.
+    pub fn name(&self) -> R::Name {
+        self.text
+            .strip_prefix(R::FAMILY.prefix())
+            .and_then(R::Name::from_path)
+            .expect("a key is parsed when it is made")
+    }
+}
+
+impl<R> Key<R> {
+    /// The whole key, as etcd has it.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The same, shared.
+    pub fn to_shared(&self) -> Arc<str> {
+        Arc::clone(&self.text)
+    }
+}
+
+/// Some `R`s that stand next to each other. Cheap to clone.
+pub struct Prefix<R> {
+    text: Arc<str>,
+    record: PhantomData<fn() -> R>,
+}
+
+impl<R: Record> Prefix<R> {
+    /// All of the family.
+    pub fn all() -> Self {
+        Self { text: R::FAMILY.prefix().into(), record: PhantomData }
+    }
+
+    fn under(path: impl fmt::Display) -> Self {
+        Self { text: format!("{}{path}/", R::FAMILY.prefix()).into(), record: PhantomData }
+    }
+}
+
+impl<R: InProject> Prefix<R> {
+    /// All of a project.
+    pub fn project(project: &ProjectName) -> Self {
+        Self::under(project)
+    }
+}
+
+impl Prefix<pb::RevisionRecord> {
+    /// All revisions of an app.
+    pub fn app(app: &skerry_model::AppRef) -> Self {
+        Self::under(names::Path(app))
+    }
+}
+
+impl Prefix<pb::ConfigRevisionRecord> {
+    /// All contents that a config has had.
+    pub fn config(config: &skerry_model::ConfigRef) -> Self {
+        Self::under(names::Path(config))
+    }
+}
+
+impl<R> Prefix<R> {
+    /// The prefix, as etcd has it. Ends with a slash.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether `key` begins with it.
+    pub fn contains(&self, key: &str) -> bool {
+        key.starts_with(&*self.text)
+    }
+
+    /// The same without its type.
+    pub fn to_shared(&self) -> Arc<str> {
+        Arc::clone(&self.text)
+    }
+}
+
+/// The end of the range of all keys that begin with `prefix`, which ends with a slash.
+pub(crate) fn range_end(prefix: &str) -> Vec<u8> {
+    debug_assert!(prefix.ends_with('/'), "prefixes end with a slash");
+    let mut end = prefix.as_bytes().to_vec();
+    if let Some(last) = end.last_mut() {
+        *last += 1;
+    }
+    end
+}
+
+macro_rules! by_text {
+    ($($of:ident)*) => {
+        $(
+            impl<R> Clone for $of<R> {
+                fn clone(&self) -> Self {
+                    Self { text: Arc::clone(&self.text), record: PhantomData }
+                }
+            }
+            impl<R> PartialEq for $of<R> {
+                fn eq(&self, other: &Self) -> bool {
+                    self.text == other.text
+                }
+            }
+            impl<R> Eq for $of<R> {}
+            impl<R> PartialOrd for $of<R> {
+                fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+                    Some(self.cmp(other))
+                }
+            }
+            impl<R> Ord for $of<R> {
+                fn cmp(&self, other: &Self) -> Ordering {
+                    self.text.cmp(&other.text)
+                }
+            }
+            impl<R> Hash for $of<R> {
+                fn hash<H: Hasher>(&self, state: &mut H) {
+                    self.text.hash(state);
+                }
+            }
+            impl<R> fmt::Display for $of<R> {
+                fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.write_str(&self.text)
+                }
+            }
+            impl<R> fmt::Debug for $of<R> {
+                fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.write_str(&self.text)
+                }
+            }
+        )*
+    };
+}
+
+by_text!(Key Prefix);
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use skerry_model::{AppRef, ContentHash, NodeRef, RevisionRef};
+
+    use super::*;
+
+    fn round_trips<R: Record>(name: &R::Name)
+    where
+        R::Name: PartialEq + fmt::Debug,
+    {
+        let key = Key::<R>::of(name);
+        assert_eq!(Key::<R>::parse(key.as_str()).as_ref(), Ok(&key));
+        assert_eq!(&key.name(), name);
+        assert!(Prefix::<R>::all().contains(key.as_str()));
+        assert_eq!(Family::of_key(key.as_str()), Some(R::FAMILY));
+    }
+
+    const LABEL: &str = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?";
+
+    proptest! {
+        #[test]
+        fn a_key_gives_back_its_name(project in LABEL, name in LABEL, id in "[A-Za-z0-9._:-]{1,128}", content in any::<Vec<u8>>()) {
+            let node = NodeRef::parse(&format!("projects/{project}/nodes/{name}")).unwrap();
+            let app = AppRef::parse(&format!("projects/{project}/apps/{name}")).unwrap();
+            let config = skerry_model::ConfigRef::parse(&format!("projects/{project}/configs/{name}")).unwrap();
+            let hash = ContentHash::of(&content);
+            let request = RequestName { project: node.project.clone(), id: RequestId::parse(&id).unwrap() };
+            round_trips::<pb::StoreMeta>(&TheStore);
+            round_trips::<pb::NodeRecord>(&node);
+            round_trips::<pb::AppRecord>(&app);
+            round_trips::<pb::RevisionRecord>(&RevisionRef { app: app.clone(), hash });
+            round_trips::<pb::ConfigRecord>(&config);
+            round_trips::<pb::ConfigRevisionRecord>(&ConfigRevisionRef { config, hash });
+            round_trips::<pb::AssignmentRecord>(&node);
+            round_trips::<pb::SessionRecord>(&node);
+            round_trips::<pb::StatusRecord>(&node);
+            round_trips::<pb::EventsRecord>(&EventSource::Node(node));
+            round_trips::<pb::EventsRecord>(&EventSource::App(app));
+            round_trips::<pb::GatewayRecord>(&GatewayId::parse(&name).unwrap());
+            round_trips::<pb::LeaderRecord>(&LeaderName::parse(&name).unwrap());
+            round_trips::<pb::RequestRecord>(&request);
+        }
+
+        #[test]
+        fn any_text_is_either_a_key_that_round_trips_or_refused(path in "[a-zA-Z0-9/._ -]{0,40}") {
+            let text = format!("{}{path}", Family::Nodes.prefix());
+            if let Ok(key) = Key::<pb::NodeRecord>::parse(text.as_str()) {
+                prop_assert_eq!(Key::<pb::NodeRecord>::of(&key.name()), key);
+            }
+        }
+    }
+
+    #[test]
+    fn no_family_begins_with_another() {
+        for a in Family::ALL {
+            assert!(a.prefix().starts_with(ROOT));
+            assert_eq!(Family::ALL.into_iter().filter(|b| b.prefix().starts_with(a.prefix())).count(), 1, "{a:?}");
+        }
+    }
+
+    #[test]
+    fn a_project_s_prefix_leaves_out_a_longer_project() {
+        let project = ProjectName::parse("a").unwrap();
+        let prefix = Prefix::<pb::NodeRecord>::project(&project);
+        assert!(prefix.contains("/skerry/v1/nodes/a/n1"));
+        assert!(!prefix.contains("/skerry/v1/nodes/ab/n1"));
+        assert_eq!(range_end(prefix.as_str()), b"/skerry/v1/nodes/a0");
+    }
+
+    #[test]
+    fn a_request_id_is_short_and_plain() {
+        for bad in ["", "a/b", "a b", "é", "a\n", &"a".repeat(129)] {
+            assert!(RequestId::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+}

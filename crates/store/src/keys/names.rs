@@ -1,0 +1,234 @@
+//! How names are written in keys, and the names that only the store has. The others are `skerry-model`'s.
+
+use std::fmt;
+
+use skerry_model::{AppName, AppRef, ConfigName, ConfigRef, ContentHash, NodeName, NodeRef, ProjectName, RevisionRef};
+
+/// The longest gateway id, leader name and request id, in bytes.
+pub const ID_BYTES_MAX: usize = 128;
+
+/// What names a record within its family.
+pub trait KeyName: Sized {
+    /// Writes the key after the family's prefix.
+    fn write_path(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result;
+    /// Reads what `write_path` wrote; anything else is `None`.
+    fn from_path(path: &str) -> Option<Self>;
+}
+
+/// Displays a name as its path.
+pub(crate) struct Path<'a, N>(pub(crate) &'a N);
+
+impl<N: KeyName> fmt::Display for Path<'_, N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.write_path(f)
+    }
+}
+
+/// The one name in `meta/`: `store`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TheStore;
+
+/// `projects/<project>/configs/<config>` at a content.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConfigRevisionRef {
+    /// Of which config.
+    pub config: ConfigRef,
+    /// Which content.
+    pub hash: ContentHash,
+}
+
+/// Whose ring of events.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EventSource {
+    /// A node's.
+    Node(NodeRef),
+    /// An app's.
+    App(AppRef),
+}
+
+/// A request id of a project.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestName {
+    /// The tenant.
+    pub project: ProjectName,
+    /// The caller's id.
+    pub id: RequestId,
+}
+
+/// A text that cannot be an id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a valid {what}: use 1 to 128 of A-Z, a-z, 0-9, `-`, `_`, `.` and `:`")]
+pub struct InvalidId {
+    /// What was being named.
+    pub what: &'static str,
+}
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident, $what:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Box<str>);
+
+        impl $name {
+            /// Parses 1 to 128 of `A-Z`, `a-z`, `0-9`, `-`, `_`, `.` and `:`.
+            pub fn parse(text: &str) -> Result<Self, InvalidId> {
+                let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':');
+                if !text.is_empty() && text.len() <= ID_BYTES_MAX && text.bytes().all(plain) {
+                    Ok(Self(text.into()))
+                } else {
+                    Err(InvalidId { what: $what })
+                }
+            }
+
+            /// The id as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:?}", &*self.0)
+            }
+        }
+    };
+}
+
+id!(
+    /// One gateway process.
+    GatewayId,
+    "gateway id"
+);
+id!(
+    /// What is led, as `scheduler`.
+    LeaderName,
+    "leader name"
+);
+id!(
+    /// What a caller gives a mutation so that repeating it does not act twice. A UUID, usually.
+    RequestId,
+    "request id"
+);
+
+fn two(path: &str) -> Option<(&str, &str)> {
+    path.split_once('/').filter(|(_, rest)| !rest.contains('/'))
+}
+
+fn three(path: &str) -> Option<(&str, &str, &str)> {
+    let (first, rest) = path.split_once('/')?;
+    let (second, third) = two(rest)?;
+    Some((first, second, third))
+}
+
+impl KeyName for TheStore {
+    fn write_path(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("store")
+    }
+    fn from_path(path: &str) -> Option<Self> {
+        (path == "store").then_some(Self)
+    }
+}
+
+impl KeyName for NodeRef {
+    fn write_path(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.project, self.node)
+    }
+    fn from_path(path: &str) -> Option<Self> {
+        let (project, node) = two(path)?;
+        Some(Self { project: ProjectName::parse(project).ok()?, node: NodeName::parse(node).ok()? })
+    }
+}
+
+impl KeyName for AppRef {
+    fn write_path(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.project, self.app)
+    }
+    fn from_path(path: &str) -> Option<Self> {
+        let (project, app) = two(path)?;
+        Some(Self { project: ProjectName::parse(project).ok()?, app: AppName::parse(app).ok()? })
+    }
+}
+
+impl KeyName for ConfigRef {
+    fn write_path(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.project, self.config)
+    }
+    fn from_path(path: &str) -> Option<Self> {
+        let (project, config) = two(path)?;
+        Some(Self { project: ProjectName::parse(project).ok()?, config: ConfigName::parse(config).ok()? })
+    }
+}
+
+impl KeyName for RevisionRef {
+    fn write_path(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.app.write_path(f)?;
+        write!(f, "/{}", self.hash)
+    }
+    fn from_path(path: &str) -> Option<Self> {
+        let (app, hash) = path.rsplit_once('/')?;
+        Some(Self { app: AppRef::from_path(app)?, hash: ContentHash::parse(hash).ok()? })
+    }
+}
+
+impl KeyName for ConfigRevisionRef {
+    fn write_path(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.config.write_path(f)?;
+        write!(f, "/{}", self.hash)
+    }
+    fn from_path(path: &str) -> Option<Self> {
+        let (config, hash) = path.rsplit_once('/')?;
+        Some(Self { config: ConfigRef::from_path(config)?, hash: ContentHash::parse(hash).ok()? })
+    }
+}
+
+impl KeyName for EventSource {
+    fn write_path(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Node(NodeRef { project, node }) => write!(f, "{project}/nodes/{node}"),
+            Self::App(AppRef { project, app }) => write!(f, "{project}/apps/{app}"),
+        }
+    }
+    fn from_path(path: &str) -> Option<Self> {
+        let (project, kind, name) = three(path)?;
+        let project = ProjectName::parse(project).ok()?;
+        match kind {
+            "nodes" => Some(Self::Node(NodeRef { project, node: NodeName::parse(name).ok()? })),
+            "apps" => Some(Self::App(AppRef { project, app: AppName::parse(name).ok()? })),
+            _ => None,
+        }
+    }
+}
+
+impl KeyName for GatewayId {
+    fn write_path(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+    fn from_path(path: &str) -> Option<Self> {
+        Self::parse(path).ok()
+    }
+}
+
+impl KeyName for LeaderName {
+    fn write_path(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+    fn from_path(path: &str) -> Option<Self> {
+        Self::parse(path).ok()
+    }
+}
+
+impl KeyName for RequestName {
+    fn write_path(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.project, self.id)
+    }
+    fn from_path(path: &str) -> Option<Self> {
+        let (project, id) = two(path)?;
+        Some(Self { project: ProjectName::parse(project).ok()?, id: RequestId::parse(id).ok()? })
+    }
+}
