@@ -1,1 +1,25 @@
-//! testing
+//! What tests share: real etcd, facts about Docker, processes that end with their test, waiting with a good excuse, and the
+//! printer of benchmark figures. A dev-dependency only.
+//!
+//! Helpers panic where a test would only `expect`; what a test may want to look at is a `Result`.
+#![allow(clippy::print_stdout, reason = "tests and benches talk to a terminal")]
+
+mod docker;
+mod etcd;
+mod figures;
+mod http;
+mod paths;
+mod process;
+mod tar;
+mod wait;
+
+pub use self::{
+    docker::{BUSYBOX_IMAGE, Docker, NO_DOCKER},
+    etcd::Etcd,
+    figures::{Budget, Figure, Figures, percentile, pss_bytes},
+    http::{Response, http_get},
+    paths::{bin, find_program, target_dir},
+    process::Process,
+    tar::TarBuilder,
+    wait::{eventually, free_port},
+};

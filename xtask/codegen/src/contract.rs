@@ -150,7 +150,8 @@ fn describe_field(message: &DescriptorProto, field: &FieldDescriptorProto) -> St
     // proto3's `optional` is stored as a oneof of its own, which no one sees.
     if let Some(index) = field.oneof_index.filter(|_| !field.proto3_optional()) {
         let name = message.oneof_decl.get(usize::try_from(index).unwrap_or(usize::MAX));
-        text += &format!(" oneof={}", name.map_or("?", |oneof| oneof.name()));
+        text += " oneof=";
+        text += name.map_or("?", |oneof| oneof.name());
     }
     text
 }
