@@ -1,0 +1,1 @@
+//! The shim that stands between the agent and a process instance.
