@@ -63,18 +63,20 @@ pub fn parse_cpu_millis(text: &str) -> Result<i64, InvalidQuantity> {
         .ok_or_else(|| InvalidQuantity::Cpu(text.chars().take(40).collect()))
 }
 
+/// Units of durations with their nanoseconds, in falling order.
+const UNITS: [(&str, u128); 7] = [
+    ("d", 86_400_000_000_000),
+    ("h", 3_600_000_000_000),
+    ("m", 60_000_000_000),
+    ("s", 1_000_000_000),
+    ("ms", 1_000_000),
+    ("us", 1_000),
+    ("ns", 1),
+];
+
 /// Parses a duration: `30s`, `1m30s`, `1.5h`, `500ms`, `10us`, `7ns`; units in falling order, each once.
 pub fn parse_duration(text: &str) -> Result<Duration, InvalidQuantity> {
     let error = || InvalidQuantity::Duration(text.chars().take(40).collect());
-    const UNITS: [(&str, u128); 7] = [
-        ("d", 86_400_000_000_000),
-        ("h", 3_600_000_000_000),
-        ("m", 60_000_000_000),
-        ("s", 1_000_000_000),
-        ("ms", 1_000_000),
-        ("us", 1_000),
-        ("ns", 1),
-    ];
     let mut rest = text;
     let mut nanos: u128 = 0;
     let mut next_unit = 0;

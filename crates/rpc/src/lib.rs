@@ -1,1 +1,19 @@
-//! rpc
+//! What every gRPC server and client of Skerry shares: builders with limits, the peer's identity, health, reflection, errors.
+//!
+//! Services bring their handlers; which of them share a listener is decided by whoever hosts them.
+
+mod channel;
+mod error;
+mod peer;
+mod server;
+
+pub use channel::{ConnectError, Endpoint, connect};
+pub use error::{fault_of, status_of};
+pub use peer::{Access, Peer};
+pub use server::{ServeError, Server};
+
+/// The error domain of `google.rpc.ErrorInfo`.
+pub const ERROR_DOMAIN: &str = "skerry.dev";
+
+/// Most bytes of one message that a server takes or a client accepts.
+pub const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;

@@ -8,6 +8,8 @@ use crate::{ConfigName, Selector, ServiceName, VolumeName};
 mod graph;
 mod parse;
 mod program;
+#[cfg(test)]
+mod tests;
 
 pub use graph::start_order;
 pub use parse::{SERVICES_MAX, SPEC_BYTES_MAX};

@@ -19,7 +19,7 @@ pub const SERVICES_MAX: usize = 64;
 /// Most bytes of an encoded spec.
 pub const SPEC_BYTES_MAX: usize = 256 * 1024;
 /// Most copies of a `Deployment` in one cluster.
-pub const REPLICAS_MAX: u32 = 100;
+const REPLICAS_MAX: u32 = 100;
 /// Most entries of any other list or map of a service.
 const ENTRIES_MAX: usize = 256;
 const SIGNALS: [&str; 10] = [
@@ -153,7 +153,7 @@ fn parse_service(at: &str, service: &pb::ServiceSpec, v: &mut Violations) -> Opt
         .enumerate()
         .filter_map(|(n, mount)| parse_config_mount(&format!("{at}.configs[{n}]"), mount, is_process, v))
         .collect();
-    let resources = service.resources.clone().unwrap_or_default();
+    let resources = service.resources.unwrap_or_default();
     let requests = parse_amounts(&format!("{at}.resources.requests"), resources.requests.as_ref(), v);
     let limits = parse_amounts(&format!("{at}.resources.limits"), resources.limits.as_ref(), v);
     check_limits(at, requests, limits, is_process, v);
@@ -349,16 +349,16 @@ fn parse_health(
         Some(Wire::Image(_)) => Some(Probe::Image),
     };
     let second = Duration::from_secs(1);
-    let day_hour = Duration::from_secs(3600);
+    let hour = Duration::from_secs(3600);
     let interval =
-        duration(&format!("{at}.interval"), check.interval.as_ref(), 10 * second, (second, day_hour), v);
+        duration(&format!("{at}.interval"), check.interval.as_ref(), 10 * second, (second, hour), v);
     let timeout =
         duration(&format!("{at}.timeout"), check.timeout.as_ref(), 5 * second, (second, 600 * second), v);
     let start_period = duration(
         &format!("{at}.start_period"),
         check.start_period.as_ref(),
         Duration::ZERO,
-        (Duration::ZERO, day_hour),
+        (Duration::ZERO, hour),
         v,
     );
     let retries = check.retries.unwrap_or(3);

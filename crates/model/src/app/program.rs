@@ -23,7 +23,7 @@ pub(super) fn parse(
             None
         }
         Some(Wire::Container(container)) => {
-            parse_container(&format!("{at}.container"), container, v).map(Program::Container)
+            Some(Program::Container(parse_container(&format!("{at}.container"), container, v)))
         }
         Some(Wire::Process(process)) => {
             let at = format!("{at}.process");
@@ -41,7 +41,7 @@ pub(super) fn parse(
     }
 }
 
-fn parse_container(at: &str, container: &pb::Container, v: &mut Violations) -> Option<Container> {
+fn parse_container(at: &str, container: &pb::Container, v: &mut Violations) -> Container {
     use pb::container::PullPolicy as Wire;
     check_image(&format!("{at}.image"), &container.image, v);
     let pull_policy = match Wire::try_from(container.pull_policy) {
@@ -90,7 +90,7 @@ fn parse_container(at: &str, container: &pb::Container, v: &mut Violations) -> O
             "with the machine's network the host name is the machine's: leave it out",
         );
     }
-    Some(Container {
+    Container {
         image: container.image.clone(),
         pull_policy,
         entrypoint: container.entrypoint.clone(),
@@ -99,7 +99,7 @@ fn parse_container(at: &str, container: &pb::Container, v: &mut Violations) -> O
         mounts,
         host_network,
         hostname,
-    })
+    }
 }
 
 /// Docker's grammar of references, in short: what its daemon would refuse anyway is refused here by name.

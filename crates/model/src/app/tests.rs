@@ -1,0 +1,182 @@
+//! Rules on specs, each by the field that it names.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use prost::Message as _;
+use skerry_proto::types::v1 as pb;
+
+use super::*;
+
+fn container(name: &str) -> pb::ServiceSpec {
+    pb::ServiceSpec {
+        name: name.to_owned(),
+        program: Some(pb::service_spec::Program::Container(pb::Container {
+            image: "web:1".to_owned(),
+            ..Default::default()
+        })),
+        ..Default::default()
+    }
+}
+
+fn inner(service: &mut pb::ServiceSpec) -> &mut pb::Container {
+    match service.program.as_mut() {
+        Some(pb::service_spec::Program::Container(container)) => container,
+        other => panic!("not a container: {other:?}"),
+    }
+}
+
+fn app(services: Vec<pb::ServiceSpec>) -> pb::AppSpec {
+    pb::AppSpec { selector: None, services }
+}
+
+/// Fields that are refused.
+fn refused(spec: &pb::AppSpec) -> Vec<String> {
+    match AppSpec::from_proto(spec) {
+        Ok(_) => Vec::new(),
+        Err(fault) => fault.violations.into_iter().map(|violation| violation.field).collect(),
+    }
+}
+
+fn refused_with(change: impl FnOnce(&mut pb::ServiceSpec)) -> Vec<String> {
+    let mut service = container("a");
+    change(&mut service);
+    refused(&app(vec![service]))
+}
+
+#[test]
+fn defaults_are_those_that_the_proto_documents() {
+    let spec = AppSpec::from_proto(&app(vec![container("a")])).unwrap();
+    let service = &spec.services[0];
+    assert_eq!(service.kind, Kind::Deployment { replicas: 1 });
+    assert_eq!(service.restart.when, RestartWhen::Always);
+    assert_eq!(service.restart.backoff, Duration::from_secs(1));
+    assert_eq!(service.stop.grace_period, Duration::from_secs(10));
+    assert!(spec.selector.is_empty());
+    let Program::Container(container) = &service.program else { panic!("a container") };
+    assert_eq!(container.pull_policy, PullPolicy::IfNotPresent);
+}
+
+#[test]
+fn a_moving_tag_is_pulled_always_and_a_fixed_one_when_missing() {
+    for (image, policy) in [
+        ("web", PullPolicy::Always),
+        ("web:latest", PullPolicy::Always),
+        ("host:5000/web", PullPolicy::Always),
+        ("host:5000/web:2", PullPolicy::IfNotPresent),
+        ("web@sha256:00", PullPolicy::IfNotPresent),
+    ] {
+        let mut service = container("a");
+        inner(&mut service).image = image.to_owned();
+        let spec = AppSpec::from_proto(&app(vec![service])).unwrap();
+        let Program::Container(container) = &spec.services[0].program else { panic!("a container") };
+        assert_eq!(container.pull_policy, policy, "{image}");
+    }
+}
+
+#[test]
+fn each_rule_names_its_field() {
+    use pb::service_spec::{Kind as K, Program as P};
+    assert_eq!(refused(&app(vec![])), ["spec.services"]);
+    assert_eq!(refused_with(|s| s.name = "A".into()), ["spec.services[0].name"]);
+    assert_eq!(refused_with(|s| s.program = None), ["spec.services[0]"]);
+    assert_eq!(refused_with(|s| s.kind = Some(K::Job(pb::Job::default()))), ["spec.services[0].job"]);
+    assert_eq!(
+        refused_with(|s| s.kind = Some(K::CronJob(pb::CronJob::default()))),
+        ["spec.services[0].cron_job"]
+    );
+    assert_eq!(
+        refused_with(|s| s.kind = Some(K::Deployment(pb::Deployment { replicas: Some(101) }))),
+        ["spec.services[0].deployment.replicas"]
+    );
+    assert_eq!(refused_with(|s| inner(s).image = "Web".into()), ["spec.services[0].container.image"]);
+    assert_eq!(refused_with(|s| inner(s).image = String::new()), ["spec.services[0].container.image"]);
+    assert_eq!(
+        refused_with(|s| {
+            s.env.insert("1A".into(), String::new());
+        }),
+        ["spec.services[0].env.1A"]
+    );
+    assert_eq!(refused_with(|s| s.working_directory = "x".into()), ["spec.services[0].working_directory"]);
+    let port = |number| pb::Port { container_port: number, ..Default::default() };
+    assert!(refused_with(|s| inner(s).ports = vec![port(0)])[0].ends_with("ports[0].container_port"));
+    assert!(refused_with(|s| inner(s).ports = vec![port(80), port(80)])[0].ends_with("ports[1].host_port"));
+    let up = pb::mount::Source::Bind(pb::mount::Bind { path: "/a/../b".into() });
+    let mount = pb::Mount { target: "/x".into(), source: Some(up), read_only: false };
+    assert!(refused_with(|s| inner(s).mounts = vec![mount])[0].ends_with("mounts[0].bind.path"));
+    assert_eq!(
+        refused_with(|s| s.health_check = Some(pb::HealthCheck::default())),
+        ["spec.services[0].health_check"]
+    );
+    let signal = pb::StopPolicy { signal: "TERM".into(), ..Default::default() };
+    assert_eq!(refused_with(|s| s.stop = Some(signal)), ["spec.services[0].stop.signal"]);
+    let process = || Some(P::Process(pb::Process { program: "sh".into(), args: vec![] }));
+    assert_eq!(
+        refused_with(|s| {
+            s.program = process();
+            s.user = "root".into();
+        }),
+        ["spec.services[0].user"]
+    );
+    let limits = pb::ResourceList { memory_bytes: Some(1), cpu_millis: None };
+    let resources = pb::Resources { requests: None, limits: Some(limits) };
+    assert!(refused_with(|s| s.resources = Some(resources))[0].ends_with("limits.memory_bytes"));
+}
+
+#[test]
+fn dependencies_exist_and_do_not_go_round() {
+    let depends = |name: &str, on: &str| {
+        let dependency = pb::Dependency { service: on.to_owned(), condition: 0 };
+        pb::ServiceSpec { depends_on: vec![dependency], ..container(name) }
+    };
+    assert_eq!(refused(&app(vec![depends("a", "b")])), ["spec.services[0].depends_on[0].service"]);
+    assert_eq!(refused(&app(vec![depends("a", "b"), depends("b", "a")])), ["spec.services"]);
+    let spec = AppSpec::from_proto(&app(vec![depends("a", "b"), container("b")])).unwrap();
+    assert_eq!(start_order(&spec.services), Ok(vec![1, 0]));
+    assert_eq!(refused(&app(vec![container("a"), container("a")])), ["spec.services[1].name"]);
+}
+
+#[test]
+fn waiting_for_completion_of_what_is_always_restarted_is_refused() {
+    let dependency =
+        pb::Dependency { service: "b".into(), condition: pb::dependency::Condition::Completed.into() };
+    let waits = pb::ServiceSpec { depends_on: vec![dependency], ..container("a") };
+    assert_eq!(
+        refused(&app(vec![waits.clone(), container("b")])),
+        ["spec.services[0].depends_on[0].condition"]
+    );
+    let restart =
+        pb::RestartPolicy { policy: pb::restart_policy::Policy::Never.into(), ..Default::default() };
+    let once = pb::ServiceSpec { restart: Some(restart), ..container("b") };
+    assert_eq!(refused(&app(vec![waits, once])), Vec::<String>::new());
+}
+
+#[test]
+fn sizes_are_bounded() {
+    let many = (0..=SERVICES_MAX).map(|n| container(&format!("s{n}"))).collect();
+    assert_eq!(refused(&app(many)), ["spec.services"]);
+    assert_eq!(
+        refused_with(|s| {
+            s.env.insert("A".into(), "x".repeat(SPEC_BYTES_MAX));
+        }),
+        ["spec"]
+    );
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = AppSpec::decode(&bytes);
+    }
+
+    #[test]
+    fn mutated_specs_never_panic(name in ".{0,10}", image in ".{0,20}", port in any::<u32>(), at in 0_usize..100, byte in any::<u8>()) {
+        let mut service = container(&name);
+        inner(&mut service).image = image;
+        inner(&mut service).ports = vec![pb::Port { container_port: port, ..Default::default() }];
+        let mut bytes = app(vec![service]).encode_to_vec();
+        let length = bytes.len();
+        bytes[at % length] = byte;
+        let _ = AppSpec::decode(&bytes);
+    }
+}

@@ -1,0 +1,88 @@
+//! `Fault` <-> gRPC status with `google.rpc` details: one `ErrorInfo` always, `BadRequest` where fields are to mend.
+
+use std::collections::HashMap;
+
+use skerry_model::{Code, Fault, Violation};
+use tonic::Status;
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::ERROR_DOMAIN;
+
+/// Codes both ways, and the reason that a foreign status without `ErrorInfo` gets.
+const CODES: [(Code, tonic::Code, &str); 13] = [
+    (Code::InvalidArgument, tonic::Code::InvalidArgument, "INVALID_ARGUMENT"),
+    (Code::NotFound, tonic::Code::NotFound, "NOT_FOUND"),
+    (Code::AlreadyExists, tonic::Code::AlreadyExists, "ALREADY_EXISTS"),
+    (Code::FailedPrecondition, tonic::Code::FailedPrecondition, "FAILED_PRECONDITION"),
+    (Code::Aborted, tonic::Code::Aborted, "ABORTED"),
+    (Code::OutOfRange, tonic::Code::OutOfRange, "OUT_OF_RANGE"),
+    (Code::PermissionDenied, tonic::Code::PermissionDenied, "PERMISSION_DENIED"),
+    (Code::Unauthenticated, tonic::Code::Unauthenticated, "UNAUTHENTICATED"),
+    (Code::ResourceExhausted, tonic::Code::ResourceExhausted, "RESOURCE_EXHAUSTED"),
+    (Code::Unavailable, tonic::Code::Unavailable, "UNAVAILABLE"),
+    (Code::DeadlineExceeded, tonic::Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
+    (Code::Unimplemented, tonic::Code::Unimplemented, "UNIMPLEMENTED"),
+    (Code::Internal, tonic::Code::Internal, "INTERNAL"),
+];
+
+/// The status that tells `fault` to a caller.
+pub fn status_of(fault: &Fault) -> Status {
+    let code = CODES
+        .iter()
+        .find(|(ours, ..)| *ours == fault.code)
+        .map_or(tonic::Code::Internal, |(_, wire, _)| *wire);
+    let metadata: HashMap<String, String> = fault.metadata.clone().into_iter().collect();
+    let mut details = ErrorDetails::with_error_info(fault.reason, ERROR_DOMAIN, metadata);
+    for violation in &fault.violations {
+        details.add_bad_request_violation(&violation.field, &violation.description);
+    }
+    Status::with_error_details(code, fault.message.clone(), details)
+}
+
+/// The fault that a status tells of. The reason of a foreign `ErrorInfo` is in the metadata as `reason`.
+pub fn fault_of(status: &Status) -> Fault {
+    let (code, _, reason) = CODES.iter().find(|(_, wire, _)| *wire == status.code()).copied().unwrap_or((
+        Code::Internal,
+        status.code(),
+        "UNKNOWN",
+    ));
+    let mut fault = Fault::new(code, reason, status.message());
+    let details = status.get_error_details();
+    if let Some(info) = details.error_info() {
+        fault.metadata.extend(info.metadata.clone());
+        fault.metadata.insert("reason".to_owned(), info.reason.clone());
+    }
+    if let Some(request) = details.bad_request() {
+        fault.violations = request
+            .field_violations
+            .iter()
+            .map(|v| Violation { field: v.field.clone(), description: v.description.clone() })
+            .collect();
+    }
+    fault
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_survives_the_wire() {
+        let fault = Fault::invalid_field("spec.services", "name at least one service").with("app", "web");
+        let status = status_of(&fault);
+        assert_eq!(status.code(), tonic::Code::InvalidArgument);
+        let info = status.get_details_error_info().unwrap();
+        assert_eq!((info.reason.as_str(), info.domain.as_str()), ("INVALID_FIELD", ERROR_DOMAIN));
+        let back = fault_of(&status);
+        assert_eq!(back.violations, fault.violations);
+        assert_eq!(back.metadata["app"], "web");
+        assert_eq!(back.code, Code::InvalidArgument);
+    }
+
+    #[test]
+    fn every_code_maps_to_itself() {
+        for (ours, _, reason) in CODES {
+            assert_eq!(fault_of(&status_of(&Fault::new(ours, reason, "x"))).code, ours);
+        }
+    }
+}
