@@ -138,12 +138,11 @@ pub(crate) fn plan(
     let mut unplaced = loop {
         let before = open.len();
         let mut refused = Vec::new();
-        open.retain(|(instance, want)| match books.settle(instance, want, node.cordoned) {
-            Ok(()) => false,
-            Err(unplaced) => {
-                refused.push(unplaced);
-                true
-            }
+        open.retain(|(instance, want)| {
+            let unplaced = books.settle(instance, want, node.cordoned);
+            let stays = unplaced.is_some();
+            refused.extend(unplaced);
+            stays
         });
         if open.len() == before {
             break refused;
@@ -205,22 +204,22 @@ impl Want<'_> {
 }
 
 impl Books {
-    /// Gives an instance its place in the wanted revision, or leaves it as it was.
-    fn settle(&mut self, instance: &InstanceName, want: &Want<'_>, cordoned: bool) -> Result<(), Unplaced> {
+    /// Gives an instance its place in the wanted revision, or leaves it as it was and says why.
+    fn settle(&mut self, instance: &InstanceName, want: &Want<'_>, cordoned: bool) -> Option<Unplaced> {
         let before = self.entries.remove(instance);
         if let Some(placed) = before.as_ref().filter(|placed| want.is_met_by(placed)) {
             self.entries.insert(instance.clone(), placed.clone());
-            return Ok(());
+            return None;
         }
         match self.fit(instance, want, cordoned && before.is_none()) {
             Ok(placed) => {
                 self.entries.insert(instance.clone(), placed);
-                Ok(())
+                None
             }
             Err(reason) => {
                 let kept = before.is_some();
                 self.entries.extend(before.map(|before| (instance.clone(), before)));
-                Err(Unplaced { instance: instance.clone(), reason, kept })
+                Some(Unplaced { instance: instance.clone(), reason, kept })
             }
         }
     }
