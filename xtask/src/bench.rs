@@ -1,0 +1,55 @@
+//! `cargo xtask bench NAME`: builds for release and runs `integration/benches/NAME.rs`.
+//!
+//! A bench prints its figures itself (`skerry_testing::figures`), each beside its budget; nothing here knows what they measure.
+
+use std::fs;
+
+use anyhow::{Context, Result, bail};
+
+use crate::sh;
+
+const BENCHES: &str = "integration/benches";
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// What to measure; without it, says what there is
+    name: Option<String>,
+    /// One JSON object a line: name, value, unit, budget, holds
+    #[arg(long)]
+    json: bool,
+    /// Passed on to the bench
+    #[arg(last = true)]
+    rest: Vec<String>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let known = known()?;
+    let Some(name) = &args.name else {
+        println!("benches, each run by `cargo xtask bench NAME [--json]`: {}", known.join(", "));
+        return Ok(());
+    };
+    if !known.contains(name) {
+        bail!("there is no bench {name}; there are: {}", known.join(", "));
+    }
+    // What is measured: the binary as it is shipped to edge machines, and as it is run in the cloud.
+    for profile in ["edge", "release"] {
+        sh::run(sh::cargo().args(["build", "--quiet", "--package=skerry", "--profile", profile]))?;
+    }
+    let mut bench = sh::cargo();
+    bench.args(["bench", "--quiet", "--package=skerry-integration", "--bench", name, "--"]);
+    if args.json {
+        bench.arg("--json");
+    }
+    sh::run(bench.args(&args.rest))
+}
+
+fn known() -> Result<Vec<String>> {
+    let dir = sh::root().join(BENCHES);
+    let mut names = Vec::new();
+    for entry in fs::read_dir(&dir).with_context(|| format!("reading {BENCHES}"))? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        names.extend(name.strip_suffix(".rs").map(str::to_owned));
+    }
+    names.sort();
+    Ok(names)
+}
