@@ -1,0 +1,76 @@
+//! The resources that manifests hold.
+
+use skerry_proto::{registry::v1 as registry, scheduler::v1 as scheduler, types::v1::Metadata};
+
+/// The `apiVersion` of every manifest.
+pub const API_VERSION: &str = "skerry/v1";
+
+/// One resource, as it travels. Its metadata is always set and its name full.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Resource {
+    /// Services that are deployed as one.
+    App(Box<scheduler::App>),
+    /// Files that services mount.
+    Config(Box<scheduler::Config>),
+    /// What users decide about a node.
+    Node(Box<registry::Node>),
+}
+
+/// The kinds, as manifests name them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// `App`.
+    App,
+    /// `Config`.
+    Config,
+    /// `Node`.
+    Node,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::App, Self::Config, Self::Node];
+
+    /// As `kind:` names it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::App => "App",
+            Self::Config => "Config",
+            Self::Node => "Node",
+        }
+    }
+
+    /// The message in the protocol.
+    pub(crate) fn message(self) -> &'static str {
+        match self {
+            Self::App => "skerry.scheduler.v1.App",
+            Self::Config => "skerry.scheduler.v1.Config",
+            Self::Node => "skerry.registry.v1.Node",
+        }
+    }
+}
+
+impl Resource {
+    /// Its kind.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::App(_) => Kind::App,
+            Self::Config(_) => Kind::Config,
+            Self::Node(_) => Kind::Node,
+        }
+    }
+
+    /// Its metadata, if it has any.
+    pub fn metadata(&self) -> Option<&Metadata> {
+        match self {
+            Self::App(app) => app.metadata.as_ref(),
+            Self::Config(config) => config.metadata.as_ref(),
+            Self::Node(node) => node.metadata.as_ref(),
+        }
+    }
+
+    /// Its full name: `projects/default/apps/hello`.
+    pub fn name(&self) -> &str {
+        self.metadata().map_or("", |metadata| &metadata.name)
+    }
+}
