@@ -31,7 +31,8 @@ use skerry_model::ProjectName;
 use skerry_proto::store::v1 as pb;
 
 pub use self::names::{
-    ConfigRevisionRef, EventSource, GatewayId, InvalidId, KeyName, LeaderName, RequestId, RequestName, TheStore,
+    ConfigRevisionRef, EventSource, GatewayId, ID_BYTES_MAX, InvalidId, KeyName, LeaderName, RequestId,
+    RequestName, TheStore,
 };
 
 /// What every key begins with.
@@ -390,7 +391,11 @@ mod tests {
     fn no_family_begins_with_another() {
         for a in Family::ALL {
             assert!(a.prefix().starts_with(ROOT));
-            assert_eq!(Family::ALL.into_iter().filter(|b| b.prefix().starts_with(a.prefix())).count(), 1, "{a:?}");
+            assert_eq!(
+                Family::ALL.into_iter().filter(|b| b.prefix().starts_with(a.prefix())).count(),
+                1,
+                "{a:?}"
+            );
         }
     }
 

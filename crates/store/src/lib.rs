@@ -40,8 +40,33 @@
 //!
 //! Each error converts into a `skerry_model::Fault`. Every call has a deadline; etcd may go away and come back without a restart of ours.
 
+mod backoff;
+mod client;
+mod config;
+mod error;
+mod failure;
 pub mod keys;
+mod leader;
+mod lease;
+mod mirror;
+mod page;
 mod record;
+mod request;
+mod store;
+mod term;
+mod txn;
 
+pub use config::{CONNECT_DEADLINE, DEADLINE, InvalidTarget, StoreConfig, Target};
+pub use error::{ConnectError, ReadError, TermError};
 pub use keys::{Family, Key, Prefix, Record};
+pub use leader::{CampaignError, Leadership, campaign};
+pub use lease::{Lease, LeaseState, RevokeError, TTL_MIN};
+pub use mirror::{
+    Change, Changes, Cursor, Delta, Mirror, MirrorConfig, MirrorWake, Snapshot, TARGETS_MAX, WaitError,
+};
+pub use page::{InvalidToken, Page, PageRequest, PageToken};
 pub use record::{DecodeError, Entry, StoreVersion, TooLarge, Versioned};
+pub use request::{REMEMBERED, RequestError, RequestMark};
+pub use store::Store;
+pub use term::TermWatch;
+pub use txn::{BATCH_OPERATIONS_MAX, Committed, Conflict, OPERATIONS_MAX, TXN_BYTES_MAX, Txn, TxnError};

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use skerry_model::{AppName, AppRef, ConfigName, ConfigRef, ContentHash, NodeName, NodeRef, ProjectName, RevisionRef};
+use skerry_model::{
+    AppName, AppRef, ConfigName, ConfigRef, ContentHash, NodeName, NodeRef, ProjectName, RevisionRef,
+};
 
 /// The longest gateway id, leader name and request id, in bytes.
 pub const ID_BYTES_MAX: usize = 128;

@@ -1,0 +1,468 @@
+//! List and watch as one state machine, without I/O: it says what to do next, and is told how that went.
+//!
+//! ```text
+//! Meta ──► List ──► Open ──► Check ──► Watch
+//!  ▲ │      │        ▲         │         │
+//!  │ ▼      │        └─ Wait ◄─┼─────────┤ the stream broke
+//!  │ Raise  └──────────────────┤         │
+//!  └───────────────────────────┴─────────┘ compacted, restored, another term
+//! ```
+//! - `Meta` reads `meta/store`: which term the store is in, and at which revision the listing is made. Where the store turns out to be
+//!   an older one, `Raise` has its term raised first, so that a snapshot never carries an old term with new content or the reverse.
+//! - `List` reads pages at that revision. The difference to what was mirrored tells what was deleted in a gap.
+//! - `Open` opens watches from each prefix's own position. `Check` then proves that the store's past is ours: at each position the
+//!   newest entry and the count must be what the mirror has. (A store that was restored and written to since has another past, and
+//!   would otherwise go unnoticed: etcd's revisions look the same.) The stream is open before the check is made, so a restore between
+//!   them breaks it.
+//! - `Watch` applies events. A revision that comes in fragments is applied when it is whole.
+
+use std::sync::Arc;
+
+use super::sorted::Sorted;
+use crate::client::{Found, Header, Range};
+use crate::failure::Failure;
+use crate::record::Entry;
+use crate::store::page_range;
+use crate::term::Evidence;
+
+/// Keys of one page, at most. Halved when an answer is too large.
+const PAGE_KEYS: usize = crate::store::PAGE_KEYS_MAX;
+
+/// One mirrored prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Target {
+    pub(crate) prefix: Arc<str>,
+    pub(crate) keys_only: bool,
+}
+
+/// One change of one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// What was there. With `new` absent: what was deleted.
+    pub old: Option<Arc<Entry>>,
+    /// What is there.
+    pub new: Option<Arc<Entry>>,
+    /// When it changed. For what was found deleted in a listing: the revision of the listing.
+    pub revision: i64,
+}
+
+impl Change {
+    /// Which key changed.
+    pub fn key(&self) -> &str {
+        self.new.as_ref().or(self.old.as_ref()).map_or("", |entry| &entry.key)
+    }
+}
+
+/// One event of a watch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Event {
+    pub(crate) key: Arc<str>,
+    pub(crate) mod_revision: i64,
+    /// Absent: deleted.
+    pub(crate) put: Option<Entry>,
+}
+
+/// Which watch a message is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// The target of this index.
+    Target(usize),
+    /// `meta/store`.
+    Meta,
+    /// None of them: only a sign of life.
+    Stream,
+}
+
+/// One message of a watch stream.
+#[derive(Debug, Clone)]
+pub(crate) struct Message {
+    pub(crate) source: Source,
+    pub(crate) header: Header,
+    pub(crate) created: bool,
+    pub(crate) canceled: bool,
+    pub(crate) compacted: bool,
+    /// More of the same revision follows.
+    pub(crate) fragment: bool,
+    pub(crate) events: Vec<Event>,
+}
+
+/// What to do next.
+#[derive(Debug, Clone)]
+pub(crate) enum Step {
+    /// Read `meta/store`: `on_meta`.
+    ReadMeta,
+    /// Have the term settled: `on_raised`.
+    Raise(Evidence),
+    /// Read: `on_found`.
+    Read(Range),
+    /// Open a stream with a watch for each target from these revisions, and one for `meta/store` from the last: `on_opened`.
+    Open { targets: Vec<i64>, meta: i64 },
+    /// Receive a message: `on_message`.
+    Receive,
+    /// Close the stream, if any; wait, longer each time: `on_waited`.
+    Wait,
+}
+
+#[derive(Debug)]
+struct Listing {
+    header: Header,
+    term: u64,
+    target: usize,
+    after: Option<Arc<str>>,
+    page_keys: usize,
+    entries: Vec<Arc<Entry>>,
+}
+
+#[derive(Debug)]
+enum State {
+    Meta,
+    Raise(Evidence),
+    List(Listing),
+    Open,
+    Check { target: usize },
+    Watch,
+    Wait { then: AfterWait },
+}
+
+#[derive(Debug)]
+enum AfterWait {
+    Meta,
+    List(Listing),
+    Open,
+}
+
+/// Where a target stands.
+#[derive(Debug, Clone, Default)]
+struct Position {
+    /// All events up to here are applied.
+    revision: i64,
+    /// Events of a revision of which more is to come.
+    fragments: Vec<Event>,
+}
+
+/// What is to be published.
+#[derive(Debug)]
+pub(crate) struct Publication {
+    pub(crate) map: Sorted,
+    pub(crate) term: u64,
+    pub(crate) positions: Vec<i64>,
+    pub(crate) changes: Vec<Change>,
+    /// Deltas do not reach over this one: the first listing, or another life of the store.
+    pub(crate) resync: bool,
+}
+
+/// The machine.
+#[derive(Debug)]
+pub(crate) struct Core {
+    targets: Vec<Target>,
+    positions: Vec<Position>,
+    meta_position: i64,
+    map: Sorted,
+    /// The term of the map. 0: nothing is listed yet.
+    term: u64,
+    cluster_id: u64,
+    /// The store's past is not ours.
+    lost_history: bool,
+    state: State,
+    changes: Vec<Change>,
+    dirty: bool,
+    resync: bool,
+}
+
+impl Core {
+    pub(crate) fn new(targets: Vec<Target>) -> Self {
+        Self {
+            positions: vec![Position::default(); targets.len()],
+            targets,
+            meta_position: 0,
+            map: Sorted::default(),
+            term: 0,
+            cluster_id: 0,
+            lost_history: false,
+            state: State::Meta,
+            changes: Vec::new(),
+            dirty: false,
+            resync: false,
+        }
+    }
+
+    pub(crate) fn step(&self) -> Step {
+        match &self.state {
+            State::Meta => Step::ReadMeta,
+            State::Raise(evidence) => Step::Raise(*evidence),
+            State::List(listing) => {
+                let target = &self.targets[listing.target];
+                let after = listing.after.as_deref();
+                Step::Read(page_range(
+                    &target.prefix,
+                    after,
+                    listing.header.revision,
+                    listing.page_keys,
+                    target.keys_only,
+                ))
+            }
+            State::Open => Step::Open {
+                targets: self.positions.iter().map(|position| position.revision + 1).collect(),
+                meta: self.meta_position + 1,
+            },
+            State::Check { target } => {
+                let range = page_range(
+                    &self.targets[*target].prefix,
+                    None,
+                    self.positions[*target].revision,
+                    1,
+                    true,
+                );
+                Step::Read(Range { newest_first: true, ..range })
+            }
+            State::Watch => Step::Receive,
+            State::Wait { .. } => Step::Wait,
+        }
+    }
+
+    /// Whether the mirror follows the store at present.
+    pub(crate) fn is_live(&self) -> bool {
+        matches!(self.state, State::Watch)
+    }
+
+    /// What has to be published since it was last asked.
+    pub(crate) fn take(&mut self) -> Option<Publication> {
+        if !std::mem::take(&mut self.dirty) {
+            return None;
+        }
+        Some(Publication {
+            map: self.map.clone(),
+            term: self.term,
+            positions: self.positions.iter().map(|position| position.revision).collect(),
+            changes: std::mem::take(&mut self.changes),
+            resync: std::mem::take(&mut self.resync),
+        })
+    }
+
+    /// `meta/store` as it is: its term and the cluster id that it names.
+    pub(crate) fn on_meta(&mut self, header: Header, stored: Option<(u64, u64)>) {
+        let newest = self.positions.iter().map(|position| position.revision).max().unwrap_or(0);
+        let lost_history = Evidence::LostHistory { term: self.term };
+        self.state = match stored {
+            None => State::Raise(Evidence::None),
+            Some((_, cluster_id)) if cluster_id != header.cluster_id => State::Raise(Evidence::None),
+            Some((term, _)) if term < self.term => State::Raise(lost_history),
+            Some((term, _)) if term == self.term && (self.lost_history || header.revision < newest) => {
+                State::Raise(lost_history)
+            }
+            Some((term, _)) => {
+                self.lost_history = false;
+                State::List(Listing {
+                    header,
+                    term,
+                    target: 0,
+                    after: None,
+                    page_keys: PAGE_KEYS,
+                    entries: Vec::new(),
+                })
+            }
+        };
+    }
+
+    /// The term is settled.
+    pub(crate) fn on_raised(&mut self) {
+        self.state = State::Meta;
+    }
+
+    /// What was read.
+    pub(crate) fn on_found(&mut self, found: Found) {
+        match std::mem::replace(&mut self.state, State::Meta) {
+            State::List(listing) => self.on_page(listing, found),
+            State::Check { target } => self.on_check(target, &found),
+            state => self.state = state,
+        }
+    }
+
+    fn on_page(&mut self, mut listing: Listing, found: Found) {
+        if found.header.cluster_id != listing.header.cluster_id {
+            self.state = State::Wait { then: AfterWait::Meta };
+            return;
+        }
+        listing.after = found.entries.last().map(|entry| Arc::clone(&entry.key));
+        listing.entries.extend(found.entries.into_iter().map(Arc::new));
+        if !found.more {
+            listing.target += 1;
+            listing.after = None;
+        }
+        if listing.target < self.targets.len() {
+            self.state = State::List(listing);
+        } else {
+            self.install(listing);
+            self.state = State::Open;
+        }
+    }
+
+    /// Replaces the mirrored entries; what differs are the changes.
+    fn install(&mut self, listing: Listing) {
+        let Listing { header, term, mut entries, .. } = listing;
+        // Targets are listed one after the other, in any order.
+        entries.sort_by(|a, b| a.key.cmp(&b.key));
+        let restored = self.term != 0 && term != self.term;
+        self.resync |= self.term == 0 || restored;
+        // In another life of the store the same revision may be of another write.
+        let same = |old: &Entry, new: &Entry| {
+            old.mod_revision == new.mod_revision
+                && old.create_revision == new.create_revision
+                && (!restored || old.bytes == new.bytes)
+        };
+        let mut changes = Vec::new();
+        let mut olds = self.map.iter().peekable();
+        for new in &mut entries {
+            while let Some(gone) = olds.next_if(|old| old.key < new.key) {
+                changes.push(Change { old: Some(Arc::clone(gone)), new: None, revision: header.revision });
+            }
+            match olds.next_if(|old| old.key == new.key) {
+                Some(old) if same(old, new) => *new = Arc::clone(old),
+                old => {
+                    let old = old.map(Arc::clone);
+                    changes.push(Change { old, new: Some(Arc::clone(new)), revision: new.mod_revision });
+                }
+            }
+        }
+        changes.extend(olds.map(|gone| Change {
+            old: Some(Arc::clone(gone)),
+            new: None,
+            revision: header.revision,
+        }));
+        changes.sort_by_key(|change| change.revision);
+        self.changes.append(&mut changes);
+
+        self.map = Sorted::from_sorted(entries);
+        self.term = term;
+        self.cluster_id = header.cluster_id;
+        self.meta_position = header.revision;
+        for position in &mut self.positions {
+            *position = Position { revision: header.revision, fragments: Vec::new() };
+        }
+        self.dirty = true;
+    }
+
+    /// The streams are open.
+    pub(crate) fn on_opened(&mut self) {
+        for position in &mut self.positions {
+            position.fragments.clear();
+        }
+        self.state = State::Check { target: 0 };
+    }
+
+    fn on_check(&mut self, target: usize, found: &Found) {
+        let prefix = &self.targets[target].prefix;
+        let (mut count, mut newest) = (0, 0);
+        for entry in self.map.under(prefix) {
+            count += 1;
+            newest = newest.max(entry.mod_revision);
+        }
+        let theirs = found.entries.first();
+        let holds = theirs.is_none_or(|theirs| {
+            let ours = self.map.get(&theirs.key);
+            ours.is_some_and(|ours| {
+                ours.mod_revision == theirs.mod_revision && ours.create_revision == theirs.create_revision
+            })
+        });
+        let same = found.count == count && theirs.map_or(0, |theirs| theirs.mod_revision) == newest && holds;
+        self.state = if found.header.cluster_id != self.cluster_id || !same {
+            self.lost_history = true;
+            State::Wait { then: AfterWait::Meta }
+        } else if target + 1 < self.targets.len() {
+            State::Check { target: target + 1 }
+        } else {
+            State::Watch
+        };
+    }
+
+    /// A message of the stream.
+    pub(crate) fn on_message(&mut self, message: Message) {
+        if !matches!(self.state, State::Watch) {
+            return;
+        }
+        if message.header.cluster_id != self.cluster_id || message.compacted {
+            self.state = State::Wait { then: AfterWait::Meta };
+        } else if message.canceled {
+            self.state = State::Wait { then: AfterWait::Open };
+        } else if !message.created {
+            match message.source {
+                Source::Target(target) => self.on_events(target, message),
+                // Another term: whatever the reason, begin from its start.
+                Source::Meta if !message.events.is_empty() => self.state = State::Meta,
+                Source::Meta => self.meta_position = self.meta_position.max(message.header.revision),
+                Source::Stream => {}
+            }
+        }
+    }
+
+    fn on_events(&mut self, target: usize, message: Message) {
+        let Some(position) = self.positions.get_mut(target) else { return };
+        if message.events.is_empty() && position.fragments.is_empty() {
+            // A progress notice of this very watch: all up to there was sent.
+            if message.header.revision > position.revision {
+                position.revision = message.header.revision;
+                self.dirty = true;
+            }
+            return;
+        }
+        position.fragments.extend(message.events);
+        let Some(newest) = position.fragments.last().map(|event| event.mod_revision) else { return };
+        // Of a fragment, the last revision may go on in the next one.
+        let whole = if message.fragment { newest - 1 } else { newest };
+        let ready = position.fragments.partition_point(|event| event.mod_revision <= whole);
+        let applied: Vec<Event> = position.fragments.drain(..ready).collect();
+        let from = position.revision;
+        if let Some(last) = applied.last() {
+            position.revision = from.max(last.mod_revision);
+            self.dirty = true;
+        }
+        for event in applied.into_iter().filter(|event| event.mod_revision > from) {
+            self.apply(event);
+        }
+    }
+
+    fn apply(&mut self, event: Event) {
+        let (old, new) = match event.put {
+            Some(entry) => {
+                let new = Arc::new(entry);
+                (self.map.insert(Arc::clone(&new)), Some(new))
+            }
+            None => (self.map.remove(&event.key), None),
+        };
+        if old.is_some() || new.is_some() {
+            self.changes.push(Change { old, new, revision: event.mod_revision });
+        }
+    }
+
+    /// What was to be done next failed.
+    pub(crate) fn on_failure(&mut self, failure: &Failure) {
+        let then = match std::mem::replace(&mut self.state, State::Meta) {
+            State::List(mut listing) if *failure == Failure::AnswerTooLarge && listing.page_keys > 1 => {
+                listing.page_keys /= 2;
+                self.state = State::List(listing);
+                return;
+            }
+            State::List(listing) if failure.is_passing() => AfterWait::List(listing),
+            State::List(_) | State::Meta | State::Raise(_) => AfterWait::Meta,
+            State::Check { .. } if *failure == Failure::Future => {
+                self.lost_history = true;
+                AfterWait::Meta
+            }
+            State::Check { .. } if !failure.is_passing() => AfterWait::Meta,
+            State::Check { .. } | State::Open | State::Watch => AfterWait::Open,
+            State::Wait { then } => then,
+        };
+        self.state = State::Wait { then };
+    }
+
+    /// The wait is over.
+    pub(crate) fn on_waited(&mut self) {
+        if let State::Wait { then } = std::mem::replace(&mut self.state, State::Meta) {
+            self.state = match then {
+                AfterWait::Meta => State::Meta,
+                AfterWait::List(listing) => State::List(listing),
+                AfterWait::Open => State::Open,
+            };
+        }
+    }
+}

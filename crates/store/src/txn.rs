@@ -1,0 +1,343 @@
+//! Transactions: compare and set, all or nothing. What is compared, what is written, and within which limits; how it is run is in
+//! `commit`, how many are packed together in `batch`.
+
+mod batch;
+mod commit;
+mod error;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use skerry_proto::store::v1 as pb;
+
+pub use self::batch::BATCH_OPERATIONS_MAX;
+pub use self::error::{Conflict, TxnError};
+use crate::keys::{Family, Key, Prefix, Record};
+use crate::leader::Leadership;
+use crate::lease::Lease;
+use crate::record::{TooLarge, Versioned, check, encode};
+use crate::request::RequestMark;
+
+/// Most operations of one transaction, and most compares: etcd's own default.
+pub const OPERATIONS_MAX: usize = 128;
+/// Most bytes of one transaction, keys, values and overhead together. etcd takes 1.5 MiB.
+pub const TXN_BYTES_MAX: usize = 1_500_000;
+/// What one operation or compare takes beside its keys and value, at most.
+const OVERHEAD_BYTES: usize = 48;
+
+/// What a key must be for the transaction to happen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Expect {
+    Absent,
+    Exists,
+    ModRevision(i64),
+    /// A leader's key, as it was when it began to lead.
+    Led {
+        create_revision: i64,
+        holder: Bytes,
+    },
+    /// No answer is remembered for this request yet.
+    FirstTime(Arc<RequestMark>),
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Guard {
+    pub(crate) key: Arc<str>,
+    pub(crate) expect: Expect,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum LeaseOf {
+    Nobody,
+    Id(i64),
+    /// The process's rolling lease of request ids.
+    Requests,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Op {
+    Put { key: Arc<str>, value: Bytes, lease: LeaseOf },
+    Delete { key: Arc<str> },
+    DeletePrefix { prefix: Arc<str> },
+}
+
+impl Op {
+    /// The key, or what all of its keys begin with.
+    pub(crate) fn target(&self) -> &Arc<str> {
+        match self {
+            Self::Put { key, .. } | Self::Delete { key } => key,
+            Self::DeletePrefix { prefix } => prefix,
+        }
+    }
+
+    /// Whether both may write one key, which etcd refuses.
+    fn overlaps(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::DeletePrefix { prefix }, other) | (other, Self::DeletePrefix { prefix }) => {
+                other.target().starts_with(&**prefix) || prefix.starts_with(&**other.target())
+            }
+            (one, other) => one.target() == other.target(),
+        }
+    }
+}
+
+/// Compares and writes that happen together or not at all. Built first, checked and run by [`crate::Store::commit`].
+#[derive(Debug, Clone, Default)]
+#[must_use = "nothing happens before it is committed"]
+pub struct Txn {
+    pub(crate) guards: Vec<Guard>,
+    pub(crate) ops: Vec<Op>,
+    bytes: usize,
+    invalid: Option<Invalid>,
+}
+
+/// What was wrong while it was built; told at the commit.
+#[derive(Debug, Clone)]
+enum Invalid {
+    TooLarge(TooLarge),
+    LeaseLost(Arc<str>),
+}
+
+impl Txn {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn guard(mut self, key: Arc<str>, expect: Expect) -> Self {
+        self.bytes += key.len() * 2 + OVERHEAD_BYTES * 2;
+        self.guards.push(Guard { key, expect });
+        self
+    }
+
+    fn op(mut self, op: Op) -> Self {
+        let value = if let Op::Put { value, .. } = &op { value.len() } else { 0 };
+        self.bytes += op.target().len() + value + OVERHEAD_BYTES;
+        self.ops.push(op);
+        self
+    }
+
+    fn spoil(mut self, invalid: Invalid) -> Self {
+        self.invalid.get_or_insert(invalid);
+        self
+    }
+
+    /// Only if there is nothing at `key`.
+    pub fn when_absent<R>(self, key: &Key<R>) -> Self {
+        self.guard(key.to_shared(), Expect::Absent)
+    }
+
+    /// Only if there is something at `key`: a reference to it is written.
+    pub fn when_exists<R>(self, key: &Key<R>) -> Self {
+        self.guard(key.to_shared(), Expect::Exists)
+    }
+
+    /// Only if `key` was last written at `mod_revision`. 0: if there is nothing.
+    pub fn when_unchanged<R>(self, key: &Key<R>, mod_revision: i64) -> Self {
+        let expect = if mod_revision == 0 { Expect::Absent } else { Expect::ModRevision(mod_revision) };
+        self.guard(key.to_shared(), expect)
+    }
+
+    /// Only if the record is still the one that was read.
+    pub fn when_same<R: Record>(self, read: &Versioned<R>) -> Self {
+        self.when_unchanged(&read.key, read.mod_revision)
+    }
+
+    /// Only as long as `leadership` lasts: a deposed leader writes nothing.
+    pub fn fenced(self, leadership: &Leadership) -> Self {
+        let expect =
+            Expect::Led { create_revision: leadership.create_revision(), holder: leadership.holder_bytes() };
+        self.guard(leadership.key().to_shared(), expect)
+    }
+
+    /// Remembers, for a day, that the request was answered with `mark.resource`; only if it is not remembered already.
+    pub fn request(self, mark: RequestMark) -> Self {
+        let key = mark.key();
+        let record = mark.record();
+        match encode(&key, &record) {
+            Ok(value) => self.guard(key.to_shared(), Expect::FirstTime(Arc::new(mark))).op(Op::Put {
+                key: key.to_shared(),
+                value,
+                lease: LeaseOf::Requests,
+            }),
+            Err(error) => self.spoil(Invalid::TooLarge(error)),
+        }
+    }
+
+    /// Writes `record` at `key`.
+    pub fn put<R: Record>(self, key: &Key<R>, record: &R) -> Self {
+        match encode(key, record) {
+            Ok(value) => self.op(Op::Put { key: key.to_shared(), value, lease: LeaseOf::Nobody }),
+            Err(error) => self.spoil(Invalid::TooLarge(error)),
+        }
+    }
+
+    /// Writes bytes that are an encoded `R` already, as they are.
+    pub fn put_bytes<R: Record>(self, key: &Key<R>, bytes: Bytes) -> Self {
+        match check(key, bytes) {
+            Ok(value) => self.op(Op::Put { key: key.to_shared(), value, lease: LeaseOf::Nobody }),
+            Err(error) => self.spoil(Invalid::TooLarge(error)),
+        }
+    }
+
+    /// Writes `record` at `key` for as long as `lease` lives.
+    pub fn put_leased<R: Record>(self, key: &Key<R>, record: &R, lease: &Lease) -> Self {
+        match (encode(key, record), lease.id()) {
+            (Ok(value), Some(id)) => self.op(Op::Put { key: key.to_shared(), value, lease: LeaseOf::Id(id) }),
+            (Err(error), _) => self.spoil(Invalid::TooLarge(error)),
+            (_, None) => self.spoil(Invalid::LeaseLost(key.to_shared())),
+        }
+    }
+
+    /// Writes a leader's record under a lease that was alive a moment ago.
+    pub(crate) fn put_leased_bytes(self, key: &Key<pb::LeaderRecord>, value: Bytes, lease: i64) -> Self {
+        self.op(Op::Put { key: key.to_shared(), value, lease: LeaseOf::Id(lease) })
+    }
+
+    /// Deletes what is at `key`, if anything.
+    pub fn delete<R>(self, key: &Key<R>) -> Self {
+        self.op(Op::Delete { key: key.to_shared() })
+    }
+
+    /// Deletes everything under `prefix`.
+    pub fn delete_prefix<R>(self, prefix: &Prefix<R>) -> Self {
+        self.op(Op::DeletePrefix { prefix: prefix.to_shared() })
+    }
+
+    /// Whether it would write nothing.
+    pub fn is_empty(&self) -> bool {
+        self.ops.is_empty()
+    }
+
+    /// How many operations it has.
+    pub fn operations(&self) -> usize {
+        self.ops.len()
+    }
+
+    /// How many bytes it may have on the wire.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Adds the other's compares and operations. A compare that both have is made once.
+    pub(crate) fn merge(mut self, other: Self) -> Self {
+        for guard in other.guards {
+            if !self.guards.iter().any(|have| have.key == guard.key && have.expect == guard.expect) {
+                self = self.guard(guard.key, guard.expect);
+            }
+        }
+        for op in other.ops {
+            self = self.op(op);
+        }
+        match other.invalid {
+            Some(invalid) => self.spoil(invalid),
+            None => self,
+        }
+    }
+
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+        self.ops.iter().any(|op| other.ops.iter().any(|theirs| op.overlaps(theirs)))
+    }
+
+    /// What is wrong with it before it is sent.
+    pub(crate) fn validate(&self) -> Result<(), TxnError> {
+        match &self.invalid {
+            Some(Invalid::TooLarge(error)) => return Err(error.clone().into()),
+            Some(Invalid::LeaseLost(key)) => return Err(TxnError::LeaseLost { key: Arc::clone(key) }),
+            None => {}
+        }
+        // etcd counts the compares and either branch apart. A leader's compare is two.
+        let fences = self.guards.iter().filter(|guard| matches!(guard.expect, Expect::Led { .. })).count();
+        let operations = self.ops.len().max(self.guards.len() + fences);
+        if operations > OPERATIONS_MAX {
+            return Err(TxnError::TooManyOperations { operations, operations_max: OPERATIONS_MAX });
+        }
+        if self.bytes > TXN_BYTES_MAX {
+            return Err(TxnError::TooManyBytes { bytes: self.bytes, bytes_max: TXN_BYTES_MAX });
+        }
+        let mut keys = BTreeSet::new();
+        for (index, op) in self.ops.iter().enumerate() {
+            let ranged = self.ops[..index].iter().any(|before| {
+                (matches!(op, Op::DeletePrefix { .. }) || matches!(before, Op::DeletePrefix { .. }))
+                    && before.overlaps(op)
+            });
+            if ranged || !keys.insert(op.target()) {
+                return Err(TxnError::KeyTwice { key: Arc::clone(op.target()) });
+            }
+        }
+        Ok(())
+    }
+
+    /// For logs and errors: what it is about.
+    pub(crate) fn subject(&self) -> Arc<str> {
+        let op = self.ops.first().map(Op::target);
+        op.or(self.guards.first().map(|guard| &guard.key)).cloned().unwrap_or_else(|| Arc::from("nothing"))
+    }
+}
+
+/// A transaction that has happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    /// The revision at which it happened: the `mod_revision` of everything that it wrote.
+    pub revision: i64,
+    /// Keys that it wrote and prefixes that it deleted something under.
+    pub(crate) touched: Vec<Arc<str>>,
+}
+
+/// The bound on the value at `key`, for how much an answer may hold.
+fn value_bytes_max(key: &str) -> usize {
+    Family::of_key(key).map_or(0, Family::value_bytes_max)
+}
+
+/// Used by `commit` to judge a remembered request.
+type Remembered = pb::RequestRecord;
+
+#[cfg(test)]
+mod tests {
+    use skerry_model::NodeRef;
+
+    use super::*;
+
+    fn key(name: &str) -> Key<pb::NodeRecord> {
+        Key::of(&NodeRef::parse(&format!("projects/p/nodes/{name}")).unwrap())
+    }
+
+    #[test]
+    fn a_value_above_its_bound_is_refused_by_name_and_size() {
+        let labels = [("k".to_owned(), "v".repeat(200 * 1024))].into();
+        let record = pb::NodeRecord {
+            meta: Some(pb::Meta { labels, ..pb::Meta::default() }),
+            ..pb::NodeRecord::default()
+        };
+        let error = Txn::new().put(&key("n1"), &record).validate().unwrap_err();
+        let TxnError::TooLarge(error) = error else { panic!("{error}") };
+        assert_eq!(error.bytes_max, 128 * 1024);
+        assert!(error.to_string().contains("/skerry/v1/nodes/p/n1"), "{error}");
+    }
+
+    #[test]
+    fn more_than_128_operations_or_1_5_mb_are_refused() {
+        let many = (0..129).fold(Txn::new(), |txn, n| txn.delete(&key(&format!("n{n}"))));
+        assert!(matches!(many.validate(), Err(TxnError::TooManyOperations { operations: 129, .. })));
+        let guards = (0..129).fold(Txn::new(), |txn, n| txn.when_exists(&key(&format!("n{n}"))));
+        assert!(matches!(guards.validate(), Err(TxnError::TooManyOperations { .. })));
+        let bytes = Bytes::from(vec![0; 120 * 1024]);
+        let large = (0..13).fold(Txn::new(), |txn, n| txn.put_bytes(&key(&format!("n{n}")), bytes.clone()));
+        assert!(matches!(large.validate(), Err(TxnError::TooManyBytes { .. })));
+    }
+
+    #[test]
+    fn one_key_is_written_once() {
+        let twice = Txn::new().put(&key("n1"), &pb::NodeRecord::default()).delete(&key("n1"));
+        assert!(matches!(twice.validate(), Err(TxnError::KeyTwice { .. })));
+        let under = Txn::new()
+            .put(&key("n1"), &pb::NodeRecord::default())
+            .delete_prefix(&Prefix::<pb::NodeRecord>::all());
+        assert!(matches!(under.validate(), Err(TxnError::KeyTwice { .. })));
+        let fine = Txn::new()
+            .put(&key("n1"), &pb::NodeRecord::default())
+            .delete_prefix(&Prefix::<pb::AppRecord>::all());
+        assert!(fine.validate().is_ok());
+    }
+}
