@@ -26,10 +26,17 @@ pub struct HistoryPage {
 }
 
 impl Core {
+    /// The oldest main revision from which [`history`](Self::history) reads. Not above
+    /// [`compacted`](Self::compacted), which is where a new watch may begin: a little more is kept for watches
+    /// that are under way.
+    pub fn history_start(&self) -> i64 {
+        self.log_start
+    }
+
     /// The committed changes from main revision `from` on: whole transactions, and no further one once there
     /// are `entries_max` changes or `bytes_max` bytes in the page.
     pub fn history(&self, from: i64, entries_max: usize, bytes_max: usize) -> Result<HistoryPage, Fault> {
-        if from < self.compacted {
+        if from < self.log_start {
             return Err(Fault::Compacted);
         }
         let start = self.log.partition_point(|entry| entry.revision.main < from);

@@ -43,6 +43,11 @@ pub use types::{
 use index::Index;
 use lease::Leases;
 
+/// Changes below the compacted revision that stay readable to watchers that exist.
+const LOG_GRACE_ENTRIES: usize = 10_000;
+/// The same in bytes.
+const LOG_GRACE_BYTES: usize = 4 << 20;
+
 /// What one command changes beside the core's own memory.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Effects {
@@ -73,8 +78,10 @@ pub struct Core {
     /// Oldest main revision that is kept; -1 before the first compaction, as in etcd.
     compacted: i64,
     index: Index,
-    /// Every change from `compacted` on, oldest first.
+    /// Every change from `log_start` on, oldest first.
     log: VecDeque<Arc<Entry>>,
+    /// At or below `compacted`: what watchers that are about to be served may still read.
+    log_start: i64,
     leases: Leases,
     /// Rows that compaction made useless and that are still on the disk.
     garbage: VecDeque<Revision>,
@@ -201,13 +208,13 @@ impl Core {
                 self.check_put_state(&put)?;
                 let mut change = self.begin();
                 let answer = self.do_put(put, &mut change, effects);
-                self.finish(change);
+                self.finish(&change);
                 Ok(Answer::Put(answer))
             }
             Command::Delete(delete) => {
                 let mut change = self.begin();
                 let answer = self.do_delete(&delete, &mut change, effects);
-                self.finish(change);
+                self.finish(&change);
                 Ok(Answer::Delete(answer))
             }
             Command::Txn(txn) => self.apply_txn(txn, effects),
@@ -251,7 +258,7 @@ impl Core {
     }
 
     /// Ends a transaction and says the main revision after it.
-    fn finish(&mut self, change: Change) -> i64 {
+    fn finish(&mut self, change: &Change) -> i64 {
         if !change.is_empty() {
             self.revision = change.main;
         }
@@ -348,7 +355,7 @@ impl Core {
                 self.bury(&old, &mut change, effects);
             }
         }
-        self.finish(change);
+        self.finish(&change);
         effects.writes.push(entry::remove_lease(id));
     }
 
@@ -360,18 +367,36 @@ impl Core {
         if revision > self.committed {
             return Err(Fault::FutureRevision);
         }
+        // Only keys that changed in the part of the history that ends here can have lost something.
+        let start = self.log.partition_point(|entry| entry.revision.main < self.compacted);
+        let end = self.log.partition_point(|entry| entry.revision.main <= revision);
+        let touched: Vec<Key> = self.log.range(start..end).map(|entry| Arc::clone(&entry.key)).collect();
         self.compacted = revision;
         effects.writes.push(entry::put_meta(entry::meta::COMPACTED, revision));
-        // Only keys that changed in the part of the history that ends here can have lost something.
-        let mut touched = Vec::new();
-        while self.log.front().is_some_and(|entry| entry.revision.main < revision) {
-            touched.extend(self.log.pop_front());
+        for key in touched {
+            self.forget_before(&key, revision);
         }
-        touched.extend(self.log.iter().take_while(|entry| entry.revision.main == revision).cloned());
-        for entry in touched {
-            self.forget_before(&entry.key, revision);
-        }
+        self.trim_log();
         Ok(Answer::Done { revision: self.revision })
+    }
+
+    /// Forgets the compacted part of the log, but for its newest end: a compaction right after a write does not
+    /// take the write away from watchers that were waiting for it.
+    fn trim_log(&mut self) {
+        let compacted = self.log.partition_point(|entry| entry.revision.main < self.compacted);
+        let mut keep = 0;
+        let mut bytes = 0;
+        for entry in self.log.range(..compacted).rev().take(LOG_GRACE_ENTRIES) {
+            bytes += entry.cost_bytes();
+            if bytes > LOG_GRACE_BYTES {
+                break;
+            }
+            keep += 1;
+        }
+        for entry in self.log.drain(..compacted - keep) {
+            // Its transaction may go on in what is kept, and is no longer whole.
+            self.log_start = entry.revision.main + 1;
+        }
     }
 
     fn forget_before(&mut self, key: &[u8], revision: i64) {

@@ -92,6 +92,7 @@ impl Core {
             compacted,
             index,
             log,
+            log_start: compacted,
             leases,
             garbage: VecDeque::new(),
             size_bytes,

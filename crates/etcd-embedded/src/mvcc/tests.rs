@@ -136,7 +136,7 @@ fn check(core: &Core, model: &Model) {
             assert_eq!(&live_at(core, *revision), live, "at revision {revision}");
         }
     }
-    for from in core.compacted().max(1)..=core.committed() + 1 {
+    for from in core.history_start().max(1)..=core.committed() + 1 {
         let expected: Vec<_> =
             model.events.iter().filter(|event| event.revision.main >= from).cloned().collect();
         let mut seen = Vec::new();
@@ -159,9 +159,8 @@ fn check(core: &Core, model: &Model) {
         }
         assert_eq!(seen, expected, "history from {from}");
     }
-    if core.compacted() > 0 {
-        assert_eq!(core.history(core.compacted() - 1, 1, 1), Err(Fault::Compacted));
-    }
+    assert!(core.history_start() <= core.compacted());
+    assert_eq!(core.history(core.history_start() - 1, 1, 1), Err(Fault::Compacted));
     let leased: Vec<Vec<u8>> = model
         .states
         .last_key_value()
@@ -171,8 +170,9 @@ fn check(core: &Core, model: &Model) {
         .filter(|(_, fields)| fields.3 == LEASE)
         .map(|(key, _)| key.clone())
         .collect();
-    let held = core.leases.state(LEASE, NOW).map(|state| state.keys.iter().map(|key| key.to_vec()).collect());
-    assert_eq!(held.unwrap_or_else(Vec::<Vec<u8>>::new), leased);
+    let held: Option<Vec<Vec<u8>>> =
+        core.leases.state(LEASE, NOW).map(|state| state.keys.iter().map(|key| key.to_vec()).collect());
+    assert_eq!(held.unwrap_or_default(), leased);
 }
 
 proptest! {
@@ -264,6 +264,22 @@ fn what_is_applied_but_not_committed_is_not_read() {
     core.commit(core.revision());
     assert_eq!(core.range(&Range::new(KeyRange::one("a"))).unwrap().count, 1);
     assert_eq!(core.history(1, 10, 1000).unwrap().items.len(), 1);
+}
+
+#[test]
+fn compaction_leaves_the_newest_of_the_history_to_watchers_and_no_half_transaction() {
+    let (mut core, mut disk) = new_core();
+    let value = vec![0; LOG_GRACE_BYTES / 10];
+    for at in 0..20 {
+        let success = ["a", "b"].map(|key| Op::Put(Put::new(format!("{key}{at}"), value.clone()))).to_vec();
+        apply(&mut core, &mut disk, Command::Txn(Txn { success, ..Txn::default() })).unwrap();
+    }
+    let newest = core.revision();
+    apply(&mut core, &mut disk, Command::Compact { revision: newest }).unwrap();
+    let start = core.history_start();
+    assert!(start > 10 && start < core.compacted(), "{start}");
+    let page = core.history(start, usize::MAX, usize::MAX).unwrap();
+    assert_eq!(i64::try_from(page.items.len()).unwrap(), 2 * (core.revision() + 1 - start));
 }
 
 #[test]

@@ -35,7 +35,7 @@ impl Core {
         self.check_taken_ranges(&txn, &path, self.revision)?;
         let mut change = self.begin();
         let mut answer = self.do_ops(txn, &path, &mut change, effects);
-        answer.revision = self.finish(change);
+        answer.revision = self.finish(&change);
         Ok(Answer::Txn(answer))
     }
 

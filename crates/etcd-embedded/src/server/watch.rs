@@ -64,6 +64,7 @@ impl PbWatchService for Face {
     }
 }
 
+#[allow(clippy::struct_excessive_bools, reason = "the request's own switches, and one of ours")]
 struct Watcher {
     keys: KeyRange,
     /// First main revision that it has not been shown.
@@ -122,7 +123,7 @@ impl Stream {
             };
             let flow = match flow {
                 ControlFlow::Continue(()) => self.answer_progress(committed).await,
-                flow => flow,
+                stop @ ControlFlow::Break(()) => stop,
             };
             if flow.is_break() {
                 return;
@@ -141,8 +142,8 @@ impl Stream {
         }
     }
 
-    fn header(&self, revision: i64) -> Option<PbResponseHeader> {
-        Some(self.face.header(revision))
+    fn header(&self, revision: i64) -> PbResponseHeader {
+        self.face.header(revision)
     }
 
     async fn on_request(&mut self, request: PbWatchRequest) -> ControlFlow<()> {
@@ -172,7 +173,7 @@ impl Stream {
                 }
                 let committed = self.face.engine.shared.read().committed();
                 self.send(PbWatchResponse {
-                    header: self.header(committed),
+                    header: Some(self.header(committed)),
                     watch_id: cancel.watch_id,
                     canceled: true,
                     ..PbWatchResponse::default()
@@ -198,23 +199,28 @@ impl Stream {
         } else {
             None
         };
-        let watch_id = match refused {
-            Some(_) => NO_WATCHER,
-            None => {
-                let id = if wanted_id == 0 { self.free_id() } else { wanted_id };
-                self.watchers.insert(id, watcher);
-                id
-            }
+        let compacted = watcher.next < self.face.engine.shared.read().compacted();
+        let watch_id = if refused.is_some() {
+            NO_WATCHER
+        } else {
+            let id = if wanted_id == 0 { self.free_id() } else { wanted_id };
+            self.watchers.insert(id, watcher);
+            id
         };
         self.send(PbWatchResponse {
-            header: self.header(committed),
+            header: Some(self.header(committed)),
             watch_id,
             created: true,
             canceled: refused.is_some(),
             cancel_reason: refused.unwrap_or_default().to_owned(),
             ..PbWatchResponse::default()
         })
-        .await
+        .await?;
+        if compacted && self.watchers.remove(&watch_id).is_some() {
+            // Told in two responses, as by etcd: the watch was made, and its beginning is gone.
+            return self.cancel_compacted(watch_id).await;
+        }
+        ControlFlow::Continue(())
     }
 
     fn free_id(&mut self) -> i64 {
@@ -227,15 +233,14 @@ impl Stream {
 
     /// Reads one page for those furthest behind, and sends what it holds to everybody whom it concerns.
     async fn pump(&mut self) -> ControlFlow<()> {
-        let (compacted, page) = {
+        let (start, page) = {
             let core = self.face.engine.shared.read();
-            let compacted = core.compacted();
-            let from =
-                self.watchers.values().map(|watcher| watcher.next).filter(|next| *next >= compacted).min();
+            let start = core.history_start();
+            let from = self.watchers.values().map(|watcher| watcher.next).filter(|next| *next >= start).min();
             let page = from.map(|from| core.history(from, PAGE_ENTRIES, PAGE_BYTES));
-            (compacted, page)
+            (start, page)
         };
-        self.cancel_compacted(compacted).await?;
+        self.cancel_below(start).await?;
         match page {
             Some(Ok(page)) => self.deliver(&page).await,
             // Not so: the position was looked up under the same lock. Nothing is lost by trying again.
@@ -243,23 +248,31 @@ impl Stream {
         }
     }
 
-    async fn cancel_compacted(&mut self, compacted: i64) -> ControlFlow<()> {
+    /// Cancels the watchers whose next revision is not kept any more.
+    async fn cancel_below(&mut self, start: i64) -> ControlFlow<()> {
         let lost: Vec<i64> =
-            self.watchers.iter().filter(|(_, watcher)| watcher.next < compacted).map(|(id, _)| *id).collect();
+            self.watchers.iter().filter(|(_, watcher)| watcher.next < start).map(|(id, _)| *id).collect();
         for watch_id in lost {
             self.watchers.remove(&watch_id);
-            let revision = self.face.engine.shared.read().committed();
-            self.send(PbWatchResponse {
-                header: self.header(revision),
-                watch_id,
-                canceled: true,
-                compact_revision: compacted,
-                cancel_reason: Fault::Compacted.to_string(),
-                ..PbWatchResponse::default()
-            })
-            .await?;
+            self.cancel_compacted(watch_id).await?;
         }
         ControlFlow::Continue(())
+    }
+
+    async fn cancel_compacted(&self, watch_id: i64) -> ControlFlow<()> {
+        let (committed, compacted) = {
+            let core = self.face.engine.shared.read();
+            (core.committed(), core.compacted())
+        };
+        self.send(PbWatchResponse {
+            header: Some(self.header(committed)),
+            watch_id,
+            canceled: true,
+            compact_revision: compacted,
+            cancel_reason: Fault::Compacted.to_string(),
+            ..PbWatchResponse::default()
+        })
+        .await
     }
 
     async fn deliver(&mut self, page: &HistoryPage) -> ControlFlow<()> {
@@ -282,7 +295,7 @@ impl Stream {
             watcher.active = true;
             let fragment = watcher.fragment;
             let response = PbWatchResponse {
-                header: self.header(page.next - 1),
+                header: Some(self.header(page.next - 1)),
                 watch_id,
                 events,
                 ..PbWatchResponse::default()
@@ -304,7 +317,7 @@ impl Stream {
         }
         for watch_id in idle {
             self.send(PbWatchResponse {
-                header: self.header(committed),
+                header: Some(self.header(committed)),
                 watch_id,
                 ..PbWatchResponse::default()
             })
@@ -320,7 +333,7 @@ impl Stream {
         }
         self.progress_asked = false;
         self.send(PbWatchResponse {
-            header: self.header(committed),
+            header: Some(self.header(committed)),
             watch_id: NO_WATCHER,
             ..PbWatchResponse::default()
         })
