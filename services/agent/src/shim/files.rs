@@ -1,0 +1,289 @@
+//! What is in an instance's directory, and the three records that the agent and its shim share there.
+//!
+//! ```text
+//! lock         held (flock) as long as anything of the instance runs: agent while it lays out, then shim, program and what it starts
+//! launch       by the agent: what to run and how to end it
+//! shim         by the shim: who runs, since when
+//! exit         by the shim: how it ended
+//! stdout.log   what the program wrote, and stdout.log.1 the file before it; stderr.log likewise
+//! shim.log     what the shim itself had to complain of
+//! state/       the program's own: its directory, its HOME, its config files
+//! ```
+
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::procfs::ProcessId;
+use super::record::{Record, Reserved};
+
+pub(crate) const LOCK: &str = "lock";
+pub(crate) const STDOUT: &str = "stdout.log";
+pub(crate) const STDERR: &str = "stderr.log";
+pub(crate) const SHIM_LOG: &str = "shim.log";
+const LAUNCH: &str = "launch";
+const SHIM: &str = "shim";
+const EXIT: &str = "exit";
+
+/// The search path where a spec names none.
+const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The program's own directory.
+pub(crate) fn state_dir(dir: &Path) -> PathBuf {
+    dir.join("state")
+}
+
+/// What to run and how to end it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Launch {
+    /// `<app>/<service>/<cluster>/<ordinal>`.
+    pub(crate) instance: String,
+    pub(crate) fingerprint: String,
+    pub(crate) revision: String,
+    /// Boot in which it was written.
+    pub(crate) boot: String,
+    pub(crate) program: String,
+    pub(crate) args: Vec<String>,
+    /// Beside `PATH`, `HOME` and `SKERRY_STATE_DIR`, of which the first two may be replaced here.
+    pub(crate) env: Vec<(String, String)>,
+    /// Absolute. Absent: the state directory.
+    pub(crate) working_directory: Option<String>,
+    pub(crate) stop_signal: String,
+    pub(crate) stop_grace: Duration,
+    /// Config files that were laid out, relative to the state directory.
+    pub(crate) configs: Vec<String>,
+}
+
+impl Launch {
+    pub(crate) fn read(dir: &Path) -> io::Result<Option<Self>> {
+        Ok(Record::read(dir, LAUNCH)?.as_ref().and_then(Self::from_record))
+    }
+
+    pub(crate) fn write(&self, dir: &Path) -> io::Result<()> {
+        self.to_record().write(dir, LAUNCH)
+    }
+
+    fn from_record(record: &Record) -> Option<Self> {
+        let text = |key: &str| record.get(key).map(str::to_owned);
+        let env = |pair: &str| pair.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
+        Some(Self {
+            instance: text("instance")?,
+            fingerprint: text("fingerprint")?,
+            revision: text("revision")?,
+            boot: text("boot")?,
+            program: text("program")?,
+            args: record.all("arg").map(str::to_owned).collect(),
+            env: record.all("env").map(env).collect::<Option<_>>()?,
+            working_directory: text("directory"),
+            stop_signal: text("stop-signal")?,
+            stop_grace: Duration::from_millis(record.number("stop-grace-ms")?),
+            configs: record.all("config").map(str::to_owned).collect(),
+        })
+    }
+
+    fn to_record(&self) -> Record {
+        let mut record = Record::default();
+        record.push("instance", &self.instance);
+        record.push("fingerprint", &self.fingerprint);
+        record.push("revision", &self.revision);
+        record.push("boot", &self.boot);
+        record.push("program", &self.program);
+        for arg in &self.args {
+            record.push("arg", arg);
+        }
+        for (name, value) in &self.env {
+            record.push("env", format!("{name}={value}"));
+        }
+        if let Some(directory) = &self.working_directory {
+            record.push("directory", directory);
+        }
+        record.push("stop-signal", &self.stop_signal);
+        record.push("stop-grace-ms", self.stop_grace.as_millis().to_string());
+        for config in &self.configs {
+            record.push("config", config);
+        }
+        record
+    }
+
+    /// The whole environment of the program. Nothing of the agent's own is handed on.
+    pub(crate) fn environment(&self, dir: &Path) -> Vec<(OsString, OsString)> {
+        let state: OsString = state_dir(dir).into();
+        let mut all = vec![("PATH".into(), PATH_DEFAULT.into()), ("HOME".into(), state.clone())];
+        all.extend(self.env.iter().map(|(name, value)| (name.into(), value.into())));
+        all.push(("SKERRY_STATE_DIR".into(), state));
+        all
+    }
+
+    /// Where programs are looked up.
+    pub(crate) fn search_path(&self) -> &str {
+        let of_spec = self.env.iter().rev().find(|(name, _)| name == "PATH");
+        of_spec.map_or(PATH_DEFAULT, |(_, value)| value)
+    }
+
+    pub(crate) fn directory(&self, dir: &Path) -> PathBuf {
+        self.working_directory.as_ref().map_or_else(|| state_dir(dir), PathBuf::from)
+    }
+}
+
+/// Who runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Started {
+    pub(crate) boot: String,
+    pub(crate) fingerprint: String,
+    pub(crate) revision: String,
+    pub(crate) shim: ProcessId,
+    /// Absent: not started yet.
+    pub(crate) program: Option<ProcessId>,
+    pub(crate) since: SystemTime,
+}
+
+impl Started {
+    pub(crate) fn read(dir: &Path) -> io::Result<Option<Self>> {
+        Ok(Record::read(dir, SHIM)?.as_ref().and_then(Self::from_record))
+    }
+
+    pub(crate) fn write(&self, dir: &Path) -> io::Result<()> {
+        let mut record = Record::default();
+        record.push("boot", &self.boot);
+        record.push("fingerprint", &self.fingerprint);
+        record.push("revision", &self.revision);
+        push_process(&mut record, "shim", self.shim);
+        if let Some(program) = self.program {
+            push_process(&mut record, "program", program);
+        }
+        push_time(&mut record, "since", self.since);
+        record.write(dir, SHIM)
+    }
+
+    fn from_record(record: &Record) -> Option<Self> {
+        Some(Self {
+            boot: record.get("boot")?.to_owned(),
+            fingerprint: record.get("fingerprint")?.to_owned(),
+            revision: record.get("revision")?.to_owned(),
+            shim: process(record, "shim")?,
+            program: process(record, "program"),
+            since: time(record, "since")?,
+        })
+    }
+}
+
+/// How it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ended {
+    /// Which run: the shim of it.
+    pub(crate) shim: ProcessId,
+    pub(crate) boot: String,
+    /// 128 + n for signal n.
+    pub(crate) code: i32,
+    pub(crate) at: SystemTime,
+}
+
+impl Ended {
+    pub(crate) fn reserve(dir: &Path) -> io::Result<Reserved> {
+        Reserved::take(dir, EXIT)
+    }
+
+    pub(crate) fn read(dir: &Path) -> io::Result<Option<Self>> {
+        Ok(Record::read(dir, EXIT)?.as_ref().and_then(Self::from_record))
+    }
+
+    pub(crate) fn write(&self, dir: &Path, room: Reserved) -> io::Result<()> {
+        let mut record = Record::default();
+        push_process(&mut record, "shim", self.shim);
+        record.push("boot", &self.boot);
+        record.push("code", self.code.to_string());
+        push_time(&mut record, "at", self.at);
+        room.write(dir, EXIT, &record)
+    }
+
+    fn from_record(record: &Record) -> Option<Self> {
+        Some(Self {
+            shim: process(record, "shim")?,
+            boot: record.get("boot")?.to_owned(),
+            code: record.number("code")?,
+            at: time(record, "at")?,
+        })
+    }
+}
+
+/// Forgets the last run, so that it is not mistaken for the next one.
+pub(crate) fn forget_run(dir: &Path) -> io::Result<()> {
+    for name in [SHIM, EXIT] {
+        match std::fs::remove_file(dir.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn push_process(record: &mut Record, key: &str, process: ProcessId) {
+    record.push(key, format!("{} {}", process.pid, process.started));
+}
+
+fn process(record: &Record, key: &str) -> Option<ProcessId> {
+    let (pid, started) = record.get(key)?.split_once(' ')?;
+    Some(ProcessId { pid: pid.parse().ok().filter(|pid| *pid > 0)?, started: started.parse().ok()? })
+}
+
+/// Milliseconds since 1970.
+fn push_time(record: &mut Record, key: &str, time: SystemTime) {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    record.push(key, since.as_millis().to_string());
+}
+
+fn time(record: &Record, key: &str) -> Option<SystemTime> {
+    UNIX_EPOCH.checked_add(Duration::from_millis(record.number(key)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_records_read_as_they_were_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let launch = Launch {
+            instance: "app/web/n1/0".into(),
+            fingerprint: "f".into(),
+            revision: "r".into(),
+            boot: "b".into(),
+            program: "sh".into(),
+            args: vec!["-c".into(), "echo \\n \n two".into(), String::new()],
+            env: vec![("A".into(), "x=y\n".into()), ("PATH".into(), "/opt".into())],
+            working_directory: Some("/tmp".into()),
+            stop_signal: "SIGTERM".into(),
+            stop_grace: Duration::from_millis(1500),
+            configs: vec!["configs/c/k".into()],
+        };
+        launch.write(dir.path()).unwrap();
+        assert_eq!(Launch::read(dir.path()).unwrap(), Some(launch.clone()));
+        assert_eq!(launch.search_path(), "/opt");
+        let environment = launch.environment(dir.path());
+        assert!(environment.contains(&("HOME".into(), dir.path().join("state").into())));
+
+        let shim = ProcessId { pid: 7, started: 8 };
+        let at = UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
+        let mut started = Started {
+            boot: "b".into(),
+            fingerprint: "f".into(),
+            revision: "r".into(),
+            shim,
+            program: None,
+            since: at,
+        };
+        started.write(dir.path()).unwrap();
+        assert_eq!(Started::read(dir.path()).unwrap(), Some(started.clone()));
+        started.program = Some(ProcessId { pid: 9, started: 10 });
+        started.write(dir.path()).unwrap();
+        assert_eq!(Started::read(dir.path()).unwrap(), Some(started));
+
+        let ended = Ended { shim, boot: "b".into(), code: 137, at };
+        ended.write(dir.path(), Ended::reserve(dir.path()).unwrap()).unwrap();
+        assert_eq!(Ended::read(dir.path()).unwrap(), Some(ended));
+        forget_run(dir.path()).unwrap();
+        forget_run(dir.path()).unwrap();
+        assert_eq!((Started::read(dir.path()).unwrap(), Ended::read(dir.path()).unwrap()), (None, None));
+    }
+}
