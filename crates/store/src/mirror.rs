@@ -6,6 +6,8 @@
 pub(crate) mod core;
 mod driver;
 mod log;
+#[cfg(test)]
+mod model;
 mod sorted;
 
 use std::sync::{Arc, PoisonError, RwLock};
@@ -79,10 +81,20 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// An empty snapshot at `version`: what consumers' own tests begin with.
+    pub fn at(version: StoreVersion) -> Self {
+        Self { map: Sorted::default(), term: version.term, targets: Arc::default(), positions: vec![version.revision] }
+    }
+
     /// The newest revision that it shows. Prefixes may stand at different revisions: each shows all of its changes up to its own, and
     /// one that lags does so for moments. What is written on the ground of a snapshot compares what it read.
     pub fn revision(&self) -> i64 {
         self.positions.iter().copied().max().unwrap_or(0)
+    }
+
+    /// The revision up to which every mirrored prefix is complete. Behind [`Self::revision`] where a prefix lags or was quiet for long.
+    pub fn complete(&self) -> StoreVersion {
+        StoreVersion { term: self.term, revision: self.positions.iter().copied().min().unwrap_or(0) }
     }
 
     /// The store's term that it is of.

@@ -154,7 +154,7 @@ pub(crate) async fn settle(
 }
 
 /// The term that has to be written. `None`: the stored one is right.
-fn next_term(
+pub(crate) fn next_term(
     header: Header,
     stored: Option<&pb::StoreMeta>,
     known: Option<Known>,

@@ -9,9 +9,10 @@
 //! ```
 //! - `Meta` reads `meta/store`: which term the store is in, and at which revision the listing is made. Where the store turns out to be
 //!   an older one, `Raise` has its term raised first, so that a snapshot never carries an old term with new content or the reverse.
-//! - `List` reads pages at that revision. The difference to what was mirrored tells what was deleted in a gap.
+//! - `List` reads pages at that revision. The difference to what was mirrored tells what was deleted in a gap. An entry that is older than
+//!   the mirror's position and that the mirror has not had is of another past.
 //! - `Open` opens watches from each prefix's own position. `Check` then proves that the store's past is ours: at each position the
-//!   newest entry and the count must be what the mirror has. (A store that was restored and written to since has another past, and
+//!   newest entry and the count must be what the mirror has, and the term must be the mirror's. (A store that was restored and written to since has another past, and
 //!   would otherwise go unnoticed: etcd's revisions look the same.) The stream is open before the check is made, so a restore between
 //!   them breaks it.
 //! - `Watch` applies events. A revision that comes in fragments is applied when it is whole.
@@ -89,8 +90,10 @@ pub(crate) struct Message {
 /// What to do next.
 #[derive(Debug, Clone)]
 pub(crate) enum Step {
-    /// Read `meta/store`: `on_meta`.
+    /// Read `meta/store`, without a stream: `on_meta`.
     ReadMeta,
+    /// Read `meta/store`, and leave the stream open: `on_meta`.
+    CheckMeta,
     /// Have the term settled: `on_raised`.
     Raise(Evidence),
     /// Read: `on_found`.
@@ -120,6 +123,7 @@ enum State {
     List(Listing),
     Open,
     Check { target: usize },
+    CheckMeta,
     Watch,
     Wait { then: AfterWait },
 }
@@ -206,15 +210,11 @@ impl Core {
                 meta: self.meta_position + 1,
             },
             State::Check { target } => {
-                let range = page_range(
-                    &self.targets[*target].prefix,
-                    None,
-                    self.positions[*target].revision,
-                    1,
-                    true,
-                );
+                let Target { prefix, keys_only } = &self.targets[*target];
+                let range = page_range(prefix, None, self.positions[*target].revision, 1, *keys_only);
                 Step::Read(Range { newest_first: true, ..range })
             }
+            State::CheckMeta => Step::CheckMeta,
             State::Watch => Step::Receive,
             State::Wait { .. } => Step::Wait,
         }
@@ -241,7 +241,12 @@ impl Core {
 
     /// `meta/store` as it is: its term and the cluster id that it names.
     pub(crate) fn on_meta(&mut self, header: Header, stored: Option<(u64, u64)>) {
-        let newest = self.positions.iter().map(|position| position.revision).max().unwrap_or(0);
+        let newest = self.positions.iter().map(|position| position.revision).fold(self.meta_position, i64::max);
+        if matches!(self.state, State::CheckMeta) {
+            let same = stored == Some((self.term, self.cluster_id)) && header.cluster_id == self.cluster_id;
+            self.state = if same && header.revision >= newest { State::Watch } else { State::Meta };
+            return;
+        }
         let lost_history = Evidence::LostHistory { term: self.term };
         self.state = match stored {
             None => State::Raise(Evidence::None),
@@ -283,6 +288,12 @@ impl Core {
             self.state = State::Wait { then: AfterWait::Meta };
             return;
         }
+        // What stands there since before our position must be what we have had since then.
+        if listing.term == self.term && !found.entries.iter().all(|entry| self.knows(listing.target, entry)) {
+            self.lost_history = true;
+            self.state = State::Meta;
+            return;
+        }
         listing.after = found.entries.last().map(|entry| Arc::clone(&entry.key));
         listing.entries.extend(found.entries.into_iter().map(Arc::new));
         if !found.more {
@@ -295,6 +306,12 @@ impl Core {
             self.install(listing);
             self.state = State::Open;
         }
+    }
+
+    /// Whether `theirs` is newer than all that we know, or what we know.
+    fn knows(&self, target: usize, theirs: &Entry) -> bool {
+        theirs.mod_revision > self.positions[target].revision
+            || self.map.get(&theirs.key).is_some_and(|ours| **ours == *theirs)
     }
 
     /// Replaces the mirrored entries; what differs are the changes.
@@ -358,12 +375,7 @@ impl Core {
             newest = newest.max(entry.mod_revision);
         }
         let theirs = found.entries.first();
-        let holds = theirs.is_none_or(|theirs| {
-            let ours = self.map.get(&theirs.key);
-            ours.is_some_and(|ours| {
-                ours.mod_revision == theirs.mod_revision && ours.create_revision == theirs.create_revision
-            })
-        });
+        let holds = theirs.is_none_or(|theirs| self.knows(target, theirs));
         let same = found.count == count && theirs.map_or(0, |theirs| theirs.mod_revision) == newest && holds;
         self.state = if found.header.cluster_id != self.cluster_id || !same {
             self.lost_history = true;
@@ -371,7 +383,7 @@ impl Core {
         } else if target + 1 < self.targets.len() {
             State::Check { target: target + 1 }
         } else {
-            State::Watch
+            State::CheckMeta
         };
     }
 
@@ -449,7 +461,7 @@ impl Core {
                 AfterWait::Meta
             }
             State::Check { .. } if !failure.is_passing() => AfterWait::Meta,
-            State::Check { .. } | State::Open | State::Watch => AfterWait::Open,
+            State::Check { .. } | State::CheckMeta | State::Open | State::Watch => AfterWait::Open,
             State::Wait { then } => then,
         };
         self.state = State::Wait { then };

@@ -81,7 +81,7 @@ impl Driver {
 
     async fn perform(&mut self, step: Step) -> Result<(), Failure> {
         match step {
-            Step::ReadMeta => {
+            Step::ReadMeta | Step::CheckMeta => {
                 let (header, meta) = term::read(&self.client).await.map_err(passing)?;
                 self.core.on_meta(header, meta.map(|meta| (meta.value.term, meta.value.cluster_id)));
             }
