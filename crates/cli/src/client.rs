@@ -1,0 +1,268 @@
+//! Calls to the servers: connected when first needed, each under a deadline, tried again where that is safe.
+//!
+//! Every call here may be tried again: reads change nothing, and mutations carry a request id that the server remembers. Which calls
+//! there are is in [`crate::item`] and [`crate::commands`].
+
+use std::future::Future;
+use std::time::Duration;
+
+use rand::RngExt as _;
+use skerry_manifest::{Positions, Project};
+use skerry_model::ProjectName;
+use skerry_proto::registry::v1::event_service_client::EventServiceClient;
+use skerry_proto::registry::v1::node_service_client::NodeServiceClient;
+use skerry_proto::scheduler::v1::app_service_client::AppServiceClient;
+use skerry_proto::scheduler::v1::config_service_client::ConfigServiceClient;
+use skerry_rpc::{ConnectError, MESSAGE_BYTES_MAX};
+use tokio::sync::OnceCell;
+use tokio::time::Instant;
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+
+use crate::args::GlobalArgs;
+use crate::error::{CliError, is_transport_failure};
+
+/// How often a call is tried again when the server was not reached.
+const RETRIES_MAX: u32 = 4;
+/// First wait before a retry; doubles up to [`BACKOFF_MAX`], with full jitter.
+const BACKOFF: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
+
+/// Which service a call goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Service {
+    Registry,
+    Scheduler,
+}
+
+/// The servers, and in which project to work.
+pub(crate) struct Client {
+    registry: Remote,
+    scheduler: Remote,
+    project: ProjectName,
+    project_is_required: bool,
+    timeout: Duration,
+}
+
+struct Remote {
+    address: String,
+    channel: OnceCell<Channel>,
+}
+
+impl Remote {
+    fn new(address: &str) -> Self {
+        Self { address: address.to_owned(), channel: OnceCell::new() }
+    }
+
+    async fn channel(&self) -> Result<Channel, ConnectError> {
+        self.channel.get_or_try_init(|| skerry_rpc::connect(&self.address)).await.cloned()
+    }
+}
+
+/// Why a call brought no answer.
+pub(crate) enum CallError {
+    /// The server could not be reached at all.
+    Connect(ConnectError),
+    /// The call failed, or was refused by the server at this address.
+    Status(Box<Status>, String),
+}
+
+impl CallError {
+    /// The status that the server gave, if it was reached.
+    pub(crate) fn code(&self) -> Option<tonic::Code> {
+        match self {
+            Self::Connect(_) => None,
+            Self::Status(status, _) => Some(status.code()),
+        }
+    }
+
+    /// Whether the server could not be reached, or did not answer.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        match self {
+            Self::Connect(error) => matches!(error, ConnectError::Unreachable { .. }),
+            Self::Status(status, _) => {
+                is_transport_failure(status) || status.code() == tonic::Code::DeadlineExceeded
+            }
+        }
+    }
+
+    /// As `From`, with fields shown where the manifest has them.
+    pub(crate) fn in_manifest(self, file: &str, positions: &Positions) -> CliError {
+        match self {
+            Self::Connect(error) => CliError::of_connect(error),
+            Self::Status(status, address) => CliError::of_manifest_status(&status, &address, file, positions),
+        }
+    }
+}
+
+impl From<CallError> for CliError {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Connect(error) => CliError::of_connect(error),
+            CallError::Status(status, address) => CliError::of_status(&status, &address),
+        }
+    }
+}
+
+impl Client {
+    pub(crate) fn new(args: &GlobalArgs) -> Result<Self, CliError> {
+        // SKERRY_PROJECT is a default: a manifest may name another project. --project is a demand.
+        let from_environment = std::env::var("SKERRY_PROJECT").ok().filter(|name| !name.is_empty());
+        let name = args.project.clone().or(from_environment).unwrap_or_else(|| "default".to_owned());
+        let project = ProjectName::parse(&name).map_err(|error| CliError::Usage(error.to_string()))?;
+        Ok(Self {
+            registry: Remote::new(args.registry.as_deref().unwrap_or(&args.server)),
+            scheduler: Remote::new(args.scheduler.as_deref().unwrap_or(&args.server)),
+            project,
+            project_is_required: args.project.is_some(),
+            timeout: args.request_timeout,
+        })
+    }
+
+    /// The project to work in.
+    pub(crate) fn project(&self) -> &ProjectName {
+        &self.project
+    }
+
+    /// The project for manifests.
+    pub(crate) fn manifest_project(&self) -> Project {
+        if self.project_is_required {
+            Project::Required(self.project.clone())
+        } else {
+            Project::Default(self.project.clone())
+        }
+    }
+
+    /// Calls `service`, again if it was not reached, until the deadline of one call is over. `attempt` must be safe to repeat.
+    pub(crate) async fn call<T, Fut>(
+        &self,
+        service: Service,
+        attempt: impl Fn(Channel, Duration) -> Fut,
+    ) -> Result<T, CallError>
+    where
+        Fut: Future<Output = Result<Response<T>, Status>>,
+    {
+        let remote = match service {
+            Service::Registry => &self.registry,
+            Service::Scheduler => &self.scheduler,
+        };
+        let deadline = Instant::now() + self.timeout;
+        let mut tries = 0;
+        loop {
+            let channel = remote.channel().await.map_err(CallError::Connect)?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            let outcome = tokio::time::timeout(left, attempt(channel, left)).await;
+            let status = match outcome {
+                Ok(Ok(response)) => return Ok(response.into_inner()),
+                Ok(Err(status)) => status,
+                Err(_) => Status::deadline_exceeded(format!("no answer within {:?}", self.timeout)),
+            };
+            let wait = jittered(tries);
+            let worth_it = is_transport_failure(&status) || is_contended(&status);
+            if !worth_it || tries >= RETRIES_MAX || Instant::now() + wait >= deadline {
+                return Err(CallError::Status(Box::new(status), remote.address.clone()));
+            }
+            tries += 1;
+            tokio::time::sleep(wait).await;
+        }
+    }
+}
+
+/// Whether the server gave up because others kept changing the same thing; nothing was written.
+fn is_contended(status: &Status) -> bool {
+    status.code() == tonic::Code::Aborted
+        && skerry_rpc::fault_of(status).metadata.get("reason").is_some_and(|reason| reason == "CONTENDED")
+}
+
+/// The wait before the retry after `tries` retries: up to `BACKOFF * 2^tries`, with full jitter.
+pub(crate) fn jittered(tries: u32) -> Duration {
+    let most = BACKOFF.saturating_mul(1 << tries.min(8)).min(BACKOFF_MAX);
+    most.mul_f64(rand::rng().random_range(0.1..=1.0))
+}
+
+/// A request that tells the server how long the caller waits.
+pub(crate) fn request<T>(message: T, timeout: Duration) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(timeout);
+    request
+}
+
+/// A fresh id for one mutation, sent with each try of it.
+pub(crate) fn request_id() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
+pub(crate) fn nodes(channel: Channel) -> NodeServiceClient<Channel> {
+    NodeServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+pub(crate) fn events(channel: Channel) -> EventServiceClient<Channel> {
+    EventServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+pub(crate) fn apps(channel: Channel) -> AppServiceClient<Channel> {
+    AppServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+pub(crate) fn configs(channel: Channel) -> ConfigServiceClient<Channel> {
+    ConfigServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    fn client(server: &str) -> Client {
+        Client::new(&GlobalArgs {
+            server: server.to_owned(),
+            registry: None,
+            scheduler: None,
+            project: None,
+            request_timeout: Duration::from_secs(5),
+        })
+        .expect("valid arguments")
+    }
+
+    #[test]
+    fn waits_grow_and_stay_bounded() {
+        for tries in 0..40 {
+            let wait = jittered(tries);
+            assert!(wait >= BACKOFF / 10 && wait <= BACKOFF_MAX, "{wait:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_absent_server_is_told_at_once() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = format!("http://{}", listener.local_addr().expect("bound"));
+        drop(listener);
+        let outcome: Result<(), _> =
+            client(&address).call(Service::Registry, |_, _| async { Ok(Response::new(())) }).await;
+        assert!(outcome.is_err_and(|error| error.is_unreachable()));
+    }
+
+    #[tokio::test]
+    async fn what_was_not_reached_is_tried_again_and_a_refusal_is_not() {
+        // A listener that never answers is enough: the attempts below use no channel.
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let server = client(&format!("http://{}", listener.local_addr().expect("bound")));
+        let tries = Cell::new(0);
+        let again = server.call(Service::Scheduler, |_, _| {
+            tries.set(tries.get() + 1);
+            let failed = tries.get() < 3;
+            async move { if failed { Err(Status::unavailable("not yet")) } else { Ok(Response::new(7)) } }
+        });
+        assert_eq!(again.await.ok(), Some(7));
+        assert_eq!(tries.get(), 3);
+        let refused: Result<(), _> = server
+            .call(Service::Scheduler, |_, _| {
+                tries.set(tries.get() + 1);
+                async { Err(Status::invalid_argument("no")) }
+            })
+            .await;
+        assert_eq!(refused.err().and_then(|error| error.code()), Some(tonic::Code::InvalidArgument));
+        assert_eq!(tries.get(), 4);
+    }
+}

@@ -1,0 +1,228 @@
+//! `get`: resources as tables, JSON, YAML or names, once or as they change.
+
+use super::Several;
+use crate::args::{Format, GetArgs};
+use crate::client::Client;
+use crate::error::CliError;
+use crate::item::{ChangeKind, Item, Query};
+use crate::print::{Printer, note};
+use crate::render::{self, rows, table::Table, time};
+use crate::target::{Selection, Target, Type, parse_selection};
+use crate::watch::{follow, follow_events};
+
+pub(crate) async fn run(client: &Client, args: &GetArgs, printer: &mut Printer) -> Result<(), CliError> {
+    let selection = parse_selection(&args.targets)?;
+    let asked = Asked::from(selection, args)?;
+    let style = Style { format: args.output, headers: !args.no_headers, with_kind: args.output_watch_events };
+    match asked {
+        Asked::Listing(query) if args.watch => watch(client, &query, |_| true, style, printer).await,
+        Asked::Listing(query) => {
+            let (items, _) = client.list(&query).await?;
+            if items.is_empty() && matches!(args.output, Format::Table | Format::Wide) {
+                note(&render::nothing(query.kind, client.project().as_str()));
+                return Ok(());
+            }
+            show(&items, query.kind, style, false, printer)
+        }
+        Asked::Named(targets) if args.watch => {
+            let kind = one_kind(&targets)?;
+            let names: Vec<String> = targets.iter().map(ToString::to_string).collect();
+            let among = move |item: &Item| names.contains(&item.target().to_string());
+            watch(client, &Query::all(kind), among, style, printer).await
+        }
+        Asked::Named(targets) => named(client, &targets, style, printer).await,
+    }
+}
+
+/// What was typed, by how it is fetched.
+#[derive(Debug)]
+enum Asked {
+    Listing(Query),
+    Named(Vec<Target>),
+}
+
+impl Asked {
+    fn from(selection: Selection, args: &GetArgs) -> Result<Self, CliError> {
+        let kind = match &selection {
+            Selection::All(kind) => *kind,
+            Selection::Named(targets) => targets.first().map_or(Type::App, |target| target.kind),
+        };
+        let labelled = matches!(kind, Type::Node | Type::App | Type::Config);
+        if args.selector.is_some() && !(labelled && matches!(selection, Selection::All(_))) {
+            return Err(CliError::Usage(
+                "-l selects among all nodes, apps or configs: name none of them".into(),
+            ));
+        }
+        if args.node.is_some() && kind != Type::Instance {
+            return Err(CliError::Usage("--node selects among instances".into()));
+        }
+        let mut query = Query::all(kind);
+        query.selector = args.selector.clone().unwrap_or_default();
+        query.node.clone_from(&args.node);
+        match (selection, kind) {
+            (Selection::All(Type::Revision), _) => {
+                Err(CliError::Usage("revisions are those of an app: skerry get revisions APP".into()))
+            }
+            (Selection::All(_), _) => Ok(Self::Listing(query)),
+            (Selection::Named(targets), Type::Instance | Type::Revision) => {
+                let [target] = targets.as_slice() else {
+                    return Err(CliError::Usage(format!("one app at a time for {}", kind.plural())));
+                };
+                query.app = target.name.split('/').next().map(str::to_owned);
+                query.below = (kind == Type::Instance).then(|| target.name.clone());
+                Ok(Self::Listing(query))
+            }
+            (Selection::Named(_), Type::Event) => {
+                Err(CliError::Usage("events have no names: skerry events --for TYPE/NAME".into()))
+            }
+            (Selection::Named(targets), _) => Ok(Self::Named(targets)),
+        }
+    }
+}
+
+fn one_kind(targets: &[Target]) -> Result<Type, CliError> {
+    let kind = targets.first().map_or(Type::App, |target| target.kind);
+    if targets.iter().any(|target| target.kind != kind) {
+        return Err(CliError::Usage("--watch follows one type at a time".into()));
+    }
+    Ok(kind)
+}
+
+/// How things are written.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Style {
+    pub(super) format: Format,
+    pub(super) headers: bool,
+    pub(super) with_kind: bool,
+}
+
+/// Fetches what was named; what is missing is said, the rest is shown.
+async fn named(
+    client: &Client,
+    targets: &[Target],
+    style: Style,
+    printer: &mut Printer,
+) -> Result<(), CliError> {
+    let mut several = Several::default();
+    let mut items = Vec::new();
+    for target in targets {
+        match client.get(target).await {
+            Ok(item) => items.push(item),
+            Err(error) => several.take(Err(error.into()))?,
+        }
+    }
+    let single = targets.len() == 1;
+    if !items.is_empty() {
+        let is_table = matches!(style.format, Format::Table | Format::Wide);
+        if is_table {
+            // Types have their own columns: a table for each run of one type.
+            for run in items.chunk_by(|a, b| a.target().kind == b.target().kind) {
+                show(run, run[0].target().kind, style, single, printer)?;
+            }
+        } else {
+            show(&items, items[0].target().kind, style, single, printer)?;
+        }
+    }
+    several.finish()
+}
+
+/// Writes items of one type.
+pub(super) fn show(
+    items: &[Item],
+    kind: Type,
+    style: Style,
+    single: bool,
+    printer: &mut Printer,
+) -> Result<(), CliError> {
+    let text = match style.format {
+        Format::Table | Format::Wide => {
+            let wide = style.format == Format::Wide;
+            let now = time::now();
+            let rows: Vec<_> = items.iter().map(|item| rows::cells(item, wide, now)).collect();
+            new_table(kind, style, printer).rows(&rows)
+        }
+        format => render::items(items, format, single),
+    };
+    printer.text(&text)
+}
+
+fn new_table(kind: Type, style: Style, printer: &Printer) -> Table {
+    let wide = style.format == Format::Wide;
+    let width = if wide { None } else { printer.width() };
+    Table::new(&rows::headers(kind, wide), width, style.headers)
+}
+
+/// Writes what is there and every change, of items that are `among` those wanted.
+pub(super) async fn watch(
+    client: &Client,
+    query: &Query,
+    among: impl Fn(&Item) -> bool,
+    style: Style,
+    printer: &mut Printer,
+) -> Result<(), CliError> {
+    let mut table = new_table(query.kind, style, printer);
+    let wide = style.format == Format::Wide;
+    let show = |changes: Vec<(ChangeKind, Item)>| {
+        let wanted = changes.into_iter().filter(|(_, item)| among(item));
+        let text = match style.format {
+            Format::Table | Format::Wide => {
+                let now = time::now();
+                let rows: Vec<_> =
+                    wanted.map(|(kind, item)| rows::change_cells(kind, &item, wide, now)).collect();
+                if rows.is_empty() { String::new() } else { table.rows(&rows) }
+            }
+            format => {
+                wanted.map(|(kind, item)| render::change(kind, &item, format, style.with_kind)).collect()
+            }
+        };
+        printer.text(&text)
+    };
+    if query.kind == Type::Event {
+        follow_events(client, query, show).await
+    } else {
+        follow(client, query, show).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(words: &[&str]) -> GetArgs {
+        GetArgs {
+            targets: words.iter().map(|&word| word.to_owned()).collect(),
+            output: Format::Table,
+            selector: None,
+            node: None,
+            watch: false,
+            output_watch_events: false,
+            no_headers: false,
+        }
+    }
+
+    fn asked(args: &GetArgs) -> Result<Asked, String> {
+        let selection = parse_selection(&args.targets).map_err(|error| error.text().expect("printed"))?;
+        Asked::from(selection, args).map_err(|error| error.text().expect("printed"))
+    }
+
+    #[test]
+    fn instances_are_asked_for_by_app_and_path() {
+        let Ok(Asked::Listing(query)) = asked(&args(&["inst", "hello/web"])) else { panic!() };
+        assert_eq!((query.app.as_deref(), query.below.as_deref()), (Some("hello"), Some("hello/web")));
+        let Ok(Asked::Listing(query)) = asked(&GetArgs { node: Some("n1".into()), ..args(&["instances"]) })
+        else {
+            panic!()
+        };
+        assert_eq!((query.app.as_deref(), query.node.as_deref()), (None, Some("n1")));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_before_any_call() {
+        let refused = |args: GetArgs| asked(&args).expect_err("refused");
+        assert!(refused(args(&["revisions"])).contains("skerry get revisions APP"));
+        assert!(refused(args(&["events", "x"])).contains("--for"));
+        assert!(refused(GetArgs { selector: Some("a=b".into()), ..args(&["app", "x"]) }).contains("-l"));
+        assert!(refused(GetArgs { node: Some("n".into()), ..args(&["apps"]) }).contains("--node"));
+        assert!(refused(args(&["instances", "a", "b"])).contains("one app at a time"));
+    }
+}

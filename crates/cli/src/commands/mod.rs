@@ -1,0 +1,62 @@
+//! The commands: each calls servers and writes what [`crate::render`] made of the answers.
+
+pub(crate) mod apply;
+pub(crate) mod cordon;
+pub(crate) mod delete;
+pub(crate) mod describe;
+pub(crate) mod events;
+pub(crate) mod get;
+pub(crate) mod label;
+pub(crate) mod version;
+pub(crate) mod wait;
+
+use crate::error::CliError;
+use crate::print::complain;
+
+/// Does several things one after the other, goes on after an error and remembers the first.
+#[derive(Default)]
+struct Several {
+    first: Option<CliError>,
+}
+
+impl Several {
+    /// Takes one outcome. `Err` when going on makes no sense: the server is away, or nobody reads.
+    fn take(&mut self, outcome: Result<(), CliError>) -> Result<(), CliError> {
+        match outcome {
+            Ok(()) => Ok(()),
+            Err(error @ (CliError::Unreachable { .. } | CliError::BrokenPipe | CliError::Interrupted)) => {
+                Err(error)
+            }
+            Err(error) => {
+                complain(&error);
+                self.first.get_or_insert(error);
+                Ok(())
+            }
+        }
+    }
+
+    fn finish(self) -> Result<(), CliError> {
+        match self.first {
+            None => Ok(()),
+            Some(error) => Err(CliError::Said(Box::new(error))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_error_decides_and_the_rest_is_still_done() {
+        let mut several = Several::default();
+        assert!(several.take(Err(CliError::NotFound("a".into()))).is_ok());
+        assert!(several.take(Err(CliError::Failed("b".into()))).is_ok());
+        assert!(several.take(Ok(())).is_ok());
+        let Err(CliError::Said(first)) = several.finish() else { panic!("an error") };
+        assert!(matches!(*first, CliError::NotFound(_)));
+        assert!(Several::default().finish().is_ok());
+        let away = CliError::Unreachable { address: String::new(), detail: String::new() };
+        assert!(Several::default().take(Err(away)).is_err());
+    }
+}

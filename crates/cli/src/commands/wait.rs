@@ -1,0 +1,297 @@
+//! `wait`: until resources are in a state. Asks for each resource by name: exact, and cheap for servers however large the project is.
+
+use std::time::Duration;
+
+use skerry_proto::types::v1::Condition;
+use skerry_proto::types::v1::condition::Status;
+use tokio::time::Instant;
+
+use super::Several;
+use crate::args::WaitArgs;
+use crate::client::Client;
+use crate::error::CliError;
+use crate::item::Item;
+use crate::print::Printer;
+use crate::render::rows::{app_state, find, node_state};
+use crate::target::{Target, Type, parse_all};
+
+/// First time between two looks; grows to [`PERIOD_MAX`].
+const PERIOD: Duration = Duration::from_millis(50);
+const PERIOD_MAX: Duration = Duration::from_millis(500);
+
+pub(crate) async fn run(client: &Client, args: &WaitArgs, printer: &mut Printer) -> Result<(), CliError> {
+    let state = State::parse(&args.state)?;
+    let targets = parse_all(&args.targets)?;
+    for target in &targets {
+        state.check_target(target)?;
+        target.full_name(client.project())?;
+    }
+    let deadline = Instant::now() + args.timeout;
+    let mut several = Several::default();
+    for target in &targets {
+        let outcome = match until(client, target, &state, deadline, args.timeout).await {
+            Ok(()) => printer.line(&format!("{target} {}", state.met())),
+            Err(error) => Err(error),
+        };
+        several.take(outcome)?;
+    }
+    several.finish()
+}
+
+/// What is waited for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum State {
+    Healthy,
+    Connected,
+    Deleted,
+    Condition { kind: String, status: Status },
+}
+
+/// How a look turned out.
+#[derive(Debug, PartialEq, Eq)]
+enum Look {
+    Met,
+    /// With what is there instead.
+    NotYet(String),
+}
+
+impl State {
+    fn parse(text: &str) -> Result<Self, CliError> {
+        let unknown = || {
+            let states = "healthy, connected, deleted, condition=TYPE or condition=TYPE=STATUS";
+            CliError::Usage(format!("cannot wait for {text:?}; known: {states}"))
+        };
+        match text {
+            "healthy" | "available" | "ready" => return Ok(Self::Healthy),
+            "connected" => return Ok(Self::Connected),
+            "deleted" | "delete" => return Ok(Self::Deleted),
+            _ => {}
+        }
+        let condition = text.strip_prefix("condition=").ok_or_else(unknown)?;
+        let (kind, status) = condition.split_once('=').unwrap_or((condition, "True"));
+        let status = match status.to_ascii_lowercase().as_str() {
+            "true" => Status::True,
+            "false" => Status::False,
+            "unknown" => Status::Unknown,
+            _ => {
+                return Err(CliError::Usage(format!(
+                    "a condition is True, False or Unknown, not {status:?}"
+                )));
+            }
+        };
+        if kind.is_empty() {
+            return Err(unknown());
+        }
+        Ok(Self::Condition { kind: kind.to_owned(), status })
+    }
+
+    fn check_target(&self, target: &Target) -> Result<(), CliError> {
+        let allowed = match (self, target.kind) {
+            (_, Type::Instance | Type::Revision | Type::Event) => false,
+            (Self::Deleted, _) | (_, Type::Node) => true,
+            (Self::Connected, _) | (_, Type::Config) => false,
+            (_, Type::App) => true,
+        };
+        if allowed { Ok(()) } else { Err(CliError::Usage(format!("{target} is never {}", self.met()))) }
+    }
+
+    /// As in "app/hello is healthy".
+    fn met(&self) -> String {
+        match self {
+            Self::Healthy => "healthy".into(),
+            Self::Connected => "connected".into(),
+            Self::Deleted => "deleted".into(),
+            Self::Condition { kind, status } => format!("{kind}={}", word(*status)),
+        }
+    }
+
+    fn look(&self, item: Option<&Item>) -> Look {
+        let Some(item) = item else {
+            return if *self == Self::Deleted { Look::Met } else { Look::NotYet("it does not exist".into()) };
+        };
+        match (self, item) {
+            (Self::Deleted, _) => Look::NotYet("it still exists".into()),
+            (Self::Healthy, Item::App(app)) => match app_state(app).as_str() {
+                "Available" => Look::Met,
+                state => Look::NotYet(problem(state, app)),
+            },
+            (Self::Healthy, Item::Node(node)) => match node_state(node).trim_end_matches(",Cordoned") {
+                "Ready" => Look::Met,
+                state => Look::NotYet(state.to_owned()),
+            },
+            (Self::Connected, Item::Node(node)) => {
+                let connection = node.status.as_ref().and_then(|status| status.connection.as_ref());
+                if connection.is_some_and(|connection| connection.connected) {
+                    Look::Met
+                } else {
+                    Look::NotYet("it is not connected".into())
+                }
+            }
+            (Self::Condition { kind, status }, item) => condition(conditions(item), kind, *status),
+            (_, item) => Look::NotYet(format!("{} is never {}", item.target(), self.met())),
+        }
+    }
+
+    /// Whether a resource that is not there may come into being by itself.
+    fn waits_for_creation(&self) -> bool {
+        *self == Self::Connected
+    }
+}
+
+fn problem(state: &str, app: &skerry_proto::scheduler::v1::App) -> String {
+    let problems = app.status.as_ref().map(|status| status.problems.as_slice()).unwrap_or_default();
+    match problems.first() {
+        Some(problem) => {
+            let message =
+                if problem.message.is_empty() { String::new() } else { format!(": {}", problem.message) };
+            format!("{state}; {} {}{message}", problem.instance, problem.reason)
+        }
+        None => state.to_owned(),
+    }
+}
+
+fn conditions(item: &Item) -> &[Condition] {
+    match item {
+        Item::Node(node) => {
+            node.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default()
+        }
+        Item::App(app) => app.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default(),
+        Item::Config(_) | Item::Instance(_) | Item::Revision(_) | Item::Event(_) => &[],
+    }
+}
+
+fn condition(conditions: &[Condition], kind: &str, wanted: Status) -> Look {
+    match find(conditions, kind) {
+        Some(condition) if condition.status() == wanted => Look::Met,
+        Some(condition) => Look::NotYet(format!(
+            "{kind} is {} ({} {})",
+            word(condition.status()),
+            condition.reason,
+            condition.message
+        )),
+        None => Look::NotYet(format!("it has no condition {kind}")),
+    }
+}
+
+fn word(status: Status) -> &'static str {
+    match status {
+        Status::True => "True",
+        Status::False => "False",
+        Status::Unknown | Status::Unspecified => "Unknown",
+    }
+}
+
+async fn until(
+    client: &Client,
+    target: &Target,
+    state: &State,
+    deadline: Instant,
+    timeout: Duration,
+) -> Result<(), CliError> {
+    let mut period = PERIOD;
+    loop {
+        // A server that is away may be restarting: it is asked again until the time is over.
+        let (seen, error) = match client.get(target).await {
+            Ok(item) => (state.look(Some(&item)), None),
+            Err(error)
+                if error.is_not_found() && (*state == State::Deleted || state.waits_for_creation()) =>
+            {
+                (state.look(None), None)
+            }
+            Err(error) if error.is_unreachable() => (Look::NotYet(String::new()), Some(error)),
+            Err(error) => return Err(error.into()),
+        };
+        let instead = match seen {
+            Look::Met => return Ok(()),
+            Look::NotYet(instead) => instead,
+        };
+        if Instant::now() + period > deadline {
+            return Err(match error {
+                Some(error) => error.into(),
+                None => CliError::TimedOut(format!(
+                    "{target} is not {} after {timeout:?}: {instead}",
+                    state.met()
+                )),
+            });
+        }
+        tokio::time::sleep(period).await;
+        period = (period * 2).min(PERIOD_MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use skerry_proto::registry::v1::{Connection, Node, NodeStatus};
+    use skerry_proto::scheduler::v1::{App, AppStatus};
+    use skerry_proto::types::v1::{InstanceStatus, Metadata};
+
+    use super::*;
+
+    fn parse(text: &str) -> Result<State, String> {
+        State::parse(text).map_err(|error| error.text().expect("printed"))
+    }
+
+    #[test]
+    fn states_are_read() {
+        assert_eq!(parse("healthy"), Ok(State::Healthy));
+        assert_eq!(
+            parse("condition=Ready"),
+            Ok(State::Condition { kind: "Ready".into(), status: Status::True })
+        );
+        assert_eq!(
+            parse("condition=Ready=false"),
+            Ok(State::Condition { kind: "Ready".into(), status: Status::False })
+        );
+        for bad in ["", "happy", "condition=", "condition=A=B"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_config_is_only_ever_deleted() {
+        let config = Target { kind: Type::Config, name: "c".into() };
+        assert!(State::Deleted.check_target(&config).is_ok());
+        assert!(State::Healthy.check_target(&config).is_err());
+        assert!(State::Connected.check_target(&Target { kind: Type::App, name: "a".into() }).is_err());
+    }
+
+    fn app(observed: i64, available: Status, problems: Vec<InstanceStatus>) -> Item {
+        let conditions =
+            vec![Condition { r#type: "Available".into(), status: available.into(), ..Default::default() }];
+        let metadata = Metadata { name: "projects/p/apps/a".into(), generation: 3, ..Default::default() };
+        let status = AppStatus { observed_generation: observed, conditions, problems, ..Default::default() };
+        Item::App(Box::new(App { metadata: Some(metadata), spec: None, status: Some(status) }))
+    }
+
+    #[test]
+    fn an_app_is_healthy_only_in_its_present_generation() {
+        assert_eq!(State::Healthy.look(Some(&app(3, Status::True, vec![]))), Look::Met);
+        assert_eq!(State::Healthy.look(Some(&app(2, Status::True, vec![]))), Look::NotYet("Pending".into()));
+        let problem = InstanceStatus {
+            instance: "a/w/n/0".into(),
+            reason: "ImagePullFailed".into(),
+            message: "no".into(),
+            ..Default::default()
+        };
+        assert_eq!(
+            State::Healthy.look(Some(&app(3, Status::False, vec![problem]))),
+            Look::NotYet("Unavailable (ImagePullFailed); a/w/n/0 ImagePullFailed: no".into())
+        );
+    }
+
+    #[test]
+    fn a_node_is_connected_when_its_session_is() {
+        let node = |connected| {
+            let status = NodeStatus {
+                connection: Some(Connection { connected, ..Default::default() }),
+                ..Default::default()
+            };
+            Item::Node(Box::new(Node { status: Some(status), ..Default::default() }))
+        };
+        assert_eq!(State::Connected.look(Some(&node(true))), Look::Met);
+        assert_eq!(State::Connected.look(Some(&node(false))), Look::NotYet("it is not connected".into()));
+        assert_eq!(State::Connected.look(None), Look::NotYet("it does not exist".into()));
+        assert_eq!(State::Deleted.look(None), Look::Met);
+        assert_eq!(State::Deleted.look(Some(&node(true))), Look::NotYet("it still exists".into()));
+    }
+}

@@ -1,0 +1,273 @@
+//! How commands fail: what is printed, and which exit code a script sees.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use skerry_manifest::{ManifestErrors, Positions};
+use skerry_rpc::{ConnectError, fault_of};
+use tonic::{Code, Status};
+
+/// The exit codes, for `--help`.
+pub const EXIT_CODES_HELP: &str = "\
+Exit codes:
+  0    done
+  1    refused by the server, or failed
+  2    wrong usage, or an error in a manifest
+  3    not found
+  4    the server cannot be reached, or does not answer in time
+  5    the time of wait is over
+  130  interrupted";
+
+/// Why a command ended early.
+#[derive(Debug)]
+pub(crate) enum CliError {
+    /// What was typed makes no sense.
+    Usage(String),
+    /// A manifest cannot be read.
+    Manifest(Vec<ManifestErrors>),
+    /// There is no such thing.
+    NotFound(String),
+    /// A server said no.
+    Refused(Box<Refusal>),
+    /// No server there, or none that answers.
+    Unreachable {
+        /// Where it should be.
+        address: String,
+        /// What happened.
+        detail: String,
+    },
+    /// `wait` waited long enough.
+    TimedOut(String),
+    /// Anything else.
+    Failed(String),
+    /// Several, each said already: the first decides the exit code.
+    Said(Box<CliError>),
+    /// Ctrl-C.
+    Interrupted,
+    /// Whoever reads our output has gone: nothing is wrong.
+    BrokenPipe,
+}
+
+/// A server's refusal.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) code: Code,
+    pub(crate) message: String,
+    pub(crate) reason: String,
+    /// Lines that say which field is wrong and why.
+    pub(crate) fields: Vec<String>,
+}
+
+impl CliError {
+    /// From a call's status. `address` is where it went.
+    pub(crate) fn of_status(status: &Status, address: &str) -> Self {
+        if is_transport_failure(status) || status.code() == Code::DeadlineExceeded {
+            return Self::Unreachable { address: address.to_owned(), detail: root_cause(status) };
+        }
+        let fault = fault_of(status);
+        let reason = fault.metadata.get("reason").map_or(fault.reason, String::as_str);
+        if status.code() == Code::NotFound {
+            return Self::NotFound(fault.message);
+        }
+        let fields = fault.violations.iter().map(|v| format!("{}: {}", v.field, v.description)).collect();
+        Self::Refused(Box::new(Refusal {
+            code: status.code(),
+            message: fault.message.clone(),
+            reason: reason.to_owned(),
+            fields,
+        }))
+    }
+
+    /// From a failed connect.
+    pub(crate) fn of_connect(error: ConnectError) -> Self {
+        match error {
+            ConnectError::Unreachable { address, source } => {
+                Self::Unreachable { address, detail: innermost(&source) }
+            }
+            error @ ConnectError::Address { .. } => Self::Usage(error.to_string()),
+        }
+    }
+
+    /// As `of_status`, with fields shown where the manifest has them.
+    pub(crate) fn of_manifest_status(
+        status: &Status,
+        address: &str,
+        file: &str,
+        positions: &Positions,
+    ) -> Self {
+        let mut error = Self::of_status(status, address);
+        if let Self::Refused(refusal) = &mut error {
+            let fault = fault_of(status);
+            refusal.fields = fault
+                .violations
+                .iter()
+                .map(|violation| {
+                    let found = positions.locate(&violation.field);
+                    format!("{file}:{}: {}: {}", found.position, found.path, violation.description)
+                })
+                .collect();
+        }
+        error
+    }
+
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Refused(_) | Self::Failed(_) => ExitCode::from(1),
+            Self::Usage(_) | Self::Manifest(_) => ExitCode::from(2),
+            Self::NotFound(_) => ExitCode::from(3),
+            Self::Unreachable { .. } => ExitCode::from(4),
+            Self::TimedOut(_) => ExitCode::from(5),
+            Self::Said(first) => first.exit_code(),
+            Self::Interrupted => ExitCode::from(130),
+            Self::BrokenPipe => ExitCode::SUCCESS,
+        }
+    }
+
+    /// What to print, ending with a newline; `None` for nothing.
+    pub(crate) fn text(&self) -> Option<String> {
+        Some(match self {
+            Self::Usage(message)
+            | Self::NotFound(message)
+            | Self::Failed(message)
+            | Self::TimedOut(message) => {
+                format!("error: {message}\n")
+            }
+            Self::Manifest(files) => {
+                let lines: Vec<String> = files.iter().map(ToString::to_string).collect();
+                lines.join("\n") + "\n"
+            }
+            Self::Refused(refusal) => refusal.text(),
+            Self::Unreachable { address, detail } => {
+                format!(
+                    "error: cannot reach {address}: {detail}\n  is `skerry up` running? --server or SKERRY_SERVER says where to look\n"
+                )
+            }
+            Self::Said(_) | Self::Interrupted | Self::BrokenPipe => return None,
+        })
+    }
+}
+
+impl Refusal {
+    fn text(&self) -> String {
+        let mut text = if self.reason.is_empty() {
+            format!("error: {}\n", self.message)
+        } else {
+            format!("error: {} ({})\n", self.message, self.reason)
+        };
+        // A single violation is the message already, unless its place in a file is known.
+        let repeated = matches!(self.fields.as_slice(), [only] if *only == self.message);
+        for field in self.fields.iter().filter(|_| !repeated) {
+            writeln!(text, "  {field}").expect("writing to a string");
+        }
+        let next = match (self.code, self.reason.as_str()) {
+            (Code::Aborted, _) => "somebody else changed it meanwhile: run the command again",
+            (Code::PermissionDenied, "NOT_LOCAL") => {
+                "run this on the server's own machine, or start the server with --insecure"
+            }
+            (Code::Unimplemented, _) => {
+                "this server does not know the call: it may be older than this client"
+            }
+            (Code::ResourceExhausted, _) => {
+                "a limit of the server is reached: try again later, or ask for less"
+            }
+            _ => return text,
+        };
+        writeln!(text, "  {next}").expect("writing to a string");
+        text
+    }
+}
+
+/// Whether the call may not have reached a server: worth another try with the same request id.
+pub(crate) fn is_transport_failure(status: &Status) -> bool {
+    match status.code() {
+        Code::Unavailable => true,
+        // What hyper says when a connection breaks under a call.
+        Code::Unknown | Code::Cancelled | Code::Internal => std::error::Error::source(status).is_some(),
+        _ => false,
+    }
+}
+
+fn root_cause(status: &Status) -> String {
+    match std::error::Error::source(status) {
+        Some(source) => innermost(source),
+        None if status.message().is_empty() => status.code().description().to_owned(),
+        None => status.message().to_owned(),
+    }
+}
+
+/// The last error of a chain: "connection refused" rather than "transport error".
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut last = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    last.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use skerry_model::{Fault, Violation};
+    use skerry_rpc::status_of;
+
+    use super::*;
+
+    #[test]
+    fn every_failure_has_its_exit_code() {
+        let code = |error: CliError| format!("{:?}", error.exit_code());
+        let expected = |n: u8| format!("{:?}", ExitCode::from(n));
+        let of = |fault: &Fault| CliError::of_status(&status_of(fault), "http://x");
+        assert_eq!(code(of(&Fault::not_found("app hello"))), expected(3));
+        assert_eq!(code(of(&Fault::invalid_field("a", "b"))), expected(1));
+        assert_eq!(code(of(&Fault::unavailable("no leader"))), expected(4));
+        assert_eq!(code(CliError::Usage(String::new())), expected(2));
+        assert_eq!(code(CliError::TimedOut(String::new())), expected(5));
+        assert_eq!(code(CliError::Said(Box::new(CliError::Interrupted))), expected(130));
+        assert_eq!(code(CliError::BrokenPipe), expected(0));
+    }
+
+    #[test]
+    fn a_refusal_names_reason_fields_and_what_to_do_next() {
+        let violation = |field: &str| Violation { field: field.into(), description: "is wrong".into() };
+        let two = status_of(&Fault::invalid(vec![violation("spec.a"), violation("spec.b")]));
+        assert_eq!(
+            CliError::of_status(&two, "http://x").text().expect("printed"),
+            "error: spec.a: is wrong (and 1 more) (INVALID_FIELD)\n  spec.a: is wrong\n  spec.b: is wrong\n"
+        );
+        let one = status_of(&Fault::invalid(vec![violation("spec.a")]));
+        assert_eq!(
+            CliError::of_status(&one, "http://x").text().expect("printed"),
+            "error: spec.a: is wrong (INVALID_FIELD)\n"
+        );
+        let stale = status_of(&Fault::stale_etag("app"));
+        assert!(
+            CliError::of_status(&stale, "http://x")
+                .text()
+                .expect("printed")
+                .ends_with("run the command again\n")
+        );
+    }
+
+    #[test]
+    fn an_absent_server_is_named_with_what_to_start() {
+        let error = CliError::Unreachable {
+            address: "http://127.0.0.1:7770".into(),
+            detail: "Connection refused".into(),
+        };
+        assert_eq!(
+            error.text().expect("printed"),
+            "error: cannot reach http://127.0.0.1:7770: Connection refused\n  is `skerry up` running? --server or SKERRY_SERVER says where to look\n"
+        );
+    }
+
+    #[test]
+    fn fields_that_a_server_finds_wrong_are_shown_in_the_file() {
+        let text = "apiVersion: skerry/v1\nkind: Node\nmetadata:\n  name: n1\nspec:\n  cordoned: true\n";
+        let project =
+            skerry_manifest::Project::Default(skerry_model::ProjectName::parse("p").expect("valid"));
+        let manifest = &skerry_manifest::parse("n.yaml", text.as_bytes(), &project).expect("valid")[0];
+        let status = status_of(&Fault::invalid_field("node.spec.cordoned", "not today"));
+        let error = CliError::of_manifest_status(&status, "http://x", "n.yaml", &manifest.positions);
+        let text = error.text().expect("printed");
+        assert!(text.ends_with("\n  n.yaml:6:3: spec.cordoned: not today\n"), "{text}");
+    }
+}

@@ -1,0 +1,448 @@
+//! What can be shown, whatever its type: fetched one by one, listed in pages, streamed as changes.
+
+use skerry_manifest::Resource;
+use skerry_manifest::output::{self, Value};
+use skerry_proto::registry::v1 as registry;
+use skerry_proto::scheduler::v1 as scheduler;
+use skerry_proto::types::v1 as types;
+use tonic::{Status, Streaming};
+
+use crate::client::{CallError, Client, Service, apps, configs, events, nodes, request};
+use crate::error::CliError;
+use crate::target::{Target, Type};
+
+/// Asked for at once; servers cut pages by bytes as well.
+const PAGE_SIZE: i32 = 500;
+/// Most items of one listing that are held.
+const ITEMS_MAX: usize = 200_000;
+/// Most events of one listing: all that a server answers.
+const EVENTS_MAX: i32 = 10_000;
+
+/// One thing of any type.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Item {
+    Node(Box<registry::Node>),
+    App(Box<scheduler::App>),
+    Config(Box<scheduler::Config>),
+    Instance(Box<types::InstanceStatus>),
+    Revision(Box<scheduler::Revision>),
+    Event(Box<types::Event>),
+}
+
+impl Item {
+    /// As in `app/hello`. Events, which have no name, by what identifies them.
+    pub(crate) fn target(&self) -> Target {
+        match self {
+            Self::Node(node) => Target::of_full_name(Type::Node, name_of(node.metadata.as_ref())),
+            Self::App(app) => Target::of_full_name(Type::App, name_of(app.metadata.as_ref())),
+            Self::Config(config) => Target::of_full_name(Type::Config, name_of(config.metadata.as_ref())),
+            Self::Instance(instance) => Target { kind: Type::Instance, name: instance.instance.clone() },
+            Self::Revision(revision) => {
+                let mut parts = revision.name.rsplit('/');
+                let (hash, app) = (parts.next().unwrap_or_default(), parts.nth(1).unwrap_or_default());
+                Target { kind: Type::Revision, name: format!("{app}/{hash}") }
+            }
+            Self::Event(event) => Target {
+                kind: Type::Event,
+                name: format!(
+                    "{}/{}/{}",
+                    event.source.rsplit('/').next().unwrap_or_default(),
+                    event.boot_id,
+                    event.sequence
+                ),
+            },
+        }
+    }
+
+    /// As canonical JSON and YAML have it.
+    pub(crate) fn value(&self) -> Value {
+        match self {
+            Self::Node(node) => output::resource(&Resource::Node(node.clone())),
+            Self::App(app) => output::resource(&Resource::App(app.clone())),
+            Self::Config(config) => output::resource(&Resource::Config(config.clone())),
+            Self::Instance(instance) => {
+                output::other("Instance", "skerry.type.v1.InstanceStatus", instance.as_ref())
+            }
+            Self::Revision(revision) => {
+                output::other("Revision", "skerry.scheduler.v1.Revision", revision.as_ref())
+            }
+            Self::Event(event) => output::other("Event", "skerry.type.v1.Event", event.as_ref()),
+        }
+    }
+}
+
+fn name_of(metadata: Option<&types::Metadata>) -> &str {
+    metadata.map_or("", |metadata| &metadata.name)
+}
+
+/// What a listing is asked for.
+#[derive(Debug, Clone)]
+pub(crate) struct Query {
+    pub(crate) kind: Type,
+    /// Labels; empty for all.
+    pub(crate) selector: String,
+    /// Instances and revisions of this app only (short name).
+    pub(crate) app: Option<String>,
+    /// Instances whose name begins with this path.
+    pub(crate) below: Option<String>,
+    /// Instances on this node only (short name).
+    pub(crate) node: Option<String>,
+    /// Events about this resource only (full name).
+    pub(crate) regarding: String,
+}
+
+impl Query {
+    pub(crate) fn all(kind: Type) -> Self {
+        Self { kind, selector: String::new(), app: None, below: None, node: None, regarding: String::new() }
+    }
+}
+
+/// A listing, and the version that a watch continues from (empty where there is none).
+pub(crate) type Listing = (Vec<Item>, String);
+
+impl Client {
+    /// One node, app or config.
+    pub(crate) async fn get(&self, target: &Target) -> Result<Item, CallOrUsage> {
+        let name = target.full_name(self.project()).map_err(CallOrUsage::Usage)?;
+        let item = match target.kind {
+            Type::Node => {
+                let answer = self.call(Service::Registry, |channel, left| {
+                    let message = registry::GetNodeRequest { name: name.clone() };
+                    async move { nodes(channel).get_node(request(message, left)).await }
+                });
+                answer.await?.node.map(|node| Item::Node(Box::new(node)))
+            }
+            Type::App => {
+                let answer = self.call(Service::Scheduler, |channel, left| {
+                    let message = scheduler::GetAppRequest { name: name.clone() };
+                    async move { apps(channel).get_app(request(message, left)).await }
+                });
+                answer.await?.app.map(|app| Item::App(Box::new(app)))
+            }
+            Type::Config => {
+                let answer = self.call(Service::Scheduler, |channel, left| {
+                    let message = scheduler::GetConfigRequest { name: name.clone() };
+                    async move { configs(channel).get_config(request(message, left)).await }
+                });
+                answer.await?.config.map(|config| Item::Config(Box::new(config)))
+            }
+            Type::Instance | Type::Revision | Type::Event => {
+                let message = format!("{} are listed, not fetched one by one", target.kind.plural());
+                return Err(CallOrUsage::Usage(CliError::Usage(message)));
+            }
+        };
+        item.ok_or_else(|| {
+            CallOrUsage::Usage(CliError::Failed(format!(
+                "the server answered without the {}",
+                target.kind.singular()
+            )))
+        })
+    }
+
+    /// Everything that the query asks for.
+    pub(crate) async fn list(&self, query: &Query) -> Result<Listing, CliError> {
+        if query.kind == Type::Event {
+            return Ok((self.list_events(&query.regarding).await?, String::new()));
+        }
+        let mut items = Vec::new();
+        let mut token = String::new();
+        loop {
+            let (page, next, version) = self.page(query, &token).await?;
+            items.extend(page);
+            if items.len() > ITEMS_MAX {
+                return Err(CliError::Failed(format!(
+                    "more than {ITEMS_MAX} {}: ask for less with -l",
+                    query.kind.plural()
+                )));
+            }
+            if next.is_empty() {
+                if let Some(below) = &query.below {
+                    items.retain(|item| is_below(&item.target().name, below));
+                }
+                return Ok((items, version));
+            }
+            token = next;
+        }
+    }
+
+    async fn page(&self, query: &Query, token: &str) -> Result<(Vec<Item>, String, String), CliError> {
+        let parent = self.project().parent();
+        let page_token = token.to_owned();
+        let label_selector = query.selector.clone();
+        match query.kind {
+            Type::Node => {
+                let message =
+                    registry::ListNodesRequest { parent, page_size: PAGE_SIZE, page_token, label_selector };
+                let answer = self.call(Service::Registry, |channel, left| {
+                    let message = message.clone();
+                    async move { nodes(channel).list_nodes(request(message, left)).await }
+                });
+                let answer = answer.await?;
+                Ok((wrap(answer.nodes, Item::Node), answer.next_page_token, answer.resource_version))
+            }
+            Type::App => {
+                let message =
+                    scheduler::ListAppsRequest { parent, page_size: PAGE_SIZE, page_token, label_selector };
+                let answer = self.call(Service::Scheduler, |channel, left| {
+                    let message = message.clone();
+                    async move { apps(channel).list_apps(request(message, left)).await }
+                });
+                let answer = answer.await?;
+                Ok((wrap(answer.apps, Item::App), answer.next_page_token, answer.resource_version))
+            }
+            Type::Config => {
+                let message = scheduler::ListConfigsRequest {
+                    parent,
+                    page_size: PAGE_SIZE,
+                    page_token,
+                    label_selector,
+                };
+                let answer = self.call(Service::Scheduler, |channel, left| {
+                    let message = message.clone();
+                    async move { configs(channel).list_configs(request(message, left)).await }
+                });
+                let answer = answer.await?;
+                Ok((wrap(answer.configs, Item::Config), answer.next_page_token, answer.resource_version))
+            }
+            Type::Instance => {
+                let parent = query.app.as_ref().map_or(parent.clone(), |app| format!("{parent}/apps/{app}"));
+                let node = query
+                    .node
+                    .as_ref()
+                    .map_or(String::new(), |node| format!("{}/nodes/{node}", self.project().parent()));
+                let message =
+                    scheduler::ListInstancesRequest { parent, page_size: PAGE_SIZE, page_token, node };
+                let answer = self.call(Service::Scheduler, |channel, left| {
+                    let message = message.clone();
+                    async move { apps(channel).list_instances(request(message, left)).await }
+                });
+                let answer = answer.await?;
+                Ok((wrap(answer.instances, Item::Instance), answer.next_page_token, String::new()))
+            }
+            Type::Revision => {
+                let Some(app) = &query.app else {
+                    return Err(CliError::Usage(
+                        "revisions are those of an app: skerry get revisions APP".into(),
+                    ));
+                };
+                let message = scheduler::ListRevisionsRequest {
+                    parent: format!("{parent}/apps/{app}"),
+                    page_size: PAGE_SIZE,
+                    page_token,
+                };
+                let answer = self.call(Service::Scheduler, |channel, left| {
+                    let message = message.clone();
+                    async move { apps(channel).list_revisions(request(message, left)).await }
+                });
+                let answer = answer.await?;
+                Ok((wrap(answer.revisions, Item::Revision), answer.next_page_token, String::new()))
+            }
+            Type::Event => Ok((self.list_events(&query.regarding).await?, String::new(), String::new())),
+        }
+    }
+
+    async fn list_events(&self, regarding: &str) -> Result<Vec<Item>, CliError> {
+        let message = registry::ListEventsRequest {
+            parent: self.project().parent(),
+            page_size: EVENTS_MAX,
+            regarding: regarding.to_owned(),
+        };
+        let answer = self.call(Service::Registry, |channel, left| {
+            let message = message.clone();
+            async move { events(channel).list_events(request(message, left)).await }
+        });
+        Ok(wrap(answer.await?.events, Item::Event))
+    }
+
+    /// Changes after `version`. Not for instances and revisions, which servers do not stream. The deadline of a call holds until the
+    /// stream begins.
+    pub(crate) async fn changes(&self, query: &Query, version: &str) -> Result<Changes, CallError> {
+        let parent = self.project().parent();
+        let resource_version = version.to_owned();
+        let label_selector = query.selector.clone();
+        match query.kind {
+            Type::Node => {
+                let message = registry::WatchNodesRequest { parent, resource_version, label_selector };
+                let stream = self.call(Service::Registry, |channel, _| {
+                    let message = message.clone();
+                    async move { nodes(channel).watch_nodes(message).await }
+                });
+                stream.await.map(Changes::Nodes)
+            }
+            Type::App => {
+                let message = scheduler::WatchAppsRequest { parent, resource_version, label_selector };
+                let stream = self.call(Service::Scheduler, |channel, _| {
+                    let message = message.clone();
+                    async move { apps(channel).watch_apps(message).await }
+                });
+                stream.await.map(Changes::Apps)
+            }
+            Type::Config => {
+                let message = scheduler::WatchConfigsRequest { parent, resource_version, label_selector };
+                let stream = self.call(Service::Scheduler, |channel, _| {
+                    let message = message.clone();
+                    async move { configs(channel).watch_configs(message).await }
+                });
+                stream.await.map(Changes::Configs)
+            }
+            Type::Event | Type::Instance | Type::Revision => {
+                let message = registry::WatchEventsRequest { parent, regarding: query.regarding.clone() };
+                let stream = self.call(Service::Registry, |channel, _| {
+                    let message = message.clone();
+                    async move { events(channel).watch_events(message).await }
+                });
+                stream.await.map(Changes::Events)
+            }
+        }
+    }
+}
+
+/// Whether the instance `name` is `path` or below it.
+fn is_below(name: &str, path: &str) -> bool {
+    let path = path.trim_end_matches('/');
+    name.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+fn wrap<T>(messages: Vec<T>, item: fn(Box<T>) -> Item) -> Vec<Item> {
+    messages.into_iter().map(|message| item(Box::new(message))).collect()
+}
+
+/// A call that failed, or one that was never made.
+pub(crate) enum CallOrUsage {
+    Call(CallError),
+    Usage(CliError),
+}
+
+impl CallOrUsage {
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Call(error) if error.code() == Some(tonic::Code::NotFound))
+    }
+
+    pub(crate) fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Call(error) if error.is_unreachable())
+    }
+}
+
+impl From<CallError> for CallOrUsage {
+    fn from(error: CallError) -> Self {
+        Self::Call(error)
+    }
+}
+
+impl From<CallOrUsage> for CliError {
+    fn from(error: CallOrUsage) -> Self {
+        match error {
+            CallOrUsage::Call(error) => error.into(),
+            CallOrUsage::Usage(error) => error,
+        }
+    }
+}
+
+/// What happened to an item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ChangeKind {
+    Added,
+    Modified,
+    Deleted,
+}
+
+impl ChangeKind {
+    /// As scripts see it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Added => "ADDED",
+            Self::Modified => "MODIFIED",
+            Self::Deleted => "DELETED",
+        }
+    }
+}
+
+/// One message of a watch.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Change {
+    /// Absent when only time has passed.
+    pub(crate) item: Option<(ChangeKind, Item)>,
+    /// Where a watch may continue.
+    pub(crate) resource_version: String,
+}
+
+/// An open watch.
+pub(crate) enum Changes {
+    Nodes(Streaming<registry::WatchNodesResponse>),
+    Apps(Streaming<scheduler::WatchAppsResponse>),
+    Configs(Streaming<scheduler::WatchConfigsResponse>),
+    Events(Streaming<registry::WatchEventsResponse>),
+}
+
+impl Changes {
+    /// The next message; `None` when the server ended the stream.
+    pub(crate) async fn next(&mut self) -> Result<Option<Change>, Status> {
+        Ok(match self {
+            Self::Nodes(stream) => stream.message().await?.map(|change| {
+                let kind = registry_kind(change.r#type());
+                of(kind, change.node.map(|node| Item::Node(Box::new(node))), change.resource_version)
+            }),
+            Self::Apps(stream) => stream.message().await?.map(|change| {
+                let kind = scheduler_kind(change.r#type());
+                of(kind, change.app.map(|app| Item::App(Box::new(app))), change.resource_version)
+            }),
+            Self::Configs(stream) => stream.message().await?.map(|change| {
+                let kind = scheduler_kind(change.r#type());
+                of(kind, change.config.map(|config| Item::Config(Box::new(config))), change.resource_version)
+            }),
+            Self::Events(stream) => stream.message().await?.map(|change| {
+                of(
+                    Some(ChangeKind::Added),
+                    change.event.map(|event| Item::Event(Box::new(event))),
+                    String::new(),
+                )
+            }),
+        })
+    }
+}
+
+fn of(kind: Option<ChangeKind>, item: Option<Item>, resource_version: String) -> Change {
+    Change { item: kind.zip(item), resource_version }
+}
+
+fn registry_kind(kind: registry::ChangeType) -> Option<ChangeKind> {
+    match kind {
+        registry::ChangeType::Added => Some(ChangeKind::Added),
+        registry::ChangeType::Modified => Some(ChangeKind::Modified),
+        registry::ChangeType::Deleted => Some(ChangeKind::Deleted),
+        registry::ChangeType::Bookmark | registry::ChangeType::Unspecified => None,
+    }
+}
+
+fn scheduler_kind(kind: scheduler::ChangeType) -> Option<ChangeKind> {
+    match kind {
+        scheduler::ChangeType::Added => Some(ChangeKind::Added),
+        scheduler::ChangeType::Modified => Some(ChangeKind::Modified),
+        scheduler::ChangeType::Deleted => Some(ChangeKind::Deleted),
+        scheduler::ChangeType::Bookmark | scheduler::ChangeType::Unspecified => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_item_has_a_name_to_type() {
+        let metadata = |name: &str| Some(types::Metadata { name: name.into(), ..Default::default() });
+        let app = scheduler::App { metadata: metadata("projects/p/apps/hello"), ..Default::default() };
+        assert_eq!(Item::App(Box::new(app)).target().to_string(), "app/hello");
+        let instance = types::InstanceStatus { instance: "hello/web/n1/0".into(), ..Default::default() };
+        assert_eq!(Item::Instance(Box::new(instance)).target().to_string(), "instance/hello/web/n1/0");
+        let revision =
+            scheduler::Revision { name: "projects/p/apps/hello/revisions/abc".into(), ..Default::default() };
+        assert_eq!(Item::Revision(Box::new(revision)).target().to_string(), "revision/hello/abc");
+    }
+
+    #[test]
+    fn a_part_of_an_instance_name_shows_what_is_below_it() {
+        assert!(is_below("hello/web/n1/0", "hello/web"));
+        assert!(is_below("hello/web/n1/0", "hello/web/n1/0"));
+        assert!(!is_below("hello/web2/n1/0", "hello/web"));
+    }
+}

@@ -1,0 +1,77 @@
+//! Writing to stdout, where the reader may go away at any time.
+
+use std::io::{ErrorKind, IsTerminal, Write};
+
+use crate::error::CliError;
+
+/// Where commands write.
+pub(crate) struct Printer {
+    out: Box<dyn Write>,
+    /// Columns of the terminal, if it is one.
+    width: Option<usize>,
+}
+
+impl Printer {
+    /// Writes to stdout.
+    pub(crate) fn stdout() -> Self {
+        let stdout = std::io::stdout();
+        let width = if stdout.is_terminal() {
+            terminal_size::terminal_size().map(|(width, _)| width.0.into())
+        } else {
+            None
+        };
+        Self { out: Box::new(stdout), width }
+    }
+
+    /// Columns of the terminal, if it is one.
+    pub(crate) fn width(&self) -> Option<usize> {
+        self.width
+    }
+
+    /// Writes `text`, at once.
+    pub(crate) fn text(&mut self, text: &str) -> Result<(), CliError> {
+        let written = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush());
+        written.map_err(|error| match error.kind() {
+            ErrorKind::BrokenPipe => CliError::BrokenPipe,
+            _ => CliError::Failed(format!("cannot write to stdout: {error}")),
+        })
+    }
+
+    /// Writes one line, at once.
+    pub(crate) fn line(&mut self, line: &str) -> Result<(), CliError> {
+        self.text(&format!("{line}\n"))
+    }
+}
+
+/// Says on stderr what went wrong and that the command goes on.
+pub(crate) fn complain(error: &CliError) {
+    if let Some(text) = error.text() {
+        eprint!("{text}");
+    }
+}
+
+/// Tells something on stderr that is not a result.
+pub(crate) fn note(message: &str) {
+    eprintln!("{message}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Gone;
+    impl Write for Gone {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            Err(ErrorKind::BrokenPipe.into())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_reader_that_went_away_is_no_failure() {
+        let mut printer = Printer { out: Box::new(Gone), width: None };
+        assert!(matches!(printer.line("x"), Err(CliError::BrokenPipe)));
+    }
+}

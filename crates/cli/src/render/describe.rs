@@ -1,0 +1,330 @@
+//! One resource with all that belongs to it, for people.
+
+use std::fmt::Write as _;
+
+use skerry_proto::registry::v1::Node;
+use skerry_proto::scheduler::v1::{App, Config};
+use skerry_proto::types::v1::service_spec::{Kind, Program};
+use skerry_proto::types::v1::{Condition, LabelSelector, Metadata, ServiceSpec};
+
+use crate::item::Item;
+use crate::render::rows::{app_state, cells, headers, labels, node_state, short_hash};
+use crate::render::table::Table;
+use crate::render::time::{age, bytes, moment, processors};
+use crate::target::Type;
+
+/// Most events that a description shows: the newest.
+const EVENTS_SHOWN: usize = 20;
+
+/// A node, what is assigned to it, and what happened.
+pub(crate) fn node(node: &Node, instances: &[Item], events: &[Item], now: i64) -> String {
+    let mut text = head(node.metadata.as_ref());
+    let status = node.status.clone().unwrap_or_default();
+    let machine = status.machine.unwrap_or_default();
+    field(&mut text, "Status", &node_state(node));
+    if let Some(connection) = &status.connection {
+        let when = if connection.connected { &connection.connect_time } else { &connection.disconnect_time };
+        let since = if when.is_some() {
+            format!(" since {} ({})", moment(when.as_ref()), age(when.as_ref(), now))
+        } else {
+            String::new()
+        };
+        let word = if connection.connected { "connected" } else { "disconnected" };
+        field(&mut text, "Connection", &format!("{word}{since}, gateway {}", connection.gateway));
+    }
+    field(
+        &mut text,
+        "Machine",
+        &format!("{} ({} {}, kernel {})", machine.hostname, machine.os, machine.architecture, machine.kernel),
+    );
+    let amount = |count: i64| bytes(u64::try_from(count).unwrap_or_default());
+    let capacity = format!(
+        "{} processors, {} memory, {} disk",
+        processors(machine.cpu_millis),
+        amount(machine.memory_bytes),
+        amount(machine.disk_bytes)
+    );
+    field(&mut text, "Capacity", &capacity);
+    let runtimes: Vec<String> = machine
+        .runtimes
+        .iter()
+        .map(|r| {
+            format!("{} {}", r.kind, if r.available { r.version.as_str() } else { "(away)" })
+                .trim_end()
+                .to_owned()
+        })
+        .collect();
+    field(&mut text, "Runtimes", &runtimes.join(", "));
+    field(&mut text, "Agent", &machine.agent_version);
+    conditions(&mut text, &status.conditions, now);
+    section(&mut text, "Instances", Type::Instance, instances, now);
+    section(&mut text, "Events", Type::Event, newest(events), now);
+    text
+}
+
+/// An app, its instances, and what happened.
+pub(crate) fn app(app: &App, instances: &[Item], events: &[Item], now: i64) -> String {
+    let mut text = head(app.metadata.as_ref());
+    let status = app.status.clone().unwrap_or_default();
+    let counts = status.counts.unwrap_or_default();
+    field(&mut text, "Status", &app_state(app));
+    field(&mut text, "Revision", &short_hash(&status.revision));
+    let line = format!(
+        "{} desired, {} up to date, {} running, {} ready",
+        counts.desired, counts.updated, counts.running, counts.ready
+    );
+    field(&mut text, "Instances", &line);
+    field(&mut text, "Selector", &selector(app.spec.as_ref().and_then(|spec| spec.selector.as_ref())));
+    conditions(&mut text, &status.conditions, now);
+    let rows: Vec<Vec<String>> = app
+        .spec
+        .iter()
+        .flat_map(|spec| &spec.services)
+        .map(|service| {
+            let counts = status
+                .services
+                .iter()
+                .find(|s| s.service == service.name)
+                .and_then(|s| s.counts)
+                .unwrap_or_default();
+            vec![
+                service.name.clone(),
+                kind(service),
+                format!("{}/{}", counts.ready, counts.desired),
+                program(service),
+            ]
+        })
+        .collect();
+    table(&mut text, "Services", &["NAME", "KIND", "READY", "PROGRAM"], &rows);
+    section(&mut text, "Instances", Type::Instance, instances, now);
+    section(&mut text, "Events", Type::Event, newest(events), now);
+    text
+}
+
+/// A config and its files.
+pub(crate) fn config(config: &Config) -> String {
+    let mut text = head(config.metadata.as_ref());
+    let spec = config.spec.clone().unwrap_or_default();
+    let data =
+        spec.data.iter().map(|(key, value)| vec![key.clone(), bytes(value.len() as u64), "text".into()]);
+    let binary = spec
+        .binary_data
+        .iter()
+        .map(|(key, value)| vec![key.clone(), bytes(value.len() as u64), "binary".into()]);
+    let rows: Vec<_> = data.chain(binary).collect();
+    table(&mut text, "Files", &["KEY", "SIZE", "FORM"], &rows);
+    text
+}
+
+fn head(metadata: Option<&Metadata>) -> String {
+    let mut text = String::new();
+    let metadata = metadata.cloned().unwrap_or_default();
+    let mut parts = metadata.name.split('/').skip(1);
+    let project = parts.next().unwrap_or_default().to_owned();
+    field(&mut text, "Name", metadata.name.rsplit('/').next().unwrap_or_default());
+    field(&mut text, "Project", &project);
+    field(&mut text, "Labels", &labels(Some(&metadata)));
+    for (key, value) in &metadata.annotations {
+        field(&mut text, "Annotation", &format!("{key}: {}", value.replace('\n', " ")));
+    }
+    field(&mut text, "Created", &moment(metadata.create_time.as_ref()));
+    field(&mut text, "Generation", &metadata.generation.to_string());
+    text
+}
+
+fn field(text: &mut String, name: &str, value: &str) {
+    let label = format!("{name}:");
+    let value = if value.trim().is_empty() { "-" } else { value };
+    writeln!(text, "{label:<13}{value}").expect("writing to a string");
+}
+
+fn conditions(text: &mut String, conditions: &[Condition], now: i64) {
+    use skerry_proto::types::v1::condition::Status;
+    let rows: Vec<Vec<String>> = conditions
+        .iter()
+        .map(|condition| {
+            let status = match condition.status() {
+                Status::True => "True",
+                Status::False => "False",
+                Status::Unknown | Status::Unspecified => "Unknown",
+            };
+            vec![
+                condition.r#type.clone(),
+                status.to_owned(),
+                age(condition.last_transition_time.as_ref(), now),
+                condition.reason.clone(),
+                condition.message.clone(),
+            ]
+        })
+        .collect();
+    table(text, "Conditions", &["TYPE", "STATUS", "SINCE", "REASON", "MESSAGE"], &rows);
+}
+
+fn section(text: &mut String, title: &str, kind: Type, items: &[Item], now: i64) {
+    let wide = kind == Type::Instance;
+    let rows: Vec<_> = items.iter().map(|item| cells(item, wide, now)).collect();
+    table(text, title, &headers(kind, wide), &rows);
+}
+
+fn table(text: &mut String, title: &str, headers: &[&'static str], rows: &[Vec<String>]) {
+    if rows.is_empty() {
+        writeln!(text, "\n{title}: none").expect("writing to a string");
+        return;
+    }
+    writeln!(text, "\n{title}:").expect("writing to a string");
+    for line in Table::new(headers, None, true).rows(rows).lines() {
+        writeln!(text, "  {line}").expect("writing to a string");
+    }
+}
+
+fn newest(events: &[Item]) -> &[Item] {
+    &events[events.len().saturating_sub(EVENTS_SHOWN)..]
+}
+
+fn kind(service: &ServiceSpec) -> String {
+    match &service.kind {
+        None => "Deployment (1 replica)".into(),
+        Some(Kind::Deployment(deployment)) => match deployment.replicas.unwrap_or(1) {
+            1 => "Deployment (1 replica)".into(),
+            replicas => format!("Deployment ({replicas} replicas)"),
+        },
+        Some(Kind::DaemonSet(_)) => "DaemonSet".into(),
+        Some(Kind::Job(_)) => "Job".into(),
+        Some(Kind::CronJob(_)) => "CronJob".into(),
+    }
+}
+
+fn program(service: &ServiceSpec) -> String {
+    match &service.program {
+        Some(Program::Container(container)) => format!("container {}", container.image),
+        Some(Program::Process(process)) => format!("process {}", process.program),
+        None => "-".into(),
+    }
+}
+
+fn selector(selector: Option<&LabelSelector>) -> String {
+    use skerry_proto::types::v1::label_requirement::Operator;
+    let selector = selector.cloned().unwrap_or_default();
+    let mut parts: Vec<String> =
+        selector.match_labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    parts.extend(selector.match_expressions.iter().map(|requirement| {
+        let (key, values) = (&requirement.key, requirement.values.join(","));
+        match requirement.operator() {
+            Operator::In => format!("{key} in ({values})"),
+            Operator::NotIn => format!("{key} notin ({values})"),
+            Operator::Exists => key.clone(),
+            Operator::DoesNotExist => format!("!{key}"),
+            Operator::Unspecified => format!("{key} ?"),
+        }
+    }));
+    if parts.is_empty() { "every node".into() } else { parts.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost_types::Timestamp;
+    use skerry_proto::scheduler::v1::{AppStatus, ConfigSpec, Counts};
+    use skerry_proto::types::v1::{AppSpec, Container, Event, InstancePhase, InstanceStatus};
+
+    use super::*;
+
+    fn metadata(name: &str) -> Metadata {
+        let create_time = Some(Timestamp::default());
+        Metadata { name: name.into(), create_time, generation: 1, ..Default::default() }
+    }
+
+    #[test]
+    fn an_app_is_shown_with_services_instances_and_events() {
+        let service = ServiceSpec {
+            name: "web".into(),
+            program: Some(Program::Container(Container { image: "nginx:1".into(), ..Default::default() })),
+            ..Default::default()
+        };
+        let status = AppStatus {
+            revision: "0123456789abcdef".into(),
+            observed_generation: 1,
+            counts: Some(Counts { desired: 1, updated: 1, running: 1, ready: 0 }),
+            conditions: vec![Condition {
+                r#type: "Available".into(),
+                status: 2,
+                reason: "NotReady".into(),
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        let app = App {
+            metadata: Some(metadata("projects/p/apps/hello")),
+            spec: Some(AppSpec {
+                selector: Some(LabelSelector {
+                    match_labels: [("site".into(), "oslo".into())].into(),
+                    ..Default::default()
+                }),
+                services: vec![service],
+            }),
+            status: Some(status),
+        };
+        let instance = Item::Instance(Box::new(InstanceStatus {
+            instance: "hello/web/n1/0".into(),
+            node: "projects/p/nodes/n1".into(),
+            phase: InstancePhase::Running.into(),
+            reason: "Unhealthy".into(),
+            ..Default::default()
+        }));
+        let event = Item::Event(Box::new(Event {
+            reason: "Started".into(),
+            message: "it runs".into(),
+            ..Default::default()
+        }));
+        assert_eq!(
+            self::app(&app, &[instance], &[event], 10),
+            "\
+Name:        hello
+Project:     p
+Labels:      -
+Created:     1970-01-01T00:00:00Z
+Generation:  1
+Status:      Unavailable (NotReady)
+Revision:    0123456789ab
+Instances:   1 desired, 1 up to date, 1 running, 0 ready
+Selector:    site=oslo
+
+Conditions:
+  TYPE        STATUS   SINCE   REASON     MESSAGE
+  Available   False    -       NotReady
+
+Services:
+  NAME   KIND                     READY   PROGRAM
+  web    Deployment (1 replica)   0/0     container nginx:1
+
+Instances:
+  INSTANCE         NODE   PHASE     READY   RESTARTS   REASON      AGE   REVISION   EXIT   RUNTIME-ID   MESSAGE
+  hello/web/n1/0   n1     Running   no      0          Unhealthy   -     -          -      -            -
+
+Events:
+  TIME   SEVERITY   REASON    REGARDING   MESSAGE
+  -      Normal     Started   -           it runs
+"
+        );
+    }
+
+    #[test]
+    fn a_config_shows_its_files_and_not_what_is_in_them() {
+        let spec =
+            ConfigSpec { data: [("a.conf".to_owned(), "secret".to_owned())].into(), ..Default::default() };
+        let text = config(&Config { metadata: Some(metadata("projects/p/configs/c")), spec: Some(spec) });
+        assert!(text.ends_with("\nFiles:\n  KEY      SIZE   FORM\n  a.conf   6 B    text\n"), "{text}");
+        assert!(!text.contains("secret"));
+    }
+
+    #[test]
+    fn a_node_that_never_came_is_shown() {
+        let text = node(
+            &Node { metadata: Some(metadata("projects/p/nodes/n1")), ..Default::default() },
+            &[],
+            &[],
+            10,
+        );
+        assert!(text.contains("Status:      Disconnected\n"), "{text}");
+        assert!(text.ends_with("\nConditions: none\n\nInstances: none\n\nEvents: none\n"), "{text}");
+    }
+}

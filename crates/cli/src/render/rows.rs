@@ -1,0 +1,466 @@
+//! Which columns each type has, and what is in them.
+
+use skerry_proto::registry::v1::Node;
+use skerry_proto::scheduler::v1::{App, Config, Revision};
+use skerry_proto::types::v1::condition::Status;
+use skerry_proto::types::v1::{Condition, Event, InstancePhase, InstanceStatus, Metadata};
+
+use crate::item::{ChangeKind, Item};
+use crate::render::time::{self, age, moment};
+use crate::target::Type;
+
+/// Digits of a hash that are shown.
+const HASH_DIGITS: usize = 12;
+
+/// The columns of a type.
+pub(crate) fn headers(kind: Type, wide: bool) -> Vec<&'static str> {
+    let (narrow, more): (&[&str], &[&str]) = match kind {
+        Type::Node => (
+            &["NAME", "STATUS", "INSTANCES", "ARCH", "VERSION", "AGE"],
+            &["RUNTIMES", "KERNEL", "GATEWAY", "LABELS"],
+        ),
+        Type::App => (&["NAME", "READY", "UP-TO-DATE", "STATUS", "REVISION", "AGE"], &["SERVICES", "LABELS"]),
+        Type::Config => (&["NAME", "KEYS", "SIZE", "AGE"], &["LABELS"]),
+        Type::Instance => (
+            &["INSTANCE", "NODE", "PHASE", "READY", "RESTARTS", "REASON", "AGE"],
+            &["REVISION", "EXIT", "RUNTIME-ID", "MESSAGE"],
+        ),
+        Type::Revision => (&["REVISION", "NUMBER", "SERVICES", "AGE"], &["IMAGES"]),
+        Type::Event => (&["TIME", "SEVERITY", "REASON", "REGARDING", "MESSAGE"], &["SOURCE"]),
+    };
+    narrow.iter().chain(more.iter().filter(|_| wide)).copied().collect()
+}
+
+/// The cells of an item, for the columns of its type.
+pub(crate) fn cells(item: &Item, wide: bool, now: i64) -> Vec<String> {
+    let (mut narrow, more) = match item {
+        Item::Node(node) => node_cells(node, now),
+        Item::App(app) => app_cells(app, now),
+        Item::Config(config) => config_cells(config, now),
+        Item::Instance(instance) => instance_cells(instance, now),
+        Item::Revision(revision) => revision_cells(revision, now),
+        Item::Event(event) => event_cells(event),
+    };
+    if wide {
+        narrow.extend(more);
+    }
+    narrow
+}
+
+/// The cells of a change: as `cells`, but what is gone says so where its state would be.
+pub(crate) fn change_cells(kind: ChangeKind, item: &Item, wide: bool, now: i64) -> Vec<String> {
+    let mut cells = cells(item, wide, now);
+    let state = match item {
+        Item::App(_) => 3,
+        Item::Instance(_) => 2,
+        Item::Node(_) | Item::Config(_) | Item::Revision(_) | Item::Event(_) => 1,
+    };
+    if kind == ChangeKind::Deleted
+        && let Some(cell) = cells.get_mut(state)
+    {
+        *cell = "Deleted".into();
+    }
+    cells
+}
+
+type Cells = (Vec<String>, Vec<String>);
+
+fn node_cells(node: &Node, now: i64) -> Cells {
+    let status = node.status.clone().unwrap_or_default();
+    let machine = status.machine.unwrap_or_default();
+    let runtimes: Vec<String> = machine
+        .runtimes
+        .iter()
+        .map(|runtime| {
+            let version =
+                if runtime.version.is_empty() { String::new() } else { format!(" {}", runtime.version) };
+            format!("{}{version}{}", runtime.kind, if runtime.available { "" } else { " (away)" })
+        })
+        .collect();
+    let narrow = vec![
+        short_name(node.metadata.as_ref()),
+        node_state(node),
+        format!("{}/{}", status.instances_ready, status.instances_assigned),
+        or_dash(&machine.architecture),
+        or_dash(&machine.agent_version),
+        age_of(node.metadata.as_ref(), now),
+    ];
+    let gateway = status.connection.map(|connection| connection.gateway).unwrap_or_default();
+    (
+        narrow,
+        vec![
+            or_dash(&runtimes.join(", ")),
+            or_dash(&machine.kernel),
+            or_dash(&gateway),
+            labels(node.metadata.as_ref()),
+        ],
+    )
+}
+
+/// `Ready`, `NotReady (DiskPressure)`, `Disconnected`, with `,Cordoned`.
+pub(crate) fn node_state(node: &Node) -> String {
+    let status = node.status.clone().unwrap_or_default();
+    let connected = status.connection.as_ref().is_some_and(|connection| connection.connected);
+    let state = match find(&status.conditions, "Ready") {
+        _ if !connected => "Disconnected".to_owned(),
+        Some(ready) if ready.status() == Status::False => with_reason("NotReady", &ready.reason),
+        _ => "Ready".to_owned(),
+    };
+    if node.spec.is_some_and(|spec| spec.cordoned) { state + ",Cordoned" } else { state }
+}
+
+fn app_cells(app: &App, now: i64) -> Cells {
+    let status = app.status.clone().unwrap_or_default();
+    let counts = status.counts.unwrap_or_default();
+    let services: Vec<&str> =
+        app.spec.iter().flat_map(|spec| &spec.services).map(|service| service.name.as_str()).collect();
+    let narrow = vec![
+        short_name(app.metadata.as_ref()),
+        format!("{}/{}", counts.ready, counts.desired),
+        counts.updated.to_string(),
+        app_state(app),
+        short_hash(&status.revision),
+        age_of(app.metadata.as_ref(), now),
+    ];
+    (narrow, vec![or_dash(&services.join(",")), labels(app.metadata.as_ref())])
+}
+
+/// `Available`, or what it is instead and the first reason: `Progressing (ImagePullFailed)`.
+pub(crate) fn app_state(app: &App) -> String {
+    let status = app.status.clone().unwrap_or_default();
+    let generation = app.metadata.as_ref().map_or(0, |metadata| metadata.generation);
+    if status.observed_generation < generation {
+        return "Pending".into();
+    }
+    let available = find(&status.conditions, "Available");
+    if available.is_some_and(|condition| condition.status() == Status::True) {
+        return "Available".into();
+    }
+    let progressing =
+        find(&status.conditions, "Progressing").is_some_and(|condition| condition.status() == Status::True);
+    let state = if progressing { "Progressing" } else { "Unavailable" };
+    let problem =
+        status.problems.iter().map(|problem| problem.reason.as_str()).find(|reason| !reason.is_empty());
+    with_reason(state, problem.or(available.map(|condition| condition.reason.as_str())).unwrap_or_default())
+}
+
+fn config_cells(config: &Config, now: i64) -> Cells {
+    let spec = config.spec.clone().unwrap_or_default();
+    let text: usize = spec.data.values().map(String::len).sum();
+    let binary: usize = spec.binary_data.values().map(bytes::Bytes::len).sum();
+    let narrow = vec![
+        short_name(config.metadata.as_ref()),
+        (spec.data.len() + spec.binary_data.len()).to_string(),
+        time::bytes((text + binary) as u64),
+        age_of(config.metadata.as_ref(), now),
+    ];
+    (narrow, vec![labels(config.metadata.as_ref())])
+}
+
+fn instance_cells(instance: &InstanceStatus, now: i64) -> Cells {
+    let narrow = vec![
+        instance.instance.clone(),
+        or_dash(instance.node.rsplit('/').next().unwrap_or_default()),
+        phase(instance.phase()).to_owned(),
+        if instance.ready { "yes" } else { "no" }.to_owned(),
+        instance.restarts.to_string(),
+        or_dash(&instance.reason),
+        age(instance.start_time.as_ref(), now),
+    ];
+    let exit = instance.exit_code.map_or("-".into(), |code| code.to_string());
+    let id: String = instance.runtime_id.chars().take(HASH_DIGITS).collect();
+    (narrow, vec![short_hash(&instance.revision), exit, or_dash(&id), or_dash(&instance.message)])
+}
+
+/// The phase as a word.
+pub(crate) fn phase(phase: InstancePhase) -> &'static str {
+    match phase {
+        InstancePhase::Unspecified => "Unknown",
+        InstancePhase::Pending => "Pending",
+        InstancePhase::Preparing => "Preparing",
+        InstancePhase::Running => "Running",
+        InstancePhase::Backoff => "Backoff",
+        InstancePhase::Completed => "Completed",
+        InstancePhase::Failed => "Failed",
+        InstancePhase::Stopping => "Stopping",
+    }
+}
+
+fn revision_cells(revision: &Revision, now: i64) -> Cells {
+    use skerry_proto::types::v1::service_spec::Program;
+    let services = revision.spec.as_ref().map(|spec| spec.services.as_slice()).unwrap_or_default();
+    let images: Vec<&str> = services
+        .iter()
+        .filter_map(|service| match &service.program {
+            Some(Program::Container(container)) => Some(container.image.as_str()),
+            Some(Program::Process(process)) => Some(process.program.as_str()),
+            None => None,
+        })
+        .collect();
+    let names: Vec<&str> = services.iter().map(|service| service.name.as_str()).collect();
+    let narrow = vec![
+        short_hash(revision.name.rsplit('/').next().unwrap_or_default()),
+        revision.number.to_string(),
+        or_dash(&names.join(",")),
+        age(revision.create_time.as_ref(), now),
+    ];
+    (narrow, vec![or_dash(&images.join(","))])
+}
+
+fn event_cells(event: &Event) -> Cells {
+    use skerry_proto::types::v1::event::Severity;
+    let severity = match event.severity() {
+        Severity::Warning => "Warning",
+        Severity::Normal | Severity::Unspecified => "Normal",
+    };
+    let narrow = vec![
+        moment(event.time.as_ref()),
+        severity.to_owned(),
+        event.reason.clone(),
+        regarding(&event.regarding),
+        event.message.clone(),
+    ];
+    (narrow, vec![regarding(&event.source)])
+}
+
+/// `projects/p/apps/hello` as `app/hello`; other texts as they are.
+pub(crate) fn regarding(name: &str) -> String {
+    let mut parts = name.splitn(4, '/');
+    match (parts.next(), parts.next(), parts.next(), parts.next()) {
+        (Some("projects"), Some(_), Some(collection), Some(rest)) => Type::parse(collection)
+            .map_or_else(|_| name.to_owned(), |kind| format!("{}/{rest}", kind.singular())),
+        _ => or_dash(name),
+    }
+}
+
+/// The condition of a type.
+pub(crate) fn find<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Condition> {
+    conditions.iter().find(|condition| condition.r#type == kind)
+}
+
+/// The first digits of a hash.
+pub(crate) fn short_hash(hash: &str) -> String {
+    or_dash(&hash.chars().take(HASH_DIGITS).collect::<String>())
+}
+
+/// `a=1,b=2`.
+pub(crate) fn labels(metadata: Option<&Metadata>) -> String {
+    let all: Vec<String> =
+        metadata.iter().flat_map(|m| &m.labels).map(|(key, value)| format!("{key}={value}")).collect();
+    or_dash(&all.join(","))
+}
+
+fn with_reason(state: &str, reason: &str) -> String {
+    if reason.is_empty() { state.to_owned() } else { format!("{state} ({reason})") }
+}
+
+fn short_name(metadata: Option<&Metadata>) -> String {
+    metadata.and_then(|metadata| metadata.name.rsplit('/').next()).unwrap_or_default().to_owned()
+}
+
+fn age_of(metadata: Option<&Metadata>, now: i64) -> String {
+    age(metadata.and_then(|metadata| metadata.create_time.as_ref()), now)
+}
+
+fn or_dash(text: &str) -> String {
+    if text.is_empty() { "-".to_owned() } else { text.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost_types::Timestamp;
+    use skerry_proto::registry::v1::{Connection, NodeSpec, NodeStatus};
+    use skerry_proto::scheduler::v1::{AppStatus, Counts};
+    use skerry_proto::types::v1::MachineStatus;
+    use skerry_proto::types::v1::machine_status::Runtime;
+
+    use super::*;
+    use crate::render::table::Table;
+
+    const NOW: i64 = 1_000_000;
+
+    fn metadata(name: &str) -> Metadata {
+        Metadata {
+            name: name.into(),
+            create_time: Some(Timestamp { seconds: NOW - 300, nanos: 0 }),
+            generation: 2,
+            labels: [("site".to_owned(), "oslo".to_owned())].into(),
+            ..Default::default()
+        }
+    }
+
+    fn condition(kind: &str, status: Status, reason: &str) -> Condition {
+        Condition { r#type: kind.into(), status: status.into(), reason: reason.into(), ..Default::default() }
+    }
+
+    fn node(connected: bool, conditions: Vec<Condition>, cordoned: bool) -> Item {
+        let machine = MachineStatus {
+            agent_version: "0.1.0".into(),
+            architecture: "amd64".into(),
+            kernel: "6.1".into(),
+            runtimes: vec![
+                Runtime { kind: "docker".into(), version: "20.10".into(), available: false },
+                Runtime { kind: "process".into(), version: String::new(), available: true },
+            ],
+            ..Default::default()
+        };
+        let status = NodeStatus {
+            connection: Some(Connection { connected, gateway: "gw".into(), ..Default::default() }),
+            machine: Some(machine),
+            conditions,
+            instances_assigned: 3,
+            instances_ready: 2,
+        };
+        Item::Node(Box::new(Node {
+            metadata: Some(metadata("projects/p/nodes/n1")),
+            spec: Some(NodeSpec { cordoned }),
+            status: Some(status),
+        }))
+    }
+
+    fn app(observed: i64, conditions: Vec<Condition>, problem: &str) -> Item {
+        let problems = if problem.is_empty() {
+            vec![]
+        } else {
+            vec![InstanceStatus { reason: problem.into(), ..Default::default() }]
+        };
+        let status = AppStatus {
+            revision: "0123456789abcdef".into(),
+            observed_generation: observed,
+            counts: Some(Counts { desired: 3, updated: 2, running: 2, ready: 1 }),
+            conditions,
+            problems,
+            ..Default::default()
+        };
+        Item::App(Box::new(App {
+            metadata: Some(metadata("projects/p/apps/hello")),
+            spec: None,
+            status: Some(status),
+        }))
+    }
+
+    fn table(kind: Type, items: &[Item], wide: bool) -> String {
+        let rows: Vec<_> = items.iter().map(|item| cells(item, wide, NOW)).collect();
+        Table::new(&headers(kind, wide), None, true).rows(&rows)
+    }
+
+    #[test]
+    fn nodes() {
+        let items = [
+            node(true, vec![], false),
+            node(true, vec![condition("Ready", Status::False, "StateCorrupt")], true),
+            node(false, vec![], false),
+        ];
+        assert_eq!(
+            table(Type::Node, &items, false),
+            "\
+NAME   STATUS                             INSTANCES   ARCH    VERSION   AGE
+n1     Ready                              2/3         amd64   0.1.0     5m
+n1     NotReady (StateCorrupt),Cordoned   2/3         amd64   0.1.0     5m
+n1     Disconnected                       2/3         amd64   0.1.0     5m
+"
+        );
+        assert_eq!(
+            table(Type::Node, &items[..1], true),
+            "\
+NAME   STATUS   INSTANCES   ARCH    VERSION   AGE   RUNTIMES                       KERNEL   GATEWAY   LABELS
+n1     Ready    2/3         amd64   0.1.0     5m    docker 20.10 (away), process   6.1      gw        site=oslo
+"
+        );
+    }
+
+    #[test]
+    fn apps_say_why_they_are_not_available() {
+        let yes = |kind| condition(kind, Status::True, "");
+        let no = |kind, reason| condition(kind, Status::False, reason);
+        let items = [
+            app(2, vec![yes("Available")], ""),
+            app(1, vec![yes("Available")], ""),
+            app(2, vec![no("Available", "InstancesNotReady"), yes("Progressing")], "ImagePullFailed"),
+            app(2, vec![no("Available", "NoMatchingNode")], ""),
+        ];
+        assert_eq!(
+            table(Type::App, &items, false),
+            "\
+NAME    READY   UP-TO-DATE   STATUS                          REVISION       AGE
+hello   1/3     2            Available                       0123456789ab   5m
+hello   1/3     2            Pending                         0123456789ab   5m
+hello   1/3     2            Progressing (ImagePullFailed)   0123456789ab   5m
+hello   1/3     2            Unavailable (NoMatchingNode)    0123456789ab   5m
+"
+        );
+    }
+
+    #[test]
+    fn instances() {
+        let instance = InstanceStatus {
+            instance: "hello/web/n1/0".into(),
+            node: "projects/p/nodes/n1".into(),
+            revision: "0123456789abcdef".into(),
+            phase: InstancePhase::Backoff.into(),
+            reason: "ProgramEnded".into(),
+            message: "exit code 3".into(),
+            restarts: 4,
+            exit_code: Some(3),
+            start_time: Some(Timestamp { seconds: NOW - 30, nanos: 0 }),
+            ..Default::default()
+        };
+        let items = [
+            Item::Instance(Box::new(instance)),
+            Item::Instance(Box::new(InstanceStatus { instance: "a/b/c/0".into(), ..Default::default() })),
+        ];
+        assert_eq!(
+            table(Type::Instance, &items, true),
+            "\
+INSTANCE         NODE   PHASE     READY   RESTARTS   REASON         AGE   REVISION       EXIT   RUNTIME-ID   MESSAGE
+hello/web/n1/0   n1     Backoff   no      4          ProgramEnded   30s   0123456789ab   3      -            exit code 3
+a/b/c/0          -      Unknown   no      0          -              -     -              -      -            -
+"
+        );
+    }
+
+    #[test]
+    fn configs_revisions_and_events() {
+        use skerry_proto::scheduler::v1::ConfigSpec;
+        use skerry_proto::types::v1::{AppSpec, ServiceSpec};
+        let spec = ConfigSpec { data: [("a".to_owned(), "x".repeat(2048))].into(), ..Default::default() };
+        let config = Config { metadata: Some(metadata("projects/p/configs/c")), spec: Some(spec) };
+        assert_eq!(
+            table(Type::Config, &[Item::Config(Box::new(config))], false),
+            "NAME   KEYS   SIZE      AGE\nc      1      2.0 KiB   5m\n"
+        );
+        let services = vec![ServiceSpec { name: "web".into(), ..Default::default() }];
+        let revision = Revision {
+            name: "projects/p/apps/hello/revisions/0123456789abcdef".into(),
+            number: 7,
+            create_time: None,
+            spec: Some(AppSpec { selector: None, services }),
+        };
+        assert_eq!(
+            table(Type::Revision, &[Item::Revision(Box::new(revision))], false),
+            "REVISION       NUMBER   SERVICES   AGE\n0123456789ab   7        web        -\n"
+        );
+        let event = Event {
+            time: Some(Timestamp { seconds: 0, nanos: 0 }),
+            severity: 2,
+            reason: "ImagePullFailed".into(),
+            message: "no such image".into(),
+            regarding: "projects/p/instances/hello/web/n1/0".into(),
+            source: "projects/p/nodes/n1".into(),
+            ..Default::default()
+        };
+        assert_eq!(
+            table(Type::Event, &[Item::Event(Box::new(event))], true),
+            "\
+TIME                   SEVERITY   REASON            REGARDING                 MESSAGE         SOURCE
+1970-01-01T00:00:00Z   Warning    ImagePullFailed   instance/hello/web/n1/0   no such image   node/n1
+"
+        );
+    }
+
+    #[test]
+    fn what_is_gone_says_so() {
+        let cells = change_cells(ChangeKind::Deleted, &node(true, vec![], false), false, NOW);
+        assert_eq!(cells[..2], ["n1", "Deleted"]);
+    }
+}

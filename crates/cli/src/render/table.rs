@@ -1,0 +1,114 @@
+//! Aligned columns.
+
+/// Between two columns.
+const GAP: usize = 3;
+/// A column is cut no narrower than this to fit a terminal.
+const CUT_MIN: usize = 12;
+
+/// The widest column is cut in steps of this, so that columns of like width are cut alike.
+const STEP: usize = 4;
+
+/// A table that may be printed in pieces: columns keep their width from piece to piece, and grow when they must.
+#[derive(Debug)]
+pub(crate) struct Table {
+    headers: Vec<&'static str>,
+    widths: Vec<usize>,
+    terminal: Option<usize>,
+    header_due: bool,
+}
+
+impl Table {
+    /// A table that is cut to `terminal` columns, if given.
+    pub(crate) fn new(headers: &[&'static str], terminal: Option<usize>, with_headers: bool) -> Self {
+        let widths = headers.iter().map(|header| if with_headers { header.len() } else { 0 }).collect();
+        Self { headers: headers.to_vec(), widths, terminal, header_due: with_headers }
+    }
+
+    /// The next rows as text, with the column names before the first.
+    pub(crate) fn rows(&mut self, rows: &[Vec<String>]) -> String {
+        for row in rows {
+            for (width, cell) in self.widths.iter_mut().zip(row) {
+                *width = (*width).max(cell.chars().count());
+            }
+        }
+        let widths = self.fitting();
+        let mut text = String::new();
+        if std::mem::take(&mut self.header_due) {
+            let headers: Vec<String> = self.headers.iter().map(|&header| header.to_owned()).collect();
+            line(&mut text, &headers, &widths);
+        }
+        for row in rows {
+            line(&mut text, row, &widths);
+        }
+        text
+    }
+
+    /// The widths, the widest cut until the line fits the terminal.
+    fn fitting(&self) -> Vec<usize> {
+        let mut widths = self.widths.clone();
+        let Some(terminal) = self.terminal else { return widths };
+        loop {
+            let total = widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1);
+            let Some(widest) = widths.iter_mut().filter(|width| **width > CUT_MIN).max() else {
+                return widths;
+            };
+            if total <= terminal {
+                return widths;
+            }
+            *widest -= (total - terminal).clamp(1, *widest - CUT_MIN).min(STEP);
+        }
+    }
+}
+
+fn line(text: &mut String, cells: &[String], widths: &[usize]) {
+    let start = text.len();
+    for (index, (cell, width)) in cells.iter().zip(widths).enumerate() {
+        if index > 0 {
+            text.push_str(&" ".repeat(GAP));
+        }
+        // One row of a table is one line, whatever a server says.
+        let cell: String = cell.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let length = cell.chars().count();
+        if length > *width {
+            text.extend(cell.chars().take(width.saturating_sub(1)));
+            text.push('…');
+        } else {
+            text.push_str(&cell);
+            text.push_str(&" ".repeat(width - length));
+        }
+    }
+    let trimmed = text[start..].trim_end().len();
+    text.truncate(start + trimmed);
+    text.push('\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(cells: &[&str]) -> Vec<String> {
+        cells.iter().map(|&cell| cell.to_owned()).collect()
+    }
+
+    #[test]
+    fn columns_are_aligned_and_lines_have_no_trailing_space() {
+        let mut table = Table::new(&["NAME", "STATUS"], None, true);
+        let text = table.rows(&[row(&["a", "Ready"]), row(&["longer", ""])]);
+        assert_eq!(text, "NAME     STATUS\na        Ready\nlonger\n");
+        assert_eq!(table.rows(&[row(&["b", "Ready"])]), "b        Ready\n");
+    }
+
+    #[test]
+    fn the_widest_column_is_cut_to_the_terminal() {
+        let mut table = Table::new(&["NAME", "REASON"], Some(24), true);
+        let text = table.rows(&[row(&["a", "a very long reason that does not fit"])]);
+        assert_eq!(text, "NAME   REASON\na      a very long reas…\n");
+        assert!(text.lines().all(|line| line.chars().count() <= 24));
+    }
+
+    #[test]
+    fn no_headers_and_no_control_characters() {
+        let mut table = Table::new(&["NAME"], None, false);
+        assert_eq!(table.rows(&[row(&["a\nb"])]), "a b\n");
+    }
+}

@@ -1,0 +1,186 @@
+//! `TYPE/NAME` as people type it.
+
+use std::fmt;
+
+use skerry_model::{AppRef, ConfigRef, NodeRef, ProjectName};
+
+use crate::error::CliError;
+
+/// What can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Type {
+    Node,
+    App,
+    Config,
+    Instance,
+    Revision,
+    Event,
+}
+
+impl Type {
+    pub(crate) fn parse(text: &str) -> Result<Self, CliError> {
+        Ok(match text.to_ascii_lowercase().as_str() {
+            "nodes" | "node" | "no" => Self::Node,
+            "apps" | "app" => Self::App,
+            "configs" | "config" | "cfg" => Self::Config,
+            "instances" | "instance" | "inst" => Self::Instance,
+            "revisions" | "revision" | "rev" => Self::Revision,
+            "events" | "event" | "ev" => Self::Event,
+            _ => {
+                let types = "nodes, apps, configs, instances, revisions, events";
+                return Err(CliError::Usage(format!("there is no type {text:?}; known: {types}")));
+            }
+        })
+    }
+
+    /// As in `app/hello`.
+    pub(crate) fn singular(self) -> &'static str {
+        match self {
+            Self::Node => "node",
+            Self::App => "app",
+            Self::Config => "config",
+            Self::Instance => "instance",
+            Self::Revision => "revision",
+            Self::Event => "event",
+        }
+    }
+
+    /// As in "no apps".
+    pub(crate) fn plural(self) -> &'static str {
+        match self {
+            Self::Node => "nodes",
+            Self::App => "apps",
+            Self::Config => "configs",
+            Self::Instance => "instances",
+            Self::Revision => "revisions",
+            Self::Event => "events",
+        }
+    }
+}
+
+/// One resource: a type and a short name within the project.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Target {
+    pub(crate) kind: Type,
+    pub(crate) name: String,
+}
+
+impl Target {
+    /// Of the full resource name: `projects/p/apps/hello`.
+    pub(crate) fn of_full_name(kind: Type, full: &str) -> Self {
+        Self { kind, name: full.rsplit('/').next().unwrap_or_default().to_owned() }
+    }
+
+    /// The full resource name, for the kinds that have one of this form.
+    pub(crate) fn full_name(&self, project: &ProjectName) -> Result<String, CliError> {
+        let name = match self.kind {
+            Type::Node => NodeRef::parse_in(project, &self.name).map(|name| name.to_string()),
+            Type::App => AppRef::parse_in(project, &self.name).map(|name| name.to_string()),
+            Type::Config => ConfigRef::parse_in(project, &self.name).map(|name| name.to_string()),
+            Type::Instance => return Ok(format!("{}/instances/{}", project.parent(), self.name)),
+            Type::Revision | Type::Event => {
+                return Err(CliError::Usage(format!("{} cannot be named here", self.kind.plural())));
+            }
+        };
+        name.map_err(|error| CliError::Usage(error.to_string()))
+    }
+
+    /// `TYPE/NAME` alone.
+    pub(crate) fn parse(text: &str) -> Result<Self, CliError> {
+        match parse_all(&[text.to_owned()])?.as_slice() {
+            [one] => Ok(one.clone()),
+            _ => Err(CliError::Usage(format!("write TYPE/NAME, not {text:?}"))),
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.kind.singular(), self.name)
+    }
+}
+
+/// A type with all its resources, or some by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Selection {
+    All(Type),
+    Named(Vec<Target>),
+}
+
+/// Reads `TYPE`, `TYPE NAME...` or `TYPE/NAME...`.
+pub(crate) fn parse_selection(words: &[String]) -> Result<Selection, CliError> {
+    match words {
+        [kind] if !kind.contains('/') => Ok(Selection::All(Type::parse(kind)?)),
+        _ => parse_all(words).map(Selection::Named),
+    }
+}
+
+/// Reads `TYPE NAME...` or `TYPE/NAME...`; at least one.
+pub(crate) fn parse_all(words: &[String]) -> Result<Vec<Target>, CliError> {
+    let Some((first, rest)) = words.split_first() else {
+        return Err(CliError::Usage("name what is meant: TYPE/NAME".into()));
+    };
+    let named = |kind: Type, name: &str| {
+        if name.is_empty() {
+            return Err(CliError::Usage(format!("name the {}: {}/NAME", kind.singular(), kind.singular())));
+        }
+        Ok(Target { kind, name: name.to_owned() })
+    };
+    if first.contains('/') {
+        return words
+            .iter()
+            .map(|word| match word.split_once('/') {
+                Some((kind, name)) => named(Type::parse(kind)?, name),
+                None => Err(CliError::Usage(format!("write TYPE/NAME, not {word:?}, after {first:?}"))),
+            })
+            .collect();
+    }
+    let kind = Type::parse(first)?;
+    if rest.is_empty() {
+        return Err(CliError::Usage(format!("name the {}: {}/NAME", kind.singular(), kind.singular())));
+    }
+    // `instance hello/web/n1/0` has slashes in its name; `node node/n1` would be a slip.
+    rest.iter().map(|name| named(kind, name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<String> {
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    fn shown(text: &str) -> String {
+        match parse_selection(&words(text)) {
+            Ok(Selection::All(kind)) => format!("all {}", kind.plural()),
+            Ok(Selection::Named(targets)) => {
+                targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+            }
+            Err(error) => error.text().expect("printed").trim().to_owned(),
+        }
+    }
+
+    #[test]
+    fn types_and_names_are_read_as_kubectl_reads_them() {
+        assert_eq!(shown("no"), "all nodes");
+        assert_eq!(shown("app/hello node/n1"), "app/hello node/n1");
+        assert_eq!(shown("cfg a b"), "config/a config/b");
+        assert_eq!(shown("instance/hello/web/n1/0"), "instance/hello/web/n1/0");
+        assert_eq!(shown("instances hello/web"), "instance/hello/web");
+        assert_eq!(
+            shown("pods"),
+            "error: there is no type \"pods\"; known: nodes, apps, configs, instances, revisions, events"
+        );
+        assert_eq!(shown("app/"), "error: name the app: app/NAME");
+        assert_eq!(shown("app/a b"), "error: write TYPE/NAME, not \"b\", after \"app/a\"");
+    }
+
+    #[test]
+    fn names_are_checked_before_anything_is_sent() {
+        let project = ProjectName::parse("p").expect("valid");
+        let target = |name: &str| Target { kind: Type::App, name: name.into() };
+        assert_eq!(target("hello").full_name(&project).expect("valid"), "projects/p/apps/hello");
+        assert!(target("Hello").full_name(&project).is_err());
+    }
+}
