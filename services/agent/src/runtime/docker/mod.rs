@@ -1,1 +1,187 @@
-//! Docker: instances as containers.
+//! Docker: instances as containers, over the daemon's Unix socket.
+//!
+//! What is ours is told by labels (`skerry.io/...`), first of all whose: containers, networks and volumes of other hands, and of
+//! another agent on the machine, are never touched. Docker's own restart policy stays off. Config files are mounted from the agent's data
+//! directory, so that the agent and Docker must see the same file system.
+//!
+//! Left to others: when anything is started or stopped (the plan), probing over HTTP, TCP and commands (`health`).
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use skerry_model::InstanceName;
+use tokio::time::Instant;
+
+use self::client::{Client, LOOK_DEADLINE};
+use self::error::Failure;
+use self::events::Events;
+use self::exec::Execs;
+use self::network::Networks;
+use self::observe::Observer;
+use self::spec::Owner;
+use super::{Observed, ProgressSink, Runtime, RuntimeDirs, RuntimeError, RuntimeKind, Wanted};
+use crate::desired::InstanceSpec;
+
+mod client;
+mod error;
+mod events;
+mod exec;
+mod layout;
+mod lifecycle;
+mod network;
+mod observe;
+mod pull;
+mod spec;
+
+/// An image that was prepared so long ago is looked at again.
+const PREPARED_FOR: Duration = Duration::from_secs(600);
+/// Prepared instances that are remembered; one forgotten costs one more look at its image.
+const PREPARED_MAX: usize = 1024;
+
+/// The Docker runtime of one agent.
+pub struct DockerRuntime {
+    client: Client,
+    owner: Owner,
+    configs: PathBuf,
+    networks: Networks,
+    observer: Observer,
+    events: Events,
+    execs: Execs,
+    /// Fingerprints whose image is here, and since when: what `prepare` did `ensure` need not do again.
+    prepared: Mutex<BTreeMap<InstanceName, (String, Instant)>>,
+    /// Read while configs are laid out for a container that does not exist yet, written while they are swept.
+    layouts: tokio::sync::RwLock<()>,
+}
+
+impl DockerRuntime {
+    /// The daemon of this machine: at `DOCKER_HOST` (`unix://<path>`) or at its usual place. Does not connect: a daemon may come later.
+    ///
+    /// `owner` tells this agent's containers from those of another one on the machine. It must stay the same as long as the
+    /// containers shall be found again, and no other agent may have it: node name and an id of the data directory, say.
+    ///
+    /// Error: `RuntimeUnsupported` where `DOCKER_HOST` is no Unix socket.
+    pub fn from_env(owner: &str, dirs: &RuntimeDirs) -> Result<Self, RuntimeError> {
+        let host = std::env::var("DOCKER_HOST").ok();
+        Ok(Self::at_socket(&client::socket_path(host.as_deref())?, owner, dirs))
+    }
+
+    /// The daemon that listens at `socket`. `owner` as for `from_env`.
+    pub fn at_socket(socket: &Path, owner: &str, dirs: &RuntimeDirs) -> Self {
+        Self {
+            client: Client::new(socket.to_owned()),
+            owner: Owner::new(owner),
+            configs: dirs.configs.clone(),
+            networks: Networks::default(),
+            observer: Observer::default(),
+            events: Events::default(),
+            execs: Execs::default(),
+            prepared: Mutex::default(),
+            layouts: tokio::sync::RwLock::default(),
+        }
+    }
+
+    /// The name that an instance's container has.
+    pub fn container_name(&self, instance: &InstanceName) -> String {
+        self.owner.container(instance)
+    }
+
+    fn take_prepared(&self, instance: &InstanceSpec) -> bool {
+        let taken = self.prepared().remove(&instance.name);
+        taken.is_some_and(|(fingerprint, at)| {
+            fingerprint == instance.fingerprint && at.elapsed() < PREPARED_FOR
+        })
+    }
+
+    fn forget_prepared(&self, instance: &InstanceName) {
+        self.prepared().remove(instance);
+    }
+
+    fn prepared(&self) -> std::sync::MutexGuard<'_, BTreeMap<InstanceName, (String, Instant)>> {
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The id of an instance's container: as last observed, else as listed now.
+    async fn container_id(&self, instance: &InstanceName) -> Result<String, RuntimeError> {
+        if let Some(id) = self.observer.id(instance) {
+            return Ok(id);
+        }
+        let observed = self.observe().await?;
+        let found = observed.into_iter().find(|one| one.instance == *instance);
+        found.map(|one| one.runtime_id).ok_or_else(|| RuntimeError {
+            reason: "NotRunning",
+            message: format!("{instance} has no container"),
+            transient: true,
+        })
+    }
+}
+
+#[async_trait::async_trait]
+impl Runtime for DockerRuntime {
+    fn kind(&self) -> RuntimeKind {
+        RuntimeKind::Docker
+    }
+
+    async fn probe(&self) -> Result<String, RuntimeError> {
+        let failed = |failure: Failure| failure.while_doing("asking Docker for its version", "ProbeFailed");
+        let docker = self.client.docker().await.map_err(failed)?;
+        let version = self.client.within(LOOK_DEADLINE, docker.version()).await.map_err(failed)?;
+        Ok(version.version.unwrap_or_default())
+    }
+
+    async fn prepare(&self, instance: &InstanceSpec, progress: ProgressSink<'_>) -> Result<(), RuntimeError> {
+        let container = spec::container(instance)?;
+        self.obtain_image(instance, container, progress).await?;
+        let mut prepared = self.prepared();
+        if prepared.len() >= PREPARED_MAX {
+            prepared.clear();
+        }
+        prepared.insert(instance.name.clone(), (instance.fingerprint.clone(), Instant::now()));
+        Ok(())
+    }
+
+    async fn ensure(&self, instance: &InstanceSpec, progress: ProgressSink<'_>) -> Result<(), RuntimeError> {
+        self.make_run(instance, progress).await
+    }
+
+    async fn remove(&self, instance: &InstanceName) -> Result<(), RuntimeError> {
+        self.take_away(instance).await
+    }
+
+    async fn observe(&self) -> Result<Vec<Observed>, RuntimeError> {
+        self.execs.reap(&self.client, None).await;
+        let observed = self.observer.observe(&self.client, self.owner.filter()).await;
+        observed.map_err(|failure| failure.while_doing("listing containers", "ListFailed"))
+    }
+
+    /// Docker cannot end a command, so one whose caller went away is ended with the next look at Docker: see `exec.rs`.
+    async fn exec(&self, instance: &InstanceName, command: &[String]) -> Result<i32, RuntimeError> {
+        let container = self.container_id(instance).await?;
+        let ran = self.execs.run(&self.client, instance, &container, command).await;
+        if ran.as_ref().is_err_and(|error| error.reason == "NotRunning") {
+            self.observer.forget_instance(instance);
+        }
+        ran
+    }
+
+    async fn sweep(&self, wanted: &Wanted) -> Result<(), RuntimeError> {
+        self.networks.sweep(&self.client, &self.owner, wanted).await?;
+        // Somebody lays out at this moment: another time.
+        let Ok(_guard) = self.layouts.try_write() else { return Ok(()) };
+        let listed = observe::list(&self.client, vec![self.owner.filter()]).await;
+        let listed = listed.map_err(|failure| failure.while_doing("listing containers", "ListFailed"))?;
+        let in_use = observe::mounted_paths(&listed);
+        let (configs, wanted) = (self.configs.clone(), wanted.configs.clone());
+        let swept = tokio::task::spawn_blocking(move || layout::sweep(&configs, &wanted, &in_use)).await;
+        swept.map_err(std::io::Error::other).flatten().map_err(|error| RuntimeError {
+            reason: "SweepFailed",
+            message: format!("removing laid-out configs: {error}"),
+            transient: true,
+        })
+    }
+
+    async fn changed(&self) {
+        self.events.next(&self.client, &self.owner.filter(), &self.observer).await;
+    }
+}

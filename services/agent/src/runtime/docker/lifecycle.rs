@@ -1,0 +1,333 @@
+//! Making exactly one copy of an instance run, and taking it away: small steps, each found again by looking.
+//!
+//! Nothing is remembered between two calls. Each pass lists the instance's containers by label, does what is next, and is done or looks
+//! again; so a call that was dropped anywhere is finished by the next one. That there are never two copies is the engine's doing: the name
+//! is fixed, and it refuses a second container of that name, also when the answer to the first request got lost.
+
+use std::time::Duration;
+
+use bollard::models::{ContainerSummary, ContainerSummaryStateEnum as State};
+use bollard::query_parameters::{CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder};
+use skerry_model::InstanceName;
+use skerry_model::app::{Container, Probe};
+use tracing::debug;
+
+use super::client::{CREATE_DEADLINE, LOOK_DEADLINE, REMOVE_DEADLINE, START_DEADLINE, STOP_MARGIN};
+use super::error::{Failure, Kind};
+use super::observe::{is_running, list};
+use super::spec::{self, LABEL_FINGERPRINT, LABEL_GRACE, LABEL_INSTANCE, LABEL_OWNER};
+use super::{DockerRuntime, layout, pull};
+use crate::desired::InstanceSpec;
+use crate::runtime::{GRACE_DEFAULT, ProgressSink, RuntimeError};
+
+/// Passes that need no waiting: replace, find the network gone, make both anew, and then some.
+const PASSES_MAX: u32 = 12;
+/// Waits for Docker to finish what an abandoned request began; they double from the first to the last, 12 s in all.
+const WAIT_FIRST: Duration = Duration::from_millis(20);
+const WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// A container of the instance.
+struct Copy {
+    id: String,
+    fingerprint: String,
+    state: Option<State>,
+    grace: Duration,
+}
+
+/// What a pass came to.
+enum Pass {
+    Done,
+    /// Look again at once.
+    Again,
+    /// Look again after a while; this is why, should it not help.
+    Wait(RuntimeError),
+}
+
+impl DockerRuntime {
+    pub(super) async fn make_run(
+        &self,
+        instance: &InstanceSpec,
+        progress: ProgressSink<'_>,
+    ) -> Result<(), RuntimeError> {
+        let container = spec::container(instance)?;
+        let mut image_ready = self.take_prepared(instance);
+        let mut last = None;
+        for pass in 0..PASSES_MAX {
+            match self.pass(instance, container, &mut image_ready, progress).await? {
+                Pass::Done => return Ok(()),
+                Pass::Again => {}
+                Pass::Wait(why) => {
+                    tokio::time::sleep(wait(pass)).await;
+                    last = Some(why);
+                }
+            }
+        }
+        Err(last.unwrap_or_else(|| RuntimeError {
+            reason: "CreateFailed",
+            message: format!("{} came to no rest in {PASSES_MAX} attempts", instance.name),
+            transient: true,
+        }))
+    }
+
+    pub(super) async fn take_away(&self, instance: &InstanceName) -> Result<(), RuntimeError> {
+        self.forget_prepared(instance);
+        self.observer.forget_instance(instance);
+        let mut last = None;
+        for pass in 0..PASSES_MAX {
+            let copies = self.copies(instance).await?;
+            if copies.is_empty() {
+                return Ok(());
+            }
+            for copy in &copies {
+                if let Pass::Wait(why) = self.stop_and_remove(instance, copy).await? {
+                    tokio::time::sleep(wait(pass)).await;
+                    last = Some(why);
+                }
+            }
+        }
+        Err(last.unwrap_or_else(|| RuntimeError {
+            reason: "RemoveFailed",
+            message: format!("containers of {instance} keep coming back"),
+            transient: true,
+        }))
+    }
+
+    /// The containers of an instance, however they are named.
+    async fn copies(&self, instance: &InstanceName) -> Result<Vec<Copy>, RuntimeError> {
+        let labels = vec![self.owner.filter(), format!("{LABEL_INSTANCE}={instance}")];
+        let listed = list(&self.client, labels).await;
+        let listed = listed
+            .map_err(|failure| failure.while_doing(&format!("looking for {instance}"), "ListFailed"))?;
+        Ok(listed.into_iter().filter_map(copy).collect())
+    }
+
+    async fn pass(
+        &self,
+        instance: &InstanceSpec,
+        container: &Container,
+        image_ready: &mut bool,
+        progress: ProgressSink<'_>,
+    ) -> Result<Pass, RuntimeError> {
+        let mut copies = self.copies(&instance.name).await?;
+        let fits = |copy: &Copy| copy.fingerprint == instance.fingerprint && !is_broken(copy.state);
+        // One that runs before one that does not.
+        copies.sort_by_key(|copy| !is_running(copy.state));
+        let kept = copies.iter().position(fits).map(|at| copies.swap_remove(at));
+        if !copies.is_empty() {
+            if kept.is_none() && !*image_ready {
+                self.obtain_image(instance, container, progress).await?;
+                *image_ready = true;
+            }
+            for copy in &copies {
+                if let wait @ Pass::Wait(_) = self.stop_and_remove(&instance.name, copy).await? {
+                    return Ok(wait);
+                }
+            }
+        }
+        match kept {
+            Some(copy) if is_running(copy.state) => Ok(Pass::Done),
+            Some(copy) => {
+                // The network of the app may be gone since.
+                self.ensure_network(instance, container).await?;
+                self.start(instance, &copy.id).await
+            }
+            None => self.create(instance, container, image_ready, progress).await,
+        }
+    }
+
+    async fn create(
+        &self,
+        instance: &InstanceSpec,
+        container: &Container,
+        image_ready: &mut bool,
+        progress: ProgressSink<'_>,
+    ) -> Result<Pass, RuntimeError> {
+        if !*image_ready && must_look_at_image(instance, container) {
+            self.obtain_image(instance, container, progress).await?;
+            *image_ready = true;
+        }
+        // Until the container exists nothing shows that its configs are in use.
+        let _laying_out = self.layouts.read().await;
+        self.lay_out(instance).await?;
+        self.ensure_network(instance, container).await?;
+        let body = spec::create_body(instance, &self.owner, &self.configs)?;
+        let name = self.owner.container(&instance.name);
+        let failed =
+            |failure: Failure| failure.while_doing(&format!("creating container `{name}`"), "CreateFailed");
+        let docker = self.client.docker().await.map_err(failed)?;
+        let options = CreateContainerOptionsBuilder::new().name(&name).build();
+        match self.client.within(CREATE_DEADLINE, docker.create_container(Some(options), body)).await {
+            Ok(created) => self.start(instance, &created.id).await,
+            Err(failure) => match failure.kind {
+                Kind::NoImage if !*image_ready => {
+                    pull::obtain_absent(&self.client, &container.image, container.pull_policy, progress)
+                        .await?;
+                    *image_ready = true;
+                    Ok(Pass::Again)
+                }
+                Kind::NoNetwork => {
+                    self.networks.forget(&instance.name.app);
+                    Ok(Pass::Wait(failed(failure)))
+                }
+                Kind::NameTaken => self.look_at_holder(instance, &name, failure).await,
+                _ => Err(failed(failure)),
+            },
+        }
+    }
+
+    /// Another container has our name: our own, whose creation was answered to nobody, or a stranger.
+    async fn look_at_holder(
+        &self,
+        instance: &InstanceSpec,
+        name: &str,
+        refused: Failure,
+    ) -> Result<Pass, RuntimeError> {
+        let failed =
+            |failure: Failure| failure.while_doing(&format!("looking at container `{name}`"), "CreateFailed");
+        let docker = self.client.docker().await.map_err(failed)?;
+        let later = refused.while_doing(&format!("creating container `{name}`"), "CreateFailed");
+        let later = RuntimeError { transient: true, ..later };
+        match self.client.within(LOOK_DEADLINE, docker.inspect_container(name, None)).await {
+            Ok(found) => {
+                let labels = found.config.and_then(|config| config.labels).unwrap_or_default();
+                let is = |key: &str, value: &str| labels.get(key).is_some_and(|found| found == value);
+                if is(LABEL_OWNER, self.owner.as_str()) && is(LABEL_INSTANCE, &instance.name.to_string()) {
+                    return Ok(Pass::Wait(later));
+                }
+                Err(RuntimeError {
+                    reason: "NameTaken",
+                    message: format!(
+                        "a container `{name}` exists that is not this agent's: remove or rename it"
+                    ),
+                    transient: false,
+                })
+            }
+            // The name is reserved before the container exists.
+            Err(Failure { kind: Kind::NotFound, .. }) => Ok(Pass::Wait(later)),
+            Err(failure) => Err(failed(failure)),
+        }
+    }
+
+    async fn start(&self, instance: &InstanceSpec, id: &str) -> Result<Pass, RuntimeError> {
+        let failed =
+            |failure: Failure| failure.while_doing(&format!("starting {}", instance.name), "StartFailed");
+        let docker = self.client.docker().await.map_err(failed)?;
+        let started = self.client.within(START_DEADLINE, docker.start_container(id, None)).await;
+        self.observer.forget(id);
+        match started {
+            Ok(()) => Ok(Pass::Done),
+            Err(failure) if failure.kind == Kind::NoNetwork => {
+                // It holds on to the network that it was made with, so it is made anew.
+                debug!(instance = %instance.name, error = failure.message, "the network of a container is gone");
+                self.networks.forget(&instance.name.app);
+                self.remove(id).await?;
+                Ok(Pass::Wait(failed(failure)))
+            }
+            Err(Failure { kind: Kind::NotFound, .. }) => Ok(Pass::Again),
+            Err(failure) if failure.kind == Kind::BeingRemoved => Ok(Pass::Wait(failed(failure))),
+            Err(failure) => Err(failed(failure)),
+        }
+    }
+
+    async fn stop_and_remove(&self, instance: &InstanceName, copy: &Copy) -> Result<Pass, RuntimeError> {
+        if is_running(copy.state) {
+            let failed =
+                |failure: Failure| failure.while_doing(&format!("stopping {instance}"), "StopFailed");
+            let docker = self.client.docker().await.map_err(failed)?;
+            // Signal and grace are the container's own.
+            let stopped = docker.stop_container(&copy.id, None);
+            match self.client.within(copy.grace + STOP_MARGIN, stopped).await {
+                Ok(())
+                | Err(Failure { kind: Kind::NotFound | Kind::NotRunning | Kind::BeingRemoved, .. }) => {}
+                Err(failure) => return Err(failed(failure)),
+            }
+        }
+        self.remove(&copy.id).await
+    }
+
+    /// Removes a container that does not run, with its anonymous volumes; named ones stay.
+    async fn remove(&self, id: &str) -> Result<Pass, RuntimeError> {
+        let failed =
+            |failure: Failure| failure.while_doing(&format!("removing container {id}"), "RemoveFailed");
+        let docker = self.client.docker().await.map_err(failed)?;
+        let options = RemoveContainerOptionsBuilder::new().v(true).force(true).build();
+        match self.client.within(REMOVE_DEADLINE, docker.remove_container(id, Some(options))).await {
+            Ok(()) | Err(Failure { kind: Kind::NotFound, .. }) => {
+                self.observer.forget(id);
+                Ok(Pass::Again)
+            }
+            Err(failure) if failure.kind == Kind::BeingRemoved => Ok(Pass::Wait(failed(failure))),
+            Err(failure) => Err(failed(failure)),
+        }
+    }
+
+    pub(super) async fn obtain_image(
+        &self,
+        instance: &InstanceSpec,
+        container: &Container,
+        progress: ProgressSink<'_>,
+    ) -> Result<(), RuntimeError> {
+        pull::obtain(&self.client, &container.image, container.pull_policy, progress).await?;
+        if relies_on_image(instance) {
+            pull::require_health_check(&self.client, &container.image).await?;
+        }
+        Ok(())
+    }
+
+    async fn ensure_network(
+        &self,
+        instance: &InstanceSpec,
+        container: &Container,
+    ) -> Result<(), RuntimeError> {
+        if container.host_network {
+            return Ok(());
+        }
+        self.networks.ensure(&self.client, &self.owner, &instance.name.app).await
+    }
+
+    async fn lay_out(&self, instance: &InstanceSpec) -> Result<(), RuntimeError> {
+        for (config, content) in &instance.configs {
+            let (configs, name, content) = (self.configs.clone(), config.clone(), content.clone());
+            let done = tokio::task::spawn_blocking(move || layout::lay_out(&configs, &name, &content)).await;
+            done.map_err(std::io::Error::other).flatten().map_err(|error| RuntimeError {
+                reason: if error.kind() == std::io::ErrorKind::StorageFull {
+                    "DiskFull"
+                } else {
+                    "ConfigLayoutFailed"
+                },
+                message: format!("laying out config `{config}`: {error}"),
+                transient: true,
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Otherwise creating tells whether the image is here, with no question before.
+fn must_look_at_image(instance: &InstanceSpec, container: &Container) -> bool {
+    container.pull_policy == skerry_model::app::PullPolicy::Always || relies_on_image(instance)
+}
+
+fn relies_on_image(instance: &InstanceSpec) -> bool {
+    instance.service.health_check.as_ref().is_some_and(|check| check.probe == Probe::Image)
+}
+
+/// Half removed: neither starts again nor is gone.
+fn is_broken(state: Option<State>) -> bool {
+    matches!(state, Some(State::DEAD | State::REMOVING))
+}
+
+fn copy(listed: ContainerSummary) -> Option<Copy> {
+    let labels = listed.labels.unwrap_or_default();
+    let grace = labels.get(LABEL_GRACE).and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
+    Some(Copy {
+        id: listed.id?,
+        fingerprint: labels.get(LABEL_FINGERPRINT).cloned().unwrap_or_default(),
+        state: listed.state,
+        grace: grace.unwrap_or(GRACE_DEFAULT),
+    })
+}
+
+fn wait(pass: u32) -> Duration {
+    WAIT_FIRST.saturating_mul(1 << pass.min(16)).min(WAIT_MAX)
+}

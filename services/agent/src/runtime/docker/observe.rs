@@ -1,0 +1,346 @@
+//! What runs: one list of our containers, and an inspection only of those whose state is new.
+//!
+//! A list tells state, health and address; when it began or ended, and of what, takes an inspection, whose answer is kept until the
+//! container changes. So an idle agent asks Docker one question a period.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bollard::models::{
+    ContainerState, ContainerSummary, ContainerSummaryHealthStatusEnum as Health,
+    ContainerSummaryStateEnum as State,
+};
+use bollard::query_parameters::ListContainersOptionsBuilder;
+use futures_util::StreamExt as _;
+use skerry_model::InstanceName;
+use skerry_model::time::from_timestamp;
+use tracing::{debug, warn};
+
+use super::client::{Client, LOOK_DEADLINE};
+use super::error::{Failure, Kind};
+use super::spec::{LABEL_FINGERPRINT, LABEL_INSTANCE, LABEL_REVISION};
+use crate::runtime::{Observed, RunState};
+
+/// For one inspection. Short: Docker can list a container that it cannot inspect, and the others must not wait for it.
+const INSPECT_DEADLINE: Duration = Duration::from_secs(5);
+/// Inspections at one time, after a start of the agent.
+const INSPECTIONS_AT_ONCE: usize = 8;
+
+/// What an inspection said, and of which state.
+#[derive(Debug, Clone, Default)]
+struct Detail {
+    state: Option<State>,
+    code: Option<i32>,
+    started: Option<SystemTime>,
+    finished: Option<SystemTime>,
+    out_of_memory: bool,
+}
+
+/// Kept answers, by container id. Bounded by the containers that the last list had.
+#[derive(Default)]
+pub(super) struct Observer {
+    details: Mutex<HashMap<String, Detail>>,
+    /// Ids by instance, as last listed.
+    ids: Mutex<BTreeMap<InstanceName, String>>,
+}
+
+impl Observer {
+    /// All containers of the owner that `filter` (a label with its value) names.
+    pub(super) async fn observe(&self, client: &Client, filter: String) -> Result<Vec<Observed>, Failure> {
+        let listed = list(client, vec![filter]).await?;
+        let new: Vec<String> =
+            listed.iter().filter(|one| !self.is_known(one)).filter_map(|one| one.id.clone()).collect();
+        let inspections = futures_util::stream::iter(new).map(|id| inspect(client, id));
+        let mut inspections = inspections.buffer_unordered(INSPECTIONS_AT_ONCE);
+        while let Some((id, inspected)) = inspections.next().await {
+            match inspected {
+                Ok(Some(detail)) => {
+                    lock(&self.details).insert(id, detail);
+                }
+                // Told from the list alone; asked again next time.
+                Ok(None) => self.forget(&id),
+                Err(failure) => {
+                    warn!(container = id, error = failure.message, "container cannot be inspected");
+                    self.forget(&id);
+                }
+            }
+        }
+        drop(inspections);
+        let present: BTreeSet<&str> = listed.iter().filter_map(|one| one.id.as_deref()).collect();
+        let mut details = lock(&self.details);
+        details.retain(|id, _| present.contains(id.as_str()));
+        let observed: Vec<Observed> = listed
+            .iter()
+            .filter_map(|one| {
+                observed(one, one.id.as_ref().and_then(|id| details.get(id)).cloned().unwrap_or_default())
+            })
+            .collect();
+        *lock(&self.ids) =
+            observed.iter().map(|one| (one.instance.clone(), one.runtime_id.clone())).collect();
+        Ok(observed)
+    }
+
+    /// The container changed: what is kept of it no longer counts.
+    pub(super) fn forget(&self, id: &str) {
+        lock(&self.details).remove(id);
+    }
+
+    /// The container of an instance, as last listed.
+    pub(super) fn id(&self, instance: &InstanceName) -> Option<String> {
+        lock(&self.ids).get(instance).cloned()
+    }
+
+    /// The container of an instance is another now, or none.
+    pub(super) fn forget_instance(&self, instance: &InstanceName) {
+        lock(&self.ids).remove(instance);
+    }
+
+    /// Whether nothing is to be learnt from an inspection. One that was only created has nothing to tell.
+    fn is_known(&self, one: &ContainerSummary) -> bool {
+        let Some(id) = &one.id else { return true };
+        one.state == Some(State::CREATED)
+            || lock(&self.details).get(id).is_some_and(|kept| {
+                kept.state == one.state
+                    && (is_running(one.state) || kept.code == exit_code_in(one.status.as_deref()))
+            })
+    }
+}
+
+/// Containers, running or not, that carry all of these labels.
+pub(super) async fn list(client: &Client, labels: Vec<String>) -> Result<Vec<ContainerSummary>, Failure> {
+    let docker = client.docker().await?;
+    let filters = HashMap::from([("label".to_owned(), labels)]);
+    let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
+    client.within(LOOK_DEADLINE, docker.list_containers(Some(options))).await
+}
+
+/// What the containers of a list mount from the machine.
+pub(super) fn mounted_paths(listed: &[ContainerSummary]) -> BTreeSet<PathBuf> {
+    let mounts = listed.iter().filter_map(|one| one.mounts.as_ref()).flatten();
+    mounts.filter_map(|mount| mount.source.as_ref()).map(PathBuf::from).collect()
+}
+
+/// Whether its program runs. One that somebody paused counts: it is there, and would continue.
+pub(super) fn is_running(state: Option<State>) -> bool {
+    matches!(state, Some(State::RUNNING | State::PAUSED | State::RESTARTING | State::STOPPING))
+}
+
+/// None: gone in the meantime.
+async fn inspect(client: &Client, id: String) -> (String, Result<Option<Detail>, Failure>) {
+    let inspected = async {
+        let docker = client.docker().await?;
+        match client.within(INSPECT_DEADLINE, docker.inspect_container(&id, None)).await {
+            Ok(found) => Ok(found.state.map(|state| detail(&state))),
+            Err(Failure { kind: Kind::NotFound, .. }) => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    };
+    let inspected = inspected.await;
+    (id, inspected)
+}
+
+fn detail(state: &ContainerState) -> Detail {
+    Detail {
+        state: state.status.and_then(|status| status.as_ref().parse().ok()),
+        code: state.exit_code.and_then(|code| i32::try_from(code).ok()),
+        started: state.started_at.as_deref().and_then(time),
+        finished: state.finished_at.as_deref().and_then(time),
+        out_of_memory: state.oom_killed.unwrap_or(false),
+    }
+}
+
+/// A time as Docker writes it. Year 1 means never.
+fn time(text: &str) -> Option<SystemTime> {
+    from_timestamp(&text.parse().ok()?)
+}
+
+/// None: it carries our mark but no instance of ours, which only a person can have done.
+fn observed(one: &ContainerSummary, detail: Detail) -> Option<Observed> {
+    let label =
+        |key: &str| one.labels.as_ref().and_then(|labels| labels.get(key)).cloned().unwrap_or_default();
+    let instance = match InstanceName::parse(&label(LABEL_INSTANCE)) {
+        Ok(instance) => instance,
+        Err(error) => {
+            debug!(container = one.id, %error, "a container with our mark is no instance");
+            return None;
+        }
+    };
+    let created = one.created.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
+    let created = UNIX_EPOCH + created.unwrap_or_default();
+    let running = is_running(one.state);
+    let state = if one.state == Some(State::CREATED) {
+        RunState::Created
+    } else if running {
+        RunState::Running { since: detail.started.unwrap_or(created) }
+    } else {
+        RunState::Exited {
+            code: exit_code_in(one.status.as_deref()).or(detail.code),
+            at: detail.finished.unwrap_or(created),
+            out_of_memory: detail.out_of_memory,
+        }
+    };
+    Some(Observed {
+        instance,
+        fingerprint: label(LABEL_FINGERPRINT),
+        revision: label(LABEL_REVISION),
+        runtime_id: one.id.clone().unwrap_or_default(),
+        state,
+        address: running.then(|| address(one)).flatten(),
+        image_health: if running { image_health(one) } else { None },
+    })
+}
+
+fn address(one: &ContainerSummary) -> Option<IpAddr> {
+    if one.host_config.as_ref().and_then(|host| host.network_mode.as_deref()) == Some("host") {
+        return Some(Ipv4Addr::LOCALHOST.into());
+    }
+    let networks = one.network_settings.as_ref()?.networks.as_ref()?;
+    networks.values().find_map(|endpoint| endpoint.ip_address.as_deref()?.parse().ok())
+}
+
+/// Docker since API 1.52 has a field for it; before, it is a word in the status. One that is still starting has no answer yet.
+fn image_health(one: &ContainerSummary) -> Option<bool> {
+    match one.health.as_ref().and_then(|health| health.status) {
+        Some(Health::HEALTHY) => return Some(true),
+        Some(Health::UNHEALTHY) => return Some(false),
+        Some(Health::STARTING | Health::NONE) => return None,
+        Some(Health::EMPTY) | None => {}
+    }
+    let status = one.status.as_deref()?;
+    if status.ends_with("(healthy)") {
+        Some(true)
+    } else if status.ends_with("(unhealthy)") {
+        Some(false)
+    } else {
+        None
+    }
+}
+
+/// `Exited (137) 3 minutes ago` -> 137.
+fn exit_code_in(status: Option<&str>) -> Option<i32> {
+    status?.strip_prefix("Exited (")?.split(')').next()?.parse().ok()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bollard::models::{ContainerSummaryHostConfig, ContainerSummaryNetworkSettings, EndpointSettings};
+
+    fn summary(state: State, status: &str) -> ContainerSummary {
+        let labels = [(LABEL_INSTANCE, "a/b/n/0"), (LABEL_FINGERPRINT, "f"), (LABEL_REVISION, "r")];
+        let endpoint =
+            EndpointSettings { ip_address: Some("172.18.0.2".into()), ..EndpointSettings::default() };
+        ContainerSummary {
+            id: Some("c1".into()),
+            state: Some(state),
+            status: Some(status.into()),
+            created: Some(1000),
+            labels: Some(labels.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect()),
+            network_settings: Some(ContainerSummaryNetworkSettings {
+                networks: Some(HashMap::from([("n".to_owned(), endpoint)])),
+            }),
+            ..ContainerSummary::default()
+        }
+    }
+
+    fn at(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_list_and_an_inspection_make_an_observation() {
+        let detail = Detail {
+            started: Some(at(2000)),
+            finished: Some(at(3000)),
+            out_of_memory: true,
+            ..Detail::default()
+        };
+        let see = |state, status| observed(&summary(state, status), detail.clone()).unwrap();
+        let up = see(State::RUNNING, "Up 5 minutes");
+        assert_eq!(up.state, RunState::Running { since: at(2000) });
+        assert_eq!((up.address, up.image_health), (Some("172.18.0.2".parse().unwrap()), None));
+        assert_eq!(
+            (up.instance.to_string().as_str(), up.fingerprint.as_str(), up.revision.as_str()),
+            ("a/b/n/0", "f", "r")
+        );
+        assert_eq!(see(State::CREATED, "Created").state, RunState::Created);
+        let down = see(State::EXITED, "Exited (137) 3 minutes ago");
+        assert_eq!(down.state, RunState::Exited { code: Some(137), at: at(3000), out_of_memory: true });
+        assert_eq!(down.address, None);
+    }
+
+    #[test]
+    fn without_an_inspection_the_list_must_do() {
+        let up = observed(&summary(State::RUNNING, "Up 1 second"), Detail::default()).unwrap();
+        assert_eq!(up.state, RunState::Running { since: at(1000) });
+        let dead = observed(&summary(State::DEAD, "Dead"), Detail::default()).unwrap();
+        assert_eq!(dead.state, RunState::Exited { code: None, at: at(1000), out_of_memory: false });
+    }
+
+    #[test]
+    fn the_images_health_is_read_from_field_or_status() {
+        let cases = [
+            ("Up 5 minutes (healthy)", Some(true)),
+            ("Up 5 minutes (unhealthy)", Some(false)),
+            ("Up 5 seconds (health: starting)", None),
+            ("Up 5 seconds", None),
+        ];
+        for (status, expected) in cases {
+            assert_eq!(image_health(&summary(State::RUNNING, status)), expected, "{status}");
+        }
+        let mut new = summary(State::RUNNING, "Up 5 seconds");
+        new.health = Some(bollard::models::ContainerSummaryHealth {
+            status: Some(Health::UNHEALTHY),
+            ..bollard::models::ContainerSummaryHealth::default()
+        });
+        assert_eq!(image_health(&new), Some(false));
+    }
+
+    #[test]
+    fn on_the_machines_network_the_address_is_loopback() {
+        let mut one = summary(State::RUNNING, "Up");
+        one.host_config = Some(ContainerSummaryHostConfig {
+            network_mode: Some("host".into()),
+            ..ContainerSummaryHostConfig::default()
+        });
+        assert_eq!(address(&one), Some(Ipv4Addr::LOCALHOST.into()));
+    }
+
+    #[test]
+    fn only_a_changed_state_is_inspected_again() {
+        let observer = Observer::default();
+        let up = summary(State::RUNNING, "Up 1 second");
+        assert!(!observer.is_known(&up));
+        let kept = Detail { state: Some(State::RUNNING), ..Detail::default() };
+        lock(&observer.details).insert("c1".into(), kept);
+        assert!(
+            observer.is_known(&summary(State::RUNNING, "Up 5 minutes (healthy)")),
+            "time passing is no change"
+        );
+        assert!(!observer.is_known(&summary(State::EXITED, "Exited (0) 1 second ago")));
+        observer.forget("c1");
+        assert!(!observer.is_known(&up));
+        assert!(observer.is_known(&summary(State::CREATED, "Created")), "nothing to learn");
+    }
+
+    #[test]
+    fn a_foreign_instance_label_is_passed_over() {
+        let mut one = summary(State::RUNNING, "Up");
+        one.labels.as_mut().unwrap().insert(LABEL_INSTANCE.into(), "?".into());
+        assert!(observed(&one, Detail::default()).is_none());
+    }
+
+    #[test]
+    fn dockers_times_are_read() {
+        assert_eq!(time("1970-01-01T00:33:20.5Z"), Some(at(2000) + Duration::from_millis(500)));
+        assert_eq!(time("0001-01-01T00:00:00Z"), None);
+        assert_eq!(time(""), None);
+    }
+}

@@ -1,0 +1,266 @@
+//! Images: whether one is here, and pulling it with progress that people can follow.
+//!
+//! A pull has no total deadline, because a slow link is no failure. It ends when Docker says nothing new for `PULL_STALL`.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bollard::models::CreateImageInfo;
+use bollard::query_parameters::CreateImageOptionsBuilder;
+use futures_util::StreamExt as _;
+use skerry_model::app::PullPolicy;
+use tokio::time::Instant;
+
+use super::client::{Client, LOOK_DEADLINE};
+use super::error::{Failure, Kind};
+use crate::runtime::{Progress, ProgressSink, RuntimeError};
+
+/// A pull of which nothing is heard for so long has failed.
+pub(super) const PULL_STALL: Duration = Duration::from_secs(120);
+/// Progress is told at most so often.
+const PROGRESS_PERIOD: Duration = Duration::from_secs(5);
+/// Layers whose bytes are counted; Docker allows an image 127.
+const LAYERS_MAX: usize = 256;
+
+/// Makes sure that `image` is here, as the policy says.
+pub(super) async fn obtain(
+    client: &Client,
+    image: &str,
+    policy: PullPolicy,
+    progress: ProgressSink<'_>,
+) -> Result<(), RuntimeError> {
+    if policy != PullPolicy::Always && is_present(client, image).await? {
+        return Ok(());
+    }
+    obtain_absent(client, image, policy, progress).await
+}
+
+/// As `obtain`, where Docker just said that the image is not here.
+pub(super) async fn obtain_absent(
+    client: &Client,
+    image: &str,
+    policy: PullPolicy,
+    progress: ProgressSink<'_>,
+) -> Result<(), RuntimeError> {
+    match policy {
+        PullPolicy::Always | PullPolicy::IfNotPresent => pull(client, image, progress).await,
+        PullPolicy::Never => Err(RuntimeError {
+            reason: "ImageMissing",
+            message: format!("image `{image}` is not on this machine and its pull policy is NEVER"),
+            transient: false,
+        }),
+    }
+}
+
+/// Refuses an image that has no health check of its own, where the service relies on one: it would be pending for ever.
+pub(super) async fn require_health_check(client: &Client, image: &str) -> Result<(), RuntimeError> {
+    let doing = || format!("looking at image `{image}`");
+    let docker = client.docker().await.map_err(|failure| failure.while_doing(&doing(), "ImageUnreadable"))?;
+    let found = match client.within(LOOK_DEADLINE, docker.inspect_image(image)).await {
+        Ok(found) => found,
+        // Whoever creates the container learns of it, and pulls.
+        Err(Failure { kind: Kind::NoImage | Kind::NotFound, .. }) => return Ok(()),
+        Err(failure) => return Err(failure.while_doing(&doing(), "ImageUnreadable")),
+    };
+    let test = found.config.and_then(|config| config.healthcheck).and_then(|check| check.test);
+    if test.is_some_and(|test| !test.is_empty() && test[0] != "NONE") {
+        return Ok(());
+    }
+    Err(RuntimeError {
+        reason: "HealthCheckMissing",
+        message: format!("image `{image}` has no health check of its own: use http, tcp or exec"),
+        transient: false,
+    })
+}
+
+async fn is_present(client: &Client, image: &str) -> Result<bool, RuntimeError> {
+    match size_of(client, image).await {
+        Ok(_) => Ok(true),
+        Err(Failure { kind: Kind::NoImage | Kind::NotFound, .. }) => Ok(false),
+        Err(failure) => Err(failure.while_doing(&format!("looking for image `{image}`"), "ImageUnreadable")),
+    }
+}
+
+/// Bytes of an image that is here.
+async fn size_of(client: &Client, image: &str) -> Result<u64, Failure> {
+    let docker = client.docker().await?;
+    let found = client.within(LOOK_DEADLINE, docker.inspect_image(image)).await?;
+    Ok(found.size.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0))
+}
+
+async fn pull(client: &Client, image: &str, progress: ProgressSink<'_>) -> Result<(), RuntimeError> {
+    let failed = |failure: Failure| pull_error(image, failure);
+    let docker = client.docker().await.map_err(failed)?;
+    let started = Instant::now();
+    progress(Progress { reason: "Pulling", message: format!("pulling image `{image}`") });
+    let (name, tag) = split_reference(image);
+    let options = CreateImageOptionsBuilder::new().from_image(name).tag(tag).build();
+    let mut stream = docker.create_image(Some(options), None, None);
+    let mut layers = Layers::default();
+    let mut told = started;
+    loop {
+        let next = async { stream.next().await.transpose() };
+        let Some(info) = client.within(PULL_STALL, next).await.map_err(failed)? else { break };
+        layers.note(&info);
+        if told.elapsed() >= PROGRESS_PERIOD
+            && let Some(so_far) = layers.describe()
+        {
+            told = Instant::now();
+            progress(Progress {
+                reason: "PullProgress",
+                message: format!("pulling image `{image}`: {so_far}"),
+            });
+        }
+    }
+    let size = size_of(client, image).await.map_err(failed)?;
+    let message = format!(
+        "pulled image `{image}` in {:.1} s, {} on disk",
+        started.elapsed().as_secs_f64(),
+        mebibytes(size)
+    );
+    progress(Progress { reason: "Pulled", message });
+    Ok(())
+}
+
+/// Docker away or silent has its own reason; everything else is a failed pull, which only a refusal makes lasting.
+fn pull_error(image: &str, failure: Failure) -> RuntimeError {
+    let text = failure.message.to_ascii_lowercase();
+    let refused = [
+        "access denied",
+        "not found",
+        "manifest unknown",
+        "unauthorized",
+        "no matching manifest",
+        "invalid reference",
+    ]
+    .iter()
+    .any(|part| text.contains(part));
+    let away = failure.kind == Kind::Unavailable;
+    let stalled = failure.kind == Kind::TimedOut;
+    let mut error = failure.while_doing(&format!("pulling image `{image}`"), "ImagePullFailed");
+    if !away {
+        error.reason = if stalled { "TimedOut" } else { "ImagePullFailed" };
+        error.transient = stalled || !refused;
+    }
+    error
+}
+
+/// Name, and tag or digest, as Docker's API wants them apart. Without a tag `latest`: none would mean all of them.
+fn split_reference(image: &str) -> (&str, &str) {
+    let (name, digest) = match image.split_once('@') {
+        Some((name, digest)) => (name, Some(digest)),
+        None => (image, None),
+    };
+    let after_path = name.rfind('/').map_or(0, |slash| slash + 1);
+    let (name, tag) = match name[after_path..].rfind(':') {
+        Some(colon) => (&name[..after_path + colon], Some(&name[after_path + colon + 1..])),
+        None => (name, None),
+    };
+    (name, digest.or(tag).unwrap_or("latest"))
+}
+
+/// Bytes by layer, as far as Docker has told.
+#[derive(Default)]
+struct Layers(HashMap<String, (u64, u64)>);
+
+impl Layers {
+    fn note(&mut self, info: &CreateImageInfo) {
+        let (Some(id), Some(status)) = (&info.id, &info.status) else { return };
+        if self.0.len() >= LAYERS_MAX && !self.0.contains_key(id) {
+            return;
+        }
+        let detail = info.progress_detail.as_ref();
+        let number = |n: Option<i64>| n.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
+        let current = number(detail.and_then(|detail| detail.current));
+        let total = number(detail.and_then(|detail| detail.total));
+        match status.as_str() {
+            "Downloading" => {
+                self.0.insert(id.clone(), (current, total.max(current)));
+            }
+            "Download complete" | "Extracting" | "Pull complete" => {
+                if let Some((current, total)) = self.0.get_mut(id) {
+                    *current = *total;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn describe(&self) -> Option<String> {
+        let (current, total) = self.0.values().fold((0, 0), |sum, layer| (sum.0 + layer.0, sum.1 + layer.1));
+        let percent = (current * 100).checked_div(total)?;
+        Some(format!("{percent} % ({} of {})", mebibytes(current), mebibytes(total)))
+    }
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bollard::models::ProgressDetail;
+
+    #[test]
+    fn references_are_split_as_docker_reads_them() {
+        let digest = "sha256:0123";
+        let cases = [
+            ("web", ("web", "latest")),
+            ("web:1", ("web", "1")),
+            ("r.example:5000/team/web", ("r.example:5000/team/web", "latest")),
+            ("r.example:5000/team/web:2", ("r.example:5000/team/web", "2")),
+            ("web@sha256:0123", ("web", digest)),
+            ("r.example:5000/web:2@sha256:0123", ("r.example:5000/web", digest)),
+        ];
+        for (image, expected) in cases {
+            assert_eq!(split_reference(image), expected, "{image}");
+        }
+    }
+
+    fn info(id: &str, status: &str, detail: Option<(i64, i64)>) -> CreateImageInfo {
+        CreateImageInfo {
+            id: Some(id.into()),
+            status: Some(status.into()),
+            progress_detail: detail
+                .map(|(current, total)| ProgressDetail { current: Some(current), total: Some(total) }),
+            ..CreateImageInfo::default()
+        }
+    }
+
+    #[test]
+    fn progress_is_summed_over_layers() {
+        let mut layers = Layers::default();
+        assert_eq!(layers.describe(), None, "nothing known yet");
+        layers.note(&info("latest", "Pulling from web", None));
+        layers.note(&info("a", "Downloading", Some((1 << 20, 4 << 20))));
+        layers.note(&info("b", "Downloading", Some((0, 4 << 20))));
+        assert_eq!(layers.describe().unwrap(), "12 % (1.0 MiB of 8.0 MiB)");
+        layers.note(&info("a", "Download complete", None));
+        // Extracting counts other bytes, which must not make the sum fall.
+        layers.note(&info("a", "Extracting", Some((1, 9 << 20))));
+        assert_eq!(layers.describe().unwrap(), "50 % (4.0 MiB of 8.0 MiB)");
+    }
+
+    #[test]
+    fn the_layers_that_are_counted_are_bounded() {
+        let mut layers = Layers::default();
+        for n in 0..2 * LAYERS_MAX {
+            layers.note(&info(&n.to_string(), "Downloading", Some((1, 2))));
+        }
+        assert_eq!(layers.0.len(), LAYERS_MAX);
+    }
+
+    #[test]
+    fn a_refused_pull_lasts_and_a_lost_link_passes() {
+        let error = |kind, message: &str| pull_error("web:1", Failure { kind, message: message.into() });
+        let refused = error(Kind::NotFound, "manifest for web:1 not found: manifest unknown");
+        assert_eq!((refused.reason, refused.transient), ("ImagePullFailed", false));
+        let lost =
+            error(Kind::Other, "Get \"https://r.example/v2/\": dial tcp: lookup r.example: no such host");
+        assert_eq!((lost.reason, lost.transient), ("ImagePullFailed", true));
+        let silent = pull_error("web:1", Failure::timed_out(PULL_STALL));
+        assert_eq!((silent.reason, silent.transient), ("TimedOut", true));
+        assert_eq!(error(Kind::Unavailable, "gone").reason, "RuntimeUnavailable");
+    }
+}
