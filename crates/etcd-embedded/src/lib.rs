@@ -17,7 +17,8 @@
 //!
 //! No cluster (one member, always the leader), hence no hashes, alarms or downgrades; no users and roles (the
 //! Auth service answers `UNIMPLEMENTED`); no Lock and Election services, which clients build from transactions
-//! and leases just as well; no HTTP gateway. A snapshot is a data file of this store, not one of etcd's: put in
+//! and leases just as well; no HTTP gateway. Give `etcdctl` 3.4 its endpoint without `http://`: with it, `endpoint
+//! status`, `defrag` and `snapshot` send an `:authority` that is none, and HTTP/2 refuses that. A snapshot is a data file of this store, not one of etcd's: put in
 //! the place of `store.redb` (without its last 32 bytes, the checksum), it is the store as it was.
 //!
 //! # Promise
