@@ -83,7 +83,12 @@ pub struct Snapshot {
 impl Snapshot {
     /// An empty snapshot at `version`: what consumers' own tests begin with.
     pub fn at(version: StoreVersion) -> Self {
-        Self { map: Sorted::default(), term: version.term, targets: Arc::default(), positions: vec![version.revision] }
+        Self {
+            map: Sorted::default(),
+            term: version.term,
+            targets: Arc::default(),
+            positions: vec![version.revision],
+        }
     }
 
     /// The newest revision that it shows. Prefixes may stand at different revisions: each shows all of its changes up to its own, and

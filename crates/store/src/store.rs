@@ -14,7 +14,7 @@ use crate::error::{ConnectError, ReadError, TermError};
 use crate::failure::Failure;
 use crate::keys::{Key, Prefix, Record, range_end};
 use crate::page::{Page, PageRequest, PageToken};
-use crate::record::{StoreVersion, Versioned};
+use crate::record::{Entry, StoreVersion, Versioned};
 use crate::request::RequestLease;
 use crate::term::{self, Term};
 
@@ -207,7 +207,7 @@ impl Store {
         let range = Range { key: key.as_str().into(), ..Range::default() };
         let found =
             self.client.range(&range).await.map_err(|failure| ReadError::of(key.as_str(), 0, failure))?;
-        let meta = found.entries.first().map(|entry| entry.decode::<pb::StoreMeta>()).transpose()?;
+        let meta = found.entries.first().map(Entry::decode::<pb::StoreMeta>).transpose()?;
         let term = meta.map_or(self.term(), |meta| meta.value.term);
         Ok(StoreVersion { term, revision: found.header.revision })
     }
@@ -217,7 +217,7 @@ impl Client {
     pub(crate) async fn get<R: Record>(&self, key: &Key<R>) -> Result<Option<Versioned<R>>, ReadError> {
         let range = Range { key: key.as_str().into(), ..Range::default() };
         let found = self.range(&range).await.map_err(|failure| ReadError::of(key.as_str(), 0, failure))?;
-        Ok(found.entries.first().map(|entry| entry.decode()).transpose()?)
+        Ok(found.entries.first().map(Entry::decode).transpose()?)
     }
 }
 

@@ -17,7 +17,7 @@ use crate::client::{Client, Header, Range};
 use crate::error::TermError;
 use crate::failure::Failure;
 use crate::keys::{Key, TheStore};
-use crate::record::{StoreVersion, Versioned};
+use crate::record::{Entry, StoreVersion, Versioned};
 use crate::store::Store;
 
 /// How often a lost race for `meta/store` is tried again.
@@ -120,7 +120,7 @@ pub(crate) fn meta_key() -> Key<pb::StoreMeta> {
 pub(crate) async fn read(client: &Client) -> Result<(Header, Option<Versioned<pb::StoreMeta>>), TermError> {
     let range = Range { key: meta_key().as_str().into(), ..Range::default() };
     let found = client.range(&range).await?;
-    let meta = found.entries.first().map(|entry| entry.decode()).transpose()?;
+    let meta = found.entries.first().map(Entry::decode).transpose()?;
     Ok((found.header, meta))
 }
 
@@ -165,21 +165,18 @@ pub(crate) fn next_term(
         // New, or restored to before it was first used.
         return Ok(Some(known + 1));
     };
-    let above = |term: u64| Ok(Some(term.max(stored.term).max(known) + 1));
+    let above = |term: u64| term.max(stored.term).max(known) + 1;
     if stored.cluster_id != header.cluster_id || stored.term < known {
-        return above(0);
+        return Ok(Some(above(0)));
     }
+    let now = StoreVersion { term: stored.term, revision: header.revision };
     match evidence {
-        Evidence::None => Ok(None),
-        Evidence::LostHistory { term } if stored.term > term => Ok(None),
-        Evidence::LostHistory { term } => above(term),
+        Evidence::LostHistory { term } if stored.term <= term => Ok(Some(above(term))),
         Evidence::Seen(seen) if seen.term > stored.term.saturating_add(TERM_STEP_MAX) => {
             Err(TermError::Implausible { claimed: seen.term, stored: stored.term })
         }
-        Evidence::Seen(seen) if seen > (StoreVersion { term: stored.term, revision: header.revision }) => {
-            above(seen.term)
-        }
-        Evidence::Seen(_) => Ok(None),
+        Evidence::Seen(seen) if seen > now => Ok(Some(above(seen.term))),
+        Evidence::None | Evidence::LostHistory { .. } | Evidence::Seen(_) => Ok(None),
     }
 }
 
@@ -246,8 +243,8 @@ mod tests {
         pb::StoreMeta { term, cluster_id }
     }
 
-    fn known(term: u64) -> Option<Known> {
-        Some(Known { term, mod_revision: 1 })
+    fn known(term: u64) -> Known {
+        Known { term, mod_revision: 1 }
     }
 
     fn seen(term: u64, revision: i64) -> Evidence {
@@ -261,32 +258,32 @@ mod tests {
 
     #[test]
     fn a_store_that_lost_everything_begins_above_what_was_known() {
-        assert_eq!(next_term(HEADER, None, known(4), Evidence::None), Ok(Some(5)));
+        assert_eq!(next_term(HEADER, None, Some(known(4)), Evidence::None), Ok(Some(5)));
     }
 
     #[test]
     fn another_cluster_id_raises_the_term() {
         assert_eq!(next_term(HEADER, Some(&stored(3, 7)), None, Evidence::None), Ok(None));
         assert_eq!(next_term(HEADER, Some(&stored(3, 8)), None, Evidence::None), Ok(Some(4)));
-        assert_eq!(next_term(HEADER, Some(&stored(3, 8)), known(5), Evidence::None), Ok(Some(6)));
+        assert_eq!(next_term(HEADER, Some(&stored(3, 8)), Some(known(5)), Evidence::None), Ok(Some(6)));
     }
 
     #[test]
     fn lost_history_raises_the_term_once_for_all_who_saw_it() {
         let evidence = Evidence::LostHistory { term: 3 };
-        assert_eq!(next_term(HEADER, Some(&stored(3, 7)), known(3), evidence), Ok(Some(4)));
-        assert_eq!(next_term(HEADER, Some(&stored(4, 7)), known(3), evidence), Ok(None));
+        assert_eq!(next_term(HEADER, Some(&stored(3, 7)), Some(known(3)), evidence), Ok(Some(4)));
+        assert_eq!(next_term(HEADER, Some(&stored(4, 7)), Some(known(3)), evidence), Ok(None));
     }
 
     #[test]
     fn a_newer_version_in_somebody_s_hands_raises_the_term_above_it() {
         let stored = stored(3, 7);
-        assert_eq!(next_term(HEADER, Some(&stored), known(3), seen(3, 100)), Ok(None));
-        assert_eq!(next_term(HEADER, Some(&stored), known(3), seen(3, 101)), Ok(Some(4)));
-        assert_eq!(next_term(HEADER, Some(&stored), known(3), seen(9, 1)), Ok(Some(10)));
-        assert_eq!(next_term(HEADER, Some(&stored), known(3), seen(2, 900)), Ok(None));
+        assert_eq!(next_term(HEADER, Some(&stored), Some(known(3)), seen(3, 100)), Ok(None));
+        assert_eq!(next_term(HEADER, Some(&stored), Some(known(3)), seen(3, 101)), Ok(Some(4)));
+        assert_eq!(next_term(HEADER, Some(&stored), Some(known(3)), seen(9, 1)), Ok(Some(10)));
+        assert_eq!(next_term(HEADER, Some(&stored), Some(known(3)), seen(2, 900)), Ok(None));
         assert!(matches!(
-            next_term(HEADER, Some(&stored), known(3), seen(u64::MAX, 1)),
+            next_term(HEADER, Some(&stored), Some(known(3)), seen(u64::MAX, 1)),
             Err(TermError::Implausible { .. })
         ));
     }

@@ -79,12 +79,23 @@ pub(crate) enum Source {
 pub(crate) struct Message {
     pub(crate) source: Source,
     pub(crate) header: Header,
-    pub(crate) created: bool,
-    pub(crate) canceled: bool,
-    pub(crate) compacted: bool,
-    /// More of the same revision follows.
-    pub(crate) fragment: bool,
+    pub(crate) kind: Kind,
     pub(crate) events: Vec<Event>,
+}
+
+/// What a message tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The watch is there.
+    Created,
+    /// The watch is ended by the store.
+    Canceled,
+    /// The same, because events that it had still to send are compacted.
+    Compacted,
+    /// Events; without any, that all were sent up to the header's revision.
+    Whole,
+    /// Events, of whose last revision more is to come.
+    Fragment,
 }
 
 /// What to do next.
@@ -241,7 +252,8 @@ impl Core {
 
     /// `meta/store` as it is: its term and the cluster id that it names.
     pub(crate) fn on_meta(&mut self, header: Header, stored: Option<(u64, u64)>) {
-        let newest = self.positions.iter().map(|position| position.revision).fold(self.meta_position, i64::max);
+        let newest =
+            self.positions.iter().map(|position| position.revision).fold(self.meta_position, i64::max);
         if matches!(self.state, State::CheckMeta) {
             let same = stored == Some((self.term, self.cluster_id)) && header.cluster_id == self.cluster_id;
             self.state = if same && header.revision >= newest { State::Watch } else { State::Meta };
@@ -392,17 +404,21 @@ impl Core {
         if !matches!(self.state, State::Watch) {
             return;
         }
-        if message.header.cluster_id != self.cluster_id || message.compacted {
+        if message.header.cluster_id != self.cluster_id {
             self.state = State::Wait { then: AfterWait::Meta };
-        } else if message.canceled {
-            self.state = State::Wait { then: AfterWait::Open };
-        } else if !message.created {
-            match message.source {
-                Source::Target(target) => self.on_events(target, message),
-                // Another term: whatever the reason, begin from its start.
-                Source::Meta if !message.events.is_empty() => self.state = State::Meta,
-                Source::Meta => self.meta_position = self.meta_position.max(message.header.revision),
-                Source::Stream => {}
+            return;
+        }
+        match (message.kind, message.source) {
+            (Kind::Compacted, _) => self.state = State::Wait { then: AfterWait::Meta },
+            (Kind::Canceled, _) => self.state = State::Wait { then: AfterWait::Open },
+            (Kind::Created, _) | (_, Source::Stream) => {}
+            (Kind::Whole | Kind::Fragment, Source::Target(target)) => self.on_events(target, message),
+            (Kind::Whole | Kind::Fragment, Source::Meta) => {
+                self.meta_position = self.meta_position.max(message.header.revision);
+                if !message.events.is_empty() {
+                    // Another term: whatever the reason, begin from its start.
+                    self.state = State::Meta;
+                }
             }
         }
     }
@@ -420,7 +436,7 @@ impl Core {
         position.fragments.extend(message.events);
         let Some(newest) = position.fragments.last().map(|event| event.mod_revision) else { return };
         // Of a fragment, the last revision may go on in the next one.
-        let whole = if message.fragment { newest - 1 } else { newest };
+        let whole = if message.kind == Kind::Fragment { newest - 1 } else { newest };
         let ready = position.fragments.partition_point(|event| event.mod_revision <= whole);
         let applied: Vec<Event> = position.fragments.drain(..ready).collect();
         let from = position.revision;

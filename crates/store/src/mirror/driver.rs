@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Publisher;
-use super::core::{Core, Event, Message, Source, Step, Target};
+use super::core::{Core, Event, Kind, Message, Source, Step, Target};
 use crate::backoff::Backoff;
 use crate::client::{Client, Header, entry};
 use crate::failure::Failure;
@@ -82,12 +82,13 @@ impl Driver {
     async fn perform(&mut self, step: Step) -> Result<(), Failure> {
         match step {
             Step::ReadMeta | Step::CheckMeta => {
-                let (header, meta) = term::read(&self.client).await.map_err(passing)?;
+                let (header, meta) = term::read(&self.client).await.map_err(|error| passing(&error))?;
                 self.core.on_meta(header, meta.map(|meta| (meta.value.term, meta.value.cluster_id)));
             }
             Step::Raise(evidence) => {
-                let known =
-                    term::settle(&self.client, Some(self.term.known()), evidence).await.map_err(passing)?;
+                let known = term::settle(&self.client, Some(self.term.known()), evidence)
+                    .await
+                    .map_err(|error| passing(&error))?;
                 self.term.learn(known);
                 self.core.on_raised();
             }
@@ -137,9 +138,8 @@ impl Driver {
         let mut next = Some(Self::next(stream).await?);
         let mut messages = 0;
         while let Some(answer) = next.take() {
-            if let Some(message) = self.message(answer)? {
-                self.core.on_message(message);
-            }
+            let message = self.message(answer)?;
+            self.core.on_message(message);
             messages += 1;
             if messages == MESSAGES_MAX || !self.core.is_live() {
                 break;
@@ -165,8 +165,8 @@ impl Driver {
         }
     }
 
-    /// etcd's message as the core's. `None`: of a watch that is none of ours.
-    fn message(&self, answer: PbWatchResponse) -> Result<Option<Message>, Failure> {
+    /// etcd's message as the core's.
+    fn message(&self, answer: PbWatchResponse) -> Result<Message, Failure> {
         let header = answer.header.ok_or_else(|| Failure::Unclear("a message has no header".to_owned()))?;
         let header = Header { cluster_id: header.cluster_id, revision: header.revision };
         let source = match usize::try_from(answer.watch_id - FIRST_WATCH) {
@@ -183,15 +183,18 @@ impl Driver {
         if answer.canceled {
             tracing::info!(reason = %answer.cancel_reason, compacted = answer.compact_revision, "a watch was ended by the store");
         }
-        Ok(Some(Message {
-            source,
-            header,
-            created: answer.created,
-            canceled: answer.canceled,
-            compacted: answer.compact_revision > 0,
-            fragment: answer.fragment,
-            events,
-        }))
+        let kind = if answer.compact_revision > 0 {
+            Kind::Compacted
+        } else if answer.canceled {
+            Kind::Canceled
+        } else if answer.created {
+            Kind::Created
+        } else if answer.fragment {
+            Kind::Fragment
+        } else {
+            Kind::Whole
+        };
+        Ok(Message { source, header, kind, events })
     }
 }
 
@@ -221,6 +224,6 @@ fn silent() -> Failure {
 }
 
 /// Whatever kept the term from being settled may pass: the mirror goes on trying.
-fn passing(error: crate::error::TermError) -> Failure {
+fn passing(error: &crate::error::TermError) -> Failure {
     Failure::Unclear(error.to_string())
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use skerry_proto::store::v1 as pb;
 
-use super::core::{Core, Event, Message, Publication, Source, Step, Target};
+use super::core::{Core, Event, Kind, Message, Publication, Source, Step, Target};
 use super::log::Log;
 use crate::client::{Found, Header, Range};
 use crate::failure::Failure;
@@ -131,7 +131,9 @@ impl World {
         let more = entries.len() > limit;
         entries.truncate(limit);
         if range.keys_only {
-            entries.iter_mut().for_each(|entry| entry.bytes = Bytes::new());
+            for entry in &mut entries {
+                entry.bytes = Bytes::new();
+            }
         }
         Ok(Found { header: self.header(), entries, more, count })
     }
@@ -241,15 +243,7 @@ impl Harness {
     fn fill(&mut self) {
         let Some(mut stream) = self.stream.take() else { return };
         let header = self.world.header();
-        let message = |source, events| Message {
-            source,
-            header,
-            created: false,
-            canceled: false,
-            compacted: false,
-            fragment: false,
-            events,
-        };
+        let message = |source, events| Message { source, header, kind: Kind::Whole, events };
         if let Some(at) = (stream.meta..=header.revision).find(|at| self.world.metas.contains_key(at)) {
             stream.meta = at + 1;
             let event = Event { key: Arc::from("meta"), mod_revision: at, put: None };
@@ -258,11 +252,9 @@ impl Harness {
         let target = usize::try_from(self.choose(3)).unwrap();
         let from = stream.next[target];
         if from < self.world.compacted {
-            stream.queue.push_back(Message {
-                canceled: true,
-                compacted: true,
-                ..message(Source::Target(target), Vec::new())
-            });
+            stream
+                .queue
+                .push_back(Message { kind: Kind::Compacted, ..message(Source::Target(target), Vec::new()) });
         } else if from <= header.revision {
             let to = from
                 + i64::try_from(self.choose(u64::try_from(header.revision - from + 1).unwrap())).unwrap();
@@ -283,8 +275,8 @@ impl Harness {
             while !events.is_empty() {
                 let size = 1 + usize::try_from(self.choose(4)).unwrap();
                 let rest = events.split_off(size.min(events.len()));
-                let fragment = !rest.is_empty();
-                stream.queue.push_back(Message { fragment, ..message(Source::Target(target), events) });
+                let kind = if rest.is_empty() { Kind::Whole } else { Kind::Fragment };
+                stream.queue.push_back(Message { kind, ..message(Source::Target(target), events) });
                 events = rest;
             }
         } else if self.choose(3) == 0 {
@@ -343,8 +335,9 @@ impl Harness {
             100..=219 => (0..=a % 6).for_each(|_| self.advance(true)),
             220..=231 => self.stream = None,
             232..=243 => {
-                self.world.compacted = (self.world.revision() - i64::from(a % 4)).max(self.world.compacted)
+                self.world.compacted = (self.world.revision() - i64::from(a % 4)).max(self.world.compacted);
             }
+
             _ => {
                 self.world.restore(a % 16, b.is_multiple_of(2));
                 self.stream = None;

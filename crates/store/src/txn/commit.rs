@@ -62,14 +62,15 @@ impl Store {
                     return Ok(Answer::Done { revision: header.revision, changed: changed.collect() });
                 }
                 Ok((header, answer)) => {
-                    let found = txn.read_back(answer, &with_value).map_err(|failure| failed(txn, failure))?;
+                    let found =
+                        txn.read_back(answer, &with_value).map_err(|failure| failed(txn, &failure))?;
                     return Ok(Answer::Found { revision: header.revision, found });
                 }
                 Err(Failure::LeaseGone) if remembers && !renewed => {
                     renewed = true;
                     self.request_lease.forget(lease);
                 }
-                Err(failure) => return Err(failed(txn, failure)),
+                Err(failure) => return Err(failed(txn, &failure)),
             }
         }
     }
@@ -85,11 +86,11 @@ impl Txn {
             let key = &**key;
             match expect {
                 Expect::Absent | Expect::FirstTime(_) => {
-                    compares.push(Compare::create_revision(key, CompareOp::Equal, 0))
+                    compares.push(Compare::create_revision(key, CompareOp::Equal, 0));
                 }
                 Expect::Exists => compares.push(Compare::create_revision(key, CompareOp::Greater, 0)),
                 Expect::ModRevision(revision) => {
-                    compares.push(Compare::mod_revision(key, CompareOp::Equal, *revision))
+                    compares.push(Compare::mod_revision(key, CompareOp::Equal, *revision));
                 }
                 Expect::Led { create_revision, holder } => {
                     compares.push(Compare::create_revision(key, CompareOp::Equal, *create_revision));
@@ -199,7 +200,7 @@ fn failed_before(txn: &Txn, failure: &Failure) -> TxnError {
     TxnError::Unavailable { subject: txn.subject(), reason: failure.to_string() }
 }
 
-fn failed(txn: &Txn, failure: Failure) -> TxnError {
+fn failed(txn: &Txn, failure: &Failure) -> TxnError {
     let subject = txn.subject();
     let reason = failure.to_string();
     match failure {
