@@ -1,0 +1,202 @@
+//! What the gateway is still to be told: keyed state, dirty until acknowledged, and a bounded ring of events.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use skerry_proto::gateway::v1 as pb;
+use skerry_proto::types::v1 as types;
+
+use crate::limits;
+use crate::merge;
+use crate::time::{MonoTime, WallTime};
+
+/// What is reported under a key of its own. The last writer wins.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Item {
+    Machine,
+    Instance(String),
+}
+
+/// A report that was sent and not acknowledged.
+#[derive(Debug, Clone)]
+struct InFlight {
+    sequence: u64,
+    /// What it says, and the change that it said.
+    items: Vec<(Item, u64)>,
+    /// The last event that it carries.
+    events_to: u64,
+    full: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Outbox {
+    boot_id: String,
+    node: String,
+    machine: Option<types::MachineStatus>,
+    instances: BTreeMap<String, types::InstanceStatus>,
+    /// What is not acknowledged, with the number of its last change. An instance that is dirty and not in `instances` is gone.
+    dirty: BTreeMap<Item, u64>,
+    changes: u64,
+    /// Not acknowledged, oldest first.
+    events: VecDeque<types::Event>,
+    event_sequence: u64,
+    /// Dropped by a full ring since the start.
+    pub(super) dropped: u64,
+    /// The last event that was acknowledged or dropped, and told as such.
+    events_told_to: u64,
+    /// The next report replaces all state.
+    full: bool,
+    open: bool,
+    report_sequence: u64,
+    in_flight: Option<InFlight>,
+    sent: Option<MonoTime>,
+}
+
+impl Outbox {
+    pub(super) fn new(boot_id: String, node: String) -> Self {
+        Self {
+            boot_id,
+            node,
+            machine: None,
+            instances: BTreeMap::new(),
+            dirty: BTreeMap::new(),
+            changes: 0,
+            events: VecDeque::new(),
+            event_sequence: 0,
+            dropped: 0,
+            events_told_to: 0,
+            full: false,
+            open: false,
+            report_sequence: 0,
+            in_flight: None,
+            sent: None,
+        }
+    }
+
+    fn mark(&mut self, item: Item) {
+        self.changes += 1;
+        self.dirty.insert(item, self.changes);
+    }
+
+    pub(super) fn machine_changed(&mut self, mut machine: types::MachineStatus) {
+        merge::clip_machine(&mut machine);
+        if self.machine.as_ref() != Some(&machine) {
+            self.machine = Some(machine);
+            self.mark(Item::Machine);
+        }
+    }
+
+    /// An instance beyond the bound is not reported: the gateway would refuse the whole report.
+    pub(super) fn instance_changed(&mut self, mut instance: types::InstanceStatus) {
+        merge::clip_instance(&mut instance);
+        let known = self.instances.get(&instance.instance);
+        if known == Some(&instance) || known.is_none() && self.instances.len() >= limits::INSTANCES_MAX {
+            return;
+        }
+        let name = instance.instance.clone();
+        self.instances.insert(name.clone(), instance);
+        self.mark(Item::Instance(name));
+    }
+
+    pub(super) fn instance_gone(&mut self, name: &str) {
+        if self.instances.remove(name).is_some() {
+            self.mark(Item::Instance(name.to_owned()));
+        }
+    }
+
+    pub(super) fn raise(&mut self, mut event: types::Event, wall: WallTime) {
+        self.event_sequence += 1;
+        event.sequence = self.event_sequence;
+        event.boot_id.clone_from(&self.boot_id);
+        event.time.get_or_insert_with(|| wall.to_proto());
+        if event.source.is_empty() {
+            event.source.clone_from(&self.node);
+        }
+        merge::clip_event(&mut event);
+        if self.events.len() >= limits::EVENT_RING_MAX {
+            self.events.pop_front();
+            self.dropped += 1;
+        }
+        self.events.push_back(event);
+    }
+
+    pub(super) fn session_opened(&mut self, full: bool) {
+        self.open = true;
+        self.full = full;
+        self.report_sequence = 0;
+        self.in_flight = None;
+    }
+
+    /// What was in flight is dirty still.
+    pub(super) fn session_lost(&mut self) {
+        self.open = false;
+        self.in_flight = None;
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        !self.full && self.in_flight.is_none() && self.dirty.is_empty() && self.events.is_empty()
+    }
+
+    /// Whether there is something to say that may be said. A full report waits until the machine has been looked at: it would
+    /// wipe out what is known of it.
+    pub(super) fn can_send(&self) -> bool {
+        let something = self.full || !self.dirty.is_empty() || !self.events.is_empty();
+        self.open && self.in_flight.is_none() && something && (!self.full || self.machine.is_some())
+    }
+
+    /// When the next report is due, if there is one.
+    pub(super) fn due(&self) -> Option<MonoTime> {
+        let earliest = self.sent.map_or(MonoTime::default(), |sent| sent + limits::REPORT_INTERVAL);
+        self.can_send().then_some(earliest)
+    }
+
+    /// The next report, which is in flight from now on.
+    pub(super) fn report(&mut self, now: MonoTime) -> pb::Report {
+        self.report_sequence += 1;
+        self.sent = Some(now);
+        let mut report =
+            pb::Report { sequence: self.report_sequence, full: self.full, ..pb::Report::default() };
+        if self.full {
+            report.machine.clone_from(&self.machine);
+            report.instances = self.instances.values().cloned().collect();
+        } else {
+            for item in self.dirty.keys() {
+                match item {
+                    Item::Machine => report.machine.clone_from(&self.machine),
+                    Item::Instance(name) => match self.instances.get(name) {
+                        Some(instance) => report.instances.push(instance.clone()),
+                        None => report.removed_instances.push(name.clone()),
+                    },
+                }
+            }
+        }
+        report.events = self.events.iter().take(limits::EVENTS_PER_REPORT_MAX).cloned().collect();
+        if let Some(first) = report.events.first() {
+            report.events_dropped = first.sequence.saturating_sub(self.events_told_to + 1);
+        }
+        self.in_flight = Some(InFlight {
+            sequence: report.sequence,
+            items: self.dirty.iter().map(|(item, change)| (item.clone(), *change)).collect(),
+            events_to: report.events.last().map_or(0, |event| event.sequence),
+            full: report.full,
+        });
+        report
+    }
+
+    /// The report with this number is in the store. Whether it was the one in flight.
+    pub(super) fn acknowledged(&mut self, sequence: u64) -> bool {
+        let Some(done) = self.in_flight.take_if(|report| report.sequence == sequence) else { return false };
+        for (item, change) in done.items {
+            if self.dirty.get(&item) == Some(&change) {
+                self.dirty.remove(&item);
+            }
+        }
+        while self.events.front().is_some_and(|event| event.sequence <= done.events_to) {
+            self.events.pop_front();
+        }
+        self.events_told_to = self.events_told_to.max(done.events_to);
+        if done.full {
+            self.full = false;
+        }
+        true
+    }
+}

@@ -1,0 +1,219 @@
+//! The desired state of a node as named, versioned resources: what an agent holds, what an assignment asks for, and what is between
+//! two of them. Pure. Loading contents is the gateway's, storing them the agent's.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message as _;
+use skerry_model::{AppName, ConfigName, ContentHash, InstanceName};
+use skerry_proto::gateway::v1 as pb;
+use skerry_proto::store::v1 as store;
+
+use crate::Version;
+
+/// Content versions by resource name.
+pub type ResourceVersions = BTreeMap<String, String>;
+
+/// What a resource is, by its name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ResourceName {
+    /// `instances/<app>/<service>/<cluster>/<ordinal>`.
+    Instance(InstanceName),
+    /// `revisions/<app>/<hash>`.
+    Revision {
+        /// Of which app.
+        app: AppName,
+        /// Of its encoded spec.
+        hash: ContentHash,
+    },
+    /// `configs/<config>/<hash>`.
+    Config {
+        /// Which config.
+        config: ConfigName,
+        /// Of its encoded spec.
+        hash: ContentHash,
+    },
+}
+
+impl ResourceName {
+    /// Parses a resource name. Nothing where it is of no kind that we know.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (kind, rest) = text.split_once('/')?;
+        let hashed =
+            || rest.split_once('/').and_then(|(name, hash)| Some((name, ContentHash::parse(hash).ok()?)));
+        match kind {
+            "instances" => InstanceName::parse(rest).ok().map(Self::Instance),
+            "revisions" => {
+                hashed().and_then(|(app, hash)| Some(Self::Revision { app: AppName::parse(app).ok()?, hash }))
+            }
+            "configs" => hashed().and_then(|(config, hash)| {
+                Some(Self::Config { config: ConfigName::parse(config).ok()?, hash })
+            }),
+            _ => None,
+        }
+    }
+}
+
+/// Name of the resource of an instance.
+pub fn instance_resource_name(instance: &str) -> String {
+    format!("instances/{instance}")
+}
+
+/// Name of the resource of a revision.
+pub fn revision_resource_name(app: &str, hash: &str) -> String {
+    format!("revisions/{app}/{hash}")
+}
+
+/// Name of the resource of a config at a content version.
+pub fn config_resource_name(config: &str, hash: &str) -> String {
+    format!("configs/{config}/{hash}")
+}
+
+/// The names of the contents that an instance needs: its revision and its configs.
+pub fn references(instance: &pb::Instance) -> impl Iterator<Item = String> {
+    let app = instance.instance.split('/').next().unwrap_or_default();
+    std::iter::once(revision_resource_name(app, &instance.revision))
+        .chain(instance.configs.iter().map(|config| config_resource_name(&config.config, &config.hash)))
+}
+
+/// The instance that an assignment asks for, as it travels. Its version is the hash of its encoding.
+pub fn instance_resource(assigned: &store::AssignedInstance) -> pb::Resource {
+    let instance = pb::Instance {
+        instance: assigned.instance.clone(),
+        revision: assigned.revision.clone(),
+        configs: assigned
+            .configs
+            .iter()
+            .map(|config| pb::ConfigReference { config: config.config.clone(), hash: config.hash.clone() })
+            .collect(),
+    };
+    pb::Resource {
+        name: instance_resource_name(&assigned.instance),
+        version: ContentHash::of(&instance.encode_to_vec()).to_string(),
+        requires: Vec::new(),
+        body: Some(pb::resource::Body::Instance(instance)),
+    }
+}
+
+/// A revision or a config as it travels: `bytes` are those that are stored, which `hash` is of.
+pub fn content_resource(name: &ResourceName, bytes: Bytes, requires: Vec<String>) -> Option<pb::Resource> {
+    let (name, hash, body) = match name {
+        ResourceName::Instance(_) => return None,
+        ResourceName::Revision { app, hash } => (
+            revision_resource_name(app.as_str(), &hash.to_string()),
+            hash,
+            pb::resource::Body::Revision(bytes),
+        ),
+        ResourceName::Config { config, hash } => (
+            config_resource_name(config.as_str(), &hash.to_string()),
+            hash,
+            pb::resource::Body::Config(bytes),
+        ),
+    };
+    Some(pb::Resource { name, version: hash.to_string(), requires, body: Some(body) })
+}
+
+/// The resources that an assignment asks for: each instance, and the revisions and configs that they name.
+pub fn resources_of(assignment: &store::AssignmentRecord) -> ResourceVersions {
+    let mut resources = ResourceVersions::new();
+    for assigned in &assignment.instances {
+        let resource = instance_resource(assigned);
+        let app = assigned.instance.split('/').next().unwrap_or_default();
+        resources.insert(revision_resource_name(app, &assigned.revision), assigned.revision.clone());
+        for config in &assigned.configs {
+            resources.insert(config_resource_name(&config.config, &config.hash), config.hash.clone());
+        }
+        resources.insert(resource.name, resource.version);
+    }
+    resources
+}
+
+/// What makes one set of resources into another.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Difference {
+    /// Names that are new or have another version.
+    pub changed: Vec<String>,
+    /// Names that are gone.
+    pub removed: Vec<String>,
+}
+
+impl Difference {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.changed.is_empty() && self.removed.is_empty()
+    }
+}
+
+/// What makes `old` into `new`, by name.
+pub fn difference(old: &ResourceVersions, new: &ResourceVersions) -> Difference {
+    Difference {
+        changed: new
+            .iter()
+            .filter(|(name, version)| old.get(*name) != Some(version))
+            .map(|(n, _)| n.clone())
+            .collect(),
+        removed: old.keys().filter(|name| !new.contains_key(*name)).cloned().collect(),
+    }
+}
+
+/// The whole desired state of a node, as its agent holds it. Cheap to clone: the resources are shared.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Desired {
+    /// Its version. Absent: never had one, or it was not read whole.
+    pub version: Option<Version>,
+    /// Its resources by name. Each name is that of the resource.
+    pub resources: BTreeMap<String, Arc<pb::Resource>>,
+}
+
+impl Desired {
+    /// Content versions by name.
+    pub fn versions(&self) -> ResourceVersions {
+        self.resources.iter().map(|(name, resource)| (name.clone(), resource.version.clone())).collect()
+    }
+
+    /// What a hello says of it.
+    pub fn held(&self) -> Vec<pb::HeldResource> {
+        self.resources
+            .iter()
+            .map(|(name, resource)| pb::HeldResource {
+                name: name.clone(),
+                version: resource.version.clone(),
+            })
+            .collect()
+    }
+
+    /// What makes `old` into this.
+    pub fn difference(&self, old: &Self) -> Difference {
+        difference(&old.versions(), &self.versions())
+    }
+
+    /// The instances, by name.
+    pub fn instances(&self) -> impl Iterator<Item = &pb::Instance> {
+        self.resources.values().filter_map(|resource| match &resource.body {
+            Some(pb::resource::Body::Instance(instance)) => Some(instance),
+            _ => None,
+        })
+    }
+
+    /// The encoded `AppSpec` of a revision.
+    pub fn revision(&self, app: &str, hash: &str) -> Option<&Bytes> {
+        match &self.resources.get(&revision_resource_name(app, hash))?.body {
+            Some(pb::resource::Body::Revision(bytes)) => Some(bytes),
+            _ => None,
+        }
+    }
+
+    /// The encoded `ConfigSpec` of a config at a content version.
+    pub fn config(&self, config: &str, hash: &str) -> Option<&Bytes> {
+        match &self.resources.get(&config_resource_name(config, hash))?.body {
+            Some(pb::resource::Body::Config(bytes)) => Some(bytes),
+            _ => None,
+        }
+    }
+
+    /// Names of the contents that its instances need.
+    pub(crate) fn referenced(&self) -> BTreeSet<String> {
+        self.instances().flat_map(references).collect()
+    }
+}
