@@ -1,1 +1,65 @@
-//! registry
+//! The node registry: who is in the fleet, how they are, what happened.
+//!
+//! It follows the store and answers from memory. It writes what operators decide about nodes; what nodes report is written by their gateway.
+
+mod config;
+mod events;
+mod follow;
+mod nodes;
+mod view;
+
+use std::sync::Arc;
+
+use skerry_daemon::Shutdown;
+use skerry_proto::registry::v1::event_service_server::EventServiceServer;
+use skerry_proto::registry::v1::node_service_server::NodeServiceServer;
+use skerry_rpc::{MESSAGE_BYTES_MAX, Server};
+use skerry_store::{Store, WaitError};
+
+pub use config::Args;
+
+use crate::events::Events;
+use crate::follow::Shared;
+use crate::nodes::Nodes;
+
+/// Why a registry did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The fleet could not be read.
+    #[error("reading the fleet from the store: {0}")]
+    Store(#[from] WaitError),
+}
+
+/// A running registry.
+pub struct Registry {
+    nodes: Nodes,
+    events: Events,
+}
+
+impl Registry {
+    /// Reads the fleet, then follows the store until `shutdown`.
+    pub async fn start(store: Store, shutdown: &Shutdown) -> Result<Self, StartError> {
+        let shared = Arc::new(Shared::new(&store));
+        shared.mirror.ready().await?;
+        shutdown.spawn(follow::follow(Arc::clone(&shared), shutdown.clone()));
+        let events = Events::new(&store, shutdown.clone());
+        Ok(Self { nodes: Nodes::new(shared, store, shutdown.clone()), events })
+    }
+
+    /// Adds the handlers to a server.
+    pub fn register(&self, server: &mut Server) {
+        let nodes = NodeServiceServer::new(self.nodes.clone());
+        let events = EventServiceServer::new(self.events.clone());
+        server
+            .add(
+                nodes
+                    .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                    .max_encoding_message_size(MESSAGE_BYTES_MAX),
+            )
+            .add(
+                events
+                    .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                    .max_encoding_message_size(MESSAGE_BYTES_MAX),
+            );
+    }
+}

@@ -1,0 +1,143 @@
+//! Laws of lists and watches: what a watcher builds from what it is told is what the hub has.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use skerry_model::{Code, ProjectName, Selector};
+use skerry_proto::registry::v1::Node;
+use skerry_proto::types::v1::Metadata;
+use skerry_store::{Snapshot, StoreVersion};
+
+use crate::{Hub, PageArgs, Told, Watcher, page_args};
+
+fn node(name: u8, site: u8) -> (String, Node) {
+    let name = format!("projects/p/nodes/n{name:03}");
+    let labels = BTreeMap::from([("site".to_owned(), site.to_string())]);
+    (
+        name.clone(),
+        Node { metadata: Some(Metadata { name, labels, ..Default::default() }), ..Default::default() },
+    )
+}
+
+fn at(revision: i64) -> Snapshot {
+    Snapshot::at(StoreVersion { term: 1, revision })
+}
+
+fn project() -> ProjectName {
+    ProjectName::parse("p").unwrap()
+}
+
+/// Takes in what a watcher is told until it is quiet.
+async fn drain(watcher: &mut Watcher<Node>, known: &mut BTreeMap<String, Node>) -> String {
+    let mut version = String::new();
+    while let Ok(told) = tokio::time::timeout(std::time::Duration::from_millis(1), watcher.next()).await {
+        let told = told.unwrap();
+        let (item, at) = told.parts();
+        version = at;
+        let name = item.map(|item| item.metadata.as_ref().unwrap().name.clone());
+        match (&told, name) {
+            (Told::Added(item, _) | Told::Modified(item, _), Some(name)) => {
+                known.insert(name, Node::clone(item));
+            }
+            (Told::Deleted(..), Some(name)) => {
+                assert!(known.remove(&name).is_some(), "a deletion of what was never told");
+            }
+            _ => {}
+        }
+    }
+    version
+}
+
+fn paused() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap()
+}
+
+proptest! {
+    #[test]
+    fn a_watcher_that_resumes_anywhere_ends_with_what_matches(
+        batches in proptest::collection::vec(proptest::collection::vec((0_u8..6, proptest::option::of(0_u8..2)), 0..4), 1..12),
+        cuts in proptest::collection::vec(any::<bool>(), 12),
+    ) {
+        paused().block_on(async {
+            let hub: Arc<Hub<Node>> = Arc::default();
+            hub.reset(BTreeMap::new(), &at(1));
+            let selector = Selector::parse("site=1").unwrap();
+            let mut watcher = Watcher::start(Arc::clone(&hub), &project(), selector.clone(), "").await.unwrap();
+            let mut known = BTreeMap::new();
+            let mut version = drain(&mut watcher, &mut known).await;
+            for (index, batch) in batches.into_iter().enumerate() {
+                let updates = batch.into_iter().map(|(name, site)| (node(name, 0).0, site.map(|site| node(name, site).1)));
+                hub.publish(updates, &at(index as i64 + 2));
+                if cuts[index] {
+                    watcher = Watcher::start(Arc::clone(&hub), &project(), selector.clone(), &version).await.unwrap();
+                }
+                let told = drain(&mut watcher, &mut known).await;
+                if !told.is_empty() {
+                    version = told;
+                }
+            }
+            let matching: BTreeMap<String, Node> = hub.snapshot().iter()
+                .filter(|(_, item)| selector.matches(&item.metadata.as_ref().unwrap().labels))
+                .map(|(name, item)| (name.clone(), Node::clone(item))).collect();
+            assert_eq!(known, matching);
+        });
+    }
+
+    #[test]
+    fn pages_join_to_the_whole_of_one_version(count in 0_u8..40, size in 1_i32..15) {
+        let hub: Hub<Node> = Hub::default();
+        hub.reset((0..count).map(|n| node(n, 1)).map(|(name, node)| (name, Arc::new(node))).collect(), &at(1));
+        let (mut names, mut token, mut version) = (Vec::new(), String::new(), None);
+        loop {
+            let args = page_args(size, &token).unwrap();
+            let page = hub.list(&project(), &Selector::default(), &args, usize::MAX).unwrap();
+            assert!(page.items.len() <= usize::try_from(size).unwrap());
+            assert_eq!(*version.get_or_insert(page.resource_version.clone()), page.resource_version);
+            names.extend(page.items.into_iter().map(|node| node.metadata.unwrap().name));
+            // What changes between two pages is not in the listing.
+            hub.publish([node(200, 1)].map(|(name, node)| (name, Some(node))), &at(2));
+            token = page.next_page_token;
+            if token.is_empty() { break; }
+        }
+        prop_assert_eq!(names, (0..count).map(|n| node(n, 1).0).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_watcher_that_fell_behind_is_told_to_list_again() {
+    paused().block_on(async {
+        let hub: Arc<Hub<Node>> = Arc::default();
+        hub.reset(BTreeMap::new(), &at(1));
+        let version = hub
+            .list(&project(), &Selector::default(), &page_args(0, "").unwrap(), 1)
+            .unwrap()
+            .resource_version;
+        let mut watcher =
+            Watcher::start(Arc::clone(&hub), &project(), Selector::default(), &version).await.unwrap();
+        for n in 0..10_000_i64 {
+            hub.publish([node(1, u8::from(n % 2 == 1))].map(|(name, node)| (name, Some(node))), &at(n + 2));
+        }
+        assert_eq!(watcher.next().await.unwrap_err().code, Code::OutOfRange);
+        let again = Watcher::start(Arc::clone(&hub), &project(), Selector::default(), &version).await;
+        assert_eq!(again.err().map(|fault| fault.code), Some(Code::OutOfRange));
+    });
+}
+
+#[test]
+fn another_replica_continues_from_what_was_complete_and_leaves_nothing_out() {
+    paused().block_on(async {
+        let (here, there): (Arc<Hub<Node>>, Arc<Hub<Node>>) = Default::default();
+        for hub in [&here, &there] {
+            hub.reset(BTreeMap::new(), &at(1));
+            hub.publish([node(1, 1)].map(|(name, node)| (name, Some(node))), &at(5));
+        }
+        let args = PageArgs { size: 10, after: None };
+        let version = here.list(&project(), &Selector::default(), &args, 1).unwrap().resource_version;
+        there.publish([node(2, 1)].map(|(name, node)| (name, Some(node))), &at(6));
+        let mut watcher = Watcher::start(there, &project(), Selector::default(), &version).await.unwrap();
+        let mut known = BTreeMap::new();
+        drain(&mut watcher, &mut known).await;
+        assert_eq!(known.into_keys().collect::<Vec<_>>(), [node(2, 1).0]);
+    });
+}

@@ -1,0 +1,133 @@
+//! Keeps the nodes that clients see in step with the store.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use skerry_api::Hub;
+use skerry_daemon::Shutdown;
+use skerry_model::NodeRef;
+use skerry_proto::registry::v1::Node;
+use skerry_proto::store::v1 as stored;
+use skerry_store::{
+    Changes, Cursor, Entry, Family, Key, Mirror, MirrorConfig, Prefix, Record, Snapshot, Store,
+};
+
+use crate::view::node_of;
+
+/// What the tasks and handlers of a registry share.
+pub(crate) struct Shared {
+    pub(crate) nodes: Arc<Hub<Node>>,
+    pub(crate) mirror: Mirror,
+    /// The nodes whose last session names a gateway: they look different when it comes or goes.
+    of_gateway: Mutex<BTreeMap<String, BTreeSet<NodeRef>>>,
+}
+
+impl Shared {
+    pub(crate) fn new(store: &Store) -> Self {
+        let mirrored = MirrorConfig::new()
+            .family::<stored::NodeRecord>()
+            .family::<stored::SessionRecord>()
+            .family::<stored::StatusRecord>()
+            .family::<stored::AssignmentRecord>()
+            .family::<stored::GatewayRecord>();
+        Self { nodes: Arc::default(), mirror: Mirror::start(store, mirrored), of_gateway: Mutex::default() }
+    }
+
+    /// Brings all in step with what the mirror shows now; answers where to continue.
+    fn take(&self, cursor: Option<Cursor>) -> Cursor {
+        let delta = self.mirror.changes(cursor);
+        let snapshot = &delta.snapshot;
+        let now = SystemTime::now();
+        match delta.changes {
+            Changes::Since(changes) if changes.is_empty() => {}
+            Changes::Since(changes) => {
+                let mut touched = BTreeSet::new();
+                for change in &changes {
+                    self.touch(change.key(), change.old.as_deref(), change.new.as_deref(), &mut touched);
+                }
+                let nodes: Vec<_> =
+                    touched.iter().map(|name| (name.to_string(), self.node(snapshot, name, now))).collect();
+                self.nodes.publish(nodes, snapshot);
+            }
+            Changes::Resync => {
+                self.index_sessions(snapshot);
+                let records = Prefix::<stored::NodeRecord>::all();
+                let names =
+                    snapshot.entries(&records).filter_map(|entry| name_of::<stored::NodeRecord>(&entry.key));
+                let nodes = names
+                    .filter_map(|name| Some((name.to_string(), Arc::new(self.node(snapshot, &name, now)?))))
+                    .collect();
+                self.nodes.reset(nodes, snapshot);
+            }
+        }
+        delta.cursor
+    }
+
+    fn node(&self, snapshot: &Snapshot, name: &NodeRef, now: SystemTime) -> Option<Node> {
+        node_of(snapshot, name, self.nodes.get(&name.to_string()).as_deref(), now)
+    }
+
+    /// Notes the nodes that one changed key may make look different.
+    fn touch(&self, key: &str, old: Option<&Entry>, new: Option<&Entry>, touched: &mut BTreeSet<NodeRef>) {
+        match Family::of_key(key) {
+            Some(Family::Nodes) => touched.extend(name_of::<stored::NodeRecord>(key)),
+            Some(Family::Status) => touched.extend(name_of::<stored::StatusRecord>(key)),
+            Some(Family::Assignments) => touched.extend(name_of::<stored::AssignmentRecord>(key)),
+            Some(Family::Sessions) => {
+                let Some(name) = name_of::<stored::SessionRecord>(key) else { return };
+                self.reindex(&name, old, new);
+                touched.insert(name);
+            }
+            Some(Family::Gateways) => {
+                let Ok(key) = Key::<stored::GatewayRecord>::parse(key) else { return };
+                let index = self.of_gateway.lock().unwrap_or_else(PoisonError::into_inner);
+                touched.extend(index.get(&key.name().to_string()).into_iter().flatten().cloned());
+            }
+            _ => {}
+        }
+    }
+
+    fn reindex(&self, name: &NodeRef, old: Option<&Entry>, new: Option<&Entry>) {
+        let gateway =
+            |entry: Option<&Entry>| Some(entry?.decode::<stored::SessionRecord>().ok()?.value.gateway);
+        let mut index = self.of_gateway.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(gateway) = gateway(old)
+            && let Some(nodes) = index.get_mut(&gateway)
+        {
+            nodes.remove(name);
+            if nodes.is_empty() {
+                index.remove(&gateway);
+            }
+        }
+        if let Some(gateway) = gateway(new) {
+            index.entry(gateway).or_default().insert(name.clone());
+        }
+    }
+
+    fn index_sessions(&self, snapshot: &Snapshot) {
+        self.of_gateway.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        for entry in snapshot.entries(&Prefix::<stored::SessionRecord>::all()) {
+            if let Some(name) = name_of::<stored::SessionRecord>(&entry.key) {
+                self.reindex(&name, None, Some(entry));
+            }
+        }
+    }
+}
+
+fn name_of<R: Record>(key: &str) -> Option<R::Name> {
+    Some(Key::<R>::parse(key).ok()?.name())
+}
+
+/// Follows the store until the end.
+pub(crate) async fn follow(shared: Arc<Shared>, shutdown: Shutdown) {
+    let mut wake = shared.mirror.subscribe();
+    let mut cursor = None;
+    loop {
+        cursor = Some(shared.take(cursor));
+        tokio::select! {
+            more = wake.changed() => if !more { return },
+            () = shutdown.wait() => return,
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! Events of apps: written in the transaction of the change that they tell of.
+
+use std::time::SystemTime;
+
+use skerry_model::{AppRef, time};
+use skerry_proto::store::v1::EventsRecord;
+use skerry_proto::types::v1::{Event, event};
+use skerry_store::keys::EventSource;
+use skerry_store::{Key, ReadError, Store, Txn, Versioned};
+
+/// Events that are kept of an app.
+const EVENTS_KEPT: usize = 64;
+
+/// The ring of an app's events, for adding to it.
+pub(crate) struct AppEvents {
+    key: Key<EventsRecord>,
+    stored: Option<Versioned<EventsRecord>>,
+    app: AppRef,
+}
+
+impl AppEvents {
+    /// Reads the ring.
+    pub(crate) async fn read(store: &Store, app: &AppRef) -> Result<Self, ReadError> {
+        let key = Key::of(&EventSource::App(app.clone()));
+        let stored = store.get(&key).await?;
+        Ok(Self { key, stored, app: app.clone() })
+    }
+
+    /// Adds an event in `txn`.
+    pub(crate) fn add(self, txn: Txn, reason: &str, message: String) -> Txn {
+        let mut record = self.stored.as_ref().map(|stored| stored.value.clone()).unwrap_or_default();
+        record.sequence += 1;
+        record.events.push(Event {
+            time: Some(time::to_timestamp(SystemTime::now())),
+            severity: event::Severity::Normal.into(),
+            reason: reason.to_owned(),
+            message,
+            regarding: self.app.to_string(),
+            source: "scheduler".to_owned(),
+            boot_id: record.boot_id.clone(),
+            sequence: record.sequence,
+        });
+        let excess = record.events.len().saturating_sub(EVENTS_KEPT);
+        record.events.drain(..excess);
+        let txn = match &self.stored {
+            Some(stored) => txn.when_same(stored),
+            None => txn.when_absent(&self.key),
+        };
+        txn.put(&self.key, &record)
+    }
+}

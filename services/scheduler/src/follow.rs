@@ -1,0 +1,160 @@
+//! Keeps the world, and the resources that clients see, in step with the store.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use skerry_api::{Etag, Hub, metadata_of};
+use skerry_daemon::Shutdown;
+use skerry_model::{AppRef, ConfigRef, ContentHash};
+use skerry_proto::scheduler::v1::{App, Config, ConfigSpec};
+use skerry_proto::store::v1 as stored;
+use skerry_store::keys::ConfigRevisionRef;
+use skerry_store::{Changes, Key, Mirror, MirrorConfig, Snapshot, Store};
+use tokio::sync::watch;
+
+use crate::status::status_of;
+use crate::world::{Touched, World};
+
+/// What the tasks and handlers of a scheduler share.
+pub(crate) struct Shared {
+    world: Mutex<World>,
+    pub(crate) apps: Arc<Hub<App>>,
+    pub(crate) configs: Arc<Hub<Config>>,
+    pub(crate) mirror: Mirror,
+    /// Wakes whoever plans from the world; no payload.
+    changed: watch::Sender<()>,
+}
+
+/// What a scheduler mirrors.
+fn mirrored() -> MirrorConfig {
+    MirrorConfig::new()
+        .family::<stored::NodeRecord>()
+        .family::<stored::AppRecord>()
+        .family::<stored::RevisionRecord>()
+        .family::<stored::ConfigRecord>()
+        .family::<stored::ConfigRevisionRecord>()
+        .family::<stored::AssignmentRecord>()
+        .family::<stored::StatusRecord>()
+        .family::<stored::SessionRecord>()
+        .family::<stored::GatewayRecord>()
+}
+
+impl Shared {
+    pub(crate) fn new(store: &Store) -> Self {
+        Self {
+            world: Mutex::default(),
+            apps: Arc::default(),
+            configs: Arc::default(),
+            mirror: Mirror::start(store, mirrored()),
+            changed: watch::Sender::new(()),
+        }
+    }
+
+    pub(crate) fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Brings all in step with what the mirror shows now; answers where to continue.
+    fn take(&self, cursor: Option<skerry_store::Cursor>) -> skerry_store::Cursor {
+        let delta = self.mirror.changes(cursor);
+        let snapshot = &delta.snapshot;
+        let mut world = self.world();
+        let mut touched = Touched::default();
+        match delta.changes {
+            Changes::Since(changes) if changes.is_empty() => return delta.cursor,
+            Changes::Since(changes) => {
+                for change in &changes {
+                    world.take(change.key(), change.new.as_deref(), &mut touched);
+                }
+                let apps: Vec<_> =
+                    touched.apps.iter().map(|name| (name.to_string(), self.app(&world, name))).collect();
+                let configs: Vec<_> = touched
+                    .configs
+                    .iter()
+                    .map(|name| (name.to_string(), config(&world, snapshot, name)))
+                    .collect();
+                drop(world);
+                self.apps.publish(apps, snapshot);
+                self.configs.publish(configs, snapshot);
+            }
+            Changes::Resync => {
+                *world = World::default();
+                take_all(&mut world, snapshot, &mut touched);
+                let apps = touched
+                    .apps
+                    .iter()
+                    .filter_map(|name| Some((name.to_string(), Arc::new(self.app(&world, name)?))))
+                    .collect();
+                let configs = touched
+                    .configs
+                    .iter()
+                    .filter_map(|name| Some((name.to_string(), Arc::new(config(&world, snapshot, name)?))))
+                    .collect();
+                drop(world);
+                self.apps.reset(apps, snapshot);
+                self.configs.reset(configs, snapshot);
+            }
+        }
+        self.changed.send_replace(());
+        delta.cursor
+    }
+
+    /// An app as clients see it, from the world.
+    fn app(&self, world: &World, name: &AppRef) -> Option<App> {
+        let project = world.project(&name.project)?;
+        let view = project.apps.get(&name.app)?;
+        let before = self.apps.get(&name.to_string());
+        let before = before.as_ref().and_then(|app| app.status.as_ref());
+        let etag = Etag { mod_revision: view.record.mod_revision };
+        Some(App {
+            metadata: Some(metadata_of(name, view.record.value.meta.as_ref(), etag)),
+            spec: view.spec.as_deref().cloned(),
+            status: Some(status_of(world, &name.project, project, &name.app, before, SystemTime::now())),
+        })
+    }
+}
+
+fn config(world: &World, snapshot: &Snapshot, name: &ConfigRef) -> Option<Config> {
+    let record = world.project(&name.project)?.configs.get(&name.config)?;
+    let hash = ContentHash::parse(&record.value.hash).ok()?;
+    let content = snapshot
+        .get(&Key::<stored::ConfigRevisionRecord>::of(&ConfigRevisionRef { config: name.clone(), hash }))
+        .ok()?;
+    let spec = content.and_then(|content| <ConfigSpec as prost::Message>::decode(content.value.spec).ok());
+    let etag = Etag { mod_revision: record.mod_revision };
+    Some(Config { metadata: Some(metadata_of(name, record.value.meta.as_ref(), etag)), spec })
+}
+
+fn take_all(world: &mut World, snapshot: &Snapshot, touched: &mut Touched) {
+    fn family<R: skerry_store::Record>(world: &mut World, snapshot: &Snapshot, touched: &mut Touched) {
+        for entry in snapshot.entries(&skerry_store::Prefix::<R>::all()) {
+            world.take(&entry.key, Some(entry), touched);
+        }
+    }
+    // Revisions first: what refers to them then finds them.
+    family::<stored::GatewayRecord>(world, snapshot, touched);
+    family::<stored::RevisionRecord>(world, snapshot, touched);
+    family::<stored::ConfigRecord>(world, snapshot, touched);
+    family::<stored::StatusRecord>(world, snapshot, touched);
+    family::<stored::SessionRecord>(world, snapshot, touched);
+    family::<stored::AssignmentRecord>(world, snapshot, touched);
+    family::<stored::NodeRecord>(world, snapshot, touched);
+    family::<stored::AppRecord>(world, snapshot, touched);
+}
+
+/// Follows the store until the end.
+pub(crate) async fn follow(shared: Arc<Shared>, shutdown: Shutdown) {
+    let mut wake = shared.mirror.subscribe();
+    let mut cursor = None;
+    loop {
+        cursor = Some(shared.take(cursor));
+        tokio::select! {
+            more = wake.changed() => if !more { return },
+            () = shutdown.wait() => return,
+        }
+    }
+}

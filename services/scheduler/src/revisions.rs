@@ -1,0 +1,58 @@
+//! `ListRevisions`: the history of an app.
+
+use prost::Message as _;
+use skerry_model::{AppRef, Fault};
+use skerry_proto::scheduler::v1::{ListRevisionsRequest, ListRevisionsResponse, Revision};
+use skerry_proto::store::v1 as stored;
+use skerry_proto::types::v1::AppSpec;
+use skerry_store::Prefix;
+
+use crate::follow::Shared;
+
+/// Page size where none is named, and at most.
+const PAGE_DEFAULT: usize = 100;
+const PAGE_MAX: usize = 1000;
+/// Bytes of one page: below what a message may have.
+const PAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+/// One page, newest first. Pages continue by number.
+pub(crate) fn list(shared: &Shared, request: &ListRevisionsRequest) -> Result<ListRevisionsResponse, Fault> {
+    let name = AppRef::parse(&request.parent).map_err(|e| Fault::invalid_field("parent", e))?;
+    let size = match usize::try_from(request.page_size) {
+        Ok(0) => PAGE_DEFAULT,
+        Ok(size) => size.min(PAGE_MAX),
+        Err(_) => return Err(Fault::invalid_field("page_size", "use 1 to 1000, or leave it out")),
+    };
+    let below = match request.page_token.as_str() {
+        "" => i64::MAX,
+        text => text
+            .parse()
+            .map_err(|_| Fault::invalid_field("page_token", "not a token that the page before gave"))?,
+    };
+    if shared.apps.get(&name.to_string()).is_none() {
+        return Err(Fault::not_found(&name));
+    }
+    let snapshot = shared.mirror.snapshot();
+    let mut all: Vec<_> =
+        snapshot.iter(&Prefix::<stored::RevisionRecord>::app(&name)).filter_map(Result::ok).collect();
+    all.retain(|revision| revision.value.number < below);
+    all.sort_by_key(|revision| std::cmp::Reverse(revision.value.number));
+    let mut revisions = Vec::new();
+    let mut bytes = 0;
+    let mut next_page_token = String::new();
+    for revision in all {
+        bytes += revision.bytes.len();
+        if revisions.len() == size || (bytes > PAGE_BYTES_MAX && !revisions.is_empty()) {
+            next_page_token =
+                revisions.last().map(|last: &Revision| last.number.to_string()).unwrap_or_default();
+            break;
+        }
+        revisions.push(Revision {
+            name: revision.key.name().to_string(),
+            number: revision.value.number,
+            create_time: revision.value.create_time,
+            spec: AppSpec::decode(revision.value.spec.clone()).ok(),
+        });
+    }
+    Ok(ListRevisionsResponse { revisions, next_page_token })
+}

@@ -1,0 +1,317 @@
+//! How an app stands: pure, from the world. Everything that is not ready carries a reason.
+
+use std::time::SystemTime;
+
+use skerry_model::{AppName, InstanceName, NodeName, ProjectName, time};
+use skerry_placement::{Placed, Unplaced};
+use skerry_proto::scheduler::v1::{AppStatus, Counts, ServiceStatus};
+use skerry_proto::store::v1::StatusRecord;
+use skerry_proto::types::v1::{Condition, InstancePhase, InstanceStatus, condition};
+
+use crate::world::{NodeView, Project, World};
+
+/// How many problems an app's status names.
+const PROBLEMS_MAX: usize = 20;
+
+/// One instance and what counts for its service.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    pub(crate) name: InstanceName,
+    pub(crate) status: InstanceStatus,
+    /// It should be there; otherwise it is on its way out.
+    wanted: bool,
+    updated: bool,
+}
+
+/// Every instance of an app that should be, or is, by node and name.
+pub(crate) fn instances(
+    world: &World,
+    project_name: &ProjectName,
+    project: &Project,
+    app: &AppName,
+) -> Vec<Seen> {
+    let default = NodeView::default();
+    let mut seen = Vec::new();
+    for (node, plan) in &project.solution {
+        let view = project.nodes.get(node).unwrap_or(&default);
+        let look = Look { node, view, connected: world.is_connected(view), project, project_name };
+        seen.extend(
+            plan.placed
+                .iter()
+                .filter(|p| p.instance.app == *app)
+                .filter(|p| !is_kept(&plan.unplaced, p))
+                .map(|p| look.placed(p)),
+        );
+        seen.extend(plan.unplaced.iter().filter(|u| u.instance.app == *app).map(|u| look.unplaced(u)));
+        let wanted = |name: &str| {
+            plan.placed.iter().any(|p| p.instance.to_string() == name)
+                || plan.unplaced.iter().any(|u| u.instance.to_string() == name)
+        };
+        let reported = view.status.iter().flat_map(|status| &status.instances);
+        let leaving = reported.filter_map(|r| Some((InstanceName::parse(&r.instance).ok()?, r)));
+        seen.extend(
+            leaving
+                .filter(|(name, r)| name.app == *app && !wanted(&r.instance))
+                .map(|(name, r)| look.leaving(name, r)),
+        );
+    }
+    seen
+}
+
+fn is_kept(unplaced: &[Unplaced], placed: &Placed) -> bool {
+    unplaced.iter().any(|u| u.kept && u.instance == placed.instance)
+}
+
+/// One node, while its instances are looked at.
+struct Look<'a> {
+    node: &'a NodeName,
+    view: &'a NodeView,
+    connected: bool,
+    project: &'a Project,
+    project_name: &'a ProjectName,
+}
+
+impl Look<'_> {
+    fn reported(&self, name: &InstanceName) -> Option<&InstanceStatus> {
+        let name = name.to_string();
+        self.view.status.as_ref()?.instances.iter().find(|status| status.instance == name)
+    }
+
+    fn blank(&self, name: &InstanceName) -> InstanceStatus {
+        InstanceStatus {
+            instance: name.to_string(),
+            node: format!("{}/nodes/{}", self.project_name.parent(), self.node),
+            phase: InstancePhase::Pending.into(),
+            ..Default::default()
+        }
+    }
+
+    fn with_node(&self, reported: &InstanceStatus) -> InstanceStatus {
+        InstanceStatus {
+            node: format!("{}/nodes/{}", self.project_name.parent(), self.node),
+            ..reported.clone()
+        }
+    }
+
+    fn placed(&self, placed: &Placed) -> Seen {
+        let wanted_revision = placed.revision.to_string();
+        let stored =
+            self.project.state.previous.get(self.node).is_some_and(|previous| previous.contains(placed));
+        let acknowledged = stored && self.is_acknowledged();
+        let refusal = self.view.status.as_deref().and_then(|status| refusal(status, placed));
+        let mut status = match self.reported(&placed.instance) {
+            Some(reported) => self.with_node(reported),
+            None => InstanceStatus { revision: wanted_revision.clone(), ..self.blank(&placed.instance) },
+        };
+        let is_current = status.revision == wanted_revision;
+        if !self.connected {
+            let node = self.node;
+            not_ready(
+                &mut status,
+                "NodeDisconnected",
+                format!(
+                    "node {node} is not connected; what it runs runs on, and it converges when it returns"
+                ),
+            );
+        } else if let Some((reason, message)) = refusal.filter(|_| acknowledged) {
+            not_ready(&mut status, reason, format!("the node refused it: {message}"));
+            if is_current {
+                status.phase = InstancePhase::Failed.into();
+            }
+        } else if !stored {
+            not_ready(
+                &mut status,
+                "NotAssigned",
+                "placed, and not yet written to the node's assignment".to_owned(),
+            );
+        } else if !acknowledged {
+            not_ready(
+                &mut status,
+                "NotAcknowledged",
+                "assigned, and not yet acknowledged by the node".to_owned(),
+            );
+        } else if status.reason.is_empty() && self.reported(&placed.instance).is_none() {
+            not_ready(
+                &mut status,
+                "NotReported",
+                "acknowledged by the node, and nothing reported yet".to_owned(),
+            );
+        } else if !is_current {
+            let message = if status.ready {
+                "the former revision still runs".to_owned()
+            } else {
+                std::mem::take(&mut status.message)
+            };
+            let reason =
+                if status.ready { "Updating".to_owned() } else { std::mem::take(&mut status.reason) };
+            status.ready = false;
+            (status.reason, status.message) = (reason, message);
+        }
+        let updated = acknowledged && is_current;
+        Seen { name: placed.instance.clone(), status, wanted: true, updated }
+    }
+
+    fn unplaced(&self, unplaced: &Unplaced) -> Seen {
+        let mut status = match self.reported(&unplaced.instance).filter(|_| unplaced.kept) {
+            Some(reported) => self.with_node(reported),
+            None => self.blank(&unplaced.instance),
+        };
+        status.ready = false;
+        unplaced.reason.word().clone_into(&mut status.reason);
+        let kept = if unplaced.kept { "; the former revision runs on" } else { "" };
+        status.message = format!("{}{kept}", unplaced.reason);
+        Seen { name: unplaced.instance.clone(), status, wanted: true, updated: false }
+    }
+
+    fn leaving(&self, name: InstanceName, reported: &InstanceStatus) -> Seen {
+        let mut status = self.with_node(reported);
+        status.ready = false;
+        status.phase = InstancePhase::Stopping.into();
+        "Removing".clone_into(&mut status.reason);
+        "no longer wanted on this node".clone_into(&mut status.message);
+        Seen { name, status, wanted: false, updated: false }
+    }
+
+    /// Whether the node acknowledged what it is assigned now. Terms only rise, and an acknowledgement names the one that it is of.
+    fn is_acknowledged(&self) -> bool {
+        let assigned = self.view.assignment.as_ref().map(|(_, revision)| *revision);
+        let acknowledged = self.view.status.as_ref().map(|status| status.acknowledged_revision);
+        matches!((assigned, acknowledged), (Some(assigned), Some(acknowledged)) if acknowledged >= assigned)
+    }
+}
+
+fn not_ready(status: &mut InstanceStatus, reason: &str, message: String) {
+    status.ready = false;
+    reason.clone_into(&mut status.reason);
+    status.message = message;
+}
+
+/// What the node refused of what an instance needs.
+fn refusal<'a>(status: &'a StatusRecord, placed: &Placed) -> Option<(&'a str, &'a str)> {
+    let instance = format!("instances/{}", placed.instance);
+    let revision = format!("revisions/{}/{}", placed.instance.app, placed.revision);
+    let configs: Vec<String> =
+        placed.configs.iter().map(|(name, hash)| format!("configs/{name}/{hash}")).collect();
+    status
+        .refused
+        .iter()
+        .find(|refused| {
+            refused.name == instance || refused.name == revision || configs.contains(&refused.name)
+        })
+        .map(|refused| (refused.reason.as_str(), refused.message.as_str()))
+}
+
+/// An app's status. `before` is the last one, for times of transitions.
+pub(crate) fn status_of(
+    world: &World,
+    project_name: &ProjectName,
+    project: &Project,
+    app: &AppName,
+    before: Option<&AppStatus>,
+    now: SystemTime,
+) -> AppStatus {
+    let Some(view) = project.apps.get(app) else { return AppStatus::default() };
+    let seen = instances(world, project_name, project, app);
+    let names = view.spec.iter().flat_map(|spec| &spec.services).map(|service| service.name.clone());
+    let services: Vec<ServiceStatus> = names
+        .map(|service| {
+            let counts = count(seen.iter().filter(|s| s.name.service.as_str() == service));
+            ServiceStatus { service, counts: Some(counts) }
+        })
+        .collect();
+    let counts = count(seen.iter());
+    let mut conditions = conditions(project, app, &counts, &seen);
+    for condition in &mut conditions {
+        let last = before
+            .iter()
+            .flat_map(|b| &b.conditions)
+            .find(|c| c.r#type == condition.r#type && c.status == condition.status);
+        condition.last_transition_time =
+            last.map_or_else(|| Some(time::to_timestamp(now)), |c| c.last_transition_time);
+    }
+    let problems =
+        seen.into_iter().map(|s| s.status).filter(|status| !status.ready).take(PROBLEMS_MAX).collect();
+    AppStatus {
+        revision: view.record.value.revision.clone(),
+        observed_generation: view.record.value.meta.as_ref().map_or(0, |meta| meta.generation),
+        counts: Some(counts),
+        services,
+        conditions,
+        problems,
+    }
+}
+
+fn count<'a>(seen: impl Iterator<Item = &'a Seen>) -> Counts {
+    let mut counts = Counts::default();
+    for one in seen {
+        counts.desired += u32::from(one.wanted);
+        counts.updated += u32::from(one.wanted && one.updated);
+        counts.running += u32::from(one.status.phase == i32::from(InstancePhase::Running));
+        counts.ready += u32::from(one.wanted && one.updated && is_done(&one.status));
+    }
+    counts
+}
+
+/// Ready, or ended well and meant to end.
+fn is_done(status: &InstanceStatus) -> bool {
+    status.ready || status.phase == i32::from(InstancePhase::Completed)
+}
+
+fn conditions(project: &Project, app: &AppName, counts: &Counts, seen: &[Seen]) -> Vec<Condition> {
+    let condition = |name: &str, holds: bool, reason: &str, message: String| Condition {
+        r#type: name.to_owned(),
+        status: if holds { condition::Status::True } else { condition::Status::False }.into(),
+        reason: reason.to_owned(),
+        message,
+        last_transition_time: None,
+    };
+    let leaving = seen.iter().filter(|s| !s.wanted).count();
+    let first = seen.iter().find(|s| s.wanted && !is_done(&s.status)).map(|s| &s.status);
+    let available = match first {
+        None if counts.desired == 0 => {
+            let (reason, message) = nothing_wanted(project, app);
+            condition("Available", false, reason, message)
+        }
+        None => condition(
+            "Available",
+            true,
+            "AllReady",
+            format!("{} of {} instances are ready", counts.ready, counts.desired),
+        ),
+        Some(problem) => {
+            let message = format!(
+                "{} of {} instances are ready; {}: {}",
+                counts.ready, counts.desired, problem.instance, problem.message
+            );
+            condition("Available", false, &problem.reason, message)
+        }
+    };
+    let moving = counts.updated < counts.desired || leaving > 0 || counts.ready < counts.desired;
+    let progressing = if moving {
+        let message = format!(
+            "{} of {} instances are updated, {leaving} are being removed",
+            counts.updated, counts.desired
+        );
+        condition("Progressing", true, "Converging", message)
+    } else {
+        condition("Progressing", false, "Converged", "nothing is on its way".to_owned())
+    };
+    vec![available, progressing]
+}
+
+fn nothing_wanted(project: &Project, app: &AppName) -> (&'static str, String) {
+    let Some(placed) = project.state.apps.get(app) else {
+        return ("RevisionMissing", "the current revision is not in the store".to_owned());
+    };
+    let selector = &placed.spec.selector;
+    if project.state.nodes.is_empty() {
+        ("NoNodes", "the project has no nodes yet".to_owned())
+    } else if project.state.nodes.values().any(|node| selector.matches(&node.labels)) {
+        ("NoReplicas", "nodes match, and no service wants a replica".to_owned())
+    } else {
+        (
+            "NoMatchingNode",
+            format!("none of {} nodes matches the selector `{selector}`", project.state.nodes.len()),
+        )
+    }
+}

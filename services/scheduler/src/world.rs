@@ -1,0 +1,418 @@
+//! The fleet in memory: what the store says, joined, with the placement that follows from it.
+//!
+//! Fed with store entries one by one (in any order: each join is made when both sides are there), it keeps per project the placement state
+//! and its solution in step. It decides nothing beyond placement and writes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use skerry_model::{
+    AppName, AppRef, AppSpec, ConfigName, ConfigRef, ContentHash, InstanceName, NodeName, NodeRef,
+    ProjectName,
+};
+use skerry_placement::{App, Delta, Node, Placed, Solution, State, apply};
+use skerry_proto::store::v1 as stored;
+use skerry_proto::types::v1::AppSpec as WireSpec;
+use skerry_store::{Entry, Family, Key, Record, Versioned};
+use tracing::warn;
+
+/// What is known of a node beyond what placement needs.
+#[derive(Debug, Default)]
+pub(crate) struct NodeView {
+    /// Its last session.
+    pub(crate) session: Option<stored::SessionRecord>,
+    /// What it reported.
+    pub(crate) status: Option<Arc<stored::StatusRecord>>,
+    /// What it is assigned, and the modification revision of that.
+    pub(crate) assignment: Option<(stored::AssignmentRecord, i64)>,
+}
+
+/// An app as it is stored.
+#[derive(Debug)]
+pub(crate) struct AppView {
+    /// The record.
+    pub(crate) record: Versioned<stored::AppRecord>,
+    /// Its current spec, once its revision is there.
+    pub(crate) spec: Option<Arc<WireSpec>>,
+}
+
+/// One project.
+#[derive(Debug, Default)]
+pub(crate) struct Project {
+    /// Input of placement.
+    pub(crate) state: State,
+    /// Its answer.
+    pub(crate) solution: Solution,
+    /// Nodes by name.
+    pub(crate) nodes: BTreeMap<NodeName, NodeView>,
+    /// Apps by name.
+    pub(crate) apps: BTreeMap<AppName, AppView>,
+    /// Configs by name.
+    pub(crate) configs: BTreeMap<ConfigName, Versioned<stored::ConfigRecord>>,
+    revisions: BTreeMap<(AppName, ContentHash), (Arc<WireSpec>, Arc<AppSpec>)>,
+    /// Nodes whose stored assignment is not their plan.
+    unsettled: BTreeSet<NodeName>,
+}
+
+/// What some entries changed.
+#[derive(Debug, Default)]
+pub(crate) struct Touched {
+    /// Apps whose resource may look different.
+    pub(crate) apps: BTreeSet<AppRef>,
+    /// Configs whose resource may look different.
+    pub(crate) configs: BTreeSet<ConfigRef>,
+}
+
+/// All projects.
+#[derive(Debug, Default)]
+pub(crate) struct World {
+    projects: BTreeMap<ProjectName, Project>,
+    gateways: BTreeSet<String>,
+}
+
+/// One node whose assignment has to be written.
+#[derive(Debug)]
+pub(crate) struct Unsettled {
+    /// Which node.
+    pub(crate) node: NodeRef,
+    /// What it shall be assigned. Absent: the node is gone and its assignment goes too.
+    pub(crate) placed: Option<Vec<Placed>>,
+    /// What it is assigned now.
+    pub(crate) before: Vec<Placed>,
+    /// Modification revision of the assignment; 0: there is none.
+    pub(crate) mod_revision: i64,
+}
+
+impl World {
+    /// A project, if it has anything.
+    pub(crate) fn project(&self, name: &ProjectName) -> Option<&Project> {
+        self.projects.get(name)
+    }
+
+    /// Whether a node's session is open and its gateway alive.
+    pub(crate) fn is_connected(&self, view: &NodeView) -> bool {
+        view.session
+            .as_ref()
+            .is_some_and(|session| session.close_time.is_none() && self.gateways.contains(&session.gateway))
+    }
+
+    /// Nodes whose assignment has to be written, at most `limit`.
+    pub(crate) fn unsettled(&self, limit: usize) -> Vec<Unsettled> {
+        let all = self
+            .projects
+            .iter()
+            .flat_map(|(name, project)| project.unsettled.iter().map(move |node| (name, project, node)));
+        all.take(limit).map(|(name, project, node)| project.unsettled_node(name, node)).collect()
+    }
+
+    /// Takes in one key as it is now; `None`: it is gone.
+    pub(crate) fn take(&mut self, key: &str, entry: Option<&Entry>, touched: &mut Touched) {
+        match Family::of_key(key) {
+            Some(Family::Nodes) => self.take_node(key, entry, touched),
+            Some(Family::Apps) => self.take_app(key, entry, touched),
+            Some(Family::Revisions) => self.take_revision(key, entry, touched),
+            Some(Family::Configs) => self.take_config(key, entry, touched),
+            Some(Family::Assignments) => self.take_assignment(key, entry, touched),
+            Some(Family::Status) => self.take_status(key, entry, touched),
+            Some(Family::Sessions) => self.take_session(key, entry, touched),
+            Some(Family::Gateways) => self.take_gateway(key, entry, touched),
+            _ => {}
+        }
+    }
+
+    fn project_mut(&mut self, name: &ProjectName) -> &mut Project {
+        self.projects.entry(name.clone()).or_default()
+    }
+
+    fn take_node(&mut self, key: &str, entry: Option<&Entry>, touched: &mut Touched) {
+        let Some((name, record)) = read::<stored::NodeRecord>(key, entry) else { return };
+        let project = self.project_mut(&name.project);
+        let node = record.map(|record| {
+            let meta = record.value.meta.unwrap_or_default();
+            let machine = project
+                .nodes
+                .get(&name.node)
+                .and_then(|view| view.status.as_ref())
+                .and_then(|s| s.machine.clone());
+            let (cpu_millis, memory_bytes) = capacity(machine.as_ref());
+            Node { labels: meta.labels, cordoned: record.value.cordoned, cpu_millis, memory_bytes }
+        });
+        if node.is_none() && project.nodes.get(&name.node).is_some_and(NodeView::is_bare) {
+            project.nodes.remove(&name.node);
+        }
+        project.change(&name.project, Delta::Node(name.node.clone(), node), Some(&name.node), touched);
+    }
+
+    fn take_app(&mut self, key: &str, entry: Option<&Entry>, touched: &mut Touched) {
+        let Some((name, record)) = read::<stored::AppRecord>(key, entry) else { return };
+        let project = self.project_mut(&name.project);
+        match record {
+            Some(record) => project.apps.insert(name.app.clone(), AppView { record, spec: None }),
+            None => project.apps.remove(&name.app),
+        };
+        touched.apps.insert(name.clone());
+        project.refresh_app(&name.project, &name.app, touched);
+    }
+
+    fn take_revision(&mut self, key: &str, entry: Option<&Entry>, touched: &mut Touched) {
+        let Some((name, record)) = read::<stored::RevisionRecord>(key, entry) else { return };
+        let project = self.project_mut(&name.app.project);
+        let id = (name.app.app.clone(), name.hash);
+        let specs = record.and_then(|record| {
+            let wire = <WireSpec as prost::Message>::decode(record.value.spec.clone()).ok();
+            let spec = AppSpec::decode(&record.value.spec);
+            if let Err(fault) = &spec {
+                warn!(revision = %name, %fault, "a stored revision is not valid and is passed over");
+            }
+            Some((Arc::new(wire?), Arc::new(spec.ok()?)))
+        });
+        match specs {
+            Some(specs) => project.revisions.insert(id, specs),
+            None => project.revisions.remove(&id),
+        };
+        project.refresh_app(&name.app.project, &name.app.app, touched);
+        project.reread_assignments_of(&name.app.project, &name.app.app, touched);
+    }
+
+    fn take_config(&mut self, key: &str, entry: Option<&Entry>, touched: &mut Touched) {
+        let Some((name, record)) = read::<stored::ConfigRecord>(key, entry) else { return };
+        let project = self.project_mut(&name.project);
+        match record {
+            Some(record) => project.configs.insert(name.config.clone(), record),
+            None => project.configs.remove(&name.config),
+        };
+        let users: Vec<AppName> = project.apps_that_mount(&name.config).cloned().collect();
+        for app in users {
+            project.refresh_app(&name.project, &app, touched);
+        }
+        touched.configs.insert(name);
+    }
+
+    fn take_assignment(&mut self, key: &str, entry: Option<&Entry>, touched: &mut Touched) {
+        let Some((name, record)) = read::<stored::AssignmentRecord>(key, entry) else { return };
+        let project = self.project_mut(&name.project);
+        let view = project.nodes.entry(name.node.clone()).or_default();
+        view.assignment = record.map(|record| (record.value, record.mod_revision));
+        project.reread_assignment(&name.project, &name.node, touched);
+    }
+
+    fn take_status(&mut self, key: &str, entry: Option<&Entry>, touched: &mut Touched) {
+        let Some((name, record)) = read::<stored::StatusRecord>(key, entry) else { return };
+        let project = self.project_mut(&name.project);
+        let view = project.nodes.entry(name.node.clone()).or_default();
+        view.status = record.map(|record| Arc::new(record.value));
+        let (cpu_millis, memory_bytes) =
+            capacity(view.status.as_ref().and_then(|status| status.machine.as_ref()));
+        let changed = project
+            .state
+            .nodes
+            .get(&name.node)
+            .filter(|n| (n.cpu_millis, n.memory_bytes) != (cpu_millis, memory_bytes));
+        if let Some(node) = changed.cloned() {
+            let delta = Delta::Node(name.node.clone(), Some(Node { cpu_millis, memory_bytes, ..node }));
+            project.change(&name.project, delta, None, touched);
+        }
+        project.touch_apps_on(&name.project, &name.node, touched);
+    }
+
+    fn take_session(&mut self, key: &str, entry: Option<&Entry>, touched: &mut Touched) {
+        let Some((name, record)) = read::<stored::SessionRecord>(key, entry) else { return };
+        let project = self.project_mut(&name.project);
+        project.nodes.entry(name.node.clone()).or_default().session = record.map(|record| record.value);
+        project.touch_apps_on(&name.project, &name.node, touched);
+    }
+
+    fn take_gateway(&mut self, key: &str, entry: Option<&Entry>, touched: &mut Touched) {
+        let Some((id, record)) = read::<stored::GatewayRecord>(key, entry) else { return };
+        let id = id.to_string();
+        if record.is_some() {
+            self.gateways.insert(id.clone());
+        } else {
+            self.gateways.remove(&id);
+        }
+        for (name, project) in &self.projects {
+            let of_this = project
+                .nodes
+                .iter()
+                .filter(|(_, view)| view.session.as_ref().is_some_and(|s| s.gateway == id));
+            for (node, _) in of_this {
+                project.touch_apps_on(name, node, touched);
+            }
+        }
+    }
+}
+
+impl NodeView {
+    fn is_bare(&self) -> bool {
+        self.session.is_none() && self.status.is_none() && self.assignment.is_none()
+    }
+}
+
+impl Project {
+    /// Apps of which a service mounts the config.
+    pub(crate) fn apps_that_mount<'a>(&'a self, config: &'a ConfigName) -> impl Iterator<Item = &'a AppName> {
+        let mounts = move |view: &AppView| {
+            let services = view.spec.iter().flat_map(|spec| &spec.services);
+            services.flat_map(|service| &service.configs).any(|mount| mount.config == config.as_str())
+        };
+        self.apps.iter().filter(move |(_, view)| mounts(view)).map(|(name, _)| name)
+    }
+
+    /// Whether any node is assigned, or shall be, something of this revision.
+    pub(crate) fn is_referenced(&self, app: &AppName, revision: &ContentHash) -> bool {
+        let stored = self.state.previous.values().flatten();
+        let planned = self.solution.values().flat_map(|plan| &plan.placed);
+        stored.chain(planned).any(|placed| placed.instance.app == *app && placed.revision == *revision)
+    }
+
+    /// Whether any node is assigned, or shall be, this content of a config.
+    pub(crate) fn is_mounted(&self, config: &ConfigName, hash: &ContentHash) -> bool {
+        let stored = self.state.previous.values().flatten();
+        let planned = self.solution.values().flat_map(|plan| &plan.placed);
+        stored.chain(planned).any(|placed| placed.configs.get(config) == Some(hash))
+    }
+
+    fn unsettled_node(&self, project: &ProjectName, node: &NodeName) -> Unsettled {
+        Unsettled {
+            node: NodeRef { project: project.clone(), node: node.clone() },
+            placed: self.solution.get(node).map(|plan| plan.placed.clone()),
+            before: self.state.previous.get(node).cloned().unwrap_or_default(),
+            mod_revision: self
+                .nodes
+                .get(node)
+                .and_then(|view| view.assignment.as_ref())
+                .map_or(0, |(_, revision)| *revision),
+        }
+    }
+
+    /// Takes a change into placement and notes which apps and nodes it touches.
+    fn change(
+        &mut self,
+        project: &ProjectName,
+        delta: Delta,
+        node: Option<&NodeName>,
+        touched: &mut Touched,
+    ) {
+        let mut nodes = apply(&mut self.state, &mut self.solution, delta);
+        nodes.extend(node.cloned());
+        for name in nodes {
+            self.settle(&name);
+            self.touch_apps_on(project, &name, touched);
+        }
+    }
+
+    fn settle(&mut self, node: &NodeName) {
+        let stored = self.state.previous.get(node).map_or(&[][..], Vec::as_slice);
+        let is_settled = match self.solution.get(node) {
+            Some(plan) => plan.placed == stored,
+            None => self.nodes.get(node).is_none_or(|view| view.assignment.is_none()),
+        };
+        if is_settled {
+            self.unsettled.remove(node);
+        } else {
+            self.unsettled.insert(node.clone());
+        }
+    }
+
+    /// Notes all apps that have, had or want something on the node.
+    fn touch_apps_on(&self, project: &ProjectName, node: &NodeName, touched: &mut Touched) {
+        let stored = self.state.previous.get(node).into_iter().flatten().map(|placed| &placed.instance);
+        let plan = self.solution.get(node);
+        let placed = plan.into_iter().flat_map(|plan| &plan.placed).map(|placed| &placed.instance);
+        let unplaced = plan.into_iter().flat_map(|plan| &plan.unplaced).map(|unplaced| &unplaced.instance);
+        for instance in stored.chain(placed).chain(unplaced) {
+            touched.apps.insert(AppRef { project: project.clone(), app: instance.app.clone() });
+        }
+    }
+
+    /// Brings an app to placement in its current revision, once both are there.
+    fn refresh_app(&mut self, project: &ProjectName, app: &AppName, touched: &mut Touched) {
+        let current = self.apps.get_mut(app).and_then(|view| {
+            let revision = ContentHash::parse(&view.record.value.revision).ok()?;
+            let (wire, spec) = self.revisions.get(&(app.clone(), revision))?;
+            view.spec = Some(Arc::clone(wire));
+            Some((revision, Arc::clone(spec)))
+        });
+        let known = self.apps.contains_key(app);
+        let placed = match current {
+            Some((revision, spec)) => {
+                let hash_of =
+                    |name: &ConfigName| ContentHash::parse(&self.configs.get(name)?.value.hash).ok();
+                let configs = spec
+                    .config_names()
+                    .into_iter()
+                    .filter_map(|name| Some((name.clone(), hash_of(name)?)))
+                    .collect();
+                Some(App { revision, spec, configs })
+            }
+            // The record is there and its revision is not yet: what runs stays until it is.
+            None if known => return,
+            None => None,
+        };
+        touched.apps.insert(AppRef { project: project.clone(), app: app.clone() });
+        if self.state.apps.get(app) != placed.as_ref() {
+            self.change(project, Delta::App(app.clone(), placed), None, touched);
+        }
+    }
+
+    fn reread_assignments_of(&mut self, project: &ProjectName, app: &AppName, touched: &mut Touched) {
+        let holds = |view: &NodeView| {
+            let instances = view.assignment.iter().flat_map(|(record, _)| &record.instances);
+            instances.filter_map(|i| InstanceName::parse(&i.instance).ok()).any(|name| name.app == *app)
+        };
+        let nodes: Vec<NodeName> =
+            self.nodes.iter().filter(|(_, view)| holds(view)).map(|(name, _)| name.clone()).collect();
+        for node in nodes {
+            self.reread_assignment(project, &node, touched);
+        }
+    }
+
+    fn reread_assignment(&mut self, project: &ProjectName, node: &NodeName, touched: &mut Touched) {
+        let record = self.nodes.get(node).and_then(|view| view.assignment.as_ref());
+        let placed = record
+            .into_iter()
+            .flat_map(|(record, _)| &record.instances)
+            .filter_map(|i| self.placed_of(i))
+            .collect();
+        self.change(project, Delta::Previous(node.clone(), placed), Some(node), touched);
+    }
+
+    /// A stored assignment as placement sees it. Bookings come from the revision that it names.
+    fn placed_of(&self, assigned: &stored::AssignedInstance) -> Option<Placed> {
+        let instance = InstanceName::parse(&assigned.instance).ok()?;
+        let revision = ContentHash::parse(&assigned.revision).ok()?;
+        let configs = assigned
+            .configs
+            .iter()
+            .filter_map(|config| {
+                Some((ConfigName::parse(&config.config).ok()?, ContentHash::parse(&config.hash).ok()?))
+            })
+            .collect();
+        let service = self
+            .revisions
+            .get(&(instance.app.clone(), revision))
+            .and_then(|(_, spec)| spec.service(&instance.service));
+        let booked = service.map(skerry_model::app::ServiceSpec::booked).unwrap_or_default();
+        let ports = service.map(|service| service.host_ports().to_vec()).unwrap_or_default();
+        Some(Placed { instance, revision, configs, booked, ports })
+    }
+}
+
+/// Amounts of a machine that are known.
+fn capacity(machine: Option<&skerry_proto::types::v1::MachineStatus>) -> (Option<u64>, Option<u64>) {
+    let positive = |amount: i64| u64::try_from(amount).ok().filter(|amount| *amount > 0);
+    (machine.and_then(|m| positive(m.cpu_millis)), machine.and_then(|m| positive(m.memory_bytes)))
+}
+
+/// A key's name and its record, if there is one. What does not decode is passed over, loudly.
+fn read<R: Record>(key: &str, entry: Option<&Entry>) -> Option<(R::Name, Option<Versioned<R>>)> {
+    let name =
+        Key::<R>::parse(key).map_err(|error| warn!(%error, "an unknown key is passed over")).ok()?.name();
+    match entry.map(Entry::decode::<R>).transpose() {
+        Ok(record) => Some((name, record)),
+        Err(error) => {
+            warn!(%error, "a record that does not decode is passed over");
+            None
+        }
+    }
+}
