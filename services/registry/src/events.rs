@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use prost::Message as _;
 use skerry_api::{ResponseStream, reply};
 use skerry_daemon::Shutdown;
 use skerry_model::{Fault, ProjectName};
@@ -11,12 +12,14 @@ use skerry_proto::registry::v1::{self as pb};
 use skerry_proto::store::v1::EventsRecord;
 use skerry_proto::types::v1::Event;
 use skerry_rpc::status_of;
-use skerry_store::{Changes, Cursor, Mirror, MirrorConfig, MirrorWake, Prefix, Store};
+use skerry_store::{Changes, Cursor, Mirror, MirrorConfig, MirrorWake, Prefix, Snapshot, Store};
 use tonic::{Request, Response, Status};
 
 /// Events of one answer where no number is named, and at most.
 const EVENTS_DEFAULT: usize = 1000;
 const EVENTS_MAX: usize = 10_000;
+/// Bytes of one answer: below what a message may have.
+const BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// The handlers.
 #[derive(Clone)]
@@ -78,24 +81,20 @@ impl Events {
             Err(_) => return Err(Fault::invalid_field("page_size", "use 1 to 10000, or leave it out")),
         };
         self.ready().await?;
-        let mut events = self.present(&filter);
-        let excess = events.len().saturating_sub(size);
+        let mut events = present(&self.mirror.snapshot(), &filter);
+        let mut bytes = 0;
+        let fits = |event: &&Event| {
+            bytes += event.encoded_len();
+            bytes < BYTES_MAX
+        };
+        let kept = events.iter().rev().take(size).take_while(fits).count();
+        let excess = events.len() - kept;
         events.drain(..excess);
         Ok(pb::ListEventsResponse { events })
     }
 
     async fn ready(&self) -> Result<(), Fault> {
         self.mirror.ready().await.map_err(|e| Fault::unavailable(e.to_string()))
-    }
-
-    fn present(&self, filter: &Filter) -> Vec<Event> {
-        let prefix = Prefix::<EventsRecord>::project(&filter.project);
-        let snapshot = self.mirror.snapshot();
-        let rings = snapshot.iter(&prefix).filter_map(Result::ok);
-        let mut events: Vec<Event> =
-            rings.flat_map(|ring| ring.value.events).filter(|event| filter.matches(event)).collect();
-        events.sort_by(|a, b| order(a).cmp(&order(b)));
-        events
     }
 
     async fn watch(
@@ -105,8 +104,8 @@ impl Events {
         let filter = Filter::parse(&request.parent, &request.regarding)?;
         self.ready().await?;
         let wake = self.mirror.subscribe();
-        let cursor = self.mirror.changes(None).cursor;
-        let ready = self.present(&filter).into();
+        let now = self.mirror.changes(None);
+        let (cursor, ready) = (now.cursor, present(&now.snapshot, &filter).into());
         let follower = Follower {
             mirror: Arc::clone(&self.mirror),
             wake,
@@ -124,6 +123,16 @@ impl Events {
         });
         Ok(Box::pin(events))
     }
+}
+
+/// The events that are kept, oldest first.
+fn present(snapshot: &Snapshot, filter: &Filter) -> Vec<Event> {
+    let prefix = Prefix::<EventsRecord>::project(&filter.project);
+    let rings = snapshot.iter(&prefix).filter_map(Result::ok);
+    let mut events: Vec<Event> =
+        rings.flat_map(|ring| ring.value.events).filter(|event| filter.matches(event)).collect();
+    events.sort_by(|a, b| order(a).cmp(&order(b)));
+    events
 }
 
 /// One watch. It has no buffer but one batch of changes: the mirror remembers changes for a while, and says when it no longer does.
