@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 type NodeKey = Key<pb::NodeRecord>;
 
 fn node(name: &str) -> NodeRef {
-    NodeRef::parse(&format!("projects/p/nodes/{name}")).unwrap()
+    NodeRef::parse(&format!("projects/p/nodes/{name}")).expect("a valid node name")
 }
 
 fn key(name: &str) -> NodeKey {
@@ -30,7 +30,7 @@ fn key(name: &str) -> NodeKey {
 }
 
 fn project() -> ProjectName {
-    ProjectName::parse("p").unwrap()
+    ProjectName::parse("p").expect("a valid project name")
 }
 
 fn record(generation: i64) -> pb::NodeRecord {
@@ -42,7 +42,7 @@ fn generation(record: &pb::NodeRecord) -> i64 {
 }
 
 async fn connect(target: &Target) -> Store {
-    Store::connect(StoreConfig::new(target.clone())).await.unwrap()
+    Store::connect(StoreConfig::new(target.clone())).await.expect("the store answers")
 }
 
 /// Everything under the nodes' prefix, by pages.
@@ -78,7 +78,7 @@ async fn becomes_the_store(mirror: &Mirror, store: &Store) {
 
 async fn nodes_mirror(store: &Store) -> Mirror {
     let mirror = Mirror::start(store, MirrorConfig::new().family::<pb::NodeRecord>());
-    mirror.ready().await.unwrap();
+    mirror.ready().await.expect("the mirror has a first snapshot");
     mirror
 }
 
