@@ -1,1 +1,10 @@
-//! integration
+//! What black-box tests and benches share: a whole Skerry of real processes on loopback, apps to run on it, and what to look at.
+//!
+//! Nothing here reaches into a process: it starts binaries, calls the API, and looks at the machine.
+
+pub mod apps;
+pub mod stack;
+pub mod witness;
+
+pub use stack::{Stack, StackConfig};
+pub use witness::Witness;
