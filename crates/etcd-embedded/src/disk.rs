@@ -177,8 +177,8 @@ impl Disk {
 
 /// Writes what `view` sees into a new data file at `path`, which can be put in the place of another.
 pub(crate) fn copy(view: &ReadTransaction, path: &Path) -> Result<(), DiskError> {
-    /// Rows in one transaction of the copy: bounds its dirty pages.
-    const ROWS_PER_COMMIT: usize = 4096;
+    /// Bytes in one transaction of the copy: bounds what it holds in memory.
+    const COMMIT_BYTES: usize = 4 << 20;
     let db = Builder::new().set_cache_size(CACHE_BYTES).create(path)?;
     for table in TABLES {
         let source = match view.open_table(definition(table)) {
@@ -187,12 +187,15 @@ pub(crate) fn copy(view: &ReadTransaction, path: &Path) -> Result<(), DiskError>
             Err(error) => return Err(error.into()),
         };
         let mut writes = Vec::new();
+        let mut bytes = 0;
         for row in source.iter()? {
             let (key, value) = row?;
+            bytes += key.value().len() + value.value().len();
             writes.push(Write { table, key: key.value().to_vec(), value: Some(value.value().to_vec()) });
-            if writes.len() == ROWS_PER_COMMIT {
+            if bytes >= COMMIT_BYTES {
                 commit(&db, &writes)?;
                 writes.clear();
+                bytes = 0;
             }
         }
         commit(&db, &writes)?;

@@ -49,7 +49,7 @@ pub(crate) async fn run(shared: Arc<Shared>, queue: mpsc::WeakSender<Request>) {
             work.push(Work::Tick);
         }
         if let Some(auto) = shared.config.auto_compaction
-            && let Some(revision) = compactor.target(&shared, auto, now)
+            && let Some(revision) = compactor.target(State::of(&shared), auto, now)
         {
             info!(revision, "compacting the history");
             work.push(Work::Command(Command::Compact { revision }));
@@ -76,15 +76,33 @@ struct Compactor {
     old_enough: i64,
 }
 
+/// What a compaction is decided on.
+#[derive(Clone, Copy)]
+struct State {
+    committed: i64,
+    compacted: i64,
+    size_bytes: usize,
+    quota_bytes: usize,
+}
+
+impl State {
+    fn of(shared: &Shared) -> Self {
+        let core = shared.read();
+        Self {
+            committed: core.committed(),
+            compacted: core.compacted(),
+            size_bytes: core.size_bytes(),
+            quota_bytes: shared.config.quota_bytes,
+        }
+    }
+}
+
 impl Compactor {
     /// The revision to compact at now, if there is one worth it.
-    fn target(&mut self, shared: &Shared, auto: AutoCompaction, now: Instant) -> Option<i64> {
-        let (committed, compacted, size_bytes) = {
-            let core = shared.read();
-            (core.committed(), core.compacted(), core.size_bytes())
-        };
+    fn target(&mut self, state: State, auto: AutoCompaction, now: Instant) -> Option<i64> {
+        let State { committed, compacted, size_bytes, quota_bytes } = state;
         // Short of memory: no history is worth a refused write.
-        if size_bytes / 3 > shared.config.quota_bytes / 4 && committed > compacted {
+        if size_bytes / 3 > quota_bytes / 4 && committed > compacted {
             return Some(committed);
         }
         if now < self.next {
@@ -101,5 +119,42 @@ impl Compactor {
         }
         let target = self.old_enough.min(committed - auto.keep_revisions);
         (target >= compacted.max(0) + COMPACTION_STEP).then_some(target)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AUTO: AutoCompaction = AutoCompaction { keep_revisions: 1000, keep_for: Duration::from_secs(60) };
+
+    fn state(committed: i64) -> State {
+        State { committed, compacted: -1, size_bytes: 0, quota_bytes: 1 << 30 }
+    }
+
+    fn compactor(start: Instant) -> Compactor {
+        Compactor { next: start, ages: VecDeque::new(), old_enough: 0 }
+    }
+
+    #[test]
+    fn history_goes_when_it_is_both_old_and_long() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut compactor = compactor(start);
+        assert_eq!(compactor.target(state(5000), AUTO, at(0)), None, "long, and young");
+        assert_eq!(compactor.target(state(5500), AUTO, at(30)), None);
+        assert_eq!(compactor.target(state(5500), AUTO, at(60)), Some(4500), "the newest thousand stay");
+        assert_eq!(compactor.target(state(9000), AUTO, at(70)), Some(5000), "the last minute stays");
+        let done = State { compacted: 5000, ..state(9000) };
+        assert_eq!(compactor.target(done, AUTO, at(80)), None, "nothing worth it");
+    }
+
+    #[test]
+    fn history_goes_at_once_when_memory_is_short() {
+        let start = Instant::now();
+        let full = State { size_bytes: 800, quota_bytes: 1000, ..state(50) };
+        assert_eq!(compactor(start).target(full, AUTO, start), Some(50));
+        let gone = State { compacted: 50, ..full };
+        assert_eq!(compactor(start).target(gone, AUTO, start), None);
     }
 }

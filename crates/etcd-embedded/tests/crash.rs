@@ -1,5 +1,6 @@
 //! What the store promises when things go wrong around it: killed at any moment, its file damaged, its directory
 //! taken, its disk full, its clients slow to leave.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -268,5 +269,32 @@ async fn leases_live_on_after_a_restart_and_then_end() {
     let ended = tokio::time::timeout(Duration::from_secs(10), watch.message()).await.unwrap();
     assert_eq!(ended.unwrap().unwrap().events()[0].event_type(), etcd_client::EventType::Delete);
     assert!(client.leases().await.unwrap().leases().is_empty());
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_snapshot_in_the_place_of_the_data_file_is_the_store_as_it_was() {
+    let (dir, restored) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let store = EmbeddedEtcd::open(Config::new(dir.path())).await.unwrap();
+    let mut client = store.connect().await.unwrap();
+    for at in 0..100 {
+        client.put("a", at.to_string(), None).await.unwrap();
+    }
+    let mut parts = client.snapshot().await.unwrap();
+    let mut bytes = Vec::new();
+    while let Some(part) = parts.message().await.unwrap() {
+        bytes.extend_from_slice(part.blob());
+    }
+    client.put("a", "later", None).await.unwrap();
+    store.close().await;
+
+    bytes.truncate(bytes.len() - 32);
+    std::fs::write(restored.path().join("store.redb"), bytes).unwrap();
+    let store = EmbeddedEtcd::open(Config::new(restored.path())).await.unwrap();
+    let mut client = store.connect().await.unwrap();
+    let now = client.get("a", None).await.unwrap();
+    assert_eq!((now.kvs()[0].value(), now.header().unwrap().revision()), (&b"99"[..], 101));
+    let then = client.get("a", Some(GetOptions::new().with_revision(50))).await.unwrap();
+    assert_eq!(then.kvs()[0].value(), b"48");
     store.close().await;
 }
