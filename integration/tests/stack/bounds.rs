@@ -1,0 +1,55 @@
+//! Bounds: what is too much is refused by name, and the service goes on.
+
+use anyhow::{Context as _, Result};
+use skerry_integration::Stack;
+use skerry_integration::apps::{app, script};
+use skerry_proto::scheduler::v1::{App, UpdateAppRequest};
+use skerry_proto::types::v1::{AppSpec, Metadata};
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+async fn refusal(stack: &Stack, name: &str, spec: AppSpec) -> Result<Status> {
+    let app = App {
+        metadata: Some(Metadata { name: name.to_owned(), ..Default::default() }),
+        spec: Some(spec),
+        status: None,
+    };
+    let request = UpdateAppRequest { app: Some(app), allow_missing: true, ..Default::default() };
+    stack.apps().await?.update_app(request).await.err().context("it was taken")
+}
+
+fn fields(status: &Status) -> Vec<String> {
+    let request = status.get_details_bad_request().unwrap_or_default();
+    request.field_violations.into_iter().map(|violation| violation.field).collect()
+}
+
+#[tokio::test]
+async fn what_is_too_much_is_refused_by_field_and_the_service_goes_on() -> Result<()> {
+    let stack = Stack::start().await?;
+    let name = "projects/default/apps/big";
+
+    let many = (0..65).map(|n| script(&format!("s{n}"), "sleep 1"));
+    let status = refusal(&stack, name, app(many)).await?;
+    assert_eq!((status.code(), fields(&status)), (Code::InvalidArgument, vec!["spec.services".to_owned()]));
+    let info = status.get_details_error_info().context("an ErrorInfo")?;
+    assert_eq!((info.reason.as_str(), info.domain.as_str()), ("INVALID_FIELD", "skerry.dev"));
+
+    let long = script("s", &"x".repeat(300 * 1024));
+    let status = refusal(&stack, name, app([long])).await?;
+    assert_eq!((status.code(), fields(&status)), (Code::InvalidArgument, vec!["spec".to_owned()]));
+
+    let huge = script("s", &"x".repeat(5 * 1024 * 1024));
+    let status = refusal(&stack, name, app([huge])).await?;
+    assert!(matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted), "{status:?}");
+
+    let status = refusal(&stack, "projects/default/apps/Not-A-Name", app([script("s", "sleep 1")])).await?;
+    assert_eq!(fields(&status), ["app.metadata.name"]);
+
+    let mut job = script("s", "true");
+    job.kind = Some(skerry_proto::types::v1::service_spec::Kind::Job(Default::default()));
+    let status = refusal(&stack, name, app([job])).await?;
+    assert_eq!(fields(&status), ["spec.services[0].job"]);
+
+    stack.apply("small", app([script("s", "sleep 1")])).await?;
+    stack.finish(None).await
+}
