@@ -30,7 +30,7 @@ const CLIENT_TIMEOUT_SECONDS: u64 = 24 * 3600;
 /// Where Docker listens if `DOCKER_HOST` says nothing else.
 const SOCKET_DEFAULT: &str = "/var/run/docker.sock";
 
-/// The path of Docker's socket: from the value of `DOCKER_HOST` (`unix://<path>`) or, without one, the usual place.
+/// The path of Docker's socket: of an address as `DOCKER_HOST` has it (`unix://<path>`) or, without one, the usual place.
 pub(super) fn socket_path(docker_host: Option<&str>) -> Result<PathBuf, RuntimeError> {
     match docker_host.filter(|host| !host.is_empty()) {
         None => Ok(SOCKET_DEFAULT.into()),
@@ -38,7 +38,7 @@ pub(super) fn socket_path(docker_host: Option<&str>) -> Result<PathBuf, RuntimeE
             Some(path) if path.starts_with('/') => Ok(path.into()),
             _ => Err(RuntimeError {
                 reason: "RuntimeUnsupported",
-                message: format!("DOCKER_HOST is `{host}`: only unix:///<path> is supported"),
+                message: format!("Docker at `{host}`: only unix:///<path> is supported"),
                 transient: false,
             }),
         },

@@ -56,18 +56,18 @@ pub struct DockerRuntime {
 }
 
 impl DockerRuntime {
-    /// The daemon of this machine: at `DOCKER_HOST` (`unix://<path>`) or at its usual place. Does not connect: a daemon may come later.
+    /// The daemon at `host` (`unix://<path>`), else at `DOCKER_HOST`, else at its usual place. `owner` as for `at_socket`.
     ///
-    /// `owner` tells this agent's containers from those of another one on the machine. It must stay the same as long as the
-    /// containers shall be found again, and no other agent may have it: node name and an id of the data directory, say.
-    ///
-    /// Error: `RuntimeUnsupported` where `DOCKER_HOST` is no Unix socket.
-    pub fn from_env(owner: &str, dirs: &RuntimeDirs) -> Result<Self, RuntimeError> {
-        let host = std::env::var("DOCKER_HOST").ok();
-        Ok(Self::at_socket(&client::socket_path(host.as_deref())?, owner, dirs))
+    /// Error: `RuntimeUnsupported` where that is no Unix socket.
+    pub fn at(host: Option<&str>, owner: &str, dirs: &RuntimeDirs) -> Result<Self, RuntimeError> {
+        let from_env = std::env::var("DOCKER_HOST").ok();
+        Ok(Self::at_socket(&client::socket_path(host.or(from_env.as_deref()))?, owner, dirs))
     }
 
-    /// The daemon that listens at `socket`. `owner` as for `from_env`.
+    /// The daemon that listens at `socket`. Does not connect: a daemon may come later.
+    ///
+    /// `owner` tells this agent's containers from those of another one on the machine. It must stay the same as long as the
+    /// containers shall be found again, and no other agent may have it: node name and place of the data directory, say.
     pub fn at_socket(socket: &Path, owner: &str, dirs: &RuntimeDirs) -> Self {
         Self {
             client: Client::new(socket.to_owned()),
