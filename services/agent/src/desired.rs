@@ -1,10 +1,20 @@
 //! The desired state of this node, joined: from resources (instances, revisions, configs) to instance specs that a runtime can run.
+//!
+//! Pure. What cannot be joined is told with its reason and held back alone: the other instances go on. Where the resources are
+//! kept is `state`'s matter, when they take effect the reconciler's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use skerry_model::app::ServiceSpec;
+use prost::Message as _;
+use skerry_model::app::{AppSpec, ServiceSpec};
+use skerry_model::config::ConfigSpec;
 use skerry_model::{ConfigName, ContentHash, InstanceName};
+use skerry_proto::gateway::v1 as pb;
+use skerry_proto::scheduler::v1 as scheduler;
+
+use crate::fingerprint::fingerprint;
+use crate::runtime::Wanted;
 
 /// The content of a config.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,4 +39,275 @@ pub struct InstanceSpec {
     /// Hash over all of it that a running copy depends on: same fingerprint, same copy, nothing to restart. A change of another service
     /// of the app, of health checks, dependencies or restart policy does not alter it.
     pub fingerprint: String,
+}
+
+/// Why a resource cannot be taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Name of the resource.
+    pub resource: String,
+    /// Its content version.
+    pub version: String,
+    /// One CamelCase word.
+    pub reason: &'static str,
+    /// A sentence for people.
+    pub message: String,
+}
+
+/// An instance that shall run and cannot be made out. What runs of it is left alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blocked {
+    /// Revision of its app, as it was named.
+    pub revision: String,
+    /// One CamelCase word.
+    pub reason: &'static str,
+    /// A sentence for people.
+    pub message: String,
+}
+
+/// All that this node shall run.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// What can be run.
+    pub instances: BTreeMap<InstanceName, Arc<InstanceSpec>>,
+    /// What is wanted and cannot be run as it was sent.
+    pub blocked: BTreeMap<InstanceName, Blocked>,
+    /// Whether this is known to be what the control plane wants. Otherwise (no state yet, or a state file that was lost) nothing that
+    /// runs is stopped or replaced on its account.
+    pub authoritative: bool,
+}
+
+impl Desired {
+    /// Whether `name` is wanted, runnable or not.
+    pub fn wants(&self, name: &InstanceName) -> bool {
+        self.instances.contains_key(name) || self.blocked.contains_key(name)
+    }
+
+    /// What runtimes must keep.
+    pub fn wanted(&self) -> Wanted {
+        let names = || self.instances.keys().chain(self.blocked.keys());
+        Wanted {
+            apps: names().map(|name| name.app.clone()).collect(),
+            instances: names().cloned().collect(),
+            configs: self
+                .instances
+                .values()
+                .flat_map(|spec| &spec.configs)
+                .map(|(name, content)| (name.clone(), content.hash.to_string()))
+                .collect(),
+        }
+    }
+}
+
+/// Joins all `resources` of the desired state. The refusals are told to the control plane; an instance that needs a refused resource
+/// is refused with it and found in [`Desired::blocked`].
+pub fn join<'a>(
+    resources: impl IntoIterator<Item = &'a pb::Resource>,
+    authoritative: bool,
+) -> (Desired, Vec<Refusal>) {
+    let mut parts = Parts::default();
+    for resource in resources {
+        parts.take(resource);
+    }
+    let mut desired = Desired { authoritative, ..Desired::default() };
+    for (resource, wire) in std::mem::take(&mut parts.instances) {
+        let Ok(name) = InstanceName::parse(&wire.instance) else {
+            let message = format!("`{}` is not the name of an instance", wire.instance);
+            parts.refuse(resource, "InvalidName", message);
+            continue;
+        };
+        match parts.instance(&name, wire) {
+            Ok(spec) => {
+                desired.instances.insert(name, Arc::new(spec));
+            }
+            Err((reason, message)) => {
+                parts.refuse(resource, reason, message.clone());
+                desired.blocked.insert(name, Blocked { revision: wire.revision.clone(), reason, message });
+            }
+        }
+    }
+    (desired, parts.refusals)
+}
+
+type Problem = (&'static str, String);
+
+/// What was decoded so far. A part that does not decode keeps its reason, for the instances that need it.
+#[derive(Default)]
+struct Parts<'a> {
+    instances: Vec<(&'a pb::Resource, &'a pb::Instance)>,
+    revisions: BTreeMap<ContentHash, Result<BTreeMap<String, Arc<ServiceSpec>>, Problem>>,
+    configs: BTreeMap<(String, ContentHash), Result<Arc<ConfigContent>, Problem>>,
+    refusals: Vec<Refusal>,
+}
+
+impl<'a> Parts<'a> {
+    fn take(&mut self, resource: &'a pb::Resource) {
+        let problem = match &resource.body {
+            Some(pb::resource::Body::Instance(instance)) => {
+                self.instances.push((resource, instance));
+                None
+            }
+            Some(pb::resource::Body::Revision(bytes)) => self.take_revision(resource, bytes),
+            Some(pb::resource::Body::Config(bytes)) => self.take_config(resource, bytes),
+            None => Some(("UnknownResource", "this agent does not know resources of its kind".to_owned())),
+        };
+        if let Some((reason, message)) = problem {
+            self.refuse(resource, reason, message);
+        }
+    }
+
+    fn take_revision(&mut self, resource: &pb::Resource, bytes: &[u8]) -> Option<Problem> {
+        let hash = match checked_hash(resource, bytes) {
+            Ok((_, hash)) => hash,
+            Err(problem) => return Some(problem),
+        };
+        let decoded = AppSpec::decode(bytes)
+            .map(|app| app.services.into_iter().map(|s| (s.name.to_string(), Arc::new(s))).collect())
+            .map_err(|fault| ("InvalidSpec", fault.message));
+        let problem = decoded.as_ref().err().cloned();
+        self.revisions.insert(hash, decoded);
+        problem
+    }
+
+    fn take_config(&mut self, resource: &pb::Resource, bytes: &[u8]) -> Option<Problem> {
+        let (name, hash) = match checked_hash(resource, bytes) {
+            Ok(found) => found,
+            Err(problem) => return Some(problem),
+        };
+        let decoded = scheduler::ConfigSpec::decode(bytes)
+            .map_err(|error| ("InvalidConfig", format!("not an encoded config: {error}")))
+            .and_then(|wire| ConfigSpec::from_proto(&wire).map_err(|fault| ("InvalidConfig", fault.message)))
+            .map(|spec| Arc::new(ConfigContent { hash, files: spec.files }));
+        let problem = decoded.as_ref().err().cloned();
+        self.configs.insert((name.to_owned(), hash), decoded);
+        problem
+    }
+
+    fn instance(&self, name: &InstanceName, wire: &pb::Instance) -> Result<InstanceSpec, Problem> {
+        let revision = ContentHash::parse(&wire.revision)
+            .map_err(|error| ("InvalidName", format!("its revision `{}`: {error}", wire.revision)))?;
+        let services = match self.revisions.get(&revision) {
+            Some(Ok(services)) => services,
+            Some(Err((reason, message))) => return Err((reason, format!("its revision: {message}"))),
+            None => return Err(("RevisionMissing", format!("revision {revision} did not come with it"))),
+        };
+        let service = services
+            .get(name.service.as_str())
+            .ok_or_else(|| ("ServiceMissing", format!("its revision has no service `{}`", name.service)))?;
+        let mut configs = BTreeMap::new();
+        let mounted: BTreeSet<&ConfigName> = service.configs.iter().map(|mount| &mount.config).collect();
+        for config in mounted {
+            configs.insert(config.clone(), self.config(config, wire)?);
+        }
+        check_keys(service, &configs)?;
+        let fingerprint = fingerprint(service, &configs);
+        Ok(InstanceSpec { name: name.clone(), revision, service: Arc::clone(service), configs, fingerprint })
+    }
+
+    fn config(&self, config: &ConfigName, wire: &pb::Instance) -> Result<Arc<ConfigContent>, Problem> {
+        let missing = || ("ConfigMissing", format!("config `{config}` did not come with it"));
+        let named = wire.configs.iter().find(|one| one.config == config.as_str()).ok_or_else(missing)?;
+        let hash = ContentHash::parse(&named.hash)
+            .map_err(|error| ("InvalidName", format!("its config `{config}`: {error}")))?;
+        match self.configs.get(&(named.config.clone(), hash)) {
+            Some(Ok(content)) => Ok(Arc::clone(content)),
+            Some(Err((reason, message))) => Err((reason, format!("its config `{config}`: {message}"))),
+            None => Err(missing()),
+        }
+    }
+
+    fn refuse(&mut self, resource: &pb::Resource, reason: &'static str, message: String) {
+        self.refusals.push(Refusal {
+            resource: resource.name.clone(),
+            version: resource.version.clone(),
+            reason,
+            message,
+        });
+    }
+}
+
+/// Splits `<collection>/<name>/<hash>` and holds the bytes against the hash.
+fn checked_hash<'n>(resource: &'n pb::Resource, bytes: &[u8]) -> Result<(&'n str, ContentHash), Problem> {
+    let mut parts = resource.name.split('/').skip(1);
+    let (Some(name), Some(hash), None) = (parts.next(), parts.next(), parts.next()) else {
+        return Err(("InvalidName", format!("`{}` does not name a content", resource.name)));
+    };
+    let hash = ContentHash::parse(hash).map_err(|error| ("InvalidName", error.to_string()))?;
+    if ContentHash::of(bytes) == hash {
+        Ok((name, hash))
+    } else {
+        Err(("HashMismatch", "its bytes are not those that its name tells the hash of".to_owned()))
+    }
+}
+
+fn check_keys(
+    service: &ServiceSpec,
+    configs: &BTreeMap<ConfigName, Arc<ConfigContent>>,
+) -> Result<(), Problem> {
+    for mount in &service.configs {
+        if let (Some(key), Some(content)) = (&mount.key, configs.get(&mount.config))
+            && !content.files.contains_key(key)
+        {
+            return Err(("ConfigKeyMissing", format!("config `{}` has no entry `{key}`", mount.config)));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{app, config_resource, instance_resource, revision_resource, service};
+
+    #[test]
+    fn an_instance_is_joined_with_its_service_and_configs() {
+        let mut web = service("web");
+        web.configs = vec![skerry_proto::types::v1::ConfigMount {
+            config: "motd".into(),
+            path: "/etc/motd".into(),
+            key: "motd".into(),
+        }];
+        let revision = revision_resource("shop", &app(vec![web, service("db")]));
+        let config = config_resource("motd", &[("motd", "hello")]);
+        let web = instance_resource("shop/web/n1/0", &revision, &[&config]);
+        let (desired, refusals) = join([&revision, &config, &web], true);
+        assert_eq!(refusals, []);
+        let spec = desired.instances.values().next().unwrap();
+        assert_eq!(spec.service.name.as_str(), "web");
+        assert_eq!(spec.configs.values().next().unwrap().files["motd"], b"hello");
+        let wanted = desired.wanted();
+        assert_eq!((wanted.apps.len(), wanted.instances.len(), wanted.configs.len()), (1, 1, 1));
+    }
+
+    #[test]
+    fn what_cannot_be_joined_blocks_nothing_else() {
+        let good = revision_resource("shop", &app(vec![service("web")]));
+        let mut torn = revision_resource("torn", &app(vec![service("web")]));
+        if let Some(pb::resource::Body::Revision(bytes)) = &mut torn.body {
+            *bytes = [bytes, &[0][..]].concat().into();
+        }
+        let bad = revision_resource("bad", &app(vec![service("web"), service("web")]));
+        let absent = revision_resource("gone", &app(vec![service("api")]));
+        let resources = [
+            instance_resource("shop/web/n1/0", &good, &[]),
+            instance_resource("shop/other/n1/0", &good, &[]),
+            instance_resource("torn/web/n1/0", &torn, &[]),
+            instance_resource("bad/web/n1/0", &bad, &[]),
+            instance_resource("gone/api/n1/0", &absent, &[]),
+            good,
+            bad,
+        ];
+        let (desired, refusals) = join(resources.iter().chain([&torn]), true);
+        let running: Vec<String> = desired.instances.keys().map(ToString::to_string).collect();
+        // `torn` has the revision hash of `shop`, whose bytes came whole.
+        assert_eq!(running, ["shop/web/n1/0", "torn/web/n1/0"]);
+        let reasons: BTreeMap<&str, &str> =
+            refusals.iter().map(|refusal| (refusal.resource.as_str(), refusal.reason)).collect();
+        assert_eq!(reasons["instances/shop/other/n1/0"], "ServiceMissing");
+        assert_eq!(reasons["instances/bad/web/n1/0"], "InvalidSpec");
+        assert_eq!(reasons["instances/gone/api/n1/0"], "RevisionMissing");
+        assert!(reasons.values().any(|reason| *reason == "HashMismatch"));
+        assert_eq!(desired.blocked.len(), 3);
+        assert_eq!(desired.wanted().instances.len(), 5, "what is blocked is kept");
+    }
 }

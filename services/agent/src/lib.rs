@@ -1,6 +1,29 @@
 //! The node agent: makes the machine run what it has been told to run, and says what became of it.
+//!
+//! Two actors over one desired state. The `uplink` holds the stream to a gateway, writes the desired state to disk and hands it on; the
+//! `reconcile` loop makes the runtimes run it and tells what it sees. With no network the first has nothing to say and the second all it needs.
+//! No listening port, and nothing that runs is stopped when the agent ends.
 
+mod clock;
+pub mod config;
 pub mod desired;
+mod fingerprint;
 pub mod health;
+mod machine;
+mod memory;
+mod plan;
+mod reconcile;
 pub mod runtime;
+mod serve;
 pub mod shim;
+mod state;
+mod status;
+mod uplink;
+mod world;
+
+#[cfg(test)]
+mod testing;
+
+pub use config::{AgentArgs, Config, ConfigError, DockerAccess, Gateway, default_node_name};
+pub use serve::{ServeError, serve};
+pub use shim::run_shim_if_asked;

@@ -1,0 +1,257 @@
+//! What the agent is told at its start: flags and environment, parsed once into valid types.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use skerry_model::{NodeName, NodeRef, ProjectName};
+use tonic::transport::Uri;
+
+use crate::machine::host_name;
+
+/// Where the agent keeps its state if nothing else is said.
+const DATA_DIR_DEFAULT: &str = "/var/lib/skerry/agent";
+/// Where Docker listens if nothing else is said.
+const DOCKER_SOCKET_DEFAULT: &str = "/var/run/docker.sock";
+/// Most gateways that are worth trying in turn.
+const GATEWAYS_MAX: usize = 16;
+
+/// Why the flags cannot be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// No gateway.
+    #[error("name at least one gateway: --gateway http://127.0.0.1:7772")]
+    NoGateway,
+    /// Too many gateways.
+    #[error("{0} gateways are too many: at most {GATEWAYS_MAX}")]
+    TooManyGateways(usize),
+    /// Not the address of a gateway.
+    #[error("`{text}` is not the address of a gateway: {why}")]
+    Gateway {
+        /// As given.
+        text: String,
+        /// What is wrong.
+        why: &'static str,
+    },
+    /// A gateway on another machine, and nothing that would prove who it is.
+    #[error(
+        "the gateway {0} is not on this machine, and nothing would prove who answers there: add --insecure if the network is trusted"
+    )]
+    Insecure(String),
+    /// Not a Unix socket.
+    #[error("Docker's address `{0}` is not supported: use unix:///<path>, or --no-docker")]
+    DockerHost(String),
+    /// Not the name of a node or project.
+    #[error(transparent)]
+    Name(#[from] skerry_model::InvalidName),
+    /// The host name makes no name.
+    #[error("the host name `{0}` does not make the name of a node: name one with --node")]
+    HostName(String),
+}
+
+/// Flags of `skerry-agent`, each with its environment variable.
+#[derive(Debug, Clone, clap::Args)]
+pub struct AgentArgs {
+    /// Address of a gateway, as http://host:port; repeated (or separated by commas) they are tried in turn
+    #[arg(long = "gateway", env = "SKERRY_GATEWAY", value_name = "URL", value_delimiter = ',')]
+    pub gateways: Vec<String>,
+
+    /// Name of this node: a DNS label; absent: the host name
+    #[arg(long, env = "SKERRY_NODE", value_name = "NAME")]
+    pub node: Option<String>,
+
+    /// Project of this node
+    #[arg(long, env = "SKERRY_PROJECT", value_name = "NAME", default_value = "default")]
+    pub project: String,
+
+    /// Directory for the agent's state; one agent for each
+    #[arg(long, env = "SKERRY_AGENT_DATA_DIR", value_name = "DIR", default_value = DATA_DIR_DEFAULT)]
+    pub data_dir: PathBuf,
+
+    /// Connect to gateways on other machines, although nothing proves who they are
+    #[arg(long, env = "SKERRY_INSECURE")]
+    pub insecure: bool,
+
+    /// Run no containers
+    #[arg(long, env = "SKERRY_NO_DOCKER")]
+    pub no_docker: bool,
+
+    /// Where Docker listens, as unix:///var/run/docker.sock
+    #[arg(long, env = "DOCKER_HOST", value_name = "URL")]
+    pub docker_host: Option<String>,
+}
+
+/// What the agent is.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Gateways, tried in turn. At least one.
+    pub gateways: Vec<Gateway>,
+    /// Which node it is.
+    pub node: NodeRef,
+    /// Where its state is. Made if it is not there.
+    pub data_dir: PathBuf,
+    /// How Docker is reached.
+    pub docker: DockerAccess,
+}
+
+/// How Docker is reached. A daemon need not be there: it may come later.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DockerAccess {
+    /// Not at all: only processes are run.
+    Off,
+    /// At this Unix socket.
+    Socket(PathBuf),
+}
+
+impl DockerAccess {
+    /// From the value of `DOCKER_HOST`; absent or empty: the usual place.
+    pub fn from_host(host: Option<&str>) -> Result<Self, ConfigError> {
+        match host.filter(|host| !host.is_empty()) {
+            None => Ok(Self::Socket(DOCKER_SOCKET_DEFAULT.into())),
+            Some(host) => match host.strip_prefix("unix://") {
+                Some(path) if path.starts_with('/') => Ok(Self::Socket(path.into())),
+                _ => Err(ConfigError::DockerHost(host.to_owned())),
+            },
+        }
+    }
+}
+
+/// The address of a gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gateway(Uri);
+
+impl Gateway {
+    /// Parses `http://host:port`.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let wrong = |why| ConfigError::Gateway { text: text.to_owned(), why };
+        let uri: Uri = text.parse().map_err(|_| wrong("write it as http://host:port"))?;
+        match uri.scheme_str() {
+            Some("http") => {}
+            Some("https") => return Err(wrong("certificates are not available yet: use http://")),
+            _ => return Err(wrong("write it as http://host:port")),
+        }
+        if uri.host().is_none_or(str::is_empty) || uri.port_u16().is_none() {
+            return Err(wrong("write it as http://host:port"));
+        }
+        if !matches!(uri.path(), "" | "/") {
+            return Err(wrong("it has a path"));
+        }
+        Ok(Self(uri))
+    }
+
+    /// The address.
+    pub fn uri(&self) -> &Uri {
+        &self.0
+    }
+
+    /// Whether it is on this machine by its address alone, without asking a resolver.
+    pub fn is_loopback(&self) -> bool {
+        let host = self.0.host().unwrap_or_default();
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        host == "localhost"
+            || bare.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
+    }
+}
+
+impl AgentArgs {
+    /// Checks the flags.
+    pub fn into_config(self) -> Result<Config, ConfigError> {
+        if self.gateways.is_empty() {
+            return Err(ConfigError::NoGateway);
+        }
+        if self.gateways.len() > GATEWAYS_MAX {
+            return Err(ConfigError::TooManyGateways(self.gateways.len()));
+        }
+        let gateways: Vec<Gateway> =
+            self.gateways.iter().map(|text| Gateway::parse(text)).collect::<Result<_, _>>()?;
+        if !self.insecure
+            && let Some(remote) = gateways.iter().find(|gateway| !gateway.is_loopback())
+        {
+            return Err(ConfigError::Insecure(remote.uri().to_string()));
+        }
+        let node = match &self.node {
+            Some(name) => NodeName::parse(name)?,
+            None => default_node_name()?,
+        };
+        let docker = match self.no_docker {
+            true => DockerAccess::Off,
+            false => DockerAccess::from_host(self.docker_host.as_deref())?,
+        };
+        let node = NodeRef { project: ProjectName::parse(&self.project)?, node };
+        Ok(Config { gateways, node, data_dir: self.data_dir, docker })
+    }
+}
+
+/// The host name, made a DNS label.
+pub fn default_node_name() -> Result<NodeName, ConfigError> {
+    let host = host_name();
+    let label = label_of(&host);
+    NodeName::parse(&label).map_err(|_| ConfigError::HostName(host))
+}
+
+/// The first label of a host name, in lower case, with what a label cannot hold made dashes.
+fn label_of(host: &str) -> String {
+    let first = host.split('.').next().unwrap_or_default().to_ascii_lowercase();
+    let clean: String =
+        first.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(63).collect();
+    clean.trim_matches('-').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(gateways: &[&str]) -> AgentArgs {
+        AgentArgs {
+            gateways: gateways.iter().map(ToString::to_string).collect(),
+            node: Some("n1".into()),
+            project: "default".into(),
+            data_dir: "/tmp/agent".into(),
+            insecure: false,
+            no_docker: false,
+            docker_host: None,
+        }
+    }
+
+    #[test]
+    fn only_loopback_needs_no_insecure() {
+        for near in ["http://127.0.0.1:1", "http://localhost:1", "http://[::1]:1/", "http://127.9.9.9:1"] {
+            assert!(args(&[near]).into_config().is_ok(), "{near}");
+        }
+        for far in ["http://10.0.0.1:1", "http://example.org:1", "http://localhost.example.org:1"] {
+            let error = args(&["http://127.0.0.1:1", far]).into_config().unwrap_err();
+            assert!(matches!(&error, ConfigError::Insecure(uri) if uri.starts_with(far)), "{error}");
+            let insecure = AgentArgs { insecure: true, ..args(&[far]) };
+            assert!(insecure.into_config().is_ok(), "{far}");
+        }
+    }
+
+    #[test]
+    fn an_address_that_cannot_be_dialled_is_refused() {
+        for bad in ["", "127.0.0.1:1", "https://127.0.0.1:1", "http://127.0.0.1", "http://:1", "http://a:1/x"]
+        {
+            assert!(matches!(Gateway::parse(bad), Err(ConfigError::Gateway { .. })), "{bad}");
+        }
+        assert!(matches!(args(&[]).into_config(), Err(ConfigError::NoGateway)));
+    }
+
+    #[test]
+    fn docker_is_reached_by_its_socket() {
+        let at = |path: &str| DockerAccess::Socket(path.into());
+        assert_eq!(DockerAccess::from_host(None).unwrap(), at("/var/run/docker.sock"));
+        assert_eq!(DockerAccess::from_host(Some("unix:///run/d.sock")).unwrap(), at("/run/d.sock"));
+        for bad in ["tcp://127.0.0.1:2375", "unix://run/d.sock", "/run/d.sock"] {
+            assert!(DockerAccess::from_host(Some(bad)).is_err(), "{bad}");
+        }
+        let off =
+            AgentArgs { no_docker: true, docker_host: Some("tcp://a:1".into()), ..args(&["http://[::1]:1"]) };
+        assert_eq!(off.into_config().unwrap().docker, DockerAccess::Off);
+    }
+
+    #[test]
+    fn a_host_name_becomes_a_label() {
+        assert_eq!(label_of("Edge_7.example.org"), "edge-7");
+        assert_eq!(label_of("--x--"), "x");
+        assert_eq!(label_of(&"a".repeat(80)).len(), 63);
+        assert_eq!(label_of("..."), "");
+    }
+}

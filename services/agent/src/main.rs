@@ -1,0 +1,40 @@
+//! `skerry-agent`: the node agent in a process of its own.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use skerry_agent::AgentArgs;
+use skerry_daemon::LogArgs;
+
+/// Runs on an edge machine what the control plane assigns to it.
+#[derive(Debug, Parser)]
+#[command(name = "skerry-agent", version)]
+struct Args {
+    #[command(flatten)]
+    agent: AgentArgs,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+fn main() -> ExitCode {
+    skerry_agent::run_shim_if_asked();
+    let args = Args::parse();
+    args.log.init();
+    // One thread: the agent waits most of the time, and each further thread costs memory.
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(4)
+        .thread_keep_alive(std::time::Duration::from_secs(1))
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: starting the runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    runtime.block_on(skerry_daemon::run_until_shutdown(async |shutdown| {
+        let config = args.agent.into_config()?;
+        Ok(skerry_agent::serve(config, shutdown.token()).await?)
+    }))
+}

@@ -1,0 +1,360 @@
+//! What the agent remembers of one instance while its process lives: waits, restarts, what is being done about it.
+//!
+//! A small machine without I/O: it is told what was observed and how attempts ended, with the time, and answers with what is worth an
+//! event. After a restart of the agent it begins empty, so that what should run is started at once.
+
+use std::time::Duration;
+
+use skerry_model::app::{RestartPolicy, RestartWhen};
+use skerry_sync::MonoTime;
+
+use crate::runtime::{GRACE_DEFAULT, Observed, RunState, RuntimeError, RuntimeKind};
+
+/// After so long a run the restart wait starts anew.
+pub(crate) const STEADY: Duration = Duration::from_secs(600);
+/// First and longest wait after an error that may pass by itself.
+const RETRY_TRANSIENT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// First and longest wait after an error that will hardly pass by itself.
+const RETRY_LASTING: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
+
+/// A number between 0 and 1 that spreads waits. From the caller, so that this file stays pure.
+pub(crate) type Jitter = f64;
+
+/// What is being done about an instance now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Busy {
+    /// What it needs is fetched.
+    Preparing {
+        /// Last progress, as `Pulling`; empty until there is any.
+        reason: &'static str,
+        /// A sentence for people.
+        message: String,
+    },
+    /// It is being made and started.
+    Starting,
+    /// It is being stopped and removed.
+    Stopping,
+    /// The last attempt ended; what came of it has not been seen yet.
+    Settling {
+        /// Where it is to be seen.
+        runtime: RuntimeKind,
+    },
+}
+
+/// Not before `until`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wait {
+    /// Until when.
+    pub(crate) until: MonoTime,
+    /// Fingerprint that it is about: another one does not wait. Absent: about removal.
+    pub(crate) fingerprint: Option<String>,
+    /// Absent: it ended, and is started again after this wait. Else the last attempt failed so.
+    pub(crate) error: Option<RuntimeError>,
+}
+
+/// How it ended the last time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ended {
+    /// Exit code, if anybody saw it.
+    pub(crate) code: Option<i32>,
+    /// For want of memory.
+    pub(crate) out_of_memory: bool,
+    /// Until its next start. Absent: at once, or never.
+    pub(crate) wait: Option<Duration>,
+}
+
+/// What is worth an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Happening {
+    /// It runs now and did not before.
+    Started {
+        /// Not for the first time since the agent started.
+        again: bool,
+    },
+    /// It ended.
+    Ended(Ended),
+    /// It is gone although nobody here removed it.
+    Vanished,
+}
+
+/// Which end or start was seen last, so that each is counted once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Seen {
+    runtime_id: String,
+    state: RunState,
+}
+
+/// What is remembered of one instance.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Memory {
+    /// What is being done about it, and since when.
+    pub(crate) busy: Option<(Busy, MonoTime)>,
+    /// Not before.
+    pub(crate) wait: Option<Wait>,
+    /// How often the agent has restarted it.
+    pub(crate) restarts: u32,
+    /// How it ended the last time.
+    pub(crate) ended: Option<Ended>,
+    /// Fingerprint that was seen running since the agent started: a restart of it does not wait for dependencies again.
+    pub(crate) started: Option<String>,
+    seen: Option<Seen>,
+    looked: bool,
+    running_since: MonoTime,
+    quick_ends: u32,
+    failures: u32,
+    grace: Option<Duration>,
+}
+
+impl Memory {
+    /// Takes in what was observed. `policy` is that of the wanted instance, if it is wanted.
+    pub(crate) fn look(
+        &mut self,
+        observed: Option<&Observed>,
+        policy: Option<&RestartPolicy>,
+        now: MonoTime,
+        jitter: Jitter,
+    ) -> Option<Happening> {
+        let first = !std::mem::replace(&mut self.looked, true);
+        let Some(observed) = observed else {
+            return self
+                .seen
+                .take()
+                .filter(|seen| matches!(seen.state, RunState::Running { .. }))
+                .map(|_| Happening::Vanished);
+        };
+        let seen = Seen { runtime_id: observed.runtime_id.clone(), state: observed.state };
+        if self.seen.as_ref() == Some(&seen) {
+            return None;
+        }
+        self.seen = Some(seen);
+        match observed.state {
+            RunState::Created => None,
+            RunState::Running { .. } => {
+                self.running_since = now;
+                self.failures = 0;
+                let again = self.started.replace(observed.fingerprint.clone()).is_some();
+                // A failed attempt to replace it still waits.
+                if self
+                    .wait
+                    .as_ref()
+                    .is_some_and(|wait| wait.fingerprint.as_ref() == Some(&observed.fingerprint))
+                {
+                    self.wait = None;
+                }
+                (!first).then_some(Happening::Started { again })
+            }
+            RunState::Exited { code, out_of_memory, .. } => {
+                let mut ended = Ended { code, out_of_memory, wait: None };
+                // What ended before the agent looked (a reboot, most likely) is started again at once.
+                if let Some(policy) = policy.filter(|policy| !first && restarts(policy.when, code)) {
+                    let wait = self.next_restart(policy, now, jitter);
+                    let fingerprint = Some(observed.fingerprint.clone());
+                    self.wait = Some(Wait { until: now + wait, fingerprint, error: None });
+                    ended.wait = Some(wait);
+                }
+                self.ended = Some(ended);
+                (!first || code.is_some()).then_some(Happening::Ended(ended))
+            }
+        }
+    }
+
+    fn next_restart(&mut self, policy: &RestartPolicy, now: MonoTime, jitter: Jitter) -> Duration {
+        if now.saturating_since(self.running_since) >= STEADY {
+            self.quick_ends = 0;
+        }
+        let wait = backoff((policy.backoff, policy.backoff_max), self.quick_ends, jitter);
+        self.quick_ends = self.quick_ends.saturating_add(1);
+        wait
+    }
+
+    /// An attempt (to run `fingerprint`; none: to remove it) failed. Answers whether that is news.
+    pub(crate) fn failed(
+        &mut self,
+        fingerprint: Option<String>,
+        error: RuntimeError,
+        now: MonoTime,
+        jitter: Jitter,
+    ) -> bool {
+        let range = if error.transient { RETRY_TRANSIENT } else { RETRY_LASTING };
+        let told = |wait: &Wait| wait.error.as_ref().map(|old| (old.reason, old.message.clone()));
+        let same = self.wait.as_ref().is_some_and(|wait| wait.fingerprint == fingerprint)
+            && self.wait.as_ref().and_then(told) == Some((error.reason, error.message.clone()));
+        if self.wait.as_ref().is_none_or(|wait| wait.fingerprint != fingerprint) {
+            self.failures = 0;
+        }
+        let wait = backoff(range, self.failures, jitter);
+        self.failures = self.failures.saturating_add(1);
+        self.wait = Some(Wait { until: now + wait, fingerprint, error: Some(error) });
+        !same
+    }
+
+    /// An attempt succeeded; what came of it is seen by the next look.
+    pub(crate) fn succeeded(&mut self, fingerprint: Option<&str>) {
+        if self.wait.as_ref().is_some_and(|wait| wait.fingerprint.as_deref() == fingerprint) {
+            self.wait = None;
+        }
+    }
+
+    /// Something changed that may have been in the way: what waits after this error is tried again at once.
+    pub(crate) fn hurry(&mut self, reason: &str, now: MonoTime) {
+        if let Some(wait) = &mut self.wait
+            && wait.error.as_ref().is_some_and(|error| error.reason == reason)
+        {
+            wait.until = now;
+        }
+    }
+
+    /// The wait that holds `fingerprint` up at `now`.
+    pub(crate) fn waits(&self, fingerprint: Option<&str>, now: MonoTime) -> Option<&Wait> {
+        self.wait.as_ref().filter(|wait| wait.fingerprint.as_deref() == fingerprint && wait.until > now)
+    }
+
+    /// The error of the last attempt to run `fingerprint`, until one succeeds.
+    pub(crate) fn error(&self, fingerprint: Option<&str>) -> Option<&RuntimeError> {
+        self.wait
+            .as_ref()
+            .filter(|wait| wait.fingerprint.as_deref() == fingerprint)
+            .and_then(|wait| wait.error.as_ref())
+    }
+
+    /// Longest that stopping it may take, as far as is known; `grace` is that of the copy that is started now, if one is.
+    pub(crate) fn grace(&mut self, grace: Option<Duration>) -> Duration {
+        let old = self.grace;
+        if grace.is_some() {
+            self.grace = grace;
+        }
+        old.into_iter().chain(grace).chain([GRACE_DEFAULT]).max().unwrap_or(GRACE_DEFAULT)
+    }
+}
+
+/// Whether an end with `code` is followed by a restart.
+pub(crate) fn restarts(when: RestartWhen, code: Option<i32>) -> bool {
+    match when {
+        RestartWhen::Always => true,
+        RestartWhen::OnFailure => code != Some(0),
+        RestartWhen::Never => false,
+    }
+}
+
+/// `range.0` doubled `step` times, at most `range.1`, less up to a quarter by jitter.
+fn backoff(range: (Duration, Duration), step: u32, jitter: Jitter) -> Duration {
+    let wait = range.0.saturating_mul(1 << step.min(20)).min(range.1);
+    wait.mul_f64(1.0 - 0.25 * jitter.clamp(0.0, 1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use proptest::prelude::*;
+    use skerry_model::InstanceName;
+
+    const POLICY: RestartPolicy = RestartPolicy {
+        when: RestartWhen::Always,
+        backoff: Duration::from_secs(1),
+        backoff_max: Duration::from_secs(300),
+    };
+
+    fn at(seconds: u64) -> MonoTime {
+        MonoTime::from_origin(Duration::from_secs(seconds))
+    }
+
+    fn wall(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    fn observed(state: RunState) -> Observed {
+        Observed {
+            instance: InstanceName::parse("a/b/c/0").unwrap(),
+            fingerprint: "f".into(),
+            revision: "r".into(),
+            runtime_id: "id".into(),
+            state,
+            address: None,
+            image_health: None,
+        }
+    }
+
+    fn running(since: u64) -> Observed {
+        observed(RunState::Running { since: wall(since) })
+    }
+
+    fn exited(code: i32, since: u64) -> Observed {
+        observed(RunState::Exited { code: Some(code), at: wall(since), out_of_memory: false })
+    }
+
+    /// The waits of a program that runs `run` seconds each time.
+    fn waits(run: u64, times: usize, jitter: Jitter) -> Vec<Duration> {
+        let mut memory = Memory::default();
+        let (mut now, mut waits) = (1, Vec::new());
+        memory.look(Some(&running(now)), Some(&POLICY), at(now), jitter);
+        for _ in 0..times {
+            now += run;
+            let happening = memory.look(Some(&exited(1, now)), Some(&POLICY), at(now), jitter);
+            let Some(Happening::Ended(Ended { wait: Some(wait), .. })) = happening else {
+                panic!("{happening:?}")
+            };
+            waits.push(wait);
+            assert_eq!(memory.waits(Some("f"), at(now)).unwrap().until, at(now) + wait);
+            now += wait.as_secs() + 1;
+            memory.look(Some(&running(now)), Some(&POLICY), at(now), jitter);
+        }
+        waits
+    }
+
+    #[test]
+    fn a_restart_wait_doubles_up_to_its_most() {
+        let seconds: Vec<u64> = waits(1, 11, 0.0).iter().map(Duration::as_secs).collect();
+        assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
+    }
+
+    #[test]
+    fn after_ten_minutes_of_running_the_wait_starts_anew() {
+        assert_eq!(waits(600, 3, 0.0), [Duration::from_secs(1); 3]);
+        assert_eq!(waits(599, 3, 0.0)[2], Duration::from_secs(4));
+    }
+
+    proptest! {
+        #[test]
+        fn a_wait_is_never_longer_than_its_most(jitter in 0.0..1.0f64, step in 0..64u32) {
+            let wait = backoff((POLICY.backoff, POLICY.backoff_max), step, jitter);
+            prop_assert!(wait <= POLICY.backoff_max && wait >= POLICY.backoff.mul_f64(0.75));
+        }
+    }
+
+    #[test]
+    fn what_ended_before_the_agent_looked_is_started_at_once() {
+        let mut memory = Memory::default();
+        memory.look(Some(&exited(137, 5)), Some(&POLICY), at(1), 0.0);
+        assert_eq!(memory.waits(Some("f"), at(1)), None);
+        assert_eq!(memory.ended.unwrap().code, Some(137));
+    }
+
+    #[test]
+    fn an_end_is_counted_once_however_often_it_is_seen() {
+        let mut memory = Memory::default();
+        memory.look(Some(&running(1)), Some(&POLICY), at(1), 0.0);
+        assert!(memory.look(Some(&exited(1, 2)), Some(&POLICY), at(2), 0.0).is_some());
+        let until = memory.wait.clone();
+        for later in 3..9 {
+            assert_eq!(memory.look(Some(&exited(1, 2)), Some(&POLICY), at(later), 0.0), None);
+        }
+        assert_eq!(memory.wait, until);
+    }
+
+    #[test]
+    fn the_same_error_again_is_no_news_and_waits_longer() {
+        let error = |transient| RuntimeError { reason: "ImagePullFailed", message: "no".into(), transient };
+        let mut memory = Memory::default();
+        assert!(memory.failed(Some("f".into()), error(true), at(0), 0.0));
+        assert_eq!(memory.wait.as_ref().unwrap().until, at(1));
+        assert!(!memory.failed(Some("f".into()), error(true), at(1), 0.0));
+        assert_eq!(memory.wait.as_ref().unwrap().until, at(3));
+        assert!(memory.failed(Some("g".into()), error(false), at(3), 0.0), "another fingerprint");
+        assert_eq!(memory.waits(Some("f"), at(3)), None);
+        assert_eq!(memory.waits(Some("g"), at(3)).unwrap().until, at(13));
+        memory.hurry("ImagePullFailed", at(4));
+        assert_eq!(memory.waits(Some("g"), at(4)), None);
+    }
+}

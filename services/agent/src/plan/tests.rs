@@ -1,0 +1,371 @@
+//! The laws of planning, on a world that does at once what it is told.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use proptest::prelude::*;
+use skerry_model::app::{Dependency, RestartWhen, ServiceSpec};
+use skerry_model::{AppSpec, ContentHash, ServiceName};
+
+use super::*;
+use crate::runtime::RuntimeError;
+use crate::testing::{app, process, service};
+
+const SERVICES: [&str; 4] = ["a", "b", "c", "d"];
+
+/// What a test says of one service. Dependencies go to earlier services only.
+#[derive(Debug, Clone)]
+struct Sketch {
+    image: u8,
+    is_process: bool,
+    when: RestartWhen,
+    needs: Vec<(usize, DependencyCondition)>,
+    wanted: bool,
+}
+
+fn name(index: usize) -> InstanceName {
+    InstanceName::parse(&format!("app/{}/n1/0", SERVICES[index])).unwrap()
+}
+
+fn spec(index: usize, sketch: &Sketch) -> InstanceSpec {
+    let wire = if sketch.is_process { process(SERVICES[index]) } else { service(SERVICES[index]) };
+    let mut spec: ServiceSpec = AppSpec::from_proto(&app(vec![wire])).unwrap().services.remove(0);
+    spec.restart.when = sketch.when;
+    spec.depends_on = sketch
+        .needs
+        .iter()
+        .map(|(on, condition)| Dependency {
+            service: ServiceName::parse(SERVICES[*on]).unwrap(),
+            condition: *condition,
+        })
+        .collect();
+    InstanceSpec {
+        name: name(index),
+        revision: ContentHash::of(b"r"),
+        service: Arc::new(spec),
+        configs: BTreeMap::new(),
+        fingerprint: format!("image {} of {}", sketch.image, sketch.is_process),
+    }
+}
+
+fn desired(sketches: &[Sketch]) -> Desired {
+    let specs = sketches.iter().enumerate().filter(|(_, sketch)| sketch.wanted);
+    Desired {
+        instances: specs.map(|(index, sketch)| (name(index), Arc::new(spec(index, sketch)))).collect(),
+        blocked: BTreeMap::new(),
+        authoritative: true,
+    }
+}
+
+fn sketches() -> impl Strategy<Value = Vec<Sketch>> {
+    let when = prop_oneof![Just(RestartWhen::Always), Just(RestartWhen::OnFailure)];
+    let condition = prop_oneof![
+        Just(DependencyCondition::Started),
+        Just(DependencyCondition::Healthy),
+        Just(DependencyCondition::Completed),
+    ];
+    let one = (
+        0..3u8,
+        any::<bool>(),
+        when,
+        prop::collection::vec((any::<prop::sample::Index>(), condition), 0..3),
+        prop::bool::weighted(0.8),
+    );
+    prop::collection::vec(one, 4).prop_map(|parts| {
+        let whens: Vec<RestartWhen> = parts.iter().map(|part| part.2).collect();
+        let sketch = |(at, (image, is_process, when, needs, wanted)): (usize, (_, _, _, Vec<_>, _))| Sketch {
+            image,
+            is_process,
+            when,
+            needs: needs
+                .into_iter()
+                .filter(|_| at > 0)
+                .map(|(on, condition): (prop::sample::Index, _)| (on.index(at), condition))
+                // What never completes is refused by the parser: not waited for here either.
+                .filter(|(on, condition)| {
+                    *condition != DependencyCondition::Completed || whens[*on] != RestartWhen::Always
+                })
+                .collect(),
+            wanted,
+        };
+        parts.into_iter().enumerate().map(sketch).collect()
+    })
+}
+
+fn observed(spec: &InstanceSpec, state: RunState) -> Observed {
+    Observed {
+        instance: spec.name.clone(),
+        fingerprint: spec.fingerprint.clone(),
+        revision: spec.revision.to_string(),
+        runtime_id: format!("id of {}", spec.fingerprint),
+        state,
+        address: None,
+        image_health: None,
+    }
+}
+
+fn running() -> RunState {
+    RunState::Running { since: SystemTime::UNIX_EPOCH }
+}
+
+fn exited(code: Option<i32>) -> RunState {
+    RunState::Exited { code, at: SystemTime::UNIX_EPOCH, out_of_memory: false }
+}
+
+fn empty_world() -> World {
+    [RuntimeKind::Docker, RuntimeKind::Process]
+        .into_iter()
+        .map(|kind| (kind, View { available: true, ..View::default() }))
+        .collect()
+}
+
+/// A world in which `sketches` were applied before, in the states given.
+fn world(sketches: &[Sketch], states: &[RunState]) -> World {
+    let mut world = empty_world();
+    for (index, (sketch, state)) in sketches.iter().zip(states).enumerate() {
+        let spec = spec(index, sketch);
+        if sketch.wanted {
+            let view = world.get_mut(&kind_of(&spec)).unwrap();
+            view.instances.insert(name(index), observed(&spec, *state));
+        }
+    }
+    world
+}
+
+/// Does what a plan says. Services that restart only on failure do their work at once and complete.
+fn carry_out(plan: &Plan, desired: &Desired, world: &mut World) {
+    for action in &plan.actions {
+        let view = world.get_mut(&action.runtime).unwrap();
+        if action.act == Act::Remove {
+            assert!(view.instances.remove(&action.instance).is_some(), "removes what is there");
+            continue;
+        }
+        let spec = &desired.instances[&action.instance];
+        let state = match spec.service.restart.when {
+            RestartWhen::Always => running(),
+            RestartWhen::OnFailure | RestartWhen::Never => exited(Some(0)),
+        };
+        view.instances.insert(spec.name.clone(), observed(spec, state));
+        let copies = world.values().filter(|view| view.instances.contains_key(&action.instance)).count();
+        assert_eq!(copies, 1, "{} has {copies} copies", action.instance);
+    }
+}
+
+/// What does its work and ends has done so.
+fn complete(desired: &Desired, world: &mut World) {
+    let running =
+        world.values_mut().flat_map(|view| view.instances.values_mut()).filter(|one| is_running(one));
+    for observed in running {
+        let spec = desired.instances.get(&observed.instance);
+        if spec.is_some_and(|spec| spec.service.restart.when == RestartWhen::OnFailure) {
+            observed.state = exited(Some(0));
+        }
+    }
+}
+
+struct Fixture {
+    memories: BTreeMap<InstanceName, Memory>,
+    health: BTreeMap<InstanceName, HealthState>,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        Self { memories: BTreeMap::new(), health: BTreeMap::new() }
+    }
+
+    fn plan(&self, desired: &Desired, world: &World) -> Plan {
+        let (memories, health, now) = (&self.memories, &self.health, MonoTime::default());
+        plan(Inputs { desired, world, memories, health, now })
+    }
+}
+
+/// Whether a `Healthy` dependency is on something that completes and is not running any more: that waits for ever, rightly.
+fn waits_for_ever(sketches: &[Sketch]) -> bool {
+    sketches.iter().flat_map(|sketch| &sketch.needs).any(|(on, condition)| {
+        *condition == DependencyCondition::Healthy && sketches[*on].when != RestartWhen::Always
+    })
+}
+
+fn state() -> impl Strategy<Value = RunState> {
+    prop_oneof![
+        Just(RunState::Created),
+        Just(running()),
+        Just(exited(Some(0))),
+        Just(exited(Some(1))),
+        Just(exited(None)),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn a_plan_that_was_carried_out_is_not_planned_again_and_leads_to_what_is_wanted(
+        old in sketches(),
+        new in sketches(),
+        states in prop::collection::vec(state(), 4),
+    ) {
+        prop_assume!(!waits_for_ever(&new));
+        let fixture = Fixture::new();
+        let desired = desired(&new);
+        let mut world = world(&old, &states);
+        let mut acted: Vec<(InstanceName, RuntimeKind)> = Vec::new();
+        // At most: removal from the other runtime, then one round for each link of the longest chain.
+        for _ in 0..=SERVICES.len() + 1 {
+            let plan = fixture.plan(&desired, &world);
+            for action in &plan.actions {
+                let key = (action.instance.clone(), action.runtime);
+                prop_assert!(!acted.contains(&key), "{:?} again", action);
+                acted.push(key);
+            }
+            carry_out(&plan, &desired, &mut world);
+            complete(&desired, &mut world);
+        }
+        prop_assert!(fixture.plan(&desired, &world).actions.is_empty());
+        for view in world.values() {
+            for (name, observed) in &view.instances {
+                let spec = desired.instances.get(name).expect("nothing unwanted is left");
+                prop_assert_eq!(&observed.fingerprint, &spec.fingerprint);
+            }
+        }
+        let there: usize = world.values().map(|view| view.instances.len()).sum();
+        prop_assert_eq!(there, desired.instances.len(), "{:?}", fixture.plan(&desired, &world).holds);
+    }
+
+    #[test]
+    fn what_is_unchanged_and_runs_is_never_touched(
+        old in sketches(),
+        new in sketches(),
+        states in prop::collection::vec(state(), 4),
+    ) {
+        let desired = desired(&new);
+        let world = world(&old, &states);
+        let plan = Fixture::new().plan(&desired, &world);
+        for action in plan.actions {
+            if let (Some(observed), Some(spec)) =
+                (world[&action.runtime].instances.get(&action.instance), desired.instances.get(&action.instance))
+            {
+                let unchanged = observed.fingerprint == spec.fingerprint && kind_of(spec) == action.runtime;
+                prop_assert!(!(unchanged && is_running(observed)), "{:?}", action);
+            }
+        }
+    }
+
+    #[test]
+    fn without_authority_nothing_that_runs_is_stopped(
+        old in sketches(),
+        new in sketches(),
+        states in prop::collection::vec(state(), 4),
+    ) {
+        let desired = Desired { authoritative: false, ..desired(&new) };
+        let world = world(&old, &states);
+        for action in Fixture::new().plan(&desired, &world).actions {
+            let there = world[&action.runtime].instances.get(&action.instance);
+            prop_assert!(action.act != Act::Remove && !there.is_some_and(is_running), "{:?}", action);
+        }
+    }
+
+    #[test]
+    fn a_runtime_that_is_away_holds_up_only_its_own(
+        old in sketches(),
+        new in sketches(),
+        states in prop::collection::vec(state(), 4),
+    ) {
+        let desired = desired(&new);
+        let mut world = world(&old, &states);
+        world.get_mut(&RuntimeKind::Docker).unwrap().available = false;
+        let plan = Fixture::new().plan(&desired, &world);
+        prop_assert!(plan.actions.iter().all(|action| action.runtime == RuntimeKind::Process));
+        for (name, spec) in &desired.instances {
+            if kind_of(spec) == RuntimeKind::Docker {
+                prop_assert_eq!(plan.holds.get(name), Some(&Hold::RuntimeAway));
+            }
+        }
+    }
+}
+
+fn plain() -> Sketch {
+    Sketch { image: 0, is_process: false, when: RestartWhen::Always, needs: Vec::new(), wanted: true }
+}
+
+#[test]
+fn a_dependent_starts_when_what_it_waits_for_is_healthy() {
+    let mut sketches = vec![plain(), Sketch { needs: vec![(0, DependencyCondition::Healthy)], ..plain() }];
+    let mut fixture = Fixture::new();
+    let mut all = desired(&sketches);
+    // `a` has a health check.
+    let mut checked = spec(0, &sketches[0]);
+    Arc::make_mut(&mut checked.service).health_check = Some(skerry_model::app::HealthCheck {
+        probe: skerry_model::app::Probe::Tcp { port: 1 },
+        interval: Duration::from_secs(1),
+        timeout: Duration::from_secs(1),
+        start_period: Duration::ZERO,
+        retries: 1,
+    });
+    all.instances.insert(name(0), Arc::new(checked));
+    let mut seen = world(&sketches[..1], &[running()]);
+    fixture.health.insert(name(0), HealthState::Starting);
+    let plan = fixture.plan(&all, &seen);
+    assert!(plan.actions.is_empty());
+    assert_eq!(
+        plan.holds[&name(1)],
+        Hold::Dependency { message: "waits until app/a/n1/0 is healthy".into() }
+    );
+    fixture.health.insert(name(0), HealthState::Healthy);
+    let plan = fixture.plan(&all, &seen);
+    assert_eq!(plan.actions[0].act, Act::Start);
+    // Once it ran, a dependency that fails later does not hold up its restart.
+    sketches[1].image = 0;
+    let dependent = spec(1, &sketches[1]);
+    seen.get_mut(&RuntimeKind::Docker)
+        .unwrap()
+        .instances
+        .insert(name(1), observed(&dependent, exited(Some(1))));
+    fixture.health.insert(name(0), HealthState::Unhealthy { message: "no".into() });
+    assert!(fixture.plan(&all, &seen).actions.is_empty());
+    fixture.memories.entry(name(1)).or_default().started = Some(dependent.fingerprint);
+    assert_eq!(fixture.plan(&all, &seen).actions[0].act, Act::Restart);
+}
+
+#[test]
+fn one_that_waits_is_planned_when_its_wait_is_over() {
+    let sketches = [plain()];
+    let mut fixture = Fixture::new();
+    let error = RuntimeError { reason: "ImagePullFailed", message: "no".into(), transient: true };
+    let memory = fixture.memories.entry(name(0)).or_default();
+    memory.failed(Some(spec(0, &sketches[0]).fingerprint), error, MonoTime::default(), 0.0);
+    let plan = fixture.plan(&desired(&sketches), &empty_world());
+    assert!(plan.actions.is_empty());
+    assert_eq!(plan.holds[&name(0)], Hold::Waits);
+    assert_eq!(plan.wake, Some(MonoTime::from_origin(Duration::from_secs(1))));
+    // Another revision does not wait for the failure of the old one.
+    let other = [Sketch { image: 1, ..plain() }];
+    assert_eq!(fixture.plan(&desired(&other), &empty_world()).actions.len(), 1);
+}
+
+#[test]
+fn policies_say_what_an_end_means() {
+    for (when, code, expected) in [
+        (RestartWhen::Always, Some(0), None),
+        (RestartWhen::OnFailure, Some(0), Some(Hold::Completed)),
+        (RestartWhen::OnFailure, Some(2), None),
+        (RestartWhen::OnFailure, None, None),
+        (RestartWhen::Never, Some(0), Some(Hold::Completed)),
+        (RestartWhen::Never, Some(2), Some(Hold::Ended)),
+        (RestartWhen::Never, None, Some(Hold::Ended)),
+    ] {
+        let sketches = [Sketch { when, ..plain() }];
+        let plan = Fixture::new().plan(&desired(&sketches), &world(&sketches, &[exited(code)]));
+        assert_eq!(plan.holds.get(&name(0)), expected.as_ref(), "{when:?} {code:?}");
+        assert_eq!(plan.actions.len(), usize::from(expected.is_none()));
+    }
+}
+
+#[test]
+fn what_is_blocked_is_left_alone() {
+    let sketches = [plain()];
+    let mut all = desired(&sketches);
+    all.instances.clear();
+    let blocked =
+        crate::desired::Blocked { revision: "r".into(), reason: "InvalidSpec", message: "no".into() };
+    all.blocked.insert(name(0), blocked);
+    assert!(Fixture::new().plan(&all, &world(&sketches, &[running()])).actions.is_empty());
+}

@@ -1,0 +1,234 @@
+//! Acting: each action in a task of its own, with deadlines; one at a time for each instance.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use skerry_model::InstanceName;
+use skerry_sync::MonoTime;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
+
+use super::Reconciler;
+use crate::clock::random_unit;
+use crate::desired::InstanceSpec;
+use crate::memory::Busy;
+use crate::plan::{Act, Action};
+use crate::runtime::{Progress, Runtime, RuntimeError, RuntimeKind};
+
+/// Fetches at once. More are allowed once a fetch had to wait for [`PATIENCE`]: one that hangs holds up nobody for ever.
+pub(super) const PREPARES_MAX: usize = 4;
+/// Longest that a fetch waits for its turn.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest that a fetch may take: 1 GB at 5 Mbit/s.
+const PREPARE_DEADLINE: Duration = Duration::from_secs(30 * 60);
+/// Longest that making or removing may take, beyond the grace that stopping needs.
+const ACT_DEADLINE: Duration = Duration::from_secs(120);
+
+/// What a task says while it runs.
+pub(super) struct News {
+    instance: InstanceName,
+    progress: Option<Progress>,
+}
+
+/// How a task ended.
+pub(super) struct End {
+    instance: InstanceName,
+    running: Running,
+    /// None: given up.
+    result: Option<Result<(), RuntimeError>>,
+}
+
+struct Running {
+    abort: AbortHandle,
+    act: Act,
+    runtime: RuntimeKind,
+    /// None: it is removed.
+    fingerprint: Option<String>,
+}
+
+/// The acts under way.
+pub(super) struct Acts {
+    tasks: JoinSet<Result<(), RuntimeError>>,
+    names: BTreeMap<Id, InstanceName>,
+    running: BTreeMap<InstanceName, Running>,
+    slots: Arc<Semaphore>,
+}
+
+impl Acts {
+    pub(super) fn new(slots: Arc<Semaphore>) -> Self {
+        Self { tasks: JoinSet::new(), names: BTreeMap::new(), running: BTreeMap::new(), slots }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.running.is_empty()
+    }
+
+    /// Gives up what makes another copy than is wanted. Removals go on: half of one is nothing that anybody wants.
+    pub(super) fn abort_unless(&self, wanted: impl Fn(&InstanceName, &str) -> bool) {
+        for (name, running) in &self.running {
+            if let Some(fingerprint) = &running.fingerprint
+                && !wanted(name, fingerprint)
+            {
+                running.abort.abort();
+            }
+        }
+    }
+
+    pub(super) fn abort_all(&mut self) {
+        self.tasks.abort_all();
+    }
+
+    /// The next act that ends.
+    pub(super) async fn next(&mut self) -> Option<End> {
+        let joined = self.tasks.join_next_with_id().await?;
+        let id = match &joined {
+            Ok((id, _)) => *id,
+            Err(error) => error.id(),
+        };
+        let instance = self.names.remove(&id)?;
+        let running = self.running.remove(&instance)?;
+        let result = match joined {
+            Ok((_, result)) => Some(result),
+            Err(error) => defect(&error),
+        };
+        Some(End { instance, running, result })
+    }
+}
+
+fn defect(error: &JoinError) -> Option<Result<(), RuntimeError>> {
+    error.is_panic().then(|| {
+        let message = "a defect of the agent's: see its log".to_owned();
+        Err(RuntimeError { reason: "Internal", message, transient: false })
+    })
+}
+
+/// All that a task needs.
+struct Job {
+    instance: InstanceName,
+    act: Act,
+    runtime: Arc<dyn Runtime>,
+    spec: Option<Arc<InstanceSpec>>,
+    slots: Arc<Semaphore>,
+    news: mpsc::Sender<News>,
+    deadline: Duration,
+}
+
+impl Job {
+    async fn run(self) -> Result<(), RuntimeError> {
+        let Some(spec) = &self.spec else {
+            return in_time(self.deadline, "removing it", self.runtime.remove(&self.instance)).await;
+        };
+        let sink = |progress| self.say(Some(progress));
+        if self.act != Act::Restart {
+            let slot = tokio::time::timeout(PATIENCE, self.slots.acquire()).await;
+            let prepare = self.runtime.prepare(spec, &sink);
+            in_time(PREPARE_DEADLINE, "fetching what it needs", prepare).await?;
+            drop(slot);
+            self.say(None);
+        }
+        in_time(self.deadline, "starting it", self.runtime.ensure(spec, &sink)).await
+    }
+
+    fn say(&self, progress: Option<Progress>) {
+        // A full queue drops progress; see `NEWS_MAX`.
+        let _ = self.news.try_send(News { instance: self.instance.clone(), progress });
+    }
+}
+
+async fn in_time(
+    deadline: Duration,
+    what: &str,
+    work: impl Future<Output = Result<(), RuntimeError>>,
+) -> Result<(), RuntimeError> {
+    tokio::time::timeout(deadline, work).await.unwrap_or_else(|_| {
+        let message = format!("{what} took more than {} s", deadline.as_secs());
+        Err(RuntimeError { reason: "TimedOut", message, transient: true })
+    })
+}
+
+impl Reconciler {
+    /// Begins `action`.
+    pub(super) fn begin_act(&mut self, action: &Action, news: &mpsc::Sender<News>, now: MonoTime) {
+        let Some(runtime) = self.runtimes.get(&action.runtime) else { return };
+        let spec = match action.act {
+            Act::Remove => None,
+            Act::Start | Act::Restart | Act::Replace => self.desired.instances.get(&action.instance).cloned(),
+        };
+        let memory = self.memories.entry(action.instance.clone()).or_default();
+        let grace = memory.grace(spec.as_ref().map(|spec| spec.service.stop.grace_period));
+        let busy = match action.act {
+            Act::Start | Act::Replace => Busy::Preparing { reason: "", message: String::new() },
+            Act::Restart => Busy::Starting,
+            Act::Remove => Busy::Stopping,
+        };
+        memory.busy = Some((busy, now));
+        tracing::debug!(instance = %action.instance, act = ?action.act, runtime = action.runtime.as_str(), "acting");
+        let fingerprint = spec.as_ref().map(|spec| spec.fingerprint.clone());
+        let job = Job {
+            instance: action.instance.clone(),
+            act: action.act,
+            runtime: Arc::clone(runtime),
+            spec,
+            slots: Arc::clone(&self.acts.slots),
+            news: news.clone(),
+            deadline: ACT_DEADLINE + grace,
+        };
+        let abort = self.acts.tasks.spawn(job.run());
+        self.acts.names.insert(abort.id(), action.instance.clone());
+        let running = Running { abort, act: action.act, runtime: action.runtime, fingerprint };
+        self.acts.running.insert(action.instance.clone(), running);
+    }
+
+    /// Takes in what a task says.
+    pub(super) fn take_news(&mut self, news: News) {
+        let now = self.clock.mono();
+        let Some(memory) = self.memories.get_mut(&news.instance) else { return };
+        let Some((busy @ Busy::Preparing { .. }, since)) = &mut memory.busy else {
+            if let Some(progress) = news.progress {
+                self.tell_progress(&news.instance, progress);
+            }
+            return;
+        };
+        match news.progress {
+            None => (*busy, *since) = (Busy::Starting, now),
+            Some(progress) => {
+                *busy = Busy::Preparing { reason: progress.reason, message: progress.message.clone() };
+                self.tell_progress(&news.instance, progress);
+            }
+        }
+    }
+
+    /// Takes in how a task ended.
+    pub(super) fn take_end(&mut self, end: End) {
+        let now = self.clock.mono();
+        let End { instance, running, result } = end;
+        let memory = self.memories.entry(instance.clone()).or_default();
+        memory.busy = Some((Busy::Settling { runtime: running.runtime }, now));
+        self.looks.stir(running.runtime);
+        match result {
+            None => tracing::debug!(%instance, "given up: something else is wanted"),
+            Some(Ok(())) => {
+                memory.succeeded(running.fingerprint.as_deref());
+                if running.act == Act::Restart && memory.ended.is_some() {
+                    memory.restarts = memory.restarts.saturating_add(1);
+                }
+                if running.act == Act::Remove {
+                    self.sweep_due = true;
+                    // What was removed may have held a port that another one waits for.
+                    for memory in self.memories.values_mut() {
+                        memory.hurry("PortTaken", now);
+                    }
+                    self.tell_removed(&instance);
+                }
+            }
+            Some(Err(error)) => {
+                let news = memory.failed(running.fingerprint, error.clone(), now, random_unit());
+                if news {
+                    tracing::warn!(%instance, reason = error.reason, message = %error.message, "failed");
+                    self.tell_failure(&instance, &error);
+                }
+            }
+        }
+    }
+}

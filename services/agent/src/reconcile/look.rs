@@ -1,0 +1,233 @@
+//! Looking at runtimes: at most one look at a time for each, with a deadline; a runtime that is away is asked again with backoff.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use skerry_sync::MonoTime;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::{PERIOD, Reconciler};
+use crate::clock::random_unit;
+use crate::memory::{Busy, Memory};
+use crate::runtime::{Observed, Runtime, RuntimeError, RuntimeKind};
+use crate::world::World;
+
+/// Longest that a look, or a cleaning, may take.
+pub(super) const DEADLINE: Duration = Duration::from_secs(15);
+/// Shortest time between two looks that a runtime itself asks for.
+const STIR_INTERVAL: Duration = Duration::from_millis(50);
+/// First and longest wait before a runtime that is away is asked again.
+const AWAY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// What a look showed.
+pub(super) struct Seen {
+    kind: RuntimeKind,
+    began: MonoTime,
+    result: Result<(Vec<Observed>, Option<String>), RuntimeError>,
+}
+
+/// When each runtime is looked at.
+pub(super) struct Looks {
+    states: BTreeMap<RuntimeKind, State>,
+    tasks: JoinSet<Seen>,
+}
+
+struct State {
+    due: MonoTime,
+    looking: bool,
+    /// Something stirred while a look was under way: it may not show it.
+    again: bool,
+    failures: u32,
+    seen: bool,
+}
+
+/// Says each time that a runtime may have changed by itself.
+pub(super) async fn watch(runtime: Arc<dyn Runtime>, stir: mpsc::Sender<RuntimeKind>) {
+    loop {
+        runtime.changed().await;
+        if stir.send(runtime.kind()).await.is_err() {
+            return;
+        }
+        tokio::time::sleep(STIR_INTERVAL).await;
+    }
+}
+
+impl Looks {
+    pub(super) fn new(kinds: impl Iterator<Item = RuntimeKind>) -> Self {
+        let state =
+            || State { due: MonoTime::default(), looking: false, again: false, failures: 0, seen: false };
+        Self { states: kinds.map(|kind| (kind, state())).collect(), tasks: JoinSet::new() }
+    }
+
+    /// Wants a look at `kind` soon.
+    pub(super) fn stir(&mut self, kind: RuntimeKind) {
+        if let Some(state) = self.states.get_mut(&kind) {
+            state.again = state.looking;
+            state.due = MonoTime::default();
+        }
+    }
+
+    /// Whether each runtime was looked at, or failed to answer.
+    pub(super) fn all_seen(&self) -> bool {
+        self.states.values().all(|state| state.seen)
+    }
+
+    /// Begins the looks that are due. Answers when the next one is.
+    pub(super) fn begin(
+        &mut self,
+        runtimes: &BTreeMap<RuntimeKind, Arc<dyn Runtime>>,
+        world: &World,
+        now: MonoTime,
+    ) -> MonoTime {
+        let mut next = now + PERIOD;
+        for (kind, runtime) in runtimes {
+            let Some(state) = self.states.get_mut(kind) else { continue };
+            if state.looking {
+                continue;
+            }
+            if state.due > now {
+                next = next.min(state.due);
+                continue;
+            }
+            state.looking = true;
+            state.due = now + PERIOD;
+            let greet = !world.get(kind).is_some_and(|view| view.available);
+            let (kind, runtime) = (*kind, Arc::clone(runtime));
+            self.tasks.spawn(async move {
+                let look = async {
+                    let version = if greet { Some(runtime.probe().await?) } else { None };
+                    Ok((runtime.observe().await?, version))
+                };
+                let result = tokio::time::timeout(DEADLINE, look).await.unwrap_or_else(|_| {
+                    let message = format!("{} did not answer within {} s", kind.as_str(), DEADLINE.as_secs());
+                    Err(RuntimeError { reason: "RuntimeUnavailable", message, transient: true })
+                });
+                Seen { kind, began: now, result }
+            });
+        }
+        next
+    }
+
+    pub(super) async fn next(&mut self) -> Option<Seen> {
+        self.tasks.join_next().await?.ok()
+    }
+
+    fn ended(&mut self, kind: RuntimeKind, failed: bool, now: MonoTime) {
+        let Some(state) = self.states.get_mut(&kind) else { return };
+        state.looking = false;
+        state.seen = true;
+        state.failures = if failed { state.failures.saturating_add(1) } else { 0 };
+        if failed {
+            let wait = AWAY.0.saturating_mul(1 << (state.failures - 1).min(10)).min(AWAY.1);
+            state.due = now + wait.mul_f64(1.0 - 0.25 * random_unit());
+        } else if std::mem::take(&mut state.again) {
+            state.due = now;
+        }
+    }
+}
+
+impl Reconciler {
+    /// Takes in what a look showed.
+    pub(super) fn take_look(&mut self, seen: Seen) {
+        let now = self.clock.mono();
+        let Seen { kind, began, result } = seen;
+        self.looks.ended(kind, result.is_err(), now);
+        match result {
+            Ok((instances, version)) => {
+                self.runtime_answers(kind, version);
+                self.take_observed(kind, instances, began, now);
+            }
+            Err(error) => self.runtime_is_away(kind, error),
+        }
+        self.tell_runtimes();
+    }
+
+    fn take_observed(&mut self, kind: RuntimeKind, instances: Vec<Observed>, began: MonoTime, now: MonoTime) {
+        let Some(view) = self.world.get_mut(&kind) else { return };
+        let mut new: BTreeMap<_, _> =
+            instances.into_iter().map(|observed| (observed.instance.clone(), observed)).collect();
+        // What was acted on meanwhile may be shown as it was before: the old picture stays until the next look.
+        let stale = |memory: &Memory| match &memory.busy {
+            Some((Busy::Settling { runtime }, since)) => *runtime == kind && began < *since,
+            Some(_) => true,
+            None => false,
+        };
+        let settles = |memory: &Memory| matches!(&memory.busy, Some((Busy::Settling { runtime }, _)) if *runtime == kind);
+        for name in self.memories.iter().filter(|(_, memory)| stale(memory)).map(|(name, _)| name) {
+            new.remove(name);
+            if let Some(old) = view.instances.remove(name) {
+                new.insert(name.clone(), old);
+            }
+        }
+        view.instances = new;
+        let names = self.desired.instances.keys().chain(view.instances.keys());
+        for name in names {
+            if !self.memories.contains_key(name) {
+                self.memories.insert(name.clone(), Memory::default());
+            }
+        }
+        let mut happenings = Vec::new();
+        for (name, memory) in &mut self.memories {
+            let spec = self.desired.instances.get(name);
+            let observed = view.instances.get(name);
+            let here = spec.is_some_and(|spec| crate::world::kind_of(spec) == kind);
+            if stale(memory) {
+                continue;
+            }
+            if settles(memory) {
+                memory.busy = None;
+            }
+            if observed.is_none() && !here {
+                continue;
+            }
+            let policy = spec.map(|spec| &spec.service.restart);
+            if let Some(happening) = memory.look(observed, policy, now, random_unit()) {
+                happenings.push((name.clone(), happening));
+            }
+        }
+        for (name, happening) in happenings {
+            self.tell_happening(&name, &happening);
+        }
+        let (world, desired) = (&self.world, &self.desired);
+        self.memories.retain(|name, memory| {
+            memory.busy.is_some()
+                || desired.wants(name)
+                || world.values().any(|view| view.instances.contains_key(name))
+        });
+    }
+
+    fn runtime_answers(&mut self, kind: RuntimeKind, version: Option<String>) {
+        let Some(view) = self.world.get_mut(&kind) else { return };
+        let was_away = view.error.take().is_some() && !view.version.is_empty();
+        view.available = true;
+        if let Some(version) = version {
+            view.version = version;
+        }
+        if was_away {
+            tracing::info!(runtime = kind.as_str(), "the runtime answers again");
+            self.tell_node_event("RuntimeAvailable", format!("{} answers again", kind.as_str()), false);
+        }
+    }
+
+    fn runtime_is_away(&mut self, kind: RuntimeKind, error: RuntimeError) {
+        let Some(view) = self.world.get_mut(&kind) else { return };
+        let message = format!("{} is away: {}", kind.as_str(), error.message);
+        let news = view.available;
+        view.available = false;
+        view.error = Some(error);
+        // What ended meanwhile is seen when it answers again.
+        for memory in self.memories.values_mut() {
+            if matches!(&memory.busy, Some((Busy::Settling { runtime }, _)) if *runtime == kind) {
+                memory.busy = None;
+            }
+        }
+        if news {
+            tracing::warn!(runtime = kind.as_str(), %message, "the runtime does not answer");
+            self.tell_node_event("RuntimeUnavailable", message, true);
+        } else {
+            tracing::debug!(runtime = kind.as_str(), %message, "the runtime does not answer");
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! The loop that makes the machine run what is wanted: looks, plans, acts, tells.
+//!
+//! Level-triggered: a wake-up carries nothing; each pass plans anew from what was last observed. Nothing in a pass waits for a runtime:
+//! looks and acts are tasks of their own with deadlines, one act at a time for each instance, one look at a time for each
+//! runtime, so that what hangs holds up only itself. What to do is `plan`'s; what is told of it `status`'s.
+
+mod act;
+mod look;
+mod tell;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use skerry_model::{InstanceName, NodeRef};
+use skerry_proto::types::v1 as pb;
+use skerry_sync::MonoTime;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use self::act::{Acts, News};
+use self::look::Looks;
+use crate::clock::Clock;
+use crate::desired::Desired;
+use crate::health::{HealthState, Monitor};
+use crate::memory::Memory;
+use crate::plan::{Inputs, plan};
+use crate::runtime::{Runtime, RuntimeError, RuntimeKind};
+use crate::world::World;
+
+/// All is looked at again after this time, whatever happens.
+const PERIOD: Duration = Duration::from_secs(30);
+/// Progress that waits to be told. What does not fit is dropped: it is for people to read.
+const NEWS_MAX: usize = 256;
+/// Changes that wait for the uplink. It takes them at once; a full queue makes the loop wait for it.
+pub(crate) const LOCAL_MAX: usize = 64;
+/// The first look is told as it is after this time, also when a runtime has not answered.
+const FIRST_LOOK_MAX: Duration = Duration::from_secs(3);
+
+/// What the loop tells the uplink.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Local {
+    /// What an instance looks like now.
+    Instance(Box<pb::InstanceStatus>),
+    /// It is gone.
+    Gone(String),
+    /// Something happened.
+    Event(Box<pb::Event>),
+    /// All that there is has been told once.
+    Looked,
+}
+
+/// A runtime, for the status of the machine.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct RuntimeStatus {
+    /// Its version, once it answered.
+    pub(crate) version: String,
+    /// Whether it answers.
+    pub(crate) available: bool,
+    /// Why it does not.
+    pub(crate) error: Option<RuntimeError>,
+    /// Whether an instance needs it, or it was there before: then its absence is a fault.
+    pub(crate) missed: bool,
+}
+
+/// All runtimes.
+pub(crate) type RuntimeStatuses = BTreeMap<RuntimeKind, RuntimeStatus>;
+
+/// What the loop is connected to.
+pub(crate) struct Links {
+    /// What shall run.
+    pub(crate) desired: watch::Receiver<Arc<Desired>>,
+    /// Where changes go.
+    pub(crate) local: mpsc::Sender<Local>,
+    /// Where the state of the runtimes goes.
+    pub(crate) runtimes: watch::Sender<RuntimeStatuses>,
+}
+
+/// The loop.
+pub(crate) struct Reconciler {
+    node: NodeRef,
+    clock: Clock,
+    links: Links,
+    desired: Arc<Desired>,
+    runtimes: BTreeMap<RuntimeKind, Arc<dyn Runtime>>,
+    world: World,
+    memories: BTreeMap<InstanceName, Memory>,
+    looks: Looks,
+    acts: Acts,
+    monitor: Monitor,
+    /// Health as it was last told.
+    health: BTreeMap<InstanceName, HealthState>,
+    /// Statuses as they were last told.
+    told: BTreeMap<InstanceName, pb::InstanceStatus>,
+    /// Events of this pass; told after the statuses that they belong to.
+    events: Vec<pb::Event>,
+    looked: bool,
+    looks_told: bool,
+    sweeping: JoinSet<()>,
+    sweep_due: bool,
+}
+
+impl Reconciler {
+    /// A loop over these runtimes, not running yet.
+    pub(crate) fn new(node: NodeRef, clock: Clock, runtimes: Vec<Arc<dyn Runtime>>, links: Links) -> Self {
+        let runtimes: BTreeMap<_, _> =
+            runtimes.into_iter().map(|runtime| (runtime.kind(), runtime)).collect();
+        let world = runtimes.keys().map(|kind| (*kind, crate::world::View::default())).collect();
+        Self {
+            node,
+            clock,
+            desired: Arc::default(),
+            looks: Looks::new(runtimes.keys().copied()),
+            acts: Acts::new(Arc::new(Semaphore::new(act::PREPARES_MAX))),
+            runtimes,
+            world,
+            memories: BTreeMap::new(),
+            monitor: Monitor::new(),
+            health: BTreeMap::new(),
+            told: BTreeMap::new(),
+            events: Vec::new(),
+            looked: false,
+            looks_told: false,
+            sweeping: JoinSet::new(),
+            sweep_due: true,
+            links,
+        }
+    }
+
+    /// Runs until `shutdown`. What runs on the machine runs on.
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
+        let (news_in, mut news) = mpsc::channel(NEWS_MAX);
+        let mut watchers = JoinSet::new();
+        let (stir_in, mut stirs) = mpsc::channel(self.runtimes.len().max(1));
+        for runtime in self.runtimes.values() {
+            watchers.spawn(look::watch(Arc::clone(runtime), stir_in.clone()));
+        }
+        self.take_desired();
+        loop {
+            let wake = self.pass(&news_in).await;
+            let sleep = tokio::time::sleep_until(self.clock.instant(wake));
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                () = sleep => {}
+                changed = self.links.desired.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                    self.take_desired();
+                }
+                Some(kind) = stirs.recv() => self.looks.stir(kind),
+                Some(news) = news.recv() => self.take_news(news),
+                Some(ended) = self.acts.next() => self.take_end(ended),
+                Some(seen) = self.looks.next() => self.take_look(seen),
+                Some(_) = self.sweeping.join_next() => {}
+                () = self.monitor.changed() => {}
+            }
+            // Whatever else is there already is taken in before planning anew.
+            while let Ok(kind) = stirs.try_recv() {
+                self.looks.stir(kind);
+            }
+            while let Ok(news) = news.try_recv() {
+                self.take_news(news);
+            }
+        }
+        self.acts.abort_all();
+        self.monitor.shutdown().await;
+    }
+
+    /// One pass. Answers when the next is due.
+    async fn pass(&mut self, news: &mpsc::Sender<News>) -> MonoTime {
+        let now = self.clock.mono();
+        let mut wake = now + PERIOD;
+        let soonest = self.looks.begin(&self.runtimes, &self.world, now);
+        wake = wake.min(soonest);
+        self.watch_health();
+        let inputs = Inputs {
+            desired: &self.desired,
+            world: &self.world,
+            memories: &self.memories,
+            health: &self.health,
+            now,
+        };
+        let plan = plan(inputs);
+        if let Some(due) = plan.wake {
+            wake = wake.min(due);
+        }
+        for action in &plan.actions {
+            self.begin_act(action, news, now);
+        }
+        if !self.looked {
+            self.looked = self.looks.all_seen() || now >= MonoTime::from_origin(FIRST_LOOK_MAX);
+            if !self.looked {
+                wake = wake.min(MonoTime::from_origin(FIRST_LOOK_MAX));
+            }
+        }
+        if let Some(due) = self.tell(&plan.holds, now).await {
+            wake = wake.min(due);
+        }
+        if plan.actions.is_empty() {
+            self.sweep();
+        }
+        wake
+    }
+
+    /// Takes over a new desired state; acts on what is no longer wanted so are given up.
+    fn take_desired(&mut self) {
+        let desired = Arc::clone(&self.links.desired.borrow_and_update());
+        self.acts.abort_unless(|name, fingerprint| {
+            desired.instances.get(name).is_some_and(|spec| spec.fingerprint == fingerprint)
+        });
+        self.sweeping.abort_all();
+        self.sweep_due = true;
+        self.desired = desired;
+    }
+
+    /// Keeps the monitor on what runs as it should, and says what changed.
+    fn watch_health(&mut self) {
+        let mut watched: BTreeSet<InstanceName> = self.monitor.watched().into_iter().collect();
+        for (name, spec) in &self.desired.instances {
+            let kind = crate::world::kind_of(spec);
+            let Some((view, runtime)) = self.world.get(&kind).zip(self.runtimes.get(&kind)) else { continue };
+            let Some(observed) = view.instances.get(name) else { continue };
+            let crate::runtime::RunState::Running { since } = observed.state else { continue };
+            // An old copy is watched on as it was until it is replaced.
+            if observed.fingerprint != spec.fingerprint {
+                watched.remove(name);
+                continue;
+            }
+            if let Some(check) = &spec.service.health_check {
+                watched.remove(name);
+                let target = crate::health::Target {
+                    check: check.clone(),
+                    address: observed.address,
+                    started_at: since,
+                    runtime: Arc::clone(runtime),
+                    image_health: observed.image_health,
+                };
+                self.monitor.set(name, Some(target));
+            }
+        }
+        for name in watched {
+            self.monitor.set(&name, None);
+        }
+        let new: BTreeMap<InstanceName, HealthState> = self
+            .monitor
+            .watched()
+            .into_iter()
+            .map(|name| (name.clone(), self.monitor.state(&name)))
+            .collect();
+        let old = std::mem::replace(&mut self.health, new);
+        self.tell_health(&old);
+    }
+
+    /// Lets runtimes clean up where nothing is under way that could still need it.
+    fn sweep(&mut self) {
+        let quiet = self.sweep_due
+            && self.sweeping.is_empty()
+            && self.acts.is_empty()
+            && self.desired.authoritative
+            && self.desired.blocked.is_empty();
+        let clean = || {
+            self.world.iter().all(|(kind, view)| {
+                view.instances.iter().all(|(name, observed)| {
+                    self.desired.instances.get(name).is_some_and(|spec| {
+                        crate::world::kind_of(spec) == *kind && spec.fingerprint == observed.fingerprint
+                    })
+                })
+            })
+        };
+        if !quiet || !clean() {
+            return;
+        }
+        self.sweep_due = false;
+        for (kind, runtime) in &self.runtimes {
+            if self.world.get(kind).is_some_and(|view| view.available) {
+                let (runtime, wanted) = (Arc::clone(runtime), self.desired.wanted());
+                self.sweeping.spawn(async move {
+                    match tokio::time::timeout(look::DEADLINE, runtime.sweep(&wanted)).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(error)) => {
+                            tracing::warn!(runtime = runtime.kind().as_str(), %error, "cannot clean up")
+                        }
+                        Err(_) => {
+                            tracing::warn!(runtime = runtime.kind().as_str(), "cleaning up takes too long")
+                        }
+                    }
+                });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

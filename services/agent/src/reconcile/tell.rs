@@ -1,0 +1,206 @@
+//! Telling: statuses when they change, events when something happens.
+//!
+//! Statuses go before the events of the same pass, since what a user waits for is the status.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime};
+
+use skerry_model::InstanceName;
+use skerry_model::time::to_timestamp;
+use skerry_proto::types::v1 as pb;
+use skerry_sync::MonoTime;
+
+use super::{Local, Reconciler, RuntimeStatus};
+use crate::health::HealthState;
+use crate::memory::{Busy, Ended, Happening, Memory};
+use crate::plan::Hold;
+use crate::runtime::{Progress, RuntimeError};
+use crate::status::{About, how, of_blocked, of_unwanted, of_wanted};
+use crate::world::kind_of;
+
+/// What is under way for less than this is not told: most of it is over by then, and the report of the outcome would wait for the
+/// report of the work.
+const HOLD_BACK: Duration = Duration::from_millis(500);
+
+impl Reconciler {
+    /// Tells all that changed. Answers when something that was held back is due.
+    pub(super) async fn tell(
+        &mut self,
+        holds: &BTreeMap<InstanceName, Hold>,
+        now: MonoTime,
+    ) -> Option<MonoTime> {
+        let mut due: Option<MonoTime> = None;
+        let mut gone: BTreeSet<InstanceName> = self.told.keys().cloned().collect();
+        let names: BTreeSet<&InstanceName> = self
+            .desired
+            .instances
+            .keys()
+            .chain(self.desired.blocked.keys())
+            .chain(self.world.values().flat_map(|view| view.instances.keys()))
+            .collect();
+        let mut changed = Vec::new();
+        for name in names {
+            gone.remove(name);
+            if let Some(until) = self.held_back_until(name, now) {
+                due = Some(due.map_or(until, |due| due.min(until)));
+                continue;
+            }
+            let status = self.status(name, holds.get(name));
+            if self.told.get(name) != Some(&status) {
+                changed.push((name.clone(), status));
+            }
+        }
+        for (name, status) in changed {
+            self.told.insert(name, status.clone());
+            self.send(Local::Instance(Box::new(status))).await;
+        }
+        for name in gone {
+            self.told.remove(&name);
+            self.send(Local::Gone(name.to_string())).await;
+        }
+        for event in std::mem::take(&mut self.events) {
+            self.send(Local::Event(Box::new(event))).await;
+        }
+        if self.looked && !self.looks_told {
+            self.looks_told = true;
+            self.send(Local::Looked).await;
+        }
+        due
+    }
+
+    /// Until when the status of `name` is held back, if it is. Before the first look was told nothing is: the first report is whole.
+    fn held_back_until(&self, name: &InstanceName, now: MonoTime) -> Option<MonoTime> {
+        if !self.looks_told {
+            return None;
+        }
+        match &self.memories.get(name)?.busy {
+            Some((Busy::Preparing { reason, .. }, _)) if !reason.is_empty() => None,
+            Some((_, since)) => Some(*since + HOLD_BACK).filter(|until| *until > now),
+            None => None,
+        }
+    }
+
+    fn status(&self, name: &InstanceName, hold: Option<&Hold>) -> pb::InstanceStatus {
+        let blank = Memory::default();
+        let memory = self.memories.get(name).unwrap_or(&blank);
+        let wanted = self.desired.instances.get(name);
+        let mut views = self.world.iter();
+        let view = match wanted {
+            Some(spec) => self.world.get(&kind_of(spec)),
+            None => views.find(|(_, view)| view.instances.contains_key(name)).map(|(_, view)| view),
+        };
+        let about = About {
+            observed: view.and_then(|view| view.instances.get(name)),
+            memory,
+            health: self.health.get(name),
+            away: view.and_then(|view| view.error.as_ref()),
+        };
+        match (wanted, self.desired.blocked.get(name)) {
+            (Some(spec), _) => of_wanted(spec, hold, about),
+            (None, Some(blocked)) => of_blocked(name, blocked, about),
+            (None, None) => of_unwanted(name, self.desired.authoritative, about),
+        }
+    }
+
+    async fn send(&self, local: Local) {
+        // The uplink ends only when the agent does: then nobody needs to be told.
+        let _ = self.links.local.send(local).await;
+    }
+
+    /// Tells the state of the runtimes, for the machine's status.
+    pub(super) fn tell_runtimes(&self) {
+        let needed: BTreeSet<_> = self.desired.instances.values().map(|spec| kind_of(spec)).collect();
+        let statuses = self
+            .world
+            .iter()
+            .map(|(kind, view)| {
+                let status = RuntimeStatus {
+                    version: view.version.clone(),
+                    available: view.available,
+                    error: view.error.clone(),
+                    missed: !view.available && (needed.contains(kind) || !view.version.is_empty()),
+                };
+                (*kind, status)
+            })
+            .collect();
+        self.links.runtimes.send_replace(statuses);
+    }
+
+    pub(super) fn tell_happening(&mut self, name: &InstanceName, happening: &Happening) {
+        match happening {
+            Happening::Started { again } => {
+                let message = if *again { "it runs again" } else { "it runs" };
+                self.instance_event(name, "Started", message.to_owned(), false);
+            }
+            Happening::Ended(Ended { code, out_of_memory, wait }) => {
+                let reason = if *out_of_memory { "OutOfMemory" } else { "Exited" };
+                let then = wait.map_or(String::new(), |wait| {
+                    format!("; started again after {:.1} s", wait.as_secs_f64())
+                });
+                let message = format!("{}{then}", how(*code, *out_of_memory));
+                self.instance_event(name, reason, message, *code != Some(0));
+            }
+            Happening::Vanished => {
+                let message = "it is gone and the agent did not remove it".to_owned();
+                self.instance_event(name, "Vanished", message, true);
+            }
+        }
+    }
+
+    pub(super) fn tell_progress(&mut self, name: &InstanceName, progress: Progress) {
+        self.instance_event(name, progress.reason, progress.message, false);
+    }
+
+    pub(super) fn tell_failure(&mut self, name: &InstanceName, error: &RuntimeError) {
+        self.instance_event(name, error.reason, error.message.clone(), true);
+    }
+
+    pub(super) fn tell_removed(&mut self, name: &InstanceName) {
+        self.instance_event(name, "Removed", "it was stopped and removed".to_owned(), false);
+    }
+
+    /// Events for what changed since `old`.
+    pub(super) fn tell_health(&mut self, old: &BTreeMap<InstanceName, HealthState>) {
+        let changed: Vec<(InstanceName, HealthState)> = self
+            .health
+            .iter()
+            .filter(|(name, state)| old.get(*name) != Some(*state))
+            .map(|(name, state)| (name.clone(), state.clone()))
+            .collect();
+        for (name, state) in changed {
+            match (state, old.get(&name)) {
+                (HealthState::Healthy, _) => {
+                    self.instance_event(&name, "Healthy", "its health check succeeds".to_owned(), false);
+                }
+                // Only the message is another one: the status tells that.
+                (HealthState::Unhealthy { .. }, Some(HealthState::Unhealthy { .. }))
+                | (HealthState::Starting, _) => {}
+                (HealthState::Unhealthy { message }, _) => {
+                    self.instance_event(&name, "Unhealthy", message, true);
+                }
+            }
+        }
+    }
+
+    fn instance_event(&mut self, name: &InstanceName, reason: &str, message: String, warning: bool) {
+        let regarding = format!("{}/instances/{name}", self.node.project.parent());
+        self.event(regarding, reason, message, warning);
+    }
+
+    pub(super) fn tell_node_event(&mut self, reason: &str, message: String, warning: bool) {
+        let regarding = self.node.to_string();
+        self.event(regarding, reason, message, warning);
+    }
+
+    fn event(&mut self, regarding: String, reason: &str, message: String, warning: bool) {
+        let severity = if warning { pb::event::Severity::Warning } else { pb::event::Severity::Normal };
+        self.events.push(pb::Event {
+            time: Some(to_timestamp(SystemTime::now())),
+            severity: severity.into(),
+            reason: reason.to_owned(),
+            message,
+            regarding,
+            ..pb::Event::default()
+        });
+    }
+}

@@ -1,0 +1,150 @@
+//! The agent's life: take the data directory, read what is on disk, run both actors until the end.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use skerry_model::NodeRef;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::config::{Config, DockerAccess};
+use crate::machine::Sampler;
+use crate::reconcile::{LOCAL_MAX, Links, Reconciler, RuntimeStatuses};
+use crate::runtime::docker::DockerRuntime;
+use crate::runtime::process::{self, ProcessRuntime};
+use crate::runtime::{Runtime, RuntimeDirs};
+use crate::state::{Directory, StateFiles};
+use crate::uplink::{Parts, Uplink};
+
+/// Why the agent cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The data directory cannot be used.
+    #[error("the data directory {path}: {source}")]
+    DataDir {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        source: io::Error,
+    },
+    /// Another agent has it.
+    #[error("the data directory {0} is used by another agent")]
+    DataDirTaken(PathBuf),
+    /// No random numbers.
+    #[error("the system gives no random numbers: {0}")]
+    Random(io::Error),
+}
+
+/// Runs the agent until `shutdown`. What runs on the machine runs on afterwards.
+pub async fn serve(config: Config, shutdown: CancellationToken) -> Result<(), ServeError> {
+    let wrong = |source| ServeError::DataDir { path: config.data_dir.clone(), source };
+    make_private(&config.data_dir).map_err(wrong)?;
+    let data_dir = config.data_dir.canonicalize().map_err(wrong)?;
+    let _lock = lock(&data_dir)?;
+    let (files, loaded) = StateFiles::open(Directory::new(&data_dir), config.node.to_string());
+    if let Some(damage) = &loaded.damage {
+        tracing::error!(
+            damage,
+            "the desired state on disk is damaged; nothing that runs is stopped until it has been sent anew"
+        );
+    }
+    let runtimes = runtimes(&config, &data_dir);
+    let clock = Clock::default();
+    let (desired_in, desired) = watch::channel(Arc::default());
+    let (local_in, local) = mpsc::channel(LOCAL_MAX);
+    let (runtimes_in, runtime_statuses) = watch::channel(RuntimeStatuses::new());
+    let uplink = Uplink::new(Parts {
+        node: config.node.clone(),
+        gateways: config.gateways,
+        clock,
+        boot_id: boot_id().map_err(ServeError::Random)?,
+        files,
+        loaded,
+        sampler: Sampler::new(&data_dir),
+        desired: desired_in,
+        local,
+        runtimes: runtime_statuses,
+    });
+    let links = Links { desired, local: local_in, runtimes: runtimes_in };
+    let reconciler = Reconciler::new(config.node, clock, runtimes, links);
+    // Boxed: these two live as long as the agent, and their caller need not hold them on its stack.
+    tokio::join!(Box::pin(uplink.run(shutdown.clone())), Box::pin(reconciler.run(shutdown)));
+    Ok(())
+}
+
+fn runtimes(config: &Config, data_dir: &Path) -> Vec<Arc<dyn Runtime>> {
+    let dirs = RuntimeDirs { configs: data_dir.join("configs"), instances: data_dir.join("instances") };
+    let node = Some(config.node.node.clone());
+    let processes = process::Config { node, ..process::Config::new(&dirs) };
+    let mut runtimes: Vec<Arc<dyn Runtime>> = vec![Arc::new(ProcessRuntime::new(processes))];
+    if let DockerAccess::Socket(socket) = &config.docker {
+        let owner = owner(&config.node, data_dir);
+        runtimes.push(Arc::new(DockerRuntime::at_socket(socket, &owner, &dirs)));
+    }
+    runtimes
+}
+
+/// Tells this agent's containers from those of another one on the machine: by node and place of the data directory, so that an agent
+/// whose directory was emptied finds its own again.
+fn owner(node: &NodeRef, data_dir: &Path) -> String {
+    let place = blake3::hash(data_dir.as_os_str().as_encoded_bytes()).to_hex();
+    format!("{}/{}/{}", node.project, node.node, &place[..12])
+}
+
+/// Makes the directory, for the agent alone: configs may hold what others should not read.
+fn make_private(dir: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    if dir.is_dir() {
+        return Ok(());
+    }
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+/// Held as long as the file is open; the kernel gives it back whatever ends the agent.
+fn lock(data_dir: &Path) -> Result<File, ServeError> {
+    let wrong = |source| ServeError::DataDir { path: data_dir.to_owned(), source };
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(data_dir.join("lock"))
+        .map_err(wrong)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(ServeError::DataDirTaken(data_dir.to_owned())),
+        Err(TryLockError::Error(source)) => Err(wrong(source)),
+    }
+}
+
+/// Random for each start.
+fn boot_id() -> io::Result<String> {
+    let mut bytes = [0u8; 16];
+    let length = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    if length < bytes.len() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_data_directory_has_one_agent() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = lock(dir.path()).unwrap();
+        assert!(matches!(lock(dir.path()), Err(ServeError::DataDirTaken(_))));
+        drop(held);
+        lock(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn each_start_has_another_boot_id() {
+        let (one, two) = (boot_id().unwrap(), boot_id().unwrap());
+        assert_eq!((one.len(), one == two), (32, false));
+    }
+}

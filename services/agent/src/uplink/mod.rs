@@ -1,0 +1,308 @@
+//! The link to the control plane: one actor that drives `skerry_sync::AgentMachine`.
+//!
+//! It carries out what the machine says (dial, send, write, apply) and feeds it what happens. It decides nothing about the protocol; what
+//! the machine runs is the reconciler's. The desired state goes to the reconciler joined, by a watch; changes come back by a queue.
+
+mod store;
+mod wire;
+
+use std::collections::BTreeSet;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use skerry_model::NodeRef;
+use skerry_sync::{AgentConfig, AgentEffect, AgentEvent, AgentMachine, Told, limits};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use self::store::Store;
+use self::wire::{FromWire, Wire};
+use crate::clock::{Clock, random};
+use crate::config::Gateway;
+use crate::desired::{Desired, join};
+use crate::machine::{Findings, SAMPLE_INTERVAL, Sampler};
+use crate::reconcile::{Local, RuntimeStatuses};
+use crate::state::{Directory, Loaded, StateFiles};
+
+/// What this agent can do, for the `requires` of resources. None is asked for yet.
+const FEATURES: [&str; 0] = [];
+
+/// What the actor is made of.
+pub(crate) struct Parts {
+    /// Which node.
+    pub(crate) node: NodeRef,
+    /// Gateways, tried in turn.
+    pub(crate) gateways: Vec<Gateway>,
+    /// The clocks.
+    pub(crate) clock: Clock,
+    /// Random for each start of the process.
+    pub(crate) boot_id: String,
+    /// The files of the desired state.
+    pub(crate) files: StateFiles<Directory>,
+    /// What they held.
+    pub(crate) loaded: Loaded,
+    /// What tells of the machine.
+    pub(crate) sampler: Sampler,
+    /// Where the desired state goes.
+    pub(crate) desired: watch::Sender<Arc<Desired>>,
+    /// Where changes come from.
+    pub(crate) local: mpsc::Receiver<Local>,
+    /// Where the state of the runtimes comes from.
+    pub(crate) runtimes: watch::Receiver<RuntimeStatuses>,
+}
+
+/// The actor.
+pub(crate) struct Uplink {
+    machine: AgentMachine,
+    node: NodeRef,
+    gateways: Vec<Gateway>,
+    /// Dials so far: the gateways are tried in turn.
+    dials: usize,
+    clock: Clock,
+    wire: Wire,
+    /// The last connection, while what was said last on it goes out.
+    ending: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    store: Store,
+    sampler: Sampler,
+    findings: Findings,
+    /// Forget the name conflict when a session has lived so long.
+    opened: Option<skerry_sync::MonoTime>,
+    /// Whether the instances were told once: the first report waits for it.
+    looked: bool,
+    desired: watch::Sender<Arc<Desired>>,
+    local: mpsc::Receiver<Local>,
+    runtimes: watch::Receiver<RuntimeStatuses>,
+    loaded: Option<Arc<skerry_sync::Desired>>,
+}
+
+impl Uplink {
+    /// An actor that does not run yet.
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Loaded { desired, node_uid, damage } = parts.loaded;
+        let machine = AgentMachine::new(AgentConfig {
+            node: parts.node.to_string(),
+            node_uid: node_uid.clone(),
+            boot_id: parts.boot_id,
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            features: FEATURES.iter().map(ToString::to_string).collect::<BTreeSet<_>>(),
+            seed: random(),
+        });
+        Self {
+            machine,
+            node: parts.node,
+            gateways: parts.gateways,
+            dials: 0,
+            clock: parts.clock,
+            wire: Wire::Off,
+            ending: None,
+            store: Store::new(parts.files, node_uid),
+            sampler: parts.sampler,
+            findings: Findings { damage, ..Findings::default() },
+            opened: None,
+            looked: false,
+            desired: parts.desired,
+            local: parts.local,
+            runtimes: parts.runtimes,
+            loaded: Some(Arc::new(desired)),
+        }
+    }
+
+    /// Runs until `shutdown`; then says farewell, for at most a second.
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
+        if let Some(held) = self.loaded.take() {
+            self.feed(AgentEvent::Start { held });
+        }
+        let mut samples = tokio::time::interval(SAMPLE_INTERVAL);
+        samples.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let deadline = self.machine.deadline();
+            let timer = async {
+                match deadline {
+                    Some(deadline) => tokio::time::sleep_until(self.clock.instant(deadline)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                () = timer => self.feed(AgentEvent::Timer),
+                from = self.wire.next() => self.take_wire(from),
+                local = self.local.recv() => match local {
+                    Some(local) => self.take_local(local),
+                    None => break,
+                },
+                written = self.store.written() => self.take_written(written),
+                changed = self.runtimes.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                    self.findings.runtimes.clone_from(&self.runtimes.borrow_and_update());
+                    self.sample();
+                }
+                _ = samples.tick() => self.sample(),
+                () = ended(&mut self.ending) => self.ending = None,
+            }
+        }
+        self.feed(AgentEvent::ShuttingDown);
+        if self.ending.is_some() {
+            ended(&mut self.ending).await;
+        }
+        self.store.finish().await;
+    }
+
+    fn feed(&mut self, event: AgentEvent) {
+        let mut events = std::collections::VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            for effect in self.machine.on(event, self.clock.now()) {
+                events.extend(self.carry_out(effect));
+            }
+        }
+    }
+
+    /// Carries out one effect; what came of it at once is an event again.
+    fn carry_out(&mut self, effect: AgentEffect) -> Option<AgentEvent> {
+        match effect {
+            AgentEffect::Dial => {
+                let gateway = &self.gateways[self.dials % self.gateways.len()];
+                self.dials += 1;
+                tracing::debug!(gateway = %gateway.uri(), "dialling");
+                self.wire = Wire::dial(gateway.uri().clone());
+            }
+            AgentEffect::Send(frame) => {
+                if let Err(why) = self.wire.send(frame) {
+                    self.wire = Wire::Off;
+                    return Some(AgentEvent::Disconnected { why, retry_after: None });
+                }
+            }
+            AgentEffect::Persist { token, desired } => self.store.persist(token, desired),
+            AgentEffect::Apply { desired } => self.apply(&desired),
+            AgentEffect::Hangup { why } => {
+                tracing::debug!(why, "hanging up");
+                self.ending = self.wire.hang_up();
+            }
+            AgentEffect::Told(told) => self.take_told(told),
+        }
+        None
+    }
+
+    fn apply(&mut self, held: &skerry_sync::Desired) {
+        let resources = held.resources.values().map(AsRef::as_ref);
+        let (desired, refusals) = join(resources, held.version.is_some());
+        for refusal in refusals {
+            let (resource, reason, message) = (refusal.resource, refusal.reason, refusal.message);
+            tracing::warn!(resource, reason, message, "a resource cannot be taken");
+        }
+        tracing::info!(
+            version = held.version.map(tracing::field::display),
+            instances = desired.instances.len(),
+            blocked = desired.blocked.len(),
+            "desired state"
+        );
+        self.desired.send_replace(Arc::new(desired));
+    }
+
+    fn take_wire(&mut self, from: FromWire) {
+        match from {
+            FromWire::Connected => self.feed(AgentEvent::Connected),
+            FromWire::Frame(frame) => self.feed(AgentEvent::Frame(frame)),
+            FromWire::Ended(why) => self.feed(AgentEvent::Disconnected { why, retry_after: None }),
+        }
+    }
+
+    fn take_local(&mut self, local: Local) {
+        match local {
+            Local::Instance(status) => self.feed(AgentEvent::InstanceChanged(status)),
+            Local::Gone(name) => self.feed(AgentEvent::InstanceGone(name)),
+            Local::Event(event) => self.feed(AgentEvent::Raised(event)),
+            Local::Looked => {
+                self.looked = true;
+                self.sample();
+            }
+        }
+    }
+
+    fn take_written(&mut self, written: store::Written) {
+        let store::Written { token, result } = written;
+        if let (Ok(()), true) = (&result, self.findings.save_error.is_some()) {
+            self.findings.save_error = None;
+            self.sample();
+        }
+        if let Some(token) = token {
+            self.feed(AgentEvent::Persisted { token, result });
+        }
+    }
+
+    fn take_told(&mut self, told: Told) {
+        match told {
+            Told::Welcomed { epoch, node_uid, gateway, .. } => {
+                tracing::info!(node = %self.node, gateway, %epoch, "connected");
+                self.opened = Some(self.clock.mono());
+                let held = Arc::clone(self.machine.held());
+                self.store.remember_uid(node_uid, held);
+            }
+            Told::Lost { why, retry } => {
+                // Once for each session that was; the tries after it only at debug.
+                if self.opened.take().is_some() || self.dials == 1 {
+                    tracing::warn!(why, retry_s = retry.as_secs_f32(), "not connected");
+                } else {
+                    tracing::debug!(why, retry_s = retry.as_secs_f32(), "not connected");
+                }
+            }
+            Told::Superseded { message, retry } => {
+                self.opened = None;
+                tracing::error!(node = %self.node, message, retry_s = retry.as_secs(), "another agent uses this node's name");
+                self.findings.conflict = Some(format!(
+                    "another agent took over this node's name ({message}): is it used by two machines?"
+                ));
+                self.sample();
+            }
+            Told::NodeDeleted { message, retry } => {
+                self.opened = None;
+                tracing::warn!(node = %self.node, message, retry_s = retry.as_secs(), "the node was deleted; what runs runs on");
+            }
+            Told::StaleRefused { offered, held } => {
+                tracing::warn!(%offered, %held, "an update older than what is held was refused");
+            }
+            Told::ResourceRefused { name, reason, message, .. } => {
+                tracing::warn!(resource = name, reason, message, "a resource was refused");
+            }
+            Told::PersistFailed { error, retry } => {
+                tracing::error!(error, retry_s = retry.as_secs_f32(), "the desired state cannot be written");
+                self.findings.save_error = Some(error);
+                self.sample();
+            }
+            Told::Held { version } => {
+                tracing::debug!(%version, "held");
+                if self.findings.damage.take().is_some() {
+                    self.sample();
+                }
+            }
+        }
+    }
+
+    fn sample(&mut self) {
+        if self
+            .opened
+            .is_some_and(|opened| self.clock.mono().saturating_since(opened) >= limits::SUPERSEDED_FORGOTTEN)
+        {
+            self.findings.conflict = None;
+        }
+        if !self.looked {
+            return;
+        }
+        if let Some(status) = self.sampler.sample(&self.findings) {
+            self.feed(AgentEvent::MachineChanged(Box::new(status)));
+        }
+    }
+}
+
+/// When what is ending has ended. May be dropped and called again.
+async fn ended(ending: &mut Option<Pin<Box<dyn Future<Output = ()> + Send>>>) {
+    match ending {
+        Some(ending) => ending.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Longest that the last write may take when the agent ends.
+const LAST_WRITE_MAX: Duration = Duration::from_secs(5);

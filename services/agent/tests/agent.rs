@@ -1,0 +1,377 @@
+//! The agent as a process, against a gateway that a test plays: processes run, links and disks fail, agents come and go.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use prost::Message as _;
+use skerry_model::ContentHash;
+use skerry_proto::gateway::v1 as pb;
+use skerry_proto::gateway::v1::sync_request::Body as Up;
+use skerry_proto::gateway::v1::sync_response::Body as Down;
+use skerry_proto::gateway::v1::sync_service_server::{SyncService, SyncServiceServer};
+use skerry_proto::types::v1 as types;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::{Request, Response, Status, Streaming};
+
+/// Longest that anything here may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+type Answer = Result<pb::SyncResponse, Status>;
+
+/// One stream of the agent.
+struct Session {
+    up: Streaming<pb::SyncRequest>,
+    down: mpsc::Sender<Answer>,
+}
+
+/// Hands each stream to the test.
+struct Handler(mpsc::Sender<Session>);
+
+#[tonic::async_trait]
+impl SyncService for Handler {
+    type SyncStream = ReceiverStream<Answer>;
+
+    async fn sync(
+        &self,
+        request: Request<Streaming<pb::SyncRequest>>,
+    ) -> Result<Response<Self::SyncStream>, Status> {
+        let (down, answers) = mpsc::channel(16);
+        let session = Session { up: request.into_inner(), down };
+        self.0.send(session).await.map_err(|_| Status::unavailable("the test is over"))?;
+        Ok(Response::new(ReceiverStream::new(answers)))
+    }
+}
+
+struct FakeGateway {
+    address: std::net::SocketAddr,
+    sessions: mpsc::Receiver<Session>,
+    /// Dropped with the rest, which ends the server and its streams.
+    tasks: tokio::task::JoinSet<Result<(), tonic::transport::Error>>,
+}
+
+impl FakeGateway {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (sessions_in, sessions) = mpsc::channel(4);
+        let server = tonic::transport::Server::builder()
+            .add_service(SyncServiceServer::new(Handler(sessions_in)))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(server);
+        Self { address, sessions, tasks }
+    }
+
+    /// The next session: its hello, answered with a welcome.
+    async fn session(&mut self) -> (Session, pb::Hello) {
+        let mut session = in_time("a session", self.sessions.recv()).await.unwrap();
+        let Some(Up::Hello(hello)) = session.next().await else { panic!("the first frame is no hello") };
+        let welcome = pb::Welcome {
+            epoch: Some(pb::Version { store_term: 1, revision: 1 }),
+            node_uid: "uid-1".into(),
+            gateway: "test".into(),
+            full_report: true,
+            ..pb::Welcome::default()
+        };
+        session.send(Down::Welcome(welcome)).await;
+        (session, hello)
+    }
+}
+
+impl Session {
+    async fn next(&mut self) -> Option<Up> {
+        in_time("a frame", self.up.message()).await.ok().flatten().and_then(|frame| frame.body)
+    }
+
+    async fn send(&self, body: Down) {
+        self.down.send(Ok(pb::SyncResponse { body: Some(body) })).await.unwrap();
+    }
+
+    /// Sends an update and answers reports until it is acknowledged.
+    async fn update(&mut self, revision: i64, resources: Vec<pb::Resource>, removed: Vec<String>) -> pb::Ack {
+        let version = Some(pb::Version { store_term: 1, revision });
+        let nonce = u64::try_from(revision).unwrap();
+        self.send(Down::Update(pb::Update { nonce, version, resources, removed, more: false })).await;
+        loop {
+            match self.next().await.expect("the stream stays open") {
+                Up::Ack(ack) => return ack,
+                Up::Report(report) => self.acknowledge(&report).await,
+                Up::Heartbeat(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    async fn acknowledge(&self, report: &pb::Report) {
+        let digest = vec![1].into();
+        self.send(Down::ReportAck(pb::ReportAck { sequence: report.sequence, digest })).await;
+    }
+
+    /// Reads reports until one satisfies `check`.
+    async fn report(&mut self, check: impl Fn(&pb::Report) -> bool) -> pb::Report {
+        loop {
+            match self.next().await.expect("the stream stays open") {
+                Up::Report(report) => {
+                    self.acknowledge(&report).await;
+                    if check(&report) {
+                        return report;
+                    }
+                }
+                Up::Heartbeat(_) | Up::Ack(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// The status of `instance` once it satisfies `check`.
+    async fn status(
+        &mut self,
+        instance: &str,
+        check: impl Fn(&types::InstanceStatus) -> bool,
+    ) -> types::InstanceStatus {
+        let found = |report: &pb::Report| {
+            report.instances.iter().find(|status| status.instance == instance && check(status)).cloned()
+        };
+        found(&self.report(|report| found(report).is_some()).await).unwrap()
+    }
+}
+
+async fn in_time<T>(what: &str, work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| panic!("{what} did not come in time"))
+}
+
+/// An agent that is killed with the test.
+struct Agent(Child);
+
+impl Agent {
+    fn start(gateway: std::net::SocketAddr, data_dir: &Path) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_skerry-agent"));
+        command
+            .args(["--gateway", &format!("http://{gateway}"), "--node", "n1", "--no-docker", "--data-dir"])
+            .arg(data_dir)
+            .args(["--log", "debug"])
+            .env_remove("DOCKER_HOST")
+            .stdin(Stdio::null());
+        Self(command.spawn().unwrap())
+    }
+
+    fn kill(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+
+    async fn terminate(mut self) -> std::process::ExitStatus {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let begin = Instant::now();
+        while begin.elapsed() < PATIENCE {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("the agent does not end");
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+const INSTANCE: &str = "app/sleeper/n1/0";
+
+/// An app of one process that writes its process id to `file` and sleeps.
+fn sleeper(file: &Path, value: &str) -> Vec<pb::Resource> {
+    let script = format!("echo $$ >> {}; exec sleep 600", file.display());
+    let service = types::ServiceSpec {
+        name: "sleeper".into(),
+        program: Some(types::service_spec::Program::Process(types::Process {
+            program: "/bin/sh".into(),
+            args: vec!["-c".into(), script],
+        })),
+        env: [("VALUE".to_owned(), value.to_owned())].into(),
+        stop: Some(types::StopPolicy {
+            grace_period: Some(prost_types::Duration { seconds: 1, nanos: 0 }),
+            ..types::StopPolicy::default()
+        }),
+        ..types::ServiceSpec::default()
+    };
+    let bytes = types::AppSpec { selector: None, services: vec![service] }.encode_to_vec();
+    let hash = ContentHash::of(&bytes).to_string();
+    let instance = pb::Instance { instance: INSTANCE.into(), revision: hash.clone(), configs: Vec::new() };
+    let version = ContentHash::of(&instance.encode_to_vec()).to_string();
+    vec![
+        pb::Resource {
+            name: format!("revisions/app/{hash}"),
+            version: hash,
+            requires: Vec::new(),
+            body: Some(pb::resource::Body::Revision(bytes.into())),
+        },
+        pb::Resource {
+            name: format!("instances/{INSTANCE}"),
+            version,
+            requires: Vec::new(),
+            body: Some(pb::resource::Body::Instance(instance)),
+        },
+    ]
+}
+
+fn names(resources: &[pb::Resource]) -> Vec<String> {
+    resources.iter().map(|resource| resource.name.clone()).collect()
+}
+
+/// The process ids that the sleeper wrote, one for each start.
+fn starts(file: &Path) -> Vec<i32> {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).collect()
+}
+
+fn is_alive(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+async fn until(what: &str, check: impl Fn() -> bool) {
+    in_time(what, async {
+        while !check() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_agent_runs_what_it_is_sent_keeps_it_over_kills_and_starts_it_without_a_network() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, file) = (dir.path().join("agent"), dir.path().join("starts"));
+    let mut gateway = FakeGateway::start().await;
+
+    // First contact: nothing held, an update, acknowledged, running, reported.
+    let agent = Agent::start(gateway.address, &data);
+    let (mut session, hello) = gateway.session().await;
+    assert_eq!(
+        (hello.node.as_str(), hello.version, hello.held.len()),
+        ("projects/default/nodes/n1", None, 0)
+    );
+    let first = sleeper(&file, "1");
+    let ack = session.update(5, first.clone(), Vec::new()).await;
+    assert_eq!((ack.version.unwrap().revision, ack.errors.len(), ack.refused.as_str()), (5, 0, ""));
+    let status = session.status(INSTANCE, |status| status.ready).await;
+    assert_eq!(status.phase(), types::InstancePhase::Running);
+    until("the process runs", || starts(&file).len() == 1).await;
+    let pid = starts(&file)[0];
+
+    // kill -9 of the agent: the process runs on, and the next agent takes it over and says what it holds.
+    agent.kill();
+    assert!(is_alive(pid));
+    let agent = Agent::start(gateway.address, &data);
+    let (mut session, hello) = gateway.session().await;
+    assert_eq!(hello.version.unwrap().revision, 5);
+    assert_eq!(hello.node_uid, "uid-1");
+    let mut held: Vec<String> = hello.held.into_iter().map(|held| held.name).collect();
+    held.sort();
+    let mut sent = names(&first);
+    sent.sort();
+    assert_eq!(held, sent);
+    let full = session.report(|report| report.full).await;
+    assert!(full.machine.is_some() && full.instances[0].ready, "{full:?}");
+    assert_eq!(starts(&file), [pid], "nothing was started again");
+
+    // An ordered end: a farewell, exit code 0, the process runs on.
+    let ended = tokio::join!(agent.terminate(), async {
+        loop {
+            match session.next().await {
+                Some(Up::Farewell(_)) => return,
+                Some(_) => {}
+                None => panic!("no farewell"),
+            }
+        }
+    });
+    assert!(ended.0.success());
+    assert!(is_alive(pid));
+
+    // No gateway, and everything was killed: it is started from what is on disk.
+    let address = gateway.address;
+    gateway.tasks.shutdown().await;
+    drop(gateway);
+    kill(pid);
+    until("the process is gone", || !is_alive(pid)).await;
+    let begin = Instant::now();
+    let agent = Agent::start(address, &data);
+    until("it runs again", || starts(&file).len() == 2).await;
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    let pid = starts(&file)[1];
+    drop(agent);
+
+    // The state is damaged: what runs is left alone until the state is sent anew.
+    for slot in ["desired.0", "desired.1"] {
+        if let Ok(mut bytes) = std::fs::read(data.join(slot)) {
+            *bytes.last_mut().unwrap() ^= 1;
+            std::fs::write(data.join(slot), bytes).unwrap();
+        }
+    }
+    let mut gateway = FakeGateway::start().await;
+    let agent = Agent::start(gateway.address, &data);
+    let (mut session, hello) = gateway.session().await;
+    assert_eq!((hello.version, hello.held.len()), (None, 0));
+    let intact = |report: &pb::Report| {
+        let conditions = report.machine.iter().flat_map(|machine| &machine.conditions);
+        conditions.into_iter().find(|one| one.r#type == "StateIntact").map(types::Condition::status)
+    };
+    let report = session.report(|report| intact(report).is_some()).await;
+    assert_eq!(intact(&report), Some(types::condition::Status::False));
+    assert!(is_alive(pid));
+    // A change, and the removal of what was there before.
+    session.update(9, sleeper(&file, "2"), Vec::new()).await;
+    until("the new one runs", || starts(&file).len() == 3).await;
+    assert!(!is_alive(pid), "one copy at a time");
+    let pid = starts(&file)[2];
+    session.update(10, Vec::new(), names(&sleeper(&file, "2"))).await;
+    session.report(|report| report.removed_instances.iter().any(|name| name == INSTANCE)).await;
+    assert!(!is_alive(pid));
+    assert!(agent.terminate().await.success());
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_away_is_left_for_the_next_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut gateway = FakeGateway::start().await;
+    // Nobody listens there any more.
+    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let both = format!("http://{gone},http://{}", gateway.address);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_skerry-agent"));
+    command.args(["--gateway", &both, "--node", "n1", "--no-docker", "--data-dir"]).arg(dir.path());
+    let agent = Agent(command.stdin(Stdio::null()).spawn().unwrap());
+    gateway.session().await;
+    let second = Command::new(env!("CARGO_BIN_EXE_skerry-agent"))
+        .args(["--gateway", &both, "--node", "n1", "--no-docker", "--data-dir"])
+        .arg(dir.path())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&second.stderr).contains("used by another agent"));
+    assert!(agent.terminate().await.success());
+}
+
+#[test]
+fn a_gateway_elsewhere_needs_insecure() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_skerry-agent"))
+        .args(["--gateway", "http://192.0.2.1:1", "--node", "n1", "--no-docker", "--data-dir"])
+        .arg(dir.path())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--insecure"));
+}
+
+fn kill(pid: i32) {
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}
