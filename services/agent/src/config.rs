@@ -19,7 +19,7 @@ const GATEWAYS_MAX: usize = 16;
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// No gateway.
-    #[error("name at least one gateway: --gateway http://127.0.0.1:7772")]
+    #[error("name at least one gateway: --gateway http://127.0.0.1:7770")]
     NoGateway,
     /// Too many gateways.
     #[error("{0} gateways are too many: at most {GATEWAYS_MAX}")]
