@@ -16,8 +16,12 @@ use crate::{
     up::{Interrupt, Up, free_port, fresh_dir},
 };
 
+/// Where `skerry` looks for its server when nothing else is said.
+const SERVER_PORT: u16 = 7770;
 /// The port in the example's manifests.
 const APP_PORT: u16 = 8080;
+/// From a ready control plane to a node that is known.
+const NODE_DEADLINE: Duration = Duration::from_secs(30);
 const HTTP_DEADLINE: Duration = Duration::from_secs(5);
 /// From the app's deletion to its port being closed.
 const GONE_DEADLINE: Duration = Duration::from_secs(30);
@@ -86,7 +90,7 @@ fn with_skerry(
     docker: bool,
     interrupt: &Interrupt,
 ) -> Result<()> {
-    let port = free_port()?;
+    let port = or_free_port(SERVER_PORT)?;
     say(
         "Start the whole of Skerry in one process: control plane, embedded etcd, and an agent for this machine.",
     );
@@ -95,7 +99,7 @@ fn with_skerry(
     let mut up = Up::start(skerry, data_dir, port, interrupt)?;
     println!("ready after {} ms", start.elapsed().as_millis());
 
-    let app_port = app_port()?;
+    let app_port = or_free_port(APP_PORT)?;
     let manifest = manifest(docker, app_port, data_dir)?;
     let keep = args.data_dir.is_some() && !args.once;
     let shown = tour(&up, &manifest, app_port, interrupt)
@@ -119,10 +123,11 @@ fn with_skerry(
 
 /// What there is to see.
 fn tour(up: &Up, manifest: &Path, app_port: u16, interrupt: &Interrupt) -> Result<()> {
-    let file = manifest.to_string_lossy();
-    let steps: [(&str, &[&str]); 6] = [
+    let (file, node) = (manifest.to_string_lossy(), node(up, interrupt)?);
+    let steps: [(&str, &[&str]); 7] = [
+        ("Its agent connects.", &["wait", &node, "--for=connected", "--timeout", "30s"]),
         ("This machine is a node.", &["get", "nodes"]),
-        ("Apply an app: one service, its health check, its limits.", &["apply", "-f", &file]),
+        ("Apply an app: one service, its health check, how it is run.", &["apply", "-f", &file]),
         (
             "Wait until every instance of it is healthy.",
             &["wait", "app/hello", "--for=healthy", "--timeout", "60s"],
@@ -143,6 +148,22 @@ fn tour(up: &Up, manifest: &Path, app_port: u16, interrupt: &Interrupt) -> Resul
         bail!("the app answers something else than its greeting");
     }
     Ok(())
+}
+
+/// The node of this machine, as `node/<name>`, as soon as the registry knows it.
+fn node(up: &Up, interrupt: &Interrupt) -> Result<String> {
+    let start = Instant::now();
+    loop {
+        let names = sh::output(&mut up.client(["get", "nodes", "-o", "name"]))?;
+        if let Some(name) = names.lines().next() {
+            return Ok(name.to_owned());
+        }
+        if start.elapsed() > NODE_DEADLINE {
+            bail!("no node is known {NODE_DEADLINE:?} after the start");
+        }
+        interrupt.check()?;
+        sh::sleep(POLL_PERIOD);
+    }
 }
 
 /// Until Ctrl-C.
@@ -178,10 +199,10 @@ fn clean_up(up: &Up, app_port: u16) -> Result<()> {
     Ok(())
 }
 
-/// The example's own port where it is free, else another.
-fn app_port() -> Result<u16> {
-    match TcpListener::bind((Ipv4Addr::LOCALHOST, APP_PORT)) {
-        Ok(_) => Ok(APP_PORT),
+/// This port where it is free, else another.
+fn or_free_port(port: u16) -> Result<u16> {
+    match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+        Ok(_) => Ok(port),
         Err(_) => free_port(),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs::{self, File},
     net::{Ipv4Addr, TcpListener},
     os::unix::process::CommandExt as _,
@@ -20,6 +20,8 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::sh;
 
+/// Where `skerry` looks for its server when nothing else is said: shown commands leave it out.
+const DEFAULT_URL: &str = "http://127.0.0.1:7770";
 /// `skerry up` is ready in about a second; a machine that does much else may take longer.
 const START_DEADLINE: Duration = Duration::from_secs(60);
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
@@ -98,9 +100,14 @@ impl Up {
     }
 
     /// `skerry` as a client of it.
-    pub(crate) fn client<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
+    pub(crate) fn client<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = sh::command(&self.skerry);
-        command.arg("--server").arg(&self.url).args(args);
+        // Whoever runs this may have a server of their own in mind.
+        command.env_remove("SKERRY_SERVER").env_remove("SKERRY_PROJECT");
+        if self.url != DEFAULT_URL {
+            command.arg("--server").arg(&self.url);
+        }
+        command.args(args);
         command
     }
 
