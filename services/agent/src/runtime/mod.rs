@@ -76,7 +76,7 @@ pub enum RunState {
 }
 
 /// Why a runtime could not do what it was asked.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct RuntimeError {
     /// One CamelCase word: `ImagePullFailed`, `ImageMissing`, `PortTaken`, `MountMissing`, `ProgramNotFound`, `RuntimeUnavailable`, `TimedOut`, ...
