@@ -81,8 +81,10 @@ impl Stream {
 pub(super) fn pump(mut streams: Vec<Stream>) {
     let mut buffer = vec![0; READ_BYTES];
     while !streams.is_empty() {
-        let mut fds: Vec<_> =
-            streams.iter().map(|stream| PollFd::from_borrowed_fd(stream.pipe.as_fd(), PollFlags::IN)).collect();
+        let mut fds: Vec<_> = streams
+            .iter()
+            .map(|stream| PollFd::from_borrowed_fd(stream.pipe.as_fd(), PollFlags::IN))
+            .collect();
         let ready: Vec<bool> = match poll(&mut fds, None) {
             Ok(_) => fds.iter().map(|fd| !fd.revents().is_empty()).collect(),
             Err(rustix::io::Errno::INTR) => continue,
@@ -154,13 +156,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out.log");
         let mut log = Log::open(&path).unwrap();
-        let good = std::mem::replace(&mut log.file, OpenOptions::new().write(true).open("/dev/full").unwrap());
+        let good =
+            std::mem::replace(&mut log.file, OpenOptions::new().write(true).open("/dev/full").unwrap());
         log.take(b"lost\n");
         log.file = good;
         log.take(b"kept\n");
-        assert_eq!(
-            fs::read_to_string(&path).unwrap(),
-            "[skerry: 5 bytes could not be written here]\nkept\n"
-        );
+        assert_eq!(fs::read_to_string(&path).unwrap(), "[skerry: 5 bytes could not be written here]\nkept\n");
     }
 }

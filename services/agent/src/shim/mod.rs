@@ -109,9 +109,10 @@ struct Running {
 }
 
 fn start(dir: &Path) -> Result<Running, StartFailure> {
-    let launch = Launch::read(dir)
-        .map_err(|error| StartFailure::state("reading what to run", &error))?
-        .ok_or_else(|| StartFailure::new(program::STATE_UNWRITABLE, "what to run is not there or not whole"))?;
+    let launch =
+        Launch::read(dir).map_err(|error| StartFailure::state("reading what to run", &error))?.ok_or_else(
+            || StartFailure::new(program::STATE_UNWRITABLE, "what to run is not there or not whole"),
+        )?;
     let myself = rustix::process::getpid().as_raw_nonzero().get();
     let shim = ProcessId::of(myself)
         .ok_or_else(|| StartFailure::new(program::START_FAILED, "/proc does not tell about this process"))?;
@@ -130,7 +131,8 @@ fn start(dir: &Path) -> Result<Running, StartFailure> {
     let (stdout, stderr) = (logs.0.map_err(writing)?, logs.1.map_err(writing)?);
 
     let mut child = spawn(dir, &launch)?;
-    let program = i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("the kernel's ids are positive");
+    let program =
+        i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("the kernel's ids are positive");
     started.program = ProcessId::of(program.as_raw_nonzero().get());
     started.since = SystemTime::now();
     if let Err(error) = started.write(dir) {

@@ -42,9 +42,10 @@ impl StartFailure {
     pub(crate) fn exec(program: &Path, error: &io::Error) -> Self {
         let program = program.display();
         match error.kind() {
-            io::ErrorKind::NotFound => {
-                Self::new(PROGRAM_NOT_FOUND, format!("`{program}` needs an interpreter or loader that is not there"))
-            }
+            io::ErrorKind::NotFound => Self::new(
+                PROGRAM_NOT_FOUND,
+                format!("`{program}` needs an interpreter or loader that is not there"),
+            ),
             io::ErrorKind::PermissionDenied => {
                 Self::new(PROGRAM_NOT_EXECUTABLE, format!("`{program}` may not be executed: {error}"))
             }
@@ -67,7 +68,9 @@ pub(crate) fn find(program: &str, search_path: &str) -> Result<PathBuf, StartFai
                 PROGRAM_NOT_EXECUTABLE,
                 format!("`{program}` is not an executable file"),
             )),
-            Found::Nothing => Err(StartFailure::new(PROGRAM_NOT_FOUND, format!("`{program}` does not exist"))),
+            Found::Nothing => {
+                Err(StartFailure::new(PROGRAM_NOT_FOUND, format!("`{program}` does not exist")))
+            }
         };
     }
     let mut blocked = None;

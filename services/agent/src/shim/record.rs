@@ -58,7 +58,10 @@ impl Record {
             return None;
         }
         let fields = body.strip_prefix(HEAD)?.split_terminator('\n');
-        fields.map(|line| line.split_once(' ').map(|(k, v)| (k.to_owned(), unescape(v)))).collect::<Option<_>>().map(Self)
+        fields
+            .map(|line| line.split_once(' ').map(|(k, v)| (k.to_owned(), unescape(v))))
+            .collect::<Option<_>>()
+            .map(Self)
     }
 
     /// Reads `dir/name`: `None` when it is not there or not whole.

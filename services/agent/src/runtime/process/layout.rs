@@ -1,0 +1,299 @@
+//! The directories of instances: finding them, laying out config files in them, taking them away.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use skerry_model::InstanceName;
+
+use super::error::{failed, io_failed};
+use crate::desired::InstanceSpec;
+use crate::runtime::RuntimeError;
+use crate::shim::files::{LOCK, state_dir};
+
+/// How often making a directory is tried again when another instance's removal takes its parent away meanwhile.
+const MAKE_TRIES_MAX: usize = 5;
+
+/// `<instances>/<app>/<service>/<cluster>/<ordinal>`.
+pub(super) fn instance_dir(root: &Path, name: &InstanceName) -> PathBuf {
+    let mut dir = root.join(name.app.as_str());
+    dir.extend([name.service.as_str(), name.cluster.as_str(), &name.ordinal.to_string()]);
+    dir
+}
+
+/// The instances that have a directory. What does not look like one is passed over.
+pub(super) fn scan(root: &Path) -> io::Result<Vec<(InstanceName, PathBuf)>> {
+    let mut level = vec![(String::new(), root.to_owned())];
+    for depth in 0..4 {
+        let mut next = Vec::new();
+        for (prefix, dir) in level {
+            let entries = match fs::read_dir(&dir) {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            for entry in entries {
+                let entry = entry?;
+                if let Some(name) = entry.file_name().to_str().filter(|_| entry.path().is_dir()) {
+                    let path = if depth == 0 { name.to_owned() } else { format!("{prefix}/{name}") };
+                    next.push((path, entry.path()));
+                }
+            }
+        }
+        level = next;
+    }
+    Ok(level.into_iter().filter_map(|(name, dir)| Some((InstanceName::parse(&name).ok()?, dir))).collect())
+}
+
+/// Makes a directory that only its owner may enter, with its parents.
+pub(super) fn make_dir(dir: &Path) -> io::Result<()> {
+    for _ in 1..MAKE_TRIES_MAX {
+        match DirBuilder::new().recursive(true).mode(0o700).create(dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            made => return made,
+        }
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+/// Takes the lock of an instance's directory: `None` when something holds it.
+pub(super) fn try_lock(dir: &Path) -> io::Result<Option<File>> {
+    loop {
+        let path = dir.join(LOCK);
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(error) => return Err(error.into()),
+        }
+        // A removal may have taken the file away between opening and locking: then this locks nothing.
+        let (locked, there) = (file.metadata()?, fs::metadata(&path));
+        if there.is_ok_and(|there| (there.dev(), there.ino()) == (locked.dev(), locked.ino())) {
+            return Ok(Some(file));
+        }
+    }
+}
+
+/// Config files, by path below the state directory.
+pub(super) type Files<'a> = BTreeMap<String, &'a [u8]>;
+
+/// The config files of an instance, by path below its state directory.
+pub(super) fn config_files(spec: &InstanceSpec) -> Result<Files<'_>, RuntimeError> {
+    let mut files = BTreeMap::new();
+    for mount in &spec.service.configs {
+        let missing = |what: String| failed("MountMissing", what, true);
+        let content = spec
+            .configs
+            .get(&mount.config)
+            .ok_or_else(|| missing(format!("config `{}` is not there", mount.config)))?;
+        match &mount.key {
+            Some(key) => {
+                let bytes = content
+                    .files
+                    .get(key)
+                    .ok_or_else(|| missing(format!("config `{}` has no entry `{key}`", mount.config)))?;
+                files.insert(normal(&mount.path), bytes.as_slice());
+            }
+            None => files.extend(
+                content
+                    .files
+                    .iter()
+                    .map(|(key, bytes)| (normal(&format!("{}/{key}", mount.path)), bytes.as_slice())),
+            ),
+        }
+    }
+    Ok(files)
+}
+
+/// Without `.` and doubled slashes.
+fn normal(path: &str) -> String {
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    parts.join("/")
+}
+
+/// Writes the config files and takes away those of before (`old`) that are no longer meant.
+pub(super) fn lay_out(dir: &Path, files: &Files<'_>, old: &[String]) -> Result<(), RuntimeError> {
+    let state = state_dir(dir);
+    make_dir(&state).map_err(|error| io_failed("making the state directory", &error))?;
+    for path in old.iter().filter(|path| !files.contains_key(*path)) {
+        if is_below(path) {
+            let _ = fs::remove_file(state.join(path));
+        }
+    }
+    for (path, bytes) in files {
+        let doing = format!("writing the config file `{path}`");
+        if !is_below(path) {
+            return Err(failed("MountMissing", format!("{doing}: not below the state directory"), false));
+        }
+        put(&state, path, bytes).map_err(|error| io_failed(&doing, &error))?;
+    }
+    Ok(())
+}
+
+fn is_below(path: &str) -> bool {
+    !path.is_empty() && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
+}
+
+/// Replaces one file atomically, readable only. A link on the way is not followed: it might lead out of the instance.
+fn put(state: &Path, path: &str, bytes: &[u8]) -> io::Result<()> {
+    let target = state.join(path);
+    let parent = target.parent().unwrap_or(state);
+    let mut way = state.to_owned();
+    for part in parent.strip_prefix(state).unwrap_or(Path::new("")).components() {
+        way.push(part);
+        if fs::symlink_metadata(&way).is_ok_and(|meta| !meta.is_dir()) {
+            return Err(io::Error::new(
+                io::ErrorKind::NotADirectory,
+                format!("{} is in the way", way.display()),
+            ));
+        }
+    }
+    make_dir(parent)?;
+    if fs::symlink_metadata(&target).is_ok_and(|meta| meta.is_dir()) {
+        return Err(io::Error::new(io::ErrorKind::IsADirectory, "a directory is in the way"));
+    }
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    let new = parent.join(format!(".{name}.skerry-new"));
+    let _ = fs::remove_file(&new);
+    let written = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o400)
+        .open(&new)
+        .and_then(|mut file| file.write_all(bytes))
+        .and_then(|()| fs::rename(&new, &target));
+    if written.is_err() {
+        let _ = fs::remove_file(&new);
+    }
+    written
+}
+
+/// Takes an instance's directory away, of which the lock is held, and the parents that are empty then. The lock's file goes last: who
+/// waits for it finds either all or nothing.
+pub(super) fn clear(root: &Path, dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_name() == LOCK {
+            continue;
+        }
+        let removed = if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())
+        } else {
+            fs::remove_file(entry.path())
+        };
+        match removed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    fs::remove_file(dir.join(LOCK))?;
+    let _ = fs::remove_dir(dir);
+    prune(root, dir);
+    Ok(())
+}
+
+/// Removes the parents of `dir`, up to `root`, that are empty.
+fn prune(root: &Path, dir: &Path) {
+    let parents = dir.ancestors().skip(1).take_while(|parent| parent.starts_with(root) && *parent != root);
+    for parent in parents {
+        if fs::remove_dir(parent).is_err() {
+            return;
+        }
+    }
+}
+
+/// Removes directories, up to three below `root`, that hold nothing: what removals that were cut short have left.
+pub(super) fn prune_all(root: &Path) {
+    fn below(dir: &Path, depth: usize) {
+        let Ok(entries) = fs::read_dir(dir) else { return };
+        for entry in entries.flatten().filter(|entry| entry.path().is_dir()) {
+            if depth < 3 {
+                below(&entry.path(), depth + 1);
+            }
+            let _ = fs::remove_dir(entry.path());
+        }
+    }
+    below(root, 0);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn files<'a>(of: &[(&str, &'a str)]) -> Files<'a> {
+        of.iter().map(|(path, text)| ((*path).to_owned(), text.as_bytes())).collect()
+    }
+
+    #[test]
+    fn config_files_are_replaced_and_old_ones_taken_away() {
+        let root = tempfile::tempdir().unwrap();
+        let (dir, state) = (root.path(), root.path().join("state"));
+        lay_out(dir, &files(&[("configs/c/a", "1"), ("b", "2")]), &[]).unwrap();
+        assert_eq!(fs::read_to_string(state.join("configs/c/a")).unwrap(), "1");
+        assert_eq!(fs::metadata(state.join("b")).unwrap().permissions().mode() & 0o777, 0o400);
+        assert_eq!(fs::metadata(state.join("configs/c")).unwrap().permissions().mode() & 0o777, 0o700);
+        let old = ["configs/c/a".to_owned(), "b".to_owned(), "../escape".to_owned()];
+        fs::write(dir.join("escape"), "").unwrap();
+        lay_out(dir, &files(&[("configs/c/a", "3")]), &old).unwrap();
+        assert_eq!(fs::read_to_string(state.join("configs/c/a")).unwrap(), "3");
+        assert!(!state.join("b").exists() && dir.join("escape").exists());
+    }
+
+    #[test]
+    fn a_link_or_directory_in_the_way_is_not_followed() {
+        let (root, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let state = root.path().join("state");
+        make_dir(&state.join("taken")).unwrap();
+        std::os::unix::fs::symlink(elsewhere.path(), state.join("out")).unwrap();
+        for path in ["out/a", "taken", "../a", "/a"] {
+            assert!(lay_out(root.path(), &files(&[(path, "1")]), &[]).is_err(), "{path}");
+        }
+        assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn the_lock_is_one_per_directory_and_not_that_of_a_removed_one() {
+        let root = tempfile::tempdir().unwrap();
+        let name = InstanceName::parse("a/b/c/0").unwrap();
+        let dir = instance_dir(root.path(), &name);
+        make_dir(&dir).unwrap();
+        let lock = try_lock(&dir).unwrap().unwrap();
+        assert!(try_lock(&dir).unwrap().is_none());
+        clear(root.path(), &dir).unwrap();
+        make_dir(&dir).unwrap();
+        let anew = try_lock(&dir).unwrap().unwrap();
+        assert!(try_lock(&dir).unwrap().is_none());
+        drop((lock, anew));
+        assert!(try_lock(&dir).unwrap().is_some());
+    }
+
+    #[test]
+    fn instances_are_found_by_their_directories_and_empty_parents_go() {
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(scan(&root.path().join("none")).unwrap(), Vec::new());
+        let names: Vec<_> = ["a/b/c/0", "a/b/c/12", "x/y/z/3"]
+            .iter()
+            .map(|name| InstanceName::parse(name).unwrap())
+            .collect();
+        for name in &names {
+            make_dir(&instance_dir(root.path(), name)).unwrap();
+        }
+        make_dir(&root.path().join("a/b/c/012")).unwrap();
+        make_dir(&root.path().join("NOT/an/instance/0")).unwrap();
+        fs::write(root.path().join("a/file"), "").unwrap();
+        let mut found: Vec<_> = scan(root.path()).unwrap().into_iter().map(|(name, _)| name).collect();
+        found.sort();
+        assert_eq!(found, names);
+        let dir = instance_dir(root.path(), &names[2]);
+        drop(try_lock(&dir).unwrap());
+        clear(root.path(), &dir).unwrap();
+        assert!(!root.path().join("x").exists() && root.path().join("a/b/c/12").exists());
+    }
+}

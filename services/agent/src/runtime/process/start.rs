@@ -1,0 +1,140 @@
+//! Starting an instance: laid out and handed to a shim under its lock, in one step that nothing interrupts.
+
+use std::fs::OpenOptions;
+use std::io::PipeReader;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use skerry_model::app::{Process, Program};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::unix::pipe;
+use tokio::time::timeout;
+
+use super::Config;
+use super::error::{failed, io_failed, shim_failed};
+use super::inspect::{Phase, View};
+use super::layout::{config_files, lay_out, make_dir, try_lock};
+use crate::desired::InstanceSpec;
+use crate::runtime::RuntimeError;
+use crate::shim::files::{Launch, SHIM_LOG, forget_run};
+use crate::shim::{FAILED, STARTED, WORD};
+
+/// How long a shim may take to say what came of it.
+const START_WAIT: Duration = Duration::from_secs(15);
+/// The longest that it says, in bytes.
+const ANSWER_BYTES_MAX: u64 = 4096;
+
+/// What came of laying out and spawning.
+pub(super) enum Spawned {
+    /// A shim is on its way; it answers here.
+    Shim { child: Child, answer: PipeReader },
+    /// Something of the instance runs or holds its lock: nothing was touched.
+    Held,
+}
+
+/// The process that `spec` is to run.
+pub(super) fn process_of(spec: &InstanceSpec) -> Result<&Process, RuntimeError> {
+    match &spec.service.program {
+        Program::Process(process) => Ok(process),
+        Program::Container(_) => Err(failed("WrongRuntime", "a container cannot run as a process", false)),
+    }
+}
+
+/// What is written down for the shim.
+pub(super) fn launch_of(spec: &InstanceSpec, config: &Config, boot: &str) -> Result<Launch, RuntimeError> {
+    let process = process_of(spec)?;
+    let mut env: Vec<_> =
+        spec.service.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+    let mut ours = |name: &str, value: String| env.push((name.to_owned(), value));
+    ours("SKERRY_INSTANCE", spec.name.to_string());
+    ours("SKERRY_APP", spec.name.app.to_string());
+    ours("SKERRY_SERVICE", spec.name.service.to_string());
+    if let Some(node) = &config.node {
+        ours("SKERRY_NODE", node.to_string());
+    }
+    Ok(Launch {
+        instance: spec.name.to_string(),
+        fingerprint: spec.fingerprint.clone(),
+        revision: spec.revision.to_string(),
+        boot: boot.to_owned(),
+        program: process.program.clone(),
+        args: process.args.clone(),
+        env,
+        working_directory: spec.service.working_directory.clone(),
+        stop_signal: spec.service.stop.signal.clone().unwrap_or_else(|| "SIGTERM".to_owned()),
+        stop_grace: spec.service.stop.grace_period,
+        configs: Vec::new(),
+    })
+}
+
+/// Lays the instance out and hands it to a shim, if nothing of it runs. Blocks on the disk.
+pub(super) fn spawn(
+    dir: &Path,
+    spec: &InstanceSpec,
+    config: &Config,
+    boot: &str,
+) -> Result<Spawned, RuntimeError> {
+    let writing = |error| io_failed("writing the instance's state", &error);
+    let files = config_files(spec)?;
+    let mut launch = launch_of(spec, config, boot)?;
+    make_dir(dir).map_err(|error| io_failed("making the instance's directory", &error))?;
+    let Some(lock) = try_lock(dir).map_err(|error| io_failed("taking the instance's lock", &error))? else {
+        return Ok(Spawned::Held);
+    };
+    // The lock alone does not tell of a program that closed all files it was given and lost its shim.
+    let before = View::of(dir, boot).map_err(|error| io_failed("reading the instance's state", &error))?;
+    if before.as_ref().is_some_and(|view| !matches!(view.phase, Phase::Made | Phase::Ended { .. })) {
+        return Ok(Spawned::Held);
+    }
+    let old = before.and_then(|view| view.launch).map(|launch| launch.configs).unwrap_or_default();
+    forget_run(dir).map_err(writing)?;
+    lay_out(dir, &files, &old)?;
+    launch.configs = files.into_keys().collect();
+    launch.write(dir).map_err(writing)?;
+    let complaints = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(dir.join(SHIM_LOG))
+        .map_err(writing)?;
+    let starting = |error| failed("StartFailed", format!("starting a shim: {error}"), true);
+    let (answer, say) = std::io::pipe().map_err(starting)?;
+    let child = Command::new(&config.shim)
+        .arg0("skerry-shim")
+        .arg(WORD)
+        .arg(dir)
+        .env_clear()
+        .current_dir("/")
+        .stdin(OwnedFd::from(lock))
+        .stdout(OwnedFd::from(say))
+        .stderr(Stdio::from(complaints))
+        .spawn()
+        .map_err(starting)?;
+    Ok(Spawned::Shim { child, answer })
+}
+
+/// Waits for the shim to say what came of it.
+pub(super) async fn answered(answer: PipeReader) -> Result<(), RuntimeError> {
+    let reading =
+        |error: std::io::Error| failed("StartFailed", format!("listening to a shim: {error}"), true);
+    let answer = pipe::Receiver::from_owned_fd(OwnedFd::from(answer)).map_err(reading)?;
+    let mut text = String::new();
+    let mut limited = answer.take(ANSWER_BYTES_MAX);
+    match timeout(START_WAIT, limited.read_to_string(&mut text)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => return Err(reading(error)),
+        Err(_) => return Err(failed("TimedOut", format!("no answer of a shim in {START_WAIT:?}"), true)),
+    }
+    if text.trim_end() == STARTED {
+        return Ok(());
+    }
+    match text.strip_prefix(FAILED) {
+        Some(why) => Err(shim_failed(why)),
+        None => Err(failed("StartFailed", "the shim ended before the program was started", true)),
+    }
+}
