@@ -30,37 +30,43 @@ pub(crate) const WATCH_SILENCE: Duration = Duration::from_secs(10);
 
 /// The store at the time of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Header {
-    pub(crate) cluster_id: u64,
-    pub(crate) revision: i64,
+pub struct Header {
+    /// Names the data.
+    pub cluster_id: u64,
+    /// Its newest revision.
+    pub revision: i64,
 }
 
 /// Which keys to read.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Range {
+pub struct Range {
     /// The first key.
-    pub(crate) key: Vec<u8>,
+    pub key: Vec<u8>,
     /// The first key that is no longer meant. Absent: only `key`.
-    pub(crate) end: Option<Vec<u8>>,
+    pub end: Option<Vec<u8>>,
     /// At which revision. 0: now.
-    pub(crate) revision: i64,
+    pub revision: i64,
     /// How many at most. 0: all.
-    pub(crate) limit: i64,
-    pub(crate) keys_only: bool,
-    pub(crate) count_only: bool,
+    pub limit: i64,
+    /// Leave out the values.
+    pub keys_only: bool,
+    /// Leave out all but the count.
+    pub count_only: bool,
     /// The one that was written last comes first.
-    pub(crate) newest_first: bool,
+    pub newest_first: bool,
 }
 
 /// What was read.
 #[derive(Debug)]
-pub(crate) struct Found {
-    pub(crate) header: Header,
-    pub(crate) entries: Vec<Entry>,
+pub struct Found {
+    /// Of the answer.
+    pub header: Header,
+    /// By key.
+    pub entries: Vec<Entry>,
     /// There are more than the limit.
-    pub(crate) more: bool,
+    pub more: bool,
     /// How many there are without the limit.
-    pub(crate) count: i64,
+    pub count: i64,
 }
 
 /// The connection.

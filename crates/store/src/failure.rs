@@ -7,7 +7,7 @@ use tonic::{Code, ConnectError, Status};
 
 /// Why a call failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Failure {
+pub enum Failure {
     /// No connection: nothing happened.
     #[error("no connection: {0}")]
     NotSent(String),

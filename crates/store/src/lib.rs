@@ -56,6 +56,16 @@ mod store;
 mod term;
 mod txn;
 
+/// The parts without I/O, for simulators: what decides in a mirror, and what decides on a term. Not part of the interface.
+#[doc(hidden)]
+pub mod sans_io {
+    pub use crate::client::{Found, Header, Range};
+    pub use crate::failure::Failure;
+    pub use crate::mirror::core::{Core, Event, Kind, Message, Publication, Source, Step, Target};
+    pub use crate::mirror::sorted::Sorted;
+    pub use crate::term::{Evidence, Known, next_term};
+}
+
 pub use config::{CONNECT_DEADLINE, DEADLINE, InvalidTarget, StoreConfig, Target};
 pub use error::{ConnectError, ReadError, TermError};
 pub use keys::{Family, Key, Prefix, Record};

@@ -8,7 +8,7 @@ mod driver;
 mod log;
 #[cfg(test)]
 mod model;
-mod sorted;
+pub(crate) mod sorted;
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;

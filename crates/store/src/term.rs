@@ -29,14 +29,16 @@ const FOLLOW_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// `meta/store` as it was settled last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Known {
-    pub(crate) term: u64,
-    pub(crate) mod_revision: i64,
+pub struct Known {
+    /// The term.
+    pub term: u64,
+    /// When it was written.
+    pub mod_revision: i64,
 }
 
 /// Why the term may have to be raised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Evidence {
+pub enum Evidence {
     /// Nothing but what `meta/store` and the cluster id say.
     None,
     /// Something that was seen in this term is no longer there.
@@ -154,7 +156,7 @@ pub(crate) async fn settle(
 }
 
 /// The term that has to be written. `None`: the stored one is right.
-pub(crate) fn next_term(
+pub fn next_term(
     header: Header,
     stored: Option<&pb::StoreMeta>,
     known: Option<Known>,

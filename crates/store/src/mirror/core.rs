@@ -31,9 +31,11 @@ const PAGE_KEYS: usize = crate::store::PAGE_KEYS_MAX;
 
 /// One mirrored prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Target {
-    pub(crate) prefix: Arc<str>,
-    pub(crate) keys_only: bool,
+pub struct Target {
+    /// Ends with a slash.
+    pub prefix: Arc<str>,
+    /// Values are dropped as they arrive.
+    pub keys_only: bool,
 }
 
 /// One change of one key.
@@ -56,16 +58,18 @@ impl Change {
 
 /// One event of a watch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Event {
-    pub(crate) key: Arc<str>,
-    pub(crate) mod_revision: i64,
+pub struct Event {
+    /// Which key.
+    pub key: Arc<str>,
+    /// When it changed.
+    pub mod_revision: i64,
     /// Absent: deleted.
-    pub(crate) put: Option<Entry>,
+    pub put: Option<Entry>,
 }
 
 /// Which watch a message is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Source {
+pub enum Source {
     /// The target of this index.
     Target(usize),
     /// `meta/store`.
@@ -76,16 +80,20 @@ pub(crate) enum Source {
 
 /// One message of a watch stream.
 #[derive(Debug, Clone)]
-pub(crate) struct Message {
-    pub(crate) source: Source,
-    pub(crate) header: Header,
-    pub(crate) kind: Kind,
-    pub(crate) events: Vec<Event>,
+pub struct Message {
+    /// Of which watch.
+    pub source: Source,
+    /// The store when it was sent.
+    pub header: Header,
+    /// What it tells.
+    pub kind: Kind,
+    /// What changed, oldest first.
+    pub events: Vec<Event>,
 }
 
 /// What a message tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
     /// The watch is there.
     Created,
     /// The watch is ended by the store.
@@ -100,7 +108,7 @@ pub(crate) enum Kind {
 
 /// What to do next.
 #[derive(Debug, Clone)]
-pub(crate) enum Step {
+pub enum Step {
     /// Read `meta/store`, without a stream: `on_meta`.
     ReadMeta,
     /// Read `meta/store`, and leave the stream open: `on_meta`.
@@ -110,7 +118,12 @@ pub(crate) enum Step {
     /// Read: `on_found`.
     Read(Range),
     /// Open a stream with a watch for each target from these revisions, and one for `meta/store` from the last: `on_opened`.
-    Open { targets: Vec<i64>, meta: i64 },
+    Open {
+        /// By target.
+        targets: Vec<i64>,
+        /// Of `meta/store`.
+        meta: i64,
+    },
     /// Receive a message: `on_message`.
     Receive,
     /// Close the stream, if any; wait, longer each time: `on_waited`.
@@ -157,18 +170,22 @@ struct Position {
 
 /// What is to be published.
 #[derive(Debug)]
-pub(crate) struct Publication {
-    pub(crate) map: Sorted,
-    pub(crate) term: u64,
-    pub(crate) positions: Vec<i64>,
-    pub(crate) changes: Vec<Change>,
+pub struct Publication {
+    /// The entries.
+    pub map: Sorted,
+    /// The store's term.
+    pub term: u64,
+    /// By target: up to where it is shown.
+    pub positions: Vec<i64>,
+    /// What changed since the last one.
+    pub changes: Vec<Change>,
     /// Deltas do not reach over this one: the first listing, or another life of the store.
-    pub(crate) resync: bool,
+    pub resync: bool,
 }
 
 /// The machine.
 #[derive(Debug)]
-pub(crate) struct Core {
+pub struct Core {
     targets: Vec<Target>,
     positions: Vec<Position>,
     meta_position: i64,
@@ -185,7 +202,8 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    pub(crate) fn new(targets: Vec<Target>) -> Self {
+    /// A mirror that has listed nothing yet.
+    pub fn new(targets: Vec<Target>) -> Self {
         Self {
             positions: vec![Position::default(); targets.len()],
             targets,
@@ -201,7 +219,8 @@ impl Core {
         }
     }
 
-    pub(crate) fn step(&self) -> Step {
+    /// What to do next.
+    pub fn step(&self) -> Step {
         match &self.state {
             State::Meta => Step::ReadMeta,
             State::Raise(evidence) => Step::Raise(*evidence),
@@ -232,12 +251,12 @@ impl Core {
     }
 
     /// Whether the mirror follows the store at present.
-    pub(crate) fn is_live(&self) -> bool {
+    pub fn is_live(&self) -> bool {
         matches!(self.state, State::Watch)
     }
 
     /// What has to be published since it was last asked.
-    pub(crate) fn take(&mut self) -> Option<Publication> {
+    pub fn take(&mut self) -> Option<Publication> {
         if !std::mem::take(&mut self.dirty) {
             return None;
         }
@@ -251,7 +270,7 @@ impl Core {
     }
 
     /// `meta/store` as it is: its term and the cluster id that it names.
-    pub(crate) fn on_meta(&mut self, header: Header, stored: Option<(u64, u64)>) {
+    pub fn on_meta(&mut self, header: Header, stored: Option<(u64, u64)>) {
         let newest =
             self.positions.iter().map(|position| position.revision).fold(self.meta_position, i64::max);
         if matches!(self.state, State::CheckMeta) {
@@ -282,12 +301,12 @@ impl Core {
     }
 
     /// The term is settled.
-    pub(crate) fn on_raised(&mut self) {
+    pub fn on_raised(&mut self) {
         self.state = State::Meta;
     }
 
     /// What was read.
-    pub(crate) fn on_found(&mut self, found: Found) {
+    pub fn on_found(&mut self, found: Found) {
         match std::mem::replace(&mut self.state, State::Meta) {
             State::List(listing) => self.on_page(listing, found),
             State::Check { target } => self.on_check(target, &found),
@@ -372,7 +391,7 @@ impl Core {
     }
 
     /// The streams are open.
-    pub(crate) fn on_opened(&mut self) {
+    pub fn on_opened(&mut self) {
         for position in &mut self.positions {
             position.fragments.clear();
         }
@@ -400,7 +419,7 @@ impl Core {
     }
 
     /// A message of the stream.
-    pub(crate) fn on_message(&mut self, message: Message) {
+    pub fn on_message(&mut self, message: Message) {
         if !matches!(self.state, State::Watch) {
             return;
         }
@@ -463,7 +482,7 @@ impl Core {
     }
 
     /// What was to be done next failed.
-    pub(crate) fn on_failure(&mut self, failure: &Failure) {
+    pub fn on_failure(&mut self, failure: &Failure) {
         let then = match std::mem::replace(&mut self.state, State::Meta) {
             State::List(mut listing) if *failure == Failure::AnswerTooLarge && listing.page_keys > 1 => {
                 listing.page_keys /= 2;
@@ -484,7 +503,7 @@ impl Core {
     }
 
     /// The wait is over.
-    pub(crate) fn on_waited(&mut self) {
+    pub fn on_waited(&mut self) {
         if let State::Wait { then } = std::mem::replace(&mut self.state, State::Meta) {
             self.state = match then {
                 AfterWait::Meta => State::Meta,

@@ -16,7 +16,7 @@ type Chunk = Arc<Vec<Arc<Entry>>>;
 
 /// Entries by key. Cloning copies one pointer for each hundred or so.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Sorted {
+pub struct Sorted {
     /// None is empty.
     chunks: Vec<Chunk>,
     len: usize,
@@ -24,7 +24,7 @@ pub(crate) struct Sorted {
 
 impl Sorted {
     /// Takes entries that are sorted by key, each key once.
-    pub(crate) fn from_sorted(entries: Vec<Arc<Entry>>) -> Self {
+    pub fn from_sorted(entries: Vec<Arc<Entry>>) -> Self {
         debug_assert!(entries.is_sorted_by(|a, b| a.key < b.key), "sorted, each key once");
         let len = entries.len();
         let mut chunks = Vec::with_capacity(len.div_ceil(CHUNK_MAX / 2));
@@ -35,8 +35,14 @@ impl Sorted {
         Self { chunks, len }
     }
 
-    pub(crate) fn len(&self) -> usize {
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
     }
 
     /// The chunk that holds `key` or would.
@@ -45,14 +51,15 @@ impl Sorted {
         after.saturating_sub(1)
     }
 
-    pub(crate) fn get(&self, key: &str) -> Option<&Arc<Entry>> {
+    /// The entry at `key`.
+    pub fn get(&self, key: &str) -> Option<&Arc<Entry>> {
         let chunk = self.chunks.get(self.chunk_of(key))?;
         let index = position(chunk, key).ok()?;
         chunk.get(index)
     }
 
     /// Puts `entry` in; answers what was there.
-    pub(crate) fn insert(&mut self, entry: Arc<Entry>) -> Option<Arc<Entry>> {
+    pub fn insert(&mut self, entry: Arc<Entry>) -> Option<Arc<Entry>> {
         let at = self.chunk_of(&entry.key);
         let Some(chunk) = self.chunks.get_mut(at) else {
             self.chunks.push(Arc::new(vec![entry]));
@@ -75,7 +82,7 @@ impl Sorted {
     }
 
     /// Takes the entry at `key` out.
-    pub(crate) fn remove(&mut self, key: &str) -> Option<Arc<Entry>> {
+    pub fn remove(&mut self, key: &str) -> Option<Arc<Entry>> {
         let at = self.chunk_of(key);
         let chunk = self.chunks.get_mut(at)?;
         let index = position(chunk, key).ok()?;
@@ -99,12 +106,13 @@ impl Sorted {
         }
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Entry>> {
+    /// All, by key.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Entry>> {
         self.chunks.iter().flat_map(|chunk| chunk.iter())
     }
 
     /// Entries whose key begins with `prefix`.
-    pub(crate) fn under<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Arc<Entry>> + 'a {
+    pub fn under<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Arc<Entry>> + 'a {
         let at = self.chunk_of(prefix);
         let skip =
             self.chunks.get(at).map_or(0, |chunk| position(chunk, prefix).unwrap_or_else(|index| index));
