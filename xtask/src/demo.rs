@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::{
     hello, sh,
@@ -52,7 +52,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             sh::cargo().args(["build", "--package=skerry", "--package=hello"]),
         )?;
     }
-    let docker = if args.no_docker { Err(anyhow::anyhow!("--no-docker")) } else { hello::docker_answers() };
+    let docker = if args.no_docker { Err(anyhow!("--no-docker")) } else { hello::docker_answers() };
     let made_image = match &docker {
         Ok(()) => {
             say("A Docker daemon answers. Make the example's image: a static binary, nothing is pulled.");
@@ -60,7 +60,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             true
         }
         Err(error) => {
-            say(&format!("No Docker daemon answers ({error:#}): the example runs as a process."));
+            say(&format!("Without Docker ({error:#}): the example runs as a process."));
             false
         }
     };
@@ -183,20 +183,25 @@ fn stay(up: &mut Up, app_port: u16, keep: bool, interrupt: &Interrupt) -> Result
     Ok(())
 }
 
-/// Deletes the app and waits until it has stopped: nothing of a demo stays behind.
+/// Deletes the app and waits until it has stopped and its instances are gone: nothing of a demo stays behind.
 fn clean_up(up: &Up, app_port: u16) -> Result<()> {
-    let mut delete = up.client(["delete", "app/hello"]);
-    say("Delete the app, and see it stop.");
-    println!("$ {}", sh::describe(&delete));
-    sh::run(&mut delete)?;
+    show("Delete the app, and see it stop.", &mut up.client(["delete", "app/hello", "--ignore-not-found"]))?;
     let start = Instant::now();
-    while http_get(app_port).is_ok() {
+    loop {
+        let answers = http_get(app_port).is_ok();
+        let instances = sh::output(&mut up.client(["get", "instances", "-o", "name"]))?;
+        let left = instances.lines().filter(|name| name.contains("hello/")).count();
+        if !answers && left == 0 {
+            return Ok(());
+        }
         if start.elapsed() > GONE_DEADLINE {
-            bail!("the app still answers {GONE_DEADLINE:?} after its deletion");
+            bail!(
+                "{GONE_DEADLINE:?} after its deletion the app {} and has {left} instances",
+                if answers { "still answers" } else { "is silent" }
+            );
         }
         sh::sleep(POLL_PERIOD);
     }
-    Ok(())
 }
 
 /// This port where it is free, else another.

@@ -92,6 +92,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Outcome::NotRun("the build failed".to_owned())
         };
         let time = start.elapsed();
+        if let Outcome::Failed(reason) = &outcome {
+            println!("{reason}");
+        }
         println!("--- {}: {} in {}", name(*step), word(&outcome), seconds(time));
         results.push((*step, time, outcome));
     }
