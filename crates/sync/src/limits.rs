@@ -8,8 +8,8 @@ pub const PROTOCOL_VERSION: u32 = 1;
 /// Largest frame that is accepted, encoded. What gRPC decoders on both ends are set to.
 pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
 
-/// An Update goes in parts of at most this many bytes. One resource (a config: 512 KiB) always fits.
-pub const UPDATE_PART_BYTES_MAX: usize = 768 * 1024;
+/// An Update goes in parts of at most this many bytes, or of one resource: each part that arrives shows on a slow link that it lives.
+pub const UPDATE_PART_BYTES_MAX: usize = 128 * 1024;
 
 /// Largest Update over all its parts: an agent keeps it in memory until its last part. One that is larger is refused as a whole.
 pub const UPDATE_BYTES_MAX: usize = 64 * 1024 * 1024;

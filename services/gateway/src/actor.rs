@@ -1,0 +1,385 @@
+//! One stream: an actor that owns a session machine, carries out what it says, and tells it what happens.
+//!
+//! It never waits for one thing only: what the store is asked and what goes out are under way beside what comes in.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use skerry_model::NodeRef;
+use skerry_proto::gateway::v1 as pb;
+use skerry_proto::store::v1 as stored;
+use skerry_rpc::Peer;
+use skerry_sync::{Ending, GatewaySession, OpenFailure, SessionConfig, SessionEffect, SessionEvent, Version};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tonic::{Status, Streaming};
+
+use crate::Shared;
+use crate::clock::{jitter, random};
+use crate::close::Closed;
+use crate::commit::{Look, Outcome, Over, Suspicion, commit, look};
+use crate::live::{Alive, Live};
+use crate::open::{Session, open};
+
+/// A frame to the agent, or how the stream ends. Boxed: a channel holds 32 of them in one piece, whatever its bound.
+pub(crate) type Egress = Box<Result<pb::SyncResponse, Status>>;
+
+/// Frames that gRPC has not taken yet. More would only hide from the actor that the agent does not read.
+pub(crate) const EGRESS_MAX: usize = 2;
+/// Frames that wait for that. An Update has at most some hundred parts; who lets more wait does not read.
+const BACKLOG_MAX: usize = 1024;
+/// How long the last words may take to go out.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+/// Longest wait before the store is looked at again after it did not answer.
+const LOOK_RETRY_MAX: Duration = Duration::from_secs(2);
+/// Shortest span over which the agents of a stopping gateway come back.
+const DRAIN_SPREAD_MIN: Duration = Duration::from_millis(500);
+/// The span over which agents come back after the store's term was raised: all gateways send theirs off at once.
+const TERM_SPREAD: Duration = Duration::from_secs(3);
+
+type Doing = Pin<Box<dyn Future<Output = Done> + Send>>;
+
+/// Something that was asked of the store.
+enum Done {
+    Opened(Result<Box<Session>, OpenFailure>),
+    Event(SessionEvent),
+    Committed { token: u64, outcome: Outcome },
+    Looked(Look),
+}
+
+/// An open session.
+struct Current {
+    node: NodeRef,
+    epoch: Version,
+    record: stored::SessionRecord,
+    /// Of the newest assignment that the machine was told.
+    assignment: Option<Version>,
+    /// Whether the store is being looked at.
+    looking: bool,
+    /// When it is to be looked at again although nothing woke us.
+    look_at: Option<Instant>,
+}
+
+/// See the module.
+pub(crate) struct Actor {
+    shared: Arc<Shared>,
+    peer: Peer,
+    machine: GatewaySession,
+    inbound: Option<Box<Streaming<pb::SyncRequest>>>,
+    outbound: mpsc::Sender<Egress>,
+    backlog: VecDeque<pb::SyncResponse>,
+    doing: FuturesUnordered<Doing>,
+    alive: Alive,
+    node: Option<NodeRef>,
+    current: Option<Box<Current>>,
+    ending: Option<Ending>,
+}
+
+impl Actor {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        peer: Peer,
+        inbound: Streaming<pb::SyncRequest>,
+        outbound: mpsc::Sender<Egress>,
+    ) -> Self {
+        let config = SessionConfig {
+            gateway: Arc::clone(&shared.id),
+            heartbeat_interval: shared.config.heartbeat_interval,
+            seed: random(),
+        };
+        Self {
+            machine: GatewaySession::new(config, shared.clock.now()),
+            alive: Live::enter(&shared),
+            shared,
+            peer,
+            inbound: Some(Box::new(inbound)),
+            outbound,
+            backlog: VecDeque::new(),
+            doing: FuturesUnordered::new(),
+            node: None,
+            current: None,
+            ending: None,
+        }
+    }
+
+    /// Runs until the machine ends.
+    pub(crate) async fn run(mut self) {
+        let shutdown = self.shared.shutdown.token();
+        let wake = Arc::clone(&self.alive.wake);
+        let outbound = self.outbound.clone();
+        let mut draining = false;
+        while self.ending.is_none() {
+            let deadline = self.machine.deadline().map(|at| self.shared.clock.instant(at));
+            let look_at = self.current.as_ref().and_then(|current| current.look_at);
+            // What came in goes before the verdict that nothing did.
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled(), if !draining => {
+                    draining = true;
+                    let spread = self.drain_spread();
+                    self.feed(SessionEvent::Drain { retry_after: jitter(spread) }).await;
+                }
+                permit = outbound.reserve(), if !self.backlog.is_empty() => {
+                    let frame = self.backlog.pop_front();
+                    match (permit, frame) {
+                        (Ok(permit), Some(frame)) => permit.send(Box::new(Ok(frame))),
+                        // The agent no longer reads.
+                        (Err(_), _) => {
+                            self.backlog.clear();
+                            self.inbound = None;
+                            self.feed(SessionEvent::StreamClosed).await;
+                        }
+                        (Ok(_), None) => {}
+                    }
+                }
+                Some(done) = self.doing.next() => self.done(done).await,
+                () = wake.notified() => self.suspect().await,
+                frame = next(&mut self.inbound) => self.received(frame).await,
+                () = until(look_at) => self.suspect().await,
+                () = until(deadline) => self.feed(SessionEvent::Timer).await,
+            }
+        }
+        self.finish().await;
+    }
+
+    fn drain_spread(&self) -> Duration {
+        let rate = self.shared.config.sessions_per_second.max(1);
+        let sessions = u32::try_from(self.shared.live.len()).unwrap_or(u32::MAX);
+        (Duration::from_secs(1) * sessions / rate).max(DRAIN_SPREAD_MIN)
+    }
+
+    async fn received(&mut self, frame: Result<Option<pb::SyncRequest>, Status>) {
+        match frame {
+            Ok(Some(frame)) => self.feed(SessionEvent::Frame(frame)).await,
+            Ok(None) => {
+                self.inbound = None;
+                self.feed(SessionEvent::StreamClosed).await;
+            }
+            Err(status) => {
+                tracing::debug!(node = self.node.as_ref().map(tracing::field::display), %status, "a stream broke");
+                self.inbound = None;
+                self.feed(SessionEvent::StreamClosed).await;
+            }
+        }
+    }
+
+    /// Tells the machine, and carries out what it says.
+    async fn feed(&mut self, event: SessionEvent) {
+        for effect in self.machine.on(event, self.shared.clock.now()) {
+            match effect {
+                SessionEffect::Open(hello) => self.begin_open(*hello),
+                SessionEffect::Send(frame) => self.backlog.push_back(frame),
+                SessionEffect::Load { token, names } => self.begin_load(token, names),
+                SessionEffect::Commit { token, change } => self.begin_commit(token, change),
+                SessionEffect::Close => self.close().await,
+                SessionEffect::End(ending) => self.ending = Some(ending),
+            }
+        }
+        if self.backlog.len() > BACKLOG_MAX && self.ending.is_none() {
+            self.backlog.clear();
+            self.close().await;
+            self.ending = Some(Ending::Silent);
+        }
+    }
+
+    fn begin_open(&mut self, hello: pb::Hello) {
+        let node = match NodeRef::parse(&hello.node) {
+            Ok(node) => node,
+            // The machine has parsed it before; were it otherwise, the agent would be denied.
+            Err(error) => {
+                let denied = Err(OpenFailure::Denied(error.to_string()));
+                self.doing.push(Box::pin(std::future::ready(Done::Opened(denied))));
+                return;
+            }
+        };
+        // Before the store is read: what changes after that wakes us.
+        self.alive.follow(&node);
+        self.node = Some(node.clone());
+        let (shared, peer) = (Arc::clone(&self.shared), self.peer.clone());
+        self.doing.push(Box::pin(async move {
+            Done::Opened(open(&shared, &peer, &node, &hello).await.map(Box::new))
+        }));
+    }
+
+    fn begin_load(&mut self, token: u64, names: Vec<String>) {
+        let Some(current) = &self.current else { return };
+        let (shared, project) = (Arc::clone(&self.shared), current.node.project.clone());
+        self.doing.push(Box::pin(async move {
+            Done::Event(match shared.contents.load(&project, names).await {
+                Ok(found) => {
+                    SessionEvent::Loaded { token, resources: found.resources, missing: found.missing }
+                }
+                Err(error) => SessionEvent::LoadFailed { token, why: error.to_string() },
+            })
+        }));
+    }
+
+    fn begin_commit(&mut self, token: u64, change: Arc<skerry_sync::Change>) {
+        let Some(current) = &self.current else { return };
+        let (shared, node, epoch) = (Arc::clone(&self.shared), current.node.clone(), current.epoch);
+        self.doing.push(Box::pin(async move {
+            Done::Committed { token, outcome: commit(&shared, &node, epoch, &change).await }
+        }));
+    }
+
+    async fn done(&mut self, done: Done) {
+        match done {
+            Done::Opened(Ok(session)) => self.opened(*session).await,
+            Done::Opened(Err(failure)) => {
+                tracing::info!(
+                    node = self.node.as_ref().map(tracing::field::display),
+                    ?failure,
+                    "no session"
+                );
+                self.feed(SessionEvent::OpenFailed(failure)).await;
+            }
+            Done::Event(event) => {
+                if let SessionEvent::LoadFailed { why, .. } = &event {
+                    self.warn(why, "contents could not be read");
+                }
+                self.feed(event).await;
+            }
+            Done::Committed { token, outcome } => match outcome {
+                Outcome::Committed(digest) => self.feed(SessionEvent::Committed { token, digest }).await,
+                Outcome::Failed(why) => {
+                    self.warn(&why, "what the agent said could not be stored; it is tried again");
+                    self.feed(SessionEvent::CommitFailed { token, why }).await;
+                }
+                Outcome::Over(over) => self.over(over).await,
+            },
+            Done::Looked(found) => self.looked(found).await,
+        }
+    }
+
+    async fn opened(&mut self, session: Session) {
+        let Some(node) = self.node.clone() else { return };
+        let epoch = session.opened.epoch;
+        self.current = Some(Box::new(Current {
+            node,
+            epoch,
+            record: session.record,
+            assignment: session.opened.assignment.as_ref().map(|assignment| assignment.version),
+            looking: false,
+            look_at: None,
+        }));
+        tracing::info!(node = self.node.as_ref().map(tracing::field::display), %epoch, "session");
+        self.feed(SessionEvent::Opened(Box::new(session.opened))).await;
+        // What changed while the session was opening woke us in vain.
+        self.suspect().await;
+    }
+
+    /// Compares the mirrored keys with what the session knows, and reads what may have changed.
+    async fn suspect(&mut self) {
+        let term = self.shared.store.term();
+        let Some(current) = &mut self.current else { return };
+        current.look_at = None;
+        if term > current.epoch.term {
+            // The store is another one than the session was opened in: what fences it is worth nothing there.
+            self.feed(SessionEvent::Drain { retry_after: jitter(TERM_SPREAD) }).await;
+            return;
+        }
+        if current.looking {
+            // Whoever looks now looks again when it is done.
+            current.look_at = Some(Instant::now());
+            return;
+        }
+        let suspicion = Suspicion::of(&self.shared, &current.node, current.epoch, current.assignment);
+        if suspicion.is_empty() {
+            return;
+        }
+        current.looking = true;
+        let (shared, node, epoch) = (Arc::clone(&self.shared), current.node.clone(), current.epoch);
+        self.doing.push(Box::pin(async move { Done::Looked(look(&shared, &node, epoch, suspicion).await) }));
+    }
+
+    async fn looked(&mut self, found: Look) {
+        let Some(current) = &mut self.current else { return };
+        current.looking = false;
+        match found {
+            Look::Ours(Some(assignment)) if Some(assignment.version) > current.assignment => {
+                current.assignment = Some(assignment.version);
+                self.feed(SessionEvent::AssignmentChanged(assignment)).await;
+            }
+            Look::Ours(_) => {}
+            Look::Over(over) => self.over(over).await,
+            Look::Failed(why) => {
+                current.look_at = Some(Instant::now() + LOOK_RETRY_MAX / 4 + jitter(LOOK_RETRY_MAX));
+                self.warn(&why, "what changed could not be read");
+            }
+        }
+    }
+
+    async fn over(&mut self, over: Over) {
+        let node = self.node.as_ref().map(tracing::field::display);
+        match over {
+            Over::Superseded { boot_id } => {
+                tracing::info!(node, "superseded by a newer session");
+                self.feed(SessionEvent::Superseded { boot_id }).await;
+            }
+            Over::Deleted => {
+                tracing::info!(node, "the node was deleted");
+                self.feed(SessionEvent::NodeDeleted).await;
+            }
+        }
+    }
+
+    /// Hands the session over to be closed in the store. When the gateway stops, the end of its lease closes all of them at once.
+    async fn close(&mut self) {
+        let Some(current) = self.current.take().filter(|_| !self.shared.shutdown.is_ending()) else { return };
+        let mut record = current.record;
+        record.close_time = Some(skerry_model::time::to_timestamp(SystemTime::now()));
+        let closed = Closed { node: current.node, mod_revision: current.epoch.revision, record };
+        // Room comes as long as the closer runs, which is as long as the gateway does.
+        tokio::select! {
+            _ = self.shared.closing.send(closed) => {}
+            () = self.shared.shutdown.wait() => {}
+        }
+    }
+
+    /// Sends the last words and ends the stream.
+    async fn finish(mut self) {
+        let last = match self.ending.take() {
+            None | Some(Ending::Finished) => None,
+            Some(Ending::NoHello(why)) => Some(Status::failed_precondition(why)),
+            Some(Ending::HelloTimeout) => Some(Status::deadline_exceeded("no hello came")),
+            Some(Ending::Denied(why)) => Some(Status::permission_denied(why)),
+            Some(Ending::Silent) => Some(Status::unavailable("nothing was heard of the agent for too long")),
+        };
+        let frames = self.backlog.drain(..).map(Ok).chain(last.map(Err));
+        let words = async {
+            for frame in frames {
+                if self.outbound.send(Box::new(frame)).await.is_err() {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(LAST_WORDS, words).await.is_err() {
+            tracing::debug!("the agent did not take the last words");
+        }
+    }
+
+    fn warn(&self, why: &str, what: &'static str) {
+        tracing::warn!(node = self.node.as_ref().map(tracing::field::display), why, "{what}");
+    }
+}
+
+/// The next frame; never, once the stream has ended.
+async fn next(
+    inbound: &mut Option<Box<Streaming<pb::SyncRequest>>>,
+) -> Result<Option<pb::SyncRequest>, Status> {
+    match inbound {
+        Some(inbound) => inbound.message().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,57 @@
+//! What a gateway is started with.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use skerry_sync::limits;
+
+/// Flags of the `skerry-gateway` process.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// Address to serve agents on
+    #[arg(long, env = "SKERRY_LISTEN", default_value = "127.0.0.1:7773", value_name = "ADDRESS")]
+    pub listen: SocketAddr,
+
+    /// The store: http://host:port of etcd, several with commas, or unix:/path
+    #[arg(long, env = "SKERRY_ETCD", default_value = "http://127.0.0.1:2379", value_name = "TARGET")]
+    pub etcd: String,
+
+    /// Serve other machines without checking who they are (until identities come)
+    #[arg(long, env = "SKERRY_INSECURE")]
+    pub insecure: bool,
+
+    /// Refuse agents whose node is not in the registry, instead of registering it
+    #[arg(long, env = "SKERRY_NO_AUTO_REGISTER")]
+    pub no_auto_register: bool,
+}
+
+/// How a gateway behaves.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where its public listener is, for people who look at the store.
+    pub address: String,
+    /// Whether an agent's first contact makes its node. Only where callers are trusted as they are.
+    pub auto_register: bool,
+    /// How often an agent shall be heard: 1 s to 60 s.
+    pub heartbeat_interval: Duration,
+    /// How long the gateway's lease lives without a renewal: how long after its death its nodes count as connected.
+    pub lease_ttl: Duration,
+    /// Sessions that may open a second. What the store takes beside its other work.
+    pub sessions_per_second: u32,
+    /// Most sessions at once. A process may hold 20,000 files where its limits are not raised.
+    pub sessions_max: usize,
+}
+
+impl Config {
+    /// The usual behaviour, at `address`.
+    pub fn new(address: impl Into<String>) -> Self {
+        Self {
+            address: address.into(),
+            auto_register: true,
+            heartbeat_interval: limits::HEARTBEAT_INTERVAL,
+            lease_ttl: Duration::from_secs(15),
+            sessions_per_second: 1000,
+            sessions_max: 18_000,
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Which sessions live here, and what wakes them: a change of their node's keys. A wake-up says nothing more; who is woken looks again.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use skerry_model::NodeRef;
+use skerry_store::{Changes, Family};
+use tokio::sync::Notify;
+
+use crate::Shared;
+
+/// By the part of the keys that is the node's: `<project>/<node>`. Two sessions of one node may live here for a moment.
+#[derive(Debug, Default)]
+pub(crate) struct Live {
+    sessions: Mutex<HashMap<Box<str>, Vec<Arc<Notify>>>>,
+    /// Streams, those that have said nothing yet too.
+    streams: AtomicUsize,
+}
+
+/// One stream among the living, as long as it is held.
+pub(crate) struct Alive {
+    shared: Arc<Shared>,
+    node: Option<Box<str>>,
+    pub(crate) wake: Arc<Notify>,
+}
+
+impl Live {
+    /// Counts a stream in.
+    pub(crate) fn enter(shared: &Arc<Shared>) -> Alive {
+        shared.live.streams.fetch_add(1, Ordering::Relaxed);
+        Alive { shared: Arc::clone(shared), node: None, wake: Arc::new(Notify::new()) }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.streams.load(Ordering::Relaxed)
+    }
+
+    fn wake(&self, node: &str) {
+        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        for wake in sessions.get(node).into_iter().flatten() {
+            wake.notify_one();
+        }
+    }
+
+    fn wake_all(&self) {
+        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        for wake in sessions.values().flatten() {
+            wake.notify_one();
+        }
+    }
+}
+
+impl Alive {
+    /// From now on changes of this node wake the stream.
+    pub(crate) fn follow(&mut self, node: &NodeRef) {
+        let path: Box<str> = format!("{}/{}", node.project, node.node).into();
+        let mut sessions = self.shared.live.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.entry(path.clone()).or_default().push(Arc::clone(&self.wake));
+        self.node = Some(path);
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.shared.live.streams.fetch_sub(1, Ordering::Relaxed);
+        let Some(node) = &self.node else { return };
+        let mut sessions = self.shared.live.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(wakes) = sessions.get_mut(node) {
+            wakes.retain(|wake| !Arc::ptr_eq(wake, &self.wake));
+            if wakes.is_empty() {
+                sessions.remove(node);
+            }
+        }
+    }
+}
+
+/// Wakes sessions whose node's keys changed, until the mirror ends.
+pub(crate) async fn follow(shared: Arc<Shared>) {
+    let mut wake = shared.mirror.subscribe();
+    let mut term = shared.store.watch_term();
+    let mut cursor = None;
+    loop {
+        let delta = shared.mirror.changes(cursor);
+        cursor = Some(delta.cursor);
+        match delta.changes {
+            Changes::Resync => shared.live.wake_all(),
+            Changes::Since(changes) => {
+                for change in changes {
+                    if let Some(family) = Family::of_key(change.key()) {
+                        shared.live.wake(&change.key()[family.prefix().len()..]);
+                    }
+                }
+            }
+        }
+        tokio::select! {
+            () = shared.shutdown.wait() => return,
+            more = wake.changed() => if !more { return },
+            raised = term.raised() => match raised {
+                Some(_) => shared.live.wake_all(),
+                None => return,
+            },
+        }
+    }
+}

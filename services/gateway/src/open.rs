@@ -1,0 +1,174 @@
+//! Opening a session: who may, what the store has of the node, and the record whose revision fences all that the session writes.
+
+use std::time::{Duration, SystemTime};
+
+use skerry_model::NodeRef;
+use skerry_proto::gateway::v1::Hello;
+use skerry_proto::store::v1 as stored;
+use skerry_rpc::Peer;
+use skerry_store::{Committed, Key, ReadError, StoreVersion, TermError, Txn, TxnError, Versioned};
+use skerry_sync::{Assignment, OpenFailure, Opened, Version, merge};
+use tokio::time::Instant;
+
+use crate::Shared;
+use crate::clock::jitter;
+
+/// How long opening may take, beside waiting to be admitted.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// How often a transaction that somebody else came before is tried again.
+const ATTEMPTS_MAX: u32 = 5;
+/// How long an agent stays away from a gateway that has as many sessions as it may.
+const FULL_WAIT: Duration = Duration::from_secs(30);
+
+/// A session that is in the store.
+pub(crate) struct Session {
+    pub(crate) opened: Opened,
+    pub(crate) record: stored::SessionRecord,
+}
+
+/// Puts the session of `hello` into the store.
+pub(crate) async fn open(
+    shared: &Shared,
+    peer: &Peer,
+    node: &NodeRef,
+    hello: &Hello,
+) -> Result<Session, OpenFailure> {
+    admit_peer(peer, node)?;
+    if shared.live.len() > shared.config.sessions_max {
+        return Err(OpenFailure::Overloaded { retry_after: FULL_WAIT + jitter(FULL_WAIT) });
+    }
+    match shared.admission.reserve(Instant::now()) {
+        Ok(at) => tokio::time::sleep_until(at).await,
+        Err(wait) => return Err(OpenFailure::Overloaded { retry_after: wait / 2 + jitter(wait) }),
+    }
+    let opening = async {
+        for _ in 0..ATTEMPTS_MAX {
+            match attempt(shared, node, hello).await? {
+                Some(session) => return Ok(session),
+                None => tokio::time::sleep(jitter(Duration::from_millis(20))).await,
+            }
+        }
+        Err(OpenFailure::Unavailable("too many others write the session of this node".to_owned()))
+    };
+    tokio::time::timeout(DEADLINE, opening)
+        .await
+        .unwrap_or_else(|_| Err(OpenFailure::Unavailable("the store is too slow".to_owned())))
+}
+
+/// A peer speaks for its own node. Until certificates come nobody has an identity, and the listener has decided whom it lets in.
+fn admit_peer(peer: &Peer, node: &NodeRef) -> Result<(), OpenFailure> {
+    match &peer.identity {
+        None => Ok(()),
+        Some(identity) => Err(OpenFailure::Denied(format!("{identity:?} may not speak for {node}"))),
+    }
+}
+
+/// One try; nothing where somebody else came in between.
+async fn attempt(shared: &Shared, node: &NodeRef, hello: &Hello) -> Result<Option<Session>, OpenFailure> {
+    let store = &shared.store;
+    let node_key = Key::<stored::NodeRecord>::of(node);
+    let session_key = Key::<stored::SessionRecord>::of(node);
+    let status_key = Key::<stored::StatusRecord>::of(node);
+    let assignment_key = Key::<stored::AssignmentRecord>::of(node);
+    let (known, session, status, assignment) = tokio::try_join!(
+        store.get(&node_key),
+        store.get(&session_key),
+        store.get(&status_key),
+        store.get(&assignment_key),
+    )
+    .map_err(read_failure)?;
+    if let Some(held) = hello.version {
+        check_term(shared, held.into(), assignment.as_ref()).await?;
+    }
+    // Read before the write: a term that is raised in between makes the session's version older than it is, and it is woken to see.
+    let term = store.term();
+
+    let record = stored::SessionRecord {
+        gateway: shared.id.to_string(),
+        open_time: Some(skerry_model::time::to_timestamp(SystemTime::now())),
+        close_time: None,
+        boot_id: hello.boot_id.clone(),
+    };
+    let mut txn = Txn::new()
+        .when_unchanged(&session_key, session.map_or(0, |session| session.mod_revision))
+        .put(&session_key, &record);
+    let node_uid = match known {
+        Some(known) => {
+            txn = txn.when_same(&known);
+            known.value.meta.unwrap_or_default().uid
+        }
+        None if shared.config.auto_register => {
+            let meta = stored::Meta {
+                uid: uuid::Uuid::new_v4().to_string(),
+                create_time: record.open_time,
+                generation: 1,
+                ..stored::Meta::default()
+            };
+            let uid = meta.uid.clone();
+            let new = stored::NodeRecord { meta: Some(meta), ..stored::NodeRecord::default() };
+            txn = txn.when_absent(&node_key).put(&node_key, &new);
+            uid
+        }
+        None => return Err(OpenFailure::UnknownNode(format!("{node} is not registered"))),
+    };
+    let Committed { revision, .. } = match store.commit(txn).await {
+        Ok(committed) => committed,
+        // Of a try whose answer was lost the record says whether it happened; a second one takes over from it.
+        Err(TxnError::Conflict(_) | TxnError::Indeterminate { .. }) => return Ok(None),
+        Err(error) => return Err(OpenFailure::Unavailable(error.to_string())),
+    };
+    let status = status.map(|status| status.value);
+    Ok(Some(Session {
+        opened: Opened {
+            epoch: Version::new(term, revision),
+            node_uid,
+            status_digest: status.as_ref().map(merge::status_digest).unwrap_or_default(),
+            acknowledged: status.as_ref().and_then(merge::acknowledged_version),
+            has_refused: status.is_some_and(|status| !status.refused.is_empty()),
+            assignment: assignment.map(|assignment| assignment_of(term, assignment)),
+        },
+        record,
+    }))
+}
+
+/// A stored assignment as a version of the desired state.
+pub(crate) fn assignment_of(term: u64, stored: Versioned<stored::AssignmentRecord>) -> Assignment {
+    Assignment { version: Version::new(term, stored.mod_revision), record: stored.value.into() }
+}
+
+/// An agent that holds a newer version than the store has shows that the store is an older one: its term is raised.
+async fn check_term(
+    shared: &Shared,
+    held: Version,
+    assignment: Option<&Versioned<stored::AssignmentRecord>>,
+) -> Result<(), OpenFailure> {
+    let store = &shared.store;
+    let term = store.term();
+    let behind = assignment.is_some_and(|stored| held > Version::new(term, stored.mod_revision));
+    let known = Version::new(term, shared.mirror.snapshot().revision());
+    let seen = if behind {
+        // Within a term the revision of a node's assignment never falls, so that term is over even if the store has counted on
+        // beyond what the agent holds.
+        StoreVersion { term: held.term, revision: i64::MAX }
+    } else if held > known {
+        StoreVersion { term: held.term, revision: held.revision }
+    } else {
+        return Ok(());
+    };
+    match store.raise_term(seen).await {
+        Ok(raised) => {
+            if raised > term {
+                tracing::warn!(%held, term = raised, "an agent holds a newer version than the store: the store was restored");
+            }
+            Ok(())
+        }
+        Err(TermError::Implausible { claimed, stored }) => Err(OpenFailure::Denied(format!(
+            "it holds a version of term {claimed}; the store is in term {stored}"
+        ))),
+        Err(error) => Err(OpenFailure::Unavailable(error.to_string())),
+    }
+}
+
+fn read_failure(error: ReadError) -> OpenFailure {
+    OpenFailure::Unavailable(error.to_string())
+}
