@@ -1,2 +1,126 @@
-//! x
-fn main() {}
+//! The `skerry` binary: the client commands, `up` (everything in one process) and `etcd` (the embedded store alone).
+//!
+//! What each command does is in `skerry-cli`, [`up`] and [`etcd`].
+
+mod etcd;
+mod files;
+mod up;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap_complete::Shell;
+use skerry_cli::{ClientCommand, EXIT_CODES_HELP, GlobalArgs};
+
+const EXAMPLES: &str = "\
+Examples:
+  skerry up                                     everything in one process, on this machine
+  skerry apply -f app.yaml                      run an app on every node that matches
+  skerry wait app/hello --for=healthy
+  skerry get nodes -w
+  skerry describe app/hello
+  source <(skerry completion bash)              completions for this shell";
+
+/// Programs on edge machines, managed from the cloud
+#[derive(Debug, Parser)]
+#[command(name = "skerry", version, after_help = format!("{EXAMPLES}\n\n{EXIT_CODES_HELP}"))]
+struct Cli {
+    #[command(flatten)]
+    global: GlobalArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    #[command(flatten)]
+    Client(ClientCommand),
+    /// Run everything in one process: control plane, embedded etcd, and an agent for this machine
+    Up(up::UpArgs),
+    /// Run the embedded etcd alone
+    Etcd(etcd::EtcdArgs),
+    /// Print completions for a shell
+    Completion(CompletionArgs),
+}
+
+/// `completion`
+#[derive(Debug, Args)]
+struct CompletionArgs {
+    /// Which shell
+    #[arg(value_enum)]
+    shell: Shell,
+}
+
+fn main() -> ExitCode {
+    // First of all: processes that the agent runs are held by this binary again, without a runtime.
+    skerry_agent::run_shim_if_asked();
+    let matches = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    match cli.command {
+        Command::Client(command) => skerry_cli::run(&cli.global, &command),
+        Command::Up(mut args) => {
+            if is_default(&matches, "up", "filter") {
+                args.be_quiet();
+            }
+            let project = cli.global.project;
+            let log = args.log.clone();
+            skerry_daemon::run(&log, |shutdown| up::run(args, project, shutdown))
+        }
+        Command::Etcd(args) => {
+            let log = args.log.clone();
+            skerry_daemon::run(&log, |shutdown| etcd::run(args, shutdown))
+        }
+        Command::Completion(args) => completion(args.shell),
+    }
+}
+
+/// Whether nobody said anything about the argument of a subcommand.
+fn is_default(matches: &ArgMatches, subcommand: &str, argument: &str) -> bool {
+    let matches = matches.subcommand_matches(subcommand);
+    matches.is_some_and(|matches| matches.value_source(argument) == Some(ValueSource::DefaultValue))
+}
+
+fn completion(shell: Shell) -> ExitCode {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "skerry", &mut script);
+    match std::io::stdout().write_all(&script) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_commands_are_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn only_what_nobody_said_is_a_default() {
+        let matches = |words: &[&str]| Cli::command().try_get_matches_from(words).expect("valid");
+        assert!(is_default(&matches(&["skerry", "up"]), "up", "filter"));
+        assert!(!is_default(&matches(&["skerry", "up", "--log", "info"]), "up", "filter"));
+    }
+
+    #[test]
+    fn global_flags_stand_before_or_after_the_command() {
+        for words in [["skerry", "-p", "x", "get", "nodes"], ["skerry", "get", "nodes", "-p", "x"]] {
+            let cli = Cli::try_parse_from(words).expect("valid");
+            assert_eq!(cli.global.project.as_deref(), Some("x"));
+        }
+    }
+
+    #[test]
+    fn every_shell_gets_completions() {
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "skerry", &mut script);
+            assert!(String::from_utf8_lossy(&script).contains("describe"), "{shell}");
+        }
+    }
+}
