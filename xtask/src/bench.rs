@@ -31,9 +31,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if !known.contains(name) {
         bail!("there is no bench {name}; there are: {}", known.join(", "));
     }
-    // What is measured: the binary as it is shipped to edge machines, and as it is run in the cloud.
-    for profile in ["edge", "release"] {
-        sh::run(sh::cargo().args(["build", "--quiet", "--package=skerry", "--profile", profile]))?;
+    // What is measured: the agent as it is shipped to edge machines, apart so that it has its own features only; and
+    // everything in one binary, as it runs in the cloud.
+    for (package, profile) in [("skerry-agent", "edge"), ("skerry", "release")] {
+        sh::run(sh::cargo().args(["build", "--quiet", "--package", package, "--profile", profile]))?;
     }
     let mut bench = sh::cargo();
     bench.args(["bench", "--quiet", "--package=skerry-integration", "--bench", name, "--"]);
@@ -45,6 +46,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 fn known() -> Result<Vec<String>> {
     let dir = sh::root().join(BENCHES);
+    if !dir.is_dir() {
+        bail!("there are no benches: {BENCHES} does not exist");
+    }
     let mut names = Vec::new();
     for entry in fs::read_dir(&dir).with_context(|| format!("reading {BENCHES}"))? {
         let name = entry?.file_name().to_string_lossy().into_owned();

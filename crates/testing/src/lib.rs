@@ -18,7 +18,7 @@ pub use self::{
     etcd::Etcd,
     figures::{Budget, Figure, Figures, percentile, pss_bytes},
     http::{Response, http_get},
-    paths::{bin, find_program, target_dir},
+    paths::{bin, bin_in, find_program, target_dir},
     process::Process,
     tar::TarBuilder,
     wait::{eventually, free_port},

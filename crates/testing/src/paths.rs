@@ -17,6 +17,17 @@ pub fn bin(name: &str) -> PathBuf {
     file
 }
 
+/// A binary of the workspace in another profile than the running test's, as `target/edge/skerry-agent`.
+///
+/// # Panics
+/// When it has not been built.
+#[must_use]
+pub fn bin_in(profile: &str, name: &str) -> PathBuf {
+    let file = target_dir().join(profile).join(name);
+    assert!(file.is_file(), "{} is not there: run `cargo build --profile {profile}` first", file.display());
+    file
+}
+
 /// The target directory of the running test.
 #[must_use]
 pub fn target_dir() -> PathBuf {

@@ -38,8 +38,10 @@ pub(super) fn run(interrupt: &Interrupt) -> Result<()> {
         command
     };
     let tried = sh::run(client("from_protos.py").env("PYTHONPATH", &generated))
-        .and_then(|()| sh::run(&mut client("from_reflection.py")))
-        .with_context(|| format!("the last lines of skerry up:\n{}\n", up.tail()));
+        .and_then(|()| sh::run(&mut client("from_reflection.py")));
+    if tried.is_err() {
+        println!("the last lines of skerry up:\n{}\n", up.tail());
+    }
     let stopped = up.stop();
     tried?;
     stopped?;
