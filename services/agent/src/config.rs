@@ -172,9 +172,10 @@ impl AgentArgs {
             Some(name) => NodeName::parse(name)?,
             None => default_node_name()?,
         };
-        let docker = match self.no_docker {
-            true => DockerAccess::Off,
-            false => DockerAccess::from_host(self.docker_host.as_deref())?,
+        let docker = if self.no_docker {
+            DockerAccess::Off
+        } else {
+            DockerAccess::from_host(self.docker_host.as_deref())?
         };
         let node = NodeRef { project: ProjectName::parse(&self.project)?, node };
         Ok(Config { gateways, node, data_dir: self.data_dir, docker })

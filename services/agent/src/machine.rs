@@ -223,8 +223,8 @@ mod tests {
 
     const GIB: u64 = 1024 * MIB;
 
-    fn disk(free_bytes: u64) -> Option<DiskRoom> {
-        Some(DiskRoom { total_bytes: 100 * GIB, free_bytes })
+    fn disk(free_bytes: u64) -> DiskRoom {
+        DiskRoom { total_bytes: 100 * GIB, free_bytes }
     }
 
     fn findings() -> Findings {
@@ -239,9 +239,9 @@ mod tests {
     #[test]
     fn a_machine_that_is_well_says_the_same_each_time() {
         let mut sampler = Sampler::new(Path::new("/"));
-        let first = sampler.status(&findings(), disk(50 * GIB), SystemTime::now());
+        let first = sampler.status(&findings(), Some(disk(50 * GIB)), SystemTime::now());
         let later = SystemTime::now() + Duration::from_secs(60);
-        assert_eq!(sampler.status(&findings(), disk(49 * GIB), later), first);
+        assert_eq!(sampler.status(&findings(), Some(disk(49 * GIB)), later), first);
         assert!(first.cpu_millis >= 1000 && first.memory_bytes > 0 && !first.kernel.is_empty());
         assert_eq!(find(&first, "Ready").status(), Status::True);
     }
@@ -250,7 +250,7 @@ mod tests {
     fn disk_pressure_does_not_flap() {
         let mut sampler = Sampler::new(Path::new("/"));
         let mut pressed = |free| {
-            let status = sampler.status(&findings(), disk(free), SystemTime::now());
+            let status = sampler.status(&findings(), Some(disk(free)), SystemTime::now());
             find(&status, "DiskPressure").status() == Status::True
         };
         assert!(!pressed(11 * GIB));
@@ -264,14 +264,14 @@ mod tests {
     fn what_is_wrong_is_told_with_its_time() {
         let mut sampler = Sampler::new(Path::new("/"));
         let start = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
-        sampler.status(&findings(), disk(50 * GIB), start);
+        sampler.status(&findings(), Some(disk(50 * GIB)), start);
         let mut bad = findings();
         bad.damage = Some("desired.0 is damaged".into());
         bad.conflict = Some("another".into());
         let docker = RuntimeStatus { missed: true, ..RuntimeStatus::default() };
         bad.runtimes.insert(RuntimeKind::Docker, docker);
         let later = start + Duration::from_secs(5);
-        let status = sampler.status(&bad, disk(50 * GIB), later);
+        let status = sampler.status(&bad, Some(disk(50 * GIB)), later);
         for (kind, holds) in [
             ("StateIntact", Status::False),
             ("RuntimeAvailable", Status::False),

@@ -167,11 +167,10 @@ fn decide(inputs: Inputs<'_>, spec: &InstanceSpec) -> Result<Act, Hold> {
         }
         Some(observed) => match observed.state {
             RunState::Running { .. } => return Err(Hold::Runs),
-            RunState::Created => Act::Restart,
             RunState::Exited { code, .. } if !restarts(spec.service.restart.when, code) => {
                 return Err(if code == Some(0) { Hold::Completed } else { Hold::Ended });
             }
-            RunState::Exited { .. } => Act::Restart,
+            RunState::Created | RunState::Exited { .. } => Act::Restart,
         },
     };
     if memory.waits(Some(&spec.fingerprint), inputs.now).is_some() {

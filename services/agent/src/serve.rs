@@ -126,7 +126,7 @@ fn boot_id() -> io::Result<String> {
     if length < bytes.len() {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(format!("{:032x}", u128::from_le_bytes(bytes)))
 }
 
 #[cfg(test)]

@@ -64,8 +64,7 @@ pub(crate) fn of_blocked(name: &InstanceName, blocked: &Blocked, about: About<'_
 pub(crate) fn of_unwanted(name: &InstanceName, authoritative: bool, about: About<'_>) -> pb::InstanceStatus {
     let runs = about.observed.is_some_and(is_running);
     let told_of = match (about.memory.error(None), about.away) {
-        (Some(error), _) => told(Phase::Stopping, error.reason, &error.message),
-        (None, Some(error)) => told(Phase::Stopping, error.reason, &error.message),
+        (Some(error), _) | (None, Some(error)) => told(Phase::Stopping, error.reason, &error.message),
         (None, None) if authoritative => {
             told(Phase::Stopping, "NotWanted", "it is no longer assigned to this node")
         }

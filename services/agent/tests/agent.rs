@@ -1,5 +1,7 @@
 //! The agent as a process, against a gateway that a test plays: processes run, links and disks fail, agents come and go.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -334,6 +336,61 @@ async fn an_agent_runs_what_it_is_sent_keeps_it_over_kills_and_starts_it_without
     session.update(10, Vec::new(), names(&sleeper(&file, "2"))).await;
     session.report(|report| report.removed_instances.iter().any(|name| name == INSTANCE)).await;
     assert!(!is_alive(pid));
+    assert!(agent.terminate().await.success());
+}
+
+#[tokio::test]
+async fn while_the_disk_takes_no_writes_nothing_is_acknowledged_and_what_runs_runs_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, file) = (dir.path().join("agent"), dir.path().join("starts"));
+    let mut gateway = FakeGateway::start().await;
+    let agent = Agent::start(gateway.address, &data);
+    let (mut session, _) = gateway.session().await;
+    session.update(5, sleeper(&file, "1"), Vec::new()).await;
+    until("the process runs", || starts(&file).len() == 1).await;
+    let pid = starts(&file)[0];
+
+    // A directory in place of the temporary file fails writes as a full disk does, for root as well.
+    let obstacle = data.join("desired.new");
+    std::fs::create_dir(&obstacle).unwrap();
+    let version = Some(pb::Version { store_term: 1, revision: 6 });
+    let (resources, removed) = (sleeper(&file, "2"), Vec::new());
+    session.send(Down::Update(pb::Update { nonce: 6, version, resources, removed, more: false })).await;
+    let why = |report: &pb::Report| {
+        let conditions = report.machine.iter().flat_map(|machine| machine.conditions.clone());
+        conditions.into_iter().find(|one| one.r#type == "StateIntact").map(|one| one.reason)
+    };
+    loop {
+        match session.next().await.expect("the stream stays open") {
+            Up::Report(report) => {
+                session.acknowledge(&report).await;
+                if why(&report).as_deref() == Some("WriteFailed") {
+                    break;
+                }
+            }
+            Up::Ack(ack) => panic!("acknowledged what is not on disk: {ack:?}"),
+            _ => {}
+        }
+    }
+    assert!(is_alive(pid));
+    assert_eq!(starts(&file), [pid]);
+
+    std::fs::remove_dir(&obstacle).unwrap();
+    let mut acknowledged = false;
+    let mut intact = false;
+    while !(acknowledged && intact) {
+        match session.next().await.expect("the stream stays open") {
+            Up::Report(report) => {
+                session.acknowledge(&report).await;
+                intact |= why(&report).as_deref() == Some("StateIntact");
+            }
+            Up::Ack(ack) => acknowledged = ack.version.unwrap().revision == 6,
+            _ => {}
+        }
+    }
+    until("the new one runs", || starts(&file).len() == 2).await;
+    session.update(7, Vec::new(), names(&sleeper(&file, "2"))).await;
+    session.report(|report| report.removed_instances.iter().any(|name| name == INSTANCE)).await;
     assert!(agent.terminate().await.success());
 }
 

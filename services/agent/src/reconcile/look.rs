@@ -34,12 +34,14 @@ pub(super) struct Looks {
     tasks: JoinSet<Seen>,
 }
 
+#[derive(Default)]
 struct State {
     due: MonoTime,
     looking: bool,
     /// Something stirred while a look was under way: it may not show it.
     again: bool,
     failures: u32,
+    ended: MonoTime,
     seen: bool,
 }
 
@@ -56,16 +58,16 @@ pub(super) async fn watch(runtime: Arc<dyn Runtime>, stir: mpsc::Sender<RuntimeK
 
 impl Looks {
     pub(super) fn new(kinds: impl Iterator<Item = RuntimeKind>) -> Self {
-        let state =
-            || State { due: MonoTime::default(), looking: false, again: false, failures: 0, seen: false };
-        Self { states: kinds.map(|kind| (kind, state())).collect(), tasks: JoinSet::new() }
+        Self { states: kinds.map(|kind| (kind, State::default())).collect(), tasks: JoinSet::new() }
     }
 
     /// Wants a look at `kind` soon.
     pub(super) fn stir(&mut self, kind: RuntimeKind) {
         if let Some(state) = self.states.get_mut(&kind) {
             state.again = state.looking;
-            state.due = MonoTime::default();
+            // One that is away may stir without end.
+            let soonest = if state.failures > 0 { state.ended + AWAY.0 } else { MonoTime::default() };
+            state.due = state.due.min(soonest);
         }
     }
 
@@ -118,6 +120,7 @@ impl Looks {
         let Some(state) = self.states.get_mut(&kind) else { return };
         state.looking = false;
         state.seen = true;
+        state.ended = now;
         state.failures = if failed { state.failures.saturating_add(1) } else { 0 };
         if failed {
             let wait = AWAY.0.saturating_mul(1 << (state.failures - 1).min(10)).min(AWAY.1);

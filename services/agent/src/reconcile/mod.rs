@@ -215,7 +215,8 @@ impl Reconciler {
         self.desired = desired;
     }
 
-    /// Keeps the monitor on what runs as it should, and says what changed.
+    /// Keeps the monitor on what runs as it should, and says what changed. An instance that turns unhealthy is told as such and not
+    /// restarted, as with Docker: what it means is for dependents, rollouts and people to say.
     fn watch_health(&mut self) {
         let mut watched: BTreeSet<InstanceName> = self.monitor.watched().into_iter().collect();
         for (name, spec) in &self.desired.instances {
@@ -280,10 +281,10 @@ impl Reconciler {
                     match tokio::time::timeout(look::DEADLINE, runtime.sweep(&wanted)).await {
                         Ok(Ok(())) => {}
                         Ok(Err(error)) => {
-                            tracing::warn!(runtime = runtime.kind().as_str(), %error, "cannot clean up")
+                            tracing::warn!(runtime = runtime.kind().as_str(), %error, "cannot clean up");
                         }
                         Err(_) => {
-                            tracing::warn!(runtime = runtime.kind().as_str(), "cleaning up takes too long")
+                            tracing::warn!(runtime = runtime.kind().as_str(), "cleaning up takes too long");
                         }
                     }
                 });

@@ -193,6 +193,11 @@ impl Reconciler {
     }
 
     fn event(&mut self, regarding: String, reason: &str, message: String, warning: bool) {
+        if warning {
+            tracing::warn!(regarding, reason, message, "event");
+        } else {
+            tracing::info!(regarding, reason, message, "event");
+        }
         let severity = if warning { pb::event::Severity::Warning } else { pb::event::Severity::Normal };
         self.events.push(pb::Event {
             time: Some(to_timestamp(SystemTime::now())),

@@ -72,18 +72,18 @@ impl<D: Disk> StateFiles<D> {
         let both = found.len() == SLOTS.len();
         let Some(newest) = found.pop() else {
             let files = Self { disk, node, number: 0 };
-            return (files, Loaded { damage: joined(damage), ..Loaded::default() });
+            return (files, Loaded { damage: joined(&damage), ..Loaded::default() });
         };
         let number = newest.number;
         if !both && number > 1 && damage.is_empty() {
             damage.push("one of its two files is missing".to_owned());
         }
         let loaded = if newest.hello.node == node {
-            loaded(newest, joined(damage))
+            loaded(newest, joined(&damage))
         } else {
             let other = &newest.hello.node;
             tracing::warn!(%other, "the data directory holds the desired state of another node; it is not used");
-            Loaded { damage: joined(damage), ..Loaded::default() }
+            Loaded { damage: joined(&damage), ..Loaded::default() }
         };
         (Self { disk, node, number }, loaded)
     }
@@ -106,7 +106,7 @@ impl<D: Disk> StateFiles<D> {
     }
 }
 
-fn joined(damage: Vec<String>) -> Option<String> {
+fn joined(damage: &[String]) -> Option<String> {
     (!damage.is_empty()).then(|| damage.join("; "))
 }
 
