@@ -13,6 +13,7 @@ use skerry_proto::gateway::v1::sync_request::Body as Up;
 use skerry_proto::gateway::v1::sync_response::Body as Down;
 use skerry_proto::gateway::v1::sync_service_server::{SyncService, SyncServiceServer};
 use skerry_proto::types::v1 as types;
+use skerry_testing::Docker;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
@@ -113,7 +114,7 @@ impl Session {
     }
 
     /// Reads reports until one satisfies `check`.
-    async fn report(&mut self, check: impl Fn(&pb::Report) -> bool) -> pb::Report {
+    async fn report(&mut self, mut check: impl FnMut(&pb::Report) -> bool) -> pb::Report {
         loop {
             match self.next().await.expect("the stream stays open") {
                 Up::Report(report) => {
@@ -150,11 +151,16 @@ struct Agent(Child);
 
 impl Agent {
     fn start(gateway: std::net::SocketAddr, data_dir: &Path) -> Self {
+        Self::start_with(gateway, data_dir, &["--no-docker"])
+    }
+
+    fn start_with(gateway: std::net::SocketAddr, data_dir: &Path, more: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_skerry-agent"));
         command
-            .args(["--gateway", &format!("http://{gateway}"), "--node", "n1", "--no-docker", "--data-dir"])
+            .args(["--gateway", &format!("http://{gateway}"), "--node", "n1", "--data-dir"])
             .arg(data_dir)
-            .args(["--log", "debug"])
+            .args(more)
+            .args(["--log", "info,skerry_agent=debug"])
             .env_remove("DOCKER_HOST")
             .stdin(Stdio::null());
         Self(command.spawn().unwrap())
@@ -204,24 +210,31 @@ fn sleeper(file: &Path, value: &str) -> Vec<pb::Resource> {
         }),
         ..types::ServiceSpec::default()
     };
-    let bytes = types::AppSpec { selector: None, services: vec![service] }.encode_to_vec();
+    resources(vec![service])
+}
+
+/// The resources of an app `app` of these services, one instance each.
+fn resources(services: Vec<types::ServiceSpec>) -> Vec<pb::Resource> {
+    let names: Vec<String> = services.iter().map(|service| service.name.clone()).collect();
+    let bytes = types::AppSpec { selector: None, services }.encode_to_vec();
     let hash = ContentHash::of(&bytes).to_string();
-    let instance = pb::Instance { instance: INSTANCE.into(), revision: hash.clone(), configs: Vec::new() };
-    let version = ContentHash::of(&instance.encode_to_vec()).to_string();
-    vec![
+    let instance = |service: &String| {
+        let name = format!("app/{service}/n1/0");
+        let instance = pb::Instance { instance: name.clone(), revision: hash.clone(), configs: Vec::new() };
         pb::Resource {
-            name: format!("revisions/app/{hash}"),
-            version: hash,
-            requires: Vec::new(),
-            body: Some(pb::resource::Body::Revision(bytes.into())),
-        },
-        pb::Resource {
-            name: format!("instances/{INSTANCE}"),
-            version,
+            name: format!("instances/{name}"),
+            version: ContentHash::of(&instance.encode_to_vec()).to_string(),
             requires: Vec::new(),
             body: Some(pb::resource::Body::Instance(instance)),
-        },
-    ]
+        }
+    };
+    let revision = pb::Resource {
+        name: format!("revisions/app/{hash}"),
+        version: hash.clone(),
+        requires: Vec::new(),
+        body: Some(pb::resource::Body::Revision(bytes.into())),
+    };
+    names.iter().map(instance).chain([revision]).collect()
 }
 
 fn names(resources: &[pb::Resource]) -> Vec<String> {
@@ -391,6 +404,87 @@ async fn while_the_disk_takes_no_writes_nothing_is_acknowledged_and_what_runs_ru
     until("the new one runs", || starts(&file).len() == 2).await;
     session.update(7, Vec::new(), names(&sleeper(&file, "2"))).await;
     session.report(|report| report.removed_instances.iter().any(|name| name == INSTANCE)).await;
+    assert!(agent.terminate().await.success());
+}
+
+fn container(name: &str, image: &str, value: &str) -> types::ServiceSpec {
+    types::ServiceSpec {
+        name: name.into(),
+        program: Some(types::service_spec::Program::Container(types::Container {
+            image: image.into(),
+            pull_policy: types::container::PullPolicy::Never.into(),
+            command: vec!["sleep".into(), "600".into()],
+            ..types::Container::default()
+        })),
+        env: [("VALUE".to_owned(), value.to_owned())].into(),
+        stop: Some(types::StopPolicy { signal: "SIGKILL".into(), grace_period: None }),
+        ..types::ServiceSpec::default()
+    }
+}
+
+#[tokio::test]
+async fn containers_are_run_replaced_only_when_their_image_is_there_and_removed() {
+    let Some(docker) = Docker::required() else { return };
+    let image = docker.busybox().unwrap();
+    let host = format!("unix://{}", docker.socket().display());
+    let dir = tempfile::tempdir().unwrap();
+    let mut gateway = FakeGateway::start().await;
+    let agent = Agent::start_with(gateway.address, dir.path(), &["--docker-host", &host]);
+    let (mut session, _) = gateway.session().await;
+
+    let first = resources(vec![container("web", image, "1"), container("db", image, "1")]);
+    session.update(5, first.clone(), Vec::new()).await;
+    let (mut web, mut db) = (None, None);
+    session
+        .report(|report| {
+            for status in report.instances.iter().filter(|status| status.ready) {
+                match status.instance.as_str() {
+                    "app/web/n1/0" => web = Some(status.runtime_id.clone()),
+                    _ => db = Some(status.runtime_id.clone()),
+                }
+            }
+            web.is_some() && db.is_some()
+        })
+        .await;
+    let (web, db) = (web.unwrap(), db.unwrap());
+    assert_eq!(docker.inspect(&web).unwrap()["State"]["Running"], true);
+
+    // `web` gets an image that is not there, `db` another value: `web` runs on, `db` is replaced.
+    let second = resources(vec![container("web", "skerry-test/missing:1", "1"), container("db", image, "2")]);
+    let gone = |old: &[pb::Resource], new: &[pb::Resource]| {
+        let new = names(new);
+        names(old).into_iter().filter(|name| !new.contains(name)).collect::<Vec<_>>()
+    };
+    let removed = gone(&first, &second);
+    session.update(6, second.clone(), removed).await;
+    let mut told = (false, false);
+    session
+        .report(|report| {
+            for status in &report.instances {
+                told.0 |=
+                    status.instance == "app/web/n1/0" && status.reason == "ImageMissing" && status.ready;
+                told.1 |= status.instance == "app/db/n1/0" && status.ready && status.runtime_id != db;
+            }
+            told == (true, true)
+        })
+        .await;
+    assert_eq!(docker.inspect(&web).unwrap()["State"]["Running"], true);
+
+    // Killed from outside: seen at once, told, and started again.
+    docker.request("POST", &format!("/containers/{web}/kill"), &[]).unwrap();
+    session.update(7, first.clone(), gone(&second, &first)).await;
+    session.status("app/web/n1/0", |status| status.ready && status.restarts == 1).await;
+    assert_eq!(docker.inspect(&web).unwrap()["State"]["Running"], true, "the same container again");
+
+    session.update(8, Vec::new(), names(&first)).await;
+    let mut left = vec!["app/db/n1/0", "app/web/n1/0"];
+    session
+        .report(|report| {
+            left.retain(|name| !report.removed_instances.iter().any(|gone| gone == name));
+            left.is_empty()
+        })
+        .await;
+    assert!(docker.inspect(&web).is_err());
     assert!(agent.terminate().await.success());
 }
 
