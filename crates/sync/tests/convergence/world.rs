@@ -15,8 +15,8 @@ use skerry_proto::types::v1 as types;
 use skerry_sync::desired::{ResourceName, content_resource, resources_of};
 use skerry_sync::{
     AgentConfig, AgentEffect, AgentEvent, AgentMachine, Assignment, Change, Desired, Ending, GatewaySession,
-    MonoTime, Now, OpenFailure, Opened, SessionConfig, SessionEffect, SessionEvent, Told, Version, WallTime, limits,
-    merge,
+    MonoTime, Now, OpenFailure, Opened, SessionConfig, SessionEffect, SessionEvent, Told, Version, WallTime,
+    limits, merge,
 };
 
 const NODE: &str = "projects/p/nodes/n";
@@ -28,7 +28,7 @@ pub(crate) enum Input {
     Instance { instance: u8, restarts: u8 },
     Gone { instance: u8 },
     Machine { memory: u8 },
-    Event,
+    Events { count: u8 },
 }
 
 /// What a gateway asked of the store.
@@ -63,6 +63,7 @@ struct Store {
     assignment: (i64, Arc<store::AssignmentRecord>),
     session: (i64, String),
     status: Option<store::StatusRecord>,
+    old_status: Option<store::StatusRecord>,
     events: store::EventsRecord,
     contents: BTreeMap<String, (Bytes, Vec<String>)>,
     /// All events that were ever stored.
@@ -106,6 +107,7 @@ enum Action {
     PersistFails,
     AgentCrash { written: bool },
     GatewayCrash,
+    StoreForgets,
 }
 
 fn agent(boot: u32, seed: u64) -> AgentMachine {
@@ -171,13 +173,16 @@ impl World {
                 self.feed_agent(AgentEvent::InstanceGone(name));
             }
             Input::Machine { memory } => {
-                let machine = types::MachineStatus { memory_bytes: memory.into(), ..types::MachineStatus::default() };
+                let machine =
+                    types::MachineStatus { memory_bytes: memory.into(), ..types::MachineStatus::default() };
                 self.machine = Some(machine.clone());
                 self.feed_agent(AgentEvent::MachineChanged(Box::new(machine)));
             }
-            Input::Event => {
-                self.raised += 1;
-                self.feed_agent(AgentEvent::Raised(Box::default()));
+            Input::Events { count } => {
+                for _ in 0..count {
+                    self.raised += 1;
+                    self.feed_agent(AgentEvent::Raised(Box::default()));
+                }
             }
         }
     }
@@ -203,7 +208,8 @@ impl World {
                 let bytes = Bytes::from(spec.encode_to_vec());
                 let hash = ContentHash::of(&bytes).to_string();
                 self.store.contents.insert(format!("configs/c/{hash}"), (bytes, Vec::new()));
-                service.configs = vec![types::ConfigMount { config: "c".to_owned(), ..types::ConfigMount::default() }];
+                service.configs =
+                    vec![types::ConfigMount { config: "c".to_owned(), ..types::ConfigMount::default() }];
                 configs.push(store::AssignedConfig { config: "c".to_owned(), hash });
             }
             let spec = types::AppSpec { services: vec![service], ..types::AppSpec::default() };
@@ -256,14 +262,29 @@ impl World {
     /// One thing that goes on by itself; the clock, where there is none or it is picked.
     pub(crate) fn run(&mut self, pick: usize) {
         let mut actions = self.actions();
+        // The disk is slow, and so is what is left of broken streams: it comes when others have gone on.
+        if !pick.is_multiple_of(4) {
+            actions.retain(|action| !self.is_late(*action));
+        }
         actions.push(Action::Timer);
-        self.act(actions[pick % actions.len()]);
+        self.act(actions[(pick / 4) % actions.len()]);
+    }
+
+    fn is_late(&self, action: Action) -> bool {
+        match action {
+            Action::Persist => true,
+            Action::Up(conn) | Action::Notice(conn) | Action::Io(conn, _) | Action::Tell(conn) => {
+                self.conns[conn].cut
+            }
+            _ => false,
+        }
     }
 
     /// One thing that goes wrong.
     pub(crate) fn fault(&mut self, pick: usize) {
         let mut actions =
-            vec![Action::AgentCrash { written: pick % 2 == 0 }, Action::GatewayCrash, Action::Cut, Action::Cut];
+            vec![Action::AgentCrash { written: pick % 2 == 0 }, Action::GatewayCrash, Action::StoreForgets];
+        actions.extend([Action::Cut; 3]);
         if self.dialling {
             actions.push(Action::Refuse);
         }
@@ -286,7 +307,9 @@ impl World {
         // The longest wait is that after being superseded; then some exchanges.
         let until = self.now + limits::SUPERSEDED_WAIT.1 * 2;
         while self.now < until {
-            match self.actions().first() {
+            let mut actions = self.actions();
+            actions.sort_by_key(|action| self.is_late(*action));
+            match actions.first() {
                 Some(action) => self.act(*action),
                 None if self.is_converged() => return,
                 None => self.act(Action::Timer),
@@ -378,6 +401,16 @@ impl World {
                 self.feed_agent(AgentEvent::Persisted { token, result: Err("disk full".to_owned()) });
             }
             Action::AgentCrash { written } => self.agent_crash(written),
+            Action::StoreForgets => {
+                // An older status came back; what was open is not.
+                self.store.status = std::mem::take(&mut self.store.old_status);
+                self.store.revision += 1;
+                self.store.session = (self.store.revision, format!("boot-{}", self.boot));
+                for conn in 0..self.conns.len() {
+                    let boot_id = self.store.session.1.clone();
+                    self.feed_session(conn, SessionEvent::Superseded { boot_id });
+                }
+            }
             Action::GatewayCrash => {
                 let was = self.detach();
                 self.conns.clear();
@@ -389,8 +422,12 @@ impl World {
     }
 
     fn advance(&mut self) {
-        let deadlines =
-            self.conns.iter().filter(|conn| !conn.ended).map(|conn| conn.session.deadline()).chain([self.agent.deadline()]);
+        let deadlines = self
+            .conns
+            .iter()
+            .filter(|conn| !conn.ended)
+            .map(|conn| conn.session.deadline())
+            .chain([self.agent.deadline()]);
         let Some(next) = deadlines.flatten().min() else {
             self.now = self.now + Duration::from_secs(1);
             return;
@@ -400,7 +437,8 @@ impl World {
             self.feed_agent(AgentEvent::Timer);
         }
         for conn in 0..self.conns.len() {
-            if !self.conns[conn].ended && self.conns[conn].session.deadline().is_some_and(|at| at <= self.now) {
+            if !self.conns[conn].ended && self.conns[conn].session.deadline().is_some_and(|at| at <= self.now)
+            {
                 self.feed_session(conn, SessionEvent::Timer);
             }
         }
@@ -454,7 +492,9 @@ impl World {
                     assert!(self.persisting.is_none(), "two writes at once");
                     self.persisting = Some((token, desired));
                 }
-                AgentEffect::Apply { desired } => assert_eq!(desired, self.disk, "applied what is not on disk"),
+                AgentEffect::Apply { desired } => {
+                    assert_eq!(desired, self.disk, "applied what is not on disk")
+                }
                 AgentEffect::Hangup { .. } => {
                     self.dialling = false;
                     self.detach();
@@ -488,7 +528,10 @@ impl World {
                     }
                 }
                 SessionEffect::End(ending) => {
-                    assert!(matches!(ending, Ending::Finished | Ending::Silent | Ending::HelloTimeout), "{ending:?}");
+                    assert!(
+                        matches!(ending, Ending::Finished | Ending::Silent | Ending::HelloTimeout),
+                        "{ending:?}"
+                    );
                     conn.ended = true;
                     conn.up.clear();
                 }
@@ -573,11 +616,12 @@ impl World {
         let status = self.store.status.clone().unwrap_or_default();
         let merged = merge::merge(&status, &self.store.events, change);
         if let Some(status) = merged.status {
-            self.store.status = Some(status);
+            self.store.old_status = self.store.status.replace(status);
             self.store.revision += 1;
         }
         if let Some(events) = merged.events {
-            let old: BTreeSet<_> = self.store.events.events.iter().map(|e| (&e.boot_id, e.sequence)).collect();
+            let old: BTreeSet<_> =
+                self.store.events.events.iter().map(|e| (&e.boot_id, e.sequence)).collect();
             for event in events.events.iter().filter(|e| !old.contains(&(&e.boot_id, e.sequence))) {
                 self.store.log.push((event.boot_id.clone(), event.sequence));
             }
@@ -606,7 +650,8 @@ impl World {
 
         let wanted = resources_of(record);
         let held = self.disk.versions();
-        let refused: BTreeMap<_, _> = status.refused.iter().map(|r| (r.name.clone(), r.version.clone())).collect();
+        let refused: BTreeMap<_, _> =
+            status.refused.iter().map(|r| (r.name.clone(), r.version.clone())).collect();
         for (name, version) in &wanted {
             assert!(
                 held.get(name) == Some(version) || refused.get(name) == Some(version),
@@ -627,7 +672,8 @@ impl World {
         let impossible = self.apps.values().any(|variant| *variant >= 4);
         assert_eq!(refused.is_empty(), !impossible, "{refused:?}");
 
-        let mut stored: BTreeMap<_, _> = status.instances.into_iter().map(|i| (i.instance.clone(), i)).collect();
+        let mut stored: BTreeMap<_, _> =
+            status.instances.into_iter().map(|i| (i.instance.clone(), i)).collect();
         for instance in stored.values_mut() {
             assert_eq!(std::mem::take(&mut instance.node), NODE);
         }
@@ -636,10 +682,15 @@ impl World {
 
         let distinct: BTreeSet<_> = self.store.log.iter().collect();
         assert_eq!(distinct.len(), self.store.log.len(), "an event was stored twice");
-        assert_eq!(self.agent.events_dropped(), 0);
         let boot = format!("boot-{}", self.boot);
-        let mine: Vec<u64> = self.store.log.iter().filter(|(b, _)| *b == boot).map(|(_, sequence)| *sequence).collect();
-        assert_eq!(mine, (1..=self.raised).collect::<Vec<_>>(), "the events of this boot, in order");
+        let mine: Vec<u64> =
+            self.store.log.iter().filter(|(b, _)| *b == boot).map(|(_, sequence)| *sequence).collect();
+        assert!(mine.is_sorted(), "events out of order");
+        assert_eq!(mine.last().copied().unwrap_or(0), self.raised, "the newest event is stored");
+        if self.agent.events_dropped() == 0 {
+            assert_eq!(mine.len() as u64, self.raised, "all events of this boot are stored");
+        }
+        assert!(self.raised - mine.len() as u64 <= self.store.events.dropped, "dropped events are counted");
     }
 
     pub(crate) fn seconds_until_a_dead_link_is_seen(&mut self) -> (f64, f64) {
