@@ -384,8 +384,7 @@ async fn services_of_an_app_find_each_other_by_name_and_ports_answer() {
         code => Err(format!("exit code {code}")),
     })
     .await;
-    let url = format!("http://127.0.0.1:{port}/");
-    let answer = tokio::task::spawn_blocking(move || http_get(&url)).await.unwrap().expect("it answers");
+    let answer = http_get(&format!("127.0.0.1:{port}"), "/").await.expect("it answers");
     assert_eq!((answer.status, answer.text().trim()), (200, "hello"));
     assert_eq!(world.listed("networks").len(), 1);
 }
@@ -404,11 +403,11 @@ async fn the_machines_network_is_the_machines() {
 async fn an_image_says_how_it_is() {
     let Some(world) = World::new("health") else { return };
     let base = world.docker.create_container(&serde_json::json!({"Image": BUSYBOX_IMAGE})).unwrap();
-    let tag = format!("{}", std::process::id());
-    let change = "HEALTHCHECK%20--interval=1s%20CMD%20test%20-e%20/tmp/well";
-    world.post(&format!("/commit?container={base}&repo=skerry-test/health&tag={tag}&changes={change}"));
+    let files = world.docker.request("GET", &format!("/containers/{base}/export"), &[]).unwrap().body;
     world.docker.request("DELETE", &format!("/containers/{base}"), &[]).unwrap();
-    let image = format!("skerry-test/health:{tag}");
+    let image = format!("skerry-test/health:{}", std::process::id());
+    let changes = ["ENV PATH=/bin", "HEALTHCHECK --interval=1s CMD test -e /tmp/well"];
+    world.docker.import(&image, &files, &changes).expect("an image with a health check is made");
     let relying = |image: &str| {
         let image = image.to_owned();
         spec("web", Container { image, ..shell(&format!("touch /tmp/well; {IDLE}")) }, |service| {
