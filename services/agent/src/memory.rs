@@ -167,6 +167,12 @@ impl Memory {
         wait
     }
 
+    /// The agent itself acts on it: whatever is seen next came of that.
+    pub(crate) fn acts(&mut self, busy: Busy, now: MonoTime) {
+        self.looked = true;
+        self.busy = Some((busy, now));
+    }
+
     /// An attempt (to run `fingerprint`; none: to remove it) failed. Answers whether that is news.
     pub(crate) fn failed(
         &mut self,
@@ -329,6 +335,14 @@ mod tests {
         memory.look(Some(&exited(137, 5)), Some(&POLICY), at(1), 0.0);
         assert_eq!(memory.waits(Some("f"), at(1)), None);
         assert_eq!(memory.ended.unwrap().code, Some(137));
+    }
+
+    #[test]
+    fn what_the_agent_started_itself_and_ends_before_the_first_look_waits_like_any_other() {
+        let mut memory = Memory::default();
+        memory.acts(Busy::Starting, at(1));
+        memory.look(Some(&exited(1, 2)), Some(&POLICY), at(2), 0.0);
+        assert_eq!(memory.waits(Some("f"), at(2)).unwrap().until, at(3));
     }
 
     #[test]

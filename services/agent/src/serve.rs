@@ -143,6 +143,18 @@ mod tests {
     }
 
     #[test]
+    fn the_agent_can_be_hosted_on_any_runtime() {
+        fn is_send<T: Send>(_: &T) {}
+        let config = Config {
+            gateways: Vec::new(),
+            node: NodeRef::parse("projects/default/nodes/n1").unwrap(),
+            data_dir: PathBuf::new(),
+            docker: DockerAccess::Off,
+        };
+        is_send(&serve(config, CancellationToken::new()));
+    }
+
+    #[test]
     fn each_start_has_another_boot_id() {
         let (one, two) = (boot_id().unwrap(), boot_id().unwrap());
         assert_eq!((one.len(), one == two), (32, false));

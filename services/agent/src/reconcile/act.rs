@@ -162,7 +162,7 @@ impl Reconciler {
             Act::Restart => Busy::Starting,
             Act::Remove => Busy::Stopping,
         };
-        memory.busy = Some((busy, now));
+        memory.acts(busy, now);
         tracing::debug!(instance = %action.instance, act = ?action.act, runtime = action.runtime.as_str(), "acting");
         let fingerprint = spec.as_ref().map(|spec| spec.fingerprint.clone());
         let job = Job {
@@ -224,8 +224,8 @@ impl Reconciler {
             }
             Some(Err(error)) => {
                 let news = memory.failed(running.fingerprint, error.clone(), now, random_unit());
+                tracing::debug!(%instance, reason = error.reason, message = %error.message, "failed");
                 if news {
-                    tracing::warn!(%instance, reason = error.reason, message = %error.message, "failed");
                     self.tell_failure(&instance, &error);
                 }
             }

@@ -22,6 +22,7 @@ struct Told {
     statuses: BTreeMap<String, pb::InstanceStatus>,
     events: Vec<pb::Event>,
     looked: bool,
+    messages: usize,
 }
 
 struct Bench {
@@ -58,6 +59,7 @@ impl Bench {
             async move {
                 while let Some(local) = local_out.recv().await {
                     let mut told = told.lock().unwrap();
+                    told.messages += 1;
                     match local {
                         Local::Instance(status) => {
                             assert!(status.ready || !status.reason.is_empty(), "{status:?}");
@@ -183,8 +185,14 @@ async fn a_new_agent_takes_over_what_runs() {
         let calls = docker.state().calls.len();
         let bench = Bench::over(docker, process, Arc::new(wanted));
         bench.until("it is told", |b| b.ready(WEB) && b.told.lock().unwrap().looked).await;
-        tokio::time::sleep(SOON).await;
+        let messages = bench.told.lock().unwrap().messages;
+        tokio::time::sleep(Duration::from_secs(3600)).await;
         assert_eq!(bench.calls().len(), calls, "nothing was done to it");
+        assert_eq!(
+            bench.told.lock().unwrap().messages,
+            messages,
+            "and nothing is said while nothing happens"
+        );
         bench.end().await;
     })
     .await;
