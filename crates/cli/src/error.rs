@@ -29,10 +29,12 @@ pub(crate) enum CliError {
     NotFound(String),
     /// A server said no.
     Refused(Box<Refusal>),
-    /// No server there, or none that answers.
+    /// No server there, or none that can answer now.
     Unreachable {
         /// Where it should be.
         address: String,
+        /// How it failed.
+        how: Away,
         /// What happened.
         detail: String,
     },
@@ -48,6 +50,17 @@ pub(crate) enum CliError {
     BrokenPipe,
 }
 
+/// How a server is away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Away {
+    /// Nobody answers at its address.
+    Absent,
+    /// It was reached and did not answer in time.
+    Silent,
+    /// It says itself that it cannot now, for example because its store is away.
+    Unavailable,
+}
+
 /// A server's refusal.
 #[derive(Debug)]
 pub(crate) struct Refusal {
@@ -61,10 +74,18 @@ pub(crate) struct Refusal {
 impl CliError {
     /// From a call's status. `address` is where it went.
     pub(crate) fn of_status(status: &Status, address: &str) -> Self {
-        if is_transport_failure(status) || status.code() == Code::DeadlineExceeded {
-            return Self::Unreachable { address: address.to_owned(), detail: root_cause(status) };
-        }
         let fault = fault_of(status);
+        let away = match status.code() {
+            Code::DeadlineExceeded => Some(Away::Silent),
+            // What our servers say themselves has a reason; a broken connection has none.
+            Code::Unavailable if fault.metadata.contains_key("reason") => Some(Away::Unavailable),
+            _ if is_transport_failure(status) => Some(Away::Absent),
+            _ => None,
+        };
+        if let Some(how) = away {
+            let detail = if how == Away::Unavailable { fault.message } else { root_cause(status) };
+            return Self::Unreachable { address: address.to_owned(), how, detail };
+        }
         let reason = fault.metadata.get("reason").map_or(fault.reason, String::as_str);
         if status.code() == Code::NotFound {
             return Self::NotFound(fault.message);
@@ -82,7 +103,7 @@ impl CliError {
     pub(crate) fn of_connect(error: ConnectError) -> Self {
         match error {
             ConnectError::Unreachable { address, source } => {
-                Self::Unreachable { address, detail: innermost(&source) }
+                Self::Unreachable { address, how: Away::Absent, detail: innermost(&source) }
             }
             error @ ConnectError::Address { .. } => Self::Usage(error.to_string()),
         }
@@ -137,10 +158,14 @@ impl CliError {
                 lines.join("\n") + "\n"
             }
             Self::Refused(refusal) => refusal.text(),
-            Self::Unreachable { address, detail } => {
-                format!(
-                    "error: cannot reach {address}: {detail}\n  is `skerry up` running? --server or SKERRY_SERVER says where to look\n"
-                )
+            Self::Unreachable { address, how: Away::Absent, detail } => format!(
+                "error: cannot reach {address}: {detail}\n  is `skerry up` running? --server or SKERRY_SERVER says where to look\n"
+            ),
+            Self::Unreachable { address, how: Away::Silent, .. } => format!(
+                "error: {address} did not answer in time\n  it may have done what was asked: the command can be run again\n"
+            ),
+            Self::Unreachable { address, how: Away::Unavailable, detail } => {
+                format!("error: {address} cannot do this now: {detail}\n")
             }
             Self::Said(_) | Self::Interrupted | Self::BrokenPipe => return None,
         })
@@ -251,12 +276,24 @@ mod tests {
     fn an_absent_server_is_named_with_what_to_start() {
         let error = CliError::Unreachable {
             address: "http://127.0.0.1:7770".into(),
+            how: Away::Absent,
             detail: "Connection refused".into(),
         };
         assert_eq!(
             error.text().expect("printed"),
             "error: cannot reach http://127.0.0.1:7770: Connection refused\n  is `skerry up` running? --server or SKERRY_SERVER says where to look\n"
         );
+    }
+
+    #[test]
+    fn a_server_that_is_there_is_not_said_to_be_absent() {
+        let text = |status: &Status| CliError::of_status(status, "http://x").text().expect("printed");
+        let fault = status_of(&Fault::unavailable("the store does not answer"));
+        assert_eq!(text(&fault), "error: http://x cannot do this now: the store does not answer\n");
+        assert!(
+            text(&Status::deadline_exceeded("x")).starts_with("error: http://x did not answer in time\n")
+        );
+        assert!(text(&Status::unavailable("connection reset")).starts_with("error: cannot reach http://x"));
     }
 
     #[test]

@@ -60,8 +60,6 @@ async fn execute(global: &GlobalArgs, command: &ClientCommand) -> Result<(), Cli
 }
 
 fn finish(error: &CliError) -> ExitCode {
-    if let Some(text) = error.text() {
-        eprint!("{text}");
-    }
+    print::complain(error);
     error.exit_code()
 }

@@ -46,13 +46,18 @@ impl Printer {
 /// Says on stderr what went wrong and that the command goes on.
 pub(crate) fn complain(error: &CliError) {
     if let Some(text) = error.text() {
-        eprint!("{text}");
+        to_stderr(&text);
     }
 }
 
 /// Tells something on stderr that is not a result.
 pub(crate) fn note(message: &str) {
-    eprintln!("{message}");
+    to_stderr(&format!("{message}\n"));
+}
+
+/// Nobody is told that stderr is gone: there is nobody to tell.
+fn to_stderr(text: &str) {
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
 #[cfg(test)]

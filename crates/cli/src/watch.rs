@@ -66,12 +66,13 @@ pub(crate) async fn follow(
     let (listing, mut version) = client.list(query).await?;
     show(tracker.replace(listing))?;
     let mut failures = 0;
+    let mut lost = Lost::default();
     loop {
         let ended = if matches!(query.kind, Type::Instance | Type::Revision) {
             tokio::time::sleep(POLL).await;
             End::Relist
         } else {
-            stream(client, query, &mut version, &mut tracker, &mut failures, &mut show).await?
+            stream(client, query, &mut version, &mut tracker, &mut failures, &mut lost, &mut show).await?
         };
         match ended {
             End::Resume => tokio::time::sleep(jittered(failures)).await,
@@ -79,15 +80,14 @@ pub(crate) async fn follow(
                 Ok((listing, at)) => {
                     version = at;
                     failures = 0;
+                    lost.over();
                     let changes = tracker.replace(listing);
                     if !changes.is_empty() {
                         show(changes)?;
                     }
                 }
-                Err(CliError::Unreachable { address, detail }) => {
-                    if failures == 0 {
-                        note(&format!("lost {address}: {detail}; trying again"));
-                    }
+                Err(CliError::Unreachable { .. }) => {
+                    lost.say();
                     tokio::time::sleep(jittered(failures)).await;
                 }
                 Err(error) => return Err(error),
@@ -129,6 +129,7 @@ pub(crate) async fn follow_events(
 ) -> Result<(), CliError> {
     let mut seen = Seen::default();
     let mut failures = 0;
+    let mut lost = Lost::default();
     let mut connected_once = false;
     loop {
         match client.changes(query, "").await {
@@ -139,6 +140,7 @@ pub(crate) async fn follow_events(
                     match events.next().await {
                         Ok(Some(change)) => {
                             failures = 0;
+                            lost.over();
                             let news: Vec<_> =
                                 change.item.into_iter().filter(|(_, event)| seen.is_new(event)).collect();
                             if !news.is_empty() {
@@ -154,14 +156,30 @@ pub(crate) async fn follow_events(
                 }
             }
             Err(error) if error.is_unreachable() && connected_once => {
-                if failures == 0 {
-                    note("lost the server; trying again");
-                }
+                lost.say();
             }
             Err(error) => return Err(error.into()),
         }
         tokio::time::sleep(jittered(failures)).await;
         failures = failures.saturating_add(1);
+    }
+}
+
+/// Says once that the server is away, until it is back.
+#[derive(Debug, Default)]
+struct Lost {
+    said: bool,
+}
+
+impl Lost {
+    fn say(&mut self) {
+        if !std::mem::replace(&mut self.said, true) {
+            note("lost the server; trying again");
+        }
+    }
+
+    fn over(&mut self) {
+        self.said = false;
     }
 }
 
@@ -179,15 +197,14 @@ async fn stream(
     version: &mut String,
     tracker: &mut Tracker,
     failures: &mut u32,
+    lost: &mut Lost,
     show: &mut impl FnMut(Vec<(ChangeKind, Item)>) -> Result<(), CliError>,
 ) -> Result<End, CliError> {
     let mut changes = match client.changes(query, version).await {
         Ok(changes) => changes,
         Err(error) if error.code() == Some(Code::OutOfRange) => return Ok(End::Relist),
         Err(error) if error.is_unreachable() => {
-            if *failures == 0 {
-                note("lost the server; trying again");
-            }
+            lost.say();
             return Ok(End::Resume);
         }
         Err(error) => return Err(error.into()),
@@ -201,6 +218,7 @@ async fn stream(
             Ok(Err(status)) => return Err(CliError::of_status(&status, "the server")),
         };
         *failures = 0;
+        lost.over();
         if !change.resource_version.is_empty() {
             *version = change.resource_version;
         }

@@ -96,13 +96,19 @@ pub(crate) async fn run(args: UpArgs, project: Option<String>, shutdown: Shutdow
         ended = announce_and_wait(&settings, address, start, agent.is_some()) => ended,
         ended = services.ended() => ended.context("the services ended"),
         ended = Agent::ended(&mut agent) => ended.context("the agent ended"),
-        () = shutdown.wait() => Ok(()),
+        () = shutdown.wait() => {
+            say(&["stopping; Ctrl-C once more stops at once".to_owned()]);
+            Ok(())
+        }
     };
     if let Some(agent) = agent {
         agent.stop().await;
     }
     services.stop().await;
     storage.close().await;
+    if ended.is_ok() {
+        say(&["stopped; what ran runs on".to_owned()]);
+    }
     ended
 }
 

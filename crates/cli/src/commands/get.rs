@@ -1,5 +1,7 @@
 //! `get`: resources as tables, JSON, YAML or names, once or as they change.
 
+use skerry_model::Selector;
+
 use super::Several;
 use crate::args::{Format, GetArgs};
 use crate::client::Client;
@@ -19,7 +21,7 @@ pub(crate) async fn run(client: &Client, args: &GetArgs, printer: &mut Printer) 
         Asked::Listing(query) => {
             let (items, _) = client.list(&query).await?;
             if items.is_empty() && matches!(args.output, Format::Table | Format::Wide) {
-                note(&render::nothing(query.kind, client.project().as_str()));
+                note(&render::nothing(&query, client.project().as_str()));
                 return Ok(());
             }
             show(&items, query.kind, style, false, printer)
@@ -55,6 +57,9 @@ impl Asked {
         }
         if args.node.is_some() && kind != Type::Instance {
             return Err(CliError::Usage("--node selects among instances".into()));
+        }
+        if let Some(selector) = &args.selector {
+            Selector::parse(selector).map_err(|error| CliError::Usage(error.to_string()))?;
         }
         let mut query = Query::all(kind);
         query.selector = args.selector.clone().unwrap_or_default();
@@ -160,7 +165,7 @@ pub(super) async fn watch(
     style: Style,
     printer: &mut Printer,
 ) -> Result<(), CliError> {
-    let mut table = new_table(query.kind, style, printer);
+    let mut table = new_table(query.kind, style, printer).at_least(rows::usual_widths(query.kind));
     let wide = style.format == Format::Wide;
     let show = |changes: Vec<(ChangeKind, Item)>| {
         let wanted = changes.into_iter().filter(|(_, item)| among(item));

@@ -46,6 +46,7 @@ impl Several {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Away;
 
     #[test]
     fn the_first_error_decides_and_the_rest_is_still_done() {
@@ -56,7 +57,7 @@ mod tests {
         let Err(CliError::Said(first)) = several.finish() else { panic!("an error") };
         assert!(matches!(*first, CliError::NotFound(_)));
         assert!(Several::default().finish().is_ok());
-        let away = CliError::Unreachable { address: String::new(), detail: String::new() };
+        let away = CliError::Unreachable { address: String::new(), how: Away::Absent, detail: String::new() };
         assert!(Several::default().take(Err(away)).is_err());
     }
 }

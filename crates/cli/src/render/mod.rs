@@ -8,8 +8,8 @@ pub(crate) mod time;
 use skerry_manifest::output;
 
 use crate::args::Format;
-use crate::item::{ChangeKind, Item};
-use crate::target::{Target, Type};
+use crate::item::{ChangeKind, Item, Query};
+use crate::target::Target;
 
 /// Items in a format that is no table. `single`: one item was asked for by name, so no `List` around it.
 pub(crate) fn items(items: &[Item], format: Format, single: bool) -> String {
@@ -46,8 +46,14 @@ pub(crate) fn change(kind: ChangeKind, item: &Item, format: Format, with_kind: b
 }
 
 /// What is said when there is nothing to show.
-pub(crate) fn nothing(kind: Type, project: &str) -> String {
-    format!("no {} in project {project}", kind.plural())
+pub(crate) fn nothing(query: &Query, project: &str) -> String {
+    let narrowed = !query.selector.is_empty() || query.node.is_some() || query.below.is_some();
+    let what = query.kind.plural();
+    if narrowed {
+        format!("no {what} in project {project} that match")
+    } else {
+        format!("no {what} in project {project}")
+    }
 }
 
 #[cfg(test)]

@@ -31,6 +31,17 @@ pub(crate) fn headers(kind: Type, wide: bool) -> Vec<&'static str> {
     narrow.iter().chain(more.iter().filter(|_| wide)).copied().collect()
 }
 
+/// How wide the columns of a type usually are, for rows that come one at a time.
+pub(crate) fn usual_widths(kind: Type) -> &'static [usize] {
+    match kind {
+        Type::Node => &[12, 16],
+        Type::App => &[12, 0, 0, 28, HASH_DIGITS],
+        Type::Instance => &[24, 12, 9, 0, 0, 20],
+        Type::Event => &[20, 0, 18, 28],
+        Type::Config | Type::Revision => &[12],
+    }
+}
+
 /// The cells of an item, for the columns of its type.
 pub(crate) fn cells(item: &Item, wide: bool, now: i64) -> Vec<String> {
     let (mut narrow, more) = match item {

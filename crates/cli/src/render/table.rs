@@ -24,6 +24,15 @@ impl Table {
         Self { headers: headers.to_vec(), widths, terminal, header_due: with_headers }
     }
 
+    /// Makes columns at least so wide: for rows that come one at a time.
+    #[must_use]
+    pub(crate) fn at_least(mut self, widths: &[usize]) -> Self {
+        for (width, least) in self.widths.iter_mut().zip(widths) {
+            *width = (*width).max(*least);
+        }
+        self
+    }
+
     /// The next rows as text, with the column names before the first.
     pub(crate) fn rows(&mut self, rows: &[Vec<String>]) -> String {
         for row in rows {
@@ -96,6 +105,13 @@ mod tests {
         let text = table.rows(&[row(&["a", "Ready"]), row(&["longer", ""])]);
         assert_eq!(text, "NAME     STATUS\na        Ready\nlonger\n");
         assert_eq!(table.rows(&[row(&["b", "Ready"])]), "b        Ready\n");
+    }
+
+    #[test]
+    fn rows_that_come_one_at_a_time_may_have_room() {
+        let mut table = Table::new(&["A", "B"], None, true).at_least(&[4]);
+        assert_eq!(table.rows(&[row(&["x", "y"])]), "A      B\nx      y\n");
+        assert_eq!(table.rows(&[row(&["long", "y"])]), "long   y\n");
     }
 
     #[test]
