@@ -6,6 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 /// Flags of every client command.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Client options")]
 pub struct GlobalArgs {
     /// Where Skerry answers
     #[arg(
@@ -25,7 +26,7 @@ pub struct GlobalArgs {
     #[arg(long, global = true, env = "SKERRY_SCHEDULER", value_name = "URL", hide_short_help = true)]
     pub scheduler: Option<String>,
 
-    /// Project to work in [env: SKERRY_PROJECT] [default: default]
+    /// Project to work in; with up, that of this machine's node [env: SKERRY_PROJECT] [default: default]
     #[arg(long, short, global = true, value_name = "NAME")]
     pub project: Option<String>,
 
@@ -66,8 +67,8 @@ Types: nodes (no, node), apps (app), configs (cfg, config), instances (inst, ins
 /// `apply`
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
-Configs come before apps. All manifests are checked before the first is sent; after that an error does not keep the others
-back. Applying again what is there changes nothing.
+Configs come before apps. All manifests are checked before the first is sent; after that an error
+does not keep the others back. Applying again what is there changes nothing.
 
 Examples:
   skerry apply -f app.yaml
@@ -123,8 +124,9 @@ pub enum Format {
 #[derive(Debug, Clone, Args)]
 #[command(after_help = format!("{TYPES_HELP}
 
-Instances are named <app>/<service>/<cluster>/<ordinal>; a part from the left shows all below it. Revisions need their app.
-With --watch, -o json prints one object a line. Instances and revisions are watched by asking again each second.
+Instances are named <app>/<service>/<cluster>/<ordinal>; a part from the left shows all below it.
+Revisions need their app. With --watch, -o json prints one object a line. Instances and revisions
+are watched by asking again each second.
 
 Examples:
   skerry get nodes -l site=oslo,!old
@@ -229,7 +231,8 @@ pub struct EventsArgs {
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 States:
-  healthy               apps: every instance runs the current revision and is ready; nodes: connected and ready
+  healthy               apps: every instance runs the current revision and is ready;
+                        nodes: connected and ready
   connected             nodes: the agent is connected (a node that is not there yet is waited for)
   deleted               it is gone
   condition=TYPE        a condition of it is True; condition=TYPE=False for another value

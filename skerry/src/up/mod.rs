@@ -22,8 +22,8 @@ use settings::Settings;
 /// `up`
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "\
-The same data directory continues where it was. Ctrl-C stops in order, a second one at once; apps that run keep running and are
-found again.
+The same data directory continues where it was. Ctrl-C stops in order, a second one at once;
+apps that run keep running and are found again. Only warnings are logged unless --log says more.
 
 Examples:
   skerry up
