@@ -114,7 +114,7 @@ impl ProcessRuntime {
     }
 
     /// Forgets the slot of a removed instance, unless another call waits for it.
-    fn release(&self, claim: Claim) {
+    fn release(&self, claim: &Claim) {
         let mut slots = lock(&self.slots);
         // One in the map, one in the claim.
         if slots.get(&claim.name).is_some_and(|slot| Arc::strong_count(slot) <= 2) {
@@ -280,7 +280,7 @@ impl Runtime for ProcessRuntime {
         let mut claim = self.claim(instance).await;
         for _ in 0..ROUNDS_MAX {
             let Some(view) = self.view(&dir).await? else {
-                self.release(claim);
+                self.release(&claim);
                 return Ok(());
             };
             // A shim on its way up has a program in a moment, which is asked first.

@@ -127,14 +127,13 @@ impl Policy {
 /// Asks the processes to end, and kills those that have not in the grace time.
 async fn end(claim: &mut Claim, policy: &Policy, processes: &[ProcessHandle]) -> Result<(), RuntimeError> {
     let Some(first) = processes.first() else { return Ok(()) };
-    let asked_at = match claim.asked(first.id()) {
-        Some(at) => at,
-        None => {
-            for process in processes {
-                signal(process, policy.signal)?;
-            }
-            claim.note_asked(first.id(), Instant::now())
+    let asked_at = if let Some(at) = claim.asked(first.id()) {
+        at
+    } else {
+        for process in processes {
+            signal(process, policy.signal)?;
         }
+        claim.note_asked(first.id(), Instant::now())
     };
     let all_gone = || async {
         for process in processes {
