@@ -7,152 +7,20 @@ use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-use skerry_agent::desired::{ConfigContent, InstanceSpec};
+use skerry_agent::desired::ConfigContent;
 use skerry_agent::runtime::docker::DockerRuntime;
-use skerry_agent::runtime::{Observed, Progress, RunState, Runtime, RuntimeDirs, RuntimeError, Wanted};
+use skerry_agent::runtime::{Observed, Progress, RunState, Runtime, RuntimeDirs, Wanted};
 use skerry_model::app::{
-    Amounts, ConfigMount, Container, HealthCheck, Kind, Mount, MountSource, Port, Probe, Program, Protocol,
-    PullPolicy, RestartPolicy, RestartWhen, ServiceSpec, StopPolicy,
+    Amounts, ConfigMount, Container, HealthCheck, Mount, MountSource, Port, Probe, Protocol, PullPolicy,
+    StopPolicy,
 };
-use skerry_model::{ConfigName, ContentHash, InstanceName, ServiceName, VolumeName};
-use skerry_testing::{BUSYBOX_IMAGE, Docker, eventually, free_port, http_get};
-use tempfile::TempDir;
+use skerry_model::{ConfigName, ContentHash, VolumeName};
+use skerry_testing::{BUSYBOX_IMAGE, eventually, free_port, http_get};
 
-/// Runs until it is asked to end, and then ends at once.
-const IDLE: &str = "trap 'exit 0' TERM INT; while :; do sleep 0.05; done";
-const SOON: Duration = Duration::from_secs(20);
+use self::world::{IDLE, SOON, World, idle, idle_with_env, is_running, runtime, shell, spec};
 
-struct World {
-    docker: Docker,
-    runtime: DockerRuntime,
-    owner: String,
-    dir: TempDir,
-}
-
-impl World {
-    /// None: no Docker, and somebody said that this is fine.
-    fn new(test: &str) -> Option<Self> {
-        let docker = Docker::required()?;
-        docker.busybox().expect("the busybox image is made");
-        let dir = tempfile::tempdir().expect("a directory");
-        let owner = format!("test/{test}/{}", std::process::id());
-        let runtime = runtime(&docker, &owner, &dir);
-        Some(Self { docker, runtime, owner, dir })
-    }
-
-    fn label(&self) -> String {
-        format!("skerry.io/managed-by={}", self.owner)
-    }
-
-    fn containers(&self) -> Vec<String> {
-        self.docker.containers(&self.label()).expect("containers are listed")
-    }
-
-    fn inspect(&self, spec: &InstanceSpec) -> Value {
-        self.docker.inspect(&self.runtime.container_name(&spec.name)).expect("the container is there")
-    }
-
-    fn post(&self, path: &str) {
-        let answer = self.docker.request("POST", path, &[]).expect("Docker answers");
-        assert!((200..300).contains(&answer.status), "{path}: {} {}", answer.status, answer.text());
-    }
-
-    async fn ensure(&self, spec: &InstanceSpec) -> Result<(), RuntimeError> {
-        self.runtime.ensure(spec, &|_| ()).await
-    }
-
-    async fn observe(&self, spec: &InstanceSpec) -> Option<Observed> {
-        let observed = self.runtime.observe().await.expect("Docker is observed");
-        observed.into_iter().find(|one| one.instance == spec.name)
-    }
-
-    async fn exec(&self, spec: &InstanceSpec, script: &str) -> i32 {
-        let command = ["sh", "-c", script].map(str::to_owned);
-        self.runtime.exec(&spec.name, &command).await.expect("the command runs")
-    }
-
-    /// What a filter (`label=value`, as Docker's JSON wants it) finds of `networks` or `volumes`.
-    fn listed(&self, what: &str) -> Vec<Value> {
-        let filters = format!("%7B%22label%22:%5B%22{}%22%5D%7D", self.label().replace('/', "%2F"));
-        let answer = self.docker.json("GET", &format!("/{what}?filters={filters}")).expect("a list");
-        let list = if what == "volumes" { &answer["Volumes"] } else { &answer };
-        list.as_array().cloned().unwrap_or_default()
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        self.docker.remove_labelled(&self.label()).expect("containers and networks are removed");
-        for volume in self.listed("volumes") {
-            let name = volume["Name"].as_str().unwrap_or_default();
-            self.docker.request("DELETE", &format!("/volumes/{name}"), &[]).expect("volumes are removed");
-        }
-    }
-}
-
-fn runtime(docker: &Docker, owner: &str, dir: &TempDir) -> DockerRuntime {
-    let dirs = RuntimeDirs { configs: dir.path().join("configs"), instances: dir.path().join("instances") };
-    DockerRuntime::at_socket(docker.socket(), owner, &dirs)
-}
-
-fn shell(script: &str) -> Container {
-    Container {
-        image: BUSYBOX_IMAGE.to_owned(),
-        pull_policy: PullPolicy::IfNotPresent,
-        entrypoint: vec![],
-        command: vec!["sh".into(), "-c".into(), script.into()],
-        ports: vec![],
-        mounts: vec![],
-        host_network: false,
-        hostname: None,
-    }
-}
-
-/// An instance `app/<service>/n1/0`, whose fingerprint is made of all that `change` did.
-fn spec(service: &str, container: Container, change: impl FnOnce(&mut ServiceSpec)) -> InstanceSpec {
-    let mut service = ServiceSpec {
-        name: ServiceName::parse(service).unwrap(),
-        kind: Kind::DaemonSet,
-        program: Program::Container(container),
-        env: BTreeMap::new(),
-        working_directory: None,
-        user: None,
-        configs: vec![],
-        requests: Amounts::default(),
-        limits: Amounts::default(),
-        health_check: None,
-        depends_on: vec![],
-        restart: RestartPolicy {
-            when: RestartWhen::Always,
-            backoff: Duration::from_secs(1),
-            backoff_max: Duration::from_secs(60),
-        },
-        stop: StopPolicy { signal: None, grace_period: Duration::from_secs(5) },
-    };
-    change(&mut service);
-    InstanceSpec {
-        name: InstanceName::parse(&format!("app/{}/n1/0", service.name)).unwrap(),
-        revision: ContentHash::of(b"revision"),
-        fingerprint: ContentHash::of(format!("{service:?}").as_bytes()).to_string(),
-        service: Arc::new(service),
-        configs: BTreeMap::new(),
-    }
-}
-
-fn idle(service: &str) -> InstanceSpec {
-    spec(service, shell(IDLE), |_| ())
-}
-
-fn idle_with_env(value: &str) -> InstanceSpec {
-    spec("web", shell(IDLE), |service| {
-        service.env.insert("VALUE".into(), value.into());
-    })
-}
-
-fn is_running(observed: Option<&Observed>) -> bool {
-    matches!(observed, Some(Observed { state: RunState::Running { .. }, .. }))
-}
+#[path = "docker_runtime/world.rs"]
+mod world;
 
 #[tokio::test]
 async fn every_field_reaches_docker() {

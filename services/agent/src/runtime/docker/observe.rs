@@ -30,7 +30,7 @@ const INSPECT_DEADLINE: Duration = Duration::from_secs(5);
 const INSPECTIONS_AT_ONCE: usize = 8;
 
 /// What an inspection said, and of which state.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Detail {
     state: Option<State>,
     code: Option<i32>,
@@ -75,7 +75,7 @@ impl Observer {
         let observed: Vec<Observed> = listed
             .iter()
             .filter_map(|one| {
-                observed(one, one.id.as_ref().and_then(|id| details.get(id)).cloned().unwrap_or_default())
+                observed(one, one.id.as_ref().and_then(|id| details.get(id)).copied().unwrap_or_default())
             })
             .collect();
         *lock(&self.ids) =
@@ -262,7 +262,7 @@ mod tests {
             out_of_memory: true,
             ..Detail::default()
         };
-        let see = |state, status| observed(&summary(state, status), detail.clone()).unwrap();
+        let see = |state, status| observed(&summary(state, status), detail).unwrap();
         let up = see(State::RUNNING, "Up 5 minutes");
         assert_eq!(up.state, RunState::Running { since: at(2000) });
         assert_eq!((up.address, up.image_health), (Some("172.18.0.2".parse().unwrap()), None));
