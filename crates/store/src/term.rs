@@ -141,11 +141,20 @@ pub(crate) async fn settle(
             (Some(term), stored) => {
                 let meta = pb::StoreMeta { term, cluster_id: header.cluster_id };
                 let Some(revision) =
-                    write(client, &meta, stored.map_or(0, |stored| stored.mod_revision)).await?
+                    write(client, &meta, stored.as_ref().map_or(0, |stored| stored.mod_revision)).await?
                 else {
                     continue;
                 };
-                tracing::warn!(term, cluster_id = header.cluster_id, ?evidence, "the store's term begins");
+                if term == 1 && stored.is_none() {
+                    tracing::info!(cluster_id = header.cluster_id, "a new store");
+                } else {
+                    tracing::warn!(
+                        term,
+                        cluster_id = header.cluster_id,
+                        ?evidence,
+                        "the store is another or an older one: a new term begins"
+                    );
+                }
                 (term, revision)
             }
         };

@@ -163,7 +163,8 @@ async fn labels_decide_where_an_app_goes_and_what_cannot_run_says_why() -> Resul
     label(&stack, "n1", "oslo").await?;
     stack.wait_ready("web", 1).await;
     assert!(stack.instances("web").await?[0].node.ends_with("/n1"));
-    let listed = stack.nodes().await?.list_nodes(ListNodesRequest {
+    let mut nodes = stack.nodes().await?;
+    let listed = nodes.list_nodes(ListNodesRequest {
         parent: "projects/default".into(),
         label_selector: "site in (oslo),!none".into(),
         ..Default::default()

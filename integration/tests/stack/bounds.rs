@@ -19,8 +19,8 @@ async fn refusal(stack: &Stack, name: &str, spec: AppSpec) -> Result<Status> {
 }
 
 fn fields(status: &Status) -> Vec<String> {
-    let request = status.get_details_bad_request().unwrap_or_default();
-    request.field_violations.into_iter().map(|violation| violation.field).collect()
+    let request = status.get_details_bad_request().map(|request| request.field_violations).unwrap_or_default();
+    request.into_iter().map(|violation| violation.field).collect()
 }
 
 #[tokio::test]

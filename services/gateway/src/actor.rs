@@ -16,6 +16,7 @@ use skerry_rpc::Peer;
 use skerry_sync::{Ending, GatewaySession, OpenFailure, SessionConfig, SessionEffect, SessionEvent, Version};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use crate::Shared;
@@ -77,6 +78,8 @@ pub(crate) struct Actor {
     node: Option<NodeRef>,
     current: Option<Box<Current>>,
     ending: Option<Ending>,
+    /// Fires when the agent's half of the stream ends: what it said before may be old, and must not supersede anybody.
+    gone: CancellationToken,
 }
 
 impl Actor {
@@ -103,6 +106,7 @@ impl Actor {
             node: None,
             current: None,
             ending: None,
+            gone: CancellationToken::new(),
         }
     }
 
@@ -157,11 +161,13 @@ impl Actor {
             Ok(Some(frame)) => self.feed(SessionEvent::Frame(frame)).await,
             Ok(None) => {
                 self.inbound = None;
+                self.gone.cancel();
                 self.feed(SessionEvent::StreamClosed).await;
             }
             Err(status) => {
                 tracing::debug!(node = self.node.as_ref().map(tracing::field::display), %status, "a stream broke");
                 self.inbound = None;
+                self.gone.cancel();
                 self.feed(SessionEvent::StreamClosed).await;
             }
         }
@@ -199,9 +205,9 @@ impl Actor {
         // Before the store is read: what changes after that wakes us.
         self.alive.follow(&node);
         self.node = Some(node.clone());
-        let (shared, peer) = (Arc::clone(&self.shared), self.peer.clone());
+        let (shared, peer, gone) = (Arc::clone(&self.shared), self.peer.clone(), self.gone.clone());
         self.doing.push(Box::pin(async move {
-            Done::Opened(open(&shared, &peer, &node, &hello).await.map(Box::new))
+            Done::Opened(open(&shared, &peer, &node, &hello, &gone).await.map(Box::new))
         }));
     }
 

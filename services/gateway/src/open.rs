@@ -9,6 +9,7 @@ use skerry_rpc::Peer;
 use skerry_store::{Committed, Key, ReadError, StoreVersion, TermError, Txn, TxnError, Versioned};
 use skerry_sync::{Assignment, OpenFailure, Opened, Version, merge};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::Shared;
 use crate::clock::jitter;
@@ -26,12 +27,14 @@ pub(crate) struct Session {
     pub(crate) record: stored::SessionRecord,
 }
 
-/// Puts the session of `hello` into the store.
+/// Puts the session of `hello` into the store, unless the agent is `gone` by then: a gateway that stood still finds hellos whose agents have
+/// long opened a session elsewhere.
 pub(crate) async fn open(
     shared: &Shared,
     peer: &Peer,
     node: &NodeRef,
     hello: &Hello,
+    gone: &CancellationToken,
 ) -> Result<Session, OpenFailure> {
     admit_peer(peer, node)?;
     if shared.live.len() > shared.config.sessions_max {
@@ -43,7 +46,7 @@ pub(crate) async fn open(
     }
     let opening = async {
         for _ in 0..ATTEMPTS_MAX {
-            match attempt(shared, node, hello).await? {
+            match attempt(shared, node, hello, gone).await? {
                 Some(session) => return Ok(session),
                 None => tokio::time::sleep(jitter(Duration::from_millis(20))).await,
             }
@@ -64,7 +67,12 @@ fn admit_peer(peer: &Peer, node: &NodeRef) -> Result<(), OpenFailure> {
 }
 
 /// One try; nothing where somebody else came in between.
-async fn attempt(shared: &Shared, node: &NodeRef, hello: &Hello) -> Result<Option<Session>, OpenFailure> {
+async fn attempt(
+    shared: &Shared,
+    node: &NodeRef,
+    hello: &Hello,
+    gone: &CancellationToken,
+) -> Result<Option<Session>, OpenFailure> {
     let store = &shared.store;
     let node_key = Key::<stored::NodeRecord>::of(node);
     let session_key = Key::<stored::SessionRecord>::of(node);
@@ -111,6 +119,9 @@ async fn attempt(shared: &Shared, node: &NodeRef, hello: &Hello) -> Result<Optio
         }
         None => return Err(OpenFailure::UnknownNode(format!("{node} is not registered"))),
     };
+    if gone.is_cancelled() {
+        return Err(OpenFailure::Unavailable("the agent has gone".to_owned()));
+    }
     let Committed { revision, .. } = match store.commit(txn).await {
         Ok(committed) => committed,
         // Of a try whose answer was lost the record says whether it happened; a second one takes over from it.

@@ -26,7 +26,7 @@ const LAUNCH: &str = "launch";
 const SHIM: &str = "shim";
 const EXIT: &str = "exit";
 
-/// The search path where a spec names none.
+/// The search path where neither the spec nor the agent's environment names one.
 const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The program's own directory.

@@ -49,6 +49,10 @@ pub(super) fn launch_of(spec: &InstanceSpec, config: &Config, boot: &str) -> Res
     let process = process_of(spec)?;
     let mut env: Vec<_> =
         spec.service.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+    // Programs are looked up where the agent's are; nothing else of its environment is handed on.
+    if let (false, Ok(path)) = (spec.service.env.contains_key("PATH"), std::env::var("PATH")) {
+        env.push(("PATH".to_owned(), path));
+    }
     let mut ours = |name: &str, value: String| env.push((name.to_owned(), value));
     ours("SKERRY_INSTANCE", spec.name.to_string());
     ours("SKERRY_APP", spec.name.app.to_string());
