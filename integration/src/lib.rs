@@ -3,6 +3,7 @@
 //! Nothing here reaches into a process: it starts binaries, calls the API, and looks at the machine.
 
 pub mod apps;
+pub mod sim;
 pub mod stack;
 pub mod witness;
 

@@ -39,7 +39,7 @@ pub enum Failure {
 
 impl Failure {
     /// Whether the same read may succeed soon.
-    pub(crate) fn is_passing(&self) -> bool {
+    pub fn is_passing(&self) -> bool {
         matches!(self, Self::NotSent(_) | Self::Unclear(_) | Self::Overloaded(_))
     }
 }
