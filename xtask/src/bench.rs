@@ -17,6 +17,9 @@ pub(crate) struct Args {
     /// One JSON object a line: name, value, unit, budget, holds
     #[arg(long)]
     json: bool,
+    /// Fewer and shorter rounds, to see that the bench works; its figures say little
+    #[arg(long)]
+    quick: bool,
     /// Passed on to the bench
     #[arg(last = true)]
     rest: Vec<String>,
@@ -38,8 +41,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let mut bench = sh::cargo();
     bench.args(["bench", "--quiet", "--package=skerry-integration", "--bench", name, "--"]);
-    if args.json {
-        bench.arg("--json");
+    for (flag, set) in [("--json", args.json), ("--quick", args.quick)] {
+        if set {
+            bench.arg(flag);
+        }
     }
     sh::run(bench.args(&args.rest))
 }
