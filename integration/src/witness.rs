@@ -6,9 +6,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use skerry_proto::types::v1::ServiceSpec;
+use skerry_testing::eventually;
 use tempfile::TempDir;
 
 use crate::apps::script;
+use crate::stack::PATIENCE;
 
 /// Watches over process instances of one machine.
 #[derive(Debug)]
@@ -71,6 +73,15 @@ impl Witness {
             line.starts_with(b"sleep\x001000000")
         };
         self.starts().into_iter().filter(|start| is_sleep(start.pid)).collect()
+    }
+
+    /// Waits until so many run: an instance counts as running before its script has come to the book.
+    pub async fn wait_running(&self, count: usize) -> Vec<Start> {
+        eventually(&format!("{count} running"), PATIENCE, async || {
+            let running = self.running();
+            if running.len() == count { Ok(running) } else { Err(format!("{running:?}")) }
+        })
+        .await
     }
 
     /// Copies that ran beside another of the same instance: must be empty.

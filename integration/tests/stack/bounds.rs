@@ -19,7 +19,8 @@ async fn refusal(stack: &Stack, name: &str, spec: AppSpec) -> Result<Status> {
 }
 
 fn fields(status: &Status) -> Vec<String> {
-    let request = status.get_details_bad_request().map(|request| request.field_violations).unwrap_or_default();
+    let request =
+        status.get_details_bad_request().map(|request| request.field_violations).unwrap_or_default();
     request.into_iter().map(|violation| violation.field).collect()
 }
 

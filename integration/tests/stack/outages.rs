@@ -114,6 +114,7 @@ async fn a_node_without_a_link_runs_on_starts_again_and_takes_what_changed_in_on
     stack.apply("gone", app([witness.service("a", "v1")])).await?;
     stack.wait_ready("kept", 2).await;
     stack.wait_ready("gone", 1).await;
+    witness.wait_running(3).await;
 
     // The link is cut: nothing stops.
     stack.kill_service("gateway-0")?;
@@ -146,6 +147,7 @@ async fn a_node_without_a_link_runs_on_starts_again_and_takes_what_changed_in_on
     stack.wait_connected("n1").await;
     stack.wait_ready("kept", 2).await;
     stack.wait_ready("new", 1).await;
+    witness.wait_running(3).await;
     eventually("the deleted app is gone", PATIENCE, async || {
         ensure!(running_of(&witness, "gone_").is_empty(), "it still runs");
         Ok(())

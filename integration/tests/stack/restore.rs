@@ -27,6 +27,7 @@ async fn an_older_snapshot_restored_brings_its_state_and_locks_nobody_out() -> R
         stack.apply("web", app([witness.service("a", version)])).await?;
         stack.wait_ready("web", 1).await;
     }
+    witness.wait_running(2).await;
     let steady = pids(&witness, "steady");
 
     stack.etcd.restore(&snapshot).await?;
@@ -68,6 +69,7 @@ async fn an_etcd_that_stalls_past_every_lease_moves_nothing_and_locks_nobody_out
     stack.wait_connected("n2").await;
     stack.apply("web", app([witness.service("a", "v1")])).await?;
     stack.wait_ready("web", 2).await;
+    witness.wait_running(2).await;
     let before = witness.starts();
 
     stack.etcd.pause()?;

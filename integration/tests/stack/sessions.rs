@@ -115,6 +115,7 @@ async fn a_stopped_agent_counts_as_away_at_once_and_what_it_ran_runs_on() -> Res
     stack.wait_connected("n1").await;
     stack.apply("web", app([witness.service("a", "v1")])).await?;
     stack.wait_ready("web", 1).await;
+    witness.wait_running(1).await;
     stack.agent("n1")?.terminate(PATIENCE).await?;
     stack.wait_disconnected("n1").await;
     assert_eq!(witness.running().len(), 1);

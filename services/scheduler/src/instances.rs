@@ -1,5 +1,7 @@
 //! `ListInstances`: every instance that should be, or is.
 
+use std::collections::BTreeSet;
+
 use skerry_model::{AppName, AppRef, Code, Fault, NodeRef, ProjectName};
 use skerry_proto::scheduler::v1::{ListInstancesRequest, ListInstancesResponse};
 use skerry_proto::types::v1::InstanceStatus;
@@ -56,7 +58,7 @@ fn gather(shared: &Shared, name: &ProjectName, app: Option<&AppName>) -> Result<
             None => Ok(Vec::new()),
         };
     };
-    let apps: Vec<&AppName> = match app {
+    let apps: BTreeSet<AppName> = match app {
         Some(app) if !project.apps.contains_key(app) => {
             return Err(Fault::new(
                 Code::NotFound,
@@ -64,11 +66,12 @@ fn gather(shared: &Shared, name: &ProjectName, app: Option<&AppName>) -> Result<
                 format!("{}/apps/{app} does not exist", name.parent()),
             ));
         }
-        Some(app) => vec![app],
-        None => project.apps.keys().collect(),
+        Some(app) => BTreeSet::from([app.clone()]),
+        // With those that are deleted and of which something still runs.
+        None => project.apps.keys().cloned().chain(status::reported_apps(project)).collect(),
     };
     let of = |app: &AppName| {
         status::instances(&world, name, project, app).into_iter().map(|seen| seen.status).collect::<Vec<_>>()
     };
-    Ok(apps.into_iter().flat_map(of).collect())
+    Ok(apps.iter().flat_map(of).collect())
 }

@@ -58,6 +58,13 @@ pub(crate) fn instances(
     seen
 }
 
+/// The apps of which any node reports an instance.
+pub(crate) fn reported_apps(project: &Project) -> impl Iterator<Item = AppName> + '_ {
+    let reported =
+        project.nodes.values().filter_map(|view| view.status.as_ref()).flat_map(|status| &status.instances);
+    reported.filter_map(|instance| Some(InstanceName::parse(&instance.instance).ok()?.app))
+}
+
 fn is_kept(unplaced: &[Unplaced], placed: &Placed) -> bool {
     unplaced.iter().any(|u| u.kept && u.instance == placed.instance)
 }
