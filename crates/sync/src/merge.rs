@@ -207,3 +207,118 @@ pub fn clip_event(event: &mut types::Event) {
     clip(&mut event.source, limits::NAME_BYTES_MAX);
     clip(&mut event.boot_id, limits::REASON_BYTES_MAX);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NODE: &str = "projects/p/nodes/n";
+
+    fn change(report: pb::Report) -> Change {
+        Change { node: NODE.to_owned(), boot_id: "b".to_owned(), report: Some(report), acknowledged: None }
+    }
+
+    fn events(sequences: std::ops::RangeInclusive<u64>) -> pb::Report {
+        let event = |sequence| types::Event { sequence, ..types::Event::default() };
+        pb::Report { events: sequences.map(event).collect(), ..pb::Report::default() }
+    }
+
+    fn instance(name: usize, message: &str) -> types::InstanceStatus {
+        types::InstanceStatus {
+            instance: format!("a/s/n/{name:04}"),
+            message: message.to_owned(),
+            ..types::InstanceStatus::default()
+        }
+    }
+
+    #[test]
+    fn merging_a_report_again_changes_nothing() {
+        let report = pb::Report { instances: vec![instance(1, "x")], ..events(1..=3) };
+        let once = merge(&StatusRecord::default(), &EventsRecord::default(), &change(report.clone()));
+        let (status, events) = (once.status.unwrap(), once.events.unwrap());
+        assert_eq!(merge(&status, &events, &change(report)), Merged::default());
+    }
+
+    #[test]
+    fn a_difference_leaves_what_it_does_not_name_and_a_full_report_does_not() {
+        let stored =
+            StatusRecord { instances: vec![instance(1, ""), instance(2, "")], ..StatusRecord::default() };
+        let names = |status: &StatusRecord| -> Vec<String> {
+            status.instances.iter().map(|i| i.instance.clone()).collect()
+        };
+        let difference = pb::Report {
+            instances: vec![instance(0, "")],
+            removed_instances: vec!["a/s/n/0002".to_owned()],
+            ..pb::Report::default()
+        };
+        let merged = merge(&stored, &EventsRecord::default(), &change(difference)).status.unwrap();
+        assert_eq!(names(&merged), ["a/s/n/0000", "a/s/n/0001"]);
+        let full = pb::Report { full: true, instances: vec![instance(5, "")], ..pb::Report::default() };
+        let merged = merge(&stored, &EventsRecord::default(), &change(full)).status.unwrap();
+        assert_eq!(names(&merged), ["a/s/n/0005"]);
+    }
+
+    #[test]
+    fn a_gap_in_sequences_counts_as_dropped_once() {
+        let first = merge(&StatusRecord::default(), &EventsRecord::default(), &change(events(3..=4)));
+        let first = first.events.unwrap();
+        assert_eq!((first.dropped, first.sequence), (2, 4));
+        let second = merge(&StatusRecord::default(), &first, &change(events(4..=7))).events.unwrap();
+        assert_eq!((second.dropped, second.sequence, second.events.len()), (2, 7, 5));
+    }
+
+    #[test]
+    fn the_ring_keeps_the_newest_64() {
+        let mut record = EventsRecord::default();
+        for start in [1, 60, 120] {
+            let report = events(start..=start + 59);
+            record = merge(&StatusRecord::default(), &record, &change(report)).events.unwrap_or(record);
+        }
+        assert_eq!(record.events.len(), limits::EVENTS_STORED_MAX);
+        assert_eq!(record.events.last().unwrap().sequence, 179);
+    }
+
+    #[test]
+    fn nobody_reports_in_the_name_of_another() {
+        let foreign = types::Event {
+            sequence: 1,
+            source: "projects/p/nodes/other".to_owned(),
+            boot_id: "other".to_owned(),
+            regarding: "projects/q/apps/a".to_owned(),
+            ..types::Event::default()
+        };
+        let mut lie = instance(1, "");
+        lie.node = "projects/p/nodes/other".to_owned();
+        let report = pb::Report { events: vec![foreign], instances: vec![lie], ..pb::Report::default() };
+        let merged = merge(&StatusRecord::default(), &EventsRecord::default(), &change(report));
+        let event = &merged.events.unwrap().events[0];
+        assert_eq!(
+            (event.source.as_str(), event.boot_id.as_str(), event.regarding.as_str()),
+            (NODE, "b", NODE)
+        );
+        assert_eq!(merged.status.unwrap().instances[0].node, NODE);
+    }
+
+    #[test]
+    fn a_status_always_fits_into_the_store() {
+        let long = "€".repeat(2000);
+        let mut instances: Vec<_> = (0..limits::INSTANCES_MAX).map(|name| instance(name, &long)).collect();
+        for instance in &mut instances {
+            instance.runtime_id.clone_from(&long);
+            instance.reason.clone_from(&long);
+        }
+        let report = pb::Report { instances, ..pb::Report::default() };
+        let status =
+            merge(&StatusRecord::default(), &EventsRecord::default(), &change(report)).status.unwrap();
+        assert!(status.encoded_len() <= limits::STATUS_BYTES_MAX);
+        assert_eq!(status.instances.len(), limits::INSTANCES_MAX, "sentences go before instances do");
+    }
+
+    #[test]
+    fn the_digest_is_of_what_was_reported_only() {
+        let status = StatusRecord { instances: vec![instance(1, "")], ..StatusRecord::default() };
+        let acknowledged = StatusRecord { acknowledged_revision: 7, ..status.clone() };
+        assert_eq!(status_digest(&status), status_digest(&acknowledged));
+        assert_ne!(status_digest(&status), status_digest(&StatusRecord::default()));
+    }
+}

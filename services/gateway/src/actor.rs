@@ -45,6 +45,7 @@ const TERM_SPREAD: Duration = Duration::from_secs(3);
 type Doing = Pin<Box<dyn Future<Output = Done> + Send>>;
 
 /// Something that was asked of the store.
+#[allow(clippy::large_enum_variant, reason = "made and taken apart at once")]
 enum Done {
     Opened(Result<Box<Session>, OpenFailure>),
     Event(SessionEvent),

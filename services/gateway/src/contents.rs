@@ -81,12 +81,11 @@ impl Contents {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         match &resource {
             Ok(resource) if was_read => cache.keep(name, bytes(resource)),
-            Ok(_) => {}
             // Nobody else is in the middle of it: they would hold the cell too, and the map the third.
             Err(_) if !cell.initialized() && Arc::strong_count(&cell) <= 2 => {
                 cache.cells.remove(&name);
             }
-            Err(_) => {}
+            Ok(_) | Err(_) => {}
         }
         resource
     }

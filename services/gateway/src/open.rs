@@ -84,7 +84,7 @@ async fn attempt(
         store.get(&status_key),
         store.get(&assignment_key),
     )
-    .map_err(read_failure)?;
+    .map_err(|error: ReadError| OpenFailure::Unavailable(error.to_string()))?;
     if let Some(held) = hello.version {
         check_term(shared, held.into(), assignment.as_ref()).await?;
     }
@@ -178,8 +178,4 @@ async fn check_term(
         ))),
         Err(error) => Err(OpenFailure::Unavailable(error.to_string())),
     }
-}
-
-fn read_failure(error: ReadError) -> OpenFailure {
-    OpenFailure::Unavailable(error.to_string())
 }

@@ -74,6 +74,7 @@ pub enum AgentEvent {
 
 /// What the driver shall do, in order.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant, reason = "short-lived, and most of them are frames")]
 pub enum AgentEffect {
     /// Open the stream now.
     Dial,

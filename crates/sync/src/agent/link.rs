@@ -122,7 +122,7 @@ impl Open {
     pub(super) fn receive(&mut self, part: pb::Update) -> Result<Option<Assembly>, &'static str> {
         let more = part.more;
         let assembly = match self.assembly.take() {
-            Some(assembly) => assembly.add(part)?,
+            Some(assembly) => assembly.append(part)?,
             None if part.nonce <= self.nonce => return Err("the nonce of an Update did not rise"),
             None => {
                 self.nonce = part.nonce;

@@ -151,21 +151,23 @@ impl AgentMachine {
         if let Link::Open(open) = &mut self.link {
             open.heard(now.mono);
         }
+        if !matches!(self.link, Link::Greeting { .. } | Link::Open(_)) {
+            return;
+        }
         match (frame.body, &self.link) {
-            (_, Link::Off | Link::Stopped | Link::Waiting { .. } | Link::Dialing { .. }) => {}
             (Some(Down::Closing(closing)), _) => self.closing(closing, now, out),
             (Some(Down::Welcome(welcome)), Link::Greeting { .. }) => self.welcome(welcome, now, out),
             (_, Link::Greeting { .. }) => self.hang_up("the first frame was no Welcome", now, out),
-            (Some(Down::Welcome(_)), Link::Open(_)) => self.hang_up("a second Welcome", now, out),
-            (Some(Down::Update(part)), Link::Open(_)) => self.update_part(part, now, out),
-            (Some(Down::ReportAck(ack)), Link::Open(_)) => {
+            (Some(Down::Welcome(_)), _) => self.hang_up("a second Welcome", now, out),
+            (Some(Down::Update(part)), _) => self.update_part(part, now, out),
+            (Some(Down::ReportAck(ack)), _) => {
                 if self.outbox.acknowledged(ack.sequence) {
                     self.digest = ack.digest;
                 }
             }
             // A heartbeat's answer was heard, which is all that it says. A frame of a kind that we do not know is of a newer
             // gateway, and not for us.
-            (Some(Down::HeartbeatAck(_)) | None, Link::Open(_)) => {}
+            (Some(Down::HeartbeatAck(_)) | None, _) => {}
         }
     }
 

@@ -63,11 +63,11 @@ impl Assembly {
     pub fn begin(part: pb::Update) -> Result<Self, &'static str> {
         let version = part.version.ok_or("an Update without a version")?.into();
         let start = Self { nonce: part.nonce, version, resources: Vec::new(), removed: Vec::new(), bytes: 0 };
-        start.add(part)
+        start.append(part)
     }
 
     /// Takes a further part.
-    pub fn add(mut self, part: pb::Update) -> Result<Self, &'static str> {
+    pub fn append(mut self, part: pb::Update) -> Result<Self, &'static str> {
         if part.nonce != self.nonce || part.version.map(Version::from) != Some(self.version) {
             return Err("parts of different Updates are mixed");
         }
@@ -127,14 +127,14 @@ pub fn take(base: &Base, update: Assembly, features: &BTreeSet<String>) -> (Base
                 kept.remove(&resource.name);
                 hold(&mut resources, resource);
             }
-            Err(refusal) => errors.push(error_of(&resource, refusal)),
+            Err(refusal) => errors.push(error_of(&resource, &refusal)),
         }
     }
     let mut specs = Specs::default();
     for resource in instances {
         match check_instance(&resource, features, &resources, &mut specs) {
             Ok(()) => hold(&mut resources, resource),
-            Err(refusal) => errors.push(error_of(&resource, refusal)),
+            Err(refusal) => errors.push(error_of(&resource, &refusal)),
         }
     }
 
@@ -160,7 +160,7 @@ fn hold(resources: &mut BTreeMap<String, Arc<pb::Resource>>, resource: pb::Resou
     }
 }
 
-fn error_of(resource: &pb::Resource, refusal: Refusal) -> pb::ResourceError {
+fn error_of(resource: &pb::Resource, refusal: &Refusal) -> pb::ResourceError {
     pb::ResourceError {
         name: resource.name.clone(),
         version: resource.version.clone(),
@@ -243,3 +243,7 @@ fn check_instance(
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+#[path = "update_tests.rs"]
+mod tests;

@@ -67,6 +67,7 @@ pub enum OpenFailure {
 /// The driver's side of the contract: each `Open`, `Load` and `Commit` is answered once, with its token. After `End` nothing is
 /// delivered any more.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant, reason = "short-lived, and most of them are frames")]
 pub enum SessionEvent {
     /// A frame came in.
     Frame(pb::SyncRequest),

@@ -105,8 +105,33 @@ impl Commits {
     pub(super) fn failed(&mut self, token: u64, now: MonoTime, rng: &mut Rng) {
         let Some((_, change)) = self.in_flight.take_if(|(in_flight, _)| *in_flight == token) else { return };
         let change = Arc::unwrap_or_clone(change);
-        self.report = change.report;
+        // One that came while this was in flight waits already; then there is none in here.
+        self.report = self.report.take().or(change.report);
         self.acknowledged = self.acknowledged.take().or(change.acknowledged);
         self.not_before = Some(now + self.backoff.next(rng));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_that_comes_while_an_ack_is_committed_survives_the_failure_of_that() {
+        let mut commits = Commits::new("projects/p/nodes/n".to_owned(), "b".to_owned());
+        let report = |sequence| pb::Report { sequence, ..pb::Report::default() };
+        let now = MonoTime::default();
+        commits.acknowledged(Acknowledged::default());
+        let (token, _) = commits.begin(now).unwrap();
+        commits.reported(report(1)).unwrap();
+        assert!(commits.reported(report(2)).is_err(), "one report at a time");
+        commits.failed(token, now, &mut Rng::new(1));
+
+        let later = commits.due().unwrap();
+        let (token, change) = commits.begin(later).unwrap();
+        assert_eq!(change.report, Some(report(1)));
+        assert_eq!(change.acknowledged, Some(Acknowledged::default()));
+        assert_eq!(commits.committed(token), Some(1));
+        assert!(commits.is_idle());
     }
 }

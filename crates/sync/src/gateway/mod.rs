@@ -158,7 +158,6 @@ impl GatewaySession {
                 self.leave(None, false, Ending::NoHello("the first frame must be a hello".to_owned()), out);
             }
             (Phase::Opening { .. }, _) => self.protocol_error("a frame before the Welcome", out),
-            (Phase::Leaving { .. } | Phase::Ended, _) => {}
             (Phase::Open(_), Some(Up::Hello(_))) => self.protocol_error("a second hello", out),
             (Phase::Open(open), Some(Up::Ack(ack))) => {
                 if let Some(acknowledged) = open.updates.acknowledged(ack) {
@@ -178,8 +177,8 @@ impl GatewaySession {
                 }),
             ),
             (Phase::Open(_), Some(Up::Farewell(_))) => self.leave(None, true, Ending::Finished, out),
-            // A frame of a kind that we do not know, of a newer agent: nothing that we could act on.
-            (Phase::Open(_), None) => {}
+            // What comes after the last word; and a frame of a kind that we do not know, of a newer agent.
+            (Phase::Leaving { .. } | Phase::Ended, _) | (Phase::Open(_), None) => {}
         }
     }
 

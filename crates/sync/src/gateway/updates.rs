@@ -294,3 +294,36 @@ fn parts(
     parts.push(part);
     parts
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_update_goes_in_parts_that_say_whether_more_follow() {
+        let resource = |n: usize| pb::Resource {
+            name: format!("configs/c/{n}"),
+            body: Some(pb::resource::Body::Config(vec![0; 50 * 1024].into())),
+            ..pb::Resource::default()
+        };
+        let parts = parts(3, Version::new(1, 7), (0..10).map(resource), vec!["configs/old/1".to_owned()]);
+        assert!(parts.len() > 3);
+        assert!(parts.iter().all(|part| part.encoded_len() <= limits::UPDATE_PART_BYTES_MAX));
+        assert!(parts.iter().all(|part| part.nonce == 3 && part.version.unwrap().revision == 7));
+        let (last, before) = parts.split_last().unwrap();
+        assert!(before.iter().all(|part| part.more) && !last.more);
+        assert_eq!(parts.iter().map(|part| part.removed.len()).sum::<usize>(), 1);
+        assert_eq!(parts.iter().map(|part| part.resources.len()).sum::<usize>(), 10);
+    }
+
+    #[test]
+    fn a_resource_above_a_part_s_size_goes_alone() {
+        let large = pb::Resource {
+            body: Some(pb::resource::Body::Config(vec![0; 512 * 1024].into())),
+            ..pb::Resource::default()
+        };
+        let parts = parts(1, Version::new(1, 1), vec![large.clone(), large].into_iter(), Vec::new());
+        assert_eq!(parts.len(), 2);
+        assert!(parts.iter().all(|part| part.encoded_len() <= limits::FRAME_BYTES_MAX));
+    }
+}

@@ -36,7 +36,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 400,
+        cases: 800,
         max_shrink_iters: 20_000,
         // A failing case is printed; it is made a test of its own rather than a file.
         failure_persistence: None,

@@ -285,8 +285,11 @@ impl World {
 
     /// One thing that goes wrong.
     pub(crate) fn fault(&mut self, pick: usize) {
-        let mut actions =
-            vec![Action::AgentCrash { written: pick % 2 == 0 }, Action::GatewayCrash, Action::StoreForgets];
+        let mut actions = vec![
+            Action::AgentCrash { written: pick.is_multiple_of(2) },
+            Action::GatewayCrash,
+            Action::StoreForgets,
+        ];
         actions.extend([Action::Cut; 3]);
         if self.dialling {
             actions.push(Action::Refuse);
@@ -391,7 +394,7 @@ impl World {
             Action::IoAnswerLost(conn, io) => self.store_does(conn, io, false),
             Action::IoFails(conn, io) => {
                 let io = self.conns[conn].io.remove(io);
-                self.io_failed(conn, io);
+                self.io_failed(conn, &io);
             }
             Action::Persist => {
                 let Some((token, desired)) = self.persisting.take() else { return };
@@ -496,7 +499,7 @@ impl World {
                     self.persisting = Some((token, desired));
                 }
                 AgentEffect::Apply { desired } => {
-                    assert_eq!(desired, self.disk, "applied what is not on disk")
+                    assert_eq!(desired, self.disk, "applied what is not on disk");
                 }
                 AgentEffect::Hangup { .. } => {
                     self.dialling = false;
@@ -553,12 +556,14 @@ impl World {
 
     // The store.
 
-    fn io_failed(&mut self, conn: usize, io: Io) {
+    fn io_failed(&mut self, conn: usize, io: &Io) {
         let why = "away".to_owned();
         match io {
             Io::Open(_) => self.feed_session(conn, SessionEvent::OpenFailed(OpenFailure::Unavailable(why))),
-            Io::Load(token, _) => self.feed_session(conn, SessionEvent::LoadFailed { token, why }),
-            Io::Commit(token, _) => self.feed_session(conn, SessionEvent::CommitFailed { token, why }),
+            Io::Load(token, _) => self.feed_session(conn, SessionEvent::LoadFailed { token: *token, why }),
+            Io::Commit(token, _) => {
+                self.feed_session(conn, SessionEvent::CommitFailed { token: *token, why });
+            }
             // The closer tries again.
             Io::Close => self.conns[conn].io.push(Io::Close),
         }
@@ -609,7 +614,7 @@ impl World {
                 return;
             }
         };
-        if answer { self.feed_session(conn, event) } else { self.io_failed(conn, failed) }
+        if answer { self.feed_session(conn, event) } else { self.io_failed(conn, &failed) }
     }
 
     fn commit(&mut self, conn: usize, change: &Change) -> Option<Bytes> {
@@ -645,7 +650,8 @@ impl World {
     }
 
     pub(crate) fn check_converged(&self) {
-        assert!(self.is_converged(), "not settled: {:#?}", self.agent);
+        let session = self.attached.map(|conn| (&self.conns[conn].session, &self.conns[conn].io));
+        assert!(self.is_converged(), "not settled: {:#?} {session:#?}", self.agent);
         let status = self.store.status.clone().unwrap_or_default();
         let (revision, record) = &self.store.assignment;
         assert_eq!(merge::acknowledged_version(&status), Some(Version::new(1, *revision)));
