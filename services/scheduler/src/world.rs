@@ -303,9 +303,11 @@ impl Project {
 
     fn settle(&mut self, node: &NodeName) {
         let stored = self.state.previous.get(node).map_or(&[][..], Vec::as_slice);
+        let has_record = self.nodes.get(node).is_some_and(|view| view.assignment.is_some());
+        // To a gateway no record is no opinion, and an agent keeps what it holds: nothing to run is written as well.
         let is_settled = match self.solution.get(node) {
-            Some(plan) => plan.placed == stored,
-            None => self.nodes.get(node).is_none_or(|view| view.assignment.is_none()),
+            Some(plan) => has_record && plan.placed == stored,
+            None => !has_record,
         };
         if is_settled {
             self.unsettled.remove(node);
