@@ -10,9 +10,10 @@ use skerry_proto::store::v1 as pb;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::backoff::Backoff;
-use crate::client::Client;
+use crate::client::{Client, Range};
 use crate::keys::{Key, LeaderName};
 use crate::lease::{Lease, LeaseState};
+use crate::record::Entry;
 use crate::store::Store;
 use crate::txn::{Txn, TxnError};
 
@@ -208,13 +209,18 @@ impl Observer {
         let mut revision = self.create_revision;
         loop {
             let changed = self.client.wait_change(self.key.as_str(), revision).await;
-            match self.client.get(&self.key).await {
-                Ok(Some(held))
-                    if held.create_revision == self.create_revision && held.bytes == self.holder =>
-                {
-                    revision = held.mod_revision;
+            let range = Range { key: self.key.as_str().into(), ..Range::default() };
+            match self.client.range(&range).await {
+                Ok(found) => {
+                    let ours = |held: &Entry| {
+                        held.create_revision == self.create_revision && held.bytes == self.holder
+                    };
+                    if !found.entries.first().is_some_and(ours) {
+                        return;
+                    }
+                    // Not when it was written: once that is compacted, each wait would end at once.
+                    revision = found.header.revision;
                 }
-                Ok(_) => return,
                 Err(error) => tracing::debug!(key = %self.key, %error, "observing the leadership"),
             }
             if changed.is_ok() {

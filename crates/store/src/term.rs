@@ -34,6 +34,8 @@ pub struct Known {
     pub term: u64,
     /// When it was written.
     pub mod_revision: i64,
+    /// The store's revision when it was read: what changes later is newer.
+    pub read_at: i64,
 }
 
 /// Why the term may have to be raised.
@@ -158,8 +160,9 @@ pub(crate) async fn settle(
                 (term, revision)
             }
         };
-        client.settle(Header { revision: header.revision.max(mod_revision), ..header });
-        return Ok(Known { term, mod_revision });
+        let read_at = header.revision.max(mod_revision);
+        client.settle(Header { revision: read_at, ..header });
+        return Ok(Known { term, mod_revision, read_at });
     }
     Err(TermError::Contended)
 }
@@ -211,13 +214,18 @@ async fn write(client: &Client, meta: &pb::StoreMeta, mod_revision: i64) -> Resu
 pub(crate) async fn follow(client: Arc<Client>, term: Arc<Term>, stop: CancellationToken) {
     let mut backoff = Backoff::up_to(FOLLOW_WAIT_MAX);
     let mut evidence = Evidence::None;
+    // Not from when it was written: once that is compacted, each wait would end at once. After a failure it is read anew first, since
+    // the store may have been restored to before this revision.
+    let mut from = Some(term.known().read_at);
     loop {
         let known = term.known();
         let step = async {
-            if evidence == Evidence::None {
+            if evidence == Evidence::None
+                && let Some(revision) = from.take()
+            {
                 let key = meta_key();
                 tokio::select! {
-                    changed = client.wait_change(key.as_str(), known.mod_revision) => changed?,
+                    changed = client.wait_change(key.as_str(), revision) => changed?,
                     () = client.suspicion.notified() => evidence = Evidence::LostHistory { term: known.term },
                 }
             }
@@ -229,6 +237,7 @@ pub(crate) async fn follow(client: Arc<Client>, term: Arc<Term>, stop: Cancellat
         };
         match settled {
             Ok(settled) => {
+                from = Some(settled.read_at);
                 term.learn(settled);
                 evidence = Evidence::None;
                 backoff.reset();
@@ -255,7 +264,7 @@ mod tests {
     }
 
     fn known(term: u64) -> Known {
-        Known { term, mod_revision: 1 }
+        Known { term, mod_revision: 1, read_at: 1 }
     }
 
     fn seen(term: u64, revision: i64) -> Evidence {
