@@ -204,11 +204,7 @@ impl Check {
     ) -> Result<(), String> {
         if desired != on_disk {
             let text = |desired: &Desired| desired.version.map_or("nothing".to_owned(), |v| v.to_string());
-            return Err(format!(
-                "{machine} applies {} and its disk holds {}",
-                text(desired),
-                text(on_disk)
-            ));
+            return Err(format!("{machine} applies {} and its disk holds {}", text(desired), text(on_disk)));
         }
         self.holds(machine, desired.version)
     }

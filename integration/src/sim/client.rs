@@ -34,7 +34,7 @@ struct Inner {
     seen: Cell<i64>,
     cluster_id: Cell<u64>,
     suspicion: Notify,
-    known: tokio::sync::watch::Sender<Known>,
+    known: super::signal::Sender<Known>,
 }
 
 impl Client {
@@ -45,7 +45,7 @@ impl Client {
             seen: Cell::default(),
             cluster_id: Cell::default(),
             suspicion: Notify::new(),
-            known: tokio::sync::watch::Sender::new(Known { term: 0, mod_revision: 0 }),
+            known: super::signal::Sender::new(Known { term: 0, mod_revision: 0, read_at: 0 }),
         }))
     }
 
@@ -74,7 +74,7 @@ impl Client {
     }
 
     /// Tells each term.
-    pub(super) fn watch_term(&self) -> tokio::sync::watch::Receiver<Known> {
+    pub(super) fn watch_term(&self) -> super::signal::Receiver<Known> {
         self.0.known.subscribe()
     }
 
@@ -183,8 +183,8 @@ impl Client {
         }
     }
 
-    /// Makes `meta/store` true, by the product's rule.
-    pub(super) async fn settle(&self, evidence: Evidence) -> Result<(), Failure> {
+    /// Makes `meta/store` true, by the product's rule. Answers the revision at which it was read.
+    pub(super) async fn settle(&self, evidence: Evidence) -> Result<i64, Failure> {
         let key = Key::<stored::StoreMeta>::of(&TheStore);
         let known = *self.0.known.borrow();
         for _ in 0..SETTLES_MAX {
@@ -192,12 +192,11 @@ impl Client {
             let stored = found.entries.first().map(Entry::decode::<stored::StoreMeta>).transpose();
             let stored = stored.map_err(|error| Failure::Refused(error.to_string()))?;
             let header = found.header;
-            let next =
-                next_term(header, stored.as_ref().map(|meta| &meta.value), Some(known), evidence)
-                    .map_err(|error| Failure::Refused(error.to_string()))?;
-            let settled = match (next, stored) {
+            let next = next_term(header, stored.as_ref().map(|meta| &meta.value), Some(known), evidence)
+                .map_err(|error| Failure::Refused(error.to_string()))?;
+            let (term, mod_revision) = match (next, stored) {
                 (None, None) => return Err(Failure::Unclear("contended".to_owned())),
-                (None, Some(stored)) => Known { term: stored.value.term, mod_revision: stored.mod_revision },
+                (None, Some(stored)) => (stored.value.term, stored.mod_revision),
                 (Some(term), stored) => {
                     let meta = stored::StoreMeta { term, cluster_id: header.cluster_id };
                     let at = stored.map_or(0, |stored| stored.mod_revision);
@@ -205,50 +204,53 @@ impl Client {
                     match self.commit(txn, Origin::Other).await {
                         Ok(revision) => {
                             self.process().trace(format_args!("begins term {term} of the store"));
-                            Known { term, mod_revision: revision }
+                            (term, revision)
                         }
-                        Err(super::txn::TxnError::Conflict(_) | super::txn::TxnError::Indeterminate) => continue,
+                        Err(super::txn::TxnError::Conflict(..) | super::txn::TxnError::Indeterminate) => {
+                            continue;
+                        }
                         Err(error) => return Err(Failure::Unclear(format!("{error:?}"))),
                     }
                 }
             };
-            self.0.seen.set(header.revision.max(settled.mod_revision));
+            let read_at = header.revision.max(mod_revision);
+            self.0.seen.set(read_at);
             self.0.cluster_id.set(header.cluster_id);
-            self.learn(settled);
-            return Ok(());
+            self.learn(Known { term, mod_revision, read_at });
+            return Ok(read_at);
         }
         Err(Failure::Unclear("contended".to_owned()))
     }
 
     fn learn(&self, new: Known) {
-        self.0.known.send_if_modified(|known| {
-            let newer =
-                new.term > known.term || (new.term == known.term && new.mod_revision > known.mod_revision);
-            if newer {
-                *known = new;
-            }
-            newer
-        });
+        let known = *self.0.known.borrow();
+        if (new.term, new.mod_revision) > (known.term, known.mod_revision) {
+            self.0.known.set(new);
+        }
     }
 
     async fn follow_term(&self) {
         let mut evidence = Evidence::None;
         let mut attempt = 0;
         let key = Key::<stored::StoreMeta>::of(&TheStore);
+        let mut from = Some(self.0.known.borrow().read_at);
         loop {
             let known = *self.0.known.borrow();
-            if evidence == Evidence::None {
+            if evidence == Evidence::None
+                && let Some(revision) = from.take()
+            {
                 tokio::select! {
                     biased;
                     () = self.0.suspicion.notified() => evidence = Evidence::LostHistory { term: known.term },
-                    changed = self.wait_change(key.as_str(), known.mod_revision) => if changed.is_err() {
+                    changed = self.wait_change(key.as_str(), revision) => if changed.is_err() {
                         self.process().sleep(self.process().backoff(attempt, 5_000)).await;
                         attempt += 1;
                         continue;
                     },
                 }
             }
-            if self.settle(evidence).await.is_ok() {
+            if let Ok(read_at) = self.settle(evidence).await {
+                from = Some(read_at);
                 evidence = Evidence::None;
                 attempt = 0;
             } else {
@@ -261,11 +263,13 @@ impl Client {
     /// Waits until `key` may have changed after `revision`.
     pub(super) async fn wait_change(&self, key: &str, revision: i64) -> Result<(), Failure> {
         let keys = KeyRange { key: key.as_bytes().to_vec(), range_end: Vec::new() };
-        let watch = super::watch::Watch { keys, from: revision + 1, source: skerry_store::sans_io::Source::Meta };
+        let watch =
+            super::watch::Watch { keys, from: revision + 1, source: skerry_store::sans_io::Source::Meta };
         let mut stream = super::watch::open(self, vec![watch]).await?;
         loop {
             let message = stream.next(self).await?;
-            if message.kind != skerry_store::sans_io::Kind::Created && message.kind != skerry_store::sans_io::Kind::Whole
+            if message.kind != skerry_store::sans_io::Kind::Created
+                && message.kind != skerry_store::sans_io::Kind::Whole
                 || !message.events.is_empty()
             {
                 return Ok(());

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use prost::Message as _;
-use skerry_model::{AppName, AppRef, AppSpec, ConfigName, ContentHash, InstanceName, NodeName, NodeRef, RevisionRef};
+use skerry_model::{
+    AppName, AppRef, AppSpec, ConfigName, ContentHash, InstanceName, NodeName, NodeRef, RevisionRef,
+};
 use skerry_placement::{App, Delta, Node, Placed, Solution, State, apply, solve};
 use skerry_proto::store::v1 as stored;
 use skerry_store::sans_io::Sorted;
@@ -133,7 +135,10 @@ pub(super) fn record_of(placed: &[Placed]) -> stored::AssignmentRecord {
         configs: placed
             .configs
             .iter()
-            .map(|(config, hash)| stored::AssignedConfig { config: config.to_string(), hash: hash.to_string() })
+            .map(|(config, hash)| stored::AssignedConfig {
+                config: config.to_string(),
+                hash: hash.to_string(),
+            })
             .collect(),
     };
     stored::AssignmentRecord { instances: placed.iter().map(instance).collect() }

@@ -53,7 +53,7 @@ pub(super) struct Gateway {
     pub(super) streams: Cell<usize>,
     closing: RefCell<VecDeque<Closed>>,
     close: Notify,
-    pub(super) ending: tokio::sync::watch::Sender<bool>,
+    pub(super) ending: super::signal::Sender<bool>,
 }
 
 /// A session that ended.
@@ -123,7 +123,7 @@ impl GatewayHost {
             streams: Cell::default(),
             closing: RefCell::default(),
             close: Notify::new(),
-            ending: tokio::sync::watch::Sender::new(false),
+            ending: super::signal::Sender::new(false),
         });
         let written = Rc::new(Notify::new());
         process.spawn(presence(Rc::clone(&gateway), lease.clone(), Rc::clone(&written)));
@@ -153,7 +153,7 @@ impl GatewayHost {
         let live = self.live();
         if let Some(gateway) = &live {
             gateway.process.trace(format_args!("is told to stop"));
-            gateway.ending.send_replace(true);
+            gateway.ending.set(true);
         }
         live.is_some()
     }
@@ -194,7 +194,7 @@ async fn presence(gateway: Rc<Gateway>, lease: Lease, written: Rc<Notify>) {
     };
     let mut state = lease.state();
     loop {
-        let alive = *state.borrow_and_update();
+        let alive = state.take();
         let Some(lease) = alive else {
             if state.changed().await.is_err() {
                 return;

@@ -6,9 +6,10 @@ use std::time::Duration;
 use prost::Message as _;
 use skerry_etcd_embedded::mvcc::{Answer, Command};
 use skerry_proto::store::v1 as stored;
-use skerry_store::keys::LeaderName;
-use skerry_store::sans_io::Failure;
 use skerry_store::Key;
+use tokio::sync::Notify;
+use skerry_store::keys::LeaderName;
+use skerry_store::sans_io::{Failure, Range};
 
 use super::check::Origin;
 use super::client::{Client, DEADLINE};
@@ -22,23 +23,32 @@ const RENEWALS_PER_TTL: u32 = 3;
 pub(super) struct Lease {
     client: Client,
     /// Its id, as long as it is alive by our own clock.
-    state: Rc<tokio::sync::watch::Sender<Option<i64>>>,
+    state: Rc<super::signal::Sender<Option<i64>>>,
     holder: stored::LeaderRecord,
+    stop: Rc<Notify>,
 }
 
 impl Lease {
     pub(super) fn keep(client: &Client, ttl: Duration) -> Self {
         let lease = Self {
             client: client.clone(),
-            state: Rc::new(tokio::sync::watch::Sender::new(None)),
+            state: Rc::new(super::signal::Sender::new(None)),
             holder: stored::LeaderRecord { holder: format!("{:016x}", client.process().seed()) },
+            stop: Rc::default(),
         };
         let keeper = lease.clone();
-        client.process().spawn(async move { keeper.run(ttl).await });
+        client.process().spawn(async move {
+            tokio::select! {
+                biased;
+                () = keeper.stop.notified() => {}
+                () = keeper.run(ttl) => {}
+            }
+            keeper.set(None);
+        });
         lease
     }
 
-    pub(super) fn state(&self) -> tokio::sync::watch::Receiver<Option<i64>> {
+    pub(super) fn state(&self) -> super::signal::Receiver<Option<i64>> {
         self.state.subscribe()
     }
 
@@ -48,13 +58,17 @@ impl Lease {
 
     /// Ends it at once.
     pub(super) async fn revoke(&self) {
-        if let Some(id) = self.id() {
+        let id = self.id();
+        self.stop.notify_one();
+        if let Some(id) = id {
             let _ = self.client.command(Command::LeaseRevoke { id }, Origin::Other).await;
         }
     }
 
     fn set(&self, id: Option<i64>) {
-        self.state.send_if_modified(|current| std::mem::replace(current, id) != id);
+        if self.id() != id {
+            self.state.set(id);
+        }
     }
 
     async fn run(&self, ttl: Duration) {
@@ -119,14 +133,14 @@ pub(super) async fn campaign(client: &Client, name: &LeaderName, lease: &Lease) 
     let mut attempt = 0;
     loop {
         let mut state = lease.state();
-        let Some(id) = state.wait_for(Option::is_some).await.ok().and_then(|id| *id) else { continue };
+        let Some(id) = state.wait_for(Option::is_some).await.ok().flatten() else { continue };
         let txn = Txn::new().when_absent(&key).put_leased(&key, &lease.holder, id);
         match client.commit(txn, Origin::Other).await {
             Ok(create_revision) => {
                 process.trace(format_args!("leads since {create_revision}"));
                 return (Leadership { key, create_revision, holder }, id);
             }
-            Err(TxnError::Conflict(seen)) => match seen.get(key.as_str()) {
+            Err(TxnError::Conflict(at, seen)) => match seen.get(key.as_str()) {
                 // Ours of an earlier campaign, or of this one with its answer lost: begin anew.
                 Some(Some(held)) if *held.bytes == *holder => {
                     let txn = Txn::new().when_unchanged(&key, held.mod_revision).delete(&key);
@@ -134,8 +148,8 @@ pub(super) async fn campaign(client: &Client, name: &LeaderName, lease: &Lease) 
                         continue;
                     }
                 }
-                Some(Some(held)) => {
-                    if client.wait_change(key.as_str(), held.mod_revision).await.is_ok() {
+                Some(Some(_)) => {
+                    if client.wait_change(key.as_str(), at).await.is_ok() {
                         attempt = 0;
                         continue;
                     }
@@ -157,15 +171,15 @@ pub(super) async fn lost(client: &Client, lease: &Lease, leadership: &Leadership
         let mut attempt = 0;
         loop {
             let changed = client.wait_change(leadership.key.as_str(), revision).await;
-            match client.get(&leadership.key).await {
-                Ok(Some(held))
-                    if held.create_revision == leadership.create_revision
-                        && *held.bytes == *leadership.holder =>
-                {
-                    revision = held.mod_revision;
+            let range = Range { key: leadership.key.as_str().into(), ..Range::default() };
+            if let Ok(found) = client.range(&range).await {
+                let ours = |held: &skerry_store::Entry| {
+                    held.create_revision == leadership.create_revision && *held.bytes == *leadership.holder
+                };
+                if !found.entries.first().is_some_and(ours) {
+                    return;
                 }
-                Ok(_) => return,
-                Err(_) => {}
+                revision = found.header.revision;
             }
             if changed.is_ok() {
                 attempt = 0;

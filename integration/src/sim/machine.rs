@@ -85,7 +85,9 @@ impl Machine {
     pub(super) fn restart(self: &Rc<Self>, name: &str) -> Duration {
         let again = name.to_owned();
         self.work(name, self.sim.between_ms(5, 500), move |machine| {
-            if let Some(copy) = machine.copies.borrow_mut().get_mut(&again).and_then(|copies| copies.first_mut()) {
+            if let Some(copy) =
+                machine.copies.borrow_mut().get_mut(&again).and_then(|copies| copies.first_mut())
+            {
                 copy.running = true;
                 copy.restarts += 1;
             }

@@ -23,7 +23,7 @@ struct Inner {
     map: RefCell<Sorted>,
     term: Cell<u64>,
     positions: RefCell<Vec<i64>>,
-    published: tokio::sync::watch::Sender<u64>,
+    published: super::signal::Sender<u64>,
     /// Keys that changed since somebody took them; `None`: all may have.
     changed: RefCell<Option<Vec<Arc<str>>>>,
     wake: Notify,
@@ -41,11 +41,12 @@ impl Mirror {
             map: RefCell::default(),
             term: Cell::default(),
             positions: RefCell::default(),
-            published: tokio::sync::watch::Sender::new(0),
+            published: super::signal::Sender::new(0),
             changed: RefCell::new(None),
             wake: Notify::new(),
         }));
-        let driver = Driver { client: client.clone(), core: Core::new(targets.clone()), targets, stream: None };
+        let driver =
+            Driver { client: client.clone(), core: Core::new(targets.clone()), targets, stream: None };
         client.process().spawn(driver.run(mirror.clone()));
         mirror
     }
@@ -57,7 +58,7 @@ impl Mirror {
         let _ = published.wait_for(|count| *count > 0).await;
     }
 
-    pub(super) fn subscribe(&self) -> tokio::sync::watch::Receiver<u64> {
+    pub(super) fn subscribe(&self) -> super::signal::Receiver<u64> {
         self.0.published.subscribe()
     }
 
@@ -136,7 +137,8 @@ impl Driver {
                 keys.extend(publication.changes.iter().map(|change| Arc::from(change.key())));
             }
         }
-        inner.published.send_modify(|count| *count += 1);
+        let count = *inner.published.borrow();
+        inner.published.set(count + 1);
         inner.wake.notify_one();
     }
 

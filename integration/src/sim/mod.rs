@@ -36,6 +36,7 @@ mod reconcile;
 mod rng;
 mod scheduler;
 mod session;
+mod signal;
 #[allow(clippy::module_inception, reason = "the handle that every part has is called so everywhere")]
 mod sim;
 mod store;

@@ -107,10 +107,8 @@ pub(super) fn stream<Up: 'static, Down: 'static>(sim: &Sim) -> (End<Up, Down>, E
         out: Sender { link: up_link, inbox: Rc::clone(&up), last: up_last },
         inn: Receiver { inbox: Rc::clone(&down) },
     };
-    let gateway = End {
-        out: Sender { link: down_link, inbox: down, last: down_last },
-        inn: Receiver { inbox: up },
-    };
+    let gateway =
+        End { out: Sender { link: down_link, inbox: down, last: down_last }, inn: Receiver { inbox: up } };
     (agent, gateway, link)
 }
 

@@ -94,8 +94,11 @@ impl Operator {
         if changed {
             record.revision = hash.to_string();
             record.revision_number += 1;
-            let revision =
-                stored::RevisionRecord { spec: bytes.into(), number: record.revision_number, create_time: None };
+            let revision = stored::RevisionRecord {
+                spec: bytes.into(),
+                number: record.revision_number,
+                create_time: None,
+            };
             txn = txn.put(&Key::of(&RevisionRef { app: name.clone(), hash }), &revision);
         }
         self.commit(&format!("applies {} as {}", name.app, hash.short()), txn.put(&key, &record)).await;

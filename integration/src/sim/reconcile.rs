@@ -34,7 +34,7 @@ pub(super) enum Local {
 pub(super) struct Reconciler {
     process: Process,
     machine: Rc<Machine>,
-    desired: tokio::sync::watch::Receiver<Arc<Desired>>,
+    desired: super::signal::Receiver<Arc<Desired>>,
     local: mpsc::Sender<Local>,
     storm: Rc<Cell<u32>>,
     told: BTreeMap<String, types::InstanceStatus>,
@@ -52,7 +52,7 @@ impl Reconciler {
     pub(super) fn new(
         process: Process,
         machine: Rc<Machine>,
-        desired: tokio::sync::watch::Receiver<Arc<Desired>>,
+        desired: super::signal::Receiver<Arc<Desired>>,
         local: mpsc::Sender<Local>,
         storm: Rc<Cell<u32>>,
     ) -> Self {
@@ -76,7 +76,7 @@ impl Reconciler {
 
     /// Begins all that is to be done.
     async fn act(&mut self) {
-        let desired = Arc::clone(&self.desired.borrow_and_update());
+        let desired = self.desired.take();
         let observed = self.machine.observe();
         let wanted: BTreeMap<String, Assigned> =
             desired.instances().map(|instance| (instance.instance.clone(), wanted(instance))).collect();
@@ -141,7 +141,8 @@ impl Reconciler {
             self.say(Local::Gone(name)).await;
         }
         if !std::mem::replace(&mut self.looked, true) {
-            let machine = types::MachineStatus { hostname: self.machine.name.to_string(), ..Default::default() };
+            let machine =
+                types::MachineStatus { hostname: self.machine.name.to_string(), ..Default::default() };
             self.say(Local::Looked(Box::new(machine))).await;
         }
         let storm = self.storm.take();
@@ -156,8 +157,7 @@ impl Reconciler {
 
 /// What is reported of a copy.
 pub(super) fn status(copy: &Copy) -> types::InstanceStatus {
-    let phase =
-        if copy.running { types::InstancePhase::Running } else { types::InstancePhase::Backoff };
+    let phase = if copy.running { types::InstancePhase::Running } else { types::InstancePhase::Backoff };
     types::InstanceStatus {
         instance: copy.what.0.clone(),
         revision: copy.what.1.clone(),

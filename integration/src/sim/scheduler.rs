@@ -101,7 +101,7 @@ impl Scheduler {
         let mut wake = self.mirror.subscribe();
         let mut clear = self.process.sim.now() + CLEAR_EVERY;
         loop {
-            wake.borrow_and_update();
+            wake.take();
             self.take();
             let open = self.fleet.borrow().unsettled();
             if open.is_empty() {
@@ -127,9 +127,8 @@ impl Scheduler {
                 }
             }
             let mut published = self.mirror.subscribe();
-            let shown = async {
-                while self.mirror.revision() < newest && published.changed().await.is_ok() {}
-            };
+            let shown =
+                async { while self.mirror.revision() < newest && published.changed().await.is_ok() {} };
             self.process.timeout(DEADLINE, shown).await;
             if failed {
                 self.process.timeout(RETRY_WAIT, wake.changed()).await;

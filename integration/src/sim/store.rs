@@ -55,7 +55,7 @@ pub(super) struct Live {
     queue: RefCell<VecDeque<Work>>,
     work: Notify,
     /// What is durable now; woken for each new revision.
-    pub(super) committed: tokio::sync::watch::Sender<i64>,
+    pub(super) committed: super::signal::Sender<i64>,
     stalled_until: Cell<Duration>,
 }
 
@@ -108,7 +108,7 @@ impl StoreHost {
             Ok(())
         });
         process.trace(format_args!("opens at {} of {}", core.revision(), core.identity().cluster_id));
-        let committed = tokio::sync::watch::Sender::new(core.committed());
+        let committed = super::signal::Sender::new(core.committed());
         let live = Rc::new(Live {
             process: process.clone(),
             core: RefCell::new(core),
@@ -162,7 +162,10 @@ impl StoreHost {
             disk.write(vec![Write { table: Table::Meta, key: b"cluster-id".to_vec(), value }]);
             disk.sync();
         }
-        live.process.trace(format_args!("is replaced by an older one{}", if as_another { ", as another" } else { "" }));
+        live.process.trace(format_args!(
+            "is replaced by an older one{}",
+            if as_another { ", as another" } else { "" }
+        ));
         *self.0.replaced.borrow_mut() = Some((disk, ledger));
         self.0.sim.exec().kill(live.process.id);
         true
@@ -257,7 +260,7 @@ impl Live {
             let before = earlier.cloned().or_else(|| self.before(entry, changes[0].revision.main));
             sim.check(|check| check.durable(entry, before.as_deref()));
         }
-        self.committed.send_replace(revision);
+        self.committed.set(revision);
     }
 
     fn before(&self, entry: &Entry, first: i64) -> Option<Arc<Entry>> {

@@ -24,8 +24,8 @@ pub(super) type Seen = BTreeMap<String, Option<Entry>>;
 /// Why a transaction is not known to have happened.
 #[derive(Debug)]
 pub(super) enum TxnError {
-    /// A compare failed.
-    Conflict(Seen),
+    /// A compare failed, at this revision.
+    Conflict(i64, Seen),
     /// It may have happened.
     Indeterminate,
     /// It has not.
@@ -107,8 +107,7 @@ impl Client {
     pub(super) async fn commit(&self, txn: Txn, origin: Origin) -> Result<i64, TxnError> {
         let keys: Vec<KeyRange> = txn.compares.iter().map(|compare| compare.keys.clone()).collect();
         let failure = keys.iter().map(|keys| Op::Range(mvcc::Range::new(keys.clone()))).collect();
-        let command =
-            Command::Txn(mvcc::Txn { compare: txn.compares, success: txn.ops, failure });
+        let command = Command::Txn(mvcc::Txn { compare: txn.compares, success: txn.ops, failure });
         let until = self.process().sim.now() + super::client::DEADLINE;
         let mut attempt = 0;
         let answer = loop {
@@ -135,6 +134,6 @@ impl Client {
             OpAnswer::Put(_) | OpAnswer::Delete(_) | OpAnswer::Txn(_) => None,
         });
         let keys = keys.iter().map(|keys| String::from_utf8_lossy(&keys.key).into_owned());
-        Err(TxnError::Conflict(keys.zip(found).collect()))
+        Err(TxnError::Conflict(answer.revision, keys.zip(found).collect()))
     }
 }

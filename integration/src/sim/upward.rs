@@ -51,7 +51,11 @@ pub(super) enum Look {
 }
 
 /// Puts the session of `hello` into the store.
-pub(super) async fn open(gateway: Rc<Gateway>, node: NodeRef, hello: pb::Hello) -> Result<Session, OpenFailure> {
+pub(super) async fn open(
+    gateway: Rc<Gateway>,
+    node: NodeRef,
+    hello: pb::Hello,
+) -> Result<Session, OpenFailure> {
     let process = &gateway.process;
     let opening = async {
         for _ in 0..OPENS_MAX {
@@ -70,7 +74,11 @@ fn unavailable(failure: &Failure) -> OpenFailure {
     OpenFailure::Unavailable(failure.to_string())
 }
 
-async fn attempt(gateway: &Gateway, node: &NodeRef, hello: &pb::Hello) -> Result<Option<Session>, OpenFailure> {
+async fn attempt(
+    gateway: &Gateway,
+    node: &NodeRef,
+    hello: &pb::Hello,
+) -> Result<Option<Session>, OpenFailure> {
     let client = &gateway.client;
     let node_key = Key::<stored::NodeRecord>::of(node);
     let session_key = Key::<stored::SessionRecord>::of(node);
@@ -114,7 +122,7 @@ async fn attempt(gateway: &Gateway, node: &NodeRef, hello: &pb::Hello) -> Result
     };
     let revision = match client.commit(txn, Origin::Other).await {
         Ok(revision) => revision,
-        Err(TxnError::Conflict(_) | TxnError::Indeterminate) => return Ok(None),
+        Err(TxnError::Conflict(..) | TxnError::Indeterminate) => return Ok(None),
         Err(TxnError::Unavailable | TxnError::LeaseLost) => {
             return Err(OpenFailure::Unavailable("the store is away".to_owned()));
         }
@@ -154,7 +162,7 @@ async fn check_term(
         return Ok(());
     };
     let seen = StoreVersion { term: held.term, revision };
-    gateway.client.settle(Evidence::Seen(seen)).await.map_err(|failure| unavailable(&failure))
+    gateway.client.settle(Evidence::Seen(seen)).await.map(drop).map_err(|failure| unavailable(&failure))
 }
 
 /// Merges `change` into status and events, as long as the session has `epoch`.
@@ -195,7 +203,7 @@ pub(super) async fn commit(
         let origin = Origin::Commit { node: path_of(&node), session: session_of(&record) };
         match client.commit(txn, origin).await {
             Ok(_) => return Outcome::Committed(digest),
-            Err(TxnError::Conflict(seen)) => match seen.get(session_key.as_str()) {
+            Err(TxnError::Conflict(_, seen)) => match seen.get(session_key.as_str()) {
                 Some(None) => return Outcome::Over(Over::Deleted),
                 Some(Some(newer)) if newer.mod_revision != epoch.revision => {
                     return match newer.decode::<stored::SessionRecord>() {
@@ -230,7 +238,12 @@ pub(super) fn suspicion(
 }
 
 /// Reads what is suspected.
-pub(super) async fn look(gateway: Rc<Gateway>, node: NodeRef, epoch: Version, suspected: (bool, bool)) -> Look {
+pub(super) async fn look(
+    gateway: Rc<Gateway>,
+    node: NodeRef,
+    epoch: Version,
+    suspected: (bool, bool),
+) -> Look {
     let client = &gateway.client;
     if suspected.0 {
         match client.get(&Key::<stored::SessionRecord>::of(&node)).await {

@@ -56,7 +56,9 @@ impl WatchStream {
         } else {
             self.end.out.send(AskProgress);
             let second = process.timeout(SILENCE, self.end.inn.next()).await;
-            second.ok_or_else(|| Failure::Unclear("the watch stream is silent".to_owned()))?.ok_or_else(ended)?
+            second
+                .ok_or_else(|| Failure::Unclear("the watch stream is silent".to_owned()))?
+                .ok_or_else(ended)?
         };
         process.boundary().await;
         if let Some(event) = message.events.last() {
@@ -79,7 +81,7 @@ impl Server {
         let mut committed = self.live.committed.subscribe();
         self.create();
         loop {
-            committed.borrow_and_update();
+            committed.take();
             if sim.strikes(1_500) {
                 sim.count(Fault::WatchBroken);
                 link.cut();
@@ -119,7 +121,8 @@ impl Server {
     }
 
     fn cancel_below(&mut self, start: i64) {
-        let (gone, stay) = std::mem::take(&mut self.watches).into_iter().partition(|watch| watch.from < start);
+        let (gone, stay) =
+            std::mem::take(&mut self.watches).into_iter().partition(|watch| watch.from < start);
         self.watches = stay;
         let gone: Vec<Watch> = gone;
         for watch in gone {

@@ -52,7 +52,8 @@ pub(super) fn run(seed: u64, options: Options) -> Outcome {
         AgentHost::new(&sim, machine, &gateways)
     });
     let agents = agents.collect();
-    let world = Rc::new(World { sim: sim.clone(), store, gateways, schedulers, agents, twin: RefCell::default() });
+    let world =
+        Rc::new(World { sim: sim.clone(), store, gateways, schedulers, agents, twin: RefCell::default() });
     world.start(nodes);
     let faults_end = operator::duration(&sim);
     world.run_until(faults_end);
@@ -190,13 +191,15 @@ impl World {
         session: Option<&std::sync::Arc<Entry>>,
     ) -> Result<(), String> {
         let path: &str = &agent.machine.node;
-        let session = decode::<stored::SessionRecord>(session.ok_or_else(|| format!("{path} has no session"))?)?;
+        let session =
+            decode::<stored::SessionRecord>(session.ok_or_else(|| format!("{path} has no session"))?)?;
         let alive: BTreeMap<String, stored::GatewayRecord> = records::<stored::GatewayRecord>(map)
             .into_iter()
             .map(|(id, record, _)| (id.to_string(), record))
             .collect();
         let boot = agent.boot.borrow();
-        if session.close_time.is_some() || !alive.contains_key(&session.gateway) || session.boot_id != boot.id {
+        if session.close_time.is_some() || !alive.contains_key(&session.gateway) || session.boot_id != boot.id
+        {
             return Err(format!("{path} counts as disconnected: {session:?}"));
         }
         if !boot.reported {

@@ -94,8 +94,12 @@ fn whatever_fails_nothing_is_violated_and_in_the_end_observed_is_desired() {
     }
     let counts = print_figures(&outcomes);
     if count >= SEEDS {
-        let never: Vec<Fault> =
-            Fault::ALL.into_iter().zip(counts).filter(|(_, count)| *count == 0).map(|(fault, _)| fault).collect();
+        let never: Vec<Fault> = Fault::ALL
+            .into_iter()
+            .zip(counts)
+            .filter(|(_, count)| *count == 0)
+            .map(|(fault, _)| fault)
+            .collect();
         assert!(never.is_empty(), "these never happened: {never:?}");
     }
 }
@@ -106,7 +110,10 @@ fn a_seed_is_the_same_each_time() {
     let second = run_seeds(TWICE, Options::default(), |_| false);
     let hashes = |mut outcomes: Vec<Outcome>| {
         outcomes.sort_unstable_by_key(|outcome| outcome.seed);
-        outcomes.into_iter().map(|outcome| (outcome.seed, outcome.trace_hash, outcome.steps)).collect::<Vec<_>>()
+        outcomes
+            .into_iter()
+            .map(|outcome| (outcome.seed, outcome.trace_hash, outcome.steps))
+            .collect::<Vec<_>>()
     };
     let (first, second) = (hashes(first), hashes(second));
     assert_eq!(first, second);
