@@ -73,12 +73,17 @@ impl AgentHost {
         if alive || !self.wanted.get() {
             return;
         }
-        let crash = Crash { per_million: 400, fault: Fault::AgentCrash };
+        let crash = Crash { per_million: 3_000, fault: Fault::AgentCrash };
         let process = self.sim.process(&self.machine.name, crash, &self.machine.clock);
         *self.process.borrow_mut() = Some(process.clone());
         let host = Rc::clone(self);
         self.sim.exec().on_kill(process.id, move || {
             host.link.borrow_mut().take();
+            // Some processes end because their machine does.
+            if host.sim.strikes(300_000) {
+                host.sim.count(Fault::PowerLoss);
+                host.machine.lose_power();
+            }
             let (again, away) = (Rc::clone(&host), host.sim.between_ms(50, 20_000));
             host.sim.exec().at(host.sim.now() + away, move || again.start());
         });

@@ -48,7 +48,7 @@ impl Disk {
             process.sim.exec().at(process.sim.now() + late, move || disk.sync(&desired));
             return Ok(());
         }
-        process.sleep(process.sim.between_ms(1, 40)).await;
+        process.sleep(process.sim.between_ms(1, 150)).await;
         process.boundary().await;
         self.sync(&desired);
         process.boundary().await;

@@ -87,7 +87,7 @@ impl GatewayHost {
 
     /// Starts it.
     pub(super) fn start(self: &Rc<Self>) {
-        let crash = Crash { per_million: 150, fault: Fault::GatewayCrash };
+        let crash = Crash { per_million: 600, fault: Fault::GatewayCrash };
         let process = self.sim.process(&format!("gateway-{}", self.index), crash, &self.clock);
         process.trace(format_args!("starts"));
         *self.process.borrow_mut() = Some(process.clone());

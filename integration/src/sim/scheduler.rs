@@ -54,7 +54,7 @@ impl SchedulerHost {
 
     /// Starts it.
     pub(super) fn start(self: &Rc<Self>) {
-        let crash = Crash { per_million: 250, fault: Fault::SchedulerCrash };
+        let crash = Crash { per_million: 1_200, fault: Fault::SchedulerCrash };
         let process = self.sim.process(&format!("scheduler-{}", self.index), crash, &self.clock);
         let host = Rc::clone(self);
         self.sim.exec().on_kill(process.id, move || {

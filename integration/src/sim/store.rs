@@ -46,6 +46,8 @@ struct Inner {
     /// The disk that the next life begins with.
     replaced: RefCell<Option<(MemDisk, StoreLedger)>>,
     identity: Cell<u64>,
+    /// The newest revision that the ledgers know as durable.
+    known: Cell<i64>,
 }
 
 /// One life of it.
@@ -73,6 +75,7 @@ impl StoreHost {
             live: RefCell::default(),
             replaced: RefCell::default(),
             identity: Cell::new(1),
+            known: Cell::new(1),
         }))
     }
 
@@ -84,14 +87,16 @@ impl StoreHost {
     /// Starts it on what its disk holds.
     pub(super) fn start(&self) {
         let sim = &self.0.sim;
-        if let Some((disk, ledger)) = self.0.replaced.borrow_mut().take() {
+        let replaced = self.0.replaced.borrow_mut().take();
+        let is_replaced = replaced.is_some();
+        if let Some((disk, ledger)) = replaced {
             *self.0.disk.borrow_mut() = disk;
             sim.check(|check| {
                 check.restored(ledger);
                 Ok(())
             });
         }
-        let crash = Crash { per_million: 120, fault: Fault::StoreCrash };
+        let crash = Crash { per_million: 800, fault: Fault::StoreCrash };
         let process = sim.process("store", crash, &self.0.clock);
         let opened = Core::open(self.0.disk.borrow().rows(), sim.now());
         let mut core = match opened {
@@ -107,6 +112,12 @@ impl StoreHost {
             check.opened(&core);
             Ok(())
         });
+        // What was written and not synced may have stayed all the same.
+        let from = if is_replaced { core.revision() } else { self.0.known.get() } + 1;
+        for item in core.history(from, usize::MAX, usize::MAX).map(|page| page.items).unwrap_or_default() {
+            sim.check(|check| check.durable(&item.entry, item.prev.as_deref()));
+        }
+        self.0.known.set(core.revision());
         process.trace(format_args!("opens at {} of {}", core.revision(), core.identity().cluster_id));
         let committed = super::signal::Sender::new(core.committed());
         let live = Rc::new(Live {
@@ -217,6 +228,7 @@ impl StoreHost {
             process.boundary().await;
             self.0.disk.borrow_mut().sync();
             live.commit(revision, &changes);
+            self.0.known.set(revision);
             for (reply, answer) in replies {
                 process.boundary().await;
                 let _ = reply.send(answer);
