@@ -222,7 +222,7 @@ impl Harness {
 
     fn raise(&mut self, evidence: Evidence) {
         let stored = self.world.meta.map(|(term, cluster_id)| pb::StoreMeta { term, cluster_id });
-        let known = Some(Known { term: self.known, mod_revision: 0 });
+        let known = Some(Known { term: self.known, mod_revision: 0, read_at: 0 });
         if let Some(term) = next_term(self.world.header(), stored.as_ref(), known, evidence).unwrap() {
             self.world.set_meta(term);
         }
