@@ -8,7 +8,7 @@
 //! - `agent.idle`: five instances run, then nobody touches anything. At the end of the time the kernel says the agent's proportional
 //!   set size; shims of process instances are counted apart (they share the agent's code, which makes its own share of it smaller).
 //!   Traffic is what the agent's TCP connection counted meanwhile (`ss -ti`), every segment with 52 bytes of TCP/IP headers, acknowledgements
-//!   too, carried forward to a day.
+//!   too, carried forward to a day. A window of 60 s holds one heartbeat or two, so that the figure moves in steps.
 //! - `agent.boot`: the control plane is killed, the agent stopped, every instance killed, as after a power cut; then the agent is started
 //!   with nobody to connect to. Counted until the last of the five runs: for containers by Docker's own `StartedAt`, for processes by the
 //!   first thing that they do. `agent.boot.docker_alone`, before each boot and without a budget: the same five containers, started by five

@@ -25,7 +25,9 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use skerry_proto::scheduler::v1::{WatchAppsRequest, WatchAppsResponse};
-use skerry_testing::{BUSYBOX_IMAGE, Budget, Docker, Figures, bin, find_program, free_port, http_get};
+use skerry_testing::{
+    BUSYBOX_IMAGE, Budget, Docker, Figures, Response, bin, find_program, free_port, http_get,
+};
 use support::control::{AgentPlan, Control, PATIENCE, app_name, is_ready, until};
 use support::{edge_bin, median, ms, note_load, option, proc, quick, show_times};
 use tokio::process::Command;
@@ -35,6 +37,11 @@ use tonic::Streaming;
 const ADDED_MS_MAX: f64 = 30.0;
 /// Between two questions over HTTP.
 const HTTP_POLL: Duration = Duration::from_millis(2);
+/// Longest that one of them waits. Docker's proxy takes a connection before the container's network is up; what it sends there then is
+/// lost, and sent again only after a second.
+const HTTP_TRY_MAX: Duration = Duration::from_millis(25);
+/// Before each step, on both sides: an agent reports at most each 200 ms, and a person does not apply more often.
+const QUIET: Duration = Duration::from_millis(300);
 const PORT_IN_CONTAINER: u16 = 8080;
 
 /// Times in ms of all runs, by what they are of.
@@ -185,8 +192,9 @@ async fn answers(port: u16, version: &str, begun: Begun) -> Result<f64> {
     let address = format!("127.0.0.1:{port}");
     let asking = async {
         loop {
-            let answer = http_get(&address, "/v").await;
-            if answer.is_ok_and(|answer| answer.status == 200 && answer.text().trim() == version) {
+            let answer = tokio::time::timeout(HTTP_TRY_MAX, http_get(&address, "/v")).await;
+            let is_new = |answer: Response| answer.status == 200 && answer.text().trim() == version;
+            if answer.is_ok_and(|answer| answer.is_ok_and(is_new)) {
                 return begun.ms_until_now();
             }
             tokio::time::sleep(HTTP_POLL).await;
@@ -252,6 +260,7 @@ impl<'a> Ours<'a> {
         apply.arg("apply").arg("-f").arg(&self.manifest);
 
         let port = self.port;
+        tokio::time::sleep(QUIET).await;
         let begun = Begun::now();
         let http = async {
             match version {
@@ -366,6 +375,7 @@ impl<'a> Theirs<'a> {
     async fn step(&self, name: &str, line: &str, version: &str, times: &mut Times) -> Result<()> {
         let mut shell = Command::new("sh");
         shell.arg("-c").arg(line);
+        tokio::time::sleep(QUIET).await;
         let begun = Begun::now();
         let http = answers(self.port, version, begun);
         let (running, http) = tokio::try_join!(command(&mut shell, begun), http)?;
