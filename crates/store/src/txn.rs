@@ -32,6 +32,8 @@ pub(crate) enum Expect {
     Absent,
     Exists,
     ModRevision(i64),
+    /// These bytes.
+    Value(Bytes),
     /// A leader's key, as it was when it began to lead.
     Led {
         create_revision: i64,
@@ -137,6 +139,15 @@ impl Txn {
     pub fn when_unchanged<R>(self, key: &Key<R>, mod_revision: i64) -> Self {
         let expect = if mod_revision == 0 { Expect::Absent } else { Expect::ModRevision(mod_revision) };
         self.guard(key.to_shared(), expect)
+    }
+
+    /// Only if `key` is still as this `record` was written there, at `mod_revision`. A restored store gives the same revisions out again:
+    /// where a transaction may be late by that much, the record has something in it that no other has.
+    pub fn when_written<R: Record>(self, key: &Key<R>, mod_revision: i64, record: &R) -> Self {
+        match encode(key, record) {
+            Ok(value) => self.when_unchanged(key, mod_revision).guard(key.to_shared(), Expect::Value(value)),
+            Err(error) => self.spoil(Invalid::TooLarge(error)),
+        }
     }
 
     /// Only if the record is still the one that was read.

@@ -61,6 +61,7 @@ pub(super) struct Closed {
     pub(super) node: NodeRef,
     pub(super) mod_revision: i64,
     pub(super) record: stored::SessionRecord,
+    pub(super) close_time: Option<prost_types::Timestamp>,
 }
 
 /// `<project>/<node>`.
@@ -227,7 +228,8 @@ async fn close(gateway: Rc<Gateway>) {
             continue;
         }
         let key = Key::<stored::SessionRecord>::of(&closed.node);
-        let txn = Txn::new().when_unchanged(&key, closed.mod_revision).put(&key, &closed.record);
+        let record = stored::SessionRecord { close_time: closed.close_time, ..closed.record.clone() };
+        let txn = Txn::new().when_written(&key, closed.mod_revision, &closed.record).put(&key, &record);
         let origin = Origin::Close { node: path_of(&closed.node), session: session_of(&closed.record) };
         let done = gateway.client.commit(txn, origin).await;
         if matches!(done, Err(TxnError::Unavailable | TxnError::Indeterminate)) {

@@ -220,7 +220,8 @@ impl Actor {
             return;
         }
         current.looking = true;
-        let looking = look(Rc::clone(&self.gateway), current.node.clone(), current.epoch, suspected);
+        let (node, record) = (current.node.clone(), current.record.clone());
+        let looking = look(Rc::clone(&self.gateway), node, current.epoch, record, suspected);
         self.doing.push(Box::pin(async move { Done::Looked(looking.await) }));
     }
 
@@ -255,10 +256,9 @@ impl Actor {
 
     fn close(&mut self) {
         let Some(current) = self.current.take() else { return };
-        let mut record = current.record;
-        record.close_time = Some(self.process.now().wall.to_proto());
-        let mod_revision = current.epoch.revision;
-        self.gateway.queue_close(Closed { node: current.node, mod_revision, record });
+        let close_time = Some(self.process.now().wall.to_proto());
+        let Current { node, epoch, record, .. } = current;
+        self.gateway.queue_close(Closed { node, mod_revision: epoch.revision, record, close_time });
     }
 }
 

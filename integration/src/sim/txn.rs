@@ -78,6 +78,12 @@ impl Txn {
         )
     }
 
+    /// Only if `key` is still as this `record` was written there.
+    pub(super) fn when_written<R: Record>(self, key: &Key<R>, mod_revision: i64, record: &R) -> Self {
+        let txn = self.when_unchanged(key, mod_revision);
+        txn.when(key.as_str(), Relation::Equal, Operand::Value(encoded(record)))
+    }
+
     pub(super) fn put<R: Record>(mut self, key: &Key<R>, record: &R) -> Self {
         self.ops.push(Op::Put(mvcc::Put::new(key.as_str(), encoded(record))));
         self

@@ -189,7 +189,7 @@ pub(super) async fn commit(
         let digest = merge::status_digest(merged.status.as_ref().unwrap_or(&status));
         let mut txn = Txn::new();
         if !gateway.process.sim.planted(Planted::EpochNotCompared) {
-            txn = txn.when_unchanged(&session_key, epoch.revision);
+            txn = txn.when_written(&session_key, epoch.revision, &record);
         }
         if let Some(status) = &merged.status {
             txn = txn.when_unchanged(&status_key, status_revision).put(&status_key, status);
@@ -205,13 +205,14 @@ pub(super) async fn commit(
             Ok(_) => return Outcome::Committed(digest),
             Err(TxnError::Conflict(_, seen)) => match seen.get(session_key.as_str()) {
                 Some(None) => return Outcome::Over(Over::Deleted),
-                Some(Some(newer)) if newer.mod_revision != epoch.revision => {
-                    return match newer.decode::<stored::SessionRecord>() {
-                        Ok(newer) => Outcome::Over(Over::Superseded { boot_id: newer.value.boot_id }),
-                        Err(error) => Outcome::Failed(error.to_string()),
-                    };
-                }
-                Some(Some(_)) | None => {}
+                Some(Some(newer)) => match newer.decode::<stored::SessionRecord>() {
+                    Ok(newer) if newer.mod_revision != epoch.revision || newer.value != record => {
+                        return Outcome::Over(Over::Superseded { boot_id: newer.value.boot_id });
+                    }
+                    Ok(_) => {}
+                    Err(error) => return Outcome::Failed(error.to_string()),
+                },
+                None => {}
             },
             Err(error) => return Outcome::Failed(format!("{error:?}")),
         }
@@ -242,6 +243,7 @@ pub(super) async fn look(
     gateway: Rc<Gateway>,
     node: NodeRef,
     epoch: Version,
+    ours: stored::SessionRecord,
     suspected: (bool, bool),
 ) -> Look {
     let client = &gateway.client;
@@ -249,7 +251,7 @@ pub(super) async fn look(
         match client.get(&Key::<stored::SessionRecord>::of(&node)).await {
             Err(_) => return Look::Failed,
             Ok(None) => return Look::Over(Over::Deleted),
-            Ok(Some(session)) if session.mod_revision != epoch.revision => {
+            Ok(Some(session)) if session.mod_revision != epoch.revision || session.value != ours => {
                 return Look::Over(Over::Superseded { boot_id: session.value.boot_id });
             }
             Ok(Some(_)) => {}

@@ -62,6 +62,8 @@ struct Current {
     assignment: Option<Version>,
     /// Whether the store is being looked at.
     looking: bool,
+    /// Whether something woke us meanwhile.
+    again: bool,
     /// When it is to be looked at again although nothing woke us.
     look_at: Option<Instant>,
 }
@@ -228,8 +230,9 @@ impl Actor {
     fn begin_commit(&mut self, token: u64, change: Arc<skerry_sync::Change>) {
         let Some(current) = &self.current else { return };
         let (shared, node, epoch) = (Arc::clone(&self.shared), current.node.clone(), current.epoch);
+        let record = current.record.clone();
         self.doing.push(Box::pin(async move {
-            Done::Committed { token, outcome: commit(&shared, &node, epoch, &change).await }
+            Done::Committed { token, outcome: commit(&shared, &node, epoch, &record, &change).await }
         }));
     }
 
@@ -271,6 +274,7 @@ impl Actor {
             record: session.record,
             assignment: session.opened.assignment.as_ref().map(|assignment| assignment.version),
             looking: false,
+            again: false,
             look_at: None,
         }));
         tracing::info!(node = self.node.as_ref().map(tracing::field::display), %epoch, "session");
@@ -290,8 +294,7 @@ impl Actor {
             return;
         }
         if current.looking {
-            // Whoever looks now looks again when it is done.
-            current.look_at = Some(Instant::now());
+            current.again = true;
             return;
         }
         let suspicion = Suspicion::of(&self.shared, &current.node, current.epoch, current.assignment);
@@ -300,12 +303,18 @@ impl Actor {
         }
         current.looking = true;
         let (shared, node, epoch) = (Arc::clone(&self.shared), current.node.clone(), current.epoch);
-        self.doing.push(Box::pin(async move { Done::Looked(look(&shared, &node, epoch, suspicion).await) }));
+        let record = current.record.clone();
+        self.doing.push(Box::pin(async move {
+            Done::Looked(look(&shared, &node, epoch, &record, suspicion).await)
+        }));
     }
 
     async fn looked(&mut self, found: Look) {
         let Some(current) = &mut self.current else { return };
         current.looking = false;
+        if std::mem::take(&mut current.again) {
+            current.look_at = Some(Instant::now());
+        }
         match found {
             Look::Ours(Some(assignment)) if Some(assignment.version) > current.assignment => {
                 current.assignment = Some(assignment.version);
@@ -337,9 +346,8 @@ impl Actor {
     /// Hands the session over to be closed in the store. When the gateway stops, the end of its lease closes all of them at once.
     async fn close(&mut self) {
         let Some(current) = self.current.take().filter(|_| !self.shared.shutdown.is_ending()) else { return };
-        let mut record = current.record;
-        record.close_time = Some(skerry_model::time::to_timestamp(SystemTime::now()));
-        let closed = Closed { node: current.node, mod_revision: current.epoch.revision, record };
+        let Current { node, epoch, record, .. } = *current;
+        let closed = Closed { node, mod_revision: epoch.revision, record, close_time: SystemTime::now() };
         // Room comes as long as the closer runs, which is as long as the gateway does.
         tokio::select! {
             _ = self.shared.closing.send(closed) => {}

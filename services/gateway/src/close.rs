@@ -1,6 +1,6 @@
 //! Writes into session records that their sessions are closed: many at once, and again when the store is away.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use skerry_daemon::Shutdown;
 use skerry_model::NodeRef;
@@ -23,8 +23,10 @@ pub(crate) struct Closed {
     pub(crate) node: NodeRef,
     /// Its epoch: if the record has another revision, it is no longer this session's.
     pub(crate) mod_revision: i64,
-    /// The record, with its close time.
+    /// The record as it was written then.
     pub(crate) record: stored::SessionRecord,
+    /// When it ended.
+    pub(crate) close_time: SystemTime,
 }
 
 /// Closes sessions until the gateway stops. Those that are open then end with the gateway's lease.
@@ -51,7 +53,10 @@ pub(crate) async fn run(store: Store, mut queue: mpsc::Receiver<Closed>, shutdow
 
 fn write(closed: &Closed) -> Txn {
     let key = Key::<stored::SessionRecord>::of(&closed.node);
-    Txn::new().when_unchanged(&key, closed.mod_revision).put(&key, &closed.record)
+    let close_time = Some(skerry_model::time::to_timestamp(closed.close_time));
+    let record = stored::SessionRecord { close_time, ..closed.record.clone() };
+    // By value too: a store that was restored meanwhile may have given the same revision to a newer session.
+    Txn::new().when_written(&key, closed.mod_revision, &closed.record).put(&key, &record)
 }
 
 /// A conflict says that a newer session has the record, or that it was closed by a try whose answer was lost.

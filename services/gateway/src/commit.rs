@@ -35,8 +35,14 @@ pub(crate) enum Over {
     Deleted,
 }
 
-/// Merges `change` into status and events of `node`, as long as its session has `epoch`.
-pub(crate) async fn commit(shared: &Shared, node: &NodeRef, epoch: Version, change: &Change) -> Outcome {
+/// Merges `change` into status and events of `node`, as long as its session is the one that wrote `session` at `epoch`.
+pub(crate) async fn commit(
+    shared: &Shared,
+    node: &NodeRef,
+    epoch: Version,
+    session: &stored::SessionRecord,
+    change: &Change,
+) -> Outcome {
     let status_key = Key::<stored::StatusRecord>::of(node);
     let events_key = Key::<stored::EventsRecord>::of(&EventSource::Node(node.clone()));
     let session_key = Key::<stored::SessionRecord>::of(node);
@@ -52,7 +58,7 @@ pub(crate) async fn commit(shared: &Shared, node: &NodeRef, epoch: Version, chan
         let merged = merge::merge(&status, &events.unwrap_or_default(), change);
 
         let digest = merge::status_digest(merged.status.as_ref().unwrap_or(&status));
-        let mut txn = Txn::new().when_unchanged(&session_key, epoch.revision);
+        let mut txn = Txn::new().when_written(&session_key, epoch.revision, session);
         if let Some(status) = &merged.status {
             txn = txn.when_unchanged(&status_key, status_revision).put(&status_key, status);
         }
@@ -120,7 +126,13 @@ impl Suspicion {
 }
 
 /// Reads what is suspected.
-pub(crate) async fn look(shared: &Shared, node: &NodeRef, epoch: Version, suspicion: Suspicion) -> Look {
+pub(crate) async fn look(
+    shared: &Shared,
+    node: &NodeRef,
+    epoch: Version,
+    ours: &stored::SessionRecord,
+    suspicion: Suspicion,
+) -> Look {
     if suspicion.session {
         let session = match shared.store.get(&Key::<stored::SessionRecord>::of(node)).await {
             Ok(session) => session,
@@ -128,7 +140,7 @@ pub(crate) async fn look(shared: &Shared, node: &NodeRef, epoch: Version, suspic
         };
         match session {
             None => return Look::Over(Over::Deleted),
-            Some(session) if session.mod_revision != epoch.revision => {
+            Some(session) if session.mod_revision != epoch.revision || session.value != *ours => {
                 return Look::Over(Over::Superseded { boot_id: session.value.boot_id });
             }
             Some(_) => {}

@@ -92,6 +92,9 @@ impl Txn {
                 Expect::ModRevision(revision) => {
                     compares.push(Compare::mod_revision(key, CompareOp::Equal, *revision));
                 }
+                Expect::Value(value) => {
+                    compares.push(Compare::value(key, CompareOp::Equal, value.to_vec()));
+                }
                 Expect::Led { create_revision, holder } => {
                     compares.push(Compare::create_revision(key, CompareOp::Equal, *create_revision));
                     // A restored store gives the same revisions out again; the holder is random.
@@ -189,6 +192,7 @@ fn holds(expect: &Expect, entry: Option<&Entry>) -> bool {
         Expect::Absent | Expect::FirstTime(_) => entry.is_none(),
         Expect::Exists => entry.is_some(),
         Expect::ModRevision(revision) => entry.is_some_and(|entry| entry.mod_revision == *revision),
+        Expect::Value(value) => entry.is_some_and(|entry| entry.bytes == *value),
         Expect::Led { create_revision, holder } => {
             entry.is_some_and(|entry| entry.create_revision == *create_revision && entry.bytes == *holder)
         }
