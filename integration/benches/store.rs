@@ -102,7 +102,7 @@ async fn main() -> Result<()> {
         let mut pair = Pair::default();
         for round in 0..rounds {
             for (name, endpoint) in in_turn(&servers, round) {
-                let done = watch_events(endpoint, watchers, round);
+                let done = Box::pin(watch_events(endpoint, watchers, round));
                 pair.add(name, within(Duration::ZERO, done).await?);
             }
         }
