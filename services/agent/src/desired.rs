@@ -72,12 +72,20 @@ pub struct Desired {
     pub instances: BTreeMap<InstanceName, Arc<InstanceSpec>>,
     /// What is wanted and cannot be run as it was sent.
     pub blocked: BTreeMap<InstanceName, Blocked>,
+    /// What was run last of instances whose wanted copy was not started yet: run on until that one can take its place.
+    pub formers: BTreeMap<InstanceName, Arc<InstanceSpec>>,
     /// Whether this is known to be what the control plane wants. Otherwise (no state yet, or a state file that was lost) nothing that
     /// runs is stopped or replaced on its account.
     pub authoritative: bool,
 }
 
 impl Desired {
+    /// What a copy with this fingerprint was made from, if it is known.
+    pub fn spec_of(&self, name: &InstanceName, fingerprint: &str) -> Option<&Arc<InstanceSpec>> {
+        let specs = [self.instances.get(name), self.formers.get(name)];
+        specs.into_iter().flatten().find(|spec| spec.fingerprint == fingerprint)
+    }
+
     /// Whether `name` is wanted, runnable or not.
     pub fn wants(&self, name: &InstanceName) -> bool {
         self.instances.contains_key(name) || self.blocked.contains_key(name)

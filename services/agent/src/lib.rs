@@ -8,6 +8,7 @@ mod clock;
 pub mod config;
 pub mod desired;
 mod fingerprint;
+mod former;
 pub mod health;
 mod machine;
 mod memory;

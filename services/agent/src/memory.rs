@@ -12,6 +12,8 @@ use crate::runtime::{GRACE_DEFAULT, Observed, RunState, RuntimeError, RuntimeKin
 
 /// After so long a run the restart wait starts anew.
 pub(crate) const STEADY: Duration = Duration::from_secs(600);
+/// The wanted copy, the former one, and a removal.
+const WAITS_MAX: usize = 3;
 /// First and longest wait after an error that may pass by itself.
 const RETRY_TRANSIENT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// First and longest wait after an error that will hardly pass by itself.
@@ -23,13 +25,6 @@ pub(crate) type Jitter = f64;
 /// What is being done about an instance now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Busy {
-    /// What it needs is fetched.
-    Preparing {
-        /// Last progress, as `Pulling`; empty until there is any.
-        reason: &'static str,
-        /// A sentence for people.
-        message: String,
-    },
     /// It is being made and started.
     Starting,
     /// It is being stopped and removed.
@@ -41,6 +36,19 @@ pub(crate) enum Busy {
     },
 }
 
+/// What an instance needs is being fetched. No copy is touched by that: what is there runs, ends and is started again meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fetch {
+    /// For which fingerprint.
+    pub(crate) fingerprint: String,
+    /// Last progress, as `Pulling`; empty until there is any.
+    pub(crate) reason: &'static str,
+    /// A sentence for people.
+    pub(crate) message: String,
+    /// Since when.
+    pub(crate) since: MonoTime,
+}
+
 /// Not before `until`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Wait {
@@ -50,6 +58,8 @@ pub(crate) struct Wait {
     pub(crate) fingerprint: Option<String>,
     /// Absent: it ended, and is started again after this wait. Else the last attempt failed so.
     pub(crate) error: Option<RuntimeError>,
+    /// Failures in a row.
+    failures: u32,
 }
 
 /// How it ended the last time.
@@ -89,8 +99,12 @@ struct Seen {
 pub(crate) struct Memory {
     /// What is being done about it, and since when.
     pub(crate) busy: Option<(Busy, MonoTime)>,
-    /// Not before.
-    pub(crate) wait: Option<Wait>,
+    /// What is being fetched for it.
+    pub(crate) fetch: Option<Fetch>,
+    /// Fingerprint whose needs were all there when they were last asked for, and whether nothing was tried with them since.
+    prepared: Option<(String, bool)>,
+    /// Not before; at most [`WAITS_MAX`], each of another fingerprint, the newest last.
+    waits: Vec<Wait>,
     /// How often the agent has restarted it.
     pub(crate) restarts: u32,
     /// How it ended the last time.
@@ -101,7 +115,6 @@ pub(crate) struct Memory {
     looked: bool,
     running_since: MonoTime,
     quick_ends: u32,
-    failures: u32,
     grace: Option<Duration>,
 }
 
@@ -131,16 +144,9 @@ impl Memory {
             RunState::Created => None,
             RunState::Running { .. } => {
                 self.running_since = now;
-                self.failures = 0;
                 let again = self.started.replace(observed.fingerprint.clone()).is_some();
                 // A failed attempt to replace it still waits.
-                if self
-                    .wait
-                    .as_ref()
-                    .is_some_and(|wait| wait.fingerprint.as_ref() == Some(&observed.fingerprint))
-                {
-                    self.wait = None;
-                }
+                self.succeeded(Some(&observed.fingerprint));
                 (!first).then_some(Happening::Started { again })
             }
             RunState::Exited { code, out_of_memory, .. } => {
@@ -149,7 +155,7 @@ impl Memory {
                 if let Some(policy) = policy.filter(|policy| !first && restarts(policy.when, code)) {
                     let wait = self.next_restart(policy, now, jitter);
                     let fingerprint = Some(observed.fingerprint.clone());
-                    self.wait = Some(Wait { until: now + wait, fingerprint, error: None });
+                    self.put_wait(Wait { until: now + wait, fingerprint, error: None, failures: 0 });
                     ended.wait = Some(wait);
                 }
                 self.ended = Some(ended);
@@ -171,6 +177,9 @@ impl Memory {
     pub(crate) fn acts(&mut self, busy: Busy, now: MonoTime) {
         self.looked = true;
         self.busy = Some((busy, now));
+        if let Some((_, fresh)) = &mut self.prepared {
+            *fresh = false;
+        }
     }
 
     /// An attempt (to run `fingerprint`; none: to remove it) failed. Answers whether that is news.
@@ -182,45 +191,77 @@ impl Memory {
         jitter: Jitter,
     ) -> bool {
         let range = if error.transient { RETRY_TRANSIENT } else { RETRY_LASTING };
-        let told = |wait: &Wait| wait.error.as_ref().map(|old| (old.reason, old.message.clone()));
-        let same = self.wait.as_ref().is_some_and(|wait| wait.fingerprint == fingerprint)
-            && self.wait.as_ref().and_then(told) == Some((error.reason, error.message.clone()));
-        if self.wait.as_ref().is_none_or(|wait| wait.fingerprint != fingerprint) {
-            self.failures = 0;
-        }
-        let wait = backoff(range, self.failures, jitter);
-        self.failures = self.failures.saturating_add(1);
-        self.wait = Some(Wait { until: now + wait, fingerprint, error: Some(error) });
+        let old = self.wait(fingerprint.as_deref());
+        let failures = old.map_or(0, |wait| wait.failures);
+        let told = old.and_then(|wait| wait.error.as_ref()).map(|error| (error.reason, &error.message));
+        let same = told == Some((error.reason, &error.message));
+        let until = now + backoff(range, failures, jitter);
+        let failures = failures.saturating_add(1);
+        self.put_wait(Wait { until, fingerprint, error: Some(error), failures });
         !same
+    }
+
+    fn put_wait(&mut self, wait: Wait) {
+        self.waits.retain(|old| old.fingerprint != wait.fingerprint);
+        if self.waits.len() >= WAITS_MAX {
+            self.waits.remove(0);
+        }
+        self.waits.push(wait);
+    }
+
+    fn wait(&self, fingerprint: Option<&str>) -> Option<&Wait> {
+        self.waits.iter().find(|wait| wait.fingerprint.as_deref() == fingerprint)
+    }
+
+    /// All that `fingerprint` needs is there.
+    pub(crate) fn fetched(&mut self, fingerprint: &str) {
+        self.prepared = Some((fingerprint.to_owned(), true));
+    }
+
+    /// Something that `fingerprint` needs is not there. Answers whether that is news.
+    pub(crate) fn not_fetched(
+        &mut self,
+        fingerprint: String,
+        error: RuntimeError,
+        now: MonoTime,
+        jitter: Jitter,
+    ) -> bool {
+        self.prepared = None;
+        self.failed(Some(fingerprint), error, now, jitter)
+    }
+
+    /// Whether all that `fingerprint` needs is there, as far as is known.
+    pub(crate) fn is_prepared(&self, fingerprint: &str) -> bool {
+        self.prepared.as_ref().is_some_and(|(prepared, _)| prepared == fingerprint)
+    }
+
+    /// Whether `fingerprint` may be started without asking again for what it needs.
+    pub(crate) fn is_fresh(&self, fingerprint: &str) -> bool {
+        self.is_prepared(fingerprint) && self.prepared.as_ref().is_some_and(|(_, fresh)| *fresh)
     }
 
     /// An attempt succeeded; what came of it is seen by the next look.
     pub(crate) fn succeeded(&mut self, fingerprint: Option<&str>) {
-        if self.wait.as_ref().is_some_and(|wait| wait.fingerprint.as_deref() == fingerprint) {
-            self.wait = None;
-        }
+        self.waits.retain(|wait| wait.fingerprint.as_deref() != fingerprint);
     }
 
     /// Something changed that may have been in the way: what waits after this error is tried again at once.
     pub(crate) fn hurry(&mut self, reason: &str, now: MonoTime) {
-        if let Some(wait) = &mut self.wait
-            && wait.error.as_ref().is_some_and(|error| error.reason == reason)
-        {
-            wait.until = now;
+        for wait in &mut self.waits {
+            if wait.error.as_ref().is_some_and(|error| error.reason == reason) {
+                wait.until = now;
+            }
         }
     }
 
     /// The wait that holds `fingerprint` up at `now`.
     pub(crate) fn waits(&self, fingerprint: Option<&str>, now: MonoTime) -> Option<&Wait> {
-        self.wait.as_ref().filter(|wait| wait.fingerprint.as_deref() == fingerprint && wait.until > now)
+        self.wait(fingerprint).filter(|wait| wait.until > now)
     }
 
     /// The error of the last attempt to run `fingerprint`, until one succeeds.
     pub(crate) fn error(&self, fingerprint: Option<&str>) -> Option<&RuntimeError> {
-        self.wait
-            .as_ref()
-            .filter(|wait| wait.fingerprint.as_deref() == fingerprint)
-            .and_then(|wait| wait.error.as_ref())
+        self.wait(fingerprint).and_then(|wait| wait.error.as_ref())
     }
 
     /// Longest that stopping it may take, as far as is known; `grace` is that of the copy that is started now, if one is.
@@ -350,11 +391,11 @@ mod tests {
         let mut memory = Memory::default();
         memory.look(Some(&running(1)), Some(&POLICY), at(1), 0.0);
         assert!(memory.look(Some(&exited(1, 2)), Some(&POLICY), at(2), 0.0).is_some());
-        let until = memory.wait.clone();
+        let until = memory.waits.clone();
         for later in 3..9 {
             assert_eq!(memory.look(Some(&exited(1, 2)), Some(&POLICY), at(later), 0.0), None);
         }
-        assert_eq!(memory.wait, until);
+        assert_eq!(memory.waits, until);
     }
 
     #[test]
@@ -362,9 +403,9 @@ mod tests {
         let error = |transient| RuntimeError { reason: "ImagePullFailed", message: "no".into(), transient };
         let mut memory = Memory::default();
         assert!(memory.failed(Some("f".into()), error(true), at(0), 0.0));
-        assert_eq!(memory.wait.as_ref().unwrap().until, at(1));
+        assert_eq!(memory.wait(Some("f")).unwrap().until, at(1));
         assert!(!memory.failed(Some("f".into()), error(true), at(1), 0.0));
-        assert_eq!(memory.wait.as_ref().unwrap().until, at(3));
+        assert_eq!(memory.wait(Some("f")).unwrap().until, at(3));
         assert!(memory.failed(Some("g".into()), error(false), at(3), 0.0), "another fingerprint");
         assert_eq!(memory.waits(Some("f"), at(3)), None);
         assert_eq!(memory.waits(Some("g"), at(3)).unwrap().until, at(13));

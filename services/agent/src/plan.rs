@@ -2,9 +2,11 @@
 //!
 //! Laws (tested below): planning again after a plan was carried out gives nothing for the same instances; going on so ends, and then
 //! what runs is what is wanted; what is unchanged is never touched; no instance ever has two copies; nothing that runs is stopped
-//! unless the desired state is known to be what the control plane wants. Carrying out is the reconciler's.
+//! unless the desired state is known to be what the control plane wants. A copy of the former revision that ended while its successor
+//! cannot be fetched is run again; once the successor is fetched it never is. Carrying out is the reconciler's.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use skerry_model::InstanceName;
 use skerry_model::app::DependencyCondition;
@@ -13,17 +15,22 @@ use skerry_sync::MonoTime;
 use crate::desired::{Desired, InstanceSpec};
 use crate::health::HealthState;
 use crate::memory::{Memory, restarts};
-use crate::runtime::{Observed, RunState, RuntimeKind};
+use crate::runtime::{RunState, RuntimeKind};
 use crate::world::{View, World, is_running, kind_of};
+
+/// So long a fetch may take before a former copy that ended is run again: an image that is there is found within it.
+const FORMER_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What to do with an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Act {
-    /// There is none: fetch what it needs, make it, start it.
+    /// Fetch what it needs. What is there of it is not touched.
+    Fetch,
+    /// There is none: make it, start it.
     Start,
     /// One of this fingerprint is there and does not run: start it again.
     Restart,
-    /// One of another fingerprint is there: fetch what the new one needs, then put it in place of the old one.
+    /// One of another fingerprint is there: put the new one in its place.
     Replace,
     /// Nobody wants it here: stop and remove it.
     Remove,
@@ -38,6 +45,8 @@ pub(crate) struct Action {
     pub(crate) runtime: RuntimeKind,
     /// What.
     pub(crate) act: Act,
+    /// Whether it is about the former spec of the instance instead of the wanted one. Only to start or restart.
+    pub(crate) former: bool,
 }
 
 /// Why an instance is left as it is.
@@ -102,19 +111,73 @@ pub(crate) fn plan(inputs: Inputs<'_>) -> Plan {
     }
     for (name, spec) in &inputs.desired.instances {
         let kind = kind_of(spec);
+        let former = inputs.desired.formers.get(name);
         match decide(inputs, spec) {
-            Ok(act) => plan.actions.push(Action { instance: name.clone(), runtime: kind, act }),
+            Ok(act) => {
+                plan.actions.push(Action { instance: name.clone(), runtime: kind, act, former: false });
+                if act == Act::Fetch && former.is_some() {
+                    wake_by(&mut plan, inputs.now + FORMER_PATIENCE);
+                }
+            }
             Err(hold) => {
+                let memory = inputs.memories.get(name);
                 if hold == Hold::Waits
-                    && let Some(wait) = inputs.memories.get(name).and_then(|memory| memory.wait.as_ref())
+                    && let Some(wait) =
+                        memory.and_then(|memory| memory.waits(Some(&spec.fingerprint), inputs.now))
                 {
                     wake_by(&mut plan, wait.until);
                 }
                 plan.holds.insert(name.clone(), hold);
+                // One that needs another runtime goes first, and so is not run again.
+                if let Some(former) = former.filter(|former| kind_of(former) == kind) {
+                    plan_former(inputs, former, Some(spec), &mut plan);
+                }
             }
         }
     }
+    for (name, former) in &inputs.desired.formers {
+        if inputs.desired.blocked.contains_key(name) {
+            plan_former(inputs, former, None, &mut plan);
+        }
+    }
     plan
+}
+
+/// Runs the former copy of an instance, by its own policy, while the wanted one (none: it is blocked) cannot take its place.
+fn plan_former(inputs: Inputs<'_>, former: &InstanceSpec, wanted: Option<&InstanceSpec>, plan: &mut Plan) {
+    let blank = Memory::default();
+    let (name, kind) = (&former.name, kind_of(former));
+    let memory = inputs.memories.get(name).unwrap_or(&blank);
+    let Some(view) = inputs.world.get(&kind).filter(|view| view.available) else { return };
+    let superseded = wanted
+        .is_some_and(|spec| former.fingerprint == spec.fingerprint || memory.is_prepared(&spec.fingerprint));
+    if memory.busy.is_some() || superseded || is_elsewhere(inputs, name, kind) {
+        return;
+    }
+    let act = match view.instances.get(name) {
+        None => Act::Start,
+        Some(observed) if observed.fingerprint != former.fingerprint => return,
+        Some(observed) => match observed.state {
+            RunState::Running { .. } => return,
+            RunState::Exited { code, .. } if !restarts(former.service.restart.when, code) => return,
+            RunState::Created | RunState::Exited { .. } => Act::Restart,
+        },
+    };
+    let patience = memory.fetch.as_ref().map(|fetch| fetch.since + FORMER_PATIENCE);
+    let wait = memory.waits(Some(&former.fingerprint), inputs.now).map(|wait| wait.until);
+    if let Some(until) = patience.max(wait).filter(|until| *until > inputs.now) {
+        wake_by(plan, until);
+        return;
+    }
+    let met_before = memory.started.as_ref() == Some(&former.fingerprint);
+    if met_before || dependencies(inputs, former, true).is_ok() {
+        plan.actions.push(Action { instance: name.clone(), runtime: kind, act, former: true });
+    }
+}
+
+/// Whether there is a copy on another runtime than `kind`.
+fn is_elsewhere(inputs: Inputs<'_>, name: &InstanceName, kind: RuntimeKind) -> bool {
+    inputs.world.iter().any(|(other, view)| *other != kind && view.instances.contains_key(name))
 }
 
 /// What is wanted nowhere, or on another runtime.
@@ -133,7 +196,10 @@ fn plan_removals(inputs: Inputs<'_>, kind: RuntimeKind, view: &View, plan: &mut 
         }
         match memory.and_then(|memory| memory.waits(None, inputs.now)) {
             Some(wait) => wake_by(plan, wait.until),
-            None => plan.actions.push(Action { instance: name.clone(), runtime: kind, act: Act::Remove }),
+            None => {
+                let act = Act::Remove;
+                plan.actions.push(Action { instance: name.clone(), runtime: kind, act, former: false });
+            }
         }
     }
 }
@@ -154,7 +220,7 @@ fn decide(inputs: Inputs<'_>, spec: &InstanceSpec) -> Result<Act, Hold> {
     if !view.available {
         return Err(Hold::RuntimeAway);
     }
-    if inputs.world.iter().any(|(other, view)| *other != kind && view.instances.contains_key(&spec.name)) {
+    if is_elsewhere(inputs, &spec.name, kind) {
         return Err(Hold::OtherCopy);
     }
     let act = match view.instances.get(&spec.name) {
@@ -178,27 +244,31 @@ fn decide(inputs: Inputs<'_>, spec: &InstanceSpec) -> Result<Act, Hold> {
     }
     // One that ran in this life of the agent had its dependencies met: it is not held up by one that fails since.
     if memory.started.as_ref() != Some(&spec.fingerprint) {
-        dependencies(inputs, spec)?;
+        dependencies(inputs, spec, act == Act::Restart)?;
     }
-    Ok(act)
+    match act {
+        Act::Start | Act::Replace if memory.fetch.is_some() => Err(Hold::Busy),
+        Act::Start | Act::Replace if !memory.is_fresh(&spec.fingerprint) => Ok(Act::Fetch),
+        _ => Ok(act),
+    }
 }
 
 /// Whether all that `spec` comes after is there. Copies of a service on other nodes are not seen from here and not waited for.
-fn dependencies(inputs: Inputs<'_>, spec: &InstanceSpec) -> Result<(), Hold> {
+/// `formers`: the former copy of another instance will do, since this one ran beside it before.
+fn dependencies(inputs: Inputs<'_>, spec: &InstanceSpec, formers: bool) -> Result<(), Hold> {
     for dependency in &spec.service.depends_on {
         let of_service =
             |name: &&InstanceName| name.app == spec.name.app && name.service == dependency.service;
-        if let Some(name) = inputs.desired.blocked.keys().find(of_service) {
+        let former_is_met = |name: &InstanceName| {
+            let former = inputs.desired.formers.get(name).filter(|_| formers);
+            former.is_some_and(|former| met(inputs, dependency.condition, former))
+        };
+        if let Some(name) = inputs.desired.blocked.keys().filter(of_service).find(|name| !former_is_met(name))
+        {
             return Err(Hold::Dependency { message: format!("{name} cannot be run as it was sent") });
         }
         for (name, other) in inputs.desired.instances.iter().filter(|(name, _)| of_service(name)) {
-            let observed = inputs
-                .world
-                .get(&kind_of(other))
-                .filter(|view| view.available)
-                .and_then(|view| view.instances.get(name))
-                .filter(|observed| observed.fingerprint == other.fingerprint);
-            if !met(inputs, dependency.condition, other, observed) {
+            if !met(inputs, dependency.condition, other) && !former_is_met(name) {
                 let until = match dependency.condition {
                     DependencyCondition::Started => "runs",
                     DependencyCondition::Healthy => "is healthy",
@@ -211,13 +281,15 @@ fn dependencies(inputs: Inputs<'_>, spec: &InstanceSpec) -> Result<(), Hold> {
     Ok(())
 }
 
-fn met(
-    inputs: Inputs<'_>,
-    condition: DependencyCondition,
-    other: &InstanceSpec,
-    observed: Option<&Observed>,
-) -> bool {
-    let Some(observed) = observed else { return false };
+/// Whether a copy of exactly `other` meets `condition`.
+fn met(inputs: Inputs<'_>, condition: DependencyCondition, other: &InstanceSpec) -> bool {
+    let view = inputs.world.get(&kind_of(other)).filter(|view| view.available);
+    let Some(observed) = view
+        .and_then(|view| view.instances.get(&other.name))
+        .filter(|observed| observed.fingerprint == other.fingerprint)
+    else {
+        return false;
+    };
     let completed = matches!(observed.state, RunState::Exited { code: Some(0), .. });
     let stays = !restarts(other.service.restart.when, Some(0));
     match condition {

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::config::{Config, DockerAccess};
 use crate::machine::Sampler;
-use crate::reconcile::{LOCAL_MAX, Links, Reconciler, RuntimeStatuses};
+use crate::reconcile::{Copies, LOCAL_MAX, Links, Reconciler, RuntimeStatuses};
 use crate::runtime::docker::DockerRuntime;
 use crate::runtime::process::{self, ProcessRuntime};
 use crate::runtime::{Runtime, RuntimeDirs};
@@ -56,6 +56,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> Result<(), Se
     let (desired_in, desired) = watch::channel(Arc::default());
     let (local_in, local) = mpsc::channel(LOCAL_MAX);
     let (runtimes_in, runtime_statuses) = watch::channel(RuntimeStatuses::new());
+    let (copies_in, copies) = watch::channel(Copies::default());
     let uplink = Uplink::new(Parts {
         node: config.node.clone(),
         gateways: config.gateways,
@@ -67,8 +68,9 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> Result<(), Se
         desired: desired_in,
         local,
         runtimes: runtime_statuses,
+        copies,
     });
-    let links = Links { desired, local: local_in, runtimes: runtimes_in };
+    let links = Links { desired, local: local_in, runtimes: runtimes_in, copies: copies_in };
     let reconciler = Reconciler::new(config.node, clock, runtimes, links);
     // Boxed: these two live as long as the agent, and their caller need not hold them on its stack.
     tokio::join!(Box::pin(uplink.run(shutdown.clone())), Box::pin(reconciler.run(shutdown)));

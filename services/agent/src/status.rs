@@ -121,7 +121,7 @@ fn of_old(spec: &InstanceSpec, hold: Option<&Hold>, about: About<'_>) -> Told {
     if let Some(error) = about.away {
         return told(Phase::Running, "RuntimeUnavailable", format!("ran when last seen; {}", error.message));
     }
-    match (hold, about.memory.error(Some(&spec.fingerprint)), &about.memory.busy) {
+    match (hold, about.memory.error(Some(&spec.fingerprint)), &about.memory.fetch) {
         (Some(Hold::NotAuthoritative), ..) => told(
             Phase::Running,
             "DesiredStateUnknown",
@@ -131,8 +131,8 @@ fn of_old(spec: &InstanceSpec, hold: Option<&Hold>, about: About<'_>) -> Told {
             told(Phase::Running, "WaitingForDependency", runs_on(message))
         }
         (_, Some(error), _) => told(Phase::Running, error.reason, runs_on(&error.message)),
-        (_, None, Some((Busy::Preparing { reason, message }, _))) if !reason.is_empty() => {
-            told(Phase::Running, reason, runs_on(message))
+        (_, None, Some(fetch)) if !fetch.reason.is_empty() => {
+            told(Phase::Running, fetch.reason, runs_on(&fetch.message))
         }
         _ => told(Phase::Running, "Updating", runs_on("the new one is being made ready")),
     }
@@ -145,11 +145,9 @@ fn of_absent(spec: &InstanceSpec, hold: Option<&Hold>, about: About<'_>) -> Told
     if let Some(waiting) = of_waiting(hold, about.memory.error(Some(&spec.fingerprint))) {
         return waiting;
     }
-    match &about.memory.busy {
-        Some((Busy::Preparing { reason, message }, _)) if !reason.is_empty() => {
-            told(Phase::Preparing, reason, message)
-        }
-        Some((Busy::Stopping, _)) => told(Phase::Stopping, "Stopping", "it is being stopped"),
+    match (&about.memory.fetch, &about.memory.busy) {
+        (Some(fetch), _) if !fetch.reason.is_empty() => told(Phase::Preparing, fetch.reason, &fetch.message),
+        (_, Some((Busy::Stopping, _))) => told(Phase::Stopping, "Stopping", "it is being stopped"),
         _ => preparing(),
     }
 }

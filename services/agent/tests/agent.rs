@@ -489,6 +489,77 @@ async fn containers_are_run_replaced_only_when_their_image_is_there_and_removed(
 }
 
 #[tokio::test]
+async fn with_no_network_the_former_copy_runs_on_until_the_image_of_its_successor_is_there() {
+    let Some(docker) = Docker::required() else { return };
+    let image = docker.busybox().unwrap();
+    // Names of this run alone, since containers and images are looked for by them.
+    let (service, missing) =
+        (format!("keep{}", std::process::id()), format!("skerry-test/keep:{}", std::process::id()));
+    let keep = &format!("app/{service}/n1/0");
+    let host = format!("unix://{}", docker.socket().display());
+    let dir = tempfile::tempdir().unwrap();
+    let mut gateway = FakeGateway::start().await;
+    let start = |address| Agent::start_with(address, dir.path(), &["--docker-host", &host]);
+    let agent = start(gateway.address);
+    let (mut session, _) = gateway.session().await;
+    let (first, second) = (
+        resources(vec![container(&service, image, "1")]),
+        resources(vec![container(&service, &missing, "2")]),
+    );
+    session.update(5, first.clone(), Vec::new()).await;
+    let first_status = session.status(keep, |status| status.ready).await;
+    let former = |status: &types::InstanceStatus| {
+        status.ready && status.reason == "ImageMissing" && status.revision == first_status.revision
+    };
+
+    // Its successor's image is not there, and another one supersedes that without it ever having run.
+    session.update(6, second.clone(), vec![first[1].name.clone()]).await;
+    session.status(keep, former).await;
+    let third = resources(vec![container(&service, &missing, "3")]);
+    session.update(7, third.clone(), vec![second[1].name.clone()]).await;
+
+    // No gateway, no agent, and the copy is stopped, then even removed: each time it runs again.
+    let address = gateway.address;
+    gateway.tasks.shutdown().await;
+    drop((gateway, session));
+    agent.kill();
+    let label = format!("skerry.io/instance={keep}");
+    let value = |container: &str| {
+        let found = docker.inspect(container).ok()?;
+        let is_running = found["State"]["Running"] == true;
+        is_running.then(|| found["Config"]["Env"].to_string())
+    };
+    docker.request("POST", &format!("/containers/{}/kill", first_status.runtime_id), &[]).unwrap();
+    let agent = start(address);
+    until("the stopped copy runs again", || value(&first_status.runtime_id).is_some()).await;
+    agent.kill();
+    docker.request("DELETE", &format!("/containers/{}?force=true", first_status.runtime_id), &[]).unwrap();
+    let agent = start(address);
+    let running = || docker.containers(&label).unwrap().into_iter().find_map(|one| value(&one));
+    until("the former copy is made anew", || running().is_some_and(|env| env.contains("VALUE=1"))).await;
+    assert_eq!(docker.containers(&label).unwrap().len(), 1);
+    agent.kill();
+
+    // The image comes: its successor takes its place, and what was kept is forgotten.
+    let mut gateway = FakeGateway::start().await;
+    let agent = start(gateway.address);
+    let (mut session, _) = gateway.session().await;
+    session.status(keep, former).await;
+    let (repository, tag) = missing.split_once(':').unwrap();
+    let tagging = format!("/images/{image}/tag?repo={repository}&tag={tag}");
+    docker.request("POST", &tagging, &[]).unwrap();
+    // Within the ten seconds after which the agent tries again.
+    session.status(keep, |status| status.ready && status.reason.is_empty()).await;
+    assert!(running().unwrap().contains("VALUE=3"));
+    let kept = || std::fs::metadata(dir.path().join("formers")).unwrap().len();
+    until("nothing is kept", || kept() < 200).await;
+    session.update(8, Vec::new(), names(&third)).await;
+    session.report(|report| report.removed_instances.iter().any(|name| name == keep)).await;
+    let _ = docker.request("DELETE", &format!("/images/{missing}?force=true"), &[]);
+    assert!(agent.terminate().await.success());
+}
+
+#[tokio::test]
 async fn a_gateway_that_is_away_is_left_for_the_next_one() {
     let dir = tempfile::tempdir().unwrap();
     let mut gateway = FakeGateway::start().await;

@@ -8,7 +8,8 @@ use skerry_model::app::{Dependency, RestartWhen, ServiceSpec};
 use skerry_model::{AppSpec, ContentHash, ServiceName};
 
 use super::*;
-use crate::runtime::RuntimeError;
+use crate::memory::Busy;
+use crate::runtime::{Observed, RuntimeError};
 use crate::testing::{app, process, service};
 
 const SERVICES: [&str; 4] = ["a", "b", "c", "d"];
@@ -53,6 +54,7 @@ fn desired(sketches: &[Sketch]) -> Desired {
     Desired {
         instances: specs.map(|(index, sketch)| (name(index), Arc::new(spec(index, sketch)))).collect(),
         blocked: BTreeMap::new(),
+        formers: BTreeMap::new(),
         authoritative: true,
     }
 }
@@ -132,15 +134,38 @@ fn world(sketches: &[Sketch], states: &[RunState]) -> World {
     world
 }
 
-/// Does what a plan says. Services that restart only on failure do their work at once and complete.
-fn carry_out(plan: &Plan, desired: &Desired, world: &mut World) {
+fn not_there() -> RuntimeError {
+    RuntimeError { reason: "ImagePullFailed", message: "no route".into(), transient: true }
+}
+
+/// Does what a plan says; only what needs `fetchable` is fetched. Services that restart only on failure do their work at once and complete.
+fn carry_out(
+    plan: &Plan,
+    desired: &Desired,
+    world: &mut World,
+    memories: &mut BTreeMap<InstanceName, Memory>,
+    fetchable: impl Fn(&InstanceName) -> bool,
+) {
     for action in &plan.actions {
+        let memory = memories.entry(action.instance.clone()).or_default();
+        if action.act == Act::Fetch {
+            let fingerprint = &desired.instances[&action.instance].fingerprint;
+            if fetchable(&action.instance) {
+                memory.fetched(fingerprint);
+            } else {
+                memory.not_fetched(fingerprint.clone(), not_there(), MonoTime::default(), 0.0);
+            }
+            continue;
+        }
+        memory.acts(Busy::Starting, MonoTime::default());
+        memory.busy = None;
         let view = world.get_mut(&action.runtime).unwrap();
         if action.act == Act::Remove {
             assert!(view.instances.remove(&action.instance).is_some(), "removes what is there");
             continue;
         }
-        let spec = &desired.instances[&action.instance];
+        let specs = if action.former { &desired.formers } else { &desired.instances };
+        let spec = &specs[&action.instance];
         let state = match spec.service.restart.when {
             RestartWhen::Always => running(),
             RestartWhen::OnFailure | RestartWhen::Never => exited(Some(0)),
@@ -156,7 +181,7 @@ fn complete(desired: &Desired, world: &mut World) {
     let running =
         world.values_mut().flat_map(|view| view.instances.values_mut()).filter(|one| is_running(one));
     for observed in running {
-        let spec = desired.instances.get(&observed.instance);
+        let spec = desired.spec_of(&observed.instance, &observed.fingerprint);
         if spec.is_some_and(|spec| spec.service.restart.when == RestartWhen::OnFailure) {
             observed.state = exited(Some(0));
         }
@@ -204,19 +229,18 @@ proptest! {
         states in prop::collection::vec(state(), 4),
     ) {
         prop_assume!(!waits_for_ever(&new));
-        let fixture = Fixture::new();
+        let mut fixture = Fixture::new();
         let desired = desired(&new);
         let mut world = world(&old, &states);
-        let mut acted: Vec<(InstanceName, RuntimeKind)> = Vec::new();
-        // At most: removal from the other runtime, then one round for each link of the longest chain.
-        for _ in 0..=SERVICES.len() + 1 {
+        let mut acted: Vec<Action> = Vec::new();
+        // At most: removal from the other runtime, then a fetch and a start for each link of the longest chain.
+        for _ in 0..=2 * SERVICES.len() + 1 {
             let plan = fixture.plan(&desired, &world);
             for action in &plan.actions {
-                let key = (action.instance.clone(), action.runtime);
-                prop_assert!(!acted.contains(&key), "{:?} again", action);
-                acted.push(key);
+                prop_assert!(!acted.contains(action), "{:?} again", action);
+                acted.push(action.clone());
             }
-            carry_out(&plan, &desired, &mut world);
+            carry_out(&plan, &desired, &mut world, &mut fixture.memories, |_| true);
             complete(&desired, &mut world);
         }
         prop_assert!(fixture.plan(&desired, &world).actions.is_empty());
@@ -228,6 +252,60 @@ proptest! {
         }
         let there: usize = world.values().map(|view| view.instances.len()).sum();
         prop_assert_eq!(there, desired.instances.len(), "{:?}", fixture.plan(&desired, &world).holds);
+    }
+
+    #[test]
+    fn a_former_copy_runs_exactly_while_its_successor_cannot_be_fetched(
+        old in sketches(),
+        new in sketches(),
+        states in prop::collection::vec(prop::option::of(state()), 4),
+        fetchable in prop::collection::vec(any::<bool>(), 4),
+    ) {
+        let mut fixture = Fixture::new();
+        let mut all = desired(&new);
+        all.formers = desired(&old).instances;
+        let whole: Vec<RunState> = states.iter().map(|state| state.unwrap_or(RunState::Created)).collect();
+        let mut world = world(&old, &whole);
+        for (index, _) in states.iter().enumerate().filter(|(_, state)| state.is_none()) {
+            world.values_mut().for_each(|view| drop(view.instances.remove(&name(index))));
+        }
+        let index = |instance: &InstanceName| SERVICES.iter().position(|one| *one == instance.service.as_str()).unwrap();
+        let mut acted: Vec<Action> = Vec::new();
+        for _ in 0..=3 * SERVICES.len() + 1 {
+            let plan = fixture.plan(&all, &world);
+            for action in &plan.actions {
+                prop_assert!(!acted.contains(action), "{:?} again", action);
+                acted.push(action.clone());
+                if action.former {
+                    let memory = fixture.memories.get(&action.instance);
+                    let prepared = memory.is_some_and(|memory| {
+                        all.instances.get(&action.instance).is_some_and(|spec| memory.is_prepared(&spec.fingerprint))
+                    });
+                    prop_assert!(!prepared, "{:?}: its successor is there", action);
+                }
+            }
+            // That there is never a second copy is checked there.
+            carry_out(&plan, &all, &mut world, &mut fixture.memories, |instance| fetchable[index(instance)]);
+            complete(&all, &mut world);
+        }
+        prop_assert!(fixture.plan(&all, &world).actions.is_empty());
+        for (at, (old, new)) in old.iter().zip(&new).enumerate() {
+            if !(old.wanted && new.wanted && old.needs.is_empty() && new.needs.is_empty()) {
+                continue;
+            }
+            let (former, spec) = (spec(at, old), spec(at, new));
+            let there = world[&kind_of(&spec)].instances.get(&name(at));
+            if fetchable[at] || former.fingerprint == spec.fingerprint {
+                // Same fingerprint, and gone or never fetched: nothing else than the wanted one is run.
+                prop_assert!(there.is_none_or(|there| there.fingerprint == spec.fingerprint));
+                prop_assert!(there.is_some() || !fetchable[at]);
+            } else if kind_of(&former) == kind_of(&spec) {
+                let there = there.expect("the former one is run");
+                prop_assert_eq!(&there.fingerprint, &former.fingerprint);
+                let ended = matches!(there.state, RunState::Exited { code, .. } if !restarts(old.when, code));
+                prop_assert!(is_running(there) || ended, "{:?}", there);
+            }
+        }
     }
 
     #[test]
@@ -311,7 +389,7 @@ fn a_dependent_starts_when_what_it_waits_for_is_healthy() {
     );
     fixture.health.insert(name(0), HealthState::Healthy);
     let plan = fixture.plan(&all, &seen);
-    assert_eq!(plan.actions[0].act, Act::Start);
+    assert_eq!(plan.actions[0].act, Act::Fetch);
     // Once it ran, a dependency that fails later does not hold up its restart.
     sketches[1].image = 0;
     let dependent = spec(1, &sketches[1]);
@@ -323,6 +401,75 @@ fn a_dependent_starts_when_what_it_waits_for_is_healthy() {
     assert!(fixture.plan(&all, &seen).actions.is_empty());
     fixture.memories.entry(name(1)).or_default().started = Some(dependent.fingerprint);
     assert_eq!(fixture.plan(&all, &seen).actions[0].act, Act::Restart);
+}
+
+/// A service whose new revision waits for its image, and a copy of the former one that ended.
+fn superseded() -> (Desired, World, Fixture) {
+    let (old, new) = ([plain()], [Sketch { image: 1, ..plain() }]);
+    let mut all = desired(&new);
+    all.formers = desired(&old).instances;
+    (all, world(&old, &[exited(Some(1))]), Fixture::new())
+}
+
+#[test]
+fn a_former_copy_is_run_again_once_fetching_its_successor_failed_or_takes_long() {
+    let (all, seen, mut fixture) = superseded();
+    let plan = fixture.plan(&all, &seen);
+    assert_eq!((plan.actions.len(), plan.actions[0].act), (1, Act::Fetch), "what is wanted is tried first");
+    assert_eq!(plan.wake, Some(MonoTime::default() + FORMER_PATIENCE));
+    let fetch = crate::memory::Fetch {
+        fingerprint: all.instances[&name(0)].fingerprint.clone(),
+        reason: "Pulling",
+        message: String::new(),
+        since: MonoTime::default(),
+    };
+    fixture.memories.entry(name(0)).or_default().fetch = Some(fetch);
+    let plan = fixture.plan(&all, &seen);
+    assert!(plan.actions.is_empty());
+    assert_eq!(plan.wake, Some(MonoTime::default() + FORMER_PATIENCE));
+    let inputs = Inputs {
+        desired: &all,
+        world: &seen,
+        memories: &fixture.memories,
+        health: &fixture.health,
+        now: MonoTime::default() + FORMER_PATIENCE,
+    };
+    let action = Action { instance: name(0), runtime: RuntimeKind::Docker, act: Act::Restart, former: true };
+    assert_eq!(super::plan(inputs).actions, [action.clone()]);
+    let (all, seen, mut fixture) = superseded();
+    let fingerprint = all.instances[&name(0)].fingerprint.clone();
+    let memory = fixture.memories.entry(name(0)).or_default();
+    memory.not_fetched(fingerprint, not_there(), MonoTime::default(), 0.0);
+    assert_eq!(fixture.plan(&all, &seen).actions, [action]);
+}
+
+#[test]
+fn one_that_is_unchanged_starts_beside_the_former_copy_of_what_it_comes_after() {
+    let needs = vec![(0, DependencyCondition::Started)];
+    let old = [plain(), Sketch { needs: needs.clone(), ..plain() }];
+    let new = [Sketch { image: 1, ..plain() }, Sketch { needs, ..plain() }];
+    let mut all = desired(&new);
+    all.formers = [(name(0), Arc::clone(&desired(&old).instances[&name(0)]))].into();
+    let seen = world(&old, &[running(), exited(None)]);
+    let plan = Fixture::new().plan(&all, &seen);
+    let acts: Vec<(InstanceName, Act)> =
+        plan.actions.into_iter().map(|action| (action.instance, action.act)).collect();
+    assert_eq!(acts, [(name(0), Act::Fetch), (name(1), Act::Restart)]);
+    // A new one waits for the new one.
+    let changed = [new[0].clone(), Sketch { image: 1, ..new[1].clone() }];
+    let all = Desired { instances: desired(&changed).instances, ..all };
+    assert!(matches!(Fixture::new().plan(&all, &seen).holds[&name(1)], Hold::Dependency { .. }));
+}
+
+#[test]
+fn the_former_copy_of_a_blocked_one_is_run_again() {
+    let (mut all, seen, fixture) = superseded();
+    all.instances.clear();
+    let blocked =
+        crate::desired::Blocked { revision: "r".into(), reason: "InvalidSpec", message: "no".into() };
+    all.blocked.insert(name(0), blocked);
+    let plan = fixture.plan(&all, &seen);
+    assert!(plan.actions.len() == 1 && plan.actions[0].former, "{:?}", plan.actions);
 }
 
 #[test]

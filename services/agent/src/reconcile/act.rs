@@ -9,10 +9,10 @@ use skerry_sync::MonoTime;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 
-use super::Reconciler;
+use super::{Copy, Reconciler};
 use crate::clock::random_unit;
-use crate::desired::InstanceSpec;
-use crate::memory::Busy;
+use crate::desired::{Desired, InstanceSpec};
+use crate::memory::{Busy, Fetch};
 use crate::plan::{Act, Action};
 use crate::runtime::{Progress, Runtime, RuntimeError, RuntimeKind};
 
@@ -22,13 +22,30 @@ pub(super) const PREPARES_MAX: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Longest that a fetch may take: 1 GB at 5 Mbit/s.
 const PREPARE_DEADLINE: Duration = Duration::from_secs(30 * 60);
+/// Longest that looking for what a former copy needs may take.
+const FORMER_DEADLINE: Duration = Duration::from_secs(10);
 /// Longest that making or removing may take, beyond the grace that stopping needs.
 const ACT_DEADLINE: Duration = Duration::from_secs(120);
 
 /// What a task says while it runs.
 pub(super) struct News {
     instance: InstanceName,
-    progress: Option<Progress>,
+    lane: Lane,
+    progress: Progress,
+}
+
+/// Of each instance at most one act touches its copy, and at most one fetches beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Lane {
+    Copy,
+    Fetch,
+}
+
+fn lane(act: Act) -> Lane {
+    match act {
+        Act::Fetch => Lane::Fetch,
+        Act::Start | Act::Restart | Act::Replace | Act::Remove => Lane::Copy,
+    }
 }
 
 /// How a task ended.
@@ -50,8 +67,8 @@ struct Running {
 /// The acts under way.
 pub(super) struct Acts {
     tasks: JoinSet<Result<(), RuntimeError>>,
-    names: BTreeMap<Id, InstanceName>,
-    running: BTreeMap<InstanceName, Running>,
+    names: BTreeMap<Id, (InstanceName, Lane)>,
+    running: BTreeMap<(InstanceName, Lane), Running>,
     slots: Arc<Semaphore>,
 }
 
@@ -64,12 +81,16 @@ impl Acts {
         self.running.is_empty()
     }
 
-    /// Gives up what makes another copy than is wanted. Removals go on: half of one is nothing that anybody wants.
-    pub(super) fn abort_unless(&self, wanted: impl Fn(&InstanceName, &str) -> bool) {
-        for (name, running) in &self.running {
-            if let Some(fingerprint) = &running.fingerprint
-                && !wanted(name, fingerprint)
-            {
+    /// Gives up what makes another copy than is wanted, or was until its successor runs, and what fetches for any but the wanted one.
+    /// Removals go on: half of one is nothing that anybody wants.
+    pub(super) fn abort_unless_of(&self, desired: &Desired) {
+        for ((name, lane), running) in &self.running {
+            let Some(fingerprint) = &running.fingerprint else { continue };
+            let spec = match lane {
+                Lane::Copy => desired.spec_of(name, fingerprint),
+                Lane::Fetch => desired.instances.get(name).filter(|spec| spec.fingerprint == *fingerprint),
+            };
+            if spec.is_none() {
                 running.abort.abort();
             }
         }
@@ -86,13 +107,13 @@ impl Acts {
             Ok((id, _)) => *id,
             Err(error) => error.id(),
         };
-        let instance = self.names.remove(&id)?;
-        let running = self.running.remove(&instance)?;
+        let key = self.names.remove(&id)?;
+        let running = self.running.remove(&key)?;
         let result = match joined {
             Ok((_, result)) => Some(result),
             Err(error) => defect(&error),
         };
-        Some(End { instance, running, result })
+        Some(End { instance: key.0, running, result })
     }
 }
 
@@ -107,6 +128,7 @@ fn defect(error: &JoinError) -> Option<Result<(), RuntimeError>> {
 struct Job {
     instance: InstanceName,
     act: Act,
+    former: bool,
     runtime: Arc<dyn Runtime>,
     spec: Option<Arc<InstanceSpec>>,
     slots: Arc<Semaphore>,
@@ -119,20 +141,23 @@ impl Job {
         let Some(spec) = &self.spec else {
             return in_time(self.deadline, "removing it", self.runtime.remove(&self.instance)).await;
         };
-        let sink = |progress| self.say(Some(progress));
-        if self.act != Act::Restart {
-            let slot = tokio::time::timeout(PATIENCE, self.slots.acquire()).await;
+        let sink = |progress| self.say(progress);
+        if self.act == Act::Fetch {
+            let _slot = tokio::time::timeout(PATIENCE, self.slots.acquire()).await;
             let prepare = self.runtime.prepare(spec, &sink);
-            in_time(PREPARE_DEADLINE, "fetching what it needs", prepare).await?;
-            drop(slot);
-            self.say(None);
+            return in_time(PREPARE_DEADLINE, "fetching what it needs", prepare).await;
+        }
+        // What a former copy needs was here once, and should it not be any more, the wanted one is not held up by that for long.
+        if self.former && self.act == Act::Start {
+            let prepare = self.runtime.prepare(spec, &sink);
+            in_time(FORMER_DEADLINE, "looking for what it needs", prepare).await?;
         }
         in_time(self.deadline, "starting it", self.runtime.ensure(spec, &sink)).await
     }
 
-    fn say(&self, progress: Option<Progress>) {
+    fn say(&self, progress: Progress) {
         // A full queue drops progress; see `NEWS_MAX`.
-        let _ = self.news.try_send(News { instance: self.instance.clone(), progress });
+        let _ = self.news.try_send(News { instance: self.instance.clone(), lane: lane(self.act), progress });
     }
 }
 
@@ -150,53 +175,70 @@ async fn in_time(
 impl Reconciler {
     /// Begins `action`.
     pub(super) fn begin_act(&mut self, action: &Action, news: &mpsc::Sender<News>, now: MonoTime) {
-        let Some(runtime) = self.runtimes.get(&action.runtime) else { return };
+        let Some(driver) = self.runtimes.get(&action.runtime) else { return };
         let spec = match action.act {
             Act::Remove => None,
-            Act::Start | Act::Restart | Act::Replace => self.desired.instances.get(&action.instance).cloned(),
+            Act::Fetch | Act::Start | Act::Restart | Act::Replace => {
+                let specs = if action.former { &self.desired.formers } else { &self.desired.instances };
+                let Some(spec) = specs.get(&action.instance) else { return };
+                Some(Arc::clone(spec))
+            }
         };
-        let memory = self.memories.entry(action.instance.clone()).or_default();
-        let grace = memory.grace(spec.as_ref().map(|spec| spec.service.stop.grace_period));
-        let busy = match action.act {
-            Act::Start | Act::Replace => Busy::Preparing { reason: "", message: String::new() },
-            Act::Restart => Busy::Starting,
-            Act::Remove => Busy::Stopping,
-        };
-        memory.acts(busy, now);
-        tracing::debug!(instance = %action.instance, act = ?action.act, runtime = action.runtime.as_str(), "acting");
         let fingerprint = spec.as_ref().map(|spec| spec.fingerprint.clone());
+        let memory = self.memories.entry(action.instance.clone()).or_default();
+        let grace = match (action.act, &fingerprint) {
+            (Act::Fetch, Some(fingerprint)) => {
+                memory.fetch = Some(Fetch {
+                    fingerprint: fingerprint.clone(),
+                    reason: "",
+                    message: String::new(),
+                    since: now,
+                });
+                Duration::ZERO
+            }
+            (_, Some(fingerprint)) => {
+                memory.acts(Busy::Starting, now);
+                if self.copies.made.get(&action.instance).is_none_or(|copy| copy.fingerprint != *fingerprint)
+                {
+                    let copy = Copy { fingerprint: fingerprint.clone(), ran: false };
+                    self.copies.made.insert(action.instance.clone(), copy);
+                }
+                memory.grace(spec.as_ref().map(|spec| spec.service.stop.grace_period))
+            }
+            (_, None) => {
+                memory.acts(Busy::Stopping, now);
+                memory.grace(None)
+            }
+        };
+        let (former, runtime) = (action.former, action.runtime.as_str());
+        tracing::debug!(instance = %action.instance, act = ?action.act, former, runtime, "acting");
+        self.tell_copies();
         let job = Job {
             instance: action.instance.clone(),
             act: action.act,
-            runtime: Arc::clone(runtime),
+            former,
+            runtime: Arc::clone(driver),
             spec,
             slots: Arc::clone(&self.acts.slots),
             news: news.clone(),
             deadline: ACT_DEADLINE + grace,
         };
         let abort = self.acts.tasks.spawn(job.run());
-        self.acts.names.insert(abort.id(), action.instance.clone());
+        let key = (action.instance.clone(), lane(action.act));
+        self.acts.names.insert(abort.id(), key.clone());
         let running = Running { abort, act: action.act, runtime: action.runtime, fingerprint };
-        self.acts.running.insert(action.instance.clone(), running);
+        self.acts.running.insert(key, running);
     }
 
     /// Takes in what a task says.
     pub(super) fn take_news(&mut self, news: News) {
-        let now = self.clock.mono();
-        let Some(memory) = self.memories.get_mut(&news.instance) else { return };
-        let Some((busy @ Busy::Preparing { .. }, since)) = &mut memory.busy else {
-            if let Some(progress) = news.progress {
-                self.tell_progress(&news.instance, progress);
-            }
-            return;
-        };
-        match news.progress {
-            None => (*busy, *since) = (Busy::Starting, now),
-            Some(progress) => {
-                *busy = Busy::Preparing { reason: progress.reason, message: progress.message.clone() };
-                self.tell_progress(&news.instance, progress);
-            }
+        let News { instance, lane, progress } = news;
+        let Some(memory) = self.memories.get_mut(&instance) else { return };
+        if let (Lane::Fetch, Some(fetch)) = (lane, &mut memory.fetch) {
+            fetch.reason = progress.reason;
+            fetch.message.clone_from(&progress.message);
         }
+        self.tell_progress(&instance, progress);
     }
 
     /// Takes in how a task ended.
@@ -204,6 +246,18 @@ impl Reconciler {
         let now = self.clock.mono();
         let End { instance, running, result } = end;
         let memory = self.memories.entry(instance.clone()).or_default();
+        if let (Act::Fetch, Some(fingerprint)) = (running.act, &running.fingerprint) {
+            memory.fetch = None;
+            match result {
+                None => tracing::debug!(%instance, "given up: something else is wanted"),
+                Some(Ok(())) => memory.fetched(fingerprint),
+                Some(Err(error)) => {
+                    let news = memory.not_fetched(fingerprint.clone(), error.clone(), now, random_unit());
+                    self.failed(&instance, &error, news);
+                }
+            }
+            return;
+        }
         memory.busy = Some((Busy::Settling { runtime: running.runtime }, now));
         self.looks.stir(running.runtime);
         match result {
@@ -224,11 +278,15 @@ impl Reconciler {
             }
             Some(Err(error)) => {
                 let news = memory.failed(running.fingerprint, error.clone(), now, random_unit());
-                tracing::debug!(%instance, reason = error.reason, message = %error.message, "failed");
-                if news {
-                    self.tell_failure(&instance, &error);
-                }
+                self.failed(&instance, &error, news);
             }
+        }
+    }
+
+    fn failed(&mut self, instance: &InstanceName, error: &RuntimeError, news: bool) {
+        tracing::debug!(%instance, reason = error.reason, message = %error.message, "failed");
+        if news {
+            self.tell_failure(instance, error);
         }
     }
 }

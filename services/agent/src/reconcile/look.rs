@@ -8,10 +8,10 @@ use skerry_sync::MonoTime;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::{PERIOD, Reconciler};
+use super::{Copy, PERIOD, Reconciler};
 use crate::clock::random_unit;
 use crate::memory::{Busy, Memory};
-use crate::runtime::{Observed, Runtime, RuntimeError, RuntimeKind};
+use crate::runtime::{Observed, RunState, Runtime, RuntimeError, RuntimeKind};
 use crate::world::World;
 
 /// Longest that a look, or a cleaning, may take.
@@ -165,6 +165,11 @@ impl Reconciler {
             }
         }
         view.instances = new;
+        self.copies.looked.insert(kind);
+        for observed in view.instances.values().filter(|observed| observed.state != RunState::Created) {
+            let copy = Copy { fingerprint: observed.fingerprint.clone(), ran: true };
+            self.copies.made.insert(observed.instance.clone(), copy);
+        }
         let names = self.desired.instances.keys().chain(view.instances.keys());
         for name in names {
             if !self.memories.contains_key(name) {
@@ -185,7 +190,8 @@ impl Reconciler {
             if observed.is_none() && !here {
                 continue;
             }
-            let policy = spec.map(|spec| &spec.service.restart);
+            let made_from = observed.and_then(|seen| self.desired.spec_of(name, &seen.fingerprint));
+            let policy = made_from.or(spec).map(|spec| &spec.service.restart);
             if let Some(happening) = memory.look(observed, policy, now, random_unit()) {
                 happenings.push((name.clone(), happening));
             }
@@ -196,9 +202,12 @@ impl Reconciler {
         let (world, desired) = (&self.world, &self.desired);
         self.memories.retain(|name, memory| {
             memory.busy.is_some()
+                || memory.fetch.is_some()
                 || desired.wants(name)
                 || world.values().any(|view| view.instances.contains_key(name))
         });
+        self.copies.made.retain(|name, _| self.memories.contains_key(name));
+        self.tell_copies();
     }
 
     fn runtime_answers(&mut self, kind: RuntimeKind, version: Option<String>) {

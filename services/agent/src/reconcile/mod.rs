@@ -67,6 +67,24 @@ pub(crate) struct RuntimeStatus {
 /// All runtimes.
 pub(crate) type RuntimeStatuses = BTreeMap<RuntimeKind, RuntimeStatus>;
 
+/// What was last made of the instances, for the uplink, which keeps what is superseded before its successor runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Copies {
+    /// Runtimes that were looked at: of an instance that needs one of these and is not in `made`, there was no copy.
+    pub(crate) looked: BTreeSet<RuntimeKind>,
+    /// The last copy of each instance, also when it is gone since.
+    pub(crate) made: BTreeMap<InstanceName, Copy>,
+}
+
+/// A copy of an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Copy {
+    /// Of the spec that it was made from.
+    pub(crate) fingerprint: String,
+    /// Whether it was seen to have been started. Otherwise it is being made, or was.
+    pub(crate) ran: bool,
+}
+
 /// What the loop is connected to.
 pub(crate) struct Links {
     /// What shall run.
@@ -75,6 +93,8 @@ pub(crate) struct Links {
     pub(crate) local: mpsc::Sender<Local>,
     /// Where the state of the runtimes goes.
     pub(crate) runtimes: watch::Sender<RuntimeStatuses>,
+    /// Where the copies go.
+    pub(crate) copies: watch::Sender<Copies>,
 }
 
 /// The loop.
@@ -86,6 +106,7 @@ pub(crate) struct Reconciler {
     runtimes: BTreeMap<RuntimeKind, Arc<dyn Runtime>>,
     world: World,
     memories: BTreeMap<InstanceName, Memory>,
+    copies: Copies,
     looks: Looks,
     acts: Acts,
     monitor: Monitor,
@@ -115,6 +136,7 @@ impl Reconciler {
             acts: Acts::new(Arc::new(Semaphore::new(act::PREPARES_MAX))),
             runtimes,
             world,
+            copies: Copies::default(),
             memories: BTreeMap::new(),
             monitor: Monitor::new(),
             health: BTreeMap::new(),
@@ -207,9 +229,7 @@ impl Reconciler {
     /// Takes over a new desired state; acts on what is no longer wanted so are given up.
     fn take_desired(&mut self) {
         let desired = Arc::clone(&self.links.desired.borrow_and_update());
-        self.acts.abort_unless(|name, fingerprint| {
-            desired.instances.get(name).is_some_and(|spec| spec.fingerprint == fingerprint)
-        });
+        self.acts.abort_unless_of(&desired);
         self.sweeping.abort_all();
         self.sweep_due = true;
         self.desired = desired;
@@ -224,11 +244,11 @@ impl Reconciler {
             let Some((view, runtime)) = self.world.get(&kind).zip(self.runtimes.get(&kind)) else { continue };
             let Some(observed) = view.instances.get(name) else { continue };
             let crate::runtime::RunState::Running { since } = observed.state else { continue };
-            // An old copy is watched on as it was until it is replaced.
-            if observed.fingerprint != spec.fingerprint {
+            // An old copy that is not known is watched on as it was until it is replaced.
+            let Some(spec) = self.desired.spec_of(name, &observed.fingerprint) else {
                 watched.remove(name);
                 continue;
-            }
+            };
             if let Some(check) = &spec.service.health_check {
                 watched.remove(name);
                 let target = crate::health::Target {
@@ -260,7 +280,8 @@ impl Reconciler {
             && self.sweeping.is_empty()
             && self.acts.is_empty()
             && self.desired.authoritative
-            && self.desired.blocked.is_empty();
+            && self.desired.blocked.is_empty()
+            && self.desired.formers.is_empty();
         let clean = || {
             self.world.iter().all(|(kind, view)| {
                 view.instances.iter().all(|(name, observed)| {

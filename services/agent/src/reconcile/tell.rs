@@ -12,7 +12,7 @@ use skerry_sync::MonoTime;
 
 use super::{Local, Reconciler, RuntimeStatus};
 use crate::health::HealthState;
-use crate::memory::{Busy, Ended, Happening, Memory};
+use crate::memory::{Ended, Fetch, Happening, Memory};
 use crate::plan::Hold;
 use crate::runtime::{Progress, RuntimeError};
 use crate::status::{About, how, of_blocked, of_unwanted, of_wanted};
@@ -73,11 +73,13 @@ impl Reconciler {
         if !self.looks_told {
             return None;
         }
-        match &self.memories.get(name)?.busy {
-            Some((Busy::Preparing { reason, .. }, _)) if !reason.is_empty() => None,
-            Some((_, since)) => Some(*since + HOLD_BACK).filter(|until| *until > now),
-            None => None,
-        }
+        let memory = self.memories.get(name)?;
+        let since = match (&memory.fetch, &memory.busy) {
+            (Some(fetch), _) if !fetch.reason.is_empty() => return None,
+            (Some(Fetch { since, .. }), _) | (None, Some((_, since))) => *since,
+            (None, None) => return None,
+        };
+        Some(since + HOLD_BACK).filter(|until| *until > now)
     }
 
     fn status(&self, name: &InstanceName, hold: Option<&Hold>) -> pb::InstanceStatus {
@@ -105,6 +107,17 @@ impl Reconciler {
     async fn send(&self, local: Local) {
         // The uplink ends only when the agent does: then nobody needs to be told.
         let _ = self.links.local.send(local).await;
+    }
+
+    /// Tells which copies there are, if that changed.
+    pub(super) fn tell_copies(&self) {
+        self.links.copies.send_if_modified(|told| {
+            let news = *told != self.copies;
+            if news {
+                told.clone_from(&self.copies);
+            }
+            news
+        });
     }
 
     /// Tells the state of the runtimes, for the machine's status.

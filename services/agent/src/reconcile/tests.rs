@@ -49,7 +49,8 @@ impl Bench {
         let (local, mut local_out) = mpsc::channel(LOCAL_MAX);
         let (runtimes_in, runtimes) = watch::channel(RuntimeStatuses::new());
         let node = NodeRef::parse("projects/default/nodes/n1").unwrap();
-        let links = Links { desired: desired_out, local, runtimes: runtimes_in };
+        let (copies, _) = watch::channel(Copies::default());
+        let links = Links { desired: desired_out, local, runtimes: runtimes_in, copies };
         let all: Vec<Arc<dyn Runtime>> = vec![docker.clone(), process.clone()];
         let reconciler = Reconciler::new(node, Clock::default(), all, links);
         let told = Arc::new(Mutex::new(Told::default()));
@@ -274,6 +275,45 @@ async fn a_fetch_that_hangs_or_fails_holds_up_nobody_and_the_old_copy_runs_on() 
         bench.until("it is tried again", |_| true).await;
         tokio::time::sleep(Duration::from_secs(61)).await;
         assert!(bench.ready(WEB) && bench.reason(WEB).is_empty());
+        bench.end().await;
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_former_copy_that_ends_beside_a_hung_fetch_is_run_again_until_the_fetch_ends() {
+    on_local(async {
+        let bench = Bench::new();
+        let old = apps(&[("app", vec![with_env("web", "1")])]);
+        bench.want(old.clone());
+        bench.until("it runs", |b| b.ready(WEB)).await;
+        bench.docker.state().hanging_fetches.insert(instance(WEB));
+        let mut new = apps(&[("app", vec![with_env("web", "2")])]);
+        new.formers.clone_from(&old.instances);
+        bench.want(new.clone());
+        bench.until("its successor is fetched", |b| b.reason(WEB) == "Pulling").await;
+        let former = format!("ensure {WEB} {}", old.instances[&instance(WEB)].fingerprint);
+        for ends in 1..=3 {
+            bench.docker.end(&instance(WEB), Some(1));
+            bench.until("it is down", |b| !b.ready(WEB)).await;
+            bench.until("it runs again", |b| b.ready(WEB) && b.reason(WEB) == "Pulling").await;
+            assert_eq!(bench.calls(), vec![former.clone(); ends + 1]);
+        }
+        // A new agent, no copy left: the same, at once.
+        let (docker, process) = (Arc::clone(&bench.docker), Arc::clone(&bench.process));
+        bench.end().await;
+        docker.state().instances.clear();
+        docker.state().hanging_fetches.clear();
+        let error = RuntimeError { reason: "ImagePullFailed", message: "no route".into(), transient: true };
+        docker.state().failing_fetches.insert(instance(WEB), error);
+        let bench = Bench::over(docker, process, Arc::new(new.clone()));
+        tokio::time::sleep(SOON).await;
+        assert_eq!(bench.calls().len(), 4, "what the former one needs is not there either");
+        assert_eq!((bench.phase(WEB), bench.reason(WEB)), (Some(Phase::Failed), "ImagePullFailed".into()));
+        bench.docker.state().failing_fetches.clear();
+        bench.until("the new one runs", |b| b.ready(WEB) && b.reason(WEB).is_empty()).await;
+        let current = format!("ensure {WEB} {}", new.instances[&instance(WEB)].fingerprint);
+        assert_eq!(bench.calls().last(), Some(&current));
         bench.end().await;
     })
     .await;

@@ -6,6 +6,9 @@
 //!
 //! A file is: 8 bytes of magic; 32 bytes of BLAKE3 over the rest; the number of the writing (u64, little endian; the higher is the newer);
 //! then length-delimited messages of `skerry.gateway.v1`: a `Hello` (node, uid, version), and each `Resource`.
+//!
+//! A third file of the same form, `formers`, holds what `former` keeps. It is written before the state that makes it needed. One that
+//! does not read is told and forgotten: that costs a restart of an old copy without a network, and nothing else.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,6 +19,8 @@ use prost::bytes::Bytes;
 use skerry_proto::gateway::v1 as pb;
 use skerry_sync::{Desired, Version};
 
+use crate::former::Resources;
+
 mod disk;
 
 pub(crate) use disk::{Directory, Disk};
@@ -24,6 +29,8 @@ const MAGIC: &[u8; 8] = b"SKRYDES1";
 const HEAD_BYTES: usize = MAGIC.len() + blake3::OUT_LEN + 8;
 const SLOTS: [&str; 2] = ["desired.0", "desired.1"];
 const TEMPORARY: &str = "desired.new";
+const FORMERS: &str = "formers";
+const FORMERS_TEMPORARY: &str = "formers.new";
 /// Files larger than this are not ours: `skerry_sync` bounds a desired state to 64 MiB.
 const FILE_BYTES_MAX: u64 = 96 * 1024 * 1024;
 
@@ -36,6 +43,10 @@ pub(crate) struct Loaded {
     pub(crate) node_uid: String,
     /// What was wrong with the files, for people. Absent: nothing.
     pub(crate) damage: Option<String>,
+    /// What was kept of former specs.
+    pub(crate) formers: Resources,
+    /// What was wrong with the file of these. Absent: nothing.
+    pub(crate) formers_damage: Option<String>,
 }
 
 /// Why the desired state could not be written. The old one is still there.
@@ -49,6 +60,8 @@ pub(crate) struct StateFiles<D> {
     /// `projects/<project>/nodes/<node>`: the state of another node is not ours.
     node: String,
     number: u64,
+    /// What the file of the former specs holds, by resource and version. Absent: not known.
+    formers: Option<BTreeMap<String, String>>,
 }
 
 /// One file that was read.
@@ -61,6 +74,48 @@ struct Stored {
 impl<D: Disk> StateFiles<D> {
     /// Reads what is there. Never fails: what cannot be read is told as damage.
     pub(crate) fn open(disk: D, node: String) -> (Self, Loaded) {
+        let (mut files, mut loaded) = Self::open_desired(disk, node);
+        match files.read_formers() {
+            Ok(formers) => {
+                files.formers = Some(versions(&formers));
+                loaded.formers = formers;
+            }
+            Err(why) => loaded.formers_damage = Some(why),
+        }
+        (files, loaded)
+    }
+
+    fn read_formers(&self) -> Result<Resources, String> {
+        let Some(bytes) = self
+            .disk
+            .read(FORMERS, FILE_BYTES_MAX)
+            .map_err(|error| format!("{FORMERS} cannot be read: {error}"))?
+        else {
+            return Ok(Resources::new());
+        };
+        let stored = decode(&bytes).map_err(|why| format!("{FORMERS} {why}"))?;
+        // Those of another node are not ours.
+        Ok(if stored.hello.node == self.node { by_name(stored.resources) } else { Resources::new() })
+    }
+
+    /// Writes the former specs, unless they are there as they are.
+    pub(crate) fn keep_formers(&mut self, formers: &Resources) -> Result<(), SaveError> {
+        let versions = versions(formers);
+        if self.formers.as_ref() == Some(&versions) {
+            return Ok(());
+        }
+        let hello = pb::Hello { node: self.node.clone(), ..pb::Hello::default() };
+        let bytes = encode(0, &hello, formers.values().map(AsRef::as_ref));
+        // What is there is not known again until all of it is done.
+        self.formers = None;
+        self.disk.write(FORMERS_TEMPORARY, &bytes)?;
+        self.disk.rename(FORMERS_TEMPORARY, FORMERS)?;
+        self.disk.sync_directory()?;
+        self.formers = Some(versions);
+        Ok(())
+    }
+
+    fn open_desired(disk: D, node: String) -> (Self, Loaded) {
         let read = SLOTS.map(|name| match disk.read(name, FILE_BYTES_MAX) {
             Ok(Some(bytes)) => decode(&bytes).map(Some).map_err(|why| format!("{name} {why}")),
             Ok(None) => Ok(None),
@@ -71,7 +126,7 @@ impl<D: Disk> StateFiles<D> {
         found.sort_by_key(|stored| stored.number);
         let both = found.len() == SLOTS.len();
         let Some(newest) = found.pop() else {
-            let files = Self { disk, node, number: 0 };
+            let files = Self { disk, node, number: 0, formers: None };
             return (files, Loaded { damage: joined(&damage), ..Loaded::default() });
         };
         let number = newest.number;
@@ -85,7 +140,7 @@ impl<D: Disk> StateFiles<D> {
             tracing::warn!(%other, "the data directory holds the desired state of another node; it is not used");
             Loaded { damage: joined(&damage), ..Loaded::default() }
         };
-        (Self { disk, node, number }, loaded)
+        (Self { disk, node, number, formers: None }, loaded)
     }
 
     /// Writes `desired` so that it is read at the next start, whatever happens. When this fails, what was there is.
@@ -113,9 +168,16 @@ fn joined(damage: &[String]) -> Option<String> {
 fn loaded(stored: Stored, damage: Option<String>) -> Loaded {
     // A state that may not be the newest goes without its version, so that the gateway sends what is missing.
     let version = stored.hello.version.filter(|_| damage.is_none()).map(Version::from);
-    let resources: BTreeMap<_, _> =
-        stored.resources.into_iter().map(|resource| (resource.name.clone(), Arc::new(resource))).collect();
-    Loaded { desired: Desired { version, resources }, node_uid: stored.hello.node_uid, damage }
+    let desired = Desired { version, resources: by_name(stored.resources) };
+    Loaded { desired, node_uid: stored.hello.node_uid, damage, ..Loaded::default() }
+}
+
+fn by_name(resources: Vec<pb::Resource>) -> Resources {
+    resources.into_iter().map(|resource| (resource.name.clone(), Arc::new(resource))).collect()
+}
+
+fn versions(resources: &Resources) -> BTreeMap<String, String> {
+    resources.iter().map(|(name, resource)| (name.clone(), resource.version.clone())).collect()
 }
 
 fn encode<'a>(number: u64, hello: &pb::Hello, resources: impl Iterator<Item = &'a pb::Resource>) -> Vec<u8> {

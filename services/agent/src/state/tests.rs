@@ -110,7 +110,7 @@ fn what_was_saved_last_is_loaded() {
     for revision in 1..6 {
         files.save(&state(revision), "uid").unwrap();
         let (again, loaded) = open(&disk);
-        assert_eq!(loaded, Loaded { desired: state(revision), node_uid: "uid".into(), damage: None });
+        assert_eq!(loaded, Loaded { desired: state(revision), node_uid: "uid".into(), ..Loaded::default() });
         files = again;
     }
 }
@@ -152,7 +152,37 @@ fn when_both_files_are_damaged_nothing_is_known_and_that_is_said() {
     assert_eq!(open(&disk).1, Loaded { desired: state(4), ..Loaded::default() });
 }
 
+#[test]
+fn former_specs_that_do_not_read_are_told_and_forgotten_alone() {
+    let disk = MemoryDisk::default();
+    let (mut files, _) = open(&disk);
+    files.save(&state(1), "uid").unwrap();
+    files.keep_formers(&state(0).resources).unwrap();
+    let loaded = open(&disk).1;
+    assert_eq!((loaded.formers, loaded.formers_damage), (state(0).resources, None));
+    disk.rot(FORMERS, 60);
+    let (mut files, loaded) = open(&disk);
+    assert!(loaded.formers_damage.unwrap().contains("checksum"));
+    assert_eq!((loaded.formers.len(), loaded.desired, loaded.damage), (0, state(1), None));
+    // Forgotten also on disk, although nothing is what there was to keep.
+    files.keep_formers(&Resources::new()).unwrap();
+    assert_eq!(open(&disk).1.formers_damage, None);
+}
+
 proptest! {
+    #[test]
+    fn after_a_power_loss_the_former_specs_are_those_before_or_after(power in 0..4u32) {
+        let disk = MemoryDisk::default();
+        let (mut files, _) = open(&disk);
+        files.keep_formers(&state(1).resources).unwrap();
+        disk.0.borrow_mut().power = Some(power);
+        let kept = files.keep_formers(&state(2).resources).is_ok();
+        disk.crash();
+        let (_, loaded) = open(&disk);
+        prop_assert_eq!(loaded.formers_damage, None);
+        prop_assert_eq!(loaded.formers, state(if kept { 2 } else { 1 }).resources);
+    }
+
     #[test]
     fn after_a_power_loss_the_last_saved_state_or_the_one_being_saved_is_there(
         saves in 1..6i64,
@@ -190,6 +220,6 @@ proptest! {
         files.save(&state(3), "uid").unwrap();
         let (mut files, _) = open(&disk);
         files.save(&state(4), "uid").unwrap();
-        prop_assert_eq!(open(&disk).1, Loaded { desired: state(4), node_uid: "uid".into(), damage: None });
+        prop_assert_eq!(open(&disk).1, Loaded { desired: state(4), node_uid: "uid".into(), ..Loaded::default() });
     }
 }

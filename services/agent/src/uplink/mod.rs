@@ -9,9 +9,11 @@ mod wire;
 use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use skerry_model::NodeRef;
+use skerry_model::time::to_timestamp;
+use skerry_proto::types::v1 as types;
 use skerry_sync::{AgentConfig, AgentEffect, AgentEvent, AgentMachine, Told, limits};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -21,8 +23,9 @@ use self::wire::{FromWire, Wire};
 use crate::clock::{Clock, random};
 use crate::config::Gateway;
 use crate::desired::{Desired, join};
+use crate::former::Formers;
 use crate::machine::{Findings, SAMPLE_INTERVAL, Sampler};
-use crate::reconcile::{Local, RuntimeStatuses};
+use crate::reconcile::{Copies, Local, RuntimeStatuses};
 use crate::state::{Directory, Loaded, StateFiles};
 
 /// What this agent can do, for the `requires` of resources. None is asked for yet.
@@ -50,6 +53,8 @@ pub(crate) struct Parts {
     pub(crate) local: mpsc::Receiver<Local>,
     /// Where the state of the runtimes comes from.
     pub(crate) runtimes: watch::Receiver<RuntimeStatuses>,
+    /// Where the copies come from.
+    pub(crate) copies: watch::Receiver<Copies>,
 }
 
 /// The actor.
@@ -73,13 +78,20 @@ pub(crate) struct Uplink {
     desired: watch::Sender<Arc<Desired>>,
     local: mpsc::Receiver<Local>,
     runtimes: watch::Receiver<RuntimeStatuses>,
+    copies: watch::Receiver<Copies>,
+    formers: Formers,
+    /// Whether a state was offered and does not hold yet: what only the one that is held needs is kept as well.
+    offered: bool,
     loaded: Option<Arc<skerry_sync::Desired>>,
+    /// What was wrong with the former specs on disk, until it was told.
+    formers_damage: Option<String>,
 }
 
 impl Uplink {
     /// An actor that does not run yet.
     pub(crate) fn new(parts: Parts) -> Self {
-        let Loaded { desired, node_uid, damage } = parts.loaded;
+        let Loaded { desired, node_uid, damage, formers, formers_damage } = parts.loaded;
+        let formers = Formers::new(formers);
         let machine = AgentMachine::new(AgentConfig {
             node: parts.node.to_string(),
             node_uid: node_uid.clone(),
@@ -96,7 +108,7 @@ impl Uplink {
             clock: parts.clock,
             wire: Wire::Off,
             ending: None,
-            store: Store::new(parts.files, node_uid),
+            store: Store::new(parts.files, node_uid, Arc::new(formers.resources().clone())),
             sampler: parts.sampler,
             findings: Findings { damage, ..Findings::default() },
             opened: None,
@@ -104,6 +116,10 @@ impl Uplink {
             desired: parts.desired,
             local: parts.local,
             runtimes: parts.runtimes,
+            copies: parts.copies,
+            formers,
+            offered: false,
+            formers_damage,
             loaded: Some(Arc::new(desired)),
         }
     }
@@ -113,6 +129,7 @@ impl Uplink {
         if let Some(held) = self.loaded.take() {
             self.feed(AgentEvent::Start { held });
         }
+        self.tell_formers_damage();
         let mut samples = tokio::time::interval(SAMPLE_INTERVAL);
         samples.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -138,6 +155,12 @@ impl Uplink {
                     }
                     self.findings.runtimes.clone_from(&self.runtimes.borrow_and_update());
                     self.sample();
+                }
+                changed = self.copies.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                    self.prune_formers();
                 }
                 _ = samples.tick() => self.sample(),
                 () = ended(&mut self.ending) => self.ending = None,
@@ -174,7 +197,10 @@ impl Uplink {
                     return Some(AgentEvent::Disconnected { why, retry_after: None });
                 }
             }
-            AgentEffect::Persist { token, desired } => self.store.persist(token, desired),
+            AgentEffect::Persist { token, desired } => {
+                self.keep_formers(&desired);
+                self.store.persist(token, desired);
+            }
             AgentEffect::Apply { desired } => self.apply(&desired),
             AgentEffect::Hangup { why } => {
                 tracing::debug!(why, "hanging up");
@@ -187,7 +213,9 @@ impl Uplink {
 
     fn apply(&mut self, held: &skerry_sync::Desired) {
         let resources = held.resources.values().map(AsRef::as_ref);
-        let (desired, refusals) = join(resources, held.version.is_some());
+        let (mut desired, refusals) = join(resources, held.version.is_some());
+        desired.formers = self.formers.of(&desired);
+        self.offered = false;
         for refusal in refusals {
             let (resource, reason, message) = (refusal.resource, refusal.reason, refusal.message);
             tracing::warn!(resource, reason, message, "a resource cannot be taken");
@@ -199,6 +227,47 @@ impl Uplink {
             "desired state"
         );
         self.desired.send_replace(Arc::new(desired));
+        self.prune_formers();
+    }
+
+    /// Keeps of the state that is held what `next` may need: written before `next` is.
+    fn keep_formers(&mut self, next: &skerry_sync::Desired) {
+        self.offered = true;
+        let held = Arc::clone(self.machine.held());
+        let (next, _) = join(next.resources.values().map(AsRef::as_ref), next.version.is_some());
+        let joined = Arc::clone(&self.desired.borrow());
+        let copies = self.copies.borrow();
+        self.formers = self.formers.supersede((&held.resources, &joined), &next, &copies);
+        self.store.keep(Arc::new(self.formers.resources().clone()), false);
+    }
+
+    /// Drops the former specs that nothing needs any more.
+    fn prune_formers(&mut self) {
+        let desired = Arc::clone(&self.desired.borrow());
+        let pruned = self.formers.prune(&desired, &self.copies.borrow_and_update());
+        let Some(formers) = pruned.filter(|_| !self.offered) else { return };
+        self.formers = formers;
+        self.store.keep(Arc::new(self.formers.resources().clone()), true);
+        let formers = self.formers.of(&desired);
+        if formers != desired.formers {
+            self.desired.send_replace(Arc::new(Desired { formers, ..Desired::clone(&desired) }));
+        }
+    }
+
+    fn tell_formers_damage(&mut self) {
+        let Some(damage) = self.formers_damage.take() else { return };
+        tracing::error!(damage, "the former specs on disk are damaged; they are forgotten");
+        let message = format!("{damage}; former revisions are not started again until it is whole");
+        self.feed(AgentEvent::Raised(Box::new(types::Event {
+            time: Some(to_timestamp(SystemTime::now())),
+            severity: types::event::Severity::Warning.into(),
+            reason: "FormersDamaged".to_owned(),
+            message,
+            regarding: self.node.to_string(),
+            ..types::Event::default()
+        })));
+        // Written anew, so that it is told once.
+        self.store.keep(Arc::new(self.formers.resources().clone()), true);
     }
 
     fn take_wire(&mut self, from: FromWire) {
@@ -226,6 +295,9 @@ impl Uplink {
         if let (Ok(()), true) = (&result, self.findings.save_error.is_some()) {
             self.findings.save_error = None;
             self.sample();
+        }
+        if let (None, Err(error)) = (token, &result) {
+            tracing::warn!(error, "not written; it is with the next desired state");
         }
         if let Some(token) = token {
             self.feed(AgentEvent::Persisted { token, result });

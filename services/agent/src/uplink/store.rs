@@ -1,4 +1,4 @@
-//! Writing the desired state without holding up the actor: one write at a time, on a thread of its own since `fsync` blocks.
+//! Writing the desired state, and before it the former specs that it makes needed, without holding up the actor: one write at a time, on a thread of its own since `fsync` blocks.
 
 use std::sync::Arc;
 
@@ -6,6 +6,7 @@ use skerry_sync::Desired;
 use tokio::task::JoinHandle;
 
 use super::LAST_WRITE_MAX;
+use crate::former::Resources;
 use crate::state::{Directory, StateFiles};
 
 /// A write that ended.
@@ -30,17 +31,30 @@ pub(super) struct Store {
     /// One that waits for the write under way: the machine never asks for two at once.
     next: Option<(Option<u64>, Arc<Desired>)>,
     node_uid: String,
+    /// The former specs that shall be on disk before whatever is written next.
+    formers: Arc<Resources>,
+    /// Whether they may differ from what is there.
+    formers_due: bool,
 }
 
 impl Store {
-    pub(super) fn new(files: Files, node_uid: String) -> Self {
-        Self { files: Some(files), writing: None, next: None, node_uid }
+    pub(super) fn new(files: Files, node_uid: String, formers: Arc<Resources>) -> Self {
+        Self { files: Some(files), writing: None, next: None, node_uid, formers, formers_due: false }
     }
 
     /// Begins to write `desired`.
     pub(super) fn persist(&mut self, token: u64, desired: Arc<Desired>) {
         self.next = Some((Some(token), desired));
         self.begin();
+    }
+
+    /// From now on `formers` are kept. `now`: they are written also if nothing else is.
+    pub(super) fn keep(&mut self, formers: Arc<Resources>, now: bool) {
+        self.formers = formers;
+        self.formers_due |= now;
+        if now {
+            self.begin();
+        }
     }
 
     /// Keeps the uid, and writes it with what is `held` unless something is about to be written anyway.
@@ -63,15 +77,24 @@ impl Store {
         if self.writing.is_some() {
             return;
         }
-        let Some((token, desired)) = self.next.take() else { return };
+        if self.next.is_none() && !self.formers_due {
+            return;
+        }
+        self.formers_due = false;
+        let (token, desired) =
+            self.next.take().map_or((None, None), |(token, desired)| (token, Some(desired)));
+        let formers = Arc::clone(&self.formers);
         let Some(mut files) = self.files.take() else {
             tracing::error!("the desired state cannot be written any more: a defect ended the last write");
             return;
         };
         let node_uid = self.node_uid.clone();
         let handle = tokio::task::spawn_blocking(move || {
-            let result = files.save(&desired, &node_uid).map_err(|error| error.to_string());
-            (files, result)
+            let saved = files.keep_formers(&formers).and_then(|()| match desired {
+                Some(desired) => files.save(&desired, &node_uid),
+                None => Ok(()),
+            });
+            (files, saved.map_err(|error| error.to_string()))
         });
         self.writing = Some(Writing { token, handle });
     }
