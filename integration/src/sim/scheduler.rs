@@ -177,16 +177,17 @@ impl Scheduler {
             }
             let current: BTreeMap<_, _> = records::<stored::AppRecord>(&map)
                 .into_iter()
-                .map(|(name, record, _)| (name, record.revision))
+                .map(|(name, record, at)| (name, (record.revision, at)))
                 .collect();
             for (app, list) in by_app {
                 let keep = if current.contains_key(&app) { KEPT } else { 0 };
                 for (hash, at) in old(list, keep) {
-                    let is_current = current.get(&app) == Some(&hash.to_string());
+                    let (now, owner_at) = current.get(&app).cloned().unwrap_or_default();
+                    let is_current = now == hash.to_string();
                     let is_used = used.iter().any(|p| p.instance.app == app.app && p.revision == hash);
                     if !is_current && !is_used {
                         let key = Key::<stored::RevisionRecord>::of(&RevisionRef { app: app.clone(), hash });
-                        txns.push(Txn::new().when_unchanged(&key, at).delete(&key));
+                        txns.push(Txn::new().when_unchanged(&key, at).when_unchanged(&Key::<stored::AppRecord>::of(&app), owner_at).delete(&key));
                     }
                 }
             }
@@ -196,17 +197,18 @@ impl Scheduler {
             }
             let current: BTreeMap<_, _> = records::<stored::ConfigRecord>(&map)
                 .into_iter()
-                .map(|(name, record, _)| (name, record.hash))
+                .map(|(name, record, at)| (name, (record.hash, at)))
                 .collect();
             for (config, list) in by_config {
                 let keep = if current.contains_key(&config) { KEPT } else { 0 };
                 for (hash, at) in old(list, keep) {
-                    let is_current = current.get(&config) == Some(&hash.to_string());
+                    let (now, owner_at) = current.get(&config).cloned().unwrap_or_default();
+                    let is_current = now == hash.to_string();
                     let is_used = used.iter().any(|p| p.configs.get(&config.config) == Some(&hash));
                     if !is_current && !is_used {
                         let content = ConfigRevisionRef { config: config.clone(), hash };
                         let key = Key::<stored::ConfigRevisionRecord>::of(&content);
-                        txns.push(Txn::new().when_unchanged(&key, at).delete(&key));
+                        txns.push(Txn::new().when_unchanged(&key, at).when_unchanged(&Key::<stored::ConfigRecord>::of(&config), owner_at).delete(&key));
                     }
                 }
             }

@@ -1,6 +1,7 @@
 //! Clears away revisions of apps and contents of configs: the last ten and all that are referred to stay.
 //!
-//! A deletion compares that the record is unchanged, and whoever makes a revision current again writes it again, so neither can undo the
+//! A deletion compares that the record and its app or config are unchanged (in a store that was restored a moment ago the record may be
+//! the current one again, at the same revision), and whoever makes a revision current again writes it again, so neither can undo the
 //! other unseen.
 
 use std::collections::BTreeMap;
@@ -44,13 +45,25 @@ pub(crate) async fn clear(shared: &Shared, store: &Store, leadership: &Leadershi
         };
         let revisions = unused(revisions, has_app, |app, hash| uses_revision(&world, app, hash));
         let contents = unused(contents, has_config, |config, hash| uses_content(&world, config, hash));
+        let app_at = |name: &AppRef| {
+            let view = world.project(&name.project).and_then(|project| project.apps.get(&name.app));
+            view.map_or(0, |view| view.record.mod_revision)
+        };
+        let config_at = |name: &ConfigRef| {
+            let record = world.project(&name.project).and_then(|project| project.configs.get(&name.config));
+            record.map_or(0, |record| record.mod_revision)
+        };
         let revisions = revisions.into_iter().map(|(app, hash, at)| {
+            let owner = Key::<stored::AppRecord>::of(&app);
+            let owner_at = app_at(&app);
             let key = Key::<stored::RevisionRecord>::of(&RevisionRef { app, hash });
-            Txn::new().when_unchanged(&key, at).delete(&key)
+            Txn::new().when_unchanged(&key, at).when_unchanged(&owner, owner_at).delete(&key)
         });
         let contents = contents.into_iter().map(|(config, hash, at)| {
+            let owner = Key::<stored::ConfigRecord>::of(&config);
+            let owner_at = config_at(&config);
             let key = Key::<stored::ConfigRevisionRecord>::of(&ConfigRevisionRef { config, hash });
-            Txn::new().when_unchanged(&key, at).delete(&key)
+            Txn::new().when_unchanged(&key, at).when_unchanged(&owner, owner_at).delete(&key)
         });
         revisions.chain(contents).take(DELETED_MAX).collect()
     };
