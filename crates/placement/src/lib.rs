@@ -10,7 +10,7 @@
 mod node;
 mod state;
 
-pub use node::{NodePlan, Placed, Reason, Unplaced};
+pub use node::{INSTANCES_MAX, NodePlan, Placed, Reason, Unplaced};
 pub use state::{App, Delta, Node, Solution, State, apply, solve};
 
 #[cfg(test)]

@@ -9,6 +9,11 @@ use skerry_model::{AppName, ClusterName, ConfigName, ContentHash, InstanceName, 
 
 use crate::state::{App, Node};
 
+/// Most instances of one node: what an agent, its reports and its assignment are made for.
+pub const INSTANCES_MAX: usize = 256;
+/// Most bytes of a node's assignment, by the estimate of [`Placed::bytes`]: below the 64 KiB that the store allows.
+const ASSIGNMENT_BYTES_MAX: usize = 56 * 1024;
+
 /// An instance on a node, with what it takes there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placed {
@@ -22,6 +27,15 @@ pub struct Placed {
     pub booked: Amounts,
     /// Ports of the machine that it takes.
     pub ports: Vec<Port>,
+}
+
+impl Placed {
+    /// About how large it is in an assignment: its name and a hash, and as much for each config, with room for the encoding.
+    fn bytes(&self) -> usize {
+        let entry = |name: usize| name + 64 + 12;
+        entry(self.instance.to_string().len())
+            + self.configs.keys().map(|config| entry(config.as_str().len())).sum::<usize>()
+    }
 }
 
 /// An instance that could not be placed as wanted.
@@ -52,6 +66,11 @@ pub enum Reason {
         /// Who has it.
         by: InstanceName,
     },
+    /// The node has as many instances as it may have, or its assignment has no room for another.
+    NodeFull {
+        /// How many it has.
+        instances: usize,
+    },
     /// Too little processor is free.
     InsufficientCpu {
         /// Thousandths that it wants.
@@ -75,6 +94,7 @@ impl Reason {
             Self::NodeCordoned => "NodeCordoned",
             Self::ConfigMissing { .. } => "ConfigMissing",
             Self::PortTaken { .. } => "PortTaken",
+            Self::NodeFull { .. } => "NodeFull",
             Self::InsufficientCpu { .. } => "InsufficientCpu",
             Self::InsufficientMemory { .. } => "InsufficientMemory",
         }
@@ -87,6 +107,12 @@ impl fmt::Display for Reason {
             Self::NodeCordoned => f.write_str("the node is cordoned and takes nothing new"),
             Self::ConfigMissing { config } => write!(f, "config `{config}` does not exist"),
             Self::PortTaken { port, by } => write!(f, "port {port} of the node is taken by {by}"),
+            Self::NodeFull { instances } => {
+                write!(
+                    f,
+                    "the node has {instances} instances already: at most {INSTANCES_MAX}, and fewer where names are long"
+                )
+            }
             Self::InsufficientCpu { wanted, free } => {
                 write!(f, "{wanted} thousandths of a processor are wanted, {free} are free")
             }
@@ -250,7 +276,16 @@ impl Books {
         if let Some((wanted, free)) = short(self.memory_bytes, sum(|a| a.memory_bytes), booked.memory_bytes) {
             return Err(Reason::InsufficientMemory { wanted, free });
         }
-        Ok(Placed { instance: instance.clone(), revision: want.app.revision, configs, booked, ports })
+        let placed =
+            Placed { instance: instance.clone(), revision: want.app.revision, configs, booked, ports };
+        if self.entries.len() >= INSTANCES_MAX || self.bytes() + placed.bytes() > ASSIGNMENT_BYTES_MAX {
+            return Err(Reason::NodeFull { instances: self.entries.len() });
+        }
+        Ok(placed)
+    }
+
+    fn bytes(&self) -> usize {
+        self.entries.values().map(Placed::bytes).sum()
     }
 
     /// Who has a port that `port` would collide with.

@@ -213,3 +213,23 @@ fn a_cordoned_node_keeps_what_it_runs_and_takes_updates_but_nothing_new() {
     assert_eq!(plan.placed.len(), 1);
     assert_eq!(plan.unplaced[0].reason, Reason::NodeCordoned);
 }
+
+#[test]
+fn a_node_takes_what_it_has_room_for_and_the_rest_carries_the_reason() {
+    let mut state = State::default();
+    state.nodes.insert(node_name(0), node(0, false, None));
+    for n in 0..6 {
+        let big = app(
+            None,
+            &vec![ServiceShape { replicas: 100, port: None, memory: None, config: false }; 2],
+            None,
+        );
+        state.apps.insert(AppName::parse(&format!("a{n}")).unwrap(), big);
+    }
+    let plan = &solve(&state)[&node_name(0)];
+    assert_eq!(plan.placed.len(), INSTANCES_MAX);
+    assert_eq!(plan.unplaced.len(), 1200 - INSTANCES_MAX);
+    assert!(
+        plan.unplaced.iter().all(|unplaced| unplaced.reason == Reason::NodeFull { instances: INSTANCES_MAX })
+    );
+}

@@ -6,7 +6,7 @@ use skerry_api::{Etag, metadata_of};
 use skerry_model::{NodeRef, time};
 use skerry_proto::registry::v1::{Connection, Node, NodeSpec, NodeStatus};
 use skerry_proto::store::v1 as stored;
-use skerry_proto::types::v1::{Condition, condition};
+use skerry_proto::types::v1::{Condition, InstancePhase, InstanceStatus, condition};
 use skerry_store::{Key, Snapshot, Versioned};
 use tracing::warn;
 
@@ -39,7 +39,9 @@ pub(crate) fn node_of(
     }
     let assigned = assignment.as_ref().map_or(&[][..], |assignment| assignment.value.instances.as_slice());
     let reported = status.as_ref().map_or(&[][..], |status| status.value.instances.as_slice());
-    let is_ready = |name: &str| reported.iter().any(|status| status.instance == name && status.ready);
+    // What ended well and stays so counts as for its app.
+    let is_done = |status: &InstanceStatus| status.ready || status.phase() == InstancePhase::Completed;
+    let is_ready = |name: &str| reported.iter().any(|status| status.instance == name && is_done(status));
     let ready = assigned.iter().filter(|assigned| is_ready(&assigned.instance)).count();
     Some(Node {
         metadata: Some(metadata_of(

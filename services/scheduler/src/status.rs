@@ -259,6 +259,17 @@ fn count<'a>(seen: impl Iterator<Item = &'a Seen>) -> Counts {
     counts
 }
 
+/// What to name first: what failed before what is under way.
+fn severity(phase: InstancePhase) -> u8 {
+    match phase {
+        InstancePhase::Failed => 0,
+        InstancePhase::Backoff => 1,
+        InstancePhase::Running => 2,
+        InstancePhase::Pending | InstancePhase::Preparing | InstancePhase::Unspecified => 3,
+        InstancePhase::Stopping | InstancePhase::Completed => 4,
+    }
+}
+
 /// Ready, or ended well and meant to end.
 fn is_done(status: &InstanceStatus) -> bool {
     status.ready || status.phase == i32::from(InstancePhase::Completed)
@@ -273,7 +284,11 @@ fn conditions(project: &Project, app: &AppName, counts: &Counts, seen: &[Seen]) 
         last_transition_time: None,
     };
     let leaving = seen.iter().filter(|s| !s.wanted).count();
-    let first = seen.iter().find(|s| s.wanted && !is_done(&s.status)).map(|s| &s.status);
+    let first = seen
+        .iter()
+        .filter(|s| s.wanted && !is_done(&s.status))
+        .map(|s| &s.status)
+        .min_by_key(|status| severity(status.phase()));
     let available = match first {
         None if counts.desired == 0 => {
             let (reason, message) = nothing_wanted(project, app);
