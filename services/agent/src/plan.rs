@@ -194,13 +194,12 @@ fn plan_removals(inputs: Inputs<'_>, kind: RuntimeKind, view: &View, plan: &mut 
         if belongs || memory.is_some_and(|memory| memory.busy.is_some()) {
             continue;
         }
-        match memory.and_then(|memory| memory.waits(None, inputs.now)) {
-            Some(wait) => wake_by(plan, wait.until),
-            None => {
-                let act = Act::Remove;
-                plan.actions.push(Action { instance: name.clone(), runtime: kind, act, former: false });
-            }
+        if let Some(wait) = memory.and_then(|memory| memory.waits(None, inputs.now)) {
+            wake_by(plan, wait.until);
+            continue;
         }
+        let act = Act::Remove;
+        plan.actions.push(Action { instance: name.clone(), runtime: kind, act, former: false });
     }
 }
 

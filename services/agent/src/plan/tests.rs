@@ -267,7 +267,7 @@ proptest! {
         let whole: Vec<RunState> = states.iter().map(|state| state.unwrap_or(RunState::Created)).collect();
         let mut world = world(&old, &whole);
         for (index, _) in states.iter().enumerate().filter(|(_, state)| state.is_none()) {
-            world.values_mut().for_each(|view| drop(view.instances.remove(&name(index))));
+            for view in world.values_mut() { view.instances.remove(&name(index)); }
         }
         let index = |instance: &InstanceName| SERVICES.iter().position(|one| *one == instance.service.as_str()).unwrap();
         let mut acted: Vec<Action> = Vec::new();
@@ -435,7 +435,7 @@ fn a_former_copy_is_run_again_once_fetching_its_successor_failed_or_takes_long()
         now: MonoTime::default() + FORMER_PATIENCE,
     };
     let action = Action { instance: name(0), runtime: RuntimeKind::Docker, act: Act::Restart, former: true };
-    assert_eq!(super::plan(inputs).actions, [action.clone()]);
+    assert_eq!(super::plan(inputs).actions, std::slice::from_ref(&action));
     let (all, seen, mut fixture) = superseded();
     let fingerprint = all.instances[&name(0)].fingerprint.clone();
     let memory = fixture.memories.entry(name(0)).or_default();
