@@ -195,7 +195,7 @@ impl Driver {
         let process = self.process.clone();
         self.feed(AgentEvent::Start { held }).await;
         loop {
-            let deadline = self.machine.deadline().map(|at| at.since_origin());
+            let deadline = self.machine.deadline().map(skerry_sync::MonoTime::since_origin);
             tokio::select! {
                 biased;
                 () = leave.notified() => return self.stop().await,
@@ -272,7 +272,7 @@ impl Driver {
             self.process.boundary().await;
             match effect {
                 AgentEffect::Dial => {
-                    self.dial = Some(Box::pin(dial(Rc::clone(&self.host), self.process.clone())))
+                    self.dial = Some(Box::pin(dial(Rc::clone(&self.host), self.process.clone())));
                 }
                 AgentEffect::Send(frame) => self.send(frame),
                 AgentEffect::Persist { token, desired } => {

@@ -7,9 +7,9 @@ use prost::Message as _;
 use skerry_etcd_embedded::mvcc::{Answer, Command};
 use skerry_proto::store::v1 as stored;
 use skerry_store::Key;
-use tokio::sync::Notify;
 use skerry_store::keys::LeaderName;
 use skerry_store::sans_io::{Failure, Range};
+use tokio::sync::Notify;
 
 use super::check::Origin;
 use super::client::{Client, DEADLINE};
@@ -78,15 +78,13 @@ impl Lease {
         loop {
             let asked = process.sim.now();
             let id = i64::try_from(process.seed() >> 2).unwrap_or(1).max(1);
-            match self.client.command(Command::LeaseGrant { id, ttl_s }, Origin::Other).await {
-                Ok(Answer::Lease { id, .. }) => {
-                    attempt = 0;
-                    self.set(Some(id));
-                    self.renew(id, asked, ttl).await;
-                    self.set(None);
-                    process.trace(format_args!("its lease is lost"));
-                }
-                Ok(_) | Err(_) => {}
+            let granted = self.client.command(Command::LeaseGrant { id, ttl_s }, Origin::Other).await;
+            if let Ok(Answer::Lease { id, .. }) = granted {
+                attempt = 0;
+                self.set(Some(id));
+                self.renew(id, asked, ttl).await;
+                self.set(None);
+                process.trace(format_args!("its lease is lost"));
             }
             process.sleep(process.backoff(attempt, 1_000)).await;
             attempt += 1;

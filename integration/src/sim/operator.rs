@@ -213,5 +213,5 @@ impl Operator {
 
 /// How long the workload and the faults last.
 pub(super) fn duration(sim: &Sim) -> Duration {
-    sim.between_ms(180_000, 600_000)
+    sim.between_ms(100_000, 360_000)
 }

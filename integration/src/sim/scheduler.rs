@@ -187,7 +187,12 @@ impl Scheduler {
                     let is_used = used.iter().any(|p| p.instance.app == app.app && p.revision == hash);
                     if !is_current && !is_used {
                         let key = Key::<stored::RevisionRecord>::of(&RevisionRef { app: app.clone(), hash });
-                        txns.push(Txn::new().when_unchanged(&key, at).when_unchanged(&Key::<stored::AppRecord>::of(&app), owner_at).delete(&key));
+                        txns.push(
+                            Txn::new()
+                                .when_unchanged(&key, at)
+                                .when_unchanged(&Key::<stored::AppRecord>::of(&app), owner_at)
+                                .delete(&key),
+                        );
                     }
                 }
             }
@@ -208,7 +213,12 @@ impl Scheduler {
                     if !is_current && !is_used {
                         let content = ConfigRevisionRef { config: config.clone(), hash };
                         let key = Key::<stored::ConfigRevisionRecord>::of(&content);
-                        txns.push(Txn::new().when_unchanged(&key, at).when_unchanged(&Key::<stored::ConfigRecord>::of(&config), owner_at).delete(&key));
+                        txns.push(
+                            Txn::new()
+                                .when_unchanged(&key, at)
+                                .when_unchanged(&Key::<stored::ConfigRecord>::of(&config), owner_at)
+                                .delete(&key),
+                        );
                     }
                 }
             }

@@ -89,7 +89,7 @@ impl Actor {
         let process = self.process.clone();
         let mut draining = false;
         while self.ending.is_none() {
-            let deadline = self.machine.deadline().map(|at| at.since_origin());
+            let deadline = self.machine.deadline().map(skerry_sync::MonoTime::since_origin);
             let look_at = self.current.as_ref().and_then(|current| current.look_at);
             tokio::select! {
                 biased;
@@ -100,13 +100,10 @@ impl Actor {
                 }
                 Some(done) = self.doing.next() => self.done(done).await,
                 () = wake.notified() => self.suspect().await,
-                frame = self.stream.inn.next(), if !self.closed => match frame {
-                    Some(frame) => self.feed(SessionEvent::Frame(frame)).await,
-                    None => {
-                        self.closed = true;
-                        self.feed(SessionEvent::StreamClosed).await;
-                    }
-                },
+                frame = self.stream.inn.next(), if !self.closed => {
+                    self.closed = frame.is_none();
+                    self.feed(frame.map_or(SessionEvent::StreamClosed, SessionEvent::Frame)).await;
+                }
                 () = until(&process, look_at) => self.suspect().await,
                 () = until(&process, deadline) => self.feed(SessionEvent::Timer).await,
             }
@@ -154,7 +151,6 @@ impl Actor {
 
     fn begin_commit(&mut self, token: u64, change: Arc<Change>) {
         let Some(current) = &self.current else { return };
-        let change = Rc::new(Change::clone(&change));
         let (node, record) = (current.node.clone(), current.record.clone());
         let committing = commit(Rc::clone(&self.gateway), node, current.epoch, record, change);
         if self.process.sim.planted(Planted::AcknowledgedBeforeCommit) {

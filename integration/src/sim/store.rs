@@ -290,7 +290,7 @@ async fn tick(live: Rc<Live>) {
         process.sleep(TICK).await;
         live.wait_out_stall().await;
         let now = process.sim.now();
-        let stalled = now - last > TICK + STALL;
+        let stalled = now.saturating_sub(last) > TICK + STALL;
         last = now;
         let due = live.core(|core| core.next_expiry().is_some_and(|expiry| expiry <= now));
         if stalled {

@@ -2,6 +2,7 @@
 //! compares a transaction makes.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use skerry_model::{AppRef, ConfigRef, NodeRef, RevisionRef};
@@ -107,18 +108,15 @@ async fn attempt(
     let mut txn = Txn::new()
         .when_unchanged(&session_key, session.map_or(0, |session| session.mod_revision))
         .put(&session_key, &record);
-    let node_uid = match known {
-        Some(known) => {
-            txn = txn.when_unchanged(&node_key, known.mod_revision);
-            known.value.meta.unwrap_or_default().uid
-        }
-        None => {
-            let uid = format!("uid-{}", gateway.process.sim.unique());
-            let meta = stored::Meta { uid: uid.clone(), generation: 1, ..stored::Meta::default() };
-            let new = stored::NodeRecord { meta: Some(meta), ..stored::NodeRecord::default() };
-            txn = txn.when_absent(&node_key).put(&node_key, &new);
-            uid
-        }
+    let node_uid = if let Some(known) = known {
+        txn = txn.when_unchanged(&node_key, known.mod_revision);
+        known.value.meta.unwrap_or_default().uid
+    } else {
+        let uid = format!("uid-{}", gateway.process.sim.unique());
+        let meta = stored::Meta { uid: uid.clone(), generation: 1, ..stored::Meta::default() };
+        let new = stored::NodeRecord { meta: Some(meta), ..stored::NodeRecord::default() };
+        txn = txn.when_absent(&node_key).put(&node_key, &new);
+        uid
     };
     let revision = match client.commit(txn, Origin::Other).await {
         Ok(revision) => revision,
@@ -171,7 +169,7 @@ pub(super) async fn commit(
     node: NodeRef,
     epoch: Version,
     record: stored::SessionRecord,
-    change: Rc<Change>,
+    change: Arc<Change>,
 ) -> Outcome {
     let client = &gateway.client;
     let status_key = Key::<stored::StatusRecord>::of(&node);

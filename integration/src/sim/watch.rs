@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use skerry_etcd_embedded::mvcc::{HistoryPage, KeyRange};
+use skerry_etcd_embedded::mvcc::{Core, HistoryPage, KeyRange};
 use skerry_store::sans_io::{Event, Failure, Header, Kind, Message, Source};
 
 use super::client::{Client, entry_of};
@@ -100,7 +100,7 @@ impl Server {
                 biased;
                 changed = committed.changed() => if changed.is_err() { return },
                 asked = self.end.inn.next() => match asked {
-                    Some(AskProgress) => self.say(Source::Stream, self.live.core(|c| c.committed()), Kind::Whole, Vec::new()),
+                    Some(AskProgress) => self.say(Source::Stream, self.live.core(Core::committed), Kind::Whole, Vec::new()),
                     None => return,
                 },
             }
@@ -127,16 +127,16 @@ impl Server {
         let gone: Vec<Watch> = gone;
         for watch in gone {
             self.live.process.sim.count(Fault::WatchCompacted);
-            self.say(watch.source, self.live.core(|core| core.committed()), Kind::Compacted, Vec::new());
+            self.say(watch.source, self.live.core(Core::committed), Kind::Compacted, Vec::new());
         }
     }
 
     /// Sends all that is there.
     fn pump(&mut self) {
         loop {
-            let start = self.live.core(skerry_etcd_embedded::mvcc::Core::history_start);
+            let start = self.live.core(Core::history_start);
             self.cancel_below(start);
-            let committed = self.live.core(|core| core.committed());
+            let committed = self.live.core(Core::committed);
             let from = self.watches.iter().map(|watch| watch.from).filter(|from| *from <= committed).min();
             let Some(from) = from else { return };
             let page = self.live.core(|core| core.history(from, PAGE_ENTRIES, PAGE_BYTES));

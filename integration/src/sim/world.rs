@@ -141,69 +141,7 @@ impl World {
             let node = node.ok_or_else(|| format!("{path} is not registered"))?;
             let wanted = record_of(&solution[node].placed);
             let wanted: BTreeSet<Assigned> = wanted.instances.iter().map(assigned_of).collect();
-            self.compare(agent, &map, &wanted)?;
-        }
-        Ok(())
-    }
-
-    fn compare(&self, agent: &AgentHost, map: &Sorted, wanted: &BTreeSet<Assigned>) -> Result<(), String> {
-        let path: &str = &agent.machine.node;
-        let find = |family: Family| map.get(&format!("{}{path}", family.prefix()));
-        let assignment = find(Family::Assignments).ok_or_else(|| format!("{path} has no assignment"))?;
-        let record = decode::<stored::AssignmentRecord>(assignment)?;
-        let assigned: BTreeSet<Assigned> = record.instances.iter().map(assigned_of).collect();
-        if assigned != *wanted {
-            return Err(format!("{path} is assigned {assigned:?} and shall be {wanted:?}"));
-        }
-        let copies = agent.machine.observe();
-        let running: BTreeSet<Assigned> =
-            copies.values().filter(|copy| copy.running).map(|copy| copy.what.clone()).collect();
-        if running != *wanted {
-            return Err(format!("{path} runs {running:?} and shall run {wanted:?}"));
-        }
-        let status = find(Family::Status).ok_or_else(|| format!("{path} has no status"))?;
-        let status = decode::<stored::StatusRecord>(status)?;
-        let told = |s: &skerry_proto::types::v1::InstanceStatus| {
-            (s.instance.clone(), s.revision.clone(), s.ready, s.runtime_id.clone())
-        };
-        let reported: BTreeSet<_> = status.instances.iter().map(told).collect();
-        let observed: BTreeSet<_> = copies.values().map(|c| told(&super::reconcile::status(c))).collect();
-        if reported != observed {
-            return Err(format!("the status of {path} says {reported:?}, and there is {observed:?}"));
-        }
-        if status.acknowledged_revision != assignment.mod_revision || !status.refused.is_empty() {
-            return Err(format!(
-                "{path} acknowledged {}, refused {:?}, and is assigned {}",
-                status.acknowledged_revision, status.refused, assignment.mod_revision
-            ));
-        }
-        self.compare_session(agent, map, find(Family::Sessions))?;
-        match agent.missing_events() {
-            Some(missing) => Err(missing),
-            None => Ok(()),
-        }
-    }
-
-    fn compare_session(
-        &self,
-        agent: &AgentHost,
-        map: &Sorted,
-        session: Option<&std::sync::Arc<Entry>>,
-    ) -> Result<(), String> {
-        let path: &str = &agent.machine.node;
-        let session =
-            decode::<stored::SessionRecord>(session.ok_or_else(|| format!("{path} has no session"))?)?;
-        let alive: BTreeMap<String, stored::GatewayRecord> = records::<stored::GatewayRecord>(map)
-            .into_iter()
-            .map(|(id, record, _)| (id.to_string(), record))
-            .collect();
-        let boot = agent.boot.borrow();
-        if session.close_time.is_some() || !alive.contains_key(&session.gateway) || session.boot_id != boot.id
-        {
-            return Err(format!("{path} counts as disconnected: {session:?}"));
-        }
-        if !boot.reported {
-            return Err(format!("{path} has not reported all"));
+            compare(agent, &map, &wanted)?;
         }
         Ok(())
     }
@@ -226,4 +164,65 @@ impl World {
 
 fn decode<R: skerry_store::Record>(entry: &Entry) -> Result<R, String> {
     R::decode(entry.bytes.clone()).map_err(|error| format!("{}: {error}", entry.key))
+}
+
+/// What is not as it should be at one node.
+fn compare(agent: &AgentHost, map: &Sorted, wanted: &BTreeSet<Assigned>) -> Result<(), String> {
+    let path: &str = &agent.machine.node;
+    let find = |family: Family| map.get(&format!("{}{path}", family.prefix()));
+    let assignment = find(Family::Assignments).ok_or_else(|| format!("{path} has no assignment"))?;
+    let record = decode::<stored::AssignmentRecord>(assignment)?;
+    let assigned: BTreeSet<Assigned> = record.instances.iter().map(assigned_of).collect();
+    if assigned != *wanted {
+        return Err(format!("{path} is assigned {assigned:?} and shall be {wanted:?}"));
+    }
+    let copies = agent.machine.observe();
+    let running: BTreeSet<Assigned> =
+        copies.values().filter(|copy| copy.running).map(|copy| copy.what.clone()).collect();
+    if running != *wanted {
+        return Err(format!("{path} runs {running:?} and shall run {wanted:?}"));
+    }
+    let status = find(Family::Status).ok_or_else(|| format!("{path} has no status"))?;
+    let status = decode::<stored::StatusRecord>(status)?;
+    let told = |s: &skerry_proto::types::v1::InstanceStatus| {
+        (s.instance.clone(), s.revision.clone(), s.ready, s.runtime_id.clone())
+    };
+    let reported: BTreeSet<_> = status.instances.iter().map(told).collect();
+    let observed: BTreeSet<_> = copies.values().map(|c| told(&super::reconcile::status(c))).collect();
+    if reported != observed {
+        return Err(format!("the status of {path} says {reported:?}, and there is {observed:?}"));
+    }
+    if status.acknowledged_revision != assignment.mod_revision || !status.refused.is_empty() {
+        return Err(format!(
+            "{path} acknowledged {}, refused {:?}, and is assigned {}",
+            status.acknowledged_revision, status.refused, assignment.mod_revision
+        ));
+    }
+    compare_session(agent, map, find(Family::Sessions))?;
+    match agent.missing_events() {
+        Some(missing) => Err(missing),
+        None => Ok(()),
+    }
+}
+
+/// Whether the node counts as connected, with all reported.
+fn compare_session(
+    agent: &AgentHost,
+    map: &Sorted,
+    session: Option<&std::sync::Arc<Entry>>,
+) -> Result<(), String> {
+    let path: &str = &agent.machine.node;
+    let session = decode::<stored::SessionRecord>(session.ok_or_else(|| format!("{path} has no session"))?)?;
+    let alive: BTreeMap<String, stored::GatewayRecord> = records::<stored::GatewayRecord>(map)
+        .into_iter()
+        .map(|(id, record, _)| (id.to_string(), record))
+        .collect();
+    let boot = agent.boot.borrow();
+    if session.close_time.is_some() || !alive.contains_key(&session.gateway) || session.boot_id != boot.id {
+        return Err(format!("{path} counts as disconnected: {session:?}"));
+    }
+    if !boot.reported {
+        return Err(format!("{path} has not reported all"));
+    }
+    Ok(())
 }
