@@ -3,6 +3,7 @@
 //!
 //! `SKERRY_SIM_SEED=n` runs one seed and prints its whole trace, `SKERRY_SIM_SEEDS=n` changes how many are run. With `--nocapture` the
 //! figures are seen.
+#![allow(clippy::print_stdout, reason = "a test that prints its figures and traces")]
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
