@@ -150,7 +150,8 @@ fn codegen() -> Result<()> {
 
 /// Once with what is there, and where that is Docker, once more without it.
 fn demo() -> Result<()> {
-    let xtask = std::env::current_exe()?;
+    // By its place, not as the program that runs: the build may have replaced that one's file.
+    let xtask = sh::target_dir()?.join("debug/xtask");
     let demo = |arguments: &[&str]| {
         sh::run(sh::command(&xtask).args(["demo", "--once", "--no-build"]).args(arguments))
     };

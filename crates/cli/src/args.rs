@@ -1,4 +1,4 @@
-//! What can be typed: every client command with its flags and help. Meaning is in [`crate::commands`].
+//! What can be typed: every client command with its flags and help. Meaning is in `commands`.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! The client commands of `skerry`: `apply`, `get`, `describe`, `delete`, `label`, `cordon`, `events`, `wait`, `version`.
 //!
-//! The binary in `skerry/` embeds them beside `up` and `etcd`. Everything that prints is split in two: [`render`] makes text from
-//! resources and is pure; [`commands`] call servers and write what was rendered.
+//! The binary in `skerry/` embeds them beside `up` and `etcd`. Everything that prints is split in two: `render` makes text from
+//! resources and is pure; `commands` call servers and write what was rendered.
 
 pub mod args;
 mod client;

@@ -74,6 +74,10 @@ struct Stored {
 impl<D: Disk> StateFiles<D> {
     /// Reads what is there. Never fails: what cannot be read is told as damage.
     pub(crate) fn open(disk: D, node: String) -> (Self, Loaded) {
+        // What is read here is told to the gateway as held: a rename that the last process did not live to sync must not be lost after that.
+        if let Err(error) = disk.sync_directory() {
+            tracing::warn!(%error, "the data directory cannot be synced");
+        }
         let (mut files, mut loaded) = Self::open_desired(disk, node);
         match files.read_formers() {
             Ok(formers) => {
