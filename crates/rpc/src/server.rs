@@ -84,7 +84,7 @@ impl Server {
         self.health.clone()
     }
 
-    /// Serves until `shutdown`, then: health says NOT_SERVING, nothing new is accepted, open calls get [`DRAIN_DEADLINE`]. Handlers end their
+    /// Serves until `shutdown`, then: health says NOT_SERVING, nothing new is accepted, open calls get five seconds. Handlers end their
     /// streams by the same token; one that does not is cut off.
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), ServeError> {
         for name in self.names.iter().copied().chain([""]) {

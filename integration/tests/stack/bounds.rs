@@ -47,7 +47,8 @@ async fn what_is_too_much_is_refused_by_field_and_the_service_goes_on() -> Resul
     assert_eq!(fields(&status), ["app.metadata.name"]);
 
     let mut job = script("s", "true");
-    job.kind = Some(skerry_proto::types::v1::service_spec::Kind::Job(Default::default()));
+    job.kind =
+        Some(skerry_proto::types::v1::service_spec::Kind::Job(skerry_proto::types::v1::Job::default()));
     let status = refusal(&stack, name, app([job])).await?;
     assert_eq!(fields(&status), ["spec.services[0].job"]);
 
