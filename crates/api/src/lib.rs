@@ -18,7 +18,7 @@ pub use change::{Tried, Tries};
 pub use hub::{Change, Hub, ListPage, Listed, Pinned, Resource};
 pub use mask::Mask;
 pub use metadata::{Etag, check_metadata, metadata_of, new_meta};
-pub use request::{PageArgs, mark, page_args};
+pub use request::{PageArgs, mark, page_args, page_size, parent_and_selector};
 pub use serve::{ResponseStream, reply, stream_of};
 pub use version::ResourceVersion;
 pub use watch::{Told, Watcher};

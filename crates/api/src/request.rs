@@ -1,7 +1,7 @@
 //! What requests have in common: pages and request ids.
 
 use prost::Message;
-use skerry_model::{ContentHash, Fault, ProjectName};
+use skerry_model::{ContentHash, Fault, ProjectName, Selector};
 use skerry_store::RequestMark;
 use skerry_store::keys::RequestId;
 
@@ -21,13 +21,25 @@ pub struct PageArgs {
     pub after: Option<(ResourceVersion, String)>,
 }
 
+/// Reads `page_size`: absent (0) means 100, and more than 1,000 means 1,000.
+pub fn page_size(page_size: i32) -> Result<usize, Fault> {
+    match usize::try_from(page_size) {
+        Ok(0) => Ok(PAGE_DEFAULT),
+        Ok(size) => Ok(size.min(PAGE_MAX)),
+        Err(_) => Err(Fault::invalid_field("page_size", "use 1 to 1000, or leave it out")),
+    }
+}
+
+/// Reads `parent` and `label_selector` of a list or a watch.
+pub fn parent_and_selector(parent: &str, selector: &str) -> Result<(ProjectName, Selector), Fault> {
+    let project = ProjectName::parse_parent(parent).map_err(|e| Fault::invalid_field("parent", e))?;
+    let selector = Selector::parse(selector).map_err(|e| Fault::invalid_field("label_selector", e))?;
+    Ok((project, selector))
+}
+
 /// Reads `page_size` and `page_token`.
 pub fn page_args(page_size: i32, page_token: &str) -> Result<PageArgs, Fault> {
-    let size = match usize::try_from(page_size) {
-        Ok(0) => PAGE_DEFAULT,
-        Ok(size) => size.min(PAGE_MAX),
-        Err(_) => return Err(Fault::invalid_field("page_size", "use 1 to 1000, or leave it out")),
-    };
+    let size = self::page_size(page_size)?;
     if page_token.is_empty() {
         return Ok(PageArgs { size, after: None });
     }

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use skerry_api::{
-    Etag, Mask, ResponseStream, Told, Tried, Tries, Watcher, check_metadata, mark, page_args, reply,
-    stream_of,
+    Etag, Mask, ResponseStream, Told, Tried, Tries, Watcher, check_metadata, mark, page_args,
+    parent_and_selector, reply, stream_of,
 };
 use skerry_daemon::Shutdown;
-use skerry_model::{Fault, NodeRef, ProjectName, Selector};
+use skerry_model::{Fault, NodeRef};
 use skerry_proto::registry::v1::node_service_server::NodeService;
 use skerry_proto::registry::v1::{self as pb, ChangeType, Node};
 use skerry_proto::store::v1 as stored;
@@ -192,12 +192,6 @@ fn told(told: &Told<Node>) -> pb::WatchNodesResponse {
         node: node.map(|node| Node::clone(node)),
         resource_version,
     }
-}
-
-fn parent_and_selector(parent: &str, selector: &str) -> Result<(ProjectName, Selector), Fault> {
-    let project = ProjectName::parse_parent(parent).map_err(|e| Fault::invalid_field("parent", e))?;
-    let selector = Selector::parse(selector).map_err(|e| Fault::invalid_field("label_selector", e))?;
-    Ok((project, selector))
 }
 
 #[tonic::async_trait]

@@ -6,10 +6,10 @@ use std::time::SystemTime;
 use prost::Message as _;
 use skerry_api::{
     Etag, Mask, ResponseStream, Told, Tried, Tries, Watcher, check_metadata, mark, new_meta, page_args,
-    reply, stream_of,
+    parent_and_selector, reply, stream_of,
 };
 use skerry_daemon::Shutdown;
-use skerry_model::{AppRef, AppSpec, ContentHash, Fault, ProjectName, RevisionRef, Selector, time};
+use skerry_model::{AppRef, AppSpec, ContentHash, Fault, ProjectName, RevisionRef, time};
 use skerry_proto::scheduler::v1::app_service_server::AppService;
 use skerry_proto::scheduler::v1::update_app_response::Outcome;
 use skerry_proto::scheduler::v1::{self as pb, App, ChangeType};
@@ -288,12 +288,6 @@ pub(crate) fn change_type<T>(told: &Told<T>) -> ChangeType {
         Told::Deleted(..) => ChangeType::Deleted,
         Told::Bookmark(_) => ChangeType::Bookmark,
     }
-}
-
-pub(crate) fn parent_and_selector(parent: &str, selector: &str) -> Result<(ProjectName, Selector), Fault> {
-    let project = ProjectName::parse_parent(parent).map_err(|e| Fault::invalid_field("parent", e))?;
-    let selector = Selector::parse(selector).map_err(|e| Fault::invalid_field("label_selector", e))?;
-    Ok((project, selector))
 }
 
 /// The app of a request and its name; a short name is taken in `project`.

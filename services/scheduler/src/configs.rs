@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use prost::Message as _;
 use skerry_api::{
     Etag, Mask, ResponseStream, Told, Tried, Tries, Watcher, check_metadata, mark, metadata_of, new_meta,
-    page_args, reply, stream_of,
+    page_args, parent_and_selector, reply, stream_of,
 };
 use skerry_daemon::Shutdown;
 use skerry_model::config::ConfigSpec as Parsed;
@@ -20,7 +20,7 @@ use skerry_store::keys::ConfigRevisionRef;
 use skerry_store::{Committed, Key, RequestMark, Store, Txn, Versioned};
 use tonic::{Request, Response, Status};
 
-use crate::apps::{change_type, parent_and_selector};
+use crate::apps::change_type;
 use crate::follow::Shared;
 
 /// What an update may name.

@@ -9,10 +9,6 @@ use skerry_proto::types::v1::InstanceStatus;
 use crate::follow::Shared;
 use crate::status;
 
-/// Page size where none is named, and at most.
-const PAGE_DEFAULT: usize = 100;
-const PAGE_MAX: usize = 1000;
-
 /// One page. Pages continue by name: an instance that comes or goes meanwhile may be in it or not.
 pub(crate) fn list(shared: &Shared, request: &ListInstancesRequest) -> Result<ListInstancesResponse, Fault> {
     let (project, app) = parent(&request.parent)?;
@@ -20,11 +16,7 @@ pub(crate) fn list(shared: &Shared, request: &ListInstancesRequest) -> Result<Li
         "" => None,
         text => Some(NodeRef::parse(text).map_err(|e| Fault::invalid_field("node", e))?.to_string()),
     };
-    let size = match usize::try_from(request.page_size) {
-        Ok(0) => PAGE_DEFAULT,
-        Ok(size) => size.min(PAGE_MAX),
-        Err(_) => return Err(Fault::invalid_field("page_size", "use 1 to 1000, or leave it out")),
-    };
+    let size = skerry_api::page_size(request.page_size)?;
     let mut all = gather(shared, &project, app.as_ref())?;
     all.retain(|status| node.as_ref().is_none_or(|node| status.node == *node));
     all.sort_by(|a, b| (&a.instance, &a.node).cmp(&(&b.instance, &b.node)));

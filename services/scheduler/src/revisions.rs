@@ -9,20 +9,13 @@ use skerry_store::Prefix;
 
 use crate::follow::Shared;
 
-/// Page size where none is named, and at most.
-const PAGE_DEFAULT: usize = 100;
-const PAGE_MAX: usize = 1000;
 /// Bytes of one page: below what a message may have.
 const PAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// One page, newest first. Pages continue by number.
 pub(crate) fn list(shared: &Shared, request: &ListRevisionsRequest) -> Result<ListRevisionsResponse, Fault> {
     let name = AppRef::parse(&request.parent).map_err(|e| Fault::invalid_field("parent", e))?;
-    let size = match usize::try_from(request.page_size) {
-        Ok(0) => PAGE_DEFAULT,
-        Ok(size) => size.min(PAGE_MAX),
-        Err(_) => return Err(Fault::invalid_field("page_size", "use 1 to 1000, or leave it out")),
-    };
+    let size = skerry_api::page_size(request.page_size)?;
     let below = match request.page_token.as_str() {
         "" => i64::MAX,
         text => text
