@@ -205,7 +205,9 @@ impl Core {
     ) -> Result<Answer, Fault> {
         match command {
             Command::Put(put) => {
-                self.check_put_state(&put)?;
+                // The lease first, and in a transaction the key first: etcd's order.
+                self.check_lease(&put)?;
+                self.check_kept(&put)?;
                 let mut change = self.begin();
                 let answer = self.do_put(put, &mut change, effects);
                 self.finish(&change);
@@ -243,14 +245,16 @@ impl Core {
         }
     }
 
-    fn check_put_state(&self, put: &Put) -> Result<(), Fault> {
-        if (put.ignore_value || put.ignore_lease) && self.index.get(&put.key, i64::MAX).is_none() {
-            return Err(Fault::KeyNotFound);
-        }
-        if put.lease != 0 && !self.leases.contains(put.lease) {
-            return Err(Fault::LeaseNotFound);
-        }
-        Ok(())
+    /// The key whose value or lease a put keeps exists.
+    fn check_kept(&self, put: &Put) -> Result<(), Fault> {
+        let keeps = put.ignore_value || put.ignore_lease;
+        let missing = keeps && self.index.get(&put.key, i64::MAX).is_none();
+        if missing { Err(Fault::KeyNotFound) } else { Ok(()) }
+    }
+
+    fn check_lease(&self, put: &Put) -> Result<(), Fault> {
+        let missing = put.lease != 0 && !self.leases.contains(put.lease);
+        if missing { Err(Fault::LeaseNotFound) } else { Ok(()) }
     }
 
     fn begin(&self) -> Change {

@@ -65,7 +65,10 @@ impl Core {
         let mut within = path.within.iter();
         for op in taken(txn, path) {
             match op {
-                Op::Put(put) => self.check_put_state(put)?,
+                Op::Put(put) => {
+                    self.check_kept(put)?;
+                    self.check_lease(put)?;
+                }
                 Op::Txn(txn) => self.check_taken_puts(txn, within.next().expect("one path for each"))?,
                 Op::Range(_) | Op::Delete(_) | Op::Empty => {}
             }
