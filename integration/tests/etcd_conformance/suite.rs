@@ -303,6 +303,11 @@ async fn what_etcd_refuses_is_refused_in_its_words(mut client: Client) {
     assert_eq!(refusal(client.put("a", "", Some(both)).await), invalid("lease is provided"));
     let no_lease = (NOT_FOUND, "etcdserver: requested lease not found".to_owned());
     assert_eq!(refusal(client.put("a", "", Some(PutOptions::new().with_lease(5))).await), no_lease);
+    // Neither the lease nor the key exists: a lone put says the one, a transaction the other.
+    let neither = PutOptions::new().with_ignore_value().with_lease(5);
+    assert_eq!(refusal(client.put("a", "", Some(neither.clone())).await), no_lease);
+    let txn = Txn::new().and_then([TxnOp::put("a", "", Some(neither))]);
+    assert_eq!(refusal(client.txn(txn).await), invalid("key not found"));
 
     let put = |key: &str| TxnOp::put(key, "", None);
     let then = |ops: Vec<TxnOp>| Txn::new().and_then(ops);
