@@ -18,6 +18,7 @@ use proptest::test_runner::{TestCaseError, TestError, TestRunner};
 
 use crate::Store;
 
+/// Unless the environment's `CASES` says otherwise.
 const CASES: u32 = 40;
 const STEPS: usize = 40;
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -115,9 +116,38 @@ fn op() -> impl Strategy<Value = Op> {
     })
 }
 
+impl Op {
+    fn deletes(&self) -> bool {
+        match self {
+            Self::Get(_) | Self::Put { .. } => false,
+            Self::Delete { .. } => true,
+            Self::Txn(branches) => branches.then.iter().chain(&branches.or_else).any(Self::deletes),
+        }
+    }
+
+    fn keep_nothing(&mut self) {
+        match self {
+            Self::Get(_) | Self::Delete { .. } => {}
+            Self::Put { ignore, .. } => *ignore = 0,
+            Self::Txn(branches) => {
+                branches.then.iter_mut().chain(&mut branches.or_else).for_each(Self::keep_nothing);
+            }
+        }
+    }
+
+    /// Without what ends etcd 3.4 itself: it panics where a transaction first deletes a key and then, in another one within
+    /// it, puts that key and keeps its value or lease.
+    fn survivable(mut self) -> Self {
+        if self.deletes() {
+            self.keep_nothing();
+        }
+        self
+    }
+}
+
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        20 => op().prop_map(Step::Op),
+        20 => op().prop_map(|op| Step::Op(op.survivable())),
         1 => (-1_i64..15).prop_map(Step::Compact),
         2 => (1_u8..4).prop_map(Step::Grant),
         1 => (1_u8..4).prop_map(Step::Revoke),
@@ -386,8 +416,9 @@ fn both_stores_answer_random_operations_alike() {
         let pair = Pair { real: real.client().await, embedded: embedded.client().await };
         ((real, embedded), std::cell::RefCell::new(pair))
     });
+    let cases = std::env::var("CASES").map_or(CASES, |cases| cases.parse().unwrap());
     let config = ProptestConfig {
-        cases: CASES,
+        cases,
         max_shrink_iters: 200,
         failure_persistence: None,
         ..ProptestConfig::default()
@@ -396,7 +427,7 @@ fn both_stores_answer_random_operations_alike() {
     let result = runner.run(&vec(step(), 1..STEPS), |steps| runtime.block_on(pair.borrow_mut().case(&steps)));
     if let Err(error) = result {
         match error {
-            TestError::Fail(reason, steps) => panic!("{reason}\n{steps:#?}"),
+            TestError::Fail(reason, steps) => panic!("{reason}\n{steps:#?}\netcd said:\n{}", stores.0.output()),
             TestError::Abort(reason) => panic!("{reason}"),
         }
     }

@@ -45,6 +45,14 @@ impl Store {
         }
     }
 
+    /// What the program itself has printed.
+    fn output(&self) -> String {
+        match self {
+            Self::Real(etcd) => etcd.output(),
+            Self::Embedded { .. } => String::new(),
+        }
+    }
+
     async fn client(&self) -> etcd_client::Client {
         etcd_client::Client::connect([self.endpoint()], None).await.unwrap()
     }
