@@ -427,7 +427,9 @@ fn both_stores_answer_random_operations_alike() {
     let result = runner.run(&vec(step(), 1..STEPS), |steps| runtime.block_on(pair.borrow_mut().case(&steps)));
     if let Err(error) = result {
         match error {
-            TestError::Fail(reason, steps) => panic!("{reason}\n{steps:#?}\netcd said:\n{}", stores.0.output()),
+            TestError::Fail(reason, steps) => {
+                panic!("{reason}\n{steps:#?}\netcd said:\n{}", stores.0.output())
+            }
             TestError::Abort(reason) => panic!("{reason}"),
         }
     }
