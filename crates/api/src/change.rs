@@ -1,61 +1,304 @@
-//! How a change is made: read, merge, write on condition; again when somebody else was faster.
+//! How resources are created, read, updated and deleted, the same for every [`Kind`]: find the request, read, check, merge, write on
+//! condition of what was read, wait until the mirror shows it; again when somebody else was faster.
 
-use std::time::Duration;
+use std::time::SystemTime;
 
-use skerry_model::Fault;
-use skerry_store::TxnError;
+use prost::Message;
+use prost_types::FieldMask;
+use skerry_model::{ContentHash, Fault, InvalidName, ProjectName};
+use skerry_proto::scheduler::v1::update_app_response::Outcome;
+use skerry_proto::types::v1::Metadata;
+use skerry_store::keys::RequestId;
+use skerry_store::{Key, RequestMark, Txn, TxnError, Versioned};
 
-/// Tries of one change, while others change the same.
-const TRIES: u32 = 8;
-/// First wait between two tries; it doubles.
-const WAIT: Duration = Duration::from_millis(5);
+use crate::hub::Resource as _;
+use crate::kind::{Kind, NameOf, ResourceName as _};
+use crate::mask::Mask;
+use crate::metadata::{Etag, check_metadata, metadata_of, new_meta};
+use crate::tries::Tries;
+
+/// The request that a mutation is, for remembering it by its id.
+#[derive(Debug, Clone, Copy)]
+pub struct Call<'a, M> {
+    /// Full method name: an id of another method is another request.
+    pub method: &'static str,
+    /// The caller's id of it. Empty: it is not remembered.
+    pub id: &'a str,
+    /// All of it: the same id with another content is refused.
+    pub request: &'a M,
+}
+
+/// What is asked of [`create`].
+#[derive(Debug, Clone, Copy)]
+pub struct Create<'a, R> {
+    /// `projects/<project>`.
+    pub parent: &'a str,
+    /// The resource; its name is full or just the last part.
+    pub resource: Option<&'a R>,
+    /// Check all and change nothing.
+    pub validate_only: bool,
+}
+
+/// What is asked of [`update`].
+#[derive(Debug, Clone, Copy)]
+pub struct Update<'a, R> {
+    /// The new state; its name says which, its etag which version was read.
+    pub resource: Option<&'a R>,
+    /// What of it is meant.
+    pub mask: Option<&'a FieldMask>,
+    /// Create it if there is none; the mask then does not matter.
+    pub allow_missing: bool,
+    /// Check all and change nothing.
+    pub validate_only: bool,
+}
+
+/// What is asked of [`delete`].
+#[derive(Debug, Clone, Copy)]
+pub struct Delete<'a> {
+    /// Full name.
+    pub name: &'a str,
+    /// Only if still at this version. Empty: at any.
+    pub etag: &'a str,
+}
+
+/// Creates a resource. ALREADY_EXISTS if there is one; a repeated request answers with the resource.
+pub async fn create<K: Kind>(
+    kind: &K,
+    call: Call<'_, impl Message>,
+    asked: Create<'_, K::Resource>,
+) -> Result<K::Resource, Fault> {
+    let project = ProjectName::parse_parent(asked.parent).map_err(|e| Fault::invalid_field("parent", e))?;
+    let (sent, name) = named::<K>(asked.resource, |text| NameOf::<K>::parse_in(&project, text))?;
+    if *name.project() != project {
+        let field = format!("{}.metadata.name", K::FIELD);
+        return Err(Fault::invalid_field(field, format!("`{name}` is not in {}", asked.parent)));
+    }
+    let mark = call.mark::<K>(&name)?;
+    let may = May { create: true, update: false };
+    let wanted = Wanted { name, sent, mask: Mask::all(), may, validate_only: asked.validate_only };
+    Ok(change(kind, mark, wanted).await?.0)
+}
+
+/// One resource as it is now. NOT_FOUND if there is none.
+pub async fn read<K: Kind>(kind: &K, name: &NameOf<K>) -> Result<K::Resource, Fault> {
+    let record =
+        kind.store().get(&Key::<K::Record>::of(name)).await?.ok_or_else(|| Fault::not_found(name))?;
+    let Versioned { mut value, mod_revision, .. } = record;
+    let spec = kind.spec(name, &value).await?;
+    let metadata = metadata_of(name, K::meta(&mut value).as_ref(), Etag { mod_revision });
+    Ok(kind.show(name, metadata, spec))
+}
+
+/// Updates a resource, or creates it where that is allowed. NOT_FOUND, or ABORTED if the etag is stale; a repeated request answers with the
+/// resource, unchanged.
+pub async fn update<K: Kind>(
+    kind: &K,
+    call: Call<'_, impl Message>,
+    asked: Update<'_, K::Resource>,
+) -> Result<(K::Resource, Outcome), Fault> {
+    let (sent, name) = named::<K>(asked.resource, NameOf::<K>::parse)?;
+    let mask = Mask::parse(asked.mask, K::SPEC_PATHS)?;
+    let mark = call.mark::<K>(&name)?;
+    let may = May { create: asked.allow_missing, update: true };
+    change(kind, mark, Wanted { name, sent, mask, may, validate_only: asked.validate_only }).await
+}
+
+/// Deletes a resource. NOT_FOUND if there is none, ABORTED if the etag is stale; a repeated request succeeds again.
+pub async fn delete<K: Kind>(kind: &K, call: Call<'_, impl Message>, asked: Delete<'_>) -> Result<(), Fault> {
+    let name = NameOf::<K>::parse(asked.name)?;
+    let mark = call.mark::<K>(&name)?;
+    if is_repeated(kind, mark.as_ref()).await? {
+        return Ok(());
+    }
+    let key = Key::<K::Record>::of(&name);
+    let mut tries = Tries::default();
+    loop {
+        let before = kind.store().get(&key).await?.ok_or_else(|| Fault::not_found(&name))?;
+        Etag::check(asked.etag, &name, before.mod_revision)?;
+        let txn = kind.remove(&name, Txn::new().when_same(&before).delete(&key))?;
+        match commit(kind, txn, mark.as_ref()).await? {
+            Tried::Done | Tried::Repeated => return Ok(()),
+            Tried::Contended => tries.again(&name).await?,
+        }
+    }
+}
+
+impl<M: Message> Call<'_, M> {
+    /// What the mutation leaves in its transaction, if the caller named the request.
+    fn mark<K: Kind>(&self, name: &NameOf<K>) -> Result<Option<RequestMark>, Fault> {
+        if self.id.is_empty() {
+            return Ok(None);
+        }
+        let id = RequestId::parse(self.id).map_err(|error| Fault::invalid_field("request_id", error))?;
+        Ok(Some(RequestMark {
+            project: name.project().clone(),
+            id,
+            method: self.method.to_owned(),
+            hash: ContentHash::of(&self.request.encode_to_vec()),
+            resource: name.to_string(),
+        }))
+    }
+}
+
+/// The resource of a request and its name.
+fn named<K: Kind>(
+    resource: Option<&K::Resource>,
+    parse: impl FnOnce(&str) -> Result<NameOf<K>, InvalidName>,
+) -> Result<(&K::Resource, NameOf<K>), Fault> {
+    let resource =
+        resource.ok_or_else(|| Fault::invalid_field(K::FIELD, format!("name the {}", K::FIELD)))?;
+    let text = resource.metadata().map_or("", |metadata| metadata.name.as_str());
+    let name = parse(text).map_err(|e| Fault::invalid_field(format!("{}.metadata.name", K::FIELD), e))?;
+    Ok((resource, name))
+}
+
+/// A change that was asked for, checked as far as that goes without the store.
+struct Wanted<'a, K: Kind> {
+    name: NameOf<K>,
+    sent: &'a K::Resource,
+    mask: Mask,
+    may: May,
+    validate_only: bool,
+}
+
+#[derive(Clone, Copy)]
+struct May {
+    /// There may be none yet.
+    create: bool,
+    /// There may be one already.
+    update: bool,
+}
+
+/// What one try shall do.
+enum Plan<K: Kind> {
+    Write(Txn, Outcome),
+    /// There is nothing to write.
+    Answer(K::Resource, Outcome),
+}
+
+async fn change<K: Kind>(
+    kind: &K,
+    mark: Option<RequestMark>,
+    wanted: Wanted<'_, K>,
+) -> Result<(K::Resource, Outcome), Fault> {
+    let name = &wanted.name;
+    if is_repeated(kind, mark.as_ref()).await? {
+        return Ok((read(kind, name).await?, Outcome::Unchanged));
+    }
+    let mut tries = Tries::default();
+    loop {
+        let before = kind.store().get(&Key::<K::Record>::of(name)).await?;
+        let (txn, outcome) = match plan(kind, &wanted, before.as_ref()).await? {
+            Plan::Write(txn, outcome) => (txn, outcome),
+            Plan::Answer(resource, outcome) => return Ok((resource, outcome)),
+        };
+        match commit(kind, txn, mark.as_ref()).await? {
+            Tried::Done => return Ok((read(kind, name).await?, outcome)),
+            Tried::Repeated => return Ok((read(kind, name).await?, Outcome::Unchanged)),
+            Tried::Contended => tries.again(name).await?,
+        }
+    }
+}
+
+/// Checks what is wanted against what is there, and merges both. To create is to change what is all empty.
+async fn plan<K: Kind>(
+    kind: &K,
+    wanted: &Wanted<'_, K>,
+    before: Option<&Versioned<K::Record>>,
+) -> Result<Plan<K>, Fault> {
+    let (name, everything, unnamed) = (&wanted.name, Mask::all(), Metadata::default());
+    let sent = wanted.sent.metadata().unwrap_or(&unnamed);
+    let mod_revision = before.map(|before| before.mod_revision);
+    admit(name, wanted.may, &sent.etag, mod_revision)?;
+
+    let mask = if before.is_some() { &wanted.mask } else { &everything };
+    let mut record = before.map(|before| before.value.clone()).unwrap_or_default();
+    let stored = match before {
+        Some(before) => Some(kind.spec(name, &before.value).await?),
+        None => None,
+    };
+    let spec = K::merge(stored.as_ref(), wanted.sent, mask)?;
+    let has_new_spec = stored.as_ref() != Some(&spec);
+    let mut meta = match before {
+        Some(_) => K::meta(&mut record).take().unwrap_or_default(),
+        None => new_meta(SystemTime::now()),
+    };
+    mask.merge_map("metadata.labels", &mut meta.labels, &sent.labels);
+    mask.merge_map("metadata.annotations", &mut meta.annotations, &sent.annotations);
+    check_metadata(&meta)?;
+    meta.generation += i64::from(has_new_spec);
+    *K::meta(&mut record) = Some(meta.clone());
+
+    let outcome = match before {
+        None => Outcome::Created,
+        Some(before) if !has_new_spec && record == before.value => Outcome::Unchanged,
+        Some(_) => Outcome::Updated,
+    };
+    if outcome == Outcome::Unchanged || wanted.validate_only {
+        let etag = Etag { mod_revision: mod_revision.unwrap_or_default() };
+        return Ok(Plan::Answer(kind.show(name, metadata_of(name, Some(&meta), etag), spec), outcome));
+    }
+    let key = Key::<K::Record>::of(name);
+    let mut txn = match before {
+        Some(before) => Txn::new().when_same(before),
+        None => Txn::new().when_absent(&key),
+    };
+    if has_new_spec {
+        txn = kind.write(name, &mut record, &spec, txn).await?;
+    }
+    Ok(Plan::Write(txn.put(&key, &record), outcome))
+}
+
+/// Whether a change may be made of what is there: of nothing, or of a record at `mod_revision`.
+fn admit(
+    name: &impl std::fmt::Display,
+    may: May,
+    etag: &str,
+    mod_revision: Option<i64>,
+) -> Result<(), Fault> {
+    match mod_revision {
+        Some(_) if !may.update => Err(Fault::already_exists(name)),
+        None if !may.create => Err(Fault::not_found(name)),
+        // Who read it expects it to be there.
+        None if !etag.is_empty() => Err(Fault::stale_etag(name)),
+        Some(mod_revision) => Etag::check(etag, name, mod_revision),
+        None => Ok(()),
+    }
+}
+
+/// Whether the request was made before; INVALID_ARGUMENT if its id was another's.
+async fn is_repeated<K: Kind>(kind: &K, mark: Option<&RequestMark>) -> Result<bool, Fault> {
+    match mark {
+        Some(mark) => Ok(kind.store().find_request(mark).await?.is_some()),
+        None => Ok(false),
+    }
+}
 
 /// What came of one try.
-pub enum Tried<T> {
-    /// Done.
-    Done(T),
+enum Tried {
+    /// Done, and the mirror shows it.
+    Done,
     /// Somebody else was faster.
     Contended,
     /// The same request was made before.
     Repeated,
 }
 
-impl<T> Tried<T> {
-    /// Sorts the outcome of a transaction.
-    pub fn from_commit<C>(result: Result<C, TxnError>, done: impl FnOnce(C) -> T) -> Result<Self, Fault> {
-        match result {
-            Ok(committed) => Ok(Self::Done(done(committed))),
-            Err(TxnError::Conflict(_)) => Ok(Self::Contended),
-            Err(TxnError::Repeated { .. }) => Ok(Self::Repeated),
-            Err(error) => Err(error.into()),
+async fn commit<K: Kind>(kind: &K, txn: Txn, mark: Option<&RequestMark>) -> Result<Tried, Fault> {
+    let txn = match mark {
+        Some(mark) => txn.request(mark.clone()),
+        None => txn,
+    };
+    match kind.store().commit(txn).await {
+        Ok(committed) => {
+            let shown = kind.mirror().wait_for(&committed).await;
+            shown.map(|_| Tried::Done).map_err(|e| Fault::unavailable(e.to_string()))
         }
+        Err(TxnError::Conflict(_)) => Ok(Tried::Contended),
+        Err(TxnError::Repeated { .. }) => Ok(Tried::Repeated),
+        Err(error) => Err(error.into()),
     }
 }
 
-/// Counts the tries of one change and waits between them.
-#[derive(Debug)]
-pub struct Tries {
-    left: u32,
-    wait: Duration,
-}
-
-impl Default for Tries {
-    fn default() -> Self {
-        Self { left: TRIES, wait: WAIT }
-    }
-}
-
-impl Tries {
-    /// Waits before the next try; ABORTED after the last.
-    pub async fn again(&mut self, what: &(impl std::fmt::Display + Sync)) -> Result<(), Fault> {
-        self.left -= 1;
-        if self.left == 0 {
-            return Err(Fault::contended(what));
-        }
-        // Spread those who collide: between half and all of the wait.
-        let part = f64::from(uuid::Uuid::new_v4().as_fields().0) / f64::from(u32::MAX);
-        tokio::time::sleep(self.wait.mul_f64(0.5 + part / 2.0)).await;
-        self.wait *= 2;
-        Ok(())
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,9 @@ use skerry_model::{Fault, Violations};
 
 /// Most paths of one mask.
 const PATHS_MAX: usize = 256;
+/// What may be updated of every resource; of those that end with `.*` any key below is meant.
+const METADATA_PATHS: [&str; 4] =
+    ["metadata.labels", "metadata.labels.*", "metadata.annotations", "metadata.annotations.*"];
 
 /// The paths of an update mask, each one known. An empty mask, or `*`, means all of them.
 #[derive(Debug, Clone)]
@@ -14,12 +17,18 @@ pub struct Mask {
 }
 
 impl Mask {
-    /// Checks a mask against the paths that may be updated; of those that end with `.*` any key below is meant.
-    pub fn parse(mask: Option<&prost_types::FieldMask>, known: &[&str]) -> Result<Self, Fault> {
+    /// Everything.
+    pub fn all() -> Self {
+        Self { paths: None }
+    }
+
+    /// Checks a mask against what may be updated: labels, annotations, and the paths of a kind's spec.
+    pub fn parse(mask: Option<&prost_types::FieldMask>, spec_paths: &[&str]) -> Result<Self, Fault> {
         let paths = mask.map(|mask| mask.paths.clone()).unwrap_or_default();
         if paths.is_empty() || paths.iter().any(|path| path == "*") {
-            return Ok(Self { paths: None });
+            return Ok(Self::all());
         }
+        let known = [METADATA_PATHS.as_slice(), spec_paths].concat();
         let mut violations = Violations::new();
         if paths.len() > PATHS_MAX {
             violations.add("update_mask", format!("{} paths are too many: at most {PATHS_MAX}", paths.len()));
@@ -70,11 +79,9 @@ impl Mask {
 mod tests {
     use super::*;
 
-    const KNOWN: [&str; 4] = ["metadata.labels", "metadata.labels.*", "spec", "spec.cordoned"];
-
     fn mask(paths: &[&str]) -> Result<Mask, Fault> {
         let paths = paths.iter().map(|p| (*p).to_owned()).collect();
-        Mask::parse(Some(&prost_types::FieldMask { paths }), &KNOWN)
+        Mask::parse(Some(&prost_types::FieldMask { paths }), &["spec", "spec.cordoned"])
     }
 
     fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -84,7 +91,11 @@ mod tests {
     #[test]
     fn an_empty_mask_means_everything_and_an_unknown_path_is_refused() {
         assert!(mask(&[]).unwrap().covers("spec.cordoned"));
-        assert_eq!(mask(&["spek"]).unwrap_err().violations[0].field, "update_mask");
+        let unknown = mask(&["spec", "spek"]).unwrap_err().violations;
+        assert_eq!((unknown.len(), unknown[0].field.as_str()), (1, "update_mask"));
+        assert!(
+            unknown[0].description.contains("`spek`") && unknown[0].description.contains("spec.cordoned")
+        );
         let spec = mask(&["spec"]).unwrap();
         assert!(spec.covers("spec.cordoned") && !spec.covers("metadata.labels") && !spec.covers("special"));
     }

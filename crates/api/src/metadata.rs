@@ -17,7 +17,7 @@ pub struct Etag {
 
 impl Etag {
     /// The etag that a caller sent, if any. An unreadable one is stale.
-    pub fn check(sent: &str, name: &impl fmt::Display, mod_revision: i64) -> Result<(), Fault> {
+    pub(crate) fn check(sent: &str, name: &impl fmt::Display, mod_revision: i64) -> Result<(), Fault> {
         if sent.is_empty() || sent == (Self { mod_revision }).to_string() {
             return Ok(());
         }
@@ -45,19 +45,17 @@ pub fn metadata_of(name: &impl fmt::Display, meta: Option<&stored::Meta>, etag: 
     }
 }
 
-/// The common part of a new record.
-pub fn new_meta(sent: &Metadata, now: SystemTime) -> stored::Meta {
+/// The common part of a record that is new; nothing of it is a user's yet.
+pub(crate) fn new_meta(now: SystemTime) -> stored::Meta {
     stored::Meta {
         uid: uuid::Uuid::new_v4().to_string(),
         create_time: Some(time::to_timestamp(now)),
-        generation: 1,
-        labels: sent.labels.clone(),
-        annotations: sent.annotations.clone(),
+        ..stored::Meta::default()
     }
 }
 
 /// Checks what users may set.
-pub fn check_metadata(meta: &stored::Meta) -> Result<(), Fault> {
+pub(crate) fn check_metadata(meta: &stored::Meta) -> Result<(), Fault> {
     let mut violations = Violations::new();
     check_labels("metadata.labels", &meta.labels, &mut violations);
     check_annotations("metadata.annotations", &meta.annotations, &mut violations);

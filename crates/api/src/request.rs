@@ -1,9 +1,6 @@
-//! What requests have in common: pages and request ids.
+//! What requests to list and to watch have in common: whose, which, and which page.
 
-use prost::Message;
-use skerry_model::{ContentHash, Fault, ProjectName, Selector};
-use skerry_store::RequestMark;
-use skerry_store::keys::RequestId;
+use skerry_model::{Fault, ProjectName, Selector};
 
 use crate::version::ResourceVersion;
 
@@ -31,14 +28,14 @@ pub fn page_size(page_size: i32) -> Result<usize, Fault> {
 }
 
 /// Reads `parent` and `label_selector` of a list or a watch.
-pub fn parent_and_selector(parent: &str, selector: &str) -> Result<(ProjectName, Selector), Fault> {
+pub(crate) fn parent_and_selector(parent: &str, selector: &str) -> Result<(ProjectName, Selector), Fault> {
     let project = ProjectName::parse_parent(parent).map_err(|e| Fault::invalid_field("parent", e))?;
     let selector = Selector::parse(selector).map_err(|e| Fault::invalid_field("label_selector", e))?;
     Ok((project, selector))
 }
 
 /// Reads `page_size` and `page_token`.
-pub fn page_args(page_size: i32, page_token: &str) -> Result<PageArgs, Fault> {
+pub(crate) fn page_args(page_size: i32, page_token: &str) -> Result<PageArgs, Fault> {
     let size = self::page_size(page_size)?;
     if page_token.is_empty() {
         return Ok(PageArgs { size, after: None });
@@ -47,25 +44,4 @@ pub fn page_args(page_size: i32, page_token: &str) -> Result<PageArgs, Fault> {
     let (version, name) = page_token.split_once('|').ok_or_else(bad)?;
     let version = ResourceVersion::parse(version).map_err(|_| bad())?;
     Ok(PageArgs { size, after: Some((version, name.to_owned())) })
-}
-
-/// The mark that a mutation leaves in its transaction, if the caller named the request.
-pub fn mark(
-    project: &ProjectName,
-    request_id: &str,
-    method: &'static str,
-    request: &impl Message,
-    resource: &impl std::fmt::Display,
-) -> Result<Option<RequestMark>, Fault> {
-    if request_id.is_empty() {
-        return Ok(None);
-    }
-    let id = RequestId::parse(request_id).map_err(|error| Fault::invalid_field("request_id", error))?;
-    Ok(Some(RequestMark {
-        project: project.clone(),
-        id,
-        method: method.to_owned(),
-        hash: ContentHash::of(&request.encode_to_vec()),
-        resource: resource.to_string(),
-    }))
 }

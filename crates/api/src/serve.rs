@@ -1,4 +1,4 @@
-//! Between handlers and tonic: answers, and watches as response streams.
+//! Between handlers and tonic: answers, pages of lists, and watches as response streams.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,8 +8,12 @@ use skerry_model::Fault;
 use skerry_rpc::status_of;
 use tonic::{Response, Status};
 
-use crate::hub::Resource;
+use crate::hub::{Hub, ListPage, Resource};
+use crate::request::{page_args, parent_and_selector};
 use crate::watch::{Told, Watcher};
+
+/// Bytes of one page: below what a message may have.
+const PAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// The stream of a server-streaming response.
 pub type ResponseStream<M> = Pin<Box<dyn Stream<Item = Result<M, Status>> + Send>>;
@@ -19,8 +23,40 @@ pub fn reply<M>(result: Result<M, Fault>) -> Result<Response<M>, Status> {
     result.map(Response::new).map_err(|fault| status_of(&fault))
 }
 
+/// Answers a list: `parent`, `label_selector`, `page_size` and `page_token` are as the request has them.
+pub fn list<T: Resource>(
+    hub: &Hub<T>,
+    parent: &str,
+    label_selector: &str,
+    page_size: i32,
+    page_token: &str,
+) -> Result<ListPage<T>, Fault> {
+    let (project, selector) = parent_and_selector(parent, label_selector)?;
+    hub.list(&project, &selector, &page_args(page_size, page_token)?, PAGE_BYTES_MAX)
+}
+
+/// Answers a watch: `parent`, `label_selector` and `resource_version` are as the request has them. The stream ends with a fault, or when
+/// `ending` does.
+pub async fn watch<T, M, E>(
+    hub: &Arc<Hub<T>>,
+    parent: &str,
+    label_selector: &str,
+    resource_version: &str,
+    message: fn(&Told<T>) -> M,
+    ending: E,
+) -> Result<ResponseStream<M>, Fault>
+where
+    T: Resource,
+    M: Send + 'static,
+    E: Future<Output = ()> + Send + 'static,
+{
+    let (project, selector) = parent_and_selector(parent, label_selector)?;
+    let watcher = Watcher::start(Arc::clone(hub), &project, selector, resource_version).await?;
+    Ok(stream_of(watcher, message, ending))
+}
+
 /// A watcher as a response stream that ends with a fault, or when `ending` does (UNAVAILABLE: watch again elsewhere).
-pub fn stream_of<T, M, E>(watcher: Watcher<T>, message: fn(&Told<T>) -> M, ending: E) -> ResponseStream<M>
+fn stream_of<T, M, E>(watcher: Watcher<T>, message: fn(&Told<T>) -> M, ending: E) -> ResponseStream<M>
 where
     T: Resource,
     M: Send + 'static,

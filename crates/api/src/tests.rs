@@ -9,7 +9,8 @@ use skerry_proto::registry::v1::Node;
 use skerry_proto::types::v1::Metadata;
 use skerry_store::{Snapshot, StoreVersion};
 
-use crate::{Hub, PageArgs, Told, Watcher, page_args};
+use crate::request::page_args;
+use crate::{Hub, PageArgs, Told, Watcher};
 
 fn node(name: u8, site: u8) -> (String, Node) {
     let name = format!("projects/p/nodes/n{name:03}");

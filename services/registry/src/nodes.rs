@@ -1,33 +1,19 @@
-//! `NodeService`: decode, act on the store, answer from the hub.
+//! `NodeService`: what is a node's own in the ways of `skerry-api`, and the handlers.
 
 use std::sync::Arc;
 
-use skerry_api::{
-    Etag, Mask, ResponseStream, Told, Tried, Tries, Watcher, check_metadata, mark, page_args,
-    parent_and_selector, reply, stream_of,
-};
+use skerry_api::{Call, Delete, Kind, Mask, ResponseStream, Told, Update, reply};
 use skerry_daemon::Shutdown;
 use skerry_model::{Fault, NodeRef};
 use skerry_proto::registry::v1::node_service_server::NodeService;
-use skerry_proto::registry::v1::{self as pb, ChangeType, Node};
+use skerry_proto::registry::v1::{self as pb, ChangeType, Node, NodeSpec};
 use skerry_proto::store::v1 as stored;
+use skerry_proto::types::v1::Metadata;
 use skerry_store::keys::EventSource;
-use skerry_store::{Committed, Key, Store, Txn};
+use skerry_store::{Key, Mirror, Store, Txn};
 use tonic::{Request, Response, Status};
 
 use crate::follow::Shared;
-
-/// What an update may name.
-const MASK: [&str; 6] = [
-    "metadata.labels",
-    "metadata.labels.*",
-    "metadata.annotations",
-    "metadata.annotations.*",
-    "spec",
-    "spec.cordoned",
-];
-/// Bytes of one page: below what a message may have.
-const PAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// The handlers.
 #[derive(Clone)]
@@ -41,141 +27,63 @@ impl Nodes {
     pub(crate) fn new(shared: Arc<Shared>, store: Store, shutdown: Shutdown) -> Self {
         Self { shared, store, shutdown }
     }
+}
 
-    /// The node as the hub has it, once the hub has everything that the store had at the time of the call.
-    async fn read(&self, name: &NodeRef) -> Result<Node, Fault> {
-        let key = Key::<stored::NodeRecord>::of(name);
-        let record = self.store.get(&key).await?.ok_or_else(|| Fault::not_found(name))?;
-        let etag = Etag { mod_revision: record.mod_revision }.to_string();
-        let mut tries = Tries::default();
-        loop {
-            match self.shared.nodes.get(&name.to_string()) {
-                Some(node) if node.metadata.as_ref().is_some_and(|m| m.etag == etag) => {
-                    return Ok(Node::clone(&node));
-                }
-                // Newer than what was read, or not yet there: the hub follows within moments.
-                _ => tries.again(name).await?,
-            }
-        }
+impl Kind for Nodes {
+    type Record = stored::NodeRecord;
+    type Spec = NodeSpec;
+    type Resource = Node;
+
+    const FIELD: &'static str = "node";
+    const SPEC_PATHS: &'static [&'static str] = &["spec", "spec.cordoned"];
+
+    fn store(&self) -> &Store {
+        &self.store
     }
 
-    async fn catch_up(&self, committed: &Committed) -> Result<(), Fault> {
-        let unavailable = |e: skerry_store::WaitError| Fault::unavailable(e.to_string());
-        self.shared.mirror.wait_for(committed).await.map(|_| ()).map_err(unavailable)
+    fn mirror(&self) -> &Mirror {
+        &self.shared.mirror
     }
 
-    async fn update(&self, request: &pb::UpdateNodeRequest) -> Result<Node, Fault> {
-        let node = request.node.as_ref().ok_or_else(|| Fault::invalid_field("node", "name the node"))?;
-        let sent = node.metadata.clone().unwrap_or_default();
-        let name = NodeRef::parse(&sent.name).map_err(|e| Fault::invalid_field("node.metadata.name", e))?;
-        let mask = Mask::parse(request.update_mask.as_ref(), &MASK)?;
-        let mark = mark(
-            &name.project,
-            &request.request_id,
-            "skerry.registry.v1.NodeService/UpdateNode",
-            request,
-            &name,
-        )?;
-        if let Some(mark) = &mark
-            && self.store.find_request(mark).await?.is_some()
-        {
-            return self.read(&name).await;
-        }
-        let key = Key::<stored::NodeRecord>::of(&name);
-        let mut tries = Tries::default();
-        loop {
-            let before = self.store.get(&key).await?.ok_or_else(|| Fault::not_found(&name))?;
-            Etag::check(&sent.etag, &name, before.mod_revision)?;
-            let mut record = before.value.clone();
-            let mut meta = record.meta.take().unwrap_or_default();
-            mask.merge_map("metadata.labels", &mut meta.labels, &sent.labels);
-            mask.merge_map("metadata.annotations", &mut meta.annotations, &sent.annotations);
-            check_metadata(&meta)?;
-            let cordoned = node.spec.is_some_and(|spec| spec.cordoned);
-            if mask.covers("spec.cordoned") && record.cordoned != cordoned {
-                record.cordoned = cordoned;
-                meta.generation += 1;
-            }
-            record.meta = Some(meta);
-            if record == before.value {
-                return self.read(&name).await;
-            }
-            let mut txn = Txn::new().when_same(&before).put(&key, &record);
-            if let Some(mark) = &mark {
-                txn = txn.request(mark.clone());
-            }
-            match Tried::from_commit(self.store.commit(txn).await, |committed| committed)? {
-                Tried::Done(committed) => {
-                    self.catch_up(&committed).await?;
-                    return self.read(&name).await;
-                }
-                Tried::Repeated => return self.read(&name).await,
-                Tried::Contended => tries.again(&name).await?,
-            }
-        }
+    fn meta(record: &mut stored::NodeRecord) -> &mut Option<stored::Meta> {
+        &mut record.meta
     }
 
-    async fn delete(&self, request: &pb::DeleteNodeRequest) -> Result<pb::DeleteNodeResponse, Fault> {
-        let name = NodeRef::parse(&request.name)?;
-        let mark = mark(
-            &name.project,
-            &request.request_id,
-            "skerry.registry.v1.NodeService/DeleteNode",
-            request,
-            &name,
-        )?;
-        if let Some(mark) = &mark
-            && self.store.find_request(mark).await?.is_some()
-        {
-            return Ok(pb::DeleteNodeResponse {});
-        }
-        let key = Key::<stored::NodeRecord>::of(&name);
-        let mut tries = Tries::default();
-        loop {
-            let before = self.store.get(&key).await?.ok_or_else(|| Fault::not_found(&name))?;
-            Etag::check(&request.etag, &name, before.mod_revision)?;
-            // All that is kept as long as the node. The gateway sees the session's record go and ends the stream.
-            let mut txn = Txn::new()
-                .when_same(&before)
-                .delete(&key)
-                .delete(&Key::<stored::SessionRecord>::of(&name))
-                .delete(&Key::<stored::StatusRecord>::of(&name))
-                .delete(&Key::<stored::AssignmentRecord>::of(&name))
-                .delete(&Key::<stored::EventsRecord>::of(&EventSource::Node(name.clone())));
-            if let Some(mark) = &mark {
-                txn = txn.request(mark.clone());
-            }
-            match Tried::from_commit(self.store.commit(txn).await, |committed| committed)? {
-                Tried::Done(committed) => {
-                    self.catch_up(&committed).await?;
-                    return Ok(pb::DeleteNodeResponse {});
-                }
-                Tried::Repeated => return Ok(pb::DeleteNodeResponse {}),
-                Tried::Contended => tries.again(&name).await?,
-            }
-        }
+    async fn spec(&self, _: &NodeRef, record: &stored::NodeRecord) -> Result<NodeSpec, Fault> {
+        Ok(NodeSpec { cordoned: record.cordoned })
     }
 
-    fn list(&self, request: &pb::ListNodesRequest) -> Result<pb::ListNodesResponse, Fault> {
-        let (project, selector) = parent_and_selector(&request.parent, &request.label_selector)?;
-        let page = page_args(request.page_size, &request.page_token)?;
-        let page = self.shared.nodes.list(&project, &selector, &page, PAGE_BYTES_MAX)?;
-        Ok(pb::ListNodesResponse {
-            nodes: page.items,
-            next_page_token: page.next_page_token,
-            resource_version: page.resource_version,
-        })
+    fn merge(stored: Option<&NodeSpec>, sent: &Node, mask: &Mask) -> Result<NodeSpec, Fault> {
+        let mut spec = stored.copied().unwrap_or_default();
+        if mask.covers("spec.cordoned") {
+            spec.cordoned = sent.spec.unwrap_or_default().cordoned;
+        }
+        Ok(spec)
     }
 
-    async fn watch(
+    async fn write(
         &self,
-        request: &pb::WatchNodesRequest,
-    ) -> Result<ResponseStream<pb::WatchNodesResponse>, Fault> {
-        let (project, selector) = parent_and_selector(&request.parent, &request.label_selector)?;
-        let watcher =
-            Watcher::start(Arc::clone(&self.shared.nodes), &project, selector, &request.resource_version)
-                .await?;
-        Ok(stream_of(watcher, told, self.shutdown.wait()))
+        _: &NodeRef,
+        record: &mut stored::NodeRecord,
+        spec: &NodeSpec,
+        txn: Txn,
+    ) -> Result<Txn, Fault> {
+        record.cordoned = spec.cordoned;
+        Ok(txn)
+    }
+
+    /// With the node goes all that is kept as long as it. The gateway sees the session's record go and ends the stream.
+    fn remove(&self, name: &NodeRef, txn: Txn) -> Result<Txn, Fault> {
+        Ok(txn
+            .delete(&Key::<stored::SessionRecord>::of(name))
+            .delete(&Key::<stored::StatusRecord>::of(name))
+            .delete(&Key::<stored::AssignmentRecord>::of(name))
+            .delete(&Key::<stored::EventsRecord>::of(&EventSource::Node(name.clone()))))
+    }
+
+    fn show(&self, name: &NodeRef, metadata: Metadata, spec: NodeSpec) -> Node {
+        let status = self.shared.nodes.get(&name.to_string()).and_then(|node| node.status.clone());
+        Node { metadata: Some(metadata), spec: Some(spec), status }
     }
 }
 
@@ -200,15 +108,21 @@ impl NodeService for Nodes {
         &self,
         request: Request<pb::GetNodeRequest>,
     ) -> Result<Response<pb::GetNodeResponse>, Status> {
-        let read = async { self.read(&NodeRef::parse(&request.get_ref().name)?).await };
-        reply(read.await.map(|node| pb::GetNodeResponse { node: Some(node) }))
+        let node = async { skerry_api::read(self, &NodeRef::parse(&request.get_ref().name)?).await };
+        reply(node.await.map(|node| pb::GetNodeResponse { node: Some(node) }))
     }
 
     async fn list_nodes(
         &self,
         request: Request<pb::ListNodesRequest>,
     ) -> Result<Response<pb::ListNodesResponse>, Status> {
-        reply(self.list(request.get_ref()))
+        let pb::ListNodesRequest { parent, label_selector, page_size, page_token } = request.get_ref();
+        let page = skerry_api::list(&self.shared.nodes, parent, label_selector, *page_size, page_token);
+        reply(page.map(|page| pb::ListNodesResponse {
+            nodes: page.items,
+            next_page_token: page.next_page_token,
+            resource_version: page.resource_version,
+        }))
     }
 
     type WatchNodesStream = ResponseStream<pb::WatchNodesResponse>;
@@ -217,20 +131,35 @@ impl NodeService for Nodes {
         &self,
         request: Request<pb::WatchNodesRequest>,
     ) -> Result<Response<Self::WatchNodesStream>, Status> {
-        reply(self.watch(request.get_ref()).await)
+        let pb::WatchNodesRequest { parent, label_selector, resource_version } = request.get_ref();
+        let (hub, ending) = (&self.shared.nodes, self.shutdown.wait());
+        reply(skerry_api::watch(hub, parent, label_selector, resource_version, told, ending).await)
     }
 
     async fn update_node(
         &self,
         request: Request<pb::UpdateNodeRequest>,
     ) -> Result<Response<pb::UpdateNodeResponse>, Status> {
-        reply(self.update(request.get_ref()).await.map(|node| pb::UpdateNodeResponse { node: Some(node) }))
+        let request = request.get_ref();
+        let method = "skerry.registry.v1.NodeService/UpdateNode";
+        let update = Update {
+            resource: request.node.as_ref(),
+            mask: request.update_mask.as_ref(),
+            allow_missing: false,
+            validate_only: false,
+        };
+        let done = skerry_api::update(self, Call { method, id: &request.request_id, request }, update).await;
+        reply(done.map(|(node, _)| pb::UpdateNodeResponse { node: Some(node) }))
     }
 
     async fn delete_node(
         &self,
         request: Request<pb::DeleteNodeRequest>,
     ) -> Result<Response<pb::DeleteNodeResponse>, Status> {
-        reply(self.delete(request.get_ref()).await)
+        let request = request.get_ref();
+        let method = "skerry.registry.v1.NodeService/DeleteNode";
+        let delete = Delete { name: &request.name, etag: &request.etag };
+        let done = skerry_api::delete(self, Call { method, id: &request.request_id, request }, delete).await;
+        reply(done.map(|()| pb::DeleteNodeResponse {}))
     }
 }

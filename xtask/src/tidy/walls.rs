@@ -77,6 +77,7 @@ const EVERYTHING: &[&str] = &[
 const ALLOWED_IN_TESTS: &[(&str, &[&str])] = &[
     ("skerry-store", &["skerry-etcd-embedded"]),
     ("skerry-etcd-embedded", &["skerry-store"]),
+    ("skerry-api", &["skerry-etcd-embedded"]),
     ("skerry-registry", &["skerry-etcd-embedded"]),
     ("skerry-scheduler", &["skerry-etcd-embedded"]),
     ("skerry-gateway", &["skerry-etcd-embedded"]),

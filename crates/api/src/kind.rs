@@ -1,0 +1,97 @@
+//! What is a kind's own in the ways that all kinds of resources share: how it is named, stored, merged and shown.
+
+use std::fmt;
+use std::future::Future;
+
+use skerry_model::{AppRef, ConfigRef, Fault, InvalidName, NodeRef, ProjectName};
+use skerry_proto::store::v1 as stored;
+use skerry_proto::types::v1::Metadata;
+use skerry_store::keys::KeyName;
+use skerry_store::{Mirror, Record, Store, Txn};
+
+use crate::hub::Resource;
+use crate::mask::Mask;
+
+/// The full name of a resource of a project, as `projects/p/apps/web`.
+pub trait ResourceName: KeyName + Clone + fmt::Display + Send + Sync + 'static {
+    /// Parses the full name.
+    fn parse(text: &str) -> Result<Self, InvalidName>;
+
+    /// Parses the full name, or just its last part within `project`.
+    fn parse_in(project: &ProjectName, text: &str) -> Result<Self, InvalidName>;
+
+    /// The tenant.
+    fn project(&self) -> &ProjectName;
+}
+
+macro_rules! resource_names {
+    ($($name:ty),*) => {
+        $(impl ResourceName for $name {
+            fn parse(text: &str) -> Result<Self, InvalidName> {
+                Self::parse(text)
+            }
+            fn parse_in(project: &ProjectName, text: &str) -> Result<Self, InvalidName> {
+                Self::parse_in(project, text)
+            }
+            fn project(&self) -> &ProjectName {
+                &self.project
+            }
+        })*
+    };
+}
+
+resource_names!(NodeRef, AppRef, ConfigRef);
+
+/// One kind of resource, as [`create`](crate::create), [`read`](crate::read), [`update`](crate::update) and [`delete`](crate::delete) need
+/// it. What is the same for every kind (names, masks, etags, request ids, retries) is theirs and not repeated here.
+pub trait Kind: Send + Sync {
+    /// How it is stored.
+    type Record: Record<Name: ResourceName> + Send + Sync;
+    /// What users wish of it.
+    type Spec: Clone + PartialEq + Send + Sync;
+    /// How clients see it.
+    type Resource: Resource;
+
+    /// What requests call it: the field that holds it, as `app`.
+    const FIELD: &'static str;
+    /// What an update may name beside labels and annotations.
+    const SPEC_PATHS: &'static [&'static str];
+
+    /// Where it is stored.
+    fn store(&self) -> &Store;
+
+    /// What follows the store: an answer waits until it shows the change.
+    fn mirror(&self) -> &Mirror;
+
+    /// The common part of a record.
+    fn meta(record: &mut Self::Record) -> &mut Option<stored::Meta>;
+
+    /// The spec that a record stands for. May read what the record refers to.
+    fn spec(
+        &self,
+        name: &NameOf<Self>,
+        record: &Self::Record,
+    ) -> impl Future<Output = Result<Self::Spec, Fault>> + Send;
+
+    /// The stored spec with what the mask names taken from what was sent, and checked. There is no stored spec where it is created.
+    fn merge(stored: Option<&Self::Spec>, sent: &Self::Resource, mask: &Mask) -> Result<Self::Spec, Fault>;
+
+    /// Brings a record to a spec that it did not stand for, and adds to `txn` what the record then refers to and what tells of the change.
+    /// The record itself, its metadata and the compare with what was read are not this function's.
+    fn write(
+        &self,
+        name: &NameOf<Self>,
+        record: &mut Self::Record,
+        spec: &Self::Spec,
+        txn: Txn,
+    ) -> impl Future<Output = Result<Txn, Fault>> + Send;
+
+    /// Adds to the transaction that deletes the record what goes with it, or says why it must stay.
+    fn remove(&self, name: &NameOf<Self>, txn: Txn) -> Result<Txn, Fault>;
+
+    /// The resource as clients see it: the status is as this replica knows it.
+    fn show(&self, name: &NameOf<Self>, metadata: Metadata, spec: Self::Spec) -> Self::Resource;
+}
+
+/// What names a resource of a kind.
+pub type NameOf<K> = <<K as Kind>::Record as Record>::Name;
