@@ -1,13 +1,15 @@
-//! What every long-lived process shares: telemetry, signals, an ordered shutdown.
+//! What every long-lived process shares: telemetry, signals, an ordered shutdown; and the listener of a cloud service.
 //!
-//! `main` of a service is: parse arguments, [`run`] with its `serve`.
+//! `main` of a service is: parse arguments, [`run`]: bind, connect the store, start, serve, close the store.
 
+mod service;
 mod shutdown;
 mod telemetry;
 
 use std::future::Future;
 use std::process::ExitCode;
 
+pub use service::{Listening, ServiceArgs};
 pub use shutdown::{Shutdown, signals};
 pub use telemetry::{LogArgs, LogFormat};
 

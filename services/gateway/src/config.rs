@@ -1,24 +1,16 @@
 //! What a gateway is started with.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
+use skerry_daemon::ServiceArgs;
 use skerry_sync::limits;
 
 /// Flags of the `skerry-gateway` process.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
-    /// Address to serve agents on
-    #[arg(long, env = "SKERRY_LISTEN", default_value = "127.0.0.1:7773", value_name = "ADDRESS")]
-    pub listen: SocketAddr,
-
-    /// The store: http://host:port of etcd, several with commas, or unix:/path
-    #[arg(long, env = "SKERRY_ETCD", default_value = "http://127.0.0.1:2379", value_name = "TARGET")]
-    pub etcd: String,
-
-    /// Serve other machines without checking who they are (until identities come)
-    #[arg(long, env = "SKERRY_INSECURE")]
-    pub insecure: bool,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a comment here would become the title of all flags in --help")]
+    pub service: ServiceArgs<7773>,
 
     /// Refuse agents whose node is not in the registry, instead of registering it
     #[arg(long, env = "SKERRY_NO_AUTO_REGISTER")]

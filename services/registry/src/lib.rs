@@ -2,7 +2,6 @@
 //!
 //! It follows the store and answers from memory. It writes what operators decide about nodes; what nodes report is written by their gateway.
 
-mod config;
 mod events;
 mod follow;
 mod nodes;
@@ -10,17 +9,18 @@ mod view;
 
 use std::sync::Arc;
 
-use skerry_daemon::Shutdown;
+use skerry_daemon::{ServiceArgs, Shutdown};
 use skerry_proto::registry::v1::event_service_server::EventServiceServer;
 use skerry_proto::registry::v1::node_service_server::NodeServiceServer;
 use skerry_rpc::{MESSAGE_BYTES_MAX, Server};
 use skerry_store::{Store, WaitError};
 
-pub use config::Args;
-
 use crate::events::Events;
 use crate::follow::Shared;
 use crate::nodes::Nodes;
+
+/// Flags of the `skerry-registry` process.
+pub type Args = ServiceArgs<7771>;
 
 /// Why a registry did not start.
 #[derive(Debug, thiserror::Error)]

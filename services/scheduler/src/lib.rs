@@ -3,7 +3,6 @@
 //! Every replica follows the store and answers; one of them leads and writes assignments. Placement itself is `skerry-placement`.
 
 mod apps;
-mod config;
 mod configs;
 mod events;
 mod follow;
@@ -16,17 +15,18 @@ mod world;
 
 use std::sync::Arc;
 
-use skerry_daemon::Shutdown;
+use skerry_daemon::{ServiceArgs, Shutdown};
 use skerry_proto::scheduler::v1::app_service_server::AppServiceServer;
 use skerry_proto::scheduler::v1::config_service_server::ConfigServiceServer;
 use skerry_rpc::{MESSAGE_BYTES_MAX, Server};
 use skerry_store::{Store, WaitError};
 
-pub use config::Args;
-
 use crate::apps::Apps;
 use crate::configs::Configs;
 use crate::follow::Shared;
+
+/// Flags of the `skerry-scheduler` process.
+pub type Args = ServiceArgs<7772>;
 
 /// Why a scheduler did not start.
 #[derive(Debug, thiserror::Error)]
