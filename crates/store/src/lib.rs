@@ -56,7 +56,8 @@ mod store;
 mod term;
 mod txn;
 
-/// The parts without I/O, for simulators: what decides in a mirror, and what decides on a term. Not part of the interface.
+/// The parts without I/O, for simulators: what decides in a mirror, what decides on a term, and what is in a transaction. Not part of the
+/// interface.
 #[doc(hidden)]
 pub mod sans_io {
     pub use crate::client::{Found, Header, Range};
@@ -64,6 +65,7 @@ pub mod sans_io {
     pub use crate::mirror::core::{Core, Event, Kind, Message, Publication, Source, Step, Target};
     pub use crate::mirror::sorted::Sorted;
     pub use crate::term::{Evidence, Known, next_term};
+    pub use crate::txn::{Expect, Guard, LeaseOf, Op};
 }
 
 pub use config::{CONNECT_DEADLINE, DEADLINE, InvalidTarget, StoreConfig, Target};

@@ -28,40 +28,68 @@ const OVERHEAD_BYTES: usize = 48;
 
 /// What a key must be for the transaction to happen.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Expect {
+pub enum Expect {
+    /// Nothing.
     Absent,
+    /// Anything.
     Exists,
+    /// Last written at this revision.
     ModRevision(i64),
     /// These bytes.
     Value(Bytes),
     /// A leader's key, as it was when it began to lead.
     Led {
+        /// When the key was made.
         create_revision: i64,
+        /// Its bytes.
         holder: Bytes,
     },
     /// No answer is remembered for this request yet.
     FirstTime(Arc<RequestMark>),
 }
 
+/// One compare.
 #[derive(Debug, Clone)]
-pub(crate) struct Guard {
-    pub(crate) key: Arc<str>,
-    pub(crate) expect: Expect,
+pub struct Guard {
+    /// Of what.
+    pub key: Arc<str>,
+    /// With what.
+    pub expect: Expect,
 }
 
+/// Whose lease a written key is under.
 #[derive(Debug, Clone)]
-pub(crate) enum LeaseOf {
+pub enum LeaseOf {
+    /// It stays.
     Nobody,
+    /// This one's.
     Id(i64),
     /// The process's rolling lease of request ids.
     Requests,
 }
 
+/// One write.
 #[derive(Debug, Clone)]
-pub(crate) enum Op {
-    Put { key: Arc<str>, value: Bytes, lease: LeaseOf },
-    Delete { key: Arc<str> },
-    DeletePrefix { prefix: Arc<str> },
+pub enum Op {
+    /// Writes a value.
+    Put {
+        /// Where.
+        key: Arc<str>,
+        /// What.
+        value: Bytes,
+        /// For how long.
+        lease: LeaseOf,
+    },
+    /// Deletes one key.
+    Delete {
+        /// Which.
+        key: Arc<str>,
+    },
+    /// Deletes all keys that begin so.
+    DeletePrefix {
+        /// How.
+        prefix: Arc<str>,
+    },
 }
 
 impl Op {
@@ -214,6 +242,13 @@ impl Txn {
     /// Deletes everything under `prefix`.
     pub fn delete_prefix<R>(self, prefix: &Prefix<R>) -> Self {
         self.op(Op::DeletePrefix { prefix: prefix.to_shared() })
+    }
+
+    /// What it compares and what it writes, for simulators, which run it on a store of their own.
+    #[doc(hidden)]
+    pub fn into_parts(self) -> Result<(Vec<Guard>, Vec<Op>), TxnError> {
+        self.validate()?;
+        Ok((self.guards, self.ops))
     }
 
     /// Whether it would write nothing.

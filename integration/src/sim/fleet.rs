@@ -5,11 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use prost::Message as _;
-use skerry_model::{
-    AppName, AppRef, AppSpec, ConfigName, ContentHash, InstanceName, NodeName, NodeRef, RevisionRef,
-};
+use skerry_model::{AppName, AppRef, AppSpec, ConfigName, ContentHash, NodeName, NodeRef, RevisionRef};
 use skerry_placement::{App, Delta, Node, Placed, Solution, State, apply, solve};
 use skerry_proto::store::v1 as stored;
+use skerry_scheduler::writes;
 use skerry_store::sans_io::Sorted;
 use skerry_store::{Key, Prefix, Record};
 
@@ -83,7 +82,7 @@ fn read(map: &Sorted, before: &State) -> State {
         }
     }
     for (name, record, _) in records::<stored::AssignmentRecord>(map) {
-        let placed: Vec<Placed> = record.instances.iter().filter_map(placed_of).collect();
+        let placed: Vec<Placed> = record.instances.iter().filter_map(writes::placed).collect();
         if !placed.is_empty() {
             state.previous.insert(name.node, placed);
         }
@@ -108,40 +107,6 @@ fn current(
         .filter_map(|name| Some((name.clone(), *configs.get(name)?)))
         .collect();
     Some(App { revision, spec, configs })
-}
-
-fn placed_of(assigned: &stored::AssignedInstance) -> Option<Placed> {
-    let configs = assigned
-        .configs
-        .iter()
-        .filter_map(|config| {
-            Some((ConfigName::parse(&config.config).ok()?, ContentHash::parse(&config.hash).ok()?))
-        })
-        .collect();
-    Some(Placed {
-        instance: InstanceName::parse(&assigned.instance).ok()?,
-        revision: ContentHash::parse(&assigned.revision).ok()?,
-        configs,
-        booked: skerry_model::app::Amounts::default(),
-        ports: Vec::new(),
-    })
-}
-
-/// The record of an assignment.
-pub(super) fn record_of(placed: &[Placed]) -> stored::AssignmentRecord {
-    let instance = |placed: &Placed| stored::AssignedInstance {
-        instance: placed.instance.to_string(),
-        revision: placed.revision.to_string(),
-        configs: placed
-            .configs
-            .iter()
-            .map(|(config, hash)| stored::AssignedConfig {
-                config: config.to_string(),
-                hash: hash.to_string(),
-            })
-            .collect(),
-    };
-    stored::AssignmentRecord { instances: placed.iter().map(instance).collect() }
 }
 
 /// What makes `old` into `new`.

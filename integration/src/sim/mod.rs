@@ -1,8 +1,8 @@
 //! The simulator: the real state machines on virtual time, from one seed.
 //!
 //! Real: `skerry_sync`'s agent and gateway machines, merge and differences; `skerry_etcd_embedded`'s core; `skerry_store`'s mirror core
-//! and rule of terms; `skerry_placement`. Written for it, after the product's own drivers and with the same transactions: the loops
-//! around these (the gateway's actor, leases, campaign, the scheduler's passes, the agent's uplink), an agent's disk, a runtime, the
+//! and rule of terms; `skerry_placement`; the transactions of `skerry_scheduler`. Written for it, after the product's own drivers and, in the
+//! gateway, with the same transactions: the loops around these (the gateway's actor, leases, campaign, the scheduler's passes, the agent's uplink), an agent's disk, a runtime, the
 //! network. Not simulated: gRPC and HTTP/2 (frames arrive whole and in order, or not at all), redb and the agent's state files (a batch
 //! or a file is there or not), Docker and processes, the API's handlers, request ids, bookings and ports.
 //!

@@ -1,24 +1,23 @@
 //! A scheduler as a process: campaigns, follows the store, writes assignments that are not what placement says, clears away what nobody
-//! refers to. Its transactions compare what the real one's do.
+//! refers to. What it writes are the real one's transactions.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use skerry_model::{AppRef, ConfigRef, ContentHash, NodeName, RevisionRef};
+use skerry_model::{AppRef, ConfigRef, NodeName};
 use skerry_placement::Placed;
 use skerry_proto::store::v1 as stored;
-use skerry_store::Key;
-use skerry_store::keys::{ConfigRevisionRef, LeaderName};
+use skerry_scheduler::writes::{self, Unsettled};
+use skerry_store::keys::LeaderName;
 
 use super::check::Origin;
 use super::client::{Client, DEADLINE};
 use super::faults::Fault;
-use super::fleet::{Fleet, node_ref, record_of, records};
+use super::fleet::{Fleet, node_ref, records};
 use super::lease::{Lease, campaign, lost};
 use super::mirror::{Mirror, target};
-use super::operator::project;
 use super::sim::{Crash, Process, Sim, WallClock};
 use super::store::StoreHost;
 use super::txn::{Leadership, Txn};
@@ -117,13 +116,13 @@ impl Scheduler {
             }
             let (mut newest, mut failed) = (0, false);
             for node in open {
-                let txn = self.write(&node).fenced(leadership);
-                match self.client.commit(txn, Origin::Other).await {
-                    Ok(revision) => {
+                let txn = writes::assign(&self.unsettled(&node));
+                match self.commit(txn, leadership).await {
+                    Some(revision) => {
                         self.process.trace(format_args!("assigns {node} at {revision}"));
                         newest = newest.max(revision);
                     }
-                    Err(_) => failed = true,
+                    None => failed = true,
                 }
             }
             let mut published = self.mirror.subscribe();
@@ -142,105 +141,61 @@ impl Scheduler {
         self.process.sim.check(|_| taken);
     }
 
-    /// The transaction that makes a node's assignment what it shall be.
-    fn write(&self, name: &NodeName) -> Txn {
+    /// The node's assignment as it is and as it shall be.
+    fn unsettled(&self, name: &NodeName) -> Unsettled {
         let fleet = self.fleet.borrow();
-        let node = node_ref(name);
-        let key = Key::<stored::AssignmentRecord>::of(&node);
-        let mod_revision = fleet.assignments.get(name).copied().unwrap_or(0);
-        let mut txn = Txn::new().when_unchanged(&key, mod_revision);
-        let Some(plan) = fleet.solution.get(name) else { return txn.delete(&key) };
-        txn = txn.when_exists(&Key::<stored::NodeRecord>::of(&node));
-        let before = fleet.state.previous.get(name).map_or(&[][..], Vec::as_slice);
-        for revision in revisions(&plan.placed).difference(&revisions(before)) {
-            txn = txn.when_exists(&Key::<stored::RevisionRecord>::of(revision));
+        Unsettled {
+            node: node_ref(name),
+            placed: fleet.solution.get(name).map(|plan| plan.placed.clone()),
+            before: fleet.state.previous.get(name).cloned().unwrap_or_default(),
+            mod_revision: fleet.assignments.get(name).copied().unwrap_or(0),
         }
-        for content in contents(&plan.placed).difference(&contents(before)) {
-            let config = ConfigRef { project: project(), config: content.0.clone() };
-            let content = ConfigRevisionRef { config, hash: content.1 };
-            txn = txn.when_exists(&Key::<stored::ConfigRevisionRecord>::of(&content));
-        }
-        txn.put(&key, &record_of(&plan.placed))
     }
 
     /// Deletes all but the newest revisions and contents, less what is used.
     async fn clear(&self, leadership: &Leadership) {
-        let map = self.mirror.map();
-        let mut txns = Vec::new();
-        {
-            let fleet = self.fleet.borrow();
-            let planned = fleet.solution.values().flat_map(|plan| &plan.placed);
-            let used: Vec<&Placed> = fleet.state.previous.values().flatten().chain(planned).collect();
-            let mut by_app: BTreeMap<AppRef, Vec<(i64, ContentHash, i64)>> = BTreeMap::new();
-            for (name, record, at) in records::<stored::RevisionRecord>(&map) {
-                by_app.entry(name.app).or_default().push((record.number, name.hash, at));
-            }
-            let current: BTreeMap<_, _> = records::<stored::AppRecord>(&map)
-                .into_iter()
-                .map(|(name, record, at)| (name, (record.revision, at)))
-                .collect();
-            for (app, list) in by_app {
-                let keep = if current.contains_key(&app) { KEPT } else { 0 };
-                for (hash, at) in old(list, keep) {
-                    let (now, owner_at) = current.get(&app).cloned().unwrap_or_default();
-                    let is_current = now == hash.to_string();
-                    let is_used = used.iter().any(|p| p.instance.app == app.app && p.revision == hash);
-                    if !is_current && !is_used {
-                        let key = Key::<stored::RevisionRecord>::of(&RevisionRef { app: app.clone(), hash });
-                        txns.push(
-                            Txn::new()
-                                .when_unchanged(&key, at)
-                                .when_unchanged(&Key::<stored::AppRecord>::of(&app), owner_at)
-                                .delete(&key),
-                        );
-                    }
-                }
-            }
-            let mut by_config: BTreeMap<ConfigRef, Vec<(i64, ContentHash, i64)>> = BTreeMap::new();
-            for (name, _, at) in records::<stored::ConfigRevisionRecord>(&map) {
-                by_config.entry(name.config).or_default().push((at, name.hash, at));
-            }
-            let current: BTreeMap<_, _> = records::<stored::ConfigRecord>(&map)
-                .into_iter()
-                .map(|(name, record, at)| (name, (record.hash, at)))
-                .collect();
-            for (config, list) in by_config {
-                let keep = if current.contains_key(&config) { KEPT } else { 0 };
-                for (hash, at) in old(list, keep) {
-                    let (now, owner_at) = current.get(&config).cloned().unwrap_or_default();
-                    let is_current = now == hash.to_string();
-                    let is_used = used.iter().any(|p| p.configs.get(&config.config) == Some(&hash));
-                    if !is_current && !is_used {
-                        let content = ConfigRevisionRef { config: config.clone(), hash };
-                        let key = Key::<stored::ConfigRevisionRecord>::of(&content);
-                        txns.push(
-                            Txn::new()
-                                .when_unchanged(&key, at)
-                                .when_unchanged(&Key::<stored::ConfigRecord>::of(&config), owner_at)
-                                .delete(&key),
-                        );
-                    }
-                }
-            }
-        }
-        for txn in txns {
-            if self.client.commit(txn.fenced(leadership), Origin::Other).await.is_ok() {
+        for txn in self.clearances() {
+            if self.commit(txn, leadership).await.is_some() {
                 self.process.trace(format_args!("clears away a content"));
             }
         }
     }
+
+    fn clearances(&self) -> Vec<skerry_store::Txn> {
+        let map = self.mirror.map();
+        let fleet = self.fleet.borrow();
+        let planned = fleet.solution.values().flat_map(|plan| &plan.placed);
+        let used: Vec<&Placed> = fleet.state.previous.values().flatten().chain(planned).collect();
+
+        let apps = by_name(records::<stored::AppRecord>(&map));
+        let all = records::<stored::RevisionRecord>(&map);
+        let all = all.into_iter().map(|(name, record, at)| (name.app, (record.number, name.hash, at)));
+        let app_at = |app: &AppRef| apps.get(app).map_or(0, |(_, at)| *at);
+        let revisions = writes::unused(KEPT, all, app_at, |app, hash| {
+            apps.get(app).is_some_and(|(record, _)| record.revision == hash.to_string())
+                || used.iter().any(|p| p.instance.app == app.app && p.revision == *hash)
+        });
+
+        let configs = by_name(records::<stored::ConfigRecord>(&map));
+        let all = records::<stored::ConfigRevisionRecord>(&map);
+        let all = all.into_iter().map(|(name, _, at)| (name.config, (at, name.hash, at)));
+        let config_at = |config: &ConfigRef| configs.get(config).map_or(0, |(_, at)| *at);
+        let contents = writes::unused(KEPT, all, config_at, |config, hash| {
+            configs.get(config).is_some_and(|(record, _)| record.hash == hash.to_string())
+                || used.iter().any(|p| p.configs.get(&config.config) == Some(hash))
+        });
+
+        let revisions = revisions.into_iter().map(writes::clear_revision);
+        revisions.chain(contents.into_iter().map(writes::clear_content)).collect()
+    }
+
+    /// Answers the revision of what happened.
+    async fn commit(&self, txn: skerry_store::Txn, leadership: &Leadership) -> Option<i64> {
+        let txn = self.process.sim.check(|_| Txn::of(txn));
+        self.client.commit(txn.fenced(leadership), Origin::Other).await.ok()
+    }
 }
 
-fn old(mut list: Vec<(i64, ContentHash, i64)>, keep: usize) -> Vec<(ContentHash, i64)> {
-    list.sort_unstable_by_key(|(order, ..)| std::cmp::Reverse(*order));
-    list.into_iter().skip(keep).map(|(_, hash, at)| (hash, at)).collect()
-}
-
-fn revisions(placed: &[Placed]) -> BTreeSet<RevisionRef> {
-    let app = |placed: &Placed| AppRef { project: project(), app: placed.instance.app.clone() };
-    placed.iter().map(|placed| RevisionRef { app: app(placed), hash: placed.revision }).collect()
-}
-
-fn contents(placed: &[Placed]) -> BTreeSet<(skerry_model::ConfigName, ContentHash)> {
-    placed.iter().flat_map(|placed| placed.configs.iter().map(|(name, hash)| (name.clone(), *hash))).collect()
+fn by_name<N: Ord, R>(records: Vec<(N, R, i64)>) -> BTreeMap<N, (R, i64)> {
+    records.into_iter().map(|(name, record, at)| (name, (record, at))).collect()
 }

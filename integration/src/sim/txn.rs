@@ -1,11 +1,11 @@
-//! Transactions in the form of `skerry_store::Txn`: compares and writes that happen together or not at all; when a compare fails, all
-//! compared keys are read in the same transaction.
+//! Transactions in the form of `skerry_store::Txn`, and made of those: compares and writes that happen together or not at all; when a compare
+//! fails, all compared keys are read in the same transaction.
 
 use std::collections::BTreeMap;
 
 use skerry_etcd_embedded::mvcc::{self, Answer, Command, Compare, KeyRange, Op, OpAnswer, Operand, Relation};
 use skerry_proto::store::v1 as stored;
-use skerry_store::sans_io::Failure;
+use skerry_store::sans_io::{Expect, Failure, LeaseOf, Op as RealOp};
 use skerry_store::{Entry, Key, Record};
 
 use super::check::Origin;
@@ -56,10 +56,6 @@ impl Txn {
         self.when(key.as_str(), Relation::Equal, Operand::Create(0))
     }
 
-    pub(super) fn when_exists<R>(self, key: &Key<R>) -> Self {
-        self.when(key.as_str(), Relation::Greater, Operand::Create(0))
-    }
-
     /// Only if `key` was last written at `mod_revision`. 0: if there is nothing.
     pub(super) fn when_unchanged<R>(self, key: &Key<R>, mod_revision: i64) -> Self {
         match mod_revision {
@@ -101,6 +97,43 @@ impl Txn {
 
     pub(super) fn is_empty(&self) -> bool {
         self.ops.is_empty()
+    }
+}
+
+impl Txn {
+    /// A transaction that a service has built, as the store would send it; what it refuses to send fails the simulation.
+    pub(super) fn of(real: skerry_store::Txn) -> Result<Self, String> {
+        let (guards, ops) =
+            real.into_parts().map_err(|error| format!("a transaction is not valid: {error}"))?;
+        let mut txn = Self::new();
+        for guard in guards {
+            let equal = |txn: Self, operand| txn.when(&guard.key, Relation::Equal, operand);
+            txn = match guard.expect {
+                Expect::Absent | Expect::FirstTime(_) => equal(txn, Operand::Create(0)),
+                Expect::Exists => txn.when(&guard.key, Relation::Greater, Operand::Create(0)),
+                Expect::ModRevision(revision) => equal(txn, Operand::Mod(revision)),
+                Expect::Value(value) => equal(txn, Operand::Value(value.to_vec())),
+                Expect::Led { create_revision, holder } => {
+                    equal(equal(txn, Operand::Create(create_revision)), Operand::Value(holder.to_vec()))
+                }
+            };
+        }
+        txn.ops = ops.into_iter().map(op_of).collect();
+        Ok(txn)
+    }
+}
+
+fn op_of(op: RealOp) -> Op {
+    match op {
+        RealOp::Put { key, value, lease } => {
+            // Request ids are remembered for longer than a simulation lasts.
+            let lease = if let LeaseOf::Id(id) = lease { id } else { 0 };
+            Op::Put(mvcc::Put { lease, ..mvcc::Put::new(key.as_bytes(), value.to_vec()) })
+        }
+        RealOp::Delete { key } => Op::Delete(mvcc::Delete { keys: one(&key), prev_kv: false }),
+        RealOp::DeletePrefix { prefix } => {
+            Op::Delete(mvcc::Delete { keys: KeyRange::prefix(prefix.as_bytes()), prev_kv: false })
+        }
     }
 }
 

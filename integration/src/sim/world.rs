@@ -8,13 +8,14 @@ use std::time::Duration;
 use skerry_etcd_embedded::mvcc::{KeyRange, Range};
 use skerry_placement::{State, solve};
 use skerry_proto::store::v1 as stored;
+use skerry_scheduler::writes;
 use skerry_store::sans_io::Sorted;
 use skerry_store::{Entry, Family};
 
 use super::agent::AgentHost;
 use super::check::{Assigned, assigned_of};
 use super::client::entry_of;
-use super::fleet::{Fleet, record_of, records};
+use super::fleet::{Fleet, records};
 use super::gateway::GatewayHost;
 use super::machine::Machine;
 use super::scheduler::SchedulerHost;
@@ -139,7 +140,7 @@ impl World {
             let path: &str = &agent.machine.node;
             let node = nodes.keys().find(|node| path.ends_with(&format!("/{node}")));
             let node = node.ok_or_else(|| format!("{path} is not registered"))?;
-            let wanted = record_of(&solution[node].placed);
+            let wanted = writes::record(&solution[node].placed);
             let wanted: BTreeSet<Assigned> = wanted.instances.iter().map(assigned_of).collect();
             compare(agent, &map, &wanted)?;
         }

@@ -148,13 +148,5 @@ fn take_all(world: &mut World, snapshot: &Snapshot, touched: &mut Touched) {
 
 /// Follows the store until the end.
 pub(crate) async fn follow(shared: Arc<Shared>, shutdown: Shutdown) {
-    let mut wake = shared.mirror.subscribe();
-    let mut cursor = None;
-    loop {
-        cursor = Some(shared.take(cursor));
-        tokio::select! {
-            more = wake.changed() => if !more { return },
-            () = shutdown.wait() => return,
-        }
-    }
+    skerry_api::follow(&shared.mirror, shutdown.wait(), |cursor| shared.take(cursor)).await;
 }

@@ -6,16 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skerry_daemon::Shutdown;
-use skerry_model::AppRef;
-use skerry_placement::Placed;
-use skerry_proto::store::v1 as stored;
-use skerry_store::keys::{ConfigRevisionRef, LeaderName};
-use skerry_store::{Committed, Key, Leadership, Lease, Store, Txn, TxnError, campaign};
+use skerry_store::keys::LeaderName;
+use skerry_store::{Committed, Leadership, Lease, Store, TxnError, campaign};
 use tracing::{debug, info, warn};
 
 use crate::follow::Shared;
 use crate::gc;
-use crate::world::Unsettled;
+use crate::writes::{self, Unsettled};
 
 /// How long a leader may be silent before another takes over.
 const LEASE_TTL: Duration = Duration::from_secs(8);
@@ -67,12 +64,12 @@ async fn assign(shared: &Shared, store: &Store, leadership: &Leadership, shutdow
         if open.is_empty() {
             tokio::select! {
                 _ = wake.changed() => {}
-                _ = clear.tick() => gc::clear(shared, store, leadership).await,
+                _ = clear.tick() => gc::clear_unused(shared, store, leadership).await,
             }
             continue;
         }
         let nodes = open.len();
-        let results = store.commit_all(open.iter().map(write).collect(), Some(leadership)).await;
+        let results = store.commit_all(open.iter().map(writes::assign).collect(), Some(leadership)).await;
         let failed = report(&open, &results);
         debug!(nodes, failed, "assignments written");
         if let Some(last) = newest(&results) {
@@ -85,71 +82,6 @@ async fn assign(shared: &Shared, store: &Store, leadership: &Leadership, shutdow
             let _ = tokio::time::timeout(RETRY_WAIT, wake.changed()).await;
         }
     }
-}
-
-/// The transaction that makes a node's assignment what it shall be.
-fn write(open: &Unsettled) -> Txn {
-    let key = Key::<stored::AssignmentRecord>::of(&open.node);
-    let txn = match open.mod_revision {
-        0 => Txn::new().when_absent(&key),
-        revision => Txn::new().when_unchanged(&key, revision),
-    };
-    let Some(placed) = &open.placed else { return txn.delete(&key) };
-    let mut txn = txn.when_exists(&Key::<stored::NodeRecord>::of(&open.node));
-    for (app, revision) in new_revisions(open, placed) {
-        txn = txn.when_exists(&Key::<stored::RevisionRecord>::of(&skerry_model::RevisionRef {
-            app,
-            hash: revision,
-        }));
-    }
-    for content in new_contents(open, placed) {
-        txn = txn.when_exists(&Key::<stored::ConfigRevisionRecord>::of(&content));
-    }
-    txn.put(&key, &record(placed))
-}
-
-/// The record of an assignment.
-fn record(placed: &[Placed]) -> stored::AssignmentRecord {
-    let instance = |placed: &Placed| stored::AssignedInstance {
-        instance: placed.instance.to_string(),
-        revision: placed.revision.to_string(),
-        configs: placed
-            .configs
-            .iter()
-            .map(|(config, hash)| stored::AssignedConfig {
-                config: config.to_string(),
-                hash: hash.to_string(),
-            })
-            .collect(),
-    };
-    stored::AssignmentRecord { instances: placed.iter().map(instance).collect() }
-}
-
-/// Revisions that the assignment did not refer to before: they must exist when it is written.
-fn new_revisions(
-    open: &Unsettled,
-    placed: &[Placed],
-) -> std::collections::BTreeSet<(AppRef, skerry_model::ContentHash)> {
-    let of = |placed: &Placed| {
-        (AppRef { project: open.node.project.clone(), app: placed.instance.app.clone() }, placed.revision)
-    };
-    let before: std::collections::BTreeSet<_> = open.before.iter().map(of).collect();
-    placed.iter().map(of).filter(|revision| !before.contains(revision)).collect()
-}
-
-/// Contents of configs that the assignment did not refer to before.
-fn new_contents(open: &Unsettled, placed: &[Placed]) -> Vec<ConfigRevisionRef> {
-    let of =
-        |placed: &Placed| placed.configs.iter().map(|(name, hash)| (name.clone(), *hash)).collect::<Vec<_>>();
-    let before: std::collections::BTreeSet<_> = open.before.iter().flat_map(of).collect();
-    let now: std::collections::BTreeSet<_> = placed.iter().flat_map(of).collect();
-    now.into_iter()
-        .filter(|content| !before.contains(content))
-        .map(|(config, hash)| ConfigRevisionRef {
-            config: skerry_model::ConfigRef { project: open.node.project.clone(), config },
-            hash,
-        })
-        .collect()
 }
 
 fn newest(results: &[Result<Committed, TxnError>]) -> Option<&Committed> {

@@ -12,6 +12,8 @@ mod lead;
 mod revisions;
 mod status;
 mod world;
+#[doc(hidden)]
+pub mod writes;
 
 use std::sync::Arc;
 

@@ -16,6 +16,8 @@ use skerry_proto::types::v1::AppSpec as WireSpec;
 use skerry_store::{Entry, Family, Key, Record, Versioned};
 use tracing::warn;
 
+use crate::writes::{self, Unsettled};
+
 /// What is known of a node beyond what placement needs.
 #[derive(Debug, Default)]
 pub(crate) struct NodeView {
@@ -68,19 +70,6 @@ pub(crate) struct Touched {
 pub(crate) struct World {
     projects: BTreeMap<ProjectName, Project>,
     gateways: BTreeSet<String>,
-}
-
-/// One node whose assignment has to be written.
-#[derive(Debug)]
-pub(crate) struct Unsettled {
-    /// Which node.
-    pub(crate) node: NodeRef,
-    /// What it shall be assigned. Absent: the node is gone and its assignment goes too.
-    pub(crate) placed: Option<Vec<Placed>>,
-    /// What it is assigned now.
-    pub(crate) before: Vec<Placed>,
-    /// Modification revision of the assignment; 0: there is none.
-    pub(crate) mod_revision: i64,
 }
 
 impl World {
@@ -381,22 +370,12 @@ impl Project {
 
     /// A stored assignment as placement sees it. Bookings come from the revision that it names.
     fn placed_of(&self, assigned: &stored::AssignedInstance) -> Option<Placed> {
-        let instance = InstanceName::parse(&assigned.instance).ok()?;
-        let revision = ContentHash::parse(&assigned.revision).ok()?;
-        let configs = assigned
-            .configs
-            .iter()
-            .filter_map(|config| {
-                Some((ConfigName::parse(&config.config).ok()?, ContentHash::parse(&config.hash).ok()?))
-            })
-            .collect();
-        let service = self
-            .revisions
-            .get(&(instance.app.clone(), revision))
-            .and_then(|(_, spec)| spec.service(&instance.service));
-        let booked = service.map(skerry_model::app::ServiceSpec::booked).unwrap_or_default();
-        let ports = service.map(|service| service.host_ports().to_vec()).unwrap_or_default();
-        Some(Placed { instance, revision, configs, booked, ports })
+        let placed = writes::placed(assigned)?;
+        let spec = self.revisions.get(&(placed.instance.app.clone(), placed.revision));
+        let Some(service) = spec.and_then(|(_, spec)| spec.service(&placed.instance.service)) else {
+            return Some(placed);
+        };
+        Some(Placed { booked: service.booked(), ports: service.host_ports().to_vec(), ..placed })
     }
 }
 

@@ -1,0 +1,152 @@
+//! What the leader writes, as transactions, and how it is read again: pure, without the leadership that each is fenced with at its commit. Not part of the
+//! interface: public for the simulator, which drives these very transactions.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use skerry_model::app::Amounts;
+use skerry_model::{AppRef, ConfigName, ConfigRef, ContentHash, InstanceName, NodeRef, RevisionRef};
+use skerry_placement::Placed;
+use skerry_proto::store::v1 as stored;
+use skerry_store::keys::ConfigRevisionRef;
+use skerry_store::{Key, Txn};
+
+/// One node whose assignment has to be written.
+#[derive(Debug)]
+pub struct Unsettled {
+    /// Which node.
+    pub node: NodeRef,
+    /// What it shall be assigned. Absent: the node is gone and its assignment goes too.
+    pub placed: Option<Vec<Placed>>,
+    /// What it is assigned now.
+    pub before: Vec<Placed>,
+    /// Modification revision of the assignment; 0: there is none.
+    pub mod_revision: i64,
+}
+
+/// The transaction that makes a node's assignment what it shall be.
+pub fn assign(open: &Unsettled) -> Txn {
+    let key = Key::<stored::AssignmentRecord>::of(&open.node);
+    let txn = Txn::new().when_unchanged(&key, open.mod_revision);
+    let Some(placed) = &open.placed else { return txn.delete(&key) };
+    let mut txn = txn.when_exists(&Key::<stored::NodeRecord>::of(&open.node));
+    // What the assignment did not refer to before must exist when it is written.
+    for revision in revisions(&open.node, placed).difference(&revisions(&open.node, &open.before)) {
+        txn = txn.when_exists(&Key::<stored::RevisionRecord>::of(revision));
+    }
+    for content in contents(&open.node, placed).difference(&contents(&open.node, &open.before)) {
+        txn = txn.when_exists(&Key::<stored::ConfigRevisionRecord>::of(content));
+    }
+    txn.put(&key, &record(placed))
+}
+
+/// The record of an assignment.
+pub fn record(placed: &[Placed]) -> stored::AssignmentRecord {
+    let config = |(config, hash): (&ConfigName, &ContentHash)| stored::AssignedConfig {
+        config: config.to_string(),
+        hash: hash.to_string(),
+    };
+    let instance = |placed: &Placed| stored::AssignedInstance {
+        instance: placed.instance.to_string(),
+        revision: placed.revision.to_string(),
+        configs: placed.configs.iter().map(config).collect(),
+    };
+    stored::AssignmentRecord { instances: placed.iter().map(instance).collect() }
+}
+
+/// One instance of an assignment as placement sees it, but for what is booked for it: that is in the revision. `None`: it does not parse.
+pub fn placed(assigned: &stored::AssignedInstance) -> Option<Placed> {
+    let config = |config: &stored::AssignedConfig| {
+        Some((ConfigName::parse(&config.config).ok()?, ContentHash::parse(&config.hash).ok()?))
+    };
+    Some(Placed {
+        instance: InstanceName::parse(&assigned.instance).ok()?,
+        revision: ContentHash::parse(&assigned.revision).ok()?,
+        configs: assigned.configs.iter().filter_map(config).collect(),
+        booked: Amounts::default(),
+        ports: Vec::new(),
+    })
+}
+
+fn revisions(node: &NodeRef, placed: &[Placed]) -> BTreeSet<RevisionRef> {
+    let app = |placed: &Placed| AppRef { project: node.project.clone(), app: placed.instance.app.clone() };
+    placed.iter().map(|placed| RevisionRef { app: app(placed), hash: placed.revision }).collect()
+}
+
+fn contents(node: &NodeRef, placed: &[Placed]) -> BTreeSet<ConfigRevisionRef> {
+    let configs = placed.iter().flat_map(|placed| &placed.configs);
+    let config = |name: &ConfigName| ConfigRef { project: node.project.clone(), config: name.clone() };
+    configs.map(|(name, hash)| ConfigRevisionRef { config: config(name), hash: *hash }).collect()
+}
+
+/// A revision of an app, or a content of a config, that can be cleared away, and how both were seen.
+#[derive(Debug)]
+pub struct Unused<O> {
+    /// The app or config.
+    pub owner: O,
+    /// Modification revision of that; 0: it is gone.
+    pub owner_at: i64,
+    /// Which of its revisions.
+    pub hash: ContentHash,
+    /// Modification revision of that.
+    pub at: i64,
+}
+
+/// Of each owner all but the newest `kept` (of one that is gone, whose modification revision is 0: all), less what is used. Of each of
+/// `all` are given its order, its hash and its modification revision.
+pub fn unused<O: Ord + Clone>(
+    kept: usize,
+    all: impl Iterator<Item = (O, (i64, ContentHash, i64))>,
+    owner_at: impl Fn(&O) -> i64,
+    is_used: impl Fn(&O, &ContentHash) -> bool,
+) -> Vec<Unused<O>> {
+    let mut by_owner: BTreeMap<O, Vec<(i64, ContentHash, i64)>> = BTreeMap::new();
+    for (owner, revision) in all {
+        by_owner.entry(owner).or_default().push(revision);
+    }
+    let mut unused = Vec::new();
+    for (owner, mut list) in by_owner {
+        list.sort_unstable_by_key(|(order, ..)| std::cmp::Reverse(*order));
+        let owner_at = owner_at(&owner);
+        let old = list.into_iter().skip(if owner_at == 0 { 0 } else { kept });
+        let old = old.filter(|(_, hash, _)| !is_used(&owner, hash));
+        unused.extend(old.map(|(_, hash, at)| Unused { owner: owner.clone(), owner_at, hash, at }));
+    }
+    unused
+}
+
+/// The transaction that clears away the revision of an app.
+pub fn clear_revision(unused: Unused<AppRef>) -> Txn {
+    let owner = Key::<stored::AppRecord>::of(&unused.owner);
+    let key = Key::<stored::RevisionRecord>::of(&RevisionRef { app: unused.owner, hash: unused.hash });
+    clear(&key, unused.at, &owner, unused.owner_at)
+}
+
+/// The transaction that clears away the content of a config.
+pub fn clear_content(unused: Unused<ConfigRef>) -> Txn {
+    let owner = Key::<stored::ConfigRecord>::of(&unused.owner);
+    let content = ConfigRevisionRef { config: unused.owner, hash: unused.hash };
+    clear(&Key::<stored::ConfigRevisionRecord>::of(&content), unused.at, &owner, unused.owner_at)
+}
+
+/// It compares that the record and its app or config are unchanged (in a store that was restored a moment ago the record may be the current
+/// one again, at the same revision), and whoever makes a revision current again writes it again, so neither can undo the other unseen.
+fn clear<R, O>(key: &Key<R>, at: i64, owner: &Key<O>, owner_at: i64) -> Txn {
+    Txn::new().when_unchanged(key, at).when_unchanged(owner, owner_at).delete(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_and_the_used_stay_and_nothing_of_an_owner_that_is_gone() {
+        let hash = |n: i64| ContentHash::of(&n.to_be_bytes());
+        let all = (0..15).map(|n| ("app", (n, hash(n), n + 100)));
+        let cleared = |owner_at| {
+            let unused = unused(10, all.clone(), |_| owner_at, |_, h| *h == hash(2));
+            unused.into_iter().map(|one| one.at - 100).collect::<Vec<_>>()
+        };
+        assert_eq!(cleared(7), [4, 3, 1, 0]);
+        assert_eq!(cleared(0).len(), 14);
+    }
+}
