@@ -6,6 +6,7 @@
 pub mod app;
 pub mod config;
 pub mod fault;
+pub mod feature;
 pub mod hash;
 pub mod meta;
 pub mod name;

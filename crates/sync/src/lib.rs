@@ -18,6 +18,7 @@ pub mod desired;
 pub mod gateway;
 pub mod limits;
 pub mod merge;
+mod repeat;
 mod rng;
 pub mod time;
 mod version;

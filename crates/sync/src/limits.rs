@@ -20,6 +20,12 @@ pub const RESOURCES_MAX: usize = 2048;
 /// Most instances that a node reports: 600 bytes each fill the 256 KiB that a stored status may have.
 pub const INSTANCES_MAX: usize = 400;
 
+/// Frames that an agent may send at once: it says a handful when it connects, and answers what it is sent.
+pub const FRAMES_BURST_MAX: u32 = 256;
+
+/// Frames a second that it may send after that. Reports, the most frequent, come 200 ms apart.
+pub const FRAMES_PER_SECOND_MAX: u32 = 32;
+
 /// Largest stored status, with room below the store's 256 KiB.
 pub const STATUS_BYTES_MAX: usize = 240 * 1024;
 
@@ -31,6 +37,9 @@ pub const EVENTS_PER_REPORT_MAX: usize = 64;
 
 /// The newest events of a node that the store keeps.
 pub const EVENTS_STORED_MAX: usize = 64;
+
+/// What happens again within this time of the last time is counted with it: as long as the longest wait before a restart.
+pub const EVENT_FOLD_WINDOW: Duration = Duration::from_secs(3600);
 
 /// Longest message of an event, in bytes.
 pub const EVENT_MESSAGE_BYTES_MAX: usize = 1024;

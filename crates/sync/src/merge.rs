@@ -1,7 +1,8 @@
 //! A report into what is stored of a node. Pure; merging the same report twice changes nothing.
 //!
 //! Nothing that an agent says is believed further than it reaches: texts are clipped, lists are cut, and the node, source and boot of
-//! what it says are those of its session.
+//! what it says are those of its session. (What it may speak of at all is the session's to say.) An event that says again what the store
+//! has takes its place there, and counts it.
 
 use std::collections::BTreeMap;
 
@@ -14,6 +15,7 @@ use skerry_proto::types::v1 as types;
 
 use crate::gateway::{Acknowledged, Change};
 use crate::limits;
+use crate::repeat::{folded, repeats};
 
 /// What a change makes of the stored records. Absent: nothing changed, and nothing is to be written.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -110,7 +112,15 @@ fn merge_events(stored: &EventsRecord, report: &pb::Report, change: &Change) -> 
     let arrived = u64::try_from(fresh.len()).unwrap_or(u64::MAX);
     let dropped = last.saturating_sub(before).saturating_sub(arrived);
 
-    let mut events: Vec<types::Event> = stored.events.iter().cloned().chain(fresh.into_values()).collect();
+    let mut events = stored.events.clone();
+    for event in fresh.into_values() {
+        let former = events.iter().rposition(|former| repeats(former, &event));
+        let event = match former {
+            Some(at) => folded(&events.remove(at), event),
+            None => event,
+        };
+        events.push(event);
+    }
     let excess = events.len().saturating_sub(limits::EVENTS_STORED_MAX);
     events.drain(..excess);
     Some(EventsRecord {
@@ -219,7 +229,8 @@ mod tests {
     }
 
     fn events(sequences: std::ops::RangeInclusive<u64>) -> pb::Report {
-        let event = |sequence| types::Event { sequence, ..types::Event::default() };
+        let event =
+            |sequence| types::Event { sequence, reason: format!("E{sequence}"), ..types::Event::default() };
         pb::Report { events: sequences.map(event).collect(), ..pb::Report::default() }
     }
 
@@ -276,6 +287,40 @@ mod tests {
         }
         assert_eq!(record.events.len(), limits::EVENTS_STORED_MAX);
         assert_eq!(record.events.last().unwrap().sequence, 179);
+    }
+
+    #[test]
+    fn what_happens_again_takes_the_place_of_what_was_told_before_and_counts_it() {
+        let event = |sequence: u64, seconds, reason: &str| types::Event {
+            sequence,
+            reason: reason.to_owned(),
+            message: format!("{reason} {sequence}"),
+            time: Some(prost_types::Timestamp { seconds, nanos: 0 }),
+            ..types::Event::default()
+        };
+        let loops = |range: std::ops::RangeInclusive<u64>| {
+            let pairs = range.flat_map(|n| {
+                let at = i64::try_from(n).unwrap() * 60;
+                [event(2 * n - 1, at, "Started"), event(2 * n, at, "Exited")]
+            });
+            pb::Report { events: pairs.collect(), ..pb::Report::default() }
+        };
+        let mut record = EventsRecord::default();
+        for range in [1..=1, 2..=20, 21..=40] {
+            let report = change(loops(range));
+            record = merge(&StatusRecord::default(), &record, &report).events.unwrap();
+            assert_eq!(merge(&StatusRecord::default(), &record, &report).events, None, "counted once");
+        }
+        assert_eq!(record.dropped, 0);
+        let told: Vec<_> = record.events.iter().map(|e| (e.message.as_str(), e.count, e.sequence)).collect();
+        assert_eq!(told, [("Started 79", 40, 79), ("Exited 80", 40, 80)]);
+        let first = record.events[0].first_time.unwrap().seconds;
+        assert_eq!((first, record.events[0].time.unwrap().seconds), (60, 2400));
+
+        // Much later it is news.
+        let later = pb::Report { events: vec![event(81, 2400 + 3601, "Exited")], ..pb::Report::default() };
+        let record = merge(&StatusRecord::default(), &record, &change(later)).events.unwrap();
+        assert_eq!(record.events.iter().map(|e| e.count).collect::<Vec<_>>(), [40, 40, 0]);
     }
 
     #[test]

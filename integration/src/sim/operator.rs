@@ -98,6 +98,7 @@ impl Operator {
                 spec: bytes.into(),
                 number: record.revision_number,
                 create_time: None,
+                requires: Vec::new(),
             };
             txn = txn.put(&Key::of(&RevisionRef { app: name.clone(), hash }), &revision);
         }
@@ -152,7 +153,8 @@ impl Operator {
         let bytes = spec.encode_to_vec();
         let hash = ContentHash::of(&bytes);
         let record = stored::ConfigRecord { hash: hash.to_string(), ..stored::ConfigRecord::default() };
-        let content = stored::ConfigRevisionRecord { spec: bytes.into(), create_time: None };
+        let content =
+            stored::ConfigRevisionRecord { spec: bytes.into(), ..stored::ConfigRevisionRecord::default() };
         let txn = Txn::new()
             .when_unchanged(&key, before.map_or(0, |before| before.mod_revision))
             .put(&Key::of(&ConfigRevisionRef { config: name.clone(), hash }), &content)

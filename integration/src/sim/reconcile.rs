@@ -114,7 +114,8 @@ impl Reconciler {
 
     async fn event(&self, reason: &str, name: &str) {
         let event = types::Event {
-            reason: reason.to_owned(),
+            // Each another one: what repeats is counted and not told again, and every number shall be found.
+            reason: format!("{reason}{}", self.process.sim.unique()),
             message: format!("{reason} {name}"),
             ..types::Event::default()
         };

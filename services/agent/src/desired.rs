@@ -150,6 +150,9 @@ struct Parts<'a> {
 
 impl<'a> Parts<'a> {
     fn take(&mut self, resource: &'a pb::Resource) {
+        if let Some(lacking) = crate::features::lacking(resource) {
+            return self.lack(resource, lacking);
+        }
         let problem = match &resource.body {
             Some(pb::resource::Body::Instance(instance)) => {
                 self.instances.push((resource, instance));
@@ -162,6 +165,24 @@ impl<'a> Parts<'a> {
         if let Some((reason, message)) = problem {
             self.refuse(resource, reason, message);
         }
+    }
+
+    /// What asks for more than this agent can do is not run without it; what needs it says so.
+    fn lack(&mut self, resource: &'a pb::Resource, message: String) {
+        let problem = ("UnsupportedFeature", message);
+        let mut parts = resource.name.rsplitn(2, '/');
+        let hash = parts.next().and_then(|hash| ContentHash::parse(hash).ok());
+        let name = parts.next().and_then(|rest| rest.split_once('/')).map_or("", |(_, name)| name);
+        match (&resource.body, hash) {
+            (Some(pb::resource::Body::Revision(_)), Some(hash)) => {
+                self.revisions.insert(hash, Err(problem.clone()));
+            }
+            (Some(pb::resource::Body::Config(_)), Some(hash)) => {
+                self.configs.insert((name.to_owned(), hash), Err(problem.clone()));
+            }
+            _ => {}
+        }
+        self.refuse(resource, problem.0, problem.1);
     }
 
     fn take_revision(&mut self, resource: &pb::Resource, bytes: &[u8]) -> Option<Problem> {
@@ -285,6 +306,20 @@ mod tests {
         assert_eq!(spec.configs.values().next().unwrap().files["motd"], b"hello");
         let wanted = desired.wanted();
         assert_eq!((wanted.apps.len(), wanted.instances.len(), wanted.configs.len()), (1, 1, 1));
+    }
+
+    #[test]
+    fn what_an_older_agent_finds_on_disk_and_cannot_run_as_written_is_not_run() {
+        let mut needs = revision_resource("shop", &app(vec![service("web")]));
+        needs.requires = vec![skerry_model::feature::READ_ONLY_MOUNT.to_owned()];
+        let web = instance_resource("shop/web/n1/0", &needs, &[]);
+        assert_eq!(join([&needs, &web], true).0.instances.len(), 1);
+        needs.requires.push("from-the-future".to_owned());
+        let (desired, refusals) = join([&needs, &web], true);
+        assert!(desired.instances.is_empty());
+        let blocked = desired.blocked.values().next().unwrap();
+        assert_eq!((blocked.reason, refusals[0].reason), ("UnsupportedFeature", "UnsupportedFeature"));
+        assert!(blocked.message.contains("from-the-future"), "{}", blocked.message);
     }
 
     #[test]

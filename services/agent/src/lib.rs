@@ -7,6 +7,7 @@
 mod clock;
 pub mod config;
 pub mod desired;
+mod features;
 mod fingerprint;
 mod former;
 pub mod health;

@@ -31,7 +31,8 @@ pub(crate) type Egress = Box<Result<pb::SyncResponse, Status>>;
 
 /// Frames that gRPC has not taken yet. More would only hide from the actor that the agent does not read.
 pub(crate) const EGRESS_MAX: usize = 2;
-/// Frames that wait for that. An Update has at most some hundred parts; who lets more wait does not read.
+/// Frames that wait for that. An Update has at most some hundred parts, and the machine bounds what an agent is answered; who lets more
+/// wait does not read.
 const BACKLOG_MAX: usize = 1024;
 /// How long the last words may take to go out.
 const LAST_WORDS: Duration = Duration::from_secs(3);
@@ -81,6 +82,8 @@ pub(crate) struct Actor {
     node: Option<NodeRef>,
     current: Option<Box<Current>>,
     ending: Option<Ending>,
+    /// Whether it was told that the agent speaks of what is not its node's.
+    told_corrected: bool,
     /// Fires when the agent's half of the stream ends: what it said before may be old, and must not supersede anybody.
     gone: CancellationToken,
 }
@@ -109,6 +112,7 @@ impl Actor {
             node: None,
             current: None,
             ending: None,
+            told_corrected: false,
             gone: CancellationToken::new(),
         }
     }
@@ -191,7 +195,13 @@ impl Actor {
         if self.backlog.len() > BACKLOG_MAX && self.ending.is_none() {
             self.backlog.clear();
             self.close().await;
-            self.ending = Some(Ending::Silent);
+            self.ending = Some(Ending::NotReading);
+        }
+        if self.machine.corrected() > 0 && !std::mem::replace(&mut self.told_corrected, true) {
+            self.warn(
+                "it is not, and never was, assigned to it",
+                "the agent speaks of what is not its node's",
+            );
         }
     }
 
@@ -363,6 +373,9 @@ impl Actor {
             Some(Ending::HelloTimeout) => Some(Status::deadline_exceeded("no hello came")),
             Some(Ending::Denied(why)) => Some(Status::permission_denied(why)),
             Some(Ending::Silent) => Some(Status::unavailable("nothing was heard of the agent for too long")),
+            Some(Ending::NotReading) => {
+                Some(Status::resource_exhausted("the agent does not take what it is sent"))
+            }
         };
         let frames = self.backlog.drain(..).map(Ok).chain(last.map(Err));
         let words = async {

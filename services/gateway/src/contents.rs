@@ -92,22 +92,28 @@ impl Contents {
 
     async fn read(&self, project: &ProjectName, text: &str) -> Result<Resource, Failure> {
         let name = ResourceName::parse(text).ok_or(Failure::Missing)?;
-        let bytes = match &name {
+        // What an agent must be able to do is passed on as it is stored: the specs themselves are not read here.
+        let found = match &name {
             ResourceName::Instance(_) => return Err(Failure::Missing),
             ResourceName::Revision { app, hash } => {
                 let app = AppRef { project: project.clone(), app: app.clone() };
                 let key = Key::<stored::RevisionRecord>::of(&RevisionRef { app, hash: *hash });
-                self.store.get(&key).await.map(|found| found.map(|record| record.value.spec))
+                self.store
+                    .get(&key)
+                    .await
+                    .map(|found| found.map(|record| (record.value.spec, record.value.requires)))
             }
             ResourceName::Config { config, hash } => {
                 let config = ConfigRef { project: project.clone(), config: config.clone() };
                 let key = Key::<stored::ConfigRevisionRecord>::of(&ConfigRevisionRef { config, hash: *hash });
-                self.store.get(&key).await.map(|found| found.map(|record| record.value.spec))
+                self.store
+                    .get(&key)
+                    .await
+                    .map(|found| found.map(|record| (record.value.spec, record.value.requires)))
             }
         };
-        let bytes = bytes.map_err(Failure::Read)?.ok_or(Failure::Missing)?;
-        // No feature beyond the first protocol version exists yet that a content could require.
-        content_resource(&name, bytes, Vec::new()).ok_or(Failure::Missing)
+        let (bytes, requires) = found.map_err(Failure::Read)?.ok_or(Failure::Missing)?;
+        content_resource(&name, bytes, requires).ok_or(Failure::Missing)
     }
 }
 

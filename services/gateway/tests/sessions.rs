@@ -63,12 +63,20 @@ impl Stage {
 
     /// Stores a revision of the app `web`; gives its hash.
     async fn revision(&self, program: &str) -> String {
+        self.revision_that_requires(program, &[]).await
+    }
+
+    async fn revision_that_requires(&self, program: &str, requires: &[&str]) -> String {
         let service = types::ServiceSpec { name: program.to_owned(), ..types::ServiceSpec::default() };
         let spec = types::AppSpec { services: vec![service], ..types::AppSpec::default() };
         let bytes = spec.encode_to_vec();
         let hash = ContentHash::of(&bytes);
         let name = RevisionRef { app: AppRef::parse("projects/p/apps/web").unwrap(), hash };
-        let record = stored::RevisionRecord { spec: bytes.into(), ..stored::RevisionRecord::default() };
+        let record = stored::RevisionRecord {
+            spec: bytes.into(),
+            requires: requires.iter().map(ToString::to_string).collect(),
+            ..stored::RevisionRecord::default()
+        };
         self.store.commit(Txn::new().put(&Key::of(&name), &record)).await.unwrap();
         hash.to_string()
     }
@@ -322,7 +330,10 @@ async fn an_agent_that_holds_more_than_the_store_makes_it_a_new_term() {
 async fn sessions_stay_up_while_the_store_is_away_and_nothing_is_acknowledged() {
     let mut stage = Stage::start().await;
     let n = node("n1");
+    let revision = stage.revision("one").await;
+    stage.assign(&n, &revision).await;
     let (mut agent, _) = Agent::open(&stage.address, hello(&n, "b1")).await;
+    agent.hear_update().await;
     agent.say(Up::Report(pb::Report { full: true, ..report(1, 1) })).await;
     assert!(matches!(agent.hear().await, Down::ReportAck(_)));
 
@@ -366,4 +377,94 @@ async fn a_session_that_has_too_many_before_it_is_sent_off() {
     let closing = two.hear_closing().await;
     assert_eq!(closing.reason(), Reason::Overloaded);
     assert!(closing.retry_after.unwrap().seconds >= 30);
+}
+
+#[tokio::test]
+async fn what_a_revision_requires_reaches_the_agent_and_its_refusal_the_status() {
+    let stage = Stage::start().await;
+    let n = node("n1");
+    let revision = stage.revision_that_requires("one", &["from-the-future"]).await;
+    stage.assign(&n, &revision).await;
+    let (mut agent, _) = Agent::open(&stage.address, hello(&n, "b1")).await;
+    let update = agent.hear_update().await;
+    assert_eq!(update.resources[0].requires, ["from-the-future"]);
+    let error = pb::ResourceError {
+        name: update.resources[0].name.clone(),
+        version: revision,
+        reason: "UnsupportedFeature".to_owned(),
+        message: "this agent lacks what it requires: from-the-future".to_owned(),
+    };
+    let (nonce, version) = (update.nonce, update.version);
+    agent.say(Up::Ack(pb::Ack { nonce, version, errors: vec![error], refused: String::new() })).await;
+    let refused = eventually("the refusal", async || {
+        stage.status(&n).await.filter(|status| !status.refused.is_empty())
+    })
+    .await
+    .refused;
+    assert_eq!((refused.len(), refused[0].reason.as_str()), (1, "UnsupportedFeature"));
+}
+
+#[tokio::test]
+async fn an_agent_is_believed_about_its_own_node_only_and_acknowledged_all_the_same() {
+    let stage = Stage::start().await;
+    let n = node("n1");
+    let (mut agent, _) = Agent::open(&stage.address, hello(&n, "b1")).await;
+    let mut lie = report(1, 3);
+    lie.full = true;
+    lie.events[0].regarding = "projects/p/apps/payroll".to_owned();
+    agent.say(Up::Report(lie)).await;
+    let Down::ReportAck(ack) = agent.hear().await else { panic!("no ReportAck") };
+    assert_eq!((ack.sequence, ack.digest.len()), (1, 0), "all of it is to be said again one day");
+    assert_eq!(stage.status(&n).await.map_or(0, |status| status.instances.len()), 0);
+    let events = Key::<stored::EventsRecord>::of(&EventSource::Node(n.clone()));
+    let stored = stage.store.get(&events).await.unwrap().unwrap().value.events;
+    assert_eq!((stored.len(), stored[0].regarding.as_str()), (1, "projects/p/nodes/n1"));
+
+    // Once it is assigned what it spoke of, it says so anew and is believed.
+    let revision = stage.revision("one").await;
+    stage.assign(&n, &revision).await;
+    assert_eq!(agent.hear_closing().await.reason(), Reason::Draining);
+    let (mut agent, welcome) = Agent::open(&stage.address, hello(&n, "b1")).await;
+    assert!(welcome.full_report);
+    agent.hear_update().await;
+    agent.say(Up::Report(pb::Report { full: true, ..report(1, 3) })).await;
+    let Down::ReportAck(ack) = agent.hear().await else { panic!("no ReportAck") };
+    assert!(!ack.digest.is_empty());
+    assert_eq!(stage.status(&n).await.unwrap().instances[0].restarts, 3);
+}
+
+#[tokio::test]
+async fn an_agent_that_floods_is_sent_off_with_the_true_reason_and_others_are_served() {
+    let stage = Stage::start().await;
+    let (mut flooder, _) = Agent::open(&stage.address, hello(&node("n1"), "b1")).await;
+    let (mut other, _) = Agent::open(&stage.address, hello(&node("n2"), "b1")).await;
+    let up = flooder.up.clone();
+    let flood = async {
+        // Until the gateway no longer takes any: it has ended the stream.
+        for sequence in 1.. {
+            let body = Some(Up::Heartbeat(pb::Heartbeat { sequence }));
+            if up.send(pb::SyncRequest { body }).await.is_err() {
+                return;
+            }
+        }
+    };
+    let served = async {
+        for sequence in 1..=5 {
+            other.say(Up::Heartbeat(pb::Heartbeat { sequence })).await;
+            assert!(matches!(other.hear().await, Down::HeartbeatAck(_)));
+        }
+        loop {
+            match flooder.hear().await {
+                Down::HeartbeatAck(_) => {}
+                Down::Closing(closing) => return closing,
+                body => panic!("no answer to a heartbeat: {body:?}"),
+            }
+        }
+    };
+    let ((), closing) = in_time("the end of the flood", async { tokio::join!(flood, served) }).await;
+    assert_eq!(closing.reason(), Reason::ProtocolError);
+    assert!(closing.message.contains("frames"), "{}", closing.message);
+    eventually("the close", async || stage.session_record(&node("n1")).await.close_time).await;
+    other.say(Up::Heartbeat(pb::Heartbeat { sequence: 6 })).await;
+    assert!(matches!(other.hear().await, Down::HeartbeatAck(_)));
 }

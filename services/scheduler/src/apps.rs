@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use prost::Message as _;
 use skerry_api::{Call, Create, Delete, Kind, Mask, ResponseStream, Told, Update, reply};
 use skerry_daemon::Shutdown;
-use skerry_model::{AppRef, AppSpec, ContentHash, Fault, RevisionRef, time};
+use skerry_model::{AppRef, AppSpec, ContentHash, Fault, RevisionRef, feature, time};
 use skerry_proto::scheduler::v1::app_service_server::AppService;
 use skerry_proto::scheduler::v1::{self as pb, App, ChangeType};
 use skerry_proto::store::v1 as stored;
@@ -97,9 +97,11 @@ impl Kind for Apps {
             spec: bytes.into(),
             number,
             create_time: Some(time::to_timestamp(SystemTime::now())),
+            requires: feature::of_app(&AppSpec::from_proto(spec)?).into_iter().map(str::to_owned).collect(),
         };
         let events = AppEvents::read(&self.store, name).await?;
-        let txn = events.add(txn, reason, format!("revision {number} ({}) is current", hash.short()));
+        let uid = record.meta.as_ref().map_or("", |meta| meta.uid.as_str());
+        let txn = events.add(txn, uid, reason, format!("revision {number} ({}) is current", hash.short()));
         Ok(txn.put(&Key::of(&RevisionRef { app: name.clone(), hash }), &revision))
     }
 

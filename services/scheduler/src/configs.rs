@@ -88,7 +88,9 @@ impl Kind for Configs {
         let hash = ContentHash::of(&bytes);
         record.hash = hash.to_string();
         let create_time = Some(time::to_timestamp(SystemTime::now()));
-        let content = stored::ConfigRevisionRecord { spec: bytes.into(), create_time };
+        // No field of a config needs a feature of an agent yet.
+        let requires = Vec::new();
+        let content = stored::ConfigRevisionRecord { spec: bytes.into(), create_time, requires };
         Ok(txn.put(&Key::of(&ConfigRevisionRef { config: name.clone(), hash }), &content))
     }
 

@@ -26,9 +26,10 @@ impl AppEvents {
         Ok(Self { key, stored, app: app.clone() })
     }
 
-    /// Adds an event in `txn`.
-    pub(crate) fn add(self, txn: Txn, reason: &str, message: String) -> Txn {
+    /// Adds an event in `txn`. `uid` is the app's: what counts its events begins and ends with it.
+    pub(crate) fn add(self, txn: Txn, uid: &str, reason: &str, message: String) -> Txn {
         let mut record = self.stored.as_ref().map(|stored| stored.value.clone()).unwrap_or_default();
+        uid.clone_into(&mut record.boot_id);
         record.sequence += 1;
         record.events.push(Event {
             time: Some(time::to_timestamp(SystemTime::now())),
@@ -39,6 +40,7 @@ impl AppEvents {
             source: "scheduler".to_owned(),
             boot_id: record.boot_id.clone(),
             sequence: record.sequence,
+            ..Event::default()
         });
         let excess = record.events.len().saturating_sub(EVENTS_KEPT);
         record.events.drain(..excess);

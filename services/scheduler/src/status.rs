@@ -159,14 +159,14 @@ impl Look<'_> {
     }
 
     fn unplaced(&self, unplaced: &Unplaced) -> Seen {
-        let mut status = match self.reported(&unplaced.instance).filter(|_| unplaced.kept) {
+        let reported = self.reported(&unplaced.instance).filter(|_| unplaced.kept);
+        let mut status = match reported {
             Some(reported) => self.with_node(reported),
             None => self.blank(&unplaced.instance),
         };
         status.ready = false;
         unplaced.reason.word().clone_into(&mut status.reason);
-        let kept = if unplaced.kept { "; the former revision runs on" } else { "" };
-        status.message = format!("{}{kept}", unplaced.reason);
+        status.message = format!("{}{}", unplaced.reason, meanwhile(unplaced.kept, reported));
         Seen { name: unplaced.instance.clone(), status, wanted: true, updated: false }
     }
 
@@ -193,18 +193,26 @@ fn not_ready(status: &mut InstanceStatus, reason: &str, message: String) {
     status.message = message;
 }
 
-/// What the node refused of what an instance needs.
+/// What is there of an instance that cannot be placed as wanted.
+fn meanwhile(kept: bool, reported: Option<&InstanceStatus>) -> &'static str {
+    let runs = reported.is_some_and(|reported| reported.phase() == InstancePhase::Running);
+    match (kept, runs) {
+        (true, true) => "; the former revision runs on",
+        (true, false) => "; the former revision stays assigned, and does not run",
+        (false, _) => "",
+    }
+}
+
+/// What the node refused of what an instance needs. An instance whose revision or config was refused is refused with it: that one says why.
 fn refusal<'a>(status: &'a StatusRecord, placed: &Placed) -> Option<(&'a str, &'a str)> {
     let instance = format!("instances/{}", placed.instance);
     let revision = format!("revisions/{}/{}", placed.instance.app, placed.revision);
     let configs: Vec<String> =
         placed.configs.iter().map(|(name, hash)| format!("configs/{name}/{hash}")).collect();
-    status
-        .refused
-        .iter()
-        .find(|refused| {
-            refused.name == instance || refused.name == revision || configs.contains(&refused.name)
-        })
+    let content = |name: &String| *name == revision || configs.contains(name);
+    let of = |is: &dyn Fn(&String) -> bool| status.refused.iter().find(|refused| is(&refused.name));
+    of(&content)
+        .or_else(|| of(&|name| *name == instance))
         .map(|refused| (refused.reason.as_str(), refused.message.as_str()))
 }
 
@@ -335,5 +343,47 @@ fn nothing_wanted(project: &Project, app: &AppName) -> (&'static str, String) {
             "NoMatchingNode",
             format!("none of {} nodes matches the selector `{selector}`", project.state.nodes.len()),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use skerry_model::ContentHash;
+    use skerry_proto::store::v1::RefusedResource;
+
+    use super::*;
+
+    #[test]
+    fn an_instance_whose_revision_was_refused_says_why_that_was() {
+        let hash = ContentHash::of(b"spec");
+        let placed = Placed {
+            instance: InstanceName::parse("a/s/n/0").unwrap(),
+            revision: hash,
+            configs: std::collections::BTreeMap::new(),
+            booked: skerry_model::app::Amounts::default(),
+            ports: Vec::new(),
+        };
+        let refused = |name: String, reason: &str| RefusedResource {
+            name,
+            reason: reason.to_owned(),
+            ..RefusedResource::default()
+        };
+        let own = refused("instances/a/s/n/0".to_owned(), "MissingReference");
+        let cause = refused(format!("revisions/a/{hash}"), "UnsupportedFeature");
+        let status = StatusRecord { refused: vec![own.clone(), cause], ..StatusRecord::default() };
+        assert_eq!(refusal(&status, &placed).unwrap().0, "UnsupportedFeature");
+        let alone = StatusRecord { refused: vec![own], ..StatusRecord::default() };
+        assert_eq!(refusal(&alone, &placed).unwrap().0, "MissingReference");
+    }
+
+    #[test]
+    fn only_what_runs_is_said_to_run_on() {
+        let phase =
+            |phase: InstancePhase| InstanceStatus { phase: phase.into(), ..InstanceStatus::default() };
+        assert_eq!(meanwhile(true, Some(&phase(InstancePhase::Running))), "; the former revision runs on");
+        for other in [None, Some(phase(InstancePhase::Failed)), Some(phase(InstancePhase::Preparing))] {
+            assert!(meanwhile(true, other.as_ref()).ends_with("does not run"));
+        }
+        assert_eq!(meanwhile(false, None), "");
     }
 }

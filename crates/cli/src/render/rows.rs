@@ -229,9 +229,18 @@ fn event_cells(event: &Event) -> Cells {
         severity.to_owned(),
         event.reason.clone(),
         regarding(&event.regarding),
-        event.message.clone(),
+        format!("{}{}", event.message, times(event)),
     ];
     (narrow, vec![regarding(&event.source)])
+}
+
+/// How often it happened, if more than once.
+fn times(event: &Event) -> String {
+    match (event.count, &event.first_time) {
+        (0 | 1, _) => String::new(),
+        (count, None) => format!(" ({count} times)"),
+        (count, first) => format!(" ({count} times since {})", moment(first.as_ref())),
+    }
 }
 
 /// `projects/p/apps/hello` as `app/hello`; other texts as they are.
@@ -452,7 +461,9 @@ a/b/c/0          -      Unknown   no      0          -              -     -     
             "REVISION       NUMBER   SERVICES   AGE\n0123456789ab   7        web        -\n"
         );
         let event = Event {
-            time: Some(Timestamp { seconds: 0, nanos: 0 }),
+            time: Some(Timestamp { seconds: 3600, nanos: 0 }),
+            count: 12,
+            first_time: Some(Timestamp { seconds: 0, nanos: 0 }),
             severity: 2,
             reason: "ImagePullFailed".into(),
             message: "no such image".into(),
@@ -463,8 +474,8 @@ a/b/c/0          -      Unknown   no      0          -              -     -     
         assert_eq!(
             table(Type::Event, &[Item::Event(Box::new(event))], true),
             "\
-TIME                   SEVERITY   REASON            REGARDING                 MESSAGE         SOURCE
-1970-01-01T00:00:00Z   Warning    ImagePullFailed   instance/hello/web/n1/0   no such image   node/n1
+TIME                   SEVERITY   REASON            REGARDING                 MESSAGE                                               SOURCE
+1970-01-01T01:00:00Z   Warning    ImagePullFailed   instance/hello/web/n1/0   no such image (12 times since 1970-01-01T00:00:00Z)   node/n1
 "
         );
     }

@@ -398,7 +398,8 @@ pub struct ReportAck {
     /// Of the Report.
     #[prost(uint64, tag = "1")]
     pub sequence: u64,
-    /// Digest of the stored state; sent back in the next Hello.
+    /// Digest of the stored state; sent back in the next Hello. Empty: something of what was reported is not stored, and the next session
+    /// begins with a full Report.
     #[prost(bytes = "bytes", tag = "2")]
     pub digest: ::prost::bytes::Bytes,
 }

@@ -110,6 +110,10 @@ pub struct RevisionRecord {
     /// When it became current.
     #[prost(message, optional, tag = "3")]
     pub create_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Features that an agent must have to take it, beyond what protocol version 1 asks of all. Found by who knows the spec: a gateway
+    /// passes them on unread, and so does one that is older than the spec.
+    #[prost(string, repeated, tag = "4")]
+    pub requires: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 impl ::prost::Name for RevisionRecord {
     const NAME: &'static str = "RevisionRecord";
@@ -150,6 +154,9 @@ pub struct ConfigRevisionRecord {
     /// When it became current.
     #[prost(message, optional, tag = "2")]
     pub create_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Features that an agent must have to take it, as those of a revision. No field of a config needs one yet.
+    #[prost(string, repeated, tag = "3")]
+    pub requires: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 impl ::prost::Name for ConfigRevisionRecord {
     const NAME: &'static str = "ConfigRevisionRecord";
@@ -308,7 +315,7 @@ pub struct EventsRecord {
     /// The newest 64, oldest first.
     #[prost(message, repeated, tag = "1")]
     pub events: ::prost::alloc::vec::Vec<super::super::r#type::v1::Event>,
-    /// Boot whose events were stored last.
+    /// Boot whose events were stored last; of an app's ring the app's uid.
     #[prost(string, tag = "2")]
     pub boot_id: ::prost::alloc::string::String,
     /// The highest sequence stored of that boot: what is not above it is a duplicate.

@@ -222,9 +222,11 @@ impl ::prost::Name for Condition {
     }
 }
 /// Something that happened. Events are kept per source in a bounded ring: the newest 64 of each node and each app.
+/// What happens again within an hour of the last time (same `regarding`, `reason` and `severity`) takes the place of what was told of it
+/// before, and counts it: an instance that ends over and over fills no ring.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Event {
-    /// When it happened, by the clock of the machine that saw it.
+    /// When it happened, the last time, by the clock of the machine that saw it.
     #[prost(message, optional, tag = "1")]
     pub time: ::core::option::Option<::prost_types::Timestamp>,
     /// How much it matters.
@@ -236,18 +238,26 @@ pub struct Event {
     /// A sentence for people. At most 1,024 bytes.
     #[prost(string, tag = "4")]
     pub message: ::prost::alloc::string::String,
-    /// What it is about: a resource name, or an instance's (`projects/default/instances/<app>/<service>/<cluster>/<ordinal>`).
+    /// What it is about: a resource name, or an instance's (`projects/default/instances/<app>/<service>/<cluster>/<ordinal>`). A node is
+    /// believed about itself and about what it is or was assigned; another event of it is kept as one about the node.
     #[prost(string, tag = "5")]
     pub regarding: ::prost::alloc::string::String,
     /// Who reports it: the resource name of a node, or the name of a service of the control plane.
     #[prost(string, tag = "6")]
     pub source: ::prost::alloc::string::String,
-    /// The boot of the source that counted `sequence`; together they identify the event.
+    /// The boot of the source that counted `sequence`; together they identify the event. For events of the control plane, which are counted
+    /// in the store: the uid of the app that they are about.
     #[prost(string, tag = "7")]
     pub boot_id: ::prost::alloc::string::String,
-    /// Counts the events of one boot from 1. A gap means that events were dropped.
+    /// Counts the events of one boot from 1. A gap means that events were dropped, or that one took the place of others.
     #[prost(uint64, tag = "8")]
     pub sequence: u64,
+    /// How often it happened from `first_time` to `time`. 0 is the same as 1.
+    #[prost(uint32, tag = "9")]
+    pub count: u32,
+    /// When it happened the first time. Absent: it happened once, at `time`.
+    #[prost(message, optional, tag = "10")]
+    pub first_time: ::core::option::Option<::prost_types::Timestamp>,
 }
 /// Nested message and enum types in `Event`.
 pub mod event {

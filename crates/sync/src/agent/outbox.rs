@@ -7,6 +7,7 @@ use skerry_proto::types::v1 as types;
 
 use crate::limits;
 use crate::merge;
+use crate::repeat::{folded, repeats};
 use crate::time::{MonoTime, WallTime};
 
 /// What is reported under a key of its own. The last writer wins.
@@ -41,6 +42,8 @@ pub(super) struct Outbox {
     event_sequence: u64,
     /// Dropped by a full ring since the start.
     pub(super) dropped: u64,
+    /// The last event that was ever sent. What was sent may be stored, and so is not changed any more.
+    events_sent_to: u64,
     /// The last event that was acknowledged or dropped, and told as such.
     events_told_to: u64,
     /// The next report replaces all state.
@@ -63,6 +66,7 @@ impl Outbox {
             events: VecDeque::new(),
             event_sequence: 0,
             dropped: 0,
+            events_sent_to: 0,
             events_told_to: 0,
             full: false,
             open: false,
@@ -104,14 +108,20 @@ impl Outbox {
     }
 
     pub(super) fn raise(&mut self, mut event: types::Event, wall: WallTime) {
-        self.event_sequence += 1;
-        event.sequence = self.event_sequence;
         event.boot_id.clone_from(&self.boot_id);
         event.time.get_or_insert_with(|| wall.to_proto());
         if event.source.is_empty() {
             event.source.clone_from(&self.node);
         }
         merge::clip_event(&mut event);
+        let mut unsent = self.events.iter_mut().rev().take_while(|told| told.sequence > self.events_sent_to);
+        if let Some(told) = unsent.find(|told| repeats(told, &event)) {
+            event.sequence = told.sequence;
+            *told = folded(told, event);
+            return;
+        }
+        self.event_sequence += 1;
+        event.sequence = self.event_sequence;
         if self.events.len() >= limits::EVENT_RING_MAX {
             self.events.pop_front();
             self.dropped += 1;
@@ -170,6 +180,7 @@ impl Outbox {
             }
         }
         report.events = self.events.iter().take(limits::EVENTS_PER_REPORT_MAX).cloned().collect();
+        self.events_sent_to = report.events.last().map_or(self.events_sent_to, |event| event.sequence);
         if let Some(first) = report.events.first() {
             report.events_dropped = first.sequence.saturating_sub(self.events_told_to + 1);
         }
@@ -198,5 +209,46 @@ impl Outbox {
             self.full = false;
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raise(outbox: &mut Outbox, reason: &str, second: u64) {
+        let event = types::Event { reason: reason.to_owned(), ..types::Event::default() };
+        outbox.raise(event, WallTime::from_epoch(std::time::Duration::from_secs(second)));
+    }
+
+    fn told(report: &pb::Report) -> Vec<(&str, u64, u32)> {
+        report.events.iter().map(|event| (event.reason.as_str(), event.sequence, event.count)).collect()
+    }
+
+    #[test]
+    fn a_crash_loop_takes_two_places_of_the_ring_and_what_was_sent_is_not_changed() {
+        let mut outbox = Outbox::new("b".to_owned(), "projects/p/nodes/n".to_owned());
+        for second in 0..1000 {
+            raise(&mut outbox, "Started", second);
+            raise(&mut outbox, "Exited", second);
+        }
+        assert_eq!(outbox.dropped, 0);
+        outbox.session_opened(false);
+        let first = outbox.report(MonoTime::default());
+        assert_eq!(told(&first), [("Started", 1, 1000), ("Exited", 2, 1000)]);
+        assert_eq!(first.events[1].first_time.map(|time| time.seconds), Some(0));
+        assert_eq!(first.events[1].time.map(|time| time.seconds), Some(999));
+
+        // The acknowledgement is lost: what it held may be stored, and goes again as it went.
+        raise(&mut outbox, "Exited", 1000);
+        raise(&mut outbox, "Exited", 1001);
+        outbox.session_lost();
+        outbox.session_opened(false);
+        let second = outbox.report(MonoTime::default());
+        assert_eq!(second.events[..2], first.events);
+        assert_eq!(told(&second)[2..], [("Exited", 3, 2)]);
+        assert!(outbox.acknowledged(1));
+        raise(&mut outbox, "Exited", 1002);
+        assert_eq!(told(&outbox.report(MonoTime::default())), [("Exited", 4, 0)]);
     }
 }

@@ -42,6 +42,8 @@ pub struct Opened {
     pub acknowledged: Option<Version>,
     /// Whether the stored status names refused resources.
     pub has_refused: bool,
+    /// Names of the instances in the stored status: what the node was known to run.
+    pub reported: Vec<String>,
     /// The assignment. A node without one keeps what it holds.
     pub assignment: Option<Assignment>,
 }
@@ -187,4 +189,6 @@ pub enum Ending {
     Denied(String),
     /// UNAVAILABLE: nothing was heard for too long.
     Silent,
+    /// RESOURCE_EXHAUSTED: the driver holds too much that the agent does not take. Said by the driver only.
+    NotReading,
 }

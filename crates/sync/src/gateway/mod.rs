@@ -3,9 +3,11 @@
 //! It decides what is sent down and when, acknowledges a report only after its commit, and ends a session that is silent, superseded
 //! or breaks the protocol. The store, the stream, the clock and who the peer is are the driver's.
 
+mod allowance;
 mod api;
 mod check;
 mod commits;
+mod known;
 mod updates;
 
 use bytes::Bytes;
@@ -15,10 +17,12 @@ use skerry_proto::gateway::v1::sync_request::Body as Up;
 use skerry_proto::gateway::v1::sync_response::Body as Down;
 use std::time::Duration;
 
+use self::allowance::Allowance;
 pub use self::api::{
     Acknowledged, Assignment, Change, Ending, OpenFailure, Opened, SessionConfig, SessionEffect, SessionEvent,
 };
 use self::commits::Commits;
+use self::known::Known;
 use self::updates::Updates;
 pub use self::updates::{DESIRED_STATE, NOT_FOUND};
 use crate::rng::Rng;
@@ -32,6 +36,7 @@ pub struct GatewaySession {
     rng: Rng,
     phase: Phase,
     heard: MonoTime,
+    allowance: Allowance,
 }
 
 #[derive(Debug, Clone)]
@@ -61,6 +66,7 @@ struct Open {
     boot_id: String,
     updates: Updates,
     commits: Commits,
+    known: Known,
 }
 
 impl GatewaySession {
@@ -71,6 +77,7 @@ impl GatewaySession {
             config,
             phase: Phase::Greeting { until: now.mono + limits::HELLO_TIMEOUT },
             heard: now.mono,
+            allowance: Allowance::new(now.mono),
         }
     }
 
@@ -85,11 +92,7 @@ impl GatewaySession {
             SessionEvent::StreamClosed => self.leave(None, true, Ending::Finished, &mut out),
             SessionEvent::Opened(opened) => self.opened(*opened, now, &mut out),
             SessionEvent::OpenFailed(failure) => self.open_failed(failure, &mut out),
-            SessionEvent::AssignmentChanged(assignment) => {
-                if let Phase::Open(open) = &mut self.phase {
-                    open.updates.assignment_changed(assignment);
-                }
-            }
+            SessionEvent::AssignmentChanged(assignment) => self.assignment_changed(assignment, &mut out),
             SessionEvent::Loaded { token, resources, missing } => {
                 if let Phase::Open(open) = &mut self.phase {
                     open.updates.loaded(token, resources, &missing, &mut out);
@@ -141,6 +144,14 @@ impl GatewaySession {
         matches!(&self.phase, Phase::Open(open) if open.updates.is_converged() && open.commits.is_idle())
     }
 
+    /// How often the agent spoke of what is not its node's, and was not believed.
+    pub fn corrected(&self) -> u64 {
+        match &self.phase {
+            Phase::Open(open) => open.known.corrected(),
+            Phase::Greeting { .. } | Phase::Opening { .. } | Phase::Leaving { .. } | Phase::Ended => 0,
+        }
+    }
+
     /// Whether `End` was given out.
     pub fn is_ended(&self) -> bool {
         matches!(self.phase, Phase::Ended)
@@ -151,7 +162,28 @@ impl GatewaySession {
         self.heard + interval + limits::heartbeat_grace(interval)
     }
 
+    fn assignment_changed(&mut self, assignment: Assignment, out: &mut Vec<SessionEffect>) {
+        let Phase::Open(open) = &mut self.phase else { return };
+        let old = open.updates.assignment().cloned();
+        if !open.updates.assignment_changed(assignment) {
+            return;
+        }
+        let Some(new) = open.updates.assignment() else { return };
+        if open.known.assignment_changed(old.as_ref(), new) {
+            // Its digest is not what is stored: it says all of it anew.
+            let why = "what this node is assigned was reported before: it is to be reported again";
+            let closing = closing(Reason::Draining, why, Duration::ZERO);
+            self.leave(Some(closing), true, Ending::Finished, out);
+        }
+    }
+
     fn frame(&mut self, frame: pb::SyncRequest, now: Now, out: &mut Vec<SessionEffect>) {
+        if matches!(self.phase, Phase::Open(_)) && !self.allowance.take(now.mono) {
+            let (burst, rate) = (limits::FRAMES_BURST_MAX, limits::FRAMES_PER_SECOND_MAX);
+            let why =
+                format!("more than {burst} frames at once, and {rate} a second after that, are too many");
+            return self.protocol_error(&why, out);
+        }
         match (&mut self.phase, frame.body) {
             (Phase::Greeting { .. }, Some(Up::Hello(hello))) => self.hello(hello, out),
             (Phase::Greeting { .. }, _) => {
@@ -164,7 +196,8 @@ impl GatewaySession {
                     open.commits.acknowledged(acknowledged);
                 }
             }
-            (Phase::Open(open), Some(Up::Report(report))) => {
+            (Phase::Open(open), Some(Up::Report(mut report))) => {
+                open.known.admit(&mut report, open.updates.assignment());
                 if let Err(why) = check::report(&report).and_then(|()| open.commits.reported(report)) {
                     self.protocol_error(&why, out);
                 }
@@ -220,6 +253,7 @@ impl GatewaySession {
         let held = hello.version.map(Version::from);
         let in_step = held.is_some() && opened.acknowledged == held && !opened.has_refused;
         let mut updates = Updates::new(held, hello.held);
+        let known = Known::new(hello.node.clone(), opened.reported);
         let mut commits = Commits::new(hello.node, hello.boot_id.clone());
         if let Some(assignment) = opened.assignment {
             updates.assignment_changed(assignment);
@@ -229,8 +263,8 @@ impl GatewaySession {
             }
         }
         self.heard = now.mono;
-        self.phase =
-            Phase::Open(Box::new(Open { epoch: opened.epoch, boot_id: hello.boot_id, updates, commits }));
+        let (epoch, boot_id) = (opened.epoch, hello.boot_id);
+        self.phase = Phase::Open(Box::new(Open { epoch, boot_id, updates, commits, known }));
     }
 
     fn open_failed(&mut self, failure: OpenFailure, out: &mut Vec<SessionEffect>) {
@@ -262,6 +296,7 @@ impl GatewaySession {
         match &mut self.phase {
             Phase::Open(open) => {
                 if let Some(sequence) = open.commits.committed(token) {
+                    let digest = if open.known.is_withholding() { Bytes::new() } else { digest };
                     send(out, Down::ReportAck(pb::ReportAck { sequence, digest }));
                 }
             }

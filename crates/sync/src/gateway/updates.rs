@@ -84,10 +84,18 @@ impl Updates {
         }
     }
 
-    pub(super) fn assignment_changed(&mut self, assignment: Assignment) {
-        if self.assignment.as_ref().is_none_or(|known| known.version < assignment.version) {
+    /// Takes a newer assignment. Whether it is one.
+    pub(super) fn assignment_changed(&mut self, assignment: Assignment) -> bool {
+        let newer = self.assignment.as_ref().is_none_or(|known| known.version < assignment.version);
+        if newer {
             self.assignment = Some(assignment);
         }
+        newer
+    }
+
+    /// The newest assignment.
+    pub(super) fn assignment(&self) -> Option<&store::AssignmentRecord> {
+        self.assignment.as_ref().map(|assignment| assignment.record.as_ref())
     }
 
     /// What is to be stored as acknowledged if the agent holds the assignment whole already.

@@ -6,7 +6,6 @@
 mod store;
 mod wire;
 
-use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -27,9 +26,6 @@ use crate::former::Formers;
 use crate::machine::{Findings, SAMPLE_INTERVAL, Sampler};
 use crate::reconcile::{Copies, Local, RuntimeStatuses};
 use crate::state::{Directory, Loaded, StateFiles};
-
-/// What this agent can do, for the `requires` of resources. None is asked for yet.
-const FEATURES: [&str; 0] = [];
 
 /// What the actor is made of.
 pub(crate) struct Parts {
@@ -97,7 +93,7 @@ impl Uplink {
             node_uid: node_uid.clone(),
             boot_id: parts.boot_id,
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-            features: FEATURES.iter().map(ToString::to_string).collect::<BTreeSet<_>>(),
+            features: crate::features::all(),
             seed: random(),
         });
         Self {

@@ -110,6 +110,7 @@ impl World {
                     status_digest: status.map(merge::status_digest).unwrap_or_default(),
                     acknowledged: status.and_then(merge::acknowledged_version),
                     has_refused: status.is_some_and(|status| !status.refused.is_empty()),
+                    reported: status.iter().flat_map(|s| &s.instances).map(|i| i.instance.clone()).collect(),
                     assignment: Some(self.assignment_event()),
                 }))
             }

@@ -1,0 +1,75 @@
+//! What an agent must be able to do to run a spec as it is written: the names that travel as `requires` of a resource.
+//!
+//! The base of protocol version 1 asks for none. A field gets a feature here when an agent that does not know it would run the instance
+//! with more reach than was asked for, and say nothing: whoever cannot hold such a bound refuses the resource. A new field that matters so
+//! gets a row in [`of_app`] in the change that adds it, and a line in the list of an agent that carries it out.
+
+use std::collections::BTreeSet;
+
+use crate::app::{Amounts, AppSpec, Program};
+
+/// A port is published on one address of the machine instead of all of them.
+pub const PORT_HOST_ADDRESS: &str = "port-host-address";
+/// A mount may only be read.
+pub const READ_ONLY_MOUNT: &str = "read-only-mount";
+/// A container runs as a named user.
+pub const CONTAINER_USER: &str = "container-user";
+/// A container is held to its limits of processor and memory.
+pub const CONTAINER_LIMITS: &str = "container-limits";
+
+/// The features that an agent needs for `spec`, each once, in order.
+pub fn of_app(spec: &AppSpec) -> Vec<&'static str> {
+    let mut needed = BTreeSet::new();
+    for service in &spec.services {
+        let Program::Container(container) = &service.program else { continue };
+        let rows = [
+            (PORT_HOST_ADDRESS, container.ports.iter().any(|port| port.host_address.is_some())),
+            (READ_ONLY_MOUNT, container.mounts.iter().any(|mount| mount.read_only)),
+            (CONTAINER_USER, service.user.is_some()),
+            (CONTAINER_LIMITS, service.limits != Amounts::default()),
+        ];
+        needed.extend(rows.into_iter().filter(|(_, needs)| *needs).map(|(feature, _)| feature));
+    }
+    needed.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use skerry_proto::types::v1 as pb;
+
+    use super::*;
+
+    fn needed(change: impl FnOnce(&mut pb::ServiceSpec, &mut pb::Container)) -> Vec<&'static str> {
+        let mut service = pb::ServiceSpec { name: "a".to_owned(), ..Default::default() };
+        let mut container = pb::Container { image: "web:1".to_owned(), ..Default::default() };
+        change(&mut service, &mut container);
+        service.program = Some(pb::service_spec::Program::Container(container));
+        let spec = pb::AppSpec { selector: None, services: vec![service] };
+        of_app(&AppSpec::from_proto(&spec).unwrap())
+    }
+
+    #[test]
+    fn what_would_be_run_with_more_reach_if_it_were_dropped_needs_a_feature() {
+        assert!(needed(|_, _| {}).is_empty(), "the base needs none");
+        let port = |host_address: &str| pb::Port {
+            container_port: 80,
+            host_address: host_address.to_owned(),
+            ..Default::default()
+        };
+        assert!(needed(|_, container| container.ports = vec![port("")]).is_empty());
+        assert_eq!(needed(|_, container| container.ports = vec![port("127.0.0.1")]), [PORT_HOST_ADDRESS]);
+        let mount = |read_only| pb::Mount {
+            target: "/data".to_owned(),
+            source: Some(pb::mount::Source::Bind(pb::mount::Bind { path: "/srv".to_owned() })),
+            read_only,
+        };
+        assert!(needed(|_, container| container.mounts = vec![mount(false)]).is_empty());
+        assert_eq!(needed(|_, container| container.mounts = vec![mount(true)]), [READ_ONLY_MOUNT]);
+        let limits = pb::ResourceList { cpu_millis: Some(100), memory_bytes: None };
+        let both = needed(|service, _| {
+            service.user = "1000".to_owned();
+            service.resources = Some(pb::Resources { requests: None, limits: Some(limits) });
+        });
+        assert_eq!(both, [CONTAINER_LIMITS, CONTAINER_USER]);
+    }
+}

@@ -1,0 +1,26 @@
+//! What this agent can do, for the `requires` of resources: told in each hello, and held against what is on disk.
+
+use std::collections::BTreeSet;
+
+use skerry_model::feature;
+use skerry_proto::gateway::v1::Resource;
+
+/// Each is carried out by `runtime/docker/spec.rs`; a process can have none of them.
+const FEATURES: [&str; 4] = [
+    feature::PORT_HOST_ADDRESS,
+    feature::READ_ONLY_MOUNT,
+    feature::CONTAINER_USER,
+    feature::CONTAINER_LIMITS,
+];
+
+/// All of them.
+pub(crate) fn all() -> BTreeSet<String> {
+    FEATURES.iter().map(ToString::to_string).collect()
+}
+
+/// What `resource` requires and this agent lacks, if anything. What is on disk was taken by an agent that had it; this one may be older.
+pub(crate) fn lacking(resource: &Resource) -> Option<String> {
+    let lacking: Vec<&str> =
+        resource.requires.iter().map(String::as_str).filter(|feature| !FEATURES.contains(feature)).collect();
+    (!lacking.is_empty()).then(|| format!("this agent lacks what it requires: {}", lacking.join(", ")))
+}
