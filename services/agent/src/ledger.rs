@@ -101,9 +101,7 @@ impl Ledger {
         let bytes = encode(&self.entries);
         self.writing.spawn_blocking(move || {
             // The directory is not synced: after a power loss the counts before this one will do.
-            if let Err(error) =
-                disk.write(TEMPORARY, &bytes).and_then(|()| disk.rename(TEMPORARY, FILE))
-            {
+            if let Err(error) = disk.write(TEMPORARY, &bytes).and_then(|()| disk.rename(TEMPORARY, FILE)) {
                 tracing::warn!(%error, "the counts of restarts cannot be written");
             }
         });

@@ -11,6 +11,7 @@ mod features;
 mod fingerprint;
 mod former;
 pub mod health;
+mod ledger;
 mod machine;
 mod memory;
 mod plan;

@@ -1,13 +1,17 @@
 //! What the agent remembers of one instance while its process lives: waits, restarts, what is being done about it.
 //!
 //! A small machine without I/O: it is told what was observed and how attempts ended, with the time, and answers with what is worth an
-//! event. After a restart of the agent it begins empty, so that what should run is started at once.
+//! event. After a restart of the agent it begins empty, so that what should run is started at once; only what `ledger` kept of ends and
+//! restarts is recalled.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use skerry_model::InstanceName;
 use skerry_model::app::{RestartPolicy, RestartWhen};
+use skerry_model::time::{from_timestamp, to_timestamp};
 use skerry_sync::MonoTime;
 
+use crate::ledger::Entry;
 use crate::runtime::{GRACE_DEFAULT, Observed, RunState, RuntimeError, RuntimeKind};
 
 /// After so long a run the restart wait starts anew.
@@ -77,14 +81,22 @@ pub(crate) struct Ended {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Happening {
     /// It runs now and did not before.
-    Started {
-        /// Not for the first time since the agent started.
-        again: bool,
-    },
+    Started(Run),
     /// It ended.
     Ended(Ended),
     /// It is gone although nobody here removed it.
     Vanished,
+}
+
+/// What runs, beside what ran before it since the agent started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Run {
+    /// Nothing ran before it.
+    First,
+    /// The same ran before it.
+    Again,
+    /// A copy of another fingerprint ran before it.
+    Other,
 }
 
 /// Which end or start was seen last, so that each is counted once.
@@ -144,10 +156,14 @@ impl Memory {
             RunState::Created => None,
             RunState::Running { .. } => {
                 self.running_since = now;
-                let again = self.started.replace(observed.fingerprint.clone()).is_some();
+                let run = match self.started.replace(observed.fingerprint.clone()) {
+                    None => Run::First,
+                    Some(before) if before == observed.fingerprint => Run::Again,
+                    Some(_) => Run::Other,
+                };
                 // A failed attempt to replace it still waits.
                 self.succeeded(Some(&observed.fingerprint));
-                (!first).then_some(Happening::Started { again })
+                (!first).then_some(Happening::Started(run))
             }
             RunState::Exited { code, out_of_memory, .. } => {
                 let mut ended = Ended { code, out_of_memory, wait: None };
@@ -164,6 +180,78 @@ impl Memory {
         }
     }
 
+    /// Whether what there is of it was seen, or made, since the agent started.
+    pub(crate) fn was_looked_at(&self) -> bool {
+        self.looked
+    }
+
+    /// Takes over what an earlier process of the agent knew, before the first look. A wall clock that was set meanwhile costs one wait at
+    /// most.
+    pub(crate) fn recall(
+        &mut self,
+        entry: &Entry,
+        observed: Option<&Observed>,
+        now: MonoTime,
+        wall: SystemTime,
+    ) {
+        let mut ended = Ended { code: entry.code, out_of_memory: entry.out_of_memory, wait: None };
+        let ended_at = entry.ended_at.as_ref().and_then(from_timestamp);
+        // The restart that followed that end is counted with the next one: it is not written twice.
+        let followed = |at: SystemTime| u32::from(ended_at.is_some_and(|ended| at > ended));
+        self.restarts = entry.restarts;
+        self.quick_ends = entry.quick_ends;
+        match observed.map(|observed| observed.state) {
+            None | Some(RunState::Created) => {}
+            Some(RunState::Running { since }) => {
+                self.restarts = self.restarts.saturating_add(followed(since));
+                if wall.duration_since(since).is_ok_and(|ran| ran >= STEADY) {
+                    self.quick_ends = 0;
+                }
+            }
+            Some(RunState::Exited { at, .. }) => {
+                self.restarts = self.restarts.saturating_add(followed(at));
+                let same =
+                    observed.filter(|seen| ended_at == Some(at) && seen.runtime_id == entry.runtime_id);
+                if let (Some(observed), Some(until)) = (same, entry.until.as_ref().and_then(from_timestamp)) {
+                    let left = until.duration_since(wall).unwrap_or_default();
+                    let wait = left.min(Duration::from_millis(entry.wait_ms));
+                    let fingerprint = Some(observed.fingerprint.clone());
+                    self.put_wait(Wait { until: now + wait, fingerprint, error: None, failures: 0 });
+                    self.looked = true;
+                    self.seen = Some(Seen { runtime_id: observed.runtime_id.clone(), state: observed.state });
+                    ended.wait = Some(wait);
+                }
+            }
+        }
+        self.ended = Some(ended);
+    }
+
+    /// What is to be known of `happening` by the next process of the agent: an end that is followed, or was preceded, by restarts.
+    pub(crate) fn entry(
+        &self,
+        name: &InstanceName,
+        happening: &Happening,
+        observed: Option<&Observed>,
+        wall: SystemTime,
+    ) -> Option<Entry> {
+        let (Happening::Ended(ended), Some(observed)) = (happening, observed) else { return None };
+        let RunState::Exited { at, .. } = observed.state else { return None };
+        if ended.wait.is_none() && self.restarts == 0 {
+            return None;
+        }
+        Some(Entry {
+            instance: name.to_string(),
+            restarts: self.restarts,
+            code: ended.code,
+            out_of_memory: ended.out_of_memory,
+            quick_ends: self.quick_ends,
+            ended_at: Some(to_timestamp(at)),
+            runtime_id: observed.runtime_id.clone(),
+            wait_ms: ended.wait.map_or(0, |wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
+            until: ended.wait.map(|wait| to_timestamp(wall + wait)),
+        })
+    }
+
     fn next_restart(&mut self, policy: &RestartPolicy, now: MonoTime, jitter: Jitter) -> Duration {
         if now.saturating_since(self.running_since) >= STEADY {
             self.quick_ends = 0;
@@ -177,7 +265,8 @@ impl Memory {
     pub(crate) fn acts(&mut self, busy: Busy, now: MonoTime) {
         self.looked = true;
         self.busy = Some((busy, now));
-        if let Some((_, fresh)) = &mut self.prepared {
+        // Removing what is in the way uses nothing up.
+        if let (Some((Busy::Starting, _)), Some((_, fresh))) = (&self.busy, &mut self.prepared) {
             *fresh = false;
         }
     }
@@ -354,6 +443,81 @@ mod tests {
     fn a_restart_wait_doubles_up_to_its_most() {
         let seconds: Vec<u64> = waits(1, 11, 0.0).iter().map(Duration::as_secs).collect();
         assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
+    }
+
+    /// A memory that saw three ends, the last at 103, after two restarts; and what it left behind.
+    fn looping() -> (Memory, Entry) {
+        let mut memory = Memory::default();
+        let mut entry = None;
+        let name = InstanceName::parse("a/b/c/0").unwrap();
+        for (n, second) in (101..=103).enumerate() {
+            memory.restarts = u32::try_from(n).unwrap();
+            memory.look(Some(&running(second)), Some(&POLICY), at(second), 0.0);
+            let end = exited(7, second);
+            let happening = memory.look(Some(&end), Some(&POLICY), at(second), 0.0).unwrap();
+            entry = memory.entry(&name, &happening, Some(&end), wall(second));
+        }
+        (memory, entry.unwrap())
+    }
+
+    fn recalled(entry: &Entry, observed: &Observed, second: u64) -> Memory {
+        let mut memory = Memory::default();
+        memory.recall(entry, Some(observed), at(1), wall(second));
+        memory
+    }
+
+    #[test]
+    fn a_crash_loop_goes_on_counting_and_waiting_when_the_agent_is_started_again() {
+        let (before, entry) = looping();
+        // In the midst of the wait of 4 s: the rest of it is waited, and the end is no news.
+        let mut memory = recalled(&entry, &exited(7, 103), 104);
+        assert_eq!((memory.restarts, memory.ended.unwrap().code), (before.restarts, Some(7)));
+        assert_eq!(memory.look(Some(&exited(7, 103)), Some(&POLICY), at(1), 0.0), None);
+        assert_eq!(memory.waits(Some("f"), at(1)).unwrap().until, at(4));
+        // A clock that was set back costs one wait; one that was set forward none.
+        assert_eq!(recalled(&entry, &exited(7, 103), 1).waits(Some("f"), at(1)).unwrap().until, at(5));
+        assert_eq!(recalled(&entry, &exited(7, 103), 9999).waits(Some("f"), at(1)), None);
+
+        // Started again before the agent was: that restart counts, and the next wait is the longer one.
+        let mut memory = recalled(&entry, &running(107), 110);
+        assert_eq!(memory.restarts, 3);
+        assert_eq!(memory.look(Some(&running(107)), Some(&POLICY), at(1), 0.0), None);
+        let happening = memory.look(Some(&exited(7, 111)), Some(&POLICY), at(2), 0.0);
+        let Some(Happening::Ended(Ended { wait: Some(wait), .. })) = happening else { panic!("it ended") };
+        assert_eq!(wait, Duration::from_secs(8));
+
+        // It ended while nobody looked, in a reboot most likely: started at once.
+        let mut memory = recalled(&entry, &exited(137, 200), 201);
+        assert_eq!(memory.restarts, 3);
+        memory.look(Some(&exited(137, 200)), Some(&POLICY), at(1), 0.0);
+        assert_eq!(memory.waits(Some("f"), at(1)), None);
+    }
+
+    #[test]
+    fn what_runs_steadily_has_its_wait_start_anew_also_across_a_start_of_the_agent() {
+        let (_, entry) = looping();
+        let mut memory = recalled(&entry, &running(107), 107 + STEADY.as_secs());
+        memory.look(Some(&running(107)), Some(&POLICY), at(1), 0.0);
+        let happening = memory.look(Some(&exited(7, 900)), Some(&POLICY), at(2), 0.0);
+        let Some(Happening::Ended(Ended { wait: Some(wait), .. })) = happening else { panic!("it ended") };
+        assert_eq!((wait, memory.restarts), (Duration::from_secs(1), 3));
+    }
+
+    #[test]
+    fn an_update_is_not_told_as_the_same_running_again() {
+        let mut memory = Memory::default();
+        let running_of = |fingerprint: &str, since| Observed {
+            fingerprint: fingerprint.into(),
+            runtime_id: format!("{fingerprint}{since}"),
+            ..running(since)
+        };
+        memory.acts(Busy::Starting, at(1));
+        let mut look = |fingerprint: &str, since| {
+            memory.look(Some(&running_of(fingerprint, since)), Some(&POLICY), at(since), 0.0)
+        };
+        assert_eq!(look("f", 1), Some(Happening::Started(Run::First)));
+        assert_eq!(look("f", 2), Some(Happening::Started(Run::Again)));
+        assert_eq!(look("g", 3), Some(Happening::Started(Run::Other)));
     }
 
     #[test]

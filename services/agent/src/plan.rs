@@ -128,8 +128,7 @@ pub(crate) fn plan(inputs: Inputs<'_>) -> Plan {
                     wake_by(&mut plan, wait.until);
                 }
                 plan.holds.insert(name.clone(), hold);
-                // One that needs another runtime goes first, and so is not run again.
-                if let Some(former) = former.filter(|former| kind_of(former) == kind) {
+                if let Some(former) = former {
                     plan_former(inputs, former, Some(spec), &mut plan);
                 }
             }
@@ -187,7 +186,8 @@ fn plan_removals(inputs: Inputs<'_>, kind: RuntimeKind, view: &View, plan: &mut 
     }
     for name in view.instances.keys() {
         let belongs = match inputs.desired.instances.get(name) {
-            Some(spec) => kind_of(spec) == kind,
+            // One that has to move goes when its successor can be made.
+            Some(spec) => kind_of(spec) == kind || !may_move(inputs, spec),
             None => inputs.desired.blocked.contains_key(name),
         };
         let memory = inputs.memories.get(name);
@@ -220,7 +220,7 @@ fn decide(inputs: Inputs<'_>, spec: &InstanceSpec) -> Result<Act, Hold> {
         return Err(Hold::RuntimeAway);
     }
     if is_elsewhere(inputs, &spec.name, kind) {
-        return Err(Hold::OtherCopy);
+        return prepare_to_move(inputs, spec, memory);
     }
     let act = match view.instances.get(&spec.name) {
         None => Act::Start,
@@ -252,12 +252,43 @@ fn decide(inputs: Inputs<'_>, spec: &InstanceSpec) -> Result<Act, Hold> {
     }
 }
 
-/// Whether all that `spec` comes after is there. Copies of a service on other nodes are not seen from here and not waited for.
-/// `formers`: the former copy of another instance will do, since this one ran beside it before.
+/// What to do about a wanted instance of which another runtime has a copy: what it needs is fetched first, then that copy goes.
+fn prepare_to_move(inputs: Inputs<'_>, spec: &InstanceSpec, memory: &Memory) -> Result<Act, Hold> {
+    if may_move(inputs, spec) {
+        return Err(Hold::OtherCopy);
+    }
+    if !inputs.desired.authoritative {
+        return Err(Hold::NotAuthoritative);
+    }
+    if memory.waits(Some(&spec.fingerprint), inputs.now).is_some() {
+        return Err(Hold::Waits);
+    }
+    dependencies(inputs, spec, false)?;
+    if memory.fetch.is_some() { Err(Hold::Busy) } else { Ok(Act::Fetch) }
+}
+
+/// Whether the copy that another runtime has of `spec` may go: its successor is there, or can be made as far as is known.
+fn may_move(inputs: Inputs<'_>, spec: &InstanceSpec) -> bool {
+    let prepared =
+        inputs.memories.get(&spec.name).is_some_and(|memory| memory.is_prepared(&spec.fingerprint));
+    let view = inputs.world.get(&kind_of(spec)).filter(|view| view.available);
+    view.is_some_and(|view| prepared || view.instances.contains_key(&spec.name))
+}
+
+/// Whether all that `spec` comes after is there. In this version a cluster is one node, so a service that others wait for has its copies
+/// here too: where it has none (it could not be placed), they wait. `formers`: this one ran before, so the former copy of another
+/// instance will do, or none.
 fn dependencies(inputs: Inputs<'_>, spec: &InstanceSpec, formers: bool) -> Result<(), Hold> {
     for dependency in &spec.service.depends_on {
         let of_service =
             |name: &&InstanceName| name.app == spec.name.app && name.service == dependency.service;
+        let mut wanted = inputs.desired.instances.keys().chain(inputs.desired.blocked.keys());
+        if !formers && !wanted.any(|name| of_service(&name)) {
+            let service = &dependency.service;
+            return Err(Hold::Dependency {
+                message: format!("waits for {service}, of which this node has none"),
+            });
+        }
         let former_is_met = |name: &InstanceName| {
             let former = inputs.desired.formers.get(name).filter(|_| formers);
             former.is_some_and(|former| met(inputs, dependency.condition, former))

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::{Config, DockerAccess};
+use crate::ledger::Ledger;
 use crate::machine::Sampler;
 use crate::reconcile::{Copies, LOCAL_MAX, Links, Reconciler, RuntimeStatuses};
 use crate::runtime::docker::DockerRuntime;
@@ -71,7 +72,8 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> Result<(), Se
         copies,
     });
     let links = Links { desired, local: local_in, runtimes: runtimes_in, copies: copies_in };
-    let reconciler = Reconciler::new(config.node, clock, runtimes, links);
+    let ledger = Ledger::open(Directory::new(&data_dir));
+    let reconciler = Reconciler::new(config.node, clock, runtimes, links).with_ledger(ledger);
     // Boxed: these two live as long as the agent, and their caller need not hold them on its stack.
     tokio::join!(Box::pin(uplink.run(shutdown.clone())), Box::pin(reconciler.run(shutdown)));
     Ok(())

@@ -130,6 +130,14 @@ fn of_old(spec: &InstanceSpec, hold: Option<&Hold>, about: About<'_>) -> Told {
         (Some(Hold::Dependency { message }), ..) => {
             told(Phase::Running, "WaitingForDependency", runs_on(message))
         }
+        (Some(Hold::NoRuntime), ..) => told(
+            Phase::Running,
+            "Updating",
+            runs_on("this agent does not drive the runtime that the new one needs"),
+        ),
+        (Some(Hold::RuntimeAway), ..) => {
+            told(Phase::Running, "Updating", runs_on("the runtime that the new one needs does not answer"))
+        }
         (_, Some(error), _) => told(Phase::Running, error.reason, runs_on(&error.message)),
         (_, None, Some(fetch)) if !fetch.reason.is_empty() => {
             told(Phase::Running, fetch.reason, runs_on(&fetch.message))

@@ -32,6 +32,12 @@ pub(crate) fn kind_of(spec: &InstanceSpec) -> RuntimeKind {
     }
 }
 
+/// The runtime that has a copy of `name`: `wanted`, if it does.
+pub(crate) fn place_of(world: &World, name: &InstanceName, wanted: RuntimeKind) -> Option<RuntimeKind> {
+    let has = |kind: &RuntimeKind| world.get(kind).is_some_and(|view| view.instances.contains_key(name));
+    Some(wanted).filter(has).or_else(|| world.keys().copied().find(has))
+}
+
 /// Whether `observed` runs.
 pub(crate) fn is_running(observed: &Observed) -> bool {
     matches!(observed.state, RunState::Running { .. })

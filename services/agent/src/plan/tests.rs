@@ -75,6 +75,7 @@ fn sketches() -> impl Strategy<Value = Vec<Sketch>> {
     );
     prop::collection::vec(one, 4).prop_map(|parts| {
         let whens: Vec<RestartWhen> = parts.iter().map(|part| part.2).collect();
+        let wanted_ones: Vec<bool> = parts.iter().map(|part| part.4).collect();
         let sketch = |(at, (image, is_process, when, needs, wanted)): (usize, (_, _, _, Vec<_>, _))| Sketch {
             image,
             is_process,
@@ -83,6 +84,8 @@ fn sketches() -> impl Strategy<Value = Vec<Sketch>> {
                 .into_iter()
                 .filter(|_| at > 0)
                 .map(|(on, condition): (prop::sample::Index, _)| (on.index(at), condition))
+                // What this node has none of is waited for, for ever: tested apart.
+                .filter(|(on, _)| wanted_ones[*on])
                 // What never completes is refused by the parser: not waited for here either.
                 .filter(|(on, condition)| {
                     *condition != DependencyCondition::Completed || whens[*on] != RestartWhen::Always
@@ -157,7 +160,8 @@ fn carry_out(
             }
             continue;
         }
-        memory.acts(Busy::Starting, MonoTime::default());
+        let busy = if action.act == Act::Remove { Busy::Stopping } else { Busy::Starting };
+        memory.acts(busy, MonoTime::default());
         memory.busy = None;
         let view = world.get_mut(&action.runtime).unwrap();
         if action.act == Act::Remove {
@@ -233,8 +237,8 @@ proptest! {
         let desired = desired(&new);
         let mut world = world(&old, &states);
         let mut acted: Vec<Action> = Vec::new();
-        // At most: removal from the other runtime, then a fetch and a start for each link of the longest chain.
-        for _ in 0..=2 * SERVICES.len() + 1 {
+        // At most: a fetch, a removal from the other runtime and a start for each link of the longest chain.
+        for _ in 0..=3 * SERVICES.len() + 1 {
             let plan = fixture.plan(&desired, &world);
             for action in &plan.actions {
                 prop_assert!(!acted.contains(action), "{:?} again", action);
@@ -271,7 +275,7 @@ proptest! {
         }
         let index = |instance: &InstanceName| SERVICES.iter().position(|one| *one == instance.service.as_str()).unwrap();
         let mut acted: Vec<Action> = Vec::new();
-        for _ in 0..=3 * SERVICES.len() + 1 {
+        for _ in 0..=4 * SERVICES.len() + 1 {
             let plan = fixture.plan(&all, &world);
             for action in &plan.actions {
                 prop_assert!(!acted.contains(action), "{:?} again", action);
@@ -299,8 +303,9 @@ proptest! {
                 // Same fingerprint, and gone or never fetched: nothing else than the wanted one is run.
                 prop_assert!(there.is_none_or(|there| there.fingerprint == spec.fingerprint));
                 prop_assert!(there.is_some() || !fetchable[at]);
-            } else if kind_of(&former) == kind_of(&spec) {
-                let there = there.expect("the former one is run");
+            } else {
+                // Also on the other runtime.
+                let there = world[&kind_of(&former)].instances.get(&name(at)).expect("the former one is run");
                 prop_assert_eq!(&there.fingerprint, &former.fingerprint);
                 let ended = matches!(there.state, RunState::Exited { code, .. } if !restarts(old.when, code));
                 prop_assert!(is_running(there) || ended, "{:?}", there);
@@ -401,6 +406,48 @@ fn a_dependent_starts_when_what_it_waits_for_is_healthy() {
     assert!(fixture.plan(&all, &seen).actions.is_empty());
     fixture.memories.entry(name(1)).or_default().started = Some(dependent.fingerprint);
     assert_eq!(fixture.plan(&all, &seen).actions[0].act, Act::Restart);
+}
+
+#[test]
+fn what_depends_on_a_service_that_this_node_has_none_of_waits_unless_it_ran() {
+    let sketches = [
+        Sketch { wanted: false, ..plain() },
+        Sketch { needs: vec![(0, DependencyCondition::Started)], ..plain() },
+    ];
+    let all = desired(&sketches);
+    let plan = Fixture::new().plan(&all, &empty_world());
+    assert!(plan.actions.is_empty());
+    let message = "waits for a, of which this node has none".to_owned();
+    assert_eq!(plan.holds[&name(1)], Hold::Dependency { message });
+    let ran = world(&sketches, &[running(), exited(Some(1))]);
+    assert_eq!(Fixture::new().plan(&all, &ran).actions[0].act, Act::Restart);
+}
+
+#[test]
+fn one_that_moves_to_the_other_runtime_runs_on_until_its_successor_can_be_made() {
+    let (old, new) = ([plain()], [Sketch { is_process: true, ..plain() }]);
+    let mut all = desired(&new);
+    all.formers = desired(&old).instances;
+    let mut fixture = Fixture::new();
+    let acts = |fixture: &Fixture, world: &World| -> Vec<(RuntimeKind, Act, bool)> {
+        let actions = fixture.plan(&all, world).actions;
+        actions.into_iter().map(|action| (action.runtime, action.act, action.former)).collect()
+    };
+    let runs = world(&old, &[running()]);
+    assert_eq!(acts(&fixture, &runs), [(RuntimeKind::Process, Act::Fetch, false)]);
+    let fingerprint = all.instances[&name(0)].fingerprint.clone();
+    let memory = fixture.memories.entry(name(0)).or_default();
+    memory.not_fetched(fingerprint.clone(), not_there(), MonoTime::default(), 0.0);
+    assert_eq!(acts(&fixture, &runs), []);
+    // Nor is it left as it is when it ends, or went with a reboot.
+    let ended = world(&old, &[exited(Some(1))]);
+    assert_eq!(acts(&fixture, &ended), [(RuntimeKind::Docker, Act::Restart, true)]);
+    assert_eq!(acts(&fixture, &empty_world()), [(RuntimeKind::Docker, Act::Start, true)]);
+    fixture.memories.entry(name(0)).or_default().fetched(&fingerprint);
+    assert_eq!(acts(&fixture, &runs), [(RuntimeKind::Docker, Act::Remove, false)]);
+    let mut away = runs.clone();
+    away.get_mut(&RuntimeKind::Process).unwrap().available = false;
+    assert_eq!(acts(&fixture, &away), []);
 }
 
 /// A service whose new revision waits for its image, and a copy of the former one that ended.

@@ -1,9 +1,10 @@
 //! Looking at runtimes: at most one look at a time for each, with a deadline; a runtime that is away is asked again with backoff.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use skerry_model::InstanceName;
 use skerry_sync::MonoTime;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -148,6 +149,12 @@ impl Reconciler {
     }
 
     fn take_observed(&mut self, kind: RuntimeKind, instances: Vec<Observed>, began: MonoTime, now: MonoTime) {
+        let elsewhere: BTreeSet<InstanceName> = self
+            .world
+            .iter()
+            .filter(|(other, _)| **other != kind)
+            .flat_map(|(_, view)| view.instances.keys().cloned())
+            .collect();
         let Some(view) = self.world.get_mut(&kind) else { return };
         let mut new: BTreeMap<_, _> =
             instances.into_iter().map(|observed| (observed.instance.clone(), observed)).collect();
@@ -177,6 +184,7 @@ impl Reconciler {
             }
         }
         let mut happenings = Vec::new();
+        let wall = SystemTime::now();
         for (name, memory) in &mut self.memories {
             let spec = self.desired.instances.get(name);
             let observed = view.instances.get(name);
@@ -187,12 +195,19 @@ impl Reconciler {
             if settles(memory) {
                 memory.busy = None;
             }
-            if observed.is_none() && !here {
+            // What is seen by another runtime did not vanish because this one, which it is to move to, has none of it.
+            if observed.is_none() && (!here || elsewhere.contains(name)) {
                 continue;
+            }
+            if let Some(entry) = self.ledger.get(name).filter(|_| !memory.was_looked_at()) {
+                memory.recall(entry, observed, now, wall);
             }
             let made_from = observed.and_then(|seen| self.desired.spec_of(name, &seen.fingerprint));
             let policy = made_from.or(spec).map(|spec| &spec.service.restart);
             if let Some(happening) = memory.look(observed, policy, now, random_unit()) {
+                if let Some(entry) = memory.entry(name, &happening, observed, wall) {
+                    self.ledger.put(name, entry);
+                }
                 happenings.push((name.clone(), happening));
             }
         }
@@ -207,6 +222,10 @@ impl Reconciler {
                 || world.values().any(|view| view.instances.contains_key(name))
         });
         self.copies.made.retain(|name, _| self.memories.contains_key(name));
+        let memories = &self.memories;
+        self.ledger
+            .retain(|name| !desired.authoritative || memories.contains_key(name) || desired.wants(name));
+        self.ledger.write();
         self.tell_copies();
     }
 

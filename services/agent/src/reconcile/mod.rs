@@ -24,6 +24,7 @@ use self::look::Looks;
 use crate::clock::Clock;
 use crate::desired::Desired;
 use crate::health::{HealthState, Monitor};
+use crate::ledger::Ledger;
 use crate::memory::Memory;
 use crate::plan::{Inputs, plan};
 use crate::runtime::{Runtime, RuntimeError, RuntimeKind};
@@ -35,6 +36,8 @@ const PERIOD: Duration = Duration::from_secs(30);
 const NEWS_MAX: usize = 256;
 /// Changes that wait for the uplink. It takes them at once; a full queue makes the loop wait for it.
 pub(crate) const LOCAL_MAX: usize = 64;
+/// Longest that the last write of the counts may take when the agent ends.
+const LAST_WRITE_MAX: Duration = Duration::from_secs(2);
 /// The first look is told as it is after this time, also when a runtime has not answered.
 const FIRST_LOOK_MAX: Duration = Duration::from_secs(3);
 
@@ -120,6 +123,7 @@ pub(crate) struct Reconciler {
     looks_told: bool,
     sweeping: JoinSet<()>,
     sweep_due: bool,
+    ledger: Ledger,
 }
 
 impl Reconciler {
@@ -146,8 +150,14 @@ impl Reconciler {
             looks_told: false,
             sweeping: JoinSet::new(),
             sweep_due: true,
+            ledger: Ledger::default(),
             links,
         }
+    }
+
+    /// Counts on from what an earlier process of the agent counted.
+    pub(crate) fn with_ledger(self, ledger: Ledger) -> Self {
+        Self { ledger, ..self }
     }
 
     /// Runs until `shutdown`. What runs on the machine runs on.
@@ -177,6 +187,7 @@ impl Reconciler {
                 Some(seen) = self.looks.next() => self.take_look(seen),
                 Some(_) = self.sweeping.join_next() => {}
                 () = self.monitor.changed() => {}
+                () = self.ledger.written() => self.ledger.write(),
             }
             // Whatever else is there already is taken in before planning anew.
             while let Ok(kind) = stirs.try_recv() {
@@ -188,6 +199,9 @@ impl Reconciler {
         }
         self.acts.abort_all();
         self.monitor.shutdown().await;
+        if tokio::time::timeout(LAST_WRITE_MAX, self.ledger.finish()).await.is_err() {
+            tracing::warn!("the last write of the counts of restarts did not end in time");
+        }
     }
 
     /// One pass. Answers when the next is due.
@@ -240,7 +254,10 @@ impl Reconciler {
     fn watch_health(&mut self) {
         let mut watched: BTreeSet<InstanceName> = self.monitor.watched().into_iter().collect();
         for (name, spec) in &self.desired.instances {
-            let kind = crate::world::kind_of(spec);
+            // One on another runtime than is wanted runs on until it can be replaced.
+            let Some(kind) = crate::world::place_of(&self.world, name, crate::world::kind_of(spec)) else {
+                continue;
+            };
             let Some((view, runtime)) = self.world.get(&kind).zip(self.runtimes.get(&kind)) else { continue };
             let Some(observed) = view.instances.get(name) else { continue };
             let crate::runtime::RunState::Running { since } = observed.state else { continue };

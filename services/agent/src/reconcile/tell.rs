@@ -12,11 +12,11 @@ use skerry_sync::MonoTime;
 
 use super::{Local, Reconciler, RuntimeStatus};
 use crate::health::HealthState;
-use crate::memory::{Ended, Fetch, Happening, Memory};
+use crate::memory::{Ended, Fetch, Happening, Memory, Run};
 use crate::plan::Hold;
 use crate::runtime::{Progress, RuntimeError};
 use crate::status::{About, how, of_blocked, of_unwanted, of_wanted};
-use crate::world::kind_of;
+use crate::world::{kind_of, place_of};
 
 /// What is under way for less than this is not told: most of it is over by then, and the report of the outcome would wait for the
 /// report of the work.
@@ -88,7 +88,10 @@ impl Reconciler {
         let wanted = self.desired.instances.get(name);
         let mut views = self.world.iter();
         let view = match wanted {
-            Some(spec) => self.world.get(&kind_of(spec)),
+            Some(spec) => {
+                let kind = kind_of(spec);
+                self.world.get(&place_of(&self.world, name, kind).unwrap_or(kind))
+            }
             None => views.find(|(_, view)| view.instances.contains_key(name)).map(|(_, view)| view),
         };
         let about = About {
@@ -141,8 +144,15 @@ impl Reconciler {
 
     pub(super) fn tell_happening(&mut self, name: &InstanceName, happening: &Happening) {
         match happening {
-            Happening::Started { again } => {
-                let message = if *again { "it runs again" } else { "it runs" };
+            Happening::Started(run) => {
+                let started = self.memories.get(name).and_then(|memory| memory.started.as_ref());
+                let former = self.desired.formers.get(name).map(|former| &former.fingerprint);
+                let message = match run {
+                    Run::First => "it runs",
+                    Run::Again => "it runs again",
+                    Run::Other if started.is_some() && started == former => "its former copy runs again",
+                    Run::Other => "its updated copy runs",
+                };
                 self.instance_event(name, "Started", message.to_owned(), false);
             }
             Happening::Ended(Ended { code, out_of_memory, wait }) => {

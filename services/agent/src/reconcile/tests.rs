@@ -45,6 +45,15 @@ impl Bench {
     }
 
     fn over(docker: Arc<FakeRuntime>, process: Arc<FakeRuntime>, first: Arc<Desired>) -> Self {
+        Self::with(docker, process, first, Ledger::default())
+    }
+
+    fn with(
+        docker: Arc<FakeRuntime>,
+        process: Arc<FakeRuntime>,
+        first: Arc<Desired>,
+        ledger: Ledger,
+    ) -> Self {
         let (desired, desired_out) = watch::channel(first);
         let (local, mut local_out) = mpsc::channel(LOCAL_MAX);
         let (runtimes_in, runtimes) = watch::channel(RuntimeStatuses::new());
@@ -52,7 +61,7 @@ impl Bench {
         let (copies, _) = watch::channel(Copies::default());
         let links = Links { desired: desired_out, local, runtimes: runtimes_in, copies };
         let all: Vec<Arc<dyn Runtime>> = vec![docker.clone(), process.clone()];
-        let reconciler = Reconciler::new(node, Clock::default(), all, links);
+        let reconciler = Reconciler::new(node, Clock::default(), all, links).with_ledger(ledger);
         let told = Arc::new(Mutex::new(Told::default()));
         let stop = CancellationToken::new();
         let listener = {
@@ -420,6 +429,63 @@ async fn what_somebody_else_removed_is_made_anew() {
         assert_eq!(bench.events("Vanished"), 1);
         let state = bench.docker.state().instances[&instance(WEB)].state;
         assert!(matches!(state, RunState::Running { .. }));
+        bench.end().await;
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn restarts_are_counted_on_when_the_agent_is_started_again() {
+    on_local(async {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = || Ledger::open(crate::state::Directory::new(dir.path()));
+        let wanted = Arc::new(apps(&[("app", vec![service("web")])]));
+        let docker = Arc::new(FakeRuntime::new(RuntimeKind::Docker));
+        let process = Arc::new(FakeRuntime::new(RuntimeKind::Process));
+        let restarts = |bench: &Bench| {
+            let told = bench.told.lock().unwrap();
+            told.statuses.get(WEB).map(|status| (status.ready, status.restarts, status.exit_code))
+        };
+        for agent in 0..3_u32 {
+            let bench = Bench::with(Arc::clone(&docker), Arc::clone(&process), Arc::clone(&wanted), ledger());
+            let code = (agent > 0).then_some(7);
+            bench.until("it is told as before", |b| restarts(b) == Some((true, agent, code))).await;
+            docker.end(&instance(WEB), Some(7));
+            bench.until("it runs again", |b| restarts(b) == Some((true, agent + 1, Some(7)))).await;
+            bench.end().await;
+        }
+        // What is no longer wanted is no longer counted.
+        let bench = Bench::with(Arc::clone(&docker), Arc::clone(&process), wanted, ledger());
+        bench.until("it is told", |b| restarts(b).is_some()).await;
+        bench.want(apps(&[]));
+        bench.until("it is gone", |b| restarts(b).is_none()).await;
+        // Seen by the look that comes in any case.
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        bench.end().await;
+        assert!(ledger().get(&instance(WEB)).is_none());
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_moves_to_the_other_runtime_is_ready_all_along() {
+    on_local(async {
+        let bench = Bench::new();
+        bench.want(apps(&[("app", vec![service("web")])]));
+        bench.until("it runs", |b| b.ready(WEB)).await;
+        let error = RuntimeError { reason: "ProgramNotFound", message: "no".into(), transient: true };
+        bench.process.state().failing_fetches.insert(instance(WEB), error);
+        bench.want(apps(&[("app", vec![process("web")])]));
+        bench.until("it is told why not", |b| b.reason(WEB) == "ProgramNotFound").await;
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert!(bench.ready(WEB) && bench.docker.state().instances.len() == 1);
+        assert_eq!(bench.events("Vanished"), 0);
+        bench.process.state().failing_fetches.clear();
+        let moved = |b: &Bench| b.process.state().instances.len() == 1 && b.ready(WEB);
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        bench.until("it moved", moved).await;
+        assert!(bench.docker.state().instances.is_empty());
+        assert_eq!(bench.events("Vanished"), 0);
         bench.end().await;
     })
     .await;

@@ -197,18 +197,21 @@ fn encode<'a>(number: u64, hello: &pb::Hello, resources: impl Iterator<Item = &'
     bytes
 }
 
-fn decode(bytes: &[u8]) -> Result<Stored, String> {
-    let (Some(magic), Some(hash), Some(body)) =
-        (bytes.get(..MAGIC.len()), bytes.get(MAGIC.len()..HEAD_BYTES - 8), bytes.get(HEAD_BYTES - 8..))
-    else {
-        return Err("is too short".to_owned());
-    };
-    if magic != MAGIC {
-        return Err("is not a desired state of this version".to_owned());
+/// What stands behind the magic and the checksum of a file, if they are right.
+pub(crate) fn checked<'a>(magic: &[u8; 8], bytes: &'a [u8]) -> Result<&'a [u8], &'static str> {
+    let (found, rest) = bytes.split_at_checked(magic.len()).ok_or("is too short")?;
+    let (hash, body) = rest.split_at_checked(blake3::OUT_LEN).ok_or("is too short")?;
+    if found != magic {
+        return Err("is not of this version");
     }
     if blake3::hash(body).as_bytes() != hash {
-        return Err("is damaged: its checksum does not match".to_owned());
+        return Err("is damaged: its checksum does not match");
     }
+    Ok(body)
+}
+
+fn decode(bytes: &[u8]) -> Result<Stored, String> {
+    let body = checked(MAGIC, bytes)?;
     let (number, messages) = body.split_at_checked(8).ok_or("is too short")?;
     let number = u64::from_le_bytes(number.try_into().map_err(|_| "is too short")?);
     // One allocation that all contents share.
