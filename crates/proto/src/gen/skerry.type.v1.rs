@@ -1154,7 +1154,8 @@ impl ::prost::Name for HealthCheck {
         "/skerry.type.v1.HealthCheck".into()
     }
 }
-/// A service that comes first.
+/// A service that comes first, on the same node: all its copies there are waited for. Where it has none, because it could not be placed, what
+/// depends on it does not start.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Dependency {
     /// Name of a service of the same app.
