@@ -130,7 +130,7 @@ fn encode(entries: &BTreeMap<InstanceName, Entry>) -> Vec<u8> {
 fn read(disk: &impl Disk) -> Result<BTreeMap<InstanceName, Entry>, String> {
     let bytes = disk.read(FILE, FILE_BYTES_MAX).map_err(|error| format!("{FILE} cannot be read: {error}"))?;
     let Some(bytes) = bytes else { return Ok(BTreeMap::new()) };
-    let mut body = Bytes::copy_from_slice(checked(MAGIC, &bytes).map_err(|why| format!("{FILE} {why}"))?);
+    let mut body = Bytes::copy_from_slice(checked(*MAGIC, &bytes).map_err(|why| format!("{FILE} {why}"))?);
     let mut entries = BTreeMap::new();
     while !body.is_empty() {
         let entry = Entry::decode_length_delimited(&mut body)

@@ -198,10 +198,10 @@ fn encode<'a>(number: u64, hello: &pb::Hello, resources: impl Iterator<Item = &'
 }
 
 /// What stands behind the magic and the checksum of a file, if they are right.
-pub(crate) fn checked<'a>(magic: &[u8; 8], bytes: &'a [u8]) -> Result<&'a [u8], &'static str> {
+pub(crate) fn checked(magic: [u8; 8], bytes: &[u8]) -> Result<&[u8], &'static str> {
     let (found, rest) = bytes.split_at_checked(magic.len()).ok_or("is too short")?;
     let (hash, body) = rest.split_at_checked(blake3::OUT_LEN).ok_or("is too short")?;
-    if found != magic {
+    if *found != magic {
         return Err("is not of this version");
     }
     if blake3::hash(body).as_bytes() != hash {
@@ -211,7 +211,7 @@ pub(crate) fn checked<'a>(magic: &[u8; 8], bytes: &'a [u8]) -> Result<&'a [u8], 
 }
 
 fn decode(bytes: &[u8]) -> Result<Stored, String> {
-    let body = checked(MAGIC, bytes)?;
+    let body = checked(*MAGIC, bytes)?;
     let (number, messages) = body.split_at_checked(8).ok_or("is too short")?;
     let number = u64::from_le_bytes(number.try_into().map_err(|_| "is too short")?);
     // One allocation that all contents share.
