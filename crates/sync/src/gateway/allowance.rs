@@ -45,7 +45,7 @@ mod tests {
         let start = MonoTime::from_origin(Duration::from_secs(100));
         let mut allowance = Allowance::new(start);
         let taken = |allowance: &mut Allowance, now, tries: u32| {
-            (0..tries).filter(|_| allowance.take(now)).count() as u32
+            (0..tries).map(|_| u32::from(allowance.take(now))).sum::<u32>()
         };
         assert_eq!(taken(&mut allowance, start, 1000), limits::FRAMES_BURST_MAX);
         // However finely it is asked.
