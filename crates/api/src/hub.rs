@@ -14,6 +14,8 @@ use crate::version::ResourceVersion;
 
 /// Changes that a watcher may be behind before it is told to list again.
 const CHANGES_KEPT: usize = 8192;
+/// Bytes that these may hold: for most resources the count binds; large specs that change often would fill the memory long before it does.
+const CHANGES_BYTES_KEPT: usize = 32 * 1024 * 1024;
 /// Snapshots that unfinished listings may hold at once.
 const SNAPSHOTS_KEPT: usize = 8;
 /// Longest that a reader waits for a version that the hub has not reached yet.
@@ -70,6 +72,13 @@ pub struct Change<T> {
     pub reached: StoreVersion,
 }
 
+impl<T: Resource> Change<T> {
+    /// About what it keeps in memory beside what the change before it of the same resource does.
+    pub(crate) fn size_bytes(&self) -> usize {
+        self.name.len() + self.new.as_ref().or(self.old.as_ref()).map_or(0, |item| item.size_bytes())
+    }
+}
+
 /// A snapshot kept for the later pages of a listing.
 #[derive(Debug, Clone)]
 pub struct Pinned<T> {
@@ -95,6 +104,8 @@ pub(crate) struct Inner<T> {
     /// The newest changes; `first` is the sequence number of the oldest that is kept.
     pub(crate) changes: VecDeque<Change<T>>,
     pub(crate) first: u64,
+    /// Of all kept changes, as [`Change::size_bytes`] counts them.
+    changes_bytes: usize,
     /// Watches of other replicas from before this version cannot be continued.
     pub(crate) floor: StoreVersion,
     pinned: VecDeque<Pinned<T>>,
@@ -117,6 +128,7 @@ impl<T: Resource> Default for Hub<T> {
             items: Listed::default(),
             changes: VecDeque::new(),
             first: 0,
+            changes_bytes: 0,
             floor: StoreVersion::default(),
             pinned: VecDeque::new(),
         };
@@ -139,6 +151,7 @@ impl<T: Resource> Hub<T> {
             let mut inner = self.lock();
             inner.first += inner.changes.len() as u64 + 1;
             inner.changes.clear();
+            inner.changes_bytes = 0;
             inner.items = Arc::new(items);
             inner.reached = at.version();
             inner.floor = at.version();
@@ -166,24 +179,21 @@ impl<T: Resource> Hub<T> {
                 };
                 // Until the last change of the batch is told, only what the batch before completed is complete.
                 inner.version.seq += 1;
-                inner.changes.push_back(Change {
-                    name: name.into(),
-                    old,
-                    new,
-                    version: inner.version,
-                    reached: at.version(),
-                });
+                let version = inner.version;
+                let change = Change { name: name.into(), old, new, version, reached: at.version() };
+                inner.changes_bytes += change.size_bytes();
+                inner.changes.push_back(change);
             }
             inner.version.complete = at.complete();
             if let Some(last) = inner.changes.back_mut().filter(|last| last.version.seq == inner.version.seq)
             {
                 last.version = inner.version;
             }
-            while inner.changes.len() > CHANGES_KEPT {
-                if let Some(gone) = inner.changes.pop_front() {
-                    inner.floor = inner.floor.max(gone.reached);
-                    inner.first += 1;
-                }
+            while inner.changes.len() > CHANGES_KEPT || inner.changes_bytes > CHANGES_BYTES_KEPT {
+                let Some(gone) = inner.changes.pop_front() else { break };
+                inner.changes_bytes -= gone.size_bytes();
+                inner.floor = inner.floor.max(gone.reached);
+                inner.first += 1;
             }
             inner.reached = at.version();
         }

@@ -126,6 +126,45 @@ fn a_watcher_that_fell_behind_is_told_to_list_again() {
 }
 
 #[test]
+fn large_changes_are_kept_and_looked_at_by_their_bytes() {
+    const MIB: usize = 1024 * 1024;
+    paused().block_on(async {
+        let hub: Arc<Hub<Node>> = Arc::default();
+        hub.reset(BTreeMap::new(), &at(1));
+        let watch = async || Watcher::start(Arc::clone(&hub), &project(), Selector::default(), "").await;
+        let (mut slow, mut quick) = (watch().await.unwrap(), watch().await.unwrap());
+        for watcher in [&mut slow, &mut quick] {
+            assert!(matches!(watcher.next().await, Ok(Told::Bookmark(_))));
+        }
+        for n in 0..64 {
+            let (name, mut large) = node(1, n);
+            let annotations = &mut large.metadata.as_mut().unwrap().annotations;
+            annotations.insert("filler".to_owned(), "x".repeat(MIB));
+            hub.publish([(name, Some(large))], &at(i64::from(n) + 2));
+            assert!(matches!(quick.next().await, Ok(Told::Added(..) | Told::Modified(..))));
+        }
+        let kept: usize = hub.lock().changes.iter().map(crate::hub::Change::size_bytes).sum();
+        assert!((16 * MIB..=32 * MIB).contains(&kept), "{kept} bytes of 64 MiB are kept");
+        assert_eq!(slow.next().await.unwrap_err().code, Code::OutOfRange);
+
+        // Smaller than all that is kept: looked at a few at a time.
+        let mut later = watch().await.unwrap();
+        assert!(matches!(later.next().await, Ok(Told::Added(..))));
+        assert!(matches!(later.next().await, Ok(Told::Bookmark(_))));
+        for n in 0..20 {
+            let (name, mut large) = node(2, n);
+            let annotations = &mut large.metadata.as_mut().unwrap().annotations;
+            annotations.insert("filler".to_owned(), "x".repeat(MIB));
+            hub.publish([(name, Some(large))], &at(i64::from(n) + 100));
+        }
+        for _ in 0..20 {
+            assert!(matches!(later.next().await, Ok(Told::Added(..) | Told::Modified(..))));
+            assert!(later.ready_len() <= 1, "{} large changes are held at once", later.ready_len());
+        }
+    });
+}
+
+#[test]
 fn another_replica_continues_from_what_was_complete_and_leaves_nothing_out() {
     paused().block_on(async {
         let (here, there): (Arc<Hub<Node>>, Arc<Hub<Node>>) = Default::default();

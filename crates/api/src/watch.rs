@@ -1,4 +1,5 @@
-//! One watcher of a hub. It has no buffer: it reads the hub's memory of changes at its own pace, and is told when it fell out of it.
+//! One watcher of a hub. Beyond a small look ahead it has no buffer: it reads the hub's memory of changes at its own pace, and is told when
+//! it fell out of it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,6 +16,8 @@ use crate::version::ResourceVersion;
 const BOOKMARK_EVERY: Duration = Duration::from_secs(30);
 /// Changes that are looked at under one lock.
 const LOOK_MAX: usize = 256;
+/// Bytes of them after which no more are looked at: what a watcher that does not read keeps for itself.
+const LOOK_BYTES_MAX: usize = 1024 * 1024;
 
 /// What a watcher is told.
 #[derive(Debug, Clone)]
@@ -109,12 +112,25 @@ impl<T: Resource> Watcher<T> {
         }
     }
 
+    /// How many changes it has looked ahead.
+    #[cfg(test)]
+    pub(crate) fn ready_len(&self) -> usize {
+        self.ready.len()
+    }
+
     /// Takes in some changes; answers whether there were any.
     fn look(&mut self) -> Result<bool, Fault> {
         let inner = self.hub.lock();
         let Some(skip) = self.next.checked_sub(inner.first) else { return Err(gone()) };
         let skip = usize::try_from(skip).unwrap_or(usize::MAX);
-        let fresh: Vec<&Change<T>> = inner.changes.iter().skip(skip).take(LOOK_MAX).collect();
+        let mut bytes = 0;
+        let fits = |change: &&Change<T>| {
+            let room = bytes < LOOK_BYTES_MAX;
+            bytes += change.size_bytes();
+            room
+        };
+        let fresh: Vec<&Change<T>> =
+            inner.changes.iter().skip(skip).take(LOOK_MAX).take_while(fits).collect();
         if fresh.is_empty() {
             self.version = inner.version;
             return Ok(false);
