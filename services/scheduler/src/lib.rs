@@ -9,6 +9,7 @@ mod follow;
 mod gc;
 mod instances;
 mod lead;
+mod node;
 mod revisions;
 mod status;
 mod world;

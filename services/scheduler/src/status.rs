@@ -8,7 +8,8 @@ use skerry_proto::scheduler::v1::{AppStatus, Counts, ServiceStatus};
 use skerry_proto::store::v1::StatusRecord;
 use skerry_proto::types::v1::{Condition, InstancePhase, InstanceStatus, condition};
 
-use crate::world::{NodeView, Project, World};
+use crate::node::NodeView;
+use crate::world::{Project, World};
 
 /// How many problems an app's status names.
 const PROBLEMS_MAX: usize = 20;
@@ -104,7 +105,7 @@ impl Look<'_> {
         let wanted_revision = placed.revision.to_string();
         let stored =
             self.project.state.previous.get(self.node).is_some_and(|previous| previous.contains(placed));
-        let acknowledged = stored && self.is_acknowledged();
+        let acknowledged = stored && self.view.has_acknowledged(&placed.instance);
         let refusal = self.view.status.as_deref().and_then(|status| refusal(status, placed));
         let mut status = match self.reported(&placed.instance) {
             Some(reported) => self.with_node(reported),
@@ -177,13 +178,6 @@ impl Look<'_> {
         "Removing".clone_into(&mut status.reason);
         "no longer wanted on this node".clone_into(&mut status.message);
         Seen { name, status, wanted: false, updated: false }
-    }
-
-    /// Whether the node acknowledged what it is assigned now. Terms only rise, and an acknowledgement names the one that it is of.
-    fn is_acknowledged(&self) -> bool {
-        let assigned = self.view.assignment.as_ref().map(|(_, revision)| *revision);
-        let acknowledged = self.view.status.as_ref().map(|status| status.acknowledged_revision);
-        matches!((assigned, acknowledged), (Some(assigned), Some(acknowledged)) if acknowledged >= assigned)
     }
 }
 

@@ -16,18 +16,8 @@ use skerry_proto::types::v1::AppSpec as WireSpec;
 use skerry_store::{Entry, Family, Key, Record, Versioned};
 use tracing::warn;
 
+use crate::node::NodeView;
 use crate::writes::{self, Unsettled};
-
-/// What is known of a node beyond what placement needs.
-#[derive(Debug, Default)]
-pub(crate) struct NodeView {
-    /// Its last session.
-    pub(crate) session: Option<stored::SessionRecord>,
-    /// What it reported.
-    pub(crate) status: Option<Arc<stored::StatusRecord>>,
-    /// What it is assigned, and the modification revision of that.
-    pub(crate) assignment: Option<(stored::AssignmentRecord, i64)>,
-}
 
 /// An app as it is stored.
 #[derive(Debug)]
@@ -181,7 +171,7 @@ impl World {
         let Some((name, record)) = read::<stored::AssignmentRecord>(key, entry) else { return };
         let project = self.project_mut(&name.project);
         let view = project.nodes.entry(name.node.clone()).or_default();
-        view.assignment = record.map(|record| (record.value, record.mod_revision));
+        view.take_assignment(record.map(|record| (record.value, record.mod_revision)));
         project.reread_assignment(&name.project, &name.node, touched);
     }
 
@@ -189,7 +179,7 @@ impl World {
         let Some((name, record)) = read::<stored::StatusRecord>(key, entry) else { return };
         let project = self.project_mut(&name.project);
         let view = project.nodes.entry(name.node.clone()).or_default();
-        view.status = record.map(|record| Arc::new(record.value));
+        view.take_status(record.map(|record| Arc::new(record.value)));
         let (cpu_millis, memory_bytes) =
             capacity(view.status.as_ref().and_then(|status| status.machine.as_ref()));
         let changed = project
@@ -228,12 +218,6 @@ impl World {
                 project.touch_apps_on(name, node, touched);
             }
         }
-    }
-}
-
-impl NodeView {
-    fn is_bare(&self) -> bool {
-        self.session.is_none() && self.status.is_none() && self.assignment.is_none()
     }
 }
 
