@@ -128,11 +128,7 @@ fn conditions(findings: &Findings, pressed: bool) -> Vec<pb::Condition> {
         condition("DiskPressure", false, "DiskHasRoom", "")
     });
     all.push(match (&findings.damage, &findings.save_error) {
-        (Some(damage), _) => {
-            let message =
-                format!("{damage}; nothing that runs is stopped until the gateway has sent what is missing");
-            condition("StateIntact", false, "StateDamaged", &message)
-        }
+        (Some(damage), _) => condition("StateIntact", false, "StateDamaged", &state_damaged(damage)),
         (None, Some(error)) => {
             let message = format!("{error}; the machine goes on with the desired state that it has");
             condition("StateIntact", false, "WriteFailed", &message)
@@ -152,6 +148,11 @@ fn conditions(findings: &Findings, pressed: bool) -> Vec<pb::Condition> {
         all.push(condition("NameConflict", true, "Superseded", conflict));
     }
     all
+}
+
+/// What a damaged state means, for people.
+pub(crate) fn state_damaged(damage: &str) -> String {
+    format!("{damage}; nothing that runs is stopped until the gateway has sent what is missing")
 }
 
 /// Under pressure below 10 % or 100 MiB; until there is 12 % and 120 MiB again.

@@ -23,7 +23,7 @@ use crate::clock::{Clock, random};
 use crate::config::Gateway;
 use crate::desired::{Desired, join};
 use crate::former::Formers;
-use crate::machine::{Findings, SAMPLE_INTERVAL, Sampler};
+use crate::machine::{Findings, SAMPLE_INTERVAL, Sampler, state_damaged};
 use crate::reconcile::{Copies, Local, RuntimeStatuses};
 use crate::state::{Directory, Loaded, StateFiles};
 
@@ -125,7 +125,7 @@ impl Uplink {
         if let Some(held) = self.loaded.take() {
             self.feed(AgentEvent::Start { held });
         }
-        self.tell_formers_damage();
+        self.tell_damage();
         let mut samples = tokio::time::interval(SAMPLE_INTERVAL);
         samples.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -250,20 +250,30 @@ impl Uplink {
         }
     }
 
-    fn tell_formers_damage(&mut self) {
+    /// Tells what was found damaged at the start. The condition alone would not do: it may be mended before anybody has read it.
+    fn tell_damage(&mut self) {
+        if let Some(damage) = &self.findings.damage {
+            let message = state_damaged(damage);
+            self.warn("StateDamaged", message);
+        }
         let Some(damage) = self.formers_damage.take() else { return };
         tracing::error!(damage, "the former specs on disk are damaged; they are forgotten");
         let message = format!("{damage}; former revisions are not started again until it is whole");
+        self.warn("FormersDamaged", message);
+        // Written anew, so that it is told once.
+        self.store.keep(Arc::new(self.formers.resources().clone()), true);
+    }
+
+    /// A warning event about this node.
+    fn warn(&mut self, reason: &str, message: String) {
         self.feed(AgentEvent::Raised(Box::new(types::Event {
             time: Some(to_timestamp(SystemTime::now())),
             severity: types::event::Severity::Warning.into(),
-            reason: "FormersDamaged".to_owned(),
+            reason: reason.to_owned(),
             message,
             regarding: self.node.to_string(),
             ..types::Event::default()
         })));
-        // Written anew, so that it is told once.
-        self.store.keep(Arc::new(self.formers.resources().clone()), true);
     }
 
     fn take_wire(&mut self, from: FromWire) {

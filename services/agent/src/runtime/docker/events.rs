@@ -1,7 +1,7 @@
 //! Docker's event stream, as one bell: something of ours may have changed.
 //!
 //! The stream outlives each wait, so that nothing is missed between two of them, and is dialled again with backoff when Docker
-//! restarts; what happened meanwhile is unknown, so a new stream rings too.
+//! restarts. Its end rings, since Docker may be away now; and a new stream rings, since what happened meanwhile is unknown.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
@@ -63,8 +63,12 @@ impl Events {
                     state.failures = 0;
                     return;
                 }
-                Some(Err(error)) => state.failed(&error.to_string()),
-                None => state.failed("stream ended"),
+                // Most likely Docker ended: whether it still answers is seen by looking.
+                ended => {
+                    let why = ended.and_then(Result::err).map(|error| error.to_string());
+                    state.failed(why.as_deref().unwrap_or("stream ended"));
+                    return;
+                }
             }
         }
     }

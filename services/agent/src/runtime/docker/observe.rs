@@ -64,7 +64,11 @@ impl Observer {
                 Ok(None) => self.forget(&id),
                 Err(failure) => {
                     warn!(container = id, error = failure.message, "container cannot be inspected");
-                    self.forget(&id);
+                    if failure.kind == Kind::TimedOut {
+                        self.make_do(&id, &listed);
+                    } else {
+                        self.forget(&id);
+                    }
                 }
             }
         }
@@ -81,6 +85,14 @@ impl Observer {
         *lock(&self.ids) =
             observed.iter().map(|one| (one.instance.clone(), one.runtime_id.clone())).collect();
         Ok(observed)
+    }
+
+    /// An inspection hung. What the list tells has to do until the container changes: asked at each look, it would hold up all others each
+    /// time.
+    fn make_do(&self, id: &str, listed: &[ContainerSummary]) {
+        let Some(one) = listed.iter().find(|one| one.id.as_deref() == Some(id)) else { return };
+        let code = exit_code_in(one.status.as_deref());
+        lock(&self.details).insert(id.to_owned(), Detail { state: one.state, code, ..Detail::default() });
     }
 
     /// The container changed: what is kept of it no longer counts.
@@ -328,6 +340,21 @@ mod tests {
         observer.forget("c1");
         assert!(!observer.is_known(&up));
         assert!(observer.is_known(&summary(State::CREATED, "Created")), "nothing to learn");
+    }
+
+    #[test]
+    fn a_container_whose_inspection_hung_is_asked_again_only_when_it_changes() {
+        let observer = Observer::default();
+        let (up, down) =
+            (summary(State::RUNNING, "Up 1 second"), summary(State::EXITED, "Exited (3) 1 second ago"));
+        observer.make_do("c1", std::slice::from_ref(&up));
+        assert!(observer.is_known(&up) && !observer.is_known(&down));
+        observer.make_do("c1", std::slice::from_ref(&down));
+        assert!(observer.is_known(&down) && !observer.is_known(&up));
+        let kept = *lock(&observer.details).get("c1").unwrap();
+        assert!(matches!(observed(&down, kept).unwrap().state, RunState::Exited { code: Some(3), .. }));
+        observer.forget("c1");
+        assert!(!observer.is_known(&down), "an event tells of a change");
     }
 
     #[test]
