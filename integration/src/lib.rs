@@ -3,9 +3,15 @@
 //! Nothing here reaches into a process: it starts binaries, calls the API, and looks at the machine.
 
 pub mod apps;
+pub mod containers;
+pub mod docker_gate;
+pub mod dockerd;
 pub mod sim;
 pub mod stack;
+mod told;
 pub mod witness;
 
+pub use docker_gate::DockerGate;
+pub use dockerd::Dockerd;
 pub use stack::{Stack, StackConfig};
 pub use witness::Witness;

@@ -316,8 +316,8 @@ impl Stack {
         bail!("{counts:?}, generation {generation}, {:?}, {:?}", status.conditions, status.problems)
     }
 
-    /// Deletes all apps, waits until the nodes are empty, and kills everything.
-    pub async fn finish(mut self, witness: Option<&crate::Witness>) -> Result<()> {
+    /// Deletes all apps.
+    pub async fn delete_apps(&self) -> Result<()> {
         let request = skerry_proto::scheduler::v1::ListAppsRequest {
             parent: "projects/default".into(),
             ..Default::default()
@@ -327,6 +327,12 @@ impl Stack {
             let name = app.metadata.unwrap_or_default().name;
             self.delete_app(name.rsplit('/').next().unwrap_or_default()).await?;
         }
+        Ok(())
+    }
+
+    /// Deletes all apps, waits until the nodes are empty, and kills everything.
+    pub async fn finish(mut self, witness: Option<&crate::Witness>) -> Result<()> {
+        self.delete_apps().await?;
         if let Some(witness) = witness {
             eventually("nothing left running", PATIENCE, async || {
                 let running = witness.running();

@@ -23,7 +23,7 @@ const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 /// The longest silence of the daemon within one request; imports are the slowest.
 const DEADLINE: Duration = Duration::from_mins(1);
 
-/// A Docker daemon that answers.
+/// A Docker daemon.
 #[derive(Clone, Debug)]
 pub struct Docker {
     socket: PathBuf,
@@ -40,8 +40,19 @@ impl Docker {
             Err(_) => PathBuf::from(DEFAULT_SOCKET),
         };
         let docker = Self { socket };
-        docker.call("GET", "/_ping", &[]).context("no Docker daemon answers")?;
+        docker.ping()?;
         Ok(docker)
+    }
+
+    /// The daemon that listens at `socket`, whether one answers or not.
+    #[must_use]
+    pub fn at(socket: impl Into<PathBuf>) -> Self {
+        Self { socket: socket.into() }
+    }
+
+    /// Whether it answers.
+    pub fn ping(&self) -> Result<()> {
+        self.call("GET", "/_ping", &[]).context("no Docker daemon answers").map(drop)
     }
 
     /// For a test that needs Docker: the daemon, or None where the person who runs the tests has said that there is none

@@ -2,6 +2,11 @@
 
 mod api;
 mod bounds;
+mod degraded;
+mod docker_outages;
+mod docker_restart;
 mod outages;
+mod refusals;
 mod restore;
 mod sessions;
+mod slow_watchers;
