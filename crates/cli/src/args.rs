@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Subcommand, ValueEnum};
 
 /// Flags of every client command.
 #[derive(Debug, Clone, Args)]
@@ -87,8 +87,12 @@ pub struct ApplyArgs {
 /// `delete`
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
+An app is gone from the API at once; the nodes then stop its instances, each in its grace period, and
+delete waits for that. Exit code 5 when the time is over first: they are named, and still stopped later.
+
 Examples:
   skerry delete app/hello
+  skerry delete app/hello --wait=false
   skerry delete config a b
   skerry delete -f app.yaml --ignore-not-found")]
 pub struct DeleteArgs {
@@ -103,6 +107,22 @@ pub struct DeleteArgs {
     /// What is not there counts as deleted
     #[arg(long)]
     pub ignore_not_found: bool,
+
+    /// Wait until the instances of deleted apps have stopped
+    #[arg(
+        long,
+        default_value_t = true,
+        default_missing_value = "true",
+        num_args = 0..=1,
+        require_equals = true,
+        action = ArgAction::Set,
+        value_name = "true|false"
+    )]
+    pub wait: bool,
+
+    /// Longest wait for all together, as 30s or 2m
+    #[arg(long, default_value = "60s", value_name = "DURATION", value_parser = duration)]
+    pub timeout: Duration,
 }
 
 /// How things are printed.
@@ -126,7 +146,7 @@ pub enum Format {
 
 Instances are named <app>/<service>/<cluster>/<ordinal>; a part from the left shows all below it.
 Revisions need their app. With --watch, -o json prints one object a line. Instances and revisions
-are watched by asking again each second.
+are watched by asking again each second. A watch goes on after a lost connection.
 
 Examples:
   skerry get nodes -l site=oslo,!old
@@ -169,9 +189,10 @@ pub struct GetArgs {
 #[command(after_help = "\
 Examples:
   skerry describe app/hello
-  skerry describe node n1")]
+  skerry describe node n1
+  skerry describe instance hello/web/n1/0")]
 pub struct DescribeArgs {
-    /// TYPE/NAME..., or TYPE NAME... (nodes, apps, configs)
+    /// TYPE/NAME..., or TYPE NAME... (nodes, apps, configs, instances)
     #[arg(value_name = "TYPE/NAME", required = true)]
     pub targets: Vec<String>,
 }
@@ -204,7 +225,8 @@ pub struct CordonArgs {
 /// `events`
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
-Events are kept in bounded rings: the newest 64 of each node and each app.
+Events are kept in bounded rings: the newest 64 of each node and each app. Those that nodes told
+of a deleted app are still shown.
 
 Examples:
   skerry events --for app/hello
@@ -234,10 +256,11 @@ States:
   healthy               apps: every instance runs the current revision and is ready;
                         nodes: connected and ready
   connected             nodes: the agent is connected (a node that is not there yet is waited for)
-  deleted               it is gone
+  deleted               it is gone; apps: its instances have stopped as well
   condition=TYPE        a condition of it is True; condition=TYPE=False for another value
 
-Exit code 5 when the time is over, with the reason that was seen last.
+A server that is away is asked again until the time is over. Exit code 5 when it is over, with the
+reason that was seen last; 4 when the server is away at the end.
 
 Examples:
   skerry wait app/hello --for=healthy --timeout 2m

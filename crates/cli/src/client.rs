@@ -18,9 +18,11 @@ use tokio::sync::OnceCell;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
+use tonic_types::StatusExt as _;
 
 use crate::args::GlobalArgs;
 use crate::error::{CliError, is_transport_failure};
+use crate::watch::is_version_gone;
 
 /// How often a call is tried again when the server was not reached.
 const RETRIES_MAX: u32 = 4;
@@ -74,6 +76,11 @@ impl CallError {
             Self::Connect(_) => None,
             Self::Status(status, _) => Some(status.code()),
         }
+    }
+
+    /// Whether a watch must list again.
+    pub(crate) fn is_version_gone(&self) -> bool {
+        matches!(self, Self::Status(status, _) if is_version_gone(status))
     }
 
     /// Whether the server could not be reached, or did not answer.
@@ -157,7 +164,7 @@ impl Client {
                 Ok(Err(status)) => status,
                 Err(_) => Status::deadline_exceeded(format!("no answer within {:?}", self.timeout)),
             };
-            let wait = jittered(tries);
+            let wait = asked_wait(&status) + jittered(tries);
             let worth_it = is_transport_failure(&status) || is_contended(&status);
             if !worth_it || tries >= RETRIES_MAX || Instant::now() + wait >= deadline {
                 return Err(CallError::Status(Box::new(status), remote.address.clone()));
@@ -166,6 +173,12 @@ impl Client {
             tokio::time::sleep(wait).await;
         }
     }
+}
+
+/// How long the server asks to wait at least before the next try.
+fn asked_wait(status: &Status) -> Duration {
+    let asked = status.get_details_retry_info().and_then(|info| info.retry_delay);
+    asked.unwrap_or_default().min(BACKOFF_MAX)
 }
 
 /// Whether the server gave up because others kept changing the same thing; nothing was written.

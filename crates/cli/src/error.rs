@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use skerry_manifest::{ManifestErrors, Positions};
-use skerry_rpc::{ConnectError, fault_of};
+use skerry_rpc::{ConnectError, MESSAGE_BYTES_MAX, fault_of, is_too_large};
 use tonic::{Code, Status};
 
 /// The exit codes, for `--help`.
@@ -50,6 +50,9 @@ pub(crate) enum CliError {
     BrokenPipe,
 }
 
+/// Which of flags and environment says where a server is.
+const WHO_DECIDES: &str = "--server or SKERRY_SERVER says where to look (see --help for one service alone)";
+
 /// How a server is away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Away {
@@ -74,9 +77,17 @@ pub(crate) struct Refusal {
 impl CliError {
     /// From a call's status. `address` is where it went.
     pub(crate) fn of_status(status: &Status, address: &str) -> Self {
+        if is_too_large(status) {
+            return Self::Failed(format!(
+                "a message from or to {address} is larger than the {MESSAGE_BYTES_MAX} bytes that are taken: ask for less"
+            ));
+        }
         let fault = fault_of(status);
         let away = match status.code() {
+            // The server waited in vain for its store, and says so.
+            Code::DeadlineExceeded if fault.metadata.contains_key("reason") => Some(Away::Unavailable),
             Code::DeadlineExceeded => Some(Away::Silent),
+            _ if is_timeout(status) => Some(Away::Silent),
             // What our servers say themselves has a reason; a broken connection has none.
             Code::Unavailable if fault.metadata.contains_key("reason") => Some(Away::Unavailable),
             _ if is_transport_failure(status) => Some(Away::Absent),
@@ -131,6 +142,13 @@ impl CliError {
         error
     }
 
+    /// In one line, for a command that goes on.
+    pub(crate) fn summary(&self) -> String {
+        let text = self.text().unwrap_or_default();
+        let first = text.lines().next().unwrap_or_default();
+        first.strip_prefix("error: ").unwrap_or(first).to_owned()
+    }
+
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
             Self::Refused(_) | Self::Failed(_) => ExitCode::from(1),
@@ -158,11 +176,11 @@ impl CliError {
                 lines.join("\n") + "\n"
             }
             Self::Refused(refusal) => refusal.text(),
-            Self::Unreachable { address, how: Away::Absent, detail } => format!(
-                "error: cannot reach {address}: {detail}\n  is `skerry up` running? --server or SKERRY_SERVER says where to look\n"
-            ),
+            Self::Unreachable { address, how: Away::Absent, detail } => {
+                format!("error: cannot reach {address}: {detail}\n  is `skerry up` running? {WHO_DECIDES}\n")
+            }
             Self::Unreachable { address, how: Away::Silent, .. } => format!(
-                "error: {address} did not answer in time\n  it may have done what was asked: the command can be run again\n"
+                "error: {address} did not answer in time\n  something listens there and is silent: look whether `skerry up` hangs or waits for its store; {WHO_DECIDES}\n  what was asked may have been done: the command can be run again\n"
             ),
             Self::Unreachable { address, how: Away::Unavailable, detail } => {
                 format!("error: {address} cannot do this now: {detail}\n")
@@ -212,12 +230,24 @@ pub(crate) fn is_transport_failure(status: &Status) -> bool {
     }
 }
 
-fn root_cause(status: &Status) -> String {
+pub(crate) fn root_cause(status: &Status) -> String {
     match std::error::Error::source(status) {
         Some(source) => innermost(source),
         None if status.message().is_empty() => status.code().description().to_owned(),
         None => status.message().to_owned(),
     }
+}
+
+/// Whether our own deadline ended the call: tonic calls that cancelled.
+fn is_timeout(status: &Status) -> bool {
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        if error.is::<tonic::TimeoutExpired>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
 }
 
 /// The last error of a chain: "connection refused" rather than "transport error".
@@ -281,7 +311,7 @@ mod tests {
         };
         assert_eq!(
             error.text().expect("printed"),
-            "error: cannot reach http://127.0.0.1:7770: Connection refused\n  is `skerry up` running? --server or SKERRY_SERVER says where to look\n"
+            "error: cannot reach http://127.0.0.1:7770: Connection refused\n  is `skerry up` running? --server or SKERRY_SERVER says where to look (see --help for one service alone)\n"
         );
     }
 
@@ -293,6 +323,18 @@ mod tests {
         assert!(
             text(&Status::deadline_exceeded("x")).starts_with("error: http://x did not answer in time\n")
         );
+        let unknown =
+            Fault::new(skerry_model::Code::DeadlineExceeded, "OUTCOME_UNKNOWN", "the store does not answer");
+        assert_eq!(
+            text(&status_of(&unknown)),
+            "error: http://x cannot do this now: the store does not answer\n"
+        );
+        let ours = Status::from_error(Box::new(tonic::TimeoutExpired(())));
+        assert!(text(&ours).starts_with("error: http://x did not answer in time\n"), "{ours:?}");
+        let large = Status::out_of_range(
+            "Error, decoded message length too large: found 5 bytes, the limit is: 4 bytes",
+        );
+        assert!(text(&large).contains("4194304 bytes"));
         assert!(text(&Status::unavailable("connection reset")).starts_with("error: cannot reach http://x"));
     }
 

@@ -165,6 +165,12 @@ impl Client {
         }
     }
 
+    /// The first page of what the query asks for, and whether there is more.
+    pub(crate) async fn first_page(&self, query: &Query) -> Result<(Vec<Item>, bool), CliError> {
+        let (items, next, _) = self.page(query, "").await?;
+        Ok((items, !next.is_empty()))
+    }
+
     async fn page(&self, query: &Query, token: &str) -> Result<(Vec<Item>, String, String), CliError> {
         let parent = self.project().parent();
         let page_token = token.to_owned();
@@ -298,7 +304,7 @@ impl Client {
 }
 
 /// Whether the instance `name` is `path` or below it.
-fn is_below(name: &str, path: &str) -> bool {
+pub(crate) fn is_below(name: &str, path: &str) -> bool {
     let path = path.trim_end_matches('/');
     name.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
@@ -316,10 +322,6 @@ pub(crate) enum CallOrUsage {
 impl CallOrUsage {
     pub(crate) fn is_not_found(&self) -> bool {
         matches!(self, Self::Call(error) if error.code() == Some(tonic::Code::NotFound))
-    }
-
-    pub(crate) fn is_unreachable(&self) -> bool {
-        matches!(self, Self::Call(error) if error.is_unreachable())
     }
 }
 

@@ -9,6 +9,7 @@ mod commands;
 mod error;
 mod files;
 mod item;
+mod patience;
 mod print;
 mod render;
 mod target;

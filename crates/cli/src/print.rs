@@ -60,6 +60,62 @@ fn to_stderr(text: &str) {
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
+/// One line on stderr that is written over again, if stderr is a terminal: nothing else is.
+pub(crate) struct Progress {
+    /// Columns of the terminal, if it is one.
+    width: Option<usize>,
+    shown: String,
+}
+
+impl Progress {
+    /// On stderr.
+    pub(crate) fn stderr() -> Self {
+        let stderr = std::io::stderr();
+        let width = if stderr.is_terminal() {
+            terminal_size::terminal_size_of(stderr).map(|(w, _)| w.0.into())
+        } else {
+            None
+        };
+        Self { width, shown: String::new() }
+    }
+
+    /// Shows `text` in place of what was shown before.
+    pub(crate) fn show(&mut self, text: &str) {
+        let Some(width) = self.width else { return };
+        if self.shown != text {
+            to_stderr(&over(text, width));
+            text.clone_into(&mut self.shown);
+        }
+    }
+
+    /// Takes the line away.
+    pub(crate) fn clear(&mut self) {
+        if self.width.is_some() && !self.shown.is_empty() {
+            to_stderr("\r\x1b[K");
+            self.shown.clear();
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+/// `text` in one line of a terminal, over what is there.
+fn over(text: &str, width: usize) -> String {
+    let plain: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    // The last column stays free: some terminals go to the next line after it.
+    let room = width.saturating_sub(1);
+    let cut = if plain.chars().count() > room {
+        plain.chars().take(room.saturating_sub(1)).chain(['…']).collect()
+    } else {
+        plain
+    };
+    format!("\r{cut}\x1b[K")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,6 +128,15 @@ mod tests {
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn progress_is_one_line_however_long_it_is() {
+        assert_eq!(over("a\nb", 20), "\ra b\x1b[K");
+        assert_eq!(over("abcdefgh", 6), "\rabcd…\x1b[K");
+        let mut nowhere = Progress { width: None, shown: String::new() };
+        nowhere.show("x");
+        assert_eq!(nowhere.shown, "");
     }
 
     #[test]

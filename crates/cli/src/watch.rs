@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::Duration;
 
-use tonic::Code;
+use tonic::{Code, Status};
 
 use crate::client::{Client, jittered};
-use crate::error::{CliError, is_transport_failure};
+use crate::error::{CliError, is_transport_failure, root_cause};
 use crate::item::{ChangeKind, Item, Query};
-use crate::print::note;
+use crate::patience::Lost;
 use crate::target::Type;
 
 /// A stream that says nothing for so long is dead: servers send a bookmark about each 30 s.
@@ -86,8 +86,16 @@ pub(crate) async fn follow(
                         show(changes)?;
                     }
                 }
-                Err(CliError::Unreachable { .. }) => {
-                    lost.say();
+                // The app whose instances or revisions are watched is gone, and they with it.
+                Err(CliError::NotFound(_)) => {
+                    lost.over();
+                    let changes = tracker.replace(Vec::new());
+                    if !changes.is_empty() {
+                        show(changes)?;
+                    }
+                }
+                Err(error @ CliError::Unreachable { .. }) => {
+                    lost.say(&error.summary());
                     tokio::time::sleep(jittered(failures)).await;
                 }
                 Err(error) => return Err(error),
@@ -148,7 +156,9 @@ pub(crate) async fn follow_events(
                             }
                         }
                         Ok(None) => break,
-                        Err(status) if status.code() == Code::OutOfRange || is_transport_failure(&status) => {
+                        Err(status) if is_version_gone(&status) => break,
+                        Err(status) if is_transport_failure(&status) => {
+                            lost.say(&interrupted(&status));
                             break;
                         }
                         Err(status) => return Err(CliError::of_status(&status, "the server")),
@@ -156,7 +166,7 @@ pub(crate) async fn follow_events(
                 }
             }
             Err(error) if error.is_unreachable() && connected_once => {
-                lost.say();
+                lost.say(&CliError::from(error).summary());
             }
             Err(error) => return Err(error.into()),
         }
@@ -165,22 +175,14 @@ pub(crate) async fn follow_events(
     }
 }
 
-/// Says once that the server is away, until it is back.
-#[derive(Debug, Default)]
-struct Lost {
-    said: bool,
+/// Whether the server no longer knows what came after a version: it is listed again. A message that is too large has the same code.
+pub(crate) fn is_version_gone(status: &Status) -> bool {
+    status.code() == Code::OutOfRange && !skerry_rpc::is_too_large(status)
 }
 
-impl Lost {
-    fn say(&mut self) {
-        if !std::mem::replace(&mut self.said, true) {
-            note("lost the server; trying again");
-        }
-    }
-
-    fn over(&mut self) {
-        self.said = false;
-    }
+/// As in "the watch was interrupted (connection reset)".
+fn interrupted(status: &Status) -> String {
+    format!("the watch was interrupted ({})", root_cause(status))
 }
 
 /// How a stream ended.
@@ -202,9 +204,9 @@ async fn stream(
 ) -> Result<End, CliError> {
     let mut changes = match client.changes(query, version).await {
         Ok(changes) => changes,
-        Err(error) if error.code() == Some(Code::OutOfRange) => return Ok(End::Relist),
+        Err(error) if error.is_version_gone() => return Ok(End::Relist),
         Err(error) if error.is_unreachable() => {
-            lost.say();
+            lost.say(&CliError::from(error).summary());
             return Ok(End::Resume);
         }
         Err(error) => return Err(error.into()),
@@ -213,8 +215,11 @@ async fn stream(
         let change = match tokio::time::timeout(SILENCE_MAX, changes.next()).await {
             Ok(Ok(Some(change))) => change,
             Ok(Ok(None)) | Err(_) => return Ok(End::Resume),
-            Ok(Err(status)) if status.code() == Code::OutOfRange => return Ok(End::Relist),
-            Ok(Err(status)) if is_transport_failure(&status) => return Ok(End::Resume),
+            Ok(Err(status)) if is_version_gone(&status) => return Ok(End::Relist),
+            Ok(Err(status)) if is_transport_failure(&status) => {
+                lost.say(&interrupted(&status));
+                return Ok(End::Resume);
+            }
             Ok(Err(status)) => return Err(CliError::of_status(&status, "the server")),
         };
         *failures = 0;

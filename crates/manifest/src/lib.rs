@@ -32,6 +32,7 @@ use skerry_model::ProjectName;
 pub use error::{ERRORS_MAX, ManifestError, ManifestErrors};
 pub use position::{Found, Position, Positions};
 pub use resource::{API_VERSION, Kind, Resource};
+pub use suggest::nearest;
 
 /// Largest file that is read: twice the largest resource.
 pub const FILE_BYTES_MAX: usize = 1024 * 1024;

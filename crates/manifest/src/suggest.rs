@@ -6,7 +6,7 @@ use crate::descriptors::unit_form;
 use crate::error::shorten;
 
 /// The candidate nearest to `word`, if it is near: a slip of the hand, not another word.
-pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if word.len() > 64 {
         return None;
     }

@@ -109,6 +109,20 @@ pub fn parse_duration(text: &str) -> Result<Duration, InvalidQuantity> {
     Ok(Duration::new(seconds, nanos))
 }
 
+/// Writes a duration as [`parse_duration`] reads it: `1h`, `1m30s`, `500ms`, `0s`.
+pub fn format_duration(duration: Duration) -> String {
+    let mut rest = duration.as_nanos();
+    let mut text = String::new();
+    for (unit, nanos) in UNITS {
+        if rest >= nanos {
+            text.push_str(&(rest / nanos).to_string());
+            text.push_str(unit);
+            rest %= nanos;
+        }
+    }
+    if text.is_empty() { "0s".to_owned() } else { text }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,6 +151,12 @@ mod tests {
     }
 
     #[test]
+    fn durations_are_written_with_the_largest_units() {
+        let shown = |millis| format_duration(Duration::from_millis(millis));
+        assert_eq!([shown(0), shown(100), shown(90_000), shown(3_600_000)], ["0s", "100ms", "1m30s", "1h"]);
+    }
+
+    #[test]
     fn durations_are_read_as_people_write_them() {
         for (text, millis) in [
             ("30s", 30_000),
@@ -157,6 +177,12 @@ mod tests {
         #[test]
         fn no_text_panics(text in ".{0,30}") {
             let _ = (parse_bytes(&text), parse_cpu_millis(&text), parse_duration(&text));
+        }
+
+        #[test]
+        fn what_is_written_is_read_back(seconds in 0..1_000_000_u64, nanos in 0..1_000_000_000_u32) {
+            let duration = Duration::new(seconds, nanos);
+            prop_assert_eq!(parse_duration(&format_duration(duration)), Ok(duration));
         }
 
         #[test]

@@ -1,6 +1,8 @@
-//! `Fault` <-> gRPC status with `google.rpc` details: one `ErrorInfo` always, `BadRequest` where fields are to mend.
+//! `Fault` <-> gRPC status with `google.rpc` details: one `ErrorInfo` always, `BadRequest` where fields are to mend, `RetryInfo` where it
+//! is worth trying again.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use skerry_model::{Code, Fault, Violation};
 use tonic::Status;
@@ -25,6 +27,9 @@ const CODES: [(Code, tonic::Code, &str); 13] = [
     (Code::Internal, tonic::Code::Internal, "INTERNAL"),
 ];
 
+/// How long a caller waits at least before it tries what was UNAVAILABLE again; callers add jitter.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+
 /// The status that tells `fault` to a caller.
 pub fn status_of(fault: &Fault) -> Status {
     let code = CODES
@@ -36,7 +41,15 @@ pub fn status_of(fault: &Fault) -> Status {
     for violation in &fault.violations {
         details.add_bad_request_violation(&violation.field, &violation.description);
     }
+    if fault.code == Code::Unavailable {
+        details.set_retry_info(Some(RETRY_AFTER));
+    }
     Status::with_error_details(code, fault.message.clone(), details)
+}
+
+/// Whether a message was larger than its receiver takes, in tonic's words: a caller's own, of an answer, or a server's, of a request.
+pub fn is_too_large(status: &Status) -> bool {
+    status.code() == tonic::Code::OutOfRange && status.message().contains("message length too large")
 }
 
 /// The fault that a status tells of. The reason of a foreign `ErrorInfo` is in the metadata as `reason`.
@@ -77,6 +90,14 @@ mod tests {
         assert_eq!(back.violations, fault.violations);
         assert_eq!(back.metadata["app"], "web");
         assert_eq!(back.code, Code::InvalidArgument);
+    }
+
+    #[test]
+    fn what_is_unavailable_says_when_to_try_again() {
+        let delay =
+            |fault: &Fault| status_of(fault).get_details_retry_info().and_then(|info| info.retry_delay);
+        assert_eq!(delay(&Fault::unavailable("the store does not answer")), Some(RETRY_AFTER));
+        assert_eq!(delay(&Fault::not_found("x")), None);
     }
 
     #[test]

@@ -4,11 +4,12 @@
 
 mod channel;
 mod error;
+mod limit;
 mod peer;
 mod server;
 
 pub use channel::{ConnectError, Endpoint, connect};
-pub use error::{fault_of, status_of};
+pub use error::{fault_of, is_too_large, status_of};
 pub use peer::{Access, Peer};
 pub use server::{ServeError, Server};
 

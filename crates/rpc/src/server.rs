@@ -13,6 +13,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tower::Service;
 
+use crate::limit::LimitLayer;
 use crate::peer::{Access, PeerLayer};
 
 /// Longest that a unary call may take, and a stream to begin.
@@ -101,6 +102,7 @@ impl Server {
             }
         };
         let server = tonic::transport::Server::builder()
+            .layer(LimitLayer)
             .layer(PeerLayer { access: self.access })
             .timeout(CALL_TIMEOUT)
             .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)

@@ -73,6 +73,8 @@ pub struct Found {
 #[derive(Debug)]
 pub(crate) struct Client {
     kv: Parts,
+    /// What people call the store, as `etcd at http://127.0.0.1:2379`.
+    pub(crate) store: Arc<str>,
     pub(crate) deadline: Duration,
     /// The newest revision that any answer told of.
     seen: AtomicI64,
@@ -96,7 +98,7 @@ impl std::fmt::Debug for Parts {
 }
 
 impl Client {
-    pub(crate) async fn new(channel: Channel, deadline: Duration) -> Result<Self, Failure> {
+    pub(crate) async fn new(store: Arc<str>, channel: Channel, deadline: Duration) -> Result<Self, Failure> {
         // A member that has lost its leader says so instead of letting us wait.
         let options = ConnectOptions::new().with_require_leader(true);
         let client =
@@ -107,6 +109,7 @@ impl Client {
                 watch: client.watch_client().max_decoding_message_size(WATCH_BYTES_MAX),
                 lease: client.lease_client(),
             },
+            store,
             deadline,
             seen: AtomicI64::new(0),
             cluster_id: AtomicU64::new(0),

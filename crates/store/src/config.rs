@@ -93,6 +93,16 @@ fn tune(endpoint: Endpoint) -> Endpoint {
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
 }
 
+impl Target {
+    /// As people call it: `etcd at http://127.0.0.1:2379`, `the embedded etcd`.
+    pub fn described(&self) -> String {
+        match self {
+            Self::Endpoints(_) | Self::Unix(_) => format!("etcd at {self}"),
+            Self::Channel(_) => "the embedded etcd".to_owned(),
+        }
+    }
+}
+
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,6 +1,10 @@
 //! What can go wrong in one call to etcd, sorted by the one question that matters: may it have happened?
+//!
+//! What etcd or the transport said is kept for logs ([`std::fmt::Display`]); [`Failure::plain`] is what operators are told.
 
 use std::error::Error as _;
+use std::fmt;
+use std::sync::Arc;
 
 use etcd_client::Error;
 use tonic::{Code, ConnectError, Status};
@@ -38,9 +42,52 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// As in "the store does not answer": for people who know nothing of how the store is reached.
+    pub(crate) fn plain(&self) -> &'static str {
+        match self {
+            Self::NotSent(_) => "cannot be reached",
+            Self::Unclear(_) => "does not answer",
+            Self::Overloaded(_) => "is overloaded",
+            Self::Full(_) => "has no room left",
+            Self::Compacted => "no longer has that revision",
+            Self::Future => "does not have that revision",
+            Self::AnswerTooLarge => "would answer with more than is taken",
+            Self::LeaseGone => "no longer has the lease",
+            Self::Refused(_) => "refused it",
+        }
+    }
+
     /// Whether the same read may succeed soon.
     pub fn is_passing(&self) -> bool {
         matches!(self, Self::NotSent(_) | Self::Unclear(_) | Self::Overloaded(_))
+    }
+}
+
+/// The store gave no answer, or takes nothing at present.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outage {
+    store: Arc<str>,
+    plain: &'static str,
+    detail: String,
+}
+
+impl Outage {
+    pub(crate) fn of(store: &Arc<str>, failure: &Failure) -> Self {
+        Self { store: Arc::clone(store), plain: failure.plain(), detail: failure.to_string() }
+    }
+
+    /// As in "the store (etcd at http://127.0.0.1:2379) does not answer": what operators are told. What the transport said goes to
+    /// the debug log of `doing`, when this is asked for.
+    pub fn plain(&self, doing: &str) -> String {
+        tracing::debug!(store = %self.store, doing, detail = %self.detail, "the store failed");
+        format!("the store ({}) {}", self.store, self.plain)
+    }
+}
+
+/// With what the transport said: for logs.
+impl fmt::Display for Outage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the store ({}) {}: {}", self.store, self.plain, self.detail)
     }
 }
 

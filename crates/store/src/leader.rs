@@ -201,7 +201,7 @@ impl Observer {
             _ = lease.wait_for(|state| *state != alive) => {}
             () = self.until_replaced() => {}
         }
-        tracing::warn!(key = %self.key, "the leadership is lost");
+        tracing::debug!(key = %self.key, "the leadership is lost");
     }
 
     async fn until_replaced(&self) {

@@ -70,6 +70,7 @@ pub mod sans_io {
 
 pub use config::{CONNECT_DEADLINE, DEADLINE, InvalidTarget, StoreConfig, Target};
 pub use error::{ConnectError, ReadError, TermError};
+pub use failure::Outage;
 pub use keys::{Family, Key, Prefix, Record};
 pub use leader::{CampaignError, Leadership, campaign};
 pub use lease::{Lease, LeaseState, RevokeError, TTL_MIN};

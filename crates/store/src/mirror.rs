@@ -181,13 +181,13 @@ pub struct Delta {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum WaitError {
     /// The mirror did not get there in time.
-    #[error("the mirror of the store is behind")]
+    #[error("this service has not seen its own change yet: it lags behind the store")]
     Behind,
     /// The store was restored to an earlier state meanwhile: the write may be undone.
-    #[error("the store was restored meanwhile")]
+    #[error("the store was restored meanwhile: look whether the change is there")]
     Restored,
     /// The mirror has ended.
-    #[error("the mirror of the store has ended")]
+    #[error("this service is stopping")]
     Ended,
 }
 

@@ -48,12 +48,13 @@ impl Drop for Tasks {
 impl Store {
     /// Connects, and settles which term the store is in: creates `meta/store` in a new store, raises the term of a restored one.
     pub async fn connect(config: StoreConfig) -> Result<Self, ConnectError> {
-        let target = config.target.to_string();
+        let store: Arc<str> = config.target.described().into();
         let unavailable = |failure: Failure| ConnectError::Unavailable {
-            target: target.clone(),
-            reason: failure.to_string(),
+            store: Arc::clone(&store),
+            reason: failure.plain().to_owned(),
         };
-        let client = Client::new(config.target.channel()?, config.deadline).await.map_err(unavailable)?;
+        let channel = config.target.channel()?;
+        let client = Client::new(Arc::clone(&store), channel, config.deadline).await.map_err(unavailable)?;
         let client = Arc::new(client);
 
         let deadline = Instant::now() + config.connect_deadline;
@@ -61,15 +62,20 @@ impl Store {
         let known = loop {
             match term::settle(&client, None, term::Evidence::None).await {
                 Ok(known) => break known,
-                Err(source @ (TermError::Unavailable(_) | TermError::Contended)) => {
+                Err(source @ (TermError::Unavailable { .. } | TermError::Contended)) => {
                     let wait = backoff.next();
                     if Instant::now() + wait >= deadline {
-                        return Err(ConnectError::Unavailable { target, reason: source.to_string() });
+                        let reason = match source {
+                            TermError::Unavailable { plain, .. } => plain.to_owned(),
+                            source => source.to_string(),
+                        };
+                        return Err(ConnectError::Unavailable { store, reason });
                     }
-                    tracing::info!(%target, %source, "the store does not answer yet");
+                    tracing::info!(%store, "the store does not answer yet");
+                    tracing::debug!(%source, "the store does not answer yet");
                     tokio::time::sleep(wait).await;
                 }
-                Err(source) => return Err(ConnectError::Term { target, source }),
+                Err(source) => return Err(ConnectError::Term { store, source }),
             }
         };
 
@@ -118,7 +124,7 @@ impl Store {
                 }
                 Err(GetBatchError::Failure(Failure::AnswerTooLarge)) if size > 1 => size /= 2,
                 Err(GetBatchError::Failure(failure)) => {
-                    return Err(ReadError::of(&what(), revision, failure));
+                    return Err(ReadError::of(&self.client.store, &what(), revision, failure));
                 }
                 Err(GetBatchError::Read(error)) => return Err(error),
             }
@@ -177,7 +183,9 @@ impl Store {
                     size /= 2;
                     continue;
                 }
-                Err(failure) => return Err(ReadError::of(prefix.as_str(), revision, failure)),
+                Err(failure) => {
+                    return Err(ReadError::of(&self.client.store, prefix.as_str(), revision, failure));
+                }
             };
             if revision == 0 {
                 revision = found.header.revision;
@@ -196,8 +204,11 @@ impl Store {
     /// How many records there are under `prefix`.
     pub async fn count<R: Record>(&self, prefix: &Prefix<R>) -> Result<u64, ReadError> {
         let range = Range { count_only: true, ..page_range(prefix.as_str(), None, 0, 0, false) };
-        let found =
-            self.client.range(&range).await.map_err(|failure| ReadError::of(prefix.as_str(), 0, failure))?;
+        let found = self
+            .client
+            .range(&range)
+            .await
+            .map_err(|failure| ReadError::of(&self.client.store, prefix.as_str(), 0, failure))?;
         Ok(u64::try_from(found.count).unwrap_or(0))
     }
 
@@ -205,8 +216,11 @@ impl Store {
     pub async fn version(&self) -> Result<StoreVersion, ReadError> {
         let key = Key::<pb::StoreMeta>::of(&crate::keys::TheStore);
         let range = Range { key: key.as_str().into(), ..Range::default() };
-        let found =
-            self.client.range(&range).await.map_err(|failure| ReadError::of(key.as_str(), 0, failure))?;
+        let found = self
+            .client
+            .range(&range)
+            .await
+            .map_err(|failure| ReadError::of(&self.client.store, key.as_str(), 0, failure))?;
         let meta = found.entries.first().map(Entry::decode::<pb::StoreMeta>).transpose()?;
         let term = meta.map_or(self.term(), |meta| meta.value.term);
         Ok(StoreVersion { term, revision: found.header.revision })
@@ -216,7 +230,10 @@ impl Store {
 impl Client {
     pub(crate) async fn get<R: Record>(&self, key: &Key<R>) -> Result<Option<Versioned<R>>, ReadError> {
         let range = Range { key: key.as_str().into(), ..Range::default() };
-        let found = self.range(&range).await.map_err(|failure| ReadError::of(key.as_str(), 0, failure))?;
+        let found = self
+            .range(&range)
+            .await
+            .map_err(|failure| ReadError::of(&self.store, key.as_str(), 0, failure))?;
         Ok(found.entries.first().map(Entry::decode).transpose()?)
     }
 }

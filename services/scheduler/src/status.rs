@@ -33,6 +33,7 @@ pub(crate) fn instances(
 ) -> Vec<Seen> {
     let default = NodeView::default();
     let mut seen = Vec::new();
+    let prefix = format!("{app}/");
     for (node, plan) in &project.solution {
         let view = project.nodes.get(node).unwrap_or(&default);
         let look = Look { node, view, connected: world.is_connected(view), project, project_name };
@@ -44,26 +45,35 @@ pub(crate) fn instances(
                 .map(|p| look.placed(p)),
         );
         seen.extend(plan.unplaced.iter().filter(|u| u.instance.app == *app).map(|u| look.unplaced(u)));
-        let wanted = |name: &str| {
-            plan.placed.iter().any(|p| p.instance.to_string() == name)
-                || plan.unplaced.iter().any(|u| u.instance.to_string() == name)
+        let is_wanted = |name: &InstanceName| {
+            plan.placed.iter().any(|p| p.instance == *name)
+                || plan.unplaced.iter().any(|u| u.instance == *name)
         };
-        let reported = view.status.iter().flat_map(|status| &status.instances);
-        let leaving = reported.filter_map(|r| Some((InstanceName::parse(&r.instance).ok()?, r)));
-        seen.extend(
-            leaving
-                .filter(|(name, r)| name.app == *app && !wanted(&r.instance))
-                .map(|(name, r)| look.leaving(name, r)),
-        );
+        let leaving = leftovers(view)
+            .filter(|(name, _)| name.starts_with(&prefix))
+            .filter_map(|(name, reported)| Some((InstanceName::parse(name).ok()?, reported)))
+            .filter(|(name, _)| !is_wanted(name));
+        seen.extend(leaving.map(|(name, reported)| look.leaving(name, reported)));
     }
     seen
 }
 
-/// The apps of which any node reports an instance.
-pub(crate) fn reported_apps(project: &Project) -> impl Iterator<Item = AppName> + '_ {
-    let reported =
-        project.nodes.values().filter_map(|view| view.status.as_ref()).flat_map(|status| &status.instances);
-    reported.filter_map(|instance| Some(InstanceName::parse(&instance.instance).ok()?.app))
+/// The apps of which any node has an instance, wanted or not.
+pub(crate) fn leftover_apps(project: &Project) -> impl Iterator<Item = AppName> + '_ {
+    let names = project.nodes.values().flat_map(leftovers).map(|(name, _)| name);
+    names.filter_map(|name| Some(InstanceName::parse(name).ok()?.app))
+}
+
+/// What a node reports, and what its assignment still names and it has not reported yet.
+fn leftovers(view: &NodeView) -> impl Iterator<Item = (&str, Option<&InstanceStatus>)> {
+    let reported = || view.status.iter().flat_map(|status| &status.instances);
+    let assigned = view.assignment.iter().flat_map(|(assignment, _)| &assignment.instances);
+    let unreported = assigned
+        .map(|assigned| assigned.instance.as_str())
+        .filter(move |name| !reported().any(|status| status.instance == *name));
+    reported()
+        .map(|status| (status.instance.as_str(), Some(status)))
+        .chain(unreported.map(|name| (name, None)))
 }
 
 fn is_kept(unplaced: &[Unplaced], placed: &Placed) -> bool {
@@ -171,12 +181,19 @@ impl Look<'_> {
         Seen { name: unplaced.instance.clone(), status, wanted: true, updated: false }
     }
 
-    fn leaving(&self, name: InstanceName, reported: &InstanceStatus) -> Seen {
-        let mut status = self.with_node(reported);
-        status.ready = false;
+    fn leaving(&self, name: InstanceName, reported: Option<&InstanceStatus>) -> Seen {
+        let mut status = reported.map_or_else(|| self.blank(&name), |reported| self.with_node(reported));
         status.phase = InstancePhase::Stopping.into();
-        "Removing".clone_into(&mut status.reason);
-        "no longer wanted on this node".clone_into(&mut status.message);
+        if self.connected {
+            not_ready(&mut status, "Removing", "no longer wanted on this node".to_owned());
+        } else {
+            let node = self.node;
+            not_ready(
+                &mut status,
+                "NodeDisconnected",
+                format!("no longer wanted, but node {node} is not connected: it stops when that returns"),
+            );
+        }
         Seen { name, status, wanted: false, updated: false }
     }
 }

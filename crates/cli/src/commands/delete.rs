@@ -1,28 +1,69 @@
-//! `delete`: resources go.
+//! `delete`: resources go, and with an app its instances.
 
 use skerry_proto::registry::v1::DeleteNodeRequest;
 use skerry_proto::scheduler::v1::{DeleteAppRequest, DeleteConfigRequest};
 
+use super::gone::Watcher;
 use super::{Several, apply};
 use crate::args::DeleteArgs;
 use crate::client::{Client, Service, apps, configs, nodes, request, request_id};
 use crate::error::CliError;
 use crate::files::read_all;
 use crate::item::CallOrUsage;
-use crate::print::Printer;
+use crate::patience::{Ended, Look, Patience};
+use crate::print::{Printer, note};
 use crate::target::{Target, Type, parse_all};
 
 pub(crate) async fn run(client: &Client, args: &DeleteArgs, printer: &mut Printer) -> Result<(), CliError> {
     let mut several = Several::default();
+    let mut deleted = Vec::new();
     for (target, name) in targets(client, args)? {
         let outcome = match delete(client, &target, name).await {
-            Ok(()) => printer.line(&format!("{target} deleted")),
-            Err(error) if error.is_not_found() && args.ignore_not_found => Ok(()),
+            Ok(()) => {
+                let said = printer.line(&format!("{target} deleted"));
+                deleted.push(target);
+                said
+            }
+            Err(error) if error.is_not_found() && args.ignore_not_found => {
+                deleted.push(target);
+                Ok(())
+            }
             Err(error) => Err(error.into()),
         };
         several.take(outcome)?;
     }
+    if args.wait {
+        let patience = Patience::new(args.timeout);
+        for target in deleted.iter().filter(|target| target.kind == Type::App) {
+            several.take(until_gone(client, target, &patience).await)?;
+        }
+    }
     several.finish()
+}
+
+/// Waits until the instances of a deleted app have stopped.
+async fn until_gone(client: &Client, target: &Target, patience: &Patience) -> Result<(), CliError> {
+    let mut gone = Watcher::new(target);
+    let mut anew = false;
+    let waited = patience.until(target, async || match client.get(target).await {
+        // The instances that are there now are those of the new one.
+        Ok(_) => {
+            anew = true;
+            Ok(Look::Met)
+        }
+        Err(error) if error.is_not_found() => gone.instances(client).await,
+        Err(error) => Err(error.into()),
+    });
+    waited.await.map_err(|ended| match ended {
+        Ended::Failed(error) => error,
+        Ended::Over(instead) => {
+            CliError::TimedOut(format!("{target} is deleted, but after {} {instead}", patience.shown()))
+        }
+    })?;
+    if anew {
+        note(&format!("{target} was created anew meanwhile: its instances were not waited for"));
+    }
+    Ok(())
 }
 
 /// What to delete, with full names. Those of manifests: apps before the configs that they mount.

@@ -1,13 +1,19 @@
 //! `describe`: one resource with all that belongs to it.
 
+use skerry_manifest::nearest;
+use skerry_proto::types::v1::InstanceStatus;
+
 use super::Several;
 use crate::args::DescribeArgs;
 use crate::client::Client;
 use crate::error::CliError;
-use crate::item::{Item, Query};
+use crate::item::{Item, Query, is_below};
 use crate::print::Printer;
 use crate::render::{describe, time};
 use crate::target::{Target, Type, parse_all};
+
+/// Most names that an error suggests.
+const NEAR_MAX: usize = 5;
 
 pub(crate) async fn run(client: &Client, args: &DescribeArgs, printer: &mut Printer) -> Result<(), CliError> {
     let targets = parse_all(&args.targets)?;
@@ -25,6 +31,11 @@ pub(crate) async fn run(client: &Client, args: &DescribeArgs, printer: &mut Prin
 
 async fn text(client: &Client, target: &Target) -> Result<String, CliError> {
     let regarding = target.full_name(client.project())?;
+    if target.kind == Type::Instance {
+        let instance = find_instance(client, target).await?;
+        let (events, _) = client.list(&Query { regarding, ..Query::all(Type::Event) }).await?;
+        return Ok(describe::instance(&instance, client.project().as_str(), &events, time::now()));
+    }
     Ok(match client.get(target).await? {
         Item::Node(node) => {
             let instances = Query { node: Some(target.name.clone()), ..Query::all(Type::Instance) };
@@ -43,6 +54,39 @@ async fn text(client: &Client, target: &Target) -> Result<String, CliError> {
     })
 }
 
+/// The instance of this name; else what a name looks like, and which are near.
+pub(super) async fn find_instance(client: &Client, target: &Target) -> Result<InstanceStatus, CliError> {
+    let app = target.name.split('/').next().unwrap_or_default();
+    Target { kind: Type::App, name: app.to_owned() }.full_name(client.project())?;
+    let of_app = Query { app: Some(app.to_owned()), ..Query::all(Type::Instance) };
+    let present = match client.list(&of_app).await {
+        Ok((present, _)) => present,
+        Err(CliError::NotFound(_)) => client.list(&Query::all(Type::Instance)).await?.0,
+        Err(error) => return Err(error),
+    };
+    let mut names = Vec::new();
+    for item in present {
+        match item {
+            Item::Instance(instance) if instance.instance == target.name => return Ok(*instance),
+            Item::Instance(instance) => names.push(instance.instance),
+            _ => {}
+        }
+    }
+    Err(CliError::NotFound(no_instance(&target.name, &names)))
+}
+
+fn no_instance(name: &str, present: &[String]) -> String {
+    let below: Vec<&str> =
+        present.iter().filter(|other| is_below(other, name)).take(NEAR_MAX).map(String::as_str).collect();
+    let near = nearest(name, present.iter().map(String::as_str));
+    let hint = match (below.as_slice(), near) {
+        ([_, ..], _) => format!("; there are {}", below.join(", ")),
+        ([], Some(near)) => format!("; did you mean {near}?"),
+        ([], None) => "; `skerry get instances` shows all".to_owned(),
+    };
+    format!("there is no instance {name:?}: names are APP/SERVICE/NODE/ORDINAL{hint}")
+}
+
 async fn both(
     client: &Client,
     instances: &Query,
@@ -50,4 +94,20 @@ async fn both(
 ) -> Result<(Vec<Item>, Vec<Item>), CliError> {
     let events = Query { regarding, ..Query::all(Type::Event) };
     Ok((client.list(instances).await?.0, client.list(&events).await?.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_none_is_told_with_its_form_and_what_is_near() {
+        let present = ["web/s/n1/0".to_owned(), "web/s/n2/0".to_owned()];
+        assert_eq!(
+            no_instance("web", &present),
+            "there is no instance \"web\": names are APP/SERVICE/NODE/ORDINAL; there are web/s/n1/0, web/s/n2/0"
+        );
+        assert!(no_instance("web/s/n1/1", &present).ends_with("; did you mean web/s/n1/0?"));
+        assert!(no_instance("other", &present).ends_with("; `skerry get instances` shows all"));
+    }
 }

@@ -6,6 +6,7 @@ pub(crate) mod delete;
 pub(crate) mod describe;
 pub(crate) mod events;
 pub(crate) mod get;
+mod gone;
 pub(crate) mod label;
 pub(crate) mod version;
 pub(crate) mod wait;

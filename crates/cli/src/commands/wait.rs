@@ -1,23 +1,18 @@
 //! `wait`: until resources are in a state. Asks for each resource by name: exact, and cheap for servers however large the project is.
 
-use std::time::Duration;
-
 use skerry_proto::types::v1::Condition;
 use skerry_proto::types::v1::condition::Status;
-use tokio::time::Instant;
 
 use super::Several;
+use super::gone::Watcher;
 use crate::args::WaitArgs;
 use crate::client::Client;
 use crate::error::CliError;
 use crate::item::Item;
+use crate::patience::{Ended, Look, Patience};
 use crate::print::Printer;
 use crate::render::rows::{app_state, find, node_state};
 use crate::target::{Target, Type, parse_all};
-
-/// First time between two looks; grows to [`PERIOD_MAX`].
-const PERIOD: Duration = Duration::from_millis(50);
-const PERIOD_MAX: Duration = Duration::from_millis(500);
 
 pub(crate) async fn run(client: &Client, args: &WaitArgs, printer: &mut Printer) -> Result<(), CliError> {
     let state = State::parse(&args.state)?;
@@ -26,10 +21,10 @@ pub(crate) async fn run(client: &Client, args: &WaitArgs, printer: &mut Printer)
         state.check_target(target)?;
         target.full_name(client.project())?;
     }
-    let deadline = Instant::now() + args.timeout;
+    let patience = Patience::new(args.timeout);
     let mut several = Several::default();
     for target in &targets {
-        let outcome = match until(client, target, &state, deadline, args.timeout).await {
+        let outcome = match until(client, target, &state, &patience).await {
             Ok(()) => printer.line(&format!("{target} {}", state.met())),
             Err(error) => Err(error),
         };
@@ -45,14 +40,6 @@ enum State {
     Connected,
     Deleted,
     Condition { kind: String, status: Status },
-}
-
-/// How a look turned out.
-#[derive(Debug, PartialEq, Eq)]
-enum Look {
-    Met,
-    /// With what is there instead.
-    NotYet(String),
 }
 
 impl State {
@@ -107,10 +94,9 @@ impl State {
 
     fn look(&self, item: Option<&Item>) -> Look {
         let Some(item) = item else {
-            return if *self == Self::Deleted { Look::Met } else { Look::NotYet("it does not exist".into()) };
+            return Look::NotYet("it does not exist".into());
         };
         match (self, item) {
-            (Self::Deleted, _) => Look::NotYet("it still exists".into()),
             (Self::Healthy, Item::App(app)) => match app_state(app).as_str() {
                 "Available" => Look::Met,
                 state => Look::NotYet(problem(state, app)),
@@ -181,42 +167,26 @@ fn word(status: Status) -> &'static str {
     }
 }
 
-async fn until(
-    client: &Client,
-    target: &Target,
-    state: &State,
-    deadline: Instant,
-    timeout: Duration,
-) -> Result<(), CliError> {
-    let mut period = PERIOD;
-    loop {
-        // A server that is away may be restarting: it is asked again until the time is over.
-        let (seen, error) = match client.get(target).await {
-            Ok(item) => (state.look(Some(&item)), None),
-            Err(error)
-                if error.is_not_found() && (*state == State::Deleted || state.waits_for_creation()) =>
-            {
-                (state.look(None), None)
-            }
-            Err(error) if error.is_unreachable() => (Look::NotYet(String::new()), Some(error)),
-            Err(error) => return Err(error.into()),
-        };
-        let instead = match seen {
-            Look::Met => return Ok(()),
-            Look::NotYet(instead) => instead,
-        };
-        if Instant::now() + period > deadline {
-            return Err(match error {
-                Some(error) => error.into(),
-                None => CliError::TimedOut(format!(
-                    "{target} is not {} after {timeout:?}: {instead}",
-                    state.met()
-                )),
-            });
+async fn until(client: &Client, target: &Target, state: &State, patience: &Patience) -> Result<(), CliError> {
+    let mut gone = Watcher::new(target);
+    let waited = patience.until(target, async || {
+        if *state == State::Deleted {
+            return gone.resource(client).await;
         }
-        tokio::time::sleep(period).await;
-        period = (period * 2).min(PERIOD_MAX);
-    }
+        match client.get(target).await {
+            Ok(item) => Ok(state.look(Some(&item))),
+            Err(error) if error.is_not_found() && state.waits_for_creation() => Ok(state.look(None)),
+            Err(error) => Err(error.into()),
+        }
+    });
+    waited.await.map_err(|ended| match ended {
+        Ended::Failed(error) => error,
+        Ended::Over(instead) => CliError::TimedOut(format!(
+            "{target} is not {} after {}: {instead}",
+            state.met(),
+            patience.shown()
+        )),
+    })
 }
 
 #[cfg(test)]
@@ -291,7 +261,5 @@ mod tests {
         assert_eq!(State::Connected.look(Some(&node(true))), Look::Met);
         assert_eq!(State::Connected.look(Some(&node(false))), Look::NotYet("it is not connected".into()));
         assert_eq!(State::Connected.look(None), Look::NotYet("it does not exist".into()));
-        assert_eq!(State::Deleted.look(None), Look::Met);
-        assert_eq!(State::Deleted.look(Some(&node(true))), Look::NotYet("it still exists".into()));
     }
 }

@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 use skerry_proto::registry::v1::Node;
 use skerry_proto::scheduler::v1::{App, Config};
 use skerry_proto::types::v1::service_spec::{Kind, Program};
-use skerry_proto::types::v1::{Condition, LabelSelector, Metadata, ServiceSpec};
+use skerry_proto::types::v1::{Condition, InstanceStatus, LabelSelector, Metadata, ServiceSpec};
 
 use crate::item::Item;
-use crate::render::rows::{app_state, cells, headers, labels, node_state, short_hash};
+use crate::render::rows::{app_state, cells, headers, labels, node_state, phase, short_hash};
 use crate::render::table::Table;
 use crate::render::time::{age, bytes, moment, processors};
 use crate::target::Type;
@@ -97,6 +97,31 @@ pub(crate) fn app(app: &App, instances: &[Item], events: &[Item], now: i64) -> S
         .collect();
     table(&mut text, "Services", &["NAME", "KIND", "READY", "PROGRAM"], &rows);
     section(&mut text, "Instances", Type::Instance, instances, now);
+    section(&mut text, "Events", Type::Event, newest(events), now);
+    text
+}
+
+/// An instance, and what happened.
+pub(crate) fn instance(instance: &InstanceStatus, project: &str, events: &[Item], now: i64) -> String {
+    let mut text = String::new();
+    field(&mut text, "Name", &instance.instance);
+    field(&mut text, "Project", project);
+    field(&mut text, "Node", instance.node.rsplit('/').next().unwrap_or_default());
+    field(&mut text, "Phase", phase(instance.phase()));
+    field(&mut text, "Ready", if instance.ready { "yes" } else { "no" });
+    field(&mut text, "Reason", &instance.reason);
+    field(&mut text, "Message", &instance.message);
+    field(&mut text, "Restarts", &instance.restarts.to_string());
+    field(&mut text, "Exit code", &instance.exit_code.map_or(String::new(), |code| code.to_string()));
+    let started = instance.start_time.as_ref();
+    let since = if started.is_some() {
+        format!("{} ({})", moment(started), age(started, now))
+    } else {
+        String::new()
+    };
+    field(&mut text, "Started", &since);
+    field(&mut text, "Revision", &instance.revision);
+    field(&mut text, "Runtime id", &instance.runtime_id);
     section(&mut text, "Events", Type::Event, newest(events), now);
     text
 }
@@ -224,7 +249,7 @@ fn selector(selector: Option<&LabelSelector>) -> String {
 mod tests {
     use prost_types::Timestamp;
     use skerry_proto::scheduler::v1::{AppStatus, ConfigSpec, Counts};
-    use skerry_proto::types::v1::{AppSpec, Container, Event, InstancePhase, InstanceStatus};
+    use skerry_proto::types::v1::{AppSpec, Container, Event, InstancePhase};
 
     use super::*;
 

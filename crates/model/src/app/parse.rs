@@ -6,6 +6,7 @@ use std::time::Duration;
 use prost::Message as _;
 use skerry_proto::types::v1 as pb;
 
+use crate::quantity::format_duration;
 use crate::time::from_proto_duration;
 use crate::{ConfigName, Fault, Selector, ServiceName, Violations};
 
@@ -112,7 +113,7 @@ fn check_condition(path: &str, other: &ServiceSpec, condition: DependencyConditi
     if condition == DependencyCondition::Completed && other.restart.when == RestartWhen::Always {
         v.add(
             format!("{path}.condition"),
-            format!("`{}` is restarted always and so never completes: set its restart.policy to ON_FAILURE or NEVER", other.name),
+            format!("`{}` is restarted always and so never completes: set its restart.policy to on-failure or never", other.name),
         );
     }
     if matches!(other.kind, Kind::Deployment { replicas: 0 }) {
@@ -202,11 +203,11 @@ fn parse_kind(at: &str, kind: Option<&pb::service_spec::Kind>, v: &mut Violation
         }
         Some(Wire::DaemonSet(_)) => Some(Kind::DaemonSet),
         Some(Wire::Job(_)) => {
-            v.add(format!("{at}.job"), "jobs are not available yet: use deployment or daemon_set");
+            v.add(format!("{at}.job"), "jobs are not available yet: use deployment or daemonSet");
             None
         }
         Some(Wire::CronJob(_)) => {
-            v.add(format!("{at}.cron_job"), "cron jobs are not available yet: use deployment or daemon_set");
+            v.add(format!("{at}.cron_job"), "cron jobs are not available yet: use deployment or daemonSet");
             None
         }
     }
@@ -376,7 +377,7 @@ fn parse_dependency(at: &str, dependency: &pb::Dependency, v: &mut Violations) -
         Ok(Wire::Healthy) => DependencyCondition::Healthy,
         Ok(Wire::Completed) => DependencyCondition::Completed,
         Err(_) => {
-            v.add(format!("{at}.condition"), "use STARTED, HEALTHY or COMPLETED");
+            v.add(format!("{at}.condition"), "use started, healthy or completed");
             return None;
         }
     };
@@ -391,7 +392,7 @@ fn parse_restart(at: &str, restart: Option<&pb::RestartPolicy>, v: &mut Violatio
         Ok(Wire::OnFailure) => RestartWhen::OnFailure,
         Ok(Wire::Never) => RestartWhen::Never,
         Err(_) => {
-            v.add(format!("{at}.policy"), "use ALWAYS, ON_FAILURE or NEVER");
+            v.add(format!("{at}.policy"), "use always, on-failure or never");
             RestartWhen::Always
         }
     };
@@ -439,7 +440,7 @@ fn duration(
     match from_proto_duration(wire) {
         Some(duration) if (least..=most).contains(&duration) => duration,
         _ => {
-            v.add(at, format!("out of range: {least:?} to {most:?}"));
+            v.add(at, format!("out of range: {} to {}", format_duration(least), format_duration(most)));
             default
         }
     }

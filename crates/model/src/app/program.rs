@@ -50,7 +50,7 @@ fn parse_container(at: &str, container: &pb::Container, v: &mut Violations) -> C
         Ok(Wire::Always) => PullPolicy::Always,
         Ok(Wire::Never) => PullPolicy::Never,
         Err(_) => {
-            v.add(format!("{at}.pull_policy"), "use ALWAYS, IF_NOT_PRESENT or NEVER");
+            v.add(format!("{at}.pull_policy"), "use always, if-not-present or never");
             PullPolicy::IfNotPresent
         }
     };
@@ -68,7 +68,7 @@ fn parse_container(at: &str, container: &pb::Container, v: &mut Violations) -> C
         Ok(pb::NetworkMode::Unspecified | pb::NetworkMode::App) => false,
         Ok(pb::NetworkMode::Host) => true,
         Err(_) => {
-            v.add(format!("{at}.network_mode"), "use NETWORK_MODE_APP or NETWORK_MODE_HOST");
+            v.add(format!("{at}.network_mode"), "use app or host");
             false
         }
     };
@@ -144,7 +144,7 @@ fn parse_port(at: &str, wire: &pb::Port, v: &mut Violations) -> Option<Port> {
         Ok(Wire::Unspecified | Wire::Tcp) => Protocol::Tcp,
         Ok(Wire::Udp) => Protocol::Udp,
         Err(_) => {
-            v.add(format!("{at}.protocol"), "use TCP or UDP");
+            v.add(format!("{at}.protocol"), "use tcp or udp");
             return None;
         }
     };

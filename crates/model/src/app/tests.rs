@@ -180,3 +180,27 @@ proptest! {
         let _ = AppSpec::decode(&bytes);
     }
 }
+
+#[test]
+fn what_is_wrong_is_said_in_the_words_of_manifests() {
+    let mut late = container("a");
+    late.stop = Some(pb::StopPolicy {
+        grace_period: Some(prost_types::Duration { seconds: 7200, nanos: 0 }),
+        ..Default::default()
+    });
+    let mut cron = container("b");
+    cron.kind = Some(pb::service_spec::Kind::CronJob(pb::CronJob::default()));
+    let mut waits = container("c");
+    waits.depends_on =
+        vec![pb::Dependency { service: "d".into(), condition: pb::dependency::Condition::Completed.into() }];
+    let told = |services| {
+        let fault = AppSpec::from_proto(&app(services)).unwrap_err();
+        fault.violations.into_iter().map(|violation| violation.description).collect::<Vec<_>>().join("; ")
+    };
+    assert_eq!(
+        told(vec![late, cron]),
+        "out of range: 0s to 1h; cron jobs are not available yet: use deployment or daemonSet"
+    );
+    let text = told(vec![waits, container("d")]);
+    assert!(text.ends_with("set its restart.policy to on-failure or never"), "{text}");
+}

@@ -82,13 +82,12 @@ impl Store {
                     }
                 }
                 Err(error) => {
-                    let down = matches!(error, TxnError::Indeterminate { .. } | TxnError::Unavailable { .. });
                     fail_all(&mut results, group.into_iter(), &error);
-                    if down {
-                        let error = TxnError::Unavailable {
-                            subject: merged.subject(),
-                            reason: "not tried: another write failed".to_owned(),
-                        };
+                    // The rest is not tried: the store is away.
+                    if let TxnError::Indeterminate { outage, .. } | TxnError::Unavailable { outage, .. } =
+                        error
+                    {
+                        let error = TxnError::Unavailable { subject: merged.subject(), outage };
                         fail_all(&mut results, waiting.drain(..), &error);
                     }
                 }

@@ -10,7 +10,7 @@ use etcd_client::{Compare, CompareOp, DeleteOptions, GetOptions, PutOptions, Txn
 use super::error::{Conflict, Seen, TxnError};
 use super::{Committed, Expect, Guard, LeaseOf, Op, Remembered, Txn, value_bytes_max};
 use crate::client;
-use crate::failure::Failure;
+use crate::failure::{Failure, Outage};
 use crate::keys::range_end;
 use crate::record::Entry;
 use crate::request;
@@ -48,7 +48,10 @@ impl Store {
         let mut renewed = false;
         loop {
             let lease = if remembers {
-                self.request_lease.id(&self.client).await.map_err(|failure| failed_before(txn, &failure))?
+                self.request_lease
+                    .id(&self.client)
+                    .await
+                    .map_err(|failure| self.failed_before(txn, &failure))?
             } else {
                 0
             };
@@ -63,14 +66,33 @@ impl Store {
                 }
                 Ok((header, answer)) => {
                     let found =
-                        txn.read_back(answer, &with_value).map_err(|failure| failed(txn, &failure))?;
+                        txn.read_back(answer, &with_value).map_err(|failure| self.failed(txn, &failure))?;
                     return Ok(Answer::Found { revision: header.revision, found });
                 }
                 Err(Failure::LeaseGone) if remembers && !renewed => {
                     renewed = true;
                     self.request_lease.forget(lease);
                 }
-                Err(failure) => return Err(failed(txn, &failure)),
+                Err(failure) => return Err(self.failed(txn, &failure)),
+            }
+        }
+    }
+
+    /// The transaction was not sent yet.
+    fn failed_before(&self, txn: &Txn, failure: &Failure) -> TxnError {
+        TxnError::Unavailable { subject: txn.subject(), outage: Outage::of(&self.client.store, failure) }
+    }
+
+    fn failed(&self, txn: &Txn, failure: &Failure) -> TxnError {
+        let subject = txn.subject();
+        let outage = Outage::of(&self.client.store, failure);
+        match failure {
+            Failure::NotSent(_) | Failure::Overloaded(_) => TxnError::Unavailable { subject, outage },
+            Failure::Unclear(_) | Failure::AnswerTooLarge => TxnError::Indeterminate { subject, outage },
+            Failure::LeaseGone => TxnError::LeaseLost { key: subject },
+            Failure::Full(_) => TxnError::Full { subject, outage },
+            Failure::Compacted | Failure::Future | Failure::Refused(_) => {
+                TxnError::Refused { subject, reason: failure.to_string() }
             }
         }
     }
@@ -196,22 +218,5 @@ fn holds(expect: &Expect, entry: Option<&Entry>) -> bool {
         Expect::Led { create_revision, holder } => {
             entry.is_some_and(|entry| entry.create_revision == *create_revision && entry.bytes == *holder)
         }
-    }
-}
-
-/// The transaction was not sent yet.
-fn failed_before(txn: &Txn, failure: &Failure) -> TxnError {
-    TxnError::Unavailable { subject: txn.subject(), reason: failure.to_string() }
-}
-
-fn failed(txn: &Txn, failure: &Failure) -> TxnError {
-    let subject = txn.subject();
-    let reason = failure.to_string();
-    match failure {
-        Failure::NotSent(_) | Failure::Overloaded(_) => TxnError::Unavailable { subject, reason },
-        Failure::Unclear(_) | Failure::AnswerTooLarge => TxnError::Indeterminate { subject, reason },
-        Failure::LeaseGone => TxnError::LeaseLost { key: subject },
-        Failure::Full(_) => TxnError::Full { subject, reason },
-        Failure::Compacted | Failure::Future | Failure::Refused(_) => TxnError::Refused { subject, reason },
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use skerry_model::{Code, Fault};
 
+use crate::failure::Outage;
 use crate::keys::{Key, Record};
 use crate::record::{DecodeError, Entry, TooLarge, Versioned};
 
@@ -78,20 +79,20 @@ pub enum TxnError {
         key: Arc<str>,
     },
     /// No answer came: it may or may not have happened. Read again before trying again.
-    #[error("writing `{subject}`: no answer, it may have happened: {reason}")]
+    #[error("writing `{subject}`: it may have happened: {outage}")]
     Indeterminate {
         /// The first key that it writes.
         subject: Arc<str>,
         /// The failure.
-        reason: String,
+        outage: Outage,
     },
     /// The store could not be reached or takes nothing. Nothing happened.
-    #[error("writing `{subject}`: the store is unavailable: {reason}")]
+    #[error("writing `{subject}`: {outage}")]
     Unavailable {
         /// The first key that it writes.
         subject: Arc<str>,
         /// The failure.
-        reason: String,
+        outage: Outage,
     },
     /// The lease of a key is lost. Nothing happened.
     #[error("writing `{key}`: its lease is lost")]
@@ -128,12 +129,12 @@ pub enum TxnError {
     #[error(transparent)]
     Decode(#[from] DecodeError),
     /// The store has no room left. Nothing happened.
-    #[error("writing `{subject}`: the store is full: {reason}")]
+    #[error("writing `{subject}`: {outage}")]
     Full {
         /// The first key that it writes.
         subject: Arc<str>,
-        /// The store's words.
-        reason: String,
+        /// The failure.
+        outage: Outage,
     },
     /// The store said no. Nothing happened.
     #[error("writing `{subject}`: {reason}")]
@@ -170,13 +171,23 @@ impl From<TxnError> for Fault {
             }
             TxnError::RequestIdReused { .. } => Fault::invalid_field("request_id", message),
             TxnError::Deposed { .. } => Fault::new(Code::Unavailable, "LEADERSHIP_LOST", message),
-            TxnError::Indeterminate { .. } => Fault::new(Code::DeadlineExceeded, "OUTCOME_UNKNOWN", message),
-            TxnError::Unavailable { .. } | TxnError::LeaseLost { .. } => Fault::unavailable(message),
+            TxnError::Indeterminate { subject, outage } => {
+                let plain = outage.plain(&subject);
+                let message = format!("{plain}: the change may have been made or not; it can be sent again");
+                Fault::new(Code::DeadlineExceeded, "OUTCOME_UNKNOWN", message)
+            }
+            TxnError::Unavailable { subject, outage } => {
+                Fault::unavailable(format!("{}: nothing was changed, try again", outage.plain(&subject)))
+            }
+            TxnError::LeaseLost { .. } => Fault::unavailable(message),
             TxnError::TooLarge(error) => error.into(),
             TxnError::TooManyOperations { .. } | TxnError::TooManyBytes { .. } => {
                 Fault::new(Code::ResourceExhausted, "TRANSACTION_TOO_LARGE", message)
             }
-            TxnError::Full { .. } => Fault::new(Code::ResourceExhausted, "STORE_FULL", message),
+            TxnError::Full { subject, outage } => {
+                let message = format!("{}: nothing was changed", outage.plain(&subject));
+                Fault::new(Code::ResourceExhausted, "STORE_FULL", message)
+            }
             TxnError::KeyTwice { .. } | TxnError::Decode(_) | TxnError::Refused { .. } => {
                 Fault::internal(message)
             }
