@@ -9,8 +9,7 @@ mod up;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::parser::ValueSource;
-use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 use skerry_cli::{ClientCommand, EXIT_CODES_HELP, GlobalArgs};
 
@@ -56,14 +55,10 @@ struct CompletionArgs {
 fn main() -> ExitCode {
     // First of all: processes that the agent runs are held by this binary again, without a runtime.
     skerry_agent::run_shim_if_asked();
-    let matches = Cli::command().get_matches();
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let cli = Cli::from_arg_matches(&command().get_matches()).unwrap_or_else(|error| error.exit());
     match cli.command {
         Command::Client(command) => skerry_cli::run(&cli.global, &command),
-        Command::Up(mut args) => {
-            if is_default(&matches, "up", "filter") {
-                args.be_quiet();
-            }
+        Command::Up(args) => {
             let project = cli.global.project;
             let log = args.log.clone();
             skerry_daemon::run(&log, |shutdown| up::run(args, project, shutdown))
@@ -76,15 +71,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether nobody said anything about the argument of a subcommand.
-fn is_default(matches: &ArgMatches, subcommand: &str, argument: &str) -> bool {
-    let matches = matches.subcommand_matches(subcommand);
-    matches.is_some_and(|matches| matches.value_source(argument) == Some(ValueSource::DefaultValue))
+/// What can be typed. `up` logs warnings only, unless told otherwise: what it says itself is enough for people.
+fn command() -> clap::Command {
+    Cli::command().mut_subcommand("up", |up| up.mut_arg("filter", |filter| filter.default_value("warn")))
 }
 
 fn completion(shell: Shell) -> ExitCode {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "skerry", &mut script);
+    clap_complete::generate(shell, &mut command(), "skerry", &mut script);
     match std::io::stdout().write_all(&script) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
         _ => ExitCode::SUCCESS,
@@ -97,14 +91,23 @@ mod tests {
 
     #[test]
     fn the_commands_are_well_formed() {
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 
     #[test]
-    fn only_what_nobody_said_is_a_default() {
-        let matches = |words: &[&str]| Cli::command().try_get_matches_from(words).expect("valid");
-        assert!(is_default(&matches(&["skerry", "up"]), "up", "filter"));
-        assert!(!is_default(&matches(&["skerry", "up", "--log", "info"]), "up", "filter"));
+    fn up_logs_warnings_and_its_help_says_so() {
+        let filter = |words: &[&str]| {
+            let matches = command().try_get_matches_from(words).expect("valid");
+            match Cli::from_arg_matches(&matches).expect("valid").command {
+                Command::Up(args) => args.log.filter.to_string(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(filter(&["skerry", "up"]), "warn");
+        assert_eq!(filter(&["skerry", "up", "--log", "info"]), "info");
+        let mut all = command();
+        let help = all.find_subcommand_mut("up").expect("a command").render_help().to_string();
+        assert!(help.contains("[default: warn]"), "{help}");
     }
 
     #[test]

@@ -6,11 +6,13 @@ mod channel;
 mod error;
 mod limit;
 mod peer;
+mod refuse;
 mod server;
 
 pub use channel::{ConnectError, Endpoint, connect};
 pub use error::{fault_of, is_too_large, status_of};
 pub use peer::{Access, Peer};
+pub use refuse::refuse_all;
 pub use server::{ServeError, Server};
 
 /// The error domain of `google.rpc.ErrorInfo`.

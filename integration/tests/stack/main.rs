@@ -5,6 +5,7 @@ mod bounds;
 mod degraded;
 mod docker_outages;
 mod docker_restart;
+mod operator;
 mod outages;
 mod refusals;
 mod restore;

@@ -1,7 +1,8 @@
 //! `skerry up`: everything in one process, for one machine and for trying it out.
 //!
-//! Starts from the inside out (store, services, listener, agent) and stops from the outside in: the agent says farewell, the services end
-//! their streams, the store is closed last. Each step has a deadline. Apps that run keep running: the agent finds them again.
+//! The agent starts at once and runs what it has on disk, the control plane from the inside out (store, services, listener); an etcd
+//! elsewhere is waited for. It stops from the outside in: the agent says farewell, the services end their streams, the store is closed
+//! last. Each step of that has a deadline. Apps that run keep running: the agent finds them again.
 
 mod parts;
 mod settings;
@@ -16,14 +17,15 @@ use skerry_daemon::{LogArgs, Shutdown};
 use tokio::net::TcpListener;
 
 use crate::files::{DirectoryLock, make_private};
-use parts::{Agent, Services, Storage};
+use parts::{Agent, ControlPlane};
 use settings::Settings;
 
 /// `up`
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "\
 The same data directory continues where it was. Ctrl-C stops in order, a second one at once;
-apps that run keep running and are found again. Only warnings are logged unless --log says more.
+apps that run keep running and are found again. With --etcd, an etcd that is away is waited for; this
+machine's agent runs meanwhile what it was told before.
 
 Examples:
   skerry up
@@ -66,15 +68,6 @@ pub(crate) struct UpArgs {
     pub(crate) log: LogArgs,
 }
 
-impl UpArgs {
-    /// Logs warnings only: what `up` says itself is enough for people.
-    pub(crate) fn be_quiet(&mut self) {
-        if let Ok(filter) = "warn".parse() {
-            self.log.filter = filter;
-        }
-    }
-}
-
 /// Runs until `shutdown`, or until a part of it fails.
 pub(crate) async fn run(args: UpArgs, project: Option<String>, shutdown: Shutdown) -> anyhow::Result<()> {
     let start = Instant::now();
@@ -83,18 +76,12 @@ pub(crate) async fn run(args: UpArgs, project: Option<String>, shutdown: Shutdow
     let _lock = DirectoryLock::take(&settings.data_dir, "skerry up")?;
     let (listener, address) = bind(settings.listen).await?;
 
-    let storage = Storage::open(&settings).await?;
-    let mut services = match Services::start(&settings, storage.store(), listener).await {
-        Ok(services) => services,
-        Err(error) => {
-            storage.close().await;
-            return Err(error);
-        }
-    };
+    say(&settings.summary(address));
+    // First, and whatever becomes of the control plane: it has its desired state on disk and runs that.
     let mut agent = settings.agent(address)?.map(Agent::start);
+    let mut control = ControlPlane::default();
     let ended = tokio::select! {
-        ended = announce_and_wait(&settings, address, start, agent.is_some()) => ended,
-        ended = services.ended() => ended.context("the services ended"),
+        ended = serve(&mut control, &settings, listener, start) => ended,
         ended = Agent::ended(&mut agent) => ended.context("the agent ended"),
         () = shutdown.wait() => {
             say(&["stopping; Ctrl-C once more stops at once".to_owned()]);
@@ -104,25 +91,31 @@ pub(crate) async fn run(args: UpArgs, project: Option<String>, shutdown: Shutdow
     if let Some(agent) = agent {
         agent.stop().await;
     }
-    services.stop().await;
-    storage.close().await;
+    control.stop().await;
     if ended.is_ok() {
         say(&["stopped; what ran runs on".to_owned()]);
     }
     ended
 }
 
-/// Says what there is, waits until this machine's node is connected, says that all is ready, and then waits for ever.
-async fn announce_and_wait(
+/// Starts the control plane, waits until this machine's node is connected, says that all is ready, and serves until it fails.
+async fn serve(
+    control: &mut ControlPlane,
     settings: &Settings,
-    address: SocketAddr,
+    listener: TcpListener,
     start: Instant,
-    with_agent: bool,
 ) -> anyhow::Result<()> {
-    say(&settings.summary(address));
-    let connected = if with_agent { parts::node_connects(settings, address).await } else { true };
-    say(&settings.next_steps(address, start.elapsed(), connected));
-    std::future::pending().await
+    let address = listener.local_addr().context("finding the listener's address")?;
+    control.start(settings, listener).await?;
+    let announce = async {
+        let connected = settings.node.is_none() || parts::node_connects(settings, address).await;
+        say(&settings.next_steps(address, start.elapsed(), connected));
+        std::future::pending().await
+    };
+    tokio::select! {
+        ended = control.ended() => ended.context("the services ended"),
+        never = announce => never,
+    }
 }
 
 /// Listens at `address`; answers with the port that was taken.

@@ -8,19 +8,23 @@ use anyhow::{Context as _, bail};
 use skerry_daemon::Shutdown;
 use skerry_etcd_embedded::EmbeddedEtcd;
 use skerry_gateway::Gateway;
+use skerry_model::Fault;
 use skerry_proto::registry::v1::GetNodeRequest;
 use skerry_proto::registry::v1::node_service_client::NodeServiceClient;
 use skerry_registry::Registry;
 use skerry_rpc::Server;
 use skerry_scheduler::Scheduler;
-use skerry_store::{Store, StoreConfig, Target};
+use skerry_store::{ConnectError, Store, StoreConfig, Target};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::say;
 use super::settings::{Settings, url};
 
+/// Longest that an etcd may be silent before `up` says that it waits for it.
+const SILENT_WAIT: Duration = Duration::from_secs(1);
 /// Longest that the store may take to close.
 const STORE_CLOSE_DEADLINE: Duration = Duration::from_secs(10);
 /// Longest that the agent may take to say farewell and to end.
@@ -31,17 +35,45 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 const CONNECT_PERIOD: Duration = Duration::from_millis(20);
 
 /// The shared state, and the etcd that holds it if that is in this process.
-pub(super) struct Storage {
+struct Storage {
     store: Store,
     embedded: Option<EmbeddedEtcd>,
 }
 
 impl Storage {
-    pub(super) async fn open(settings: &Settings) -> anyhow::Result<Self> {
-        if let Some(target) = &settings.etcd {
-            let store = Store::connect(StoreConfig::new(target.clone())).await?;
-            return Ok(Self { store, embedded: None });
+    /// Connects to the etcd at `target`, however long it takes until that answers. Fails only where waiting is in vain.
+    async fn connect(target: &Target) -> anyhow::Result<Self> {
+        let mut told = false;
+        loop {
+            let connecting = Store::connect(StoreConfig::new(target.clone()));
+            tokio::pin!(connecting);
+            let outcome = tokio::select! {
+                outcome = &mut connecting => outcome,
+                () = tokio::time::sleep(SILENT_WAIT), if !told => {
+                    told = true;
+                    say(&[format!(
+                        "waiting for {}, which does not answer; this machine runs meanwhile what it was told before",
+                        target.described()
+                    )]);
+                    connecting.await
+                }
+            };
+            match outcome {
+                Ok(store) => {
+                    if told {
+                        say(&[format!("{} answers", target.described())]);
+                    }
+                    return Ok(Self { store, embedded: None });
+                }
+                // Each try has its own waits, with jitter.
+                Err(error @ ConnectError::Unavailable { .. }) => tracing::warn!(%error, "it is tried again"),
+                Err(error) => return Err(error.into()),
+            }
         }
+    }
+
+    /// Opens the etcd in this process.
+    async fn open(settings: &Settings) -> anyhow::Result<Self> {
         let etcd =
             EmbeddedEtcd::open(skerry_etcd_embedded::Config::new(settings.data_dir.join("etcd"))).await?;
         let channel = etcd.serve_in_process().await?;
@@ -54,11 +86,7 @@ impl Storage {
         }
     }
 
-    pub(super) fn store(&self) -> Store {
-        self.store.clone()
-    }
-
-    pub(super) async fn close(self) {
+    async fn close(self) {
         let closing = async {
             self.store.close().await;
             if let Some(etcd) = self.embedded {
@@ -71,30 +99,42 @@ impl Storage {
     }
 }
 
-/// Registry, scheduler and gateway on one listener.
-pub(super) struct Services {
+/// The control plane: the store, and registry, scheduler and gateway on one listener. What is not there yet is `None`, so that it can be
+/// stopped at any point of its start.
+#[derive(Default)]
+pub(super) struct ControlPlane {
+    storage: Option<Storage>,
     shutdown: Shutdown,
-    serving: JoinHandle<Result<(), skerry_rpc::ServeError>>,
+    serving: Option<JoinHandle<Result<(), skerry_rpc::ServeError>>>,
 }
 
-impl Services {
-    pub(super) async fn start(
-        settings: &Settings,
-        store: Store,
-        listener: TcpListener,
-    ) -> anyhow::Result<Self> {
+impl ControlPlane {
+    /// Starts it on `listener`. Callers are answered while an etcd elsewhere is waited for.
+    pub(super) async fn start(&mut self, settings: &Settings, listener: TcpListener) -> anyhow::Result<()> {
         let address = listener.local_addr().context("finding the listener's address")?;
-        let shutdown = Shutdown::new();
-        match Self::server(settings, address, store, &shutdown).await {
-            Ok(server) => {
-                let serving = shutdown.spawn(server.serve(listener, shutdown.token()));
-                Ok(Self { shutdown, serving })
+        let (listener, copy) = shared(listener).context("sharing the listener")?;
+        let Self { storage, shutdown, .. } = self;
+        let starting = async {
+            let storage = storage.insert(match &settings.etcd {
+                Some(target) => Storage::connect(target).await?,
+                None => Storage::open(settings).await?,
+            });
+            Self::server(settings, address, storage.store.clone(), shutdown).await
+        };
+        let refusing = async {
+            let Some(target) = &settings.etcd else { return std::future::pending().await };
+            let why = format!("this server waits for its store ({}): try again", target.described());
+            skerry_rpc::refuse_all(copy, Fault::unavailable(why), CancellationToken::new()).await
+        };
+        let server = tokio::select! {
+            server = starting => server?,
+            refused = refusing => {
+                refused?;
+                bail!("the listener closed");
             }
-            Err(error) => {
-                shutdown.finish().await;
-                Err(error)
-            }
-        }
+        };
+        self.serving = Some(self.shutdown.spawn(server.serve(listener, self.shutdown.token())));
+        Ok(())
     }
 
     async fn server(
@@ -119,16 +159,28 @@ impl Services {
 
     /// Waits until the listener ends by itself.
     pub(super) async fn ended(&mut self) -> anyhow::Result<()> {
-        match (&mut self.serving).await {
+        let Some(serving) = &mut self.serving else { bail!("it was not started") };
+        match serving.await {
             Ok(Ok(())) => bail!("the listener closed"),
             Ok(Err(error)) => Err(error.into()),
             Err(panic) => Err(panic.into()),
         }
     }
 
+    /// Ends the streams, then closes the store.
     pub(super) async fn stop(self) {
         self.shutdown.finish().await;
+        if let Some(storage) = self.storage {
+            storage.close().await;
+        }
     }
+}
+
+/// The listener twice: what one does not accept, the other does.
+fn shared(listener: TcpListener) -> std::io::Result<(TcpListener, TcpListener)> {
+    let listener = listener.into_std()?;
+    let copy = listener.try_clone()?;
+    Ok((TcpListener::from_std(listener)?, TcpListener::from_std(copy)?))
 }
 
 /// This machine's agent.
