@@ -106,7 +106,7 @@ mod tests {
         assert_eq!(filter(&["skerry", "up"]), "warn");
         assert_eq!(filter(&["skerry", "up", "--log", "info"]), "info");
         let mut all = command();
-        let help = all.find_subcommand_mut("up").expect("a command").render_help().to_string();
+        let help = all.find_subcommand_mut("up").expect("a command").render_long_help().to_string();
         assert!(help.contains("[default: warn]"), "{help}");
     }
 

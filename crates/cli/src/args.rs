@@ -145,7 +145,7 @@ pub enum Format {
 #[command(after_help = format!("{TYPES_HELP}
 
 Instances are named <app>/<service>/<cluster>/<ordinal>; a part from the left shows all below it.
-Revisions need their app. With --watch, -o json prints one object a line. Instances and revisions
+Revisions need their app, and may be named by the first digits: revision/hello/12ab. With --watch, -o json prints one object a line. Instances and revisions
 are watched by asking again each second. A watch goes on after a lost connection.
 
 Examples:

@@ -21,7 +21,7 @@ use tonic::{Request, Response, Status};
 use tonic_types::StatusExt as _;
 
 use crate::args::GlobalArgs;
-use crate::error::{CliError, is_transport_failure};
+use crate::error::{CliError, is_timeout, is_transport_failure};
 use crate::watch::is_version_gone;
 
 /// How often a call is tried again when the server was not reached.
@@ -155,14 +155,19 @@ impl Client {
         };
         let deadline = Instant::now() + self.timeout;
         let mut tries = 0;
+        let mut said = None;
         loop {
             let channel = remote.channel().await.map_err(CallError::Connect)?;
             let left = deadline.saturating_duration_since(Instant::now());
             let outcome = tokio::time::timeout(left, attempt(channel, left)).await;
             let status = match outcome {
                 Ok(Ok(response)) => return Ok(response.into_inner()),
+                Ok(Err(status)) if is_timeout(&status) => said.unwrap_or(status),
                 Ok(Err(status)) => status,
-                Err(_) => Status::deadline_exceeded(format!("no answer within {:?}", self.timeout)),
+                Err(_) => {
+                    let silent = || Status::deadline_exceeded(format!("no answer within {:?}", self.timeout));
+                    said.unwrap_or_else(silent)
+                }
             };
             let wait = asked_wait(&status) + jittered(tries);
             let worth_it = is_transport_failure(&status) || is_contended(&status);
@@ -170,6 +175,8 @@ impl Client {
                 return Err(CallError::Status(Box::new(status), remote.address.clone()));
             }
             tries += 1;
+            // What the server said says more than that there was too little time for another try.
+            said = Some(status);
             tokio::time::sleep(wait).await;
         }
     }
@@ -269,6 +276,18 @@ mod tests {
         });
         assert_eq!(again.await.ok(), Some(7));
         assert_eq!(tries.get(), 3);
+        let once = Cell::new(true);
+        let told: Result<(), _> = Client { timeout: Duration::from_millis(700), ..server }
+            .call(Service::Scheduler, |_, _| {
+                let first = once.replace(false);
+                async move {
+                    if first { Err(Status::unavailable("no store")) } else { std::future::pending().await }
+                }
+            })
+            .await;
+        let told = told.err().map(CliError::from).and_then(|error| error.text()).unwrap_or_default();
+        assert!(told.contains("no store"), "what the server said is kept: {told}");
+        let server = client(&format!("http://{}", listener.local_addr().expect("bound")));
         let refused: Result<(), _> = server
             .call(Service::Scheduler, |_, _| {
                 tries.set(tries.get() + 1);

@@ -239,7 +239,7 @@ pub(crate) fn root_cause(status: &Status) -> String {
 }
 
 /// Whether our own deadline ended the call: tonic calls that cancelled.
-fn is_timeout(status: &Status) -> bool {
+pub(crate) fn is_timeout(status: &Status) -> bool {
     let mut source = std::error::Error::source(status);
     while let Some(error) = source {
         if error.is::<tonic::TimeoutExpired>() {

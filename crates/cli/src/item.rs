@@ -83,7 +83,7 @@ pub(crate) struct Query {
     pub(crate) selector: String,
     /// Instances and revisions of this app only (short name).
     pub(crate) app: Option<String>,
-    /// Instances whose name begins with this path.
+    /// Instances and revisions whose name begins with this path.
     pub(crate) below: Option<String>,
     /// Instances on this node only (short name).
     pub(crate) node: Option<String>,
@@ -157,7 +157,12 @@ impl Client {
             }
             if next.is_empty() {
                 if let Some(below) = &query.below {
-                    items.retain(|item| is_below(&item.target().name, below));
+                    // Hashes are shown by their first digits.
+                    let by_digits = query.kind == Type::Revision && below.contains('/');
+                    items.retain(|item| {
+                        let name = item.target().name;
+                        is_below(&name, below) || (by_digits && name.starts_with(below.as_str()))
+                    });
                 }
                 return Ok((items, version));
             }

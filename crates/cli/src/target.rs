@@ -2,9 +2,13 @@
 
 use std::fmt;
 
+use skerry_manifest::nearest;
 use skerry_model::{AppRef, ConfigRef, NodeRef, ProjectName};
 
 use crate::error::CliError;
+
+/// The types, as people name many of one.
+const TYPES: [&str; 6] = ["nodes", "apps", "configs", "instances", "revisions", "events"];
 
 /// What can be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,8 +31,11 @@ impl Type {
             "revisions" | "revision" | "rev" => Self::Revision,
             "events" | "event" | "ev" => Self::Event,
             _ => {
-                let types = "nodes, apps, configs, instances, revisions, events";
-                return Err(CliError::Usage(format!("there is no type {text:?}; known: {types}")));
+                let hint = match nearest(text, TYPES) {
+                    Some(near) => format!("did you mean {near}?"),
+                    None => format!("known: {}", TYPES.join(", ")),
+                };
+                return Err(CliError::Usage(format!("there is no type {text:?}; {hint}")));
             }
         })
     }
@@ -172,6 +179,7 @@ mod tests {
             shown("pods"),
             "error: there is no type \"pods\"; known: nodes, apps, configs, instances, revisions, events"
         );
+        assert_eq!(shown("nods"), "error: there is no type \"nods\"; did you mean nodes?");
         assert_eq!(shown("app/"), "error: name the app: app/NAME");
         assert_eq!(shown("app/a b"), "error: write TYPE/NAME, not \"b\", after \"app/a\"");
     }

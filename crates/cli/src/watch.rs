@@ -115,7 +115,12 @@ struct Seen {
 impl Seen {
     /// Whether the event is new; remembers it.
     fn is_new(&mut self, event: &Item) -> bool {
-        let name = event.target().name;
+        // Rings that were begun without a boot id count from 1 alike: what they are about tells them apart.
+        let about = match event {
+            Item::Event(event) => event.regarding.as_str(),
+            _ => "",
+        };
+        let name = format!("{} {about}", event.target().name);
         if !self.names.insert(name.clone()) {
             return false;
         }
@@ -267,6 +272,9 @@ mod tests {
         assert!(seen.is_new(&event(1)));
         assert!(seen.is_new(&event(2)));
         assert!(!seen.is_new(&event(1)));
+        let other =
+            Event { boot_id: "b".into(), sequence: 1, regarding: "other".into(), ..Default::default() };
+        assert!(seen.is_new(&Item::Event(Box::new(other))), "the same count of another ring");
         for sequence in 3..=(EVENTS_REMEMBERED as u64 + 5) {
             seen.is_new(&event(sequence));
         }

@@ -85,7 +85,7 @@ pub fn parse(file: &str, bytes: &[u8], project: &Project) -> Result<Vec<Manifest
 /// The text, if it is one and not too long.
 fn check_text<'a>(bytes: &'a [u8], errors: &mut ErrorSink) -> Option<&'a str> {
     if bytes.len() > FILE_BYTES_MAX {
-        let message = format!("the file has {} bytes: at most {FILE_BYTES_MAX} are read", bytes.len());
+        let message = format!("the file is longer than the {FILE_BYTES_MAX} bytes that are read");
         errors.add(Position::START, "", message);
         return None;
     }

@@ -124,7 +124,7 @@ async fn waits_and_watches_outlive_the_services_that_they_ask() -> Result<()> {
     wait.wait_for_line("the server answers again", PATIENCE).await?;
     stack.apply("after", app([script("s", "sleep 1000000")])).await?;
     watch.wait_for_line("app/after", PATIENCE).await?;
-    events.wait_for_line("app/after", PATIENCE).await?;
+    events.wait_for_line(" app/after ", PATIENCE).await?;
     for mut process in [wait, watch, events] {
         ensure!(process.try_wait()?.is_none(), "it ended: {}", process.output());
         process.kill()?;

@@ -78,7 +78,12 @@ pub(super) async fn find_instance(client: &Client, target: &Target) -> Result<In
 fn no_instance(name: &str, present: &[String]) -> String {
     let below: Vec<&str> =
         present.iter().filter(|other| is_below(other, name)).take(NEAR_MAX).map(String::as_str).collect();
-    let near = nearest(name, present.iter().map(String::as_str));
+    // `wbe` is near to `web`, of which there is web/s/n1/0.
+    let depth = name.split('/').count();
+    let part = |other: &'_ String| other.split('/').take(depth).collect::<Vec<_>>().join("/");
+    let parts: Vec<String> = present.iter().map(part).collect();
+    let near = nearest(name, parts.iter().map(String::as_str));
+    let near = near.and_then(|near| present.iter().find(|other| is_below(other, near)));
     let hint = match (below.as_slice(), near) {
         ([_, ..], _) => format!("; there are {}", below.join(", ")),
         ([], Some(near)) => format!("; did you mean {near}?"),
@@ -108,6 +113,7 @@ mod tests {
             "there is no instance \"web\": names are APP/SERVICE/NODE/ORDINAL; there are web/s/n1/0, web/s/n2/0"
         );
         assert!(no_instance("web/s/n1/1", &present).ends_with("; did you mean web/s/n1/0?"));
+        assert!(no_instance("wbe", &present).ends_with("; did you mean web/s/n1/0?"));
         assert!(no_instance("other", &present).ends_with("; `skerry get instances` shows all"));
     }
 }

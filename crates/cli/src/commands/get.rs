@@ -74,7 +74,7 @@ impl Asked {
                     return Err(CliError::Usage(format!("one app at a time for {}", kind.plural())));
                 };
                 query.app = target.name.split('/').next().map(str::to_owned);
-                query.below = (kind == Type::Instance).then(|| target.name.clone());
+                query.below = Some(target.name.clone());
                 Ok(Self::Listing(query))
             }
             (Selection::Named(_), Type::Event) => {
@@ -219,6 +219,12 @@ mod tests {
             panic!()
         };
         assert_eq!((query.app.as_deref(), query.node.as_deref()), (None, Some("n1")));
+    }
+
+    #[test]
+    fn a_revision_is_asked_for_by_the_first_digits_of_its_hash() {
+        let Ok(Asked::Listing(query)) = asked(&args(&["rev/hello/12ab"])) else { panic!() };
+        assert_eq!((query.app.as_deref(), query.below.as_deref()), (Some("hello"), Some("hello/12ab")));
     }
 
     #[test]

@@ -177,7 +177,7 @@ impl From<TxnError> for Fault {
                 Fault::new(Code::DeadlineExceeded, "OUTCOME_UNKNOWN", message)
             }
             TxnError::Unavailable { subject, outage } => {
-                Fault::unavailable(format!("{}: nothing was changed, try again", outage.plain(&subject)))
+                Fault::unavailable(format!("{}: try again", outage.plain(&subject)))
             }
             TxnError::LeaseLost { .. } => Fault::unavailable(message),
             TxnError::TooLarge(error) => error.into(),
