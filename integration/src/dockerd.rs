@@ -1,6 +1,7 @@
 //! A Docker daemon of a test's own, beside the machine's, that may be killed.
 //!
-//! It touches nothing of the other's: its own storage, containerd, address ranges, and no firewall rules.
+//! It touches nothing of the other's: its own storage, containerd, firewall and links. The last two by a network namespace
+//! of its own, since a daemon without a default bridge removes the one that it finds. What its containers serve is not reached from outside.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -48,7 +49,11 @@ impl Dockerd {
         self.starts += 1;
         // Not the machine's own settings.
         fs::write(self.path("settings.json"), "{}").context("writing dockerd's settings")?;
-        let mut process = Process::spawn(program, self.args(), self.log())?;
+        let unshare =
+            find_program("unshare").context("unshare is not installed: apt-get install util-linux")?;
+        let mut args = vec!["--net".to_owned(), "--".to_owned(), program.display().to_string()];
+        args.extend(self.args());
+        let mut process = Process::spawn(unshare, args, self.log())?;
         let docker = self.docker();
         let answering = timeout(START_DEADLINE, async {
             while docker.ping().is_err() {
