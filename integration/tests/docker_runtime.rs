@@ -11,14 +11,16 @@ use skerry_agent::desired::ConfigContent;
 use skerry_agent::runtime::docker::DockerRuntime;
 use skerry_agent::runtime::{Observed, Progress, RunState, Runtime, RuntimeDirs, Wanted};
 use skerry_model::app::{
-    Amounts, ConfigMount, Container, HealthCheck, Mount, MountSource, Port, Probe, Protocol, PullPolicy,
-    StopPolicy,
+    Amounts, ConfigMount, Container, HealthCheck, Mount, MountSource, Network, NetworkMode, Port, Probe,
+    Protocol, PullPolicy, StopPolicy,
 };
-use skerry_model::{ConfigName, ContentHash, VolumeName};
+use skerry_model::{ConfigName, ContentHash, NetworkName, VolumeName};
 use skerry_testing::{BUSYBOX_IMAGE, eventually, free_port, http_get};
 
 use self::world::{IDLE, SOON, World, idle, idle_with_env, is_running, runtime, shell, spec};
 
+#[path = "docker_runtime/fields.rs"]
+mod fields;
 #[path = "docker_runtime/world.rs"]
 mod world;
 
@@ -58,7 +60,8 @@ async fn every_field_reaches_docker() {
         service.env.insert("GREETING".into(), "hello = world".into());
         service.working_directory = Some("/tmp".into());
         service.user = Some("65534:65534".into());
-        service.limits = Amounts { cpu_millis: Some(250), memory_bytes: Some(64 << 20) };
+        service.limits =
+            Amounts { cpu_millis: Some(250), memory_bytes: Some(64 << 20), ..Amounts::default() };
         service.stop = StopPolicy { signal: Some("SIGINT".into()), grace_period: Duration::from_secs(7) };
         service.configs = vec![
             ConfigMount { config: config.clone(), path: "/etc/site".into(), key: None },
@@ -260,11 +263,78 @@ async fn services_of_an_app_find_each_other_by_name_and_ports_answer() {
 #[tokio::test]
 async fn the_machines_network_is_the_machines() {
     let Some(world) = World::new("host-network") else { return };
-    let web = spec("web", Container { host_network: true, ..shell(IDLE) }, |_| ());
+    let web = spec(
+        "web",
+        Container { network: Network { mode: NetworkMode::Host, ..Network::default() }, ..shell(IDLE) },
+        |_| (),
+    );
     world.ensure(&web).await.expect("it runs");
     assert_eq!(world.inspect(&web)["HostConfig"]["NetworkMode"], "host");
     assert_eq!(world.listed("networks").len(), 0);
     assert_eq!(world.observe(&web).await.unwrap().address, Some("127.0.0.1".parse().unwrap()));
+}
+
+#[tokio::test]
+async fn without_a_network_there_is_only_loopback() {
+    let Some(world) = World::new("no-network") else { return };
+    let network = Network { mode: NetworkMode::None, ..Network::default() };
+    let web = spec("web", Container { network, ..shell(IDLE) }, |_| ());
+    world.ensure(&web).await.expect("it runs");
+    assert_eq!(world.exec(&web, "test \"$(ls /sys/class/net)\" = lo").await, 0);
+    assert_eq!((world.listed("networks").len(), world.observe(&web).await.unwrap().address), (0, None));
+}
+
+#[tokio::test]
+async fn another_platform_is_refused_with_its_reason() {
+    let Some(world) = World::new("platform") else { return };
+    let on = |platform: &str| {
+        let container =
+            Container { platform: Some(platform.into()), pull_policy: PullPolicy::Never, ..shell(IDLE) };
+        spec("web", container, |_| ())
+    };
+    let error = world.ensure(&on("linux/s390x")).await.expect_err("the image is of this machine's platform");
+    assert_eq!((error.reason, error.transient), ("PlatformMismatch", false), "{error}");
+    world.ensure(&on("linux")).await.expect("this one fits");
+}
+
+#[tokio::test]
+async fn services_reach_each_other_only_in_the_networks_that_they_share() {
+    let Some(world) = World::new("networks") else { return };
+    let back = NetworkName::parse("back").unwrap();
+    let joined = |service: &str, aliases: &[&str]| {
+        let aliases = aliases.iter().map(|alias| (*alias).to_owned()).collect();
+        let network = Network { further: BTreeMap::from([(back.clone(), aliases)]), ..Network::default() };
+        spec(service, Container { network, ..shell(IDLE) }, |_| ())
+    };
+    let (inner, outer, stranger) = (joined("inner", &["store"]), joined("outer", &[]), idle("stranger"));
+    for one in [&inner, &outer, &stranger] {
+        world.ensure(one).await.expect("it runs");
+    }
+    assert_eq!(world.listed("networks").len(), 2);
+    assert_eq!(world.exec(&outer, "nslookup store").await, 0, "by its alias");
+    assert_ne!(world.exec(&stranger, "nslookup store").await, 0, "not from outside that network");
+
+    // Created and not started is where a kill may leave it: not yet in its second network.
+    world.runtime.remove(&inner.name).await.expect("it is removed");
+    let name = world.runtime.container_name(&inner.name);
+    world.ensure(&inner).await.expect("it runs again");
+    world.post(&format!("/containers/{name}/stop"));
+    let second = world.runtime.network_name(&inner.name.app, Some(&back));
+    let body = serde_json::json!({"Container": name, "Force": true});
+    world.post_json(&format!("/networks/{second}/disconnect"), &body);
+    world.ensure(&inner).await.expect("it is connected and started");
+    assert_eq!(world.exec(&outer, "nslookup store").await, 0);
+
+    for one in [&inner, &outer] {
+        world.runtime.remove(&one.name).await.expect("it is removed");
+    }
+    let wanted = Wanted { apps: [inner.name.app.clone()].into(), ..Wanted::default() };
+    world.runtime.sweep(&wanted).await.expect("swept");
+    assert_eq!(
+        world.listed("networks").len(),
+        1,
+        "the app's own network stays, the one that nobody names goes"
+    );
 }
 
 #[tokio::test]

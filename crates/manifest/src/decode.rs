@@ -204,7 +204,12 @@ fn find_field(message: &MessageDescriptor, key: &str) -> Option<Named> {
         return Some(Named { field, human: None });
     }
     message.fields().find_map(|field| {
-        let (_, unit) = unit_form(&field).filter(|(name, _)| *name == key)?;
+        let (name, unit) = unit_form(&field)?;
+        // Also as the protocol spells it.
+        let rest = field.name().strip_prefix(key);
+        if name != key && !rest.is_some_and(|rest| rest.rfind('_') == Some(0)) {
+            return None;
+        }
         Some(Named { field, human: Some(unit) })
     })
 }

@@ -25,6 +25,9 @@ pub(crate) fn unit_form(field: &FieldDescriptor) -> Option<(&'static str, Unit)>
     match field.name() {
         "memory_bytes" => Some(("memory", Unit::Bytes)),
         "disk_bytes" => Some(("disk", Unit::Bytes)),
+        "swap_bytes" => Some(("swap", Unit::Bytes)),
+        "size_bytes" => Some(("size", Unit::Bytes)),
+        "shm_size_bytes" => Some(("shmSize", Unit::Bytes)),
         "cpu_millis" => Some(("cpu", Unit::CpuMillis)),
         _ => None,
     }

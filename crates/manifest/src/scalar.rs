@@ -225,7 +225,7 @@ mod tests {
         }
         assert_eq!(
             enum_value(&network, "hots"),
-            Err("expected app or host, found \"hots\"; did you mean \"host\"?".into())
+            Err("expected app, host or none, found \"hots\"; did you mean \"host\"?".into())
         );
         assert!(enum_value(&network, "unspecified").is_err());
         assert_eq!(enum_value(&network, "NETWORK_MODE_UNSPECIFIED"), Ok(Value::EnumNumber(0)));

@@ -93,11 +93,11 @@ fn an_app_is_read_with_the_forms_that_people_write() {
     let resources = web.resources.as_ref().expect("resources");
     assert_eq!(
         resources.requests,
-        Some(pb::ResourceList { cpu_millis: Some(500), memory_bytes: Some(512 << 20) })
+        Some(pb::ResourceList { cpu_millis: Some(500), memory_bytes: Some(512 << 20), ..Default::default() })
     );
     assert_eq!(
         resources.limits,
-        Some(pb::ResourceList { cpu_millis: Some(1500), memory_bytes: Some(1 << 30) })
+        Some(pb::ResourceList { cpu_millis: Some(1500), memory_bytes: Some(1 << 30), ..Default::default() })
     );
     let health = web.health_check.as_ref().expect("health check");
     assert_eq!(health.interval.map(|d| (d.seconds, d.nanos)), Some((90, 0)));
@@ -359,6 +359,7 @@ fn arbitrary_app() -> impl Strategy<Value = scheduler::App> {
                     let list = amounts.map(|(cpu, memory)| pb::ResourceList {
                         cpu_millis: Some(cpu + 1),
                         memory_bytes: Some(memory.max(64 << 20)),
+                        ..Default::default()
                     });
                     let command = command.into_iter().map(|argument| format!("x{argument}")).collect();
                     pb::ServiceSpec {
@@ -388,4 +389,28 @@ fn arbitrary_app() -> impl Strategy<Value = scheduler::App> {
             let spec = pb::AppSpec { selector: None, services: services.collect() };
             scheduler::App { metadata: Some(metadata), spec: Some(spec), status: None }
         })
+}
+
+#[test]
+fn sizes_are_written_as_people_write_them() {
+    let with = |lines: &str| {
+        format!(
+            "apiVersion: skerry/v1\nkind: App\nmetadata: {{name: a}}\nspec: {{services: [{{name: web, container: {{image: a:1, {lines}}}}}]}}\n"
+        )
+    };
+    let container = |lines: &str| {
+        let manifests = read(&with(lines));
+        match app(&manifests[0]).spec.clone().and_then(|mut spec| spec.services.pop()?.program) {
+            Some(pb::service_spec::Program::Container(container)) => container,
+            other => panic!("{other:?}"),
+        }
+    };
+    for lines in ["shmSize: 8Mi", "shm_size: 8Mi", "shmSizeBytes: 8388608", "shm_size_bytes: 8388608"] {
+        assert_eq!(container(lines).shm_size_bytes, Some(8 << 20), "{lines}");
+    }
+    let mounts = container("mounts: [{target: /t, tmpfs: {size: 1Mi, mode: \"1777\"}}]").mounts;
+    let tmpfs = pb::mount::Tmpfs { size_bytes: Some(1 << 20), mode: "1777".into() };
+    assert_eq!(mounts[0].source, Some(pb::mount::Source::Tmpfs(tmpfs)));
+    assert!(refused(&with("shm: 8Mi"))[0].contains("unknown field"));
+    assert!(refused(&with("gpus: all"))[0].contains("not available yet"));
 }

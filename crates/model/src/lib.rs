@@ -18,7 +18,7 @@ pub use app::AppSpec;
 pub use fault::{Code, Fault, Violation, Violations};
 pub use hash::ContentHash;
 pub use name::{
-    AppName, AppRef, ClusterName, ConfigName, ConfigRef, InstanceName, InvalidName, NodeName, NodeRef,
-    ProjectName, RevisionRef, ServiceName, VolumeName,
+    AppName, AppRef, ClusterName, ConfigName, ConfigRef, InstanceName, InvalidName, NetworkName, NodeName,
+    NodeRef, ProjectName, RevisionRef, ServiceName, VolumeName,
 };
 pub use selector::Selector;

@@ -120,6 +120,11 @@ label!(
     "config"
 );
 label!(
+    /// A further network of an app, within its app and node.
+    NetworkName,
+    "network"
+);
+label!(
     /// A volume, within its app and node.
     VolumeName,
     "volume"

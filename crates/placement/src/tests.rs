@@ -41,7 +41,7 @@ fn service(n: usize, shape: &ServiceShape) -> pb::ServiceSpec {
         .collect();
     let replicas = if ports.is_empty() { shape.replicas } else { 1 };
     let container = pb::Container { image: "x:1".into(), ports, ..Default::default() };
-    let requests = pb::ResourceList { memory_bytes: shape.memory, cpu_millis: None };
+    let requests = pb::ResourceList { memory_bytes: shape.memory, ..Default::default() };
     let mount = pb::ConfigMount { config: "c".into(), path: "/c".into(), key: String::new() };
     pb::ServiceSpec {
         name: format!("s{n}"),

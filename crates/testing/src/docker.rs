@@ -158,6 +158,11 @@ impl Docker {
         id.with_context(|| format!("creating a container: {} {}", answer.status, answer.text()))
     }
 
+    /// One request with a JSON body, whatever the daemon answers. Blocks as [`Self::request`] does.
+    pub fn post_json(&self, path: &str, body: &Value) -> Result<Response> {
+        self.send("POST", path, "application/json", body.to_string().as_bytes())
+    }
+
     /// One request to the daemon, whatever it answers; a body is a tar. Blocks, at most 60 s of silence.
     pub fn request(&self, method: &str, path: &str, body: &[u8]) -> Result<Response> {
         self.send(method, path, "application/x-tar", body)

@@ -9,7 +9,8 @@ use skerry_agent::desired::InstanceSpec;
 use skerry_agent::runtime::docker::DockerRuntime;
 use skerry_agent::runtime::{Observed, RunState, Runtime, RuntimeDirs, RuntimeError};
 use skerry_model::app::{
-    Amounts, Container, Kind, Program, PullPolicy, RestartPolicy, RestartWhen, ServiceSpec, StopPolicy,
+    Amounts, Container, Isolation, Kernel, Kind, Log, Network, Program, PullPolicy, RestartPolicy,
+    RestartWhen, ServiceSpec, StopPolicy,
 };
 use skerry_model::{ContentHash, InstanceName, ServiceName};
 use skerry_testing::{BUSYBOX_IMAGE, Docker};
@@ -51,6 +52,11 @@ impl World {
 
     pub(crate) fn post(&self, path: &str) {
         let answer = self.docker.request("POST", path, &[]).expect("Docker answers");
+        assert!((200..300).contains(&answer.status), "{path}: {} {}", answer.status, answer.text());
+    }
+
+    pub(crate) fn post_json(&self, path: &str, body: &Value) {
+        let answer = self.docker.post_json(path, body).expect("Docker answers");
         assert!((200..300).contains(&answer.status), "{path}: {} {}", answer.status, answer.text());
     }
 
@@ -100,8 +106,13 @@ pub(crate) fn shell(script: &str) -> Container {
         command: vec!["sh".into(), "-c".into(), script.into()],
         ports: vec![],
         mounts: vec![],
-        host_network: false,
         hostname: None,
+        platform: None,
+        network: Network::default(),
+        isolation: Isolation::default(),
+        kernel: Kernel::default(),
+        log: Log::default(),
+        labels: BTreeMap::new(),
     }
 }
 

@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use prost::Message as _;
-use skerry_model::app::{AppSpec, ServiceSpec};
+use skerry_model::app::{AppSpec, Program, ServiceSpec};
 use skerry_model::config::ConfigSpec;
-use skerry_model::{ConfigName, ContentHash, InstanceName};
+use skerry_model::{AppName, ConfigName, ContentHash, InstanceName, NetworkName};
 use skerry_proto::gateway::v1 as pb;
 use skerry_proto::scheduler::v1 as scheduler;
 
@@ -96,6 +96,7 @@ impl Desired {
         let names = || self.instances.keys().chain(self.blocked.keys());
         Wanted {
             apps: names().map(|name| name.app.clone()).collect(),
+            networks: self.instances.values().flat_map(|spec| networks(spec)).collect(),
             instances: names().cloned().collect(),
             configs: self
                 .instances
@@ -135,6 +136,15 @@ pub fn join<'a>(
         }
     }
     (desired, parts.refusals)
+}
+
+/// The further networks that an instance is in.
+fn networks(spec: &InstanceSpec) -> impl Iterator<Item = (AppName, NetworkName)> {
+    let further = match &spec.service.program {
+        Program::Container(container) => Some(&container.network.further),
+        Program::Process(_) => None,
+    };
+    further.into_iter().flat_map(BTreeMap::keys).map(|network| (spec.name.app.clone(), network.clone()))
 }
 
 type Problem = (&'static str, String);

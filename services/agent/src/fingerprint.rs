@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use skerry_model::ConfigName;
-use skerry_model::app::{Container, MountSource, Program, Protocol, ServiceSpec};
+use skerry_model::app::{
+    Container, Device, ExtraHost, IpcMode, MountSource, NetworkMode, Program, Protocol, ServiceSpec, Ulimit,
+};
 
 use crate::desired::ConfigContent;
 
@@ -48,6 +50,16 @@ pub(crate) fn fingerprint(
     hash.number(service.limits.memory_bytes.unwrap_or(0));
     hash.option(service.stop.signal.as_deref());
     hash.number(u64::try_from(service.stop.grace_period.as_millis()).unwrap_or(u64::MAX));
+    // Came later: they count only where they say something, so that they restarted nothing when they came.
+    if let Some(pids) = service.limits.pids {
+        hash.field("pids", [pids.to_string()]);
+    }
+    if let Some(swap) = service.limits.swap_bytes {
+        hash.field("swap_bytes", [swap.to_string()]);
+    }
+    if let Program::Container(container) = &service.program {
+        hash.settings(container);
+    }
     hash.0.finalize().to_hex().to_string()
 }
 
@@ -108,11 +120,74 @@ impl Canon {
                     self.text("volume");
                     self.text(volume.as_str());
                 }
+                MountSource::Tmpfs { size_bytes, mode } => {
+                    self.text("tmpfs");
+                    self.number(size_bytes.unwrap_or(0));
+                    self.option(mode.map(|mode| mode.to_string()).as_deref());
+                }
             }
             self.number(u64::from(mount.read_only));
         }
-        self.number(u64::from(container.host_network));
+        self.number(match container.network.mode {
+            NetworkMode::App => 0,
+            NetworkMode::Host => 1,
+            NetworkMode::None => 2,
+        });
         self.option(container.hostname.as_deref());
+    }
+
+    /// A field with its values, if there are any. Only at the end, where what follows can be taken for nothing else.
+    fn field(&mut self, name: &str, values: impl IntoIterator<Item = String>) {
+        let values: Vec<String> = values.into_iter().collect();
+        if !values.is_empty() {
+            self.text(name);
+            self.texts(&values);
+        }
+    }
+
+    fn settings(&mut self, container: &Container) {
+        let pairs = |map: &BTreeMap<String, String>| -> Vec<String> {
+            map.iter().flat_map(|(key, value)| [key.clone(), value.clone()]).collect()
+        };
+        let yes = |flag: bool| flag.then(String::new);
+        let Container { network, isolation, kernel, log, .. } = container;
+        self.field("platform", container.platform.clone());
+        self.field("labels", pairs(&container.labels));
+        self.field("network_aliases", network.aliases.clone());
+        for (name, aliases) in &network.further {
+            self.field("network", std::iter::once(name.to_string()).chain(aliases.iter().cloned()));
+        }
+        for ExtraHost { hostname, address } in &network.extra_hosts {
+            let address = address.map_or_else(String::new, |address| address.to_string());
+            self.field("extra_host", [hostname.clone(), address]);
+        }
+        self.field("dns_servers", network.dns.servers.iter().map(ToString::to_string));
+        self.field("dns_search", network.dns.search.clone());
+        self.field("dns_options", network.dns.options.clone());
+        self.field("read_only_root", yes(isolation.read_only_root));
+        self.field("cap_add", isolation.cap_add.clone());
+        self.field("cap_drop", isolation.cap_drop.clone());
+        self.field("privileged", yes(isolation.privileged));
+        self.field("security_opts", isolation.security_opts.clone());
+        for Device { path, target, permissions } in &isolation.devices {
+            self.field("device", [path, target, permissions].map(Clone::clone));
+        }
+        self.field("group_add", isolation.group_add.clone());
+        let ipc = isolation.ipc.map(|ipc| match ipc {
+            IpcMode::Private => "private",
+            IpcMode::Shareable => "shareable",
+            IpcMode::Host => "host",
+        });
+        self.field("ipc", ipc.map(str::to_owned));
+        self.field("host_pid", yes(isolation.host_pid));
+        for Ulimit { name, soft, hard } in &kernel.ulimits {
+            self.field("ulimit", [name.clone(), soft.to_string(), hard.to_string()]);
+        }
+        self.field("sysctls", pairs(&kernel.sysctls));
+        self.field("shm_size_bytes", kernel.shm_size_bytes.map(|bytes| bytes.to_string()));
+        self.field("init", yes(kernel.init));
+        self.field("log_driver", log.driver.clone());
+        self.field("log_options", pairs(&log.options));
     }
 }
 
@@ -125,6 +200,9 @@ mod tests {
     use skerry_model::AppSpec;
     use skerry_model::app::{Dependency, DependencyCondition, HealthCheck, Probe, RestartWhen};
     use skerry_model::{ContentHash, ServiceName};
+
+    /// Of `base`, as the first version of this hash had it.
+    const PINNED: &str = "8f5697cdadace5690aa9fb1cc951084fa045601c3dc618ea7b60222bc39da214";
 
     fn base() -> ServiceSpec {
         AppSpec::from_proto(&app(vec![service("web")])).unwrap().services.remove(0)
@@ -168,7 +246,40 @@ mod tests {
             |s| container(s).entrypoint = vec!["a".into()],
             |s| container(s).command = vec!["a".into()],
             |s| container(s).command = vec!["a".into(), String::new()],
-            |s| container(s).host_network = true,
+            |s| container(s).network.mode = NetworkMode::Host,
+            |s| container(s).network.mode = NetworkMode::None,
+            |s| s.limits.pids = Some(1),
+            |s| s.limits.swap_bytes = Some(1),
+            |s| container(s).platform = Some("linux/amd64".into()),
+            |s| drop(container(s).labels.insert("a".into(), "b".into())),
+            |s| container(s).network.aliases = vec!["a".into()],
+            |s| drop(container(s).network.further.insert(network("a"), vec![])),
+            |s| drop(container(s).network.further.insert(network("a"), vec!["b".into()])),
+            |s| container(s).network.extra_hosts = vec![ExtraHost { hostname: "a".into(), address: None }],
+            |s| container(s).network.dns.servers = vec!["192.0.2.1".parse().unwrap()],
+            |s| container(s).network.dns.search = vec!["a".into()],
+            |s| container(s).network.dns.options = vec!["a".into()],
+            |s| container(s).isolation.read_only_root = true,
+            |s| container(s).isolation.cap_add = vec!["a".into()],
+            |s| container(s).isolation.cap_drop = vec!["a".into()],
+            |s| container(s).isolation.privileged = true,
+            |s| container(s).isolation.security_opts = vec!["a".into()],
+            |s| container(s).isolation.devices = vec![device("r")],
+            |s| container(s).isolation.devices = vec![device("w")],
+            |s| container(s).isolation.group_add = vec!["a".into()],
+            |s| container(s).isolation.ipc = Some(IpcMode::Host),
+            |s| container(s).isolation.ipc = Some(IpcMode::Private),
+            |s| container(s).isolation.host_pid = true,
+            |s| container(s).kernel.ulimits = vec![Ulimit { name: "core".into(), soft: 0, hard: 0 }],
+            |s| container(s).kernel.ulimits = vec![Ulimit { name: "core".into(), soft: 0, hard: 1 }],
+            |s| drop(container(s).kernel.sysctls.insert("a".into(), "b".into())),
+            |s| container(s).kernel.shm_size_bytes = Some(1),
+            |s| container(s).kernel.init = true,
+            |s| container(s).log.driver = Some("local".into()),
+            |s| drop(container(s).log.options.insert("a".into(), "b".into())),
+            |s| container(s).mounts = vec![tmpfs(None, None)],
+            |s| container(s).mounts = vec![tmpfs(Some(1), None)],
+            |s| container(s).mounts = vec![tmpfs(None, Some(0))],
             |s| container(s).hostname = Some("a".into()),
         ];
         let mut seen = std::collections::BTreeSet::from([of(&base())]);
@@ -194,6 +305,24 @@ mod tests {
         };
         assert_ne!(with(b"a"), with(b"b"));
         assert_eq!(with(b"a"), with(b"a"));
+    }
+
+    #[test]
+    fn what_was_made_before_these_fields_came_has_the_same_fingerprint() {
+        assert_eq!(of(&base()), PINNED, "raising it restarts every instance of every installation");
+    }
+
+    fn network(name: &str) -> skerry_model::NetworkName {
+        skerry_model::NetworkName::parse(name).unwrap()
+    }
+
+    fn device(permissions: &str) -> Device {
+        Device { path: "/dev/null".into(), target: "/dev/null".into(), permissions: permissions.into() }
+    }
+
+    fn tmpfs(size_bytes: Option<u64>, mode: Option<u32>) -> skerry_model::app::Mount {
+        let source = MountSource::Tmpfs { size_bytes, mode };
+        skerry_model::app::Mount { target: "/t".into(), source, read_only: false }
     }
 
     fn container(service: &mut ServiceSpec) -> &mut Container {

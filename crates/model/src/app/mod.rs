@@ -3,14 +3,20 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::{ConfigName, Selector, ServiceName, VolumeName};
+use crate::{ConfigName, Selector, ServiceName};
 
+mod container;
 mod graph;
 mod parse;
 mod program;
+mod settings;
 #[cfg(test)]
 mod tests;
 
+pub use container::{
+    Container, Device, Dns, ExtraHost, IpcMode, Isolation, Kernel, Log, Mount, MountSource, Network,
+    NetworkMode, Port, Protocol, PullPolicy, Ulimit,
+};
 pub use graph::start_order;
 pub use parse::{SERVICES_MAX, SPEC_BYTES_MAX};
 
@@ -75,80 +81,6 @@ pub enum Program {
     Process(Process),
 }
 
-/// A container.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Container {
-    /// Image reference.
-    pub image: String,
-    /// When it is pulled.
-    pub pull_policy: PullPolicy,
-    /// Replaces the image's entrypoint, if not empty.
-    pub entrypoint: Vec<String>,
-    /// Replaces the image's command, if not empty.
-    pub command: Vec<String>,
-    /// Ports published on the machine.
-    pub ports: Vec<Port>,
-    /// Directories and volumes.
-    pub mounts: Vec<Mount>,
-    /// The machine's network instead of the app's own.
-    pub host_network: bool,
-    /// Host name inside.
-    pub hostname: Option<String>,
-}
-
-/// When an image is pulled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PullPolicy {
-    /// Before each new container.
-    Always,
-    /// When the machine lacks it.
-    IfNotPresent,
-    /// Never.
-    Never,
-}
-
-/// A published port.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Port {
-    /// Inside.
-    pub container_port: u16,
-    /// On the machine.
-    pub host_port: u16,
-    /// TCP or UDP.
-    pub protocol: Protocol,
-    /// Address of the machine; absent: all.
-    pub host_address: Option<std::net::IpAddr>,
-}
-
-/// A transport protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Protocol {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-}
-
-/// A directory or volume in a container.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mount {
-    /// Absolute path inside.
-    pub target: String,
-    /// What is mounted.
-    pub source: MountSource,
-    /// May it only be read.
-    pub read_only: bool,
-}
-
-/// What is mounted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum MountSource {
-    /// An absolute path of the machine.
-    Bind(String),
-    /// A named volume of the app.
-    Volume(VolumeName),
-}
-
 /// A process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
@@ -176,6 +108,10 @@ pub struct Amounts {
     pub cpu_millis: Option<u64>,
     /// Bytes.
     pub memory_bytes: Option<u64>,
+    /// Processes and threads; only as a limit of a container.
+    pub pids: Option<u64>,
+    /// Bytes of swap beside the memory; only as a limit of a container, beside one on memory.
+    pub swap_bytes: Option<u64>,
 }
 
 /// How to tell that a service works.
@@ -286,6 +222,7 @@ impl ServiceSpec {
         Amounts {
             cpu_millis: self.requests.cpu_millis.or(self.limits.cpu_millis),
             memory_bytes: self.requests.memory_bytes.or(self.limits.memory_bytes),
+            ..Amounts::default()
         }
     }
 

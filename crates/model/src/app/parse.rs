@@ -11,8 +11,8 @@ use crate::time::from_proto_duration;
 use crate::{ConfigName, Fault, Selector, ServiceName, Violations};
 
 use super::{
-    Amounts, AppSpec, ConfigMount, Dependency, DependencyCondition, HealthCheck, Kind, Probe, Program,
-    RestartPolicy, RestartWhen, ServiceSpec, StopPolicy, program, start_order,
+    Amounts, AppSpec, ConfigMount, Dependency, DependencyCondition, HealthCheck, Kind, NetworkMode, Probe,
+    Program, RestartPolicy, RestartWhen, ServiceSpec, StopPolicy, program, start_order,
 };
 
 /// Most services of one app.
@@ -169,6 +169,7 @@ fn parse_service(at: &str, service: &pb::ServiceSpec, v: &mut Violations) -> Opt
     let restart = parse_restart(&format!("{at}.restart"), service.restart.as_ref(), v);
     let stop = parse_stop(&format!("{at}.stop"), service.stop.as_ref(), v);
     let (name, kind, program) = (name?, kind?, program?);
+    check_reach(at, &program, health_check.as_ref(), v);
     check_ports_of_replicas(at, kind, &program, v);
     Some(ServiceSpec {
         name,
@@ -220,6 +221,23 @@ fn check_ports_of_replicas(at: &str, kind: Kind, program: &Program, v: &mut Viol
         v.add(
             format!("{at}.container.ports"),
             "several replicas of a node cannot publish the same port: publish it from one service with one replica",
+        );
+    }
+}
+
+/// Nobody reaches a port of a container without a network.
+fn check_reach(at: &str, program: &Program, check: Option<&HealthCheck>, v: &mut Violations) {
+    let cut_off =
+        matches!(program, Program::Container(container) if container.network.mode == NetworkMode::None);
+    let field = match check.map(|check| &check.probe) {
+        Some(Probe::Http { .. }) => "http",
+        Some(Probe::Tcp { .. }) => "tcp",
+        Some(Probe::Exec { .. } | Probe::Image) | None => return,
+    };
+    if cut_off {
+        v.add(
+            format!("{at}.health_check.{field}"),
+            "without a network no port of the container is reached: use exec or image",
         );
     }
 }
@@ -284,6 +302,8 @@ fn parse_amounts(at: &str, amounts: Option<&pb::ResourceList>, v: &mut Violation
     Amounts {
         cpu_millis: positive("cpu_millis", amounts.cpu_millis, 1, 1_000_000),
         memory_bytes: positive("memory_bytes", amounts.memory_bytes, 1, 1 << 50),
+        pids: positive("pids", amounts.pids, 1, 1 << 22),
+        swap_bytes: positive("swap_bytes", amounts.swap_bytes, 1, 1 << 50),
     }
 }
 
@@ -295,6 +315,20 @@ fn check_limits(at: &str, requests: Amounts, limits: Amounts, is_process: bool, 
     }
     if over(requests.memory_bytes, limits.memory_bytes) {
         v.add(format!("{at}.resources.requests.memory_bytes"), "the request is above the limit");
+    }
+    for (field, given) in [("pids", requests.pids), ("swap_bytes", requests.swap_bytes)] {
+        if given.is_some() {
+            v.add(
+                format!("{at}.resources.requests.{field}"),
+                "it can only be limited: write it below limits",
+            );
+        }
+    }
+    if limits.swap_bytes.is_some() && limits.memory_bytes.is_none() {
+        v.add(
+            format!("{at}.resources.limits.swap_bytes"),
+            "it counts beside a limit on memory: name that too",
+        );
     }
     if is_process && limits != Amounts::default() {
         v.add(

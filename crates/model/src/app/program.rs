@@ -9,7 +9,9 @@ use crate::name::InvalidName;
 use crate::{ServiceName, Violations, VolumeName};
 
 use super::parse::{absent_if_empty, bound, is_absolute};
-use super::{Container, Mount, MountSource, Port, Process, Program, Protocol, PullPolicy};
+use super::{
+    Container, Mount, MountSource, NetworkMode, Port, Process, Program, Protocol, PullPolicy, settings,
+};
 
 pub(super) fn parse(
     at: &str,
@@ -64,18 +66,11 @@ fn parse_container(at: &str, container: &pb::Container, v: &mut Violations) -> C
         .filter_map(|(n, port)| parse_port(&format!("{at}.ports[{n}]"), port, v))
         .collect();
     let mounts = parse_mounts(at, &container.mounts, v);
-    let host_network = match pb::NetworkMode::try_from(container.network_mode) {
-        Ok(pb::NetworkMode::Unspecified | pb::NetworkMode::App) => false,
-        Ok(pb::NetworkMode::Host) => true,
-        Err(_) => {
-            v.add(format!("{at}.network_mode"), "use app or host");
-            false
-        }
-    };
-    if host_network && !container.ports.is_empty() {
+    let network = settings::network(at, container, v);
+    if network.mode != NetworkMode::App && !container.ports.is_empty() {
         v.add(
             format!("{at}.ports"),
-            "with the machine's network there is nothing to publish: leave ports out",
+            "only from the app's own network are ports published: leave ports or networkMode out",
         );
     }
     let hostname = absent_if_empty(&container.hostname);
@@ -84,22 +79,43 @@ fn parse_container(at: &str, container: &pb::Container, v: &mut Violations) -> C
     {
         v.add(format!("{at}.hostname"), "use DNS labels separated by dots");
     }
-    if host_network && hostname.is_some() {
+    if network.mode == NetworkMode::Host && hostname.is_some() {
         v.add(
             format!("{at}.hostname"),
             "with the machine's network the host name is the machine's: leave it out",
         );
     }
+    let platform = absent_if_empty(&container.platform);
+    if platform.as_ref().is_some_and(|platform| !is_platform(platform)) {
+        v.add(format!("{at}.platform"), "write os[/architecture[/variant]], as linux/arm64");
+    }
+    if !container.gpus.is_empty() {
+        v.add(format!("{at}.gpus"), "not available yet: leave it out");
+    }
     Container {
         image: container.image.clone(),
         pull_policy,
+        platform,
         entrypoint: container.entrypoint.clone(),
         command: container.command.clone(),
         ports,
         mounts,
-        host_network,
         hostname,
+        isolation: settings::isolation(at, container, v),
+        kernel: settings::kernel(at, container, network.mode, v),
+        network,
+        log: settings::log(at, container.log.as_ref(), v),
+        labels: settings::labels(at, container, v),
     }
+}
+
+/// One to three words of small letters, digits, `_`, `.` and `-` between slashes.
+fn is_platform(text: &str) -> bool {
+    let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'.' | b'-');
+    let parts: Vec<&str> = text.split('/').collect();
+    parts.len() <= 3
+        && text.len() <= 64
+        && parts.iter().all(|part| !part.is_empty() && part.bytes().all(fine))
 }
 
 /// Docker's grammar of references, in short: what its daemon would refuse anyway is refused here by name.
@@ -183,7 +199,7 @@ fn parse_mounts(at: &str, mounts: &[pb::Mount], v: &mut Violations) -> Vec<Mount
         }
         let source = match &mount.source {
             None => {
-                v.add(&at, "name what to mount: bind or volume");
+                v.add(&at, "name what to mount: bind, volume or tmpfs");
                 continue;
             }
             Some(Wire::Bind(bind)) if !is_absolute(&bind.path) => {
@@ -198,10 +214,27 @@ fn parse_mounts(at: &str, mounts: &[pb::Mount], v: &mut Violations) -> Vec<Mount
                     None => continue,
                 }
             }
+            Some(Wire::Tmpfs(tmpfs)) => parse_tmpfs(&format!("{at}.tmpfs"), tmpfs, v),
         };
         parsed.push(Mount { target: mount.target.clone(), source, read_only: mount.read_only });
     }
     parsed
+}
+
+fn parse_tmpfs(at: &str, tmpfs: &pb::mount::Tmpfs, v: &mut Violations) -> MountSource {
+    let size_bytes = tmpfs.size_bytes.and_then(|bytes| u64::try_from(bytes).ok().filter(|bytes| *bytes > 0));
+    if tmpfs.size_bytes.is_some() && size_bytes.is_none() {
+        v.add(format!("{at}.size_bytes"), "use at least one byte, as 64Mi");
+    }
+    let mode = absent_if_empty(&tmpfs.mode).and_then(|text| {
+        let mode =
+            u32::from_str_radix(&text, 8).ok().filter(|mode| *mode <= 0o7777 && !text.starts_with('+'));
+        if mode.is_none() {
+            v.add(format!("{at}.mode"), "use octal digits in quotes, \"0\" to \"7777\", as \"1777\"");
+        }
+        mode
+    });
+    MountSource::Tmpfs { size_bytes, mode }
 }
 
 pub(super) fn check_argv(at: &str, argv: &[String], v: &mut Violations) {

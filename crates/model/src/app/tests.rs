@@ -118,7 +118,7 @@ fn each_rule_names_its_field() {
         }),
         ["spec.services[0].user"]
     );
-    let limits = pb::ResourceList { memory_bytes: Some(1), cpu_millis: None };
+    let limits = pb::ResourceList { memory_bytes: Some(1), ..Default::default() };
     let resources = pb::Resources { requests: None, limits: Some(limits) };
     assert!(refused_with(|s| s.resources = Some(resources))[0].ends_with("limits.memory_bytes"));
 }
@@ -204,3 +204,5 @@ fn what_is_wrong_is_said_in_the_words_of_manifests() {
     let text = told(vec![waits, container("d")]);
     assert!(text.ends_with("set its restart.policy to on-failure or never"), "{text}");
 }
+
+mod settings;

@@ -752,6 +752,76 @@ pub struct Container {
     /// Host name inside. Absent: the service's name.
     #[prost(string, tag = "8")]
     pub hostname: ::prost::alloc::string::String,
+    /// Whether the container's own file system may only be read. Mounts keep their own `read_only`.
+    #[prost(bool, tag = "9")]
+    pub read_only_root: bool,
+    /// Capabilities beside Docker's default ones, as `NET_ADMIN`, or `ALL`.
+    #[prost(string, repeated, tag = "10")]
+    pub cap_add: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Capabilities taken away from Docker's default ones, or `ALL`.
+    #[prost(string, repeated, tag = "11")]
+    pub cap_drop: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// All capabilities and all devices: the container may do on the machine what root may.
+    #[prost(bool, tag = "12")]
+    pub privileged: bool,
+    /// As `docker run --security-opt`: `no-new-privileges`, `apparmor=PROFILE`, `label=...`, `seccomp=unconfined` or `seccomp={...}` (the
+    /// profile itself, not the path of a file).
+    #[prost(string, repeated, tag = "13")]
+    pub security_opts: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Devices of the machine.
+    #[prost(message, repeated, tag = "14")]
+    pub devices: ::prost::alloc::vec::Vec<Device>,
+    /// Limits on its processes.
+    #[prost(message, repeated, tag = "15")]
+    pub ulimits: ::prost::alloc::vec::Vec<Ulimit>,
+    /// Kernel parameters of its own namespaces, as `net.core.somaxconn`.
+    #[prost(btree_map = "string, string", tag = "16")]
+    pub sysctls: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// Size of /dev/shm. In manifests also `shmSize: 256Mi`. Absent: 64 MiB.
+    #[prost(int64, optional, tag = "17")]
+    pub shm_size_bytes: ::core::option::Option<i64>,
+    /// Whether a small init is process 1 inside: it passes signals on and reaps orphans.
+    #[prost(bool, tag = "18")]
+    pub init: bool,
+    /// More lines of /etc/hosts.
+    #[prost(message, repeated, tag = "19")]
+    pub extra_hosts: ::prost::alloc::vec::Vec<ExtraHost>,
+    /// How names are resolved. Absent: as Docker does it on this machine.
+    #[prost(message, optional, tag = "20")]
+    pub dns: ::core::option::Option<Dns>,
+    /// More names in the app's own network, beside the service's. Not with another network mode.
+    #[prost(string, repeated, tag = "21")]
+    pub network_aliases: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Further networks of the app, beside its own. Not with another network mode.
+    #[prost(message, repeated, tag = "22")]
+    pub networks: ::prost::alloc::vec::Vec<NetworkAttachment>,
+    /// Who shares its memory segments and queues.
+    #[prost(enumeration = "IpcMode", tag = "23")]
+    pub ipc_mode: i32,
+    /// Whose processes it sees.
+    #[prost(enumeration = "PidMode", tag = "24")]
+    pub pid_mode: i32,
+    /// Where its output goes. Absent: `json-file`, at most 3 files of 10 MB.
+    #[prost(message, optional, tag = "25")]
+    pub log: ::core::option::Option<Log>,
+    /// Labels of the container, for other programs that look at Docker. Keys below `skerry.io/` are Skerry's.
+    #[prost(btree_map = "string, string", tag = "26")]
+    pub labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// Platform of the image: `os\[/architecture[/variant]\]`, as `linux/arm64`. Absent: the machine's.
+    #[prost(string, tag = "27")]
+    pub platform: ::prost::alloc::string::String,
+    /// More groups of its user, by name in the image or by number.
+    #[prost(string, repeated, tag = "28")]
+    pub group_add: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// As `docker run --gpus`. Not available yet: refused.
+    #[prost(string, tag = "29")]
+    pub gpus: ::prost::alloc::string::String,
 }
 /// Nested message and enum types in `Container`.
 pub mod container {
@@ -811,6 +881,138 @@ impl ::prost::Name for Container {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/skerry.type.v1.Container".into()
+    }
+}
+/// A device of the machine in a container.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Device {
+    /// Absolute path on the machine, as `/dev/ttyUSB0`.
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    /// Absolute path inside. Absent: the same.
+    #[prost(string, tag = "2")]
+    pub target: ::prost::alloc::string::String,
+    /// What may be done with it: `r` read, `w` write, `m` make. Absent: `rwm`.
+    #[prost(string, tag = "3")]
+    pub permissions: ::prost::alloc::string::String,
+}
+impl ::prost::Name for Device {
+    const NAME: &'static str = "Device";
+    const PACKAGE: &'static str = "skerry.type.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.type.v1.Device".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.type.v1.Device".into()
+    }
+}
+/// A limit on each process of a container, as `ulimit` sets it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Ulimit {
+    /// As `nofile` or `nproc`.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// What counts at first; the process may raise it up to `hard`. -1: no limit.
+    #[prost(int64, tag = "2")]
+    pub soft: i64,
+    /// The highest. -1: no limit. Absent: the same as `soft`.
+    #[prost(int64, optional, tag = "3")]
+    pub hard: ::core::option::Option<i64>,
+}
+impl ::prost::Name for Ulimit {
+    const NAME: &'static str = "Ulimit";
+    const PACKAGE: &'static str = "skerry.type.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.type.v1.Ulimit".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.type.v1.Ulimit".into()
+    }
+}
+/// A line of /etc/hosts.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExtraHost {
+    /// The name.
+    #[prost(string, tag = "1")]
+    pub hostname: ::prost::alloc::string::String,
+    /// An IP address, or `host-gateway`: the machine as containers reach it.
+    #[prost(string, tag = "2")]
+    pub address: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ExtraHost {
+    const NAME: &'static str = "ExtraHost";
+    const PACKAGE: &'static str = "skerry.type.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.type.v1.ExtraHost".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.type.v1.ExtraHost".into()
+    }
+}
+/// How names are resolved.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Dns {
+    /// IP addresses of servers. Absent: the machine's.
+    #[prost(string, repeated, tag = "1")]
+    pub servers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Domains that short names are tried in.
+    #[prost(string, repeated, tag = "2")]
+    pub search: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Options of the resolver, as `ndots:2`.
+    #[prost(string, repeated, tag = "3")]
+    pub options: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+impl ::prost::Name for Dns {
+    const NAME: &'static str = "Dns";
+    const PACKAGE: &'static str = "skerry.type.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.type.v1.Dns".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.type.v1.Dns".into()
+    }
+}
+/// A further network of the app. Services of the app that name it reach each other in it; it is made and removed as the app's own is.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NetworkAttachment {
+    /// DNS label.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// More names in it, beside the service's.
+    #[prost(string, repeated, tag = "2")]
+    pub aliases: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+impl ::prost::Name for NetworkAttachment {
+    const NAME: &'static str = "NetworkAttachment";
+    const PACKAGE: &'static str = "skerry.type.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.type.v1.NetworkAttachment".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.type.v1.NetworkAttachment".into()
+    }
+}
+/// Where a container's output goes.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Log {
+    /// A log driver of Docker, as `json-file`, `local`, `journald` or `none`. Absent: `json-file`.
+    #[prost(string, tag = "1")]
+    pub driver: ::prost::alloc::string::String,
+    /// Options of the driver. For `json-file`, `max-size` is 10m and `max-file` 3 unless they are named.
+    #[prost(btree_map = "string, string", tag = "2")]
+    pub options: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+}
+impl ::prost::Name for Log {
+    const NAME: &'static str = "Log";
+    const PACKAGE: &'static str = "skerry.type.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.type.v1.Log".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.type.v1.Log".into()
     }
 }
 /// A port published on the machine.
@@ -895,7 +1097,7 @@ pub struct Mount {
     #[prost(bool, tag = "4")]
     pub read_only: bool,
     /// What is mounted.
-    #[prost(oneof = "mount::Source", tags = "2, 3")]
+    #[prost(oneof = "mount::Source", tags = "2, 3, 5")]
     pub source: ::core::option::Option<mount::Source>,
 }
 /// Nested message and enum types in `Mount`.
@@ -934,6 +1136,26 @@ pub mod mount {
             "/skerry.type.v1.Mount.Volume".into()
         }
     }
+    /// Files in memory, gone with the container.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Tmpfs {
+        /// Most bytes. In manifests also `size: 64Mi`. Absent: half of the machine's memory.
+        #[prost(int64, optional, tag = "1")]
+        pub size_bytes: ::core::option::Option<i64>,
+        /// Permissions of the directory in octal digits, in quotes, as "1777". Absent: 1777.
+        #[prost(string, tag = "2")]
+        pub mode: ::prost::alloc::string::String,
+    }
+    impl ::prost::Name for Tmpfs {
+        const NAME: &'static str = "Tmpfs";
+        const PACKAGE: &'static str = "skerry.type.v1";
+        fn full_name() -> ::prost::alloc::string::String {
+            "skerry.type.v1.Mount.Tmpfs".into()
+        }
+        fn type_url() -> ::prost::alloc::string::String {
+            "/skerry.type.v1.Mount.Tmpfs".into()
+        }
+    }
     /// What is mounted.
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Source {
@@ -943,6 +1165,9 @@ pub mod mount {
         /// A named volume of the app.
         #[prost(message, tag = "3")]
         Volume(Volume),
+        /// Files in memory.
+        #[prost(message, tag = "5")]
+        Tmpfs(Tmpfs),
     }
 }
 impl ::prost::Name for Mount {
@@ -1028,6 +1253,12 @@ pub struct ResourceList {
     /// Bytes of memory. In manifests also `memory: 512Mi`.
     #[prost(int64, optional, tag = "2")]
     pub memory_bytes: ::core::option::Option<i64>,
+    /// Processes and threads at once. Only as a limit of a container.
+    #[prost(int64, optional, tag = "3")]
+    pub pids: ::core::option::Option<i64>,
+    /// Bytes of swap beside the memory. In manifests also `swap: 1Gi`. Only as a limit of a container that limits its memory too. Absent: none.
+    #[prost(int64, optional, tag = "4")]
+    pub swap_bytes: ::core::option::Option<i64>,
 }
 impl ::prost::Name for ResourceList {
     const NAME: &'static str = "ResourceList";
@@ -1318,6 +1549,76 @@ impl ::prost::Name for StopPolicy {
         "/skerry.type.v1.StopPolicy".into()
     }
 }
+/// Who shares a container's memory segments and queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum IpcMode {
+    /// As Docker's daemon is set up: private, if nothing else was said.
+    Unspecified = 0,
+    /// Nobody.
+    Private = 1,
+    /// Nobody of Skerry's, but other containers may ask to.
+    Shareable = 2,
+    /// The machine's.
+    Host = 3,
+}
+impl IpcMode {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "IPC_MODE_UNSPECIFIED",
+            Self::Private => "IPC_MODE_PRIVATE",
+            Self::Shareable => "IPC_MODE_SHAREABLE",
+            Self::Host => "IPC_MODE_HOST",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "IPC_MODE_UNSPECIFIED" => Some(Self::Unspecified),
+            "IPC_MODE_PRIVATE" => Some(Self::Private),
+            "IPC_MODE_SHAREABLE" => Some(Self::Shareable),
+            "IPC_MODE_HOST" => Some(Self::Host),
+            _ => None,
+        }
+    }
+}
+/// Whose processes a container sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum PidMode {
+    /// Same as PID_MODE_PRIVATE.
+    Unspecified = 0,
+    /// Its own.
+    Private = 1,
+    /// All of the machine.
+    Host = 2,
+}
+impl PidMode {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "PID_MODE_UNSPECIFIED",
+            Self::Private => "PID_MODE_PRIVATE",
+            Self::Host => "PID_MODE_HOST",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "PID_MODE_UNSPECIFIED" => Some(Self::Unspecified),
+            "PID_MODE_PRIVATE" => Some(Self::Private),
+            "PID_MODE_HOST" => Some(Self::Host),
+            _ => None,
+        }
+    }
+}
 /// Which network a container is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -1328,6 +1629,8 @@ pub enum NetworkMode {
     App = 1,
     /// The machine's network. Excludes `ports`.
     Host = 2,
+    /// None but loopback. Excludes `ports` and health checks over the network.
+    None = 3,
 }
 impl NetworkMode {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1339,6 +1642,7 @@ impl NetworkMode {
             Self::Unspecified => "NETWORK_MODE_UNSPECIFIED",
             Self::App => "NETWORK_MODE_APP",
             Self::Host => "NETWORK_MODE_HOST",
+            Self::None => "NETWORK_MODE_NONE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1347,6 +1651,7 @@ impl NetworkMode {
             "NETWORK_MODE_UNSPECIFIED" => Some(Self::Unspecified),
             "NETWORK_MODE_APP" => Some(Self::App),
             "NETWORK_MODE_HOST" => Some(Self::Host),
+            "NETWORK_MODE_NONE" => Some(Self::None),
             _ => None,
         }
     }

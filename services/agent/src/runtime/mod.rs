@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use skerry_model::{AppName, ConfigName, InstanceName};
+use skerry_model::{AppName, ConfigName, InstanceName, NetworkName};
 
 use crate::desired::InstanceSpec;
 
@@ -104,6 +104,8 @@ pub type ProgressSink<'a> = &'a (dyn Fn(Progress) + Send + Sync);
 pub struct Wanted {
     /// Apps with at least one wanted instance.
     pub apps: BTreeSet<AppName>,
+    /// Further networks that a wanted instance names, with its app.
+    pub networks: BTreeSet<(AppName, NetworkName)>,
     /// Wanted instances.
     pub instances: BTreeSet<InstanceName>,
     /// Wanted config contents: config and hash.
@@ -141,7 +143,7 @@ pub trait Runtime: Send + Sync {
     /// Runs a command inside a running instance, for health checks: its exit code. Ends the command when dropped.
     async fn exec(&self, instance: &InstanceName, command: &[String]) -> Result<i32, RuntimeError>;
 
-    /// Removes what no wanted instance uses: networks of apps that are gone, laid-out config files. Never volumes.
+    /// Removes what no wanted instance uses: networks of apps that are gone or that they no longer name, laid-out config files. Never volumes.
     async fn sweep(&self, wanted: &Wanted) -> Result<(), RuntimeError>;
 
     /// Returns when something may have changed by itself (a container died), so that the reconciler looks sooner.

@@ -36,6 +36,10 @@ pub(super) enum Kind {
     NetworkInUse,
     /// Another network has the name.
     NetworkExists,
+    /// The container is in the network already.
+    InNetwork,
+    /// The image is there for another platform only.
+    OtherPlatform,
     /// No address range is left for one more network.
     NoAddressRange,
     /// A port of the machine is taken.
@@ -89,7 +93,10 @@ impl Kind {
             Self::Unavailable => (Some("RuntimeUnavailable"), true),
             Self::TimedOut => (Some("TimedOut"), true),
             Self::NoImage => (Some("ImageMissing"), false),
-            Self::NoNetwork | Self::NetworkInUse | Self::NetworkExists => (Some("NetworkFailed"), true),
+            Self::NoNetwork | Self::NetworkInUse | Self::NetworkExists | Self::InNetwork => {
+                (Some("NetworkFailed"), true)
+            }
+            Self::OtherPlatform => (Some("PlatformMismatch"), false),
             Self::NoAddressRange => (Some("NetworkFailed"), false),
             Self::PortTaken => (Some("PortTaken"), true),
             Self::NoSuchAddress => (Some("HostAddressMissing"), false),
@@ -150,6 +157,8 @@ pub(super) fn classify(status: u16, message: &str) -> Kind {
         Kind::PortTaken
     } else if has("cannot assign requested address") {
         Kind::NoSuchAddress
+    } else if has("does not match the specified platform") {
+        Kind::OtherPlatform
     } else if has("no such image") || (status == 404 && has("image") && has("not found")) {
         Kind::NoImage
     } else if has("bind source path does not exist") || has("error while creating mount source path") {
@@ -169,6 +178,8 @@ pub(super) fn classify(status: u16, message: &str) -> Kind {
         Kind::NoAddressRange
     } else if has("has active endpoints") {
         Kind::NetworkInUse
+    } else if has("already exists in network") || has("is already connected to network") {
+        Kind::InNetwork
     } else if has("network")
         && (has("not found") || has("ambiguous") || has("does not exist") || has("no such network"))
     {
@@ -205,7 +216,7 @@ mod tests {
 
     #[test]
     fn what_docker_says_is_understood() {
-        let cases: [(u16, &str, Kind); 19] = [
+        let cases: [(u16, &str, Kind); 21] = [
             (
                 500,
                 "driver failed programming external connectivity on endpoint x (abc): Bind for 0.0.0.0:8080 failed: port is already allocated",
@@ -251,6 +262,12 @@ mod tests {
             ),
             (403, "error while removing network: network x id 1 has active endpoints", Kind::NetworkInUse),
             (404, "network 0123 not found", Kind::NoNetwork),
+            (403, "endpoint with name x already exists in network y", Kind::InNetwork),
+            (
+                404,
+                "image with reference web:1 was found but does not match the specified platform: wanted linux/arm64, actual: linux/amd64",
+                Kind::OtherPlatform,
+            ),
             (409, "network with name x already exists", Kind::NetworkExists),
             (409, "removal of container abc is already in progress", Kind::BeingRemoved),
             (

@@ -15,8 +15,8 @@ use tracing::debug;
 use super::client::{CREATE_DEADLINE, LOOK_DEADLINE, REMOVE_DEADLINE, START_DEADLINE, STOP_MARGIN};
 use super::error::{Failure, Kind};
 use super::observe::{is_running, list};
-use super::spec::{self, LABEL_FINGERPRINT, LABEL_GRACE, LABEL_INSTANCE, LABEL_OWNER};
-use super::{DockerRuntime, layout, pull};
+use super::spec::{self, LABEL_FINGERPRINT, LABEL_GRACE, LABEL_INSTANCE, LABEL_OWNER, attachments};
+use super::{DockerRuntime, layout, network, pull};
 use crate::desired::InstanceSpec;
 use crate::runtime::{GRACE_DEFAULT, ProgressSink, RuntimeError};
 
@@ -127,9 +127,9 @@ impl DockerRuntime {
         match kept {
             Some(copy) if is_running(copy.state) => Ok(Pass::Done),
             Some(copy) => {
-                // The network of the app may be gone since.
-                self.ensure_network(instance, container).await?;
-                self.start(instance, &copy.id).await
+                // A network of the app may be gone since.
+                self.ensure_networks(instance, container).await?;
+                self.connect_and_start(instance, container, &copy.id).await
             }
             None => self.create(instance, container, image_ready, progress).await,
         }
@@ -149,19 +149,22 @@ impl DockerRuntime {
         // Until the container exists nothing shows that its configs are in use.
         let _laying_out = self.layouts.read().await;
         self.lay_out(instance).await?;
-        self.ensure_network(instance, container).await?;
+        self.ensure_networks(instance, container).await?;
         let body = spec::create_body(instance, &self.owner, &self.configs)?;
         let name = self.owner.container(&instance.name);
         let failed =
             |failure: Failure| failure.while_doing(&format!("creating container `{name}`"), "CreateFailed");
         let docker = self.client.docker().await.map_err(failed)?;
-        let options = CreateContainerOptionsBuilder::new().name(&name).build();
+        let options = CreateContainerOptionsBuilder::new().name(&name);
+        let options = match &container.platform {
+            Some(platform) => options.platform(platform).build(),
+            None => options.build(),
+        };
         match self.client.within(CREATE_DEADLINE, docker.create_container(Some(options), body)).await {
-            Ok(created) => self.start(instance, &created.id).await,
+            Ok(created) => self.connect_and_start(instance, container, &created.id).await,
             Err(failure) => match failure.kind {
                 Kind::NoImage if !*image_ready => {
-                    pull::obtain_absent(&self.client, &container.image, container.pull_policy, progress)
-                        .await?;
+                    pull::obtain_absent(&self.client, container, progress).await?;
                     *image_ready = true;
                     Ok(Pass::Again)
                 }
@@ -206,6 +209,31 @@ impl DockerRuntime {
             Err(Failure { kind: Kind::NotFound, .. }) => Ok(Pass::Wait(later)),
             Err(failure) => Err(failed(failure)),
         }
+    }
+
+    /// Starts a container, once it is in all of its networks: it was made in the first.
+    async fn connect_and_start(
+        &self,
+        instance: &InstanceSpec,
+        container: &Container,
+        id: &str,
+    ) -> Result<Pass, RuntimeError> {
+        for attachment in attachments(instance, container, &self.owner).iter().skip(1) {
+            match network::connect(&self.client, id, attachment).await {
+                Ok(()) => {}
+                Err(failure) => {
+                    let doing = format!("connecting {} to `{}`", instance.name, attachment.docker_name);
+                    let gone = matches!(failure.kind, Kind::NoNetwork | Kind::NotFound | Kind::BeingRemoved);
+                    let error = failure.while_doing(&doing, "NetworkFailed");
+                    if !gone {
+                        return Err(error);
+                    }
+                    self.networks.forget(&instance.name.app);
+                    return Ok(Pass::Wait(error));
+                }
+            }
+        }
+        self.start(instance, id).await
     }
 
     async fn start(&self, instance: &InstanceSpec, id: &str) -> Result<Pass, RuntimeError> {
@@ -267,22 +295,23 @@ impl DockerRuntime {
         container: &Container,
         progress: ProgressSink<'_>,
     ) -> Result<(), RuntimeError> {
-        pull::obtain(&self.client, &container.image, container.pull_policy, progress).await?;
+        pull::obtain(&self.client, container, progress).await?;
         if relies_on_image(instance) {
             pull::require_health_check(&self.client, &container.image).await?;
         }
         Ok(())
     }
 
-    async fn ensure_network(
+    async fn ensure_networks(
         &self,
         instance: &InstanceSpec,
         container: &Container,
     ) -> Result<(), RuntimeError> {
-        if container.host_network {
-            return Ok(());
+        for attachment in attachments(instance, container, &self.owner) {
+            let network = (instance.name.app.clone(), attachment.network.cloned());
+            self.networks.ensure(&self.client, &self.owner, &network).await?;
         }
-        self.networks.ensure(&self.client, &self.owner, &instance.name.app).await
+        Ok(())
     }
 
     async fn lay_out(&self, instance: &InstanceSpec) -> Result<(), RuntimeError> {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use skerry_model::InstanceName;
+use skerry_model::{AppName, InstanceName, NetworkName};
 use tokio::time::Instant;
 
 use self::client::{Client, LOOK_DEADLINE};
@@ -85,6 +85,11 @@ impl DockerRuntime {
     /// The name that an instance's container has.
     pub fn container_name(&self, instance: &InstanceName) -> String {
         self.owner.container(instance)
+    }
+
+    /// The name that a network of an app has: its own one, or a further one.
+    pub fn network_name(&self, app: &AppName, further: Option<&NetworkName>) -> String {
+        self.owner.network(app, further)
     }
 
     fn take_prepared(&self, instance: &InstanceSpec) -> bool {

@@ -1,4 +1,5 @@
-//! One bridge network per app: made on demand, remembered, removed when the app is gone.
+//! One bridge network per app, and the further ones that it names: made on demand, remembered, removed when nobody is
+//! left who wants them.
 //!
 //! Docker before 25 lets two networks have one name, and an abandoned request may still make one. So making is followed by looking: of
 //! several, the oldest stays.
@@ -6,47 +7,50 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bollard::models::{Network, NetworkCreateRequest};
+use bollard::models::{Network, NetworkConnectRequest, NetworkCreateRequest};
 use bollard::query_parameters::ListNetworksOptionsBuilder;
-use skerry_model::AppName;
+use skerry_model::{AppName, NetworkName};
 use tracing::{debug, warn};
 
 use super::client::{Client, LOOK_DEADLINE, NETWORK_DEADLINE};
 use super::error::{Failure, Kind};
-use super::spec::{LABEL_APP, LABEL_OWNER, Owner};
+use super::spec::{Attachment, LABEL_APP, LABEL_NETWORK, LABEL_OWNER, Owner};
 use crate::runtime::{RuntimeError, Wanted};
+
+/// A network of an app: its own one, or a further one by its name.
+pub(super) type NetworkId = (AppName, Option<NetworkName>);
 
 /// The networks that are known to exist.
 #[derive(Default)]
 pub(super) struct Networks {
-    /// By app: whether it exists. The inner lock is held while it is being made, so that the instances of an app wait for each other and
-    /// for nobody else.
-    known: Mutex<BTreeMap<AppName, Arc<tokio::sync::Mutex<bool>>>>,
+    /// Whether it exists. The inner lock is held while it is being made, so that the instances that need it wait for each other and for
+    /// nobody else.
+    known: Mutex<BTreeMap<NetworkId, Arc<tokio::sync::Mutex<bool>>>>,
 }
 
 impl Networks {
-    /// Makes sure that the app's network exists.
+    /// Makes sure that a network exists.
     pub(super) async fn ensure(
         &self,
         client: &Client,
         owner: &Owner,
-        app: &AppName,
+        network: &NetworkId,
     ) -> Result<(), RuntimeError> {
-        let slot = Arc::clone(self.slots().entry(app.clone()).or_default());
+        let slot = Arc::clone(self.slots().entry(network.clone()).or_default());
         let mut exists = slot.lock().await;
         if !*exists {
-            make(client, owner, app).await?;
+            make(client, owner, network).await?;
             *exists = true;
         }
         Ok(())
     }
 
-    /// Docker said that it does not exist: looks again next time.
+    /// Docker said that one of the app's does not exist: looks again next time.
     pub(super) fn forget(&self, app: &AppName) {
-        self.slots().remove(app);
+        self.slots().retain(|(of, _), _| of != app);
     }
 
-    /// Removes the networks of apps that are not wanted. One that is still in use stays until a later time.
+    /// Removes the networks that no wanted app has or names. One that is still in use stays until a later time.
     pub(super) async fn sweep(
         &self,
         client: &Client,
@@ -59,10 +63,22 @@ impl Networks {
             let Some(app) = label(&network, LABEL_APP).and_then(|app| AppName::parse(app).ok()) else {
                 continue;
             };
-            if label(&network, LABEL_OWNER) != Some(owner.as_str()) || wanted.apps.contains(&app) {
+            let further = match label(&network, LABEL_NETWORK).map(NetworkName::parse) {
+                None => None,
+                Some(Ok(further)) => Some(further),
+                Some(Err(_)) => continue,
+            };
+            let is_wanted = match &further {
+                None => wanted.apps.contains(&app),
+                Some(further) => wanted.networks.contains(&(app.clone(), further.clone())),
+            };
+            // Of one that carries our labels by other hands the name is another.
+            let ours = label(&network, LABEL_OWNER) == Some(owner.as_str())
+                && network.name.as_deref() == Some(&owner.network(&app, further.as_ref()));
+            if !ours || is_wanted {
                 continue;
             }
-            self.forget(&app);
+            self.slots().remove(&(app.clone(), further));
             match remove(client, &network).await {
                 Ok(()) => debug!(%app, "network removed"),
                 Err(Failure { kind: Kind::NetworkInUse, .. }) => {}
@@ -76,16 +92,16 @@ impl Networks {
         Ok(())
     }
 
-    fn slots(&self) -> std::sync::MutexGuard<'_, BTreeMap<AppName, Arc<tokio::sync::Mutex<bool>>>> {
+    fn slots(&self) -> std::sync::MutexGuard<'_, BTreeMap<NetworkId, Arc<tokio::sync::Mutex<bool>>>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-async fn make(client: &Client, owner: &Owner, app: &AppName) -> Result<(), RuntimeError> {
-    let name = owner.network(app);
+async fn make(client: &Client, owner: &Owner, network: &NetworkId) -> Result<(), RuntimeError> {
+    let name = owner.network(&network.0, network.1.as_ref());
     let failed = |failure: Failure| failure.while_doing(&format!("making network `{name}`"), "NetworkFailed");
     if !settle(client, owner, &name).await? {
-        match create(client, owner, app, &name).await {
+        match create(client, owner, network, &name).await {
             Ok(()) | Err(Failure { kind: Kind::NetworkExists, .. }) => {}
             Err(failure) => return Err(failed(failure)),
         }
@@ -97,15 +113,39 @@ async fn make(client: &Client, owner: &Owner, app: &AppName) -> Result<(), Runti
     Ok(())
 }
 
-async fn create(client: &Client, owner: &Owner, app: &AppName, name: &str) -> Result<(), Failure> {
+async fn create(
+    client: &Client,
+    owner: &Owner,
+    (app, further): &NetworkId,
+    name: &str,
+) -> Result<(), Failure> {
     let docker = client.docker().await?;
+    let mut labels = owner.labels(app);
+    labels.extend(further.iter().map(|further| (LABEL_NETWORK.to_owned(), further.to_string())));
     let request = NetworkCreateRequest {
         name: name.to_owned(),
         driver: Some("bridge".to_owned()),
-        labels: Some(owner.labels(app)),
+        labels: Some(labels),
         ..NetworkCreateRequest::default()
     };
     client.within(NETWORK_DEADLINE, docker.create_network(request)).await.map(|_| ())
+}
+
+/// Puts a container in a network. It is in it already: fine.
+pub(super) async fn connect(
+    client: &Client,
+    container: &str,
+    attachment: &Attachment<'_>,
+) -> Result<(), Failure> {
+    let docker = client.docker().await?;
+    let request = NetworkConnectRequest {
+        container: container.to_owned(),
+        endpoint_config: Some(attachment.endpoint()),
+    };
+    match client.within(NETWORK_DEADLINE, docker.connect_network(&attachment.docker_name, request)).await {
+        Err(Failure { kind: Kind::InNetwork, .. }) => Ok(()),
+        other => other,
+    }
 }
 
 /// Whether exactly one network has the name, and it is ours. Of several of ours the oldest is kept.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bollard::models::CreateImageInfo;
 use bollard::query_parameters::CreateImageOptionsBuilder;
 use futures_util::StreamExt as _;
-use skerry_model::app::PullPolicy;
+use skerry_model::app::{Container, PullPolicy};
 use tokio::time::Instant;
 
 use super::client::{Client, LOOK_DEADLINE};
@@ -22,28 +22,27 @@ const PROGRESS_PERIOD: Duration = Duration::from_secs(5);
 /// Layers whose bytes are counted; Docker allows an image 127.
 const LAYERS_MAX: usize = 256;
 
-/// Makes sure that `image` is here, as the policy says.
+/// Makes sure that the container's image is here, as its policy says.
 pub(super) async fn obtain(
     client: &Client,
-    image: &str,
-    policy: PullPolicy,
+    container: &Container,
     progress: ProgressSink<'_>,
 ) -> Result<(), RuntimeError> {
-    if policy != PullPolicy::Always && is_present(client, image).await? {
+    if container.pull_policy != PullPolicy::Always && is_present(client, &container.image).await? {
         return Ok(());
     }
-    obtain_absent(client, image, policy, progress).await
+    obtain_absent(client, container, progress).await
 }
 
 /// As `obtain`, where Docker just said that the image is not here.
 pub(super) async fn obtain_absent(
     client: &Client,
-    image: &str,
-    policy: PullPolicy,
+    container: &Container,
     progress: ProgressSink<'_>,
 ) -> Result<(), RuntimeError> {
-    match policy {
-        PullPolicy::Always | PullPolicy::IfNotPresent => pull(client, image, progress).await,
+    let (image, platform) = (&container.image, container.platform.as_deref());
+    match container.pull_policy {
+        PullPolicy::Always | PullPolicy::IfNotPresent => pull(client, image, platform, progress).await,
         PullPolicy::Never => Err(RuntimeError {
             reason: "ImageMissing",
             message: format!("image `{image}` is not on this machine and its pull policy is NEVER"),
@@ -88,13 +87,19 @@ async fn size_of(client: &Client, image: &str) -> Result<u64, Failure> {
     Ok(found.size.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0))
 }
 
-async fn pull(client: &Client, image: &str, progress: ProgressSink<'_>) -> Result<(), RuntimeError> {
+async fn pull(
+    client: &Client,
+    image: &str,
+    platform: Option<&str>,
+    progress: ProgressSink<'_>,
+) -> Result<(), RuntimeError> {
     let failed = |failure: Failure| pull_error(image, failure);
     let docker = client.docker().await.map_err(failed)?;
     let started = Instant::now();
     progress(Progress { reason: "Pulling", message: format!("pulling image `{image}`") });
     let (name, tag) = split_reference(image);
-    let options = CreateImageOptionsBuilder::new().from_image(name).tag(tag).build();
+    let options = CreateImageOptionsBuilder::new().from_image(name).tag(tag);
+    let options = platform.map_or(options.clone(), |platform| options.platform(platform)).build();
     let mut stream = docker.create_image(Some(options), None, None);
     let mut layers = Layers::default();
     let mut told = started;

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bollard::models::MountType;
 use skerry_model::app::{
-    Amounts, Kind, Mount, Process, PullPolicy, RestartPolicy as Restart, RestartWhen, ServiceSpec, StopPolicy,
+    Amounts, ConfigMount, Isolation, Kernel, Kind, Log, Mount, MountSource, Network, Process, PullPolicy,
+    RestartPolicy as Restart, RestartWhen, ServiceSpec, StopPolicy,
 };
-use skerry_model::{ContentHash, ServiceName};
+use skerry_model::{AppName, ContentHash, InstanceName, ServiceName, VolumeName};
 
+use super::names::LABEL_VOLUME;
 use super::*;
 use crate::desired::ConfigContent;
 
@@ -21,8 +24,13 @@ fn plain() -> Container {
         command: vec![],
         ports: vec![],
         mounts: vec![],
-        host_network: false,
         hostname: None,
+        platform: None,
+        network: Network::default(),
+        isolation: Isolation::default(),
+        kernel: Kernel::default(),
+        log: Log::default(),
+        labels: BTreeMap::new(),
     }
 }
 
@@ -76,7 +84,7 @@ fn a_plain_service_asks_for_its_network_and_no_restarts() {
     let host = body.host_config.unwrap();
     assert_eq!(host.restart_policy.unwrap().name, Some(RestartPolicyNameEnum::NO));
     assert_eq!((host.nano_cpus, host.memory, host.memory_swap), (None, None, None));
-    let network = Owner::new("o").network(&plain.name.app);
+    let network = Owner::new("o").network(&plain.name.app, None);
     assert_eq!(host.network_mode.as_ref(), Some(&network));
     let endpoints = body.networking_config.unwrap().endpoints_config.unwrap();
     assert_eq!(endpoints[&network].aliases, Some(vec!["web".to_owned()]));
@@ -126,10 +134,13 @@ fn program_and_surroundings_are_taken_over() {
 
 #[test]
 fn limits_are_in_dockers_units_and_leave_no_swap() {
-    let limits = Amounts { cpu_millis: Some(1500), memory_bytes: Some(64 << 20) };
+    let limits = Amounts { cpu_millis: Some(1500), memory_bytes: Some(64 << 20), ..Amounts::default() };
     let host = host(&instance(plain(), |service| service.limits = limits));
     assert_eq!(host.nano_cpus, Some(1_500_000_000));
     assert_eq!((host.memory, host.memory_swap), (Some(64 << 20), Some(64 << 20)));
+    let swap = Amounts { swap_bytes: Some(1 << 20), pids: Some(7), ..limits };
+    let host = self::host(&instance(plain(), |service| service.limits = swap));
+    assert_eq!((host.memory_swap, host.pids_limit), (Some(65 << 20), Some(7)));
 }
 
 #[test]
@@ -161,7 +172,10 @@ fn ports_are_published_by_protocol_and_address() {
 
 #[test]
 fn the_machines_network_has_no_host_name_and_no_endpoint() {
-    let body = body(&instance(Container { host_network: true, ..plain() }, |_| ()));
+    let body = body(&instance(
+        Container { network: Network { mode: NetworkMode::Host, ..Network::default() }, ..plain() },
+        |_| (),
+    ));
     assert_eq!((body.hostname, body.networking_config), (None, None));
     assert_eq!(body.host_config.unwrap().network_mode.as_deref(), Some("host"));
 }
@@ -237,7 +251,7 @@ fn names_are_stable_and_no_two_things_share_one() {
     assert_ne!(one, Owner::new("p").container(&names("a-b/c/n/0")), "two agents on one machine");
     let (app, volume) = (AppName::parse("a").unwrap(), VolumeName::parse("b").unwrap());
     assert_ne!(owner.volume(&app, &volume), Owner::new("p").volume(&app, &volume));
-    assert_ne!(owner.network(&app), Owner::new("p").network(&app));
+    assert_ne!(owner.network(&app, None), Owner::new("p").network(&app, None));
 }
 
 #[test]

@@ -1,0 +1,344 @@
+//! Every field of a service that Docker is told of: set in a manifest, read back with what `docker inspect` shows, removed again.
+//!
+//! One table. Of a container's fields none may be left out of it (the protocol is read to make sure), but for the few that `inspect` does
+//! not show; those have tests of their own.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use prost::Message as _;
+use serde_json::{Value, json};
+use skerry_agent::desired::{InstanceSpec, join};
+use skerry_agent::runtime::Runtime as _;
+use skerry_agent::runtime::docker::DockerRuntime;
+use skerry_manifest::{Project, Resource, parse};
+use skerry_model::{ContentHash, ProjectName};
+use skerry_proto::gateway::v1 as pb;
+use skerry_proto::scheduler::v1 as scheduler;
+use skerry_testing::BUSYBOX_IMAGE;
+
+use super::world::{IDLE, World};
+
+/// The protocol, whose fields are counted.
+const PROTO: &str = include_str!("../../../proto/skerry/type/v1/app.proto");
+/// Fields of a container that `inspect` shows nothing of, or that are refused.
+const NOT_SHOWN: [&str; 4] = ["image", "pull_policy", "platform", "gpus"];
+const INSTANCE: &str = "fields/web/n1/0";
+const CONFIG: &str = "site";
+
+/// What is read back.
+enum Shown {
+    /// At this pointer into what `inspect` shows there is exactly this.
+    Is(&'static str, Value),
+    /// The list at this pointer has this.
+    Has(&'static str, Value),
+}
+
+use Shown::{Has, Is};
+
+/// A field, its lines in a manifest, and what they do.
+struct Row {
+    /// As the protocol has it.
+    field: &'static str,
+    yaml: &'static str,
+    shown: Vec<Shown>,
+}
+
+/// A field of the container.
+fn container(field: &'static str, yaml: &'static str, shown: Vec<Shown>) -> Row {
+    Row { field, yaml, shown }
+}
+
+/// A field of the service, written beside `container`.
+fn service(yaml: &'static str, shown: Vec<Shown>) -> Row {
+    Row { field: "", yaml, shown }
+}
+
+fn rows() -> Vec<Row> {
+    vec![
+        container("entrypoint", "entrypoint: [env]", vec![Is("/Config/Entrypoint", json!(["env"]))]),
+        container(
+            "command",
+            "command: [sleep, \"1000\"]",
+            vec![Is("/Config/Cmd", json!(["sleep", "1000"])), Is("/Path", json!("sleep"))],
+        ),
+        container(
+            "ports",
+            "ports: [{containerPort: 8080, hostPort: 47113, protocol: udp, hostAddress: 127.0.0.1}]",
+            vec![
+                Is(
+                    "/HostConfig/PortBindings",
+                    json!({"8080/udp": [{"HostIp": "127.0.0.1", "HostPort": "47113"}]}),
+                ),
+                Is("/Config/ExposedPorts", json!({"8080/udp": {}})),
+            ],
+        ),
+        container(
+            "mounts",
+            "mounts: [{target: /in, bind: {path: /etc}, readOnly: true}]",
+            vec![Is(
+                "/HostConfig/Mounts",
+                json!([{"Type": "bind", "Source": "/etc", "Target": "/in", "ReadOnly": true}]),
+            )],
+        ),
+        container(
+            "mounts",
+            "mounts: [{target: /data, volume: {name: db}}]",
+            vec![
+                Is("/HostConfig/Mounts/0/Type", json!("volume")),
+                Is("/HostConfig/Mounts/0/Target", json!("/data")),
+                Is("/HostConfig/Mounts/0/VolumeOptions/Labels/skerry.io~1volume", json!("db")),
+            ],
+        ),
+        container(
+            "mounts",
+            "mounts: [{target: /mem, tmpfs: {size: 1Mi, mode: \"0700\"}}]",
+            vec![Is(
+                "/HostConfig/Mounts",
+                json!([{"Type": "tmpfs", "Target": "/mem", "TmpfsOptions": {"SizeBytes": 1 << 20, "Mode": 0o700}}]),
+            )],
+        ),
+        container("network_mode", "networkMode: host", vec![Is("/HostConfig/NetworkMode", json!("host"))]),
+        container("network_mode", "networkMode: none", vec![Is("/HostConfig/NetworkMode", json!("none"))]),
+        container("hostname", "hostname: box.example", vec![Is("/Config/Hostname", json!("box.example"))]),
+        container(
+            "read_only_root",
+            "readOnlyRoot: true",
+            vec![Is("/HostConfig/ReadonlyRootfs", json!(true))],
+        ),
+        container(
+            "cap_add",
+            "capAdd: [NET_ADMIN, CAP_SYS_TIME]",
+            vec![Is("/HostConfig/CapAdd", json!(["CAP_NET_ADMIN", "CAP_SYS_TIME"]))],
+        ),
+        container("cap_drop", "capDrop: [ALL]", vec![Is("/HostConfig/CapDrop", json!(["ALL"]))]),
+        container("privileged", "privileged: true", vec![Is("/HostConfig/Privileged", json!(true))]),
+        container(
+            "security_opts",
+            "securityOpts: [no-new-privileges, seccomp=unconfined]",
+            vec![Is("/HostConfig/SecurityOpt", json!(["no-new-privileges", "seccomp=unconfined"]))],
+        ),
+        container(
+            "devices",
+            "devices: [{path: /dev/null, target: /dev/nothing, permissions: rw}]",
+            vec![Is(
+                "/HostConfig/Devices",
+                json!([{"PathOnHost": "/dev/null", "PathInContainer": "/dev/nothing", "CgroupPermissions": "rw"}]),
+            )],
+        ),
+        container(
+            "ulimits",
+            "ulimits: [{name: nofile, soft: 100, hard: 200}, {name: core, soft: 0}]",
+            vec![Is(
+                "/HostConfig/Ulimits",
+                json!([{"Name": "nofile", "Soft": 100, "Hard": 200}, {"Name": "core", "Soft": 0, "Hard": 0}]),
+            )],
+        ),
+        container(
+            "sysctls",
+            "sysctls: {net.ipv4.ip_unprivileged_port_start: \"80\"}",
+            vec![Is("/HostConfig/Sysctls", json!({"net.ipv4.ip_unprivileged_port_start": "80"}))],
+        ),
+        container("shm_size_bytes", "shmSize: 8Mi", vec![Is("/HostConfig/ShmSize", json!(8 << 20))]),
+        container("init", "init: true", vec![Is("/HostConfig/Init", json!(true))]),
+        container(
+            "extra_hosts",
+            "extraHosts: [{hostname: db.example, address: 192.0.2.7}, {hostname: me, address: host-gateway}]",
+            vec![Is("/HostConfig/ExtraHosts", json!(["db.example:192.0.2.7", "me:host-gateway"]))],
+        ),
+        container(
+            "dns",
+            "dns: {servers: [192.0.2.1], search: [example.org], options: [\"ndots:2\"]}",
+            vec![
+                Is("/HostConfig/Dns", json!(["192.0.2.1"])),
+                Is("/HostConfig/DnsSearch", json!(["example.org"])),
+                Is("/HostConfig/DnsOptions", json!(["ndots:2"])),
+            ],
+        ),
+        container(
+            "network_aliases",
+            "networkAliases: [shop.example]",
+            vec![Has("/NetworkSettings/Networks/{own}/Aliases", json!("shop.example"))],
+        ),
+        container(
+            "networks",
+            "networks: [{name: back, aliases: [inner]}]",
+            vec![
+                Has("/NetworkSettings/Networks/{back}/Aliases", json!("inner")),
+                Has("/NetworkSettings/Networks/{back}/Aliases", json!("web")),
+            ],
+        ),
+        container("ipc_mode", "ipcMode: shareable", vec![Is("/HostConfig/IpcMode", json!("shareable"))]),
+        container("ipc_mode", "ipcMode: host", vec![Is("/HostConfig/IpcMode", json!("host"))]),
+        container("pid_mode", "pidMode: host", vec![Is("/HostConfig/PidMode", json!("host"))]),
+        container(
+            "log",
+            "log: {options: {max-size: 1m, tag: x}}",
+            vec![Is(
+                "/HostConfig/LogConfig",
+                json!({"Type": "json-file", "Config": {"max-size": "1m", "max-file": "3", "tag": "x"}}),
+            )],
+        ),
+        container(
+            "log",
+            "log: {driver: none}",
+            vec![Is("/HostConfig/LogConfig", json!({"Type": "none", "Config": {}}))],
+        ),
+        container("labels", "labels: {team: core}", vec![Is("/Config/Labels/team", json!("core"))]),
+        container(
+            "group_add",
+            "groupAdd: [\"29\", nobody]",
+            vec![Is("/HostConfig/GroupAdd", json!(["29", "nobody"]))],
+        ),
+        service("env: {GREETING: hello = world}", vec![Has("/Config/Env", json!("GREETING=hello = world"))]),
+        service("workingDirectory: /tmp", vec![Is("/Config/WorkingDir", json!("/tmp"))]),
+        service("user: \"65534:65534\"", vec![Is("/Config/User", json!("65534:65534"))]),
+        service(
+            "configs: [{config: site, path: /etc/site}]",
+            vec![
+                Is("/HostConfig/Mounts/0/Target", json!("/etc/site")),
+                Is("/HostConfig/Mounts/0/ReadOnly", json!(true)),
+            ],
+        ),
+        service("resources: {limits: {cpu: 250m}}", vec![Is("/HostConfig/NanoCpus", json!(250_000_000))]),
+        service("resources: {limits: {memory: 64Mi}}", vec![Is("/HostConfig/Memory", json!(64 << 20))]),
+        service("resources: {limits: {pids: 77}}", vec![Is("/HostConfig/PidsLimit", json!(77))]),
+        service("stop: {signal: SIGINT}", vec![Is("/Config/StopSignal", json!("SIGINT"))]),
+        service("stop: {gracePeriod: 3s}", vec![Is("/Config/StopTimeout", json!(3))]),
+    ]
+}
+
+/// An app with these lines, as the agent gets it.
+fn spec(row: Option<&Row>) -> InstanceSpec {
+    let (inside, beside) = match row {
+        Some(row) if row.field.is_empty() => ("", row.yaml),
+        Some(row) => (row.yaml, ""),
+        None => ("", ""),
+    };
+    let command = if inside.starts_with("command") {
+        String::new()
+    } else {
+        format!("command: [sh, -c, {}]", json!(IDLE))
+    };
+    // Ends without its grace being waited for, also where it is deaf.
+    let stop = if beside.starts_with("stop") { "" } else { "stop: {signal: SIGKILL}" };
+    let text = format!(
+        "apiVersion: skerry/v1
+kind: App
+metadata: {{name: fields}}
+spec:
+  services:
+    - name: web
+      container:
+        image: {BUSYBOX_IMAGE}
+        {command}
+        {inside}
+      {stop}
+      {beside}
+"
+    );
+    let project = Project::Default(ProjectName::parse("default").unwrap());
+    let manifests =
+        parse("table.yaml", text.as_bytes(), &project).unwrap_or_else(|error| panic!("{error}{text}"));
+    let Resource::App(app) = &manifests[0].resource else { panic!("an app") };
+    let revision = app.spec.clone().unwrap().encode_to_vec();
+    let config = scheduler::ConfigSpec {
+        data: BTreeMap::from([("a".to_owned(), "one".to_owned())]),
+        ..scheduler::ConfigSpec::default()
+    };
+    let config = config.encode_to_vec();
+    let (revision_hash, config_hash) = (ContentHash::of(&revision), ContentHash::of(&config));
+    let instance = pb::Instance {
+        instance: INSTANCE.to_owned(),
+        revision: revision_hash.to_string(),
+        configs: vec![pb::ConfigReference { config: CONFIG.to_owned(), hash: config_hash.to_string() }],
+    };
+    let resource = |name: String, body| pb::Resource { name, body: Some(body), ..pb::Resource::default() };
+    let resources = [
+        resource(format!("revisions/fields/{revision_hash}"), pb::resource::Body::Revision(revision.into())),
+        resource(format!("configs/{CONFIG}/{config_hash}"), pb::resource::Body::Config(config.into())),
+        resource(format!("instances/{INSTANCE}"), pb::resource::Body::Instance(instance)),
+    ];
+    let (desired, refusals) = join(&resources, true);
+    assert_eq!(refusals, []);
+    InstanceSpec::clone(desired.instances.values().next().unwrap())
+}
+
+/// The pointer with the names that Docker has for the networks.
+fn resolve(pointer: &str, runtime: &DockerRuntime, spec: &InstanceSpec) -> String {
+    let app = &spec.name.app;
+    let further = skerry_model::NetworkName::parse("back").unwrap();
+    pointer
+        .replace("{own}", &runtime.network_name(app, None))
+        .replace("{back}", &runtime.network_name(app, Some(&further)))
+}
+
+#[tokio::test]
+async fn each_field_is_set_read_back_and_removed_again() {
+    let Some(world) = World::new("table") else { return };
+    let plain = spec(None);
+    world.ensure(&plain).await.expect("the plain one runs");
+    let base = world.inspect(&plain);
+    let bounds = json!({"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}});
+    assert_eq!(base["HostConfig"]["LogConfig"], bounds, "logs have a bound if nothing is said");
+    let at = |seen: &Value, pointer: &str| {
+        seen.pointer(&resolve(pointer, &world.runtime, &plain)).cloned().unwrap_or(Value::Null)
+    };
+    let has = |list: &Value, value: &Value| list.as_array().is_some_and(|list| list.contains(value));
+    let rows = rows();
+    // After each row the next one, which lacks its field; after the last the plain one.
+    for (n, row) in rows.iter().map(Some).chain([None]).enumerate() {
+        let spec = spec(row);
+        let yaml = row.map_or("nothing", |row| row.yaml);
+        world.ensure(&spec).await.unwrap_or_else(|error| panic!("{yaml}: {error}"));
+        let seen = world.inspect(&spec);
+        assert_eq!(seen["State"]["Running"], true, "{yaml}");
+        let mut touched = BTreeSet::new();
+        for shown in row.iter().flat_map(|row| &row.shown) {
+            match shown {
+                Is(pointer, value) => {
+                    touched.insert(*pointer);
+                    assert_ne!(at(&base, pointer), *value, "{yaml}: {pointer} would not show it");
+                    assert_eq!(at(&seen, pointer), *value, "{yaml}: {pointer}");
+                }
+                Has(pointer, value) => {
+                    assert!(!has(&at(&base, pointer), value), "{yaml}: {pointer} would not show it");
+                    let list = at(&seen, pointer);
+                    assert!(has(&list, value), "{yaml}: {pointer} is {list}, without {value}");
+                }
+            }
+        }
+        let Some(before) = n.checked_sub(1).map(|before| &rows[before]) else { continue };
+        for shown in &before.shown {
+            match shown {
+                Is(pointer, _)
+                    if touched
+                        .iter()
+                        .any(|other| other.starts_with(pointer) || pointer.starts_with(other)) => {}
+                // Of another network mode there is no host name and no endpoint to compare.
+                Is(pointer, _) => {
+                    assert_eq!(at(&seen, pointer), at(&base, pointer), "after {}: {pointer}", before.yaml)
+                }
+                Has(pointer, value) => {
+                    assert!(!has(&at(&seen, pointer), value), "after {}: {pointer}", before.yaml);
+                }
+            }
+        }
+    }
+    assert_eq!(world.containers().len(), 1);
+    world.runtime.remove(&plain.name).await.expect("it is removed");
+}
+
+#[test]
+fn no_field_of_a_container_is_left_out_of_the_table() {
+    let body = PROTO.split("message Container {").nth(1).unwrap().split("\n}\n").next().unwrap();
+    let fields: BTreeSet<&str> = body
+        .lines()
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   ") && line.ends_with(';'))
+        .filter_map(|line| line.split(" = ").next()?.split(' ').next_back())
+        .collect();
+    assert!(fields.len() > 20, "{fields:?}");
+    let rows = rows();
+    let known: BTreeSet<&str> =
+        rows.iter().map(|row| row.field).filter(|field| !field.is_empty()).chain(NOT_SHOWN).collect();
+    assert_eq!(fields, known);
+}
