@@ -34,8 +34,8 @@ pub(super) fn with_isolation(config: HostConfig, isolation: &Isolation) -> HostC
     });
     HostConfig {
         readonly_rootfs: isolation.read_only_root.then_some(true),
-        cap_add: some_if_any(&isolation.cap_add),
-        cap_drop: some_if_any(&isolation.cap_drop),
+        cap_add: mapped(&isolation.cap_add, capability),
+        cap_drop: mapped(&isolation.cap_drop, capability),
         privileged: isolation.privileged.then_some(true),
         security_opt: some_if_any(&isolation.security_opts),
         devices: mapped(&isolation.devices, device),
@@ -80,6 +80,11 @@ pub(super) fn with_log(config: HostConfig, log: &Log) -> HostConfig {
     }
     let log = HostConfigLogConfig { typ: Some(driver.to_owned()), config: Some(options) };
     HostConfig { log_config: Some(log), ..config }
+}
+
+/// In the form that every Docker keeps as it is.
+fn capability(name: &String) -> String {
+    if name == "ALL" { name.clone() } else { format!("CAP_{name}") }
 }
 
 fn device(device: &Device) -> DeviceMapping {
