@@ -21,6 +21,8 @@ use self::world::{IDLE, SOON, World, idle, idle_with_env, is_running, runtime, s
 
 #[path = "docker_runtime/fields.rs"]
 mod fields;
+#[path = "docker_runtime/registry.rs"]
+mod registry;
 #[path = "docker_runtime/world.rs"]
 mod world;
 

@@ -207,7 +207,7 @@ fn find_field(message: &MessageDescriptor, key: &str) -> Option<Named> {
         let (name, unit) = unit_form(&field)?;
         // Also as the protocol spells it.
         let rest = field.name().strip_prefix(key);
-        if name != key && !rest.is_some_and(|rest| rest.rfind('_') == Some(0)) {
+        if name != key && rest.is_none_or(|rest| rest.rfind('_') != Some(0)) {
             return None;
         }
         Some(Named { field, human: Some(unit) })

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::app::{Amounts, AppSpec, Program};
+use crate::app::{Amounts, AppSpec, IpcMode, Program};
 
 /// A port is published on one address of the machine instead of all of them.
 pub const PORT_HOST_ADDRESS: &str = "port-host-address";
@@ -16,6 +16,18 @@ pub const READ_ONLY_MOUNT: &str = "read-only-mount";
 pub const CONTAINER_USER: &str = "container-user";
 /// A container is held to its limits of processor and memory.
 pub const CONTAINER_LIMITS: &str = "container-limits";
+/// A container is held to its limit of processes.
+pub const CONTAINER_PIDS: &str = "container-pids";
+/// A container's own file system may only be read.
+pub const READ_ONLY_ROOT: &str = "read-only-root";
+/// Capabilities are taken away from a container.
+pub const CAP_DROP: &str = "cap-drop";
+/// Security options of a container: no new privileges, profiles.
+pub const SECURITY_OPTS: &str = "security-opts";
+/// Limits on each process of a container.
+pub const ULIMITS: &str = "ulimits";
+/// A container's memory segments are nobody else's.
+pub const PRIVATE_IPC: &str = "private-ipc";
 
 /// The features that an agent needs for `spec`, each once, in order.
 pub fn of_app(spec: &AppSpec) -> Vec<&'static str> {
@@ -27,6 +39,12 @@ pub fn of_app(spec: &AppSpec) -> Vec<&'static str> {
             (READ_ONLY_MOUNT, container.mounts.iter().any(|mount| mount.read_only)),
             (CONTAINER_USER, service.user.is_some()),
             (CONTAINER_LIMITS, service.limits != Amounts::default()),
+            (CONTAINER_PIDS, service.limits.pids.is_some()),
+            (READ_ONLY_ROOT, container.isolation.read_only_root),
+            (CAP_DROP, !container.isolation.cap_drop.is_empty()),
+            (SECURITY_OPTS, !container.isolation.security_opts.is_empty()),
+            (ULIMITS, !container.kernel.ulimits.is_empty()),
+            (PRIVATE_IPC, container.isolation.ipc == Some(IpcMode::Private)),
         ];
         needed.extend(rows.into_iter().filter(|(_, needs)| *needs).map(|(feature, _)| feature));
     }
@@ -65,11 +83,27 @@ mod tests {
         };
         assert!(needed(|_, container| container.mounts = vec![mount(false)]).is_empty());
         assert_eq!(needed(|_, container| container.mounts = vec![mount(true)]), [READ_ONLY_MOUNT]);
-        let limits = pb::ResourceList { cpu_millis: Some(100), memory_bytes: None };
+        let limits = pb::ResourceList { cpu_millis: Some(100), ..Default::default() };
         let both = needed(|service, _| {
             service.user = "1000".to_owned();
             service.resources = Some(pb::Resources { requests: None, limits: Some(limits) });
         });
         assert_eq!(both, [CONTAINER_LIMITS, CONTAINER_USER]);
+        let pids = pb::Resources {
+            limits: Some(pb::ResourceList { pids: Some(9), ..Default::default() }),
+            ..Default::default()
+        };
+        let narrow = needed(|service, container| {
+            service.resources = Some(pids);
+            container.read_only_root = true;
+            container.cap_drop = vec!["ALL".to_owned()];
+            container.security_opts = vec!["no-new-privileges".to_owned()];
+            container.ulimits = vec![pb::Ulimit { name: "core".to_owned(), soft: 0, hard: None }];
+            container.ipc_mode = pb::IpcMode::Private.into();
+        });
+        let expected =
+            [CAP_DROP, CONTAINER_LIMITS, CONTAINER_PIDS, PRIVATE_IPC, READ_ONLY_ROOT, SECURITY_OPTS, ULIMITS];
+        assert_eq!(narrow, expected);
+        assert!(needed(|_, container| container.privileged = true).is_empty(), "that only widens");
     }
 }

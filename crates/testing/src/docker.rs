@@ -158,6 +158,21 @@ impl Docker {
         id.with_context(|| format!("creating a container: {} {}", answer.status, answer.text()))
     }
 
+    /// Pushes `repository:tag` to its registry, and answers the digest that it has there.
+    pub fn push(&self, repository: &str, tag: &str, user: &str, password: &str) -> Result<String> {
+        use base64::{Engine as _, engine::general_purpose::URL_SAFE};
+        let login = serde_json::json!({"username": user, "password": password}).to_string();
+        let header = format!("X-Registry-Auth: {}\r\n", URL_SAFE.encode(login));
+        let path = format!("/images/{repository}/push?tag={tag}");
+        let answer = self.send_with("POST", &path, "application/json", &header, &[])?.text();
+        // Progress, one object a line; the digest is in one of the last.
+        let digest = answer.lines().rev().find_map(|line| {
+            let line: Value = serde_json::from_str(line).ok()?;
+            line["aux"]["Digest"].as_str().map(str::to_owned)
+        });
+        digest.with_context(|| format!("pushing {repository}:{tag}: {answer}"))
+    }
+
     /// One request with a JSON body, whatever the daemon answers. Blocks as [`Self::request`] does.
     pub fn post_json(&self, path: &str, body: &Value) -> Result<Response> {
         self.send("POST", path, "application/json", body.to_string().as_bytes())
@@ -169,13 +184,25 @@ impl Docker {
     }
 
     fn send(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> Result<Response> {
+        self.send_with(method, path, kind, "", body)
+    }
+
+    /// `headers`: further ones, each with its line end.
+    fn send_with(
+        &self,
+        method: &str,
+        path: &str,
+        kind: &str,
+        headers: &str,
+        body: &[u8],
+    ) -> Result<Response> {
         let mut stream =
             UnixStream::connect(&self.socket).with_context(|| self.socket.display().to_string())?;
         stream.set_read_timeout(Some(DEADLINE)).context("setting a deadline")?;
         stream.set_write_timeout(Some(DEADLINE)).context("setting a deadline")?;
         // HTTP/1.0: the body ends with the connection, and comes in one piece.
         let head = format!(
-            "{method} {path} HTTP/1.0\r\nHost: docker\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
+            "{method} {path} HTTP/1.0\r\nHost: docker\r\n{headers}Content-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
             body.len()
         );
         stream

@@ -236,11 +236,11 @@ spec:
       {beside}
 "
     );
-    let project = Project::Default(ProjectName::parse("default").unwrap());
+    let project = Project::Default(ProjectName::parse("default").expect("a name"));
     let manifests =
         parse("table.yaml", text.as_bytes(), &project).unwrap_or_else(|error| panic!("{error}{text}"));
     let Resource::App(app) = &manifests[0].resource else { panic!("an app") };
-    let revision = app.spec.clone().unwrap().encode_to_vec();
+    let revision = app.spec.clone().expect("a spec").encode_to_vec();
     let config = scheduler::ConfigSpec {
         data: BTreeMap::from([("a".to_owned(), "one".to_owned())]),
         ..scheduler::ConfigSpec::default()
@@ -260,13 +260,13 @@ spec:
     ];
     let (desired, refusals) = join(&resources, true);
     assert_eq!(refusals, []);
-    InstanceSpec::clone(desired.instances.values().next().unwrap())
+    InstanceSpec::clone(desired.instances.values().next().expect("one instance"))
 }
 
 /// The pointer with the names that Docker has for the networks.
 fn resolve(pointer: &str, runtime: &DockerRuntime, spec: &InstanceSpec) -> String {
     let app = &spec.name.app;
-    let further = skerry_model::NetworkName::parse("back").unwrap();
+    let further = skerry_model::NetworkName::parse("back").expect("a name");
     pointer
         .replace("{own}", &runtime.network_name(app, None))
         .replace("{back}", &runtime.network_name(app, Some(&further)))
@@ -326,7 +326,7 @@ async fn each_field_is_set_read_back_and_removed_again() {
                         .any(|other| other.starts_with(pointer) || pointer.starts_with(other)) => {}
                 // Of another network mode there is no host name and no endpoint to compare.
                 Is(pointer, _) => {
-                    assert_eq!(at(&seen, pointer), at(&base, pointer), "after {}: {pointer}", before.yaml)
+                    assert_eq!(at(&seen, pointer), at(&base, pointer), "after {}: {pointer}", before.yaml);
                 }
                 Has(pointer, value) => {
                     assert!(!has(&at(&seen, pointer), value), "after {}: {pointer}", before.yaml);

@@ -7,6 +7,7 @@ use skerry_model::{NodeName, NodeRef, ProjectName};
 use tonic::transport::Uri;
 
 use crate::machine::host_name;
+use crate::runtime::docker::CredentialsFile;
 
 /// Where the agent keeps its state if nothing else is said.
 const DATA_DIR_DEFAULT: &str = "/var/lib/skerry/agent";
@@ -78,6 +79,11 @@ pub struct AgentArgs {
     /// Where Docker listens, as unix:///var/run/docker.sock
     #[arg(long, env = "DOCKER_HOST", value_name = "URL")]
     pub docker_host: Option<String>,
+
+    /// Docker's config file with the credentials of registries, as `docker login` writes it; absent: config.json in
+    /// $DOCKER_CONFIG, else in ~/.docker, where it is there
+    #[arg(long, env = "SKERRY_DOCKER_CONFIG", value_name = "FILE")]
+    pub docker_config: Option<PathBuf>,
 }
 
 /// What the agent is.
@@ -91,6 +97,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// How Docker is reached.
     pub docker: DockerAccess,
+    /// Credentials for the registries of images.
+    pub credentials: CredentialsFile,
 }
 
 /// How Docker is reached. A daemon need not be there: it may come later.
@@ -178,7 +186,8 @@ impl AgentArgs {
             DockerAccess::from_host(self.docker_host.as_deref())?
         };
         let node = NodeRef { project: ProjectName::parse(&self.project)?, node };
-        Ok(Config { gateways, node, data_dir: self.data_dir, docker })
+        let credentials = CredentialsFile::find(self.docker_config);
+        Ok(Config { gateways, node, data_dir: self.data_dir, docker, credentials })
     }
 }
 
@@ -210,6 +219,7 @@ mod tests {
             insecure: false,
             no_docker: false,
             docker_host: None,
+            docker_config: None,
         }
     }
 

@@ -6,11 +6,17 @@ use skerry_model::feature;
 use skerry_proto::gateway::v1::Resource;
 
 /// Each is carried out by `runtime/docker/spec.rs`; a process can have none of them.
-const FEATURES: [&str; 4] = [
+const FEATURES: [&str; 10] = [
     feature::PORT_HOST_ADDRESS,
     feature::READ_ONLY_MOUNT,
     feature::CONTAINER_USER,
     feature::CONTAINER_LIMITS,
+    feature::CONTAINER_PIDS,
+    feature::READ_ONLY_ROOT,
+    feature::CAP_DROP,
+    feature::SECURITY_OPTS,
+    feature::ULIMITS,
+    feature::PRIVATE_IPC,
 ];
 
 /// All of them.

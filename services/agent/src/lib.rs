@@ -28,5 +28,6 @@ mod world;
 mod testing;
 
 pub use config::{AgentArgs, Config, ConfigError, DockerAccess, Gateway, default_node_name};
+pub use runtime::docker::CredentialsFile;
 pub use serve::{ServeError, serve};
 pub use shim::run_shim_if_asked;

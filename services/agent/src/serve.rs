@@ -86,7 +86,9 @@ fn runtimes(config: &Config, data_dir: &Path) -> Vec<Arc<dyn Runtime>> {
     let mut runtimes: Vec<Arc<dyn Runtime>> = vec![Arc::new(ProcessRuntime::new(processes))];
     if let DockerAccess::Socket(socket) = &config.docker {
         let owner = owner(&config.node, data_dir);
-        runtimes.push(Arc::new(DockerRuntime::at_socket(socket, &owner, &dirs)));
+        runtimes.push(Arc::new(
+            DockerRuntime::at_socket(socket, &owner, &dirs).with_credentials(config.credentials.clone()),
+        ));
     }
     runtimes
 }

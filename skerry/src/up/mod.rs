@@ -60,6 +60,11 @@ pub(crate) struct UpArgs {
     #[arg(long, env = "DOCKER_HOST", value_name = "URL")]
     docker_host: Option<String>,
 
+    /// Docker's config file with the credentials of registries, as `docker login` writes it
+    /// [default: config.json in $DOCKER_CONFIG or ~/.docker]
+    #[arg(long, env = "SKERRY_DOCKER_CONFIG", value_name = "FILE")]
+    docker_config: Option<PathBuf>,
+
     /// Serve other machines without checking who they are
     #[arg(long, env = "SKERRY_INSECURE")]
     insecure: bool,

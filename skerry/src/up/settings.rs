@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use skerry_agent::{Config, DockerAccess, Gateway, default_node_name};
+use skerry_agent::{Config, CredentialsFile, DockerAccess, Gateway, default_node_name};
 use skerry_model::{NodeName, NodeRef, ProjectName};
 use skerry_rpc::Access;
 use skerry_store::Target;
@@ -27,6 +27,7 @@ pub(super) struct Settings {
     /// This machine's node. Absent: none.
     pub(super) node: Option<NodeRef>,
     docker: DockerAccess,
+    credentials: CredentialsFile,
     project: ProjectName,
 }
 
@@ -50,13 +51,14 @@ impl Settings {
         } else {
             DockerAccess::from_host(args.docker_host.as_deref())?
         };
+        let credentials = CredentialsFile::find(args.docker_config);
         let etcd = if args.etcd.is_empty() { None } else { Some(Target::parse(&args.etcd.join(","))?) };
         let data_dir = match args.data_dir {
             Some(directory) => std::path::absolute(directory).context("finding the data directory")?,
             None => default_data_dir()?,
         };
         let node = node.map(|node| NodeRef { project: project.clone(), node });
-        Ok(Self { data_dir, listen: args.listen, access, etcd, node, docker, project })
+        Ok(Self { data_dir, listen: args.listen, access, etcd, node, docker, credentials, project })
     }
 
     /// What the agent is told, where the services answer at `address`.
@@ -68,6 +70,7 @@ impl Settings {
             node,
             data_dir: self.data_dir.join("agent"),
             docker: self.docker.clone(),
+            credentials: self.credentials.clone(),
         }))
     }
 

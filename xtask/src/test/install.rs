@@ -14,7 +14,7 @@ struct Need {
     present: fn() -> bool,
 }
 
-const NEEDS: [Need; 6] = [
+const NEEDS: [Need; 7] = [
     Need { what: "a C compiler", packages: &[&["gcc", "libc6-dev"]], present: c_compiler },
     Need {
         what: "Docker's daemon",
@@ -27,6 +27,11 @@ const NEEDS: [Need; 6] = [
         what: "etcdctl",
         packages: &[&["etcd-client"], &["etcd"]],
         present: || sh::find("etcdctl").is_some(),
+    },
+    Need {
+        what: "a registry of images",
+        packages: &[&["docker-registry"]],
+        present: || sh::find("docker-registry").is_some(),
     },
     Need { what: "a static busybox", packages: &[&["busybox-static"]], present: static_busybox },
     Need { what: "Python with venv", packages: &[&["python3", "python3-venv"]], present: python_venv },

@@ -73,6 +73,7 @@ pub enum Kind {
 }
 
 /// What is run.
+#[expect(clippy::large_enum_variant, reason = "most programs are containers, and a spec is held once")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Program {
     /// A container, by Docker.

@@ -164,7 +164,7 @@ impl DockerRuntime {
             Ok(created) => self.connect_and_start(instance, container, &created.id).await,
             Err(failure) => match failure.kind {
                 Kind::NoImage if !*image_ready => {
-                    pull::obtain_absent(&self.client, container, progress).await?;
+                    pull::obtain_absent(&self.client, &self.credentials, container, progress).await?;
                     *image_ready = true;
                     Ok(Pass::Again)
                 }
@@ -295,7 +295,7 @@ impl DockerRuntime {
         container: &Container,
         progress: ProgressSink<'_>,
     ) -> Result<(), RuntimeError> {
-        pull::obtain(&self.client, container, progress).await?;
+        pull::obtain(&self.client, &self.credentials, container, progress).await?;
         if relies_on_image(instance) {
             pull::require_health_check(&self.client, &container.image).await?;
         }

@@ -15,6 +15,7 @@ use skerry_model::{AppName, InstanceName, NetworkName};
 use tokio::time::Instant;
 
 use self::client::{Client, LOOK_DEADLINE};
+pub use self::credentials::CredentialsFile;
 use self::error::Failure;
 use self::events::Events;
 use self::exec::Execs;
@@ -25,6 +26,7 @@ use super::{Observed, ProgressSink, Runtime, RuntimeDirs, RuntimeError, RuntimeK
 use crate::desired::InstanceSpec;
 
 mod client;
+mod credentials;
 mod error;
 mod events;
 mod exec;
@@ -45,6 +47,7 @@ pub struct DockerRuntime {
     client: Client,
     owner: Owner,
     configs: PathBuf,
+    credentials: CredentialsFile,
     networks: Networks,
     observer: Observer,
     events: Events,
@@ -73,6 +76,7 @@ impl DockerRuntime {
             client: Client::new(socket.to_owned()),
             owner: Owner::new(owner),
             configs: dirs.configs.clone(),
+            credentials: CredentialsFile::None,
             networks: Networks::default(),
             observer: Observer::default(),
             events: Events::default(),
@@ -80,6 +84,12 @@ impl DockerRuntime {
             prepared: Mutex::default(),
             layouts: tokio::sync::RwLock::default(),
         }
+    }
+
+    /// With credentials for registries. Without this call there are none.
+    #[must_use]
+    pub fn with_credentials(self, credentials: CredentialsFile) -> Self {
+        Self { credentials, ..self }
     }
 
     /// The name that an instance's container has.

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use bollard::auth::DockerCredentials;
 use bollard::models::CreateImageInfo;
 use bollard::query_parameters::CreateImageOptionsBuilder;
 use futures_util::StreamExt as _;
@@ -12,6 +13,7 @@ use skerry_model::app::{Container, PullPolicy};
 use tokio::time::Instant;
 
 use super::client::{Client, LOOK_DEADLINE};
+use super::credentials::CredentialsFile;
 use super::error::{Failure, Kind};
 use crate::runtime::{Progress, ProgressSink, RuntimeError};
 
@@ -19,33 +21,39 @@ use crate::runtime::{Progress, ProgressSink, RuntimeError};
 pub(super) const PULL_STALL: Duration = Duration::from_secs(120);
 /// Progress is told at most so often.
 const PROGRESS_PERIOD: Duration = Duration::from_secs(5);
+/// Why a registry that asks who is there gives nothing.
+const UNAUTHORIZED: &str = "RegistryUnauthorized";
 /// Layers whose bytes are counted; Docker allows an image 127.
 const LAYERS_MAX: usize = 256;
 
 /// Makes sure that the container's image is here, as its policy says.
 pub(super) async fn obtain(
     client: &Client,
+    credentials: &CredentialsFile,
     container: &Container,
     progress: ProgressSink<'_>,
 ) -> Result<(), RuntimeError> {
     if container.pull_policy != PullPolicy::Always && is_present(client, &container.image).await? {
         return Ok(());
     }
-    obtain_absent(client, container, progress).await
+    obtain_absent(client, credentials, container, progress).await
 }
 
 /// As `obtain`, where Docker just said that the image is not here.
 pub(super) async fn obtain_absent(
     client: &Client,
+    credentials: &CredentialsFile,
     container: &Container,
     progress: ProgressSink<'_>,
 ) -> Result<(), RuntimeError> {
-    let (image, platform) = (&container.image, container.platform.as_deref());
     match container.pull_policy {
-        PullPolicy::Always | PullPolicy::IfNotPresent => pull(client, image, platform, progress).await,
+        PullPolicy::Always | PullPolicy::IfNotPresent => pull(client, credentials, container, progress).await,
         PullPolicy::Never => Err(RuntimeError {
             reason: "ImageMissing",
-            message: format!("image `{image}` is not on this machine and its pull policy is NEVER"),
+            message: format!(
+                "image `{}` is not on this machine and its pull policy is NEVER",
+                container.image
+            ),
             transient: false,
         }),
     }
@@ -89,23 +97,36 @@ async fn size_of(client: &Client, image: &str) -> Result<u64, Failure> {
 
 async fn pull(
     client: &Client,
-    image: &str,
-    platform: Option<&str>,
+    credentials: &CredentialsFile,
+    container: &Container,
     progress: ProgressSink<'_>,
 ) -> Result<(), RuntimeError> {
+    let image = container.image.as_str();
     let failed = |failure: Failure| pull_error(image, failure);
+    let login = login(credentials, image).await?;
+    let given = login.is_some();
     let docker = client.docker().await.map_err(failed)?;
     let started = Instant::now();
     progress(Progress { reason: "Pulling", message: format!("pulling image `{image}`") });
     let (name, tag) = split_reference(image);
     let options = CreateImageOptionsBuilder::new().from_image(name).tag(tag);
-    let options = platform.map_or(options.clone(), |platform| options.platform(platform)).build();
-    let mut stream = docker.create_image(Some(options), None, None);
+    let options = match &container.platform {
+        Some(platform) => options.platform(platform).build(),
+        None => options.build(),
+    };
+    let mut stream = docker.create_image(Some(options), None, login);
     let mut layers = Layers::default();
     let mut told = started;
     loop {
         let next = async { stream.next().await.transpose() };
-        let Some(info) = client.within(PULL_STALL, next).await.map_err(failed)? else { break };
+        let next = client.within(PULL_STALL, next).await.map_err(|failure| {
+            let mut error = failed(failure);
+            if error.reason == UNAUTHORIZED {
+                error.message = format!("{}; {}", error.message, credentials.describe(image, given));
+            }
+            error
+        });
+        let Some(info) = next? else { break };
         layers.note(&info);
         if told.elapsed() >= PROGRESS_PERIOD
             && let Some(so_far) = layers.describe()
@@ -127,6 +148,19 @@ async fn pull(
     Ok(())
 }
 
+/// The node's credentials for the registry of `image`.
+async fn login(
+    credentials: &CredentialsFile,
+    image: &str,
+) -> Result<Option<DockerCredentials>, RuntimeError> {
+    let (credentials, image) = (credentials.clone(), image.to_owned());
+    let read = tokio::task::spawn_blocking(move || credentials.of_image(&image)).await;
+    read.unwrap_or_else(|error| {
+        let message = format!("reading credentials of registries: {error}");
+        Err(RuntimeError { reason: "CredentialsUnreadable", message, transient: true })
+    })
+}
+
 /// Docker away or silent has its own reason; everything else is a failed pull, which only a refusal makes lasting.
 fn pull_error(image: &str, failure: Failure) -> RuntimeError {
     let text = failure.message.to_ascii_lowercase();
@@ -140,12 +174,19 @@ fn pull_error(image: &str, failure: Failure) -> RuntimeError {
     ]
     .iter()
     .any(|part| text.contains(part));
+    let unauthorized = ["unauthorized", "authentication required", "no basic auth credentials"]
+        .iter()
+        .any(|part| text.contains(part));
     let away = failure.kind == Kind::Unavailable;
     let stalled = failure.kind == Kind::TimedOut;
     let mut error = failure.while_doing(&format!("pulling image `{image}`"), "ImagePullFailed");
     if !away {
-        error.reason = if stalled { "TimedOut" } else { "ImagePullFailed" };
-        error.transient = stalled || !refused;
+        error.reason = match (stalled, unauthorized) {
+            (true, _) => "TimedOut",
+            (false, true) => UNAUTHORIZED,
+            (false, false) => "ImagePullFailed",
+        };
+        error.transient = stalled || !(refused || unauthorized);
     }
     error
 }
