@@ -155,6 +155,7 @@ mod tests {
             gateways: Vec::new(),
             node: NodeRef::parse("projects/default/nodes/n1").unwrap(),
             data_dir: PathBuf::new(),
+            credentials: crate::CredentialsFile::None,
             docker: DockerAccess::Off,
         };
         is_send(&serve(config, CancellationToken::new()));
