@@ -3,6 +3,7 @@
 //! Nothing here reaches into a process: it starts binaries, calls the API, and looks at the machine.
 
 pub mod apps;
+pub mod compose;
 pub mod containers;
 pub mod docker_gate;
 pub mod dockerd;
@@ -11,6 +12,7 @@ pub mod stack;
 mod told;
 pub mod witness;
 
+pub use compose::Compose;
 pub use docker_gate::DockerGate;
 pub use dockerd::Dockerd;
 pub use stack::{Stack, StackConfig};

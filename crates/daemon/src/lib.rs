@@ -9,7 +9,7 @@ mod telemetry;
 use std::future::Future;
 use std::process::ExitCode;
 
-pub use service::{Listening, ServiceArgs};
+pub use service::{Listening, ServiceArgs, local_url};
 pub use shutdown::{Shutdown, signals};
 pub use telemetry::{LogArgs, LogFormat};
 

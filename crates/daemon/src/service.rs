@@ -1,13 +1,19 @@
-//! A cloud service as a process of its own: its flags, its listener, its gRPC server from start to end. Which store it uses, and what it
-//! serves, is the service's.
+//! A cloud service as a process of its own: its flags, its listener, its gRPC server from start to end, and asking it for its health.
+//! Which store it uses, and what it serves, is the service's.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use skerry_rpc::{Access, Server};
 use tokio::net::TcpListener;
 
+use crate::fail;
 use crate::shutdown::Shutdown;
+
+/// Longest that a service may take to tell its health.
+const HEALTH_DEADLINE: Duration = Duration::from_secs(3);
 
 /// Flags of a service's process. `PORT` is the port on loopback where it listens unless it is told otherwise.
 #[derive(Debug, Clone, clap::Args)]
@@ -23,6 +29,20 @@ pub struct ServiceArgs<const PORT: u16> {
     /// Serve other machines without checking who they are (until identities come)
     #[arg(long, env = "SKERRY_INSECURE")]
     pub insecure: bool,
+
+    /// Ask the service that runs with these flags whether it serves, and end: exit code 0 if it does
+    #[arg(long)]
+    pub health: bool,
+}
+
+/// Where this machine reaches a listener at `address`.
+pub fn local_url(address: SocketAddr) -> String {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    format!("http://{}", SocketAddr::new(ip, address.port()))
 }
 
 /// A bound listener that nobody serves yet: early, so that a port that is taken is told before anything else begins.
@@ -33,6 +53,19 @@ pub struct Listening {
 }
 
 impl<const PORT: u16> ServiceArgs<PORT> {
+    /// What `--health` does, on a runtime of its own: asks the service on this machine that listens as these flags say. Exit code 1, and
+    /// the reason as one line on stderr, unless it serves.
+    pub fn check_health(&self) -> ExitCode {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return fail(&anyhow::Error::from(error).context("starting the runtime")),
+        };
+        match runtime.block_on(skerry_rpc::check_health(&local_url(self.listen), HEALTH_DEADLINE)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error.into()),
+        }
+    }
+
     /// Binds the address, if it may be served with this access.
     pub async fn bind(&self) -> anyhow::Result<Listening> {
         let access = if self.insecure { Access::Insecure } else { Access::Loopback };
@@ -57,5 +90,50 @@ impl Listening {
         server.serve(self.listener, shutdown.token()).await?;
         shutdown.finish().await;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use skerry_rpc::check_health;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    #[tokio::test]
+    async fn a_service_tells_its_health_from_start_to_end() {
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        let args = ServiceArgs::<0> { listen, etcd: String::new(), insecure: false, health: true };
+        let listening = args.bind().await.expect("it listens");
+        let url = local_url(listening.address());
+        let shutdown = Shutdown::new();
+        let ((), served) = tokio::join!(
+            async {
+                check_health(&url, SOON).await.expect("it serves");
+                shutdown.begin();
+            },
+            listening.serve(|_| (), &shutdown)
+        );
+        served.expect("it ends in order");
+        let error = check_health(&url, SOON).await.expect_err("nobody is there any more");
+        assert!(error.to_string().starts_with(&format!("cannot reach {url}")), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_service_that_is_silent_is_not_healthy() {
+        // Bound, so that connections are taken; not served, so that nothing answers.
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = local_url(listener.local_addr().expect("an address"));
+        let error = check_health(&url, Duration::from_millis(50)).await.expect_err("nothing answers");
+        assert!(error.to_string().contains("has not answered"), "{error}");
+    }
+
+    #[test]
+    fn a_listener_for_all_is_asked_on_loopback() {
+        let url = |text: &str| local_url(text.parse().expect("an address"));
+        assert_eq!(url("0.0.0.0:7771"), "http://127.0.0.1:7771");
+        assert_eq!(url("[::]:1"), "http://[::1]:1");
+        assert_eq!(url("10.1.2.3:1"), "http://10.1.2.3:1");
     }
 }

@@ -4,6 +4,7 @@
 
 mod channel;
 mod error;
+mod health;
 mod limit;
 mod peer;
 mod refuse;
@@ -11,6 +12,7 @@ mod server;
 
 pub use channel::{ConnectError, Endpoint, connect};
 pub use error::{fault_of, is_too_large, status_of};
+pub use health::{HealthError, check_health};
 pub use peer::{Access, Peer};
 pub use refuse::refuse_all;
 pub use server::{ServeError, Server};

@@ -82,7 +82,7 @@ impl Docker {
     /// The name of the busybox image, which is made from the installed static busybox where the daemon lacks it.
     pub fn busybox(&self) -> Result<&'static str> {
         if !self.has_image(BUSYBOX_IMAGE)? {
-            self.import(BUSYBOX_IMAGE, &busybox_tar()?, &[r#"CMD ["sh"]"#, "ENV PATH=/bin"])?;
+            self.import(BUSYBOX_IMAGE, &busybox_root()?.finish(), &[r#"CMD ["sh"]"#, "ENV PATH=/bin"])?;
         }
         Ok(BUSYBOX_IMAGE)
     }
@@ -222,7 +222,8 @@ fn escape(text: &str) -> String {
         .collect()
 }
 
-fn busybox_tar() -> Result<Vec<u8>> {
+/// The root file system of the busybox image, to add to: made from the installed static busybox.
+pub fn busybox_root() -> Result<TarBuilder> {
     let program =
         find_program("busybox").context("busybox is not installed: apt-get install busybox-static")?;
     let binary = fs::read(&program).with_context(|| format!("reading {}", program.display()))?;
@@ -241,7 +242,7 @@ fn busybox_tar() -> Result<Vec<u8>> {
     for applet in String::from_utf8_lossy(&list.stdout).lines().filter(|name| *name != "busybox") {
         tar = tar.symlink(&format!("bin/{applet}"), "busybox");
     }
-    Ok(tar.finish())
+    Ok(tar)
 }
 
 /// Whether a 64-bit little-endian ELF file asks for no interpreter (a program header of type `PT_INTERP`).

@@ -4,20 +4,24 @@
 //! Helpers panic where a test would only `expect`; what a test may want to look at is a `Result`.
 #![allow(clippy::print_stdout, reason = "tests and benches talk to a terminal")]
 
+mod compose;
 mod docker;
 mod etcd;
 mod figures;
 mod http;
+mod libraries;
 mod paths;
 mod process;
 mod tar;
 mod wait;
 
 pub use self::{
-    docker::{BUSYBOX_IMAGE, Docker, NO_DOCKER},
+    compose::{COMPOSE, NO_COMPOSE, compose_required},
+    docker::{BUSYBOX_IMAGE, Docker, NO_DOCKER, busybox_root},
     etcd::Etcd,
     figures::{Budget, Figure, Figures, percentile, pss_bytes},
     http::{Response, http_get},
+    libraries::shared_libraries,
     paths::{bin, bin_in, find_program, target_dir},
     process::Process,
     tar::TarBuilder,

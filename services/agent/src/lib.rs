@@ -29,5 +29,5 @@ mod testing;
 
 pub use config::{AgentArgs, Config, ConfigError, DockerAccess, Gateway, default_node_name};
 pub use runtime::docker::CredentialsFile;
-pub use serve::{ServeError, serve};
+pub use serve::{NotRunning, ServeError, check_running, serve};
 pub use shim::run_shim_if_asked;

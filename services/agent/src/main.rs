@@ -14,11 +14,24 @@ struct Args {
     agent: AgentArgs,
     #[command(flatten)]
     log: LogArgs,
+
+    /// Say whether an agent runs on this data directory, and end: exit code 0 if one does
+    #[arg(long)]
+    health: bool,
 }
 
 fn main() -> ExitCode {
     skerry_agent::run_shim_if_asked();
     let args = Args::parse();
+    if args.health {
+        return match skerry_agent::check_running(&args.agent.data_dir) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("error: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     args.log.init();
     // One thread: the agent waits most of the time, and each further thread costs memory.
     let runtime = match tokio::runtime::Builder::new_current_thread()

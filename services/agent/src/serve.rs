@@ -39,6 +39,22 @@ pub enum ServeError {
     Random(io::Error),
 }
 
+/// Why no agent counts as running on a data directory.
+#[derive(Debug, thiserror::Error)]
+pub enum NotRunning {
+    /// Nobody has it.
+    #[error("no agent runs on the data directory {0}")]
+    Nobody(PathBuf),
+    /// It cannot be found out.
+    #[error("finding out whether an agent runs on {path}: {source}")]
+    Unknown {
+        /// The data directory.
+        path: PathBuf,
+        /// What is wrong.
+        source: io::Error,
+    },
+}
+
 /// Runs the agent until `shutdown`. What runs on the machine runs on afterwards.
 pub async fn serve(config: Config, shutdown: CancellationToken) -> Result<(), ServeError> {
     let wrong = |source| ServeError::DataDir { path: config.data_dir.clone(), source };
@@ -125,6 +141,32 @@ fn lock(data_dir: &Path) -> Result<File, ServeError> {
     }
 }
 
+/// Whether an agent of this PID namespace holds `data_dir`, connected or not: having no link is no illness. Asks the kernel for the
+/// lock's holder and never takes the lock itself: an agent that starts at that moment would find its directory taken.
+pub fn check_running(data_dir: &Path) -> Result<(), NotRunning> {
+    use std::os::unix::fs::MetadataExt as _;
+    let unknown = |source| NotRunning::Unknown { path: data_dir.to_owned(), source };
+    let inode = match fs::metadata(data_dir.join("lock")) {
+        Ok(file) => file.ino(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(NotRunning::Nobody(data_dir.to_owned()));
+        }
+        Err(error) => return Err(unknown(error)),
+    };
+    let locks = fs::read_to_string("/proc/locks").map_err(unknown)?;
+    if is_locked(&locks, inode) { Ok(()) } else { Err(NotRunning::Nobody(data_dir.to_owned())) }
+}
+
+/// Whether `/proc/locks` names the holder of an exclusive whole-file lock on `inode`: `1: FLOCK  ADVISORY  WRITE 4141 fe:00:1491184 0 EOF`.
+/// The device stays out of it: some file systems name another there than to `stat`. One who waits has `->` before `FLOCK`.
+fn is_locked(locks: &str, inode: u64) -> bool {
+    let end = format!(":{inode}");
+    locks.lines().any(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        matches!(words[..], [_, "FLOCK", _, "WRITE", _, file, ..] if file.ends_with(&end))
+    })
+}
+
 /// Random for each start.
 fn boot_id() -> io::Result<String> {
     let mut bytes = [0u8; 16];
@@ -146,6 +188,26 @@ mod tests {
         assert!(matches!(lock(dir.path()), Err(ServeError::DataDirTaken(_))));
         drop(held);
         lock(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn an_agent_runs_on_a_directory_as_long_as_it_holds_it() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(check_running(dir.path()), Err(NotRunning::Nobody(_))), "never used");
+        let held = lock(dir.path()).unwrap();
+        check_running(dir.path()).unwrap();
+        drop(held);
+        assert!(matches!(check_running(dir.path()), Err(NotRunning::Nobody(_))), "used before");
+    }
+
+    #[test]
+    fn only_the_holder_of_an_exclusive_lock_counts() {
+        let holds = |line: &str| is_locked(line, 91);
+        assert!(holds("1: FLOCK  ADVISORY  WRITE 4141 fe:00:91 0 EOF"));
+        assert!(!holds("1: FLOCK  ADVISORY  WRITE 4141 fe:00:191 0 EOF"));
+        assert!(!holds("1: FLOCK  ADVISORY  READ 4141 fe:00:91 0 EOF"));
+        assert!(!holds("1: POSIX  ADVISORY  WRITE 4141 fe:00:91 0 EOF"));
+        assert!(!holds("1: -> FLOCK  ADVISORY  WRITE 4141 fe:00:91 0 EOF"));
     }
 
     #[test]

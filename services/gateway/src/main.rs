@@ -19,6 +19,9 @@ struct Cli {
 
 fn main() -> ExitCode {
     let Cli { args, log } = Cli::parse();
+    if args.service.health {
+        return args.service.check_health();
+    }
     skerry_daemon::run(&log, async |shutdown| {
         let listening = args.service.bind().await?;
         let store = Store::connect(StoreConfig::new(Target::parse(&args.service.etcd)?)).await?;

@@ -19,6 +19,9 @@ struct Cli {
 
 fn main() -> ExitCode {
     let Cli { args, log } = Cli::parse();
+    if args.health {
+        return args.check_health();
+    }
     skerry_daemon::run(&log, async |shutdown| {
         let listening = args.bind().await?;
         let store = Store::connect(StoreConfig::new(Target::parse(&args.etcd)?)).await?;

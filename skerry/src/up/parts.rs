@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::say;
-use super::settings::{Settings, url};
+use super::settings::Settings;
 
 /// Longest that an etcd may be silent before `up` says that it waits for it.
 const SILENT_WAIT: Duration = Duration::from_secs(1);
@@ -223,7 +223,7 @@ pub(super) async fn node_connects(settings: &Settings, address: SocketAddr) -> b
     let name = node.to_string();
     let deadline = Instant::now() + CONNECT_DEADLINE;
     let asking = async {
-        let channel = skerry_rpc::connect(&url(address)).await.ok()?;
+        let channel = skerry_rpc::connect(&skerry_daemon::local_url(address)).await.ok()?;
         let mut nodes = NodeServiceClient::new(channel);
         loop {
             let mut request = tonic::Request::new(GetNodeRequest { name: name.clone() });

@@ -1,11 +1,12 @@
 //! What `up` was told, as valid values, and what it tells people. No I/O but the host name and the environment.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use skerry_agent::{Config, CredentialsFile, DockerAccess, Gateway, default_node_name};
+use skerry_daemon::local_url;
 use skerry_model::{NodeName, NodeRef, ProjectName};
 use skerry_rpc::Access;
 use skerry_store::Target;
@@ -64,7 +65,7 @@ impl Settings {
     /// What the agent is told, where the services answer at `address`.
     pub(super) fn agent(&self, address: SocketAddr) -> anyhow::Result<Option<Config>> {
         let Some(node) = self.node.clone() else { return Ok(None) };
-        let gateways = vec![Gateway::parse(&url(address))?];
+        let gateways = vec![Gateway::parse(&local_url(address))?];
         Ok(Some(Config {
             gateways,
             node,
@@ -102,7 +103,7 @@ impl Settings {
         let server = if address.port() == DEFAULT_PORT && address.ip().is_loopback() {
             String::new()
         } else {
-            format!(" --server {}", url(address))
+            format!(" --server {}", local_url(address))
         };
         let project =
             if self.project.as_str() == "default" { String::new() } else { format!(" -p {}", self.project) };
@@ -117,16 +118,6 @@ impl Settings {
         let next = if self.node.is_some() { "get nodes" } else { "get apps" };
         vec![format!("{state}; now type: skerry{server}{project} {next}")]
     }
-}
-
-/// Where this machine reaches a listener at `address`.
-pub(super) fn url(address: SocketAddr) -> String {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    format!("http://{}", SocketAddr::new(ip, address.port()))
 }
 
 #[cfg(test)]
@@ -164,7 +155,6 @@ mod tests {
         let config = settings.agent(address("0.0.0.0:7000")).expect("valid").expect("an agent");
         assert_eq!(config.gateways[0].uri().to_string(), "http://127.0.0.1:7000/");
         assert_eq!(config.data_dir, PathBuf::from("/data/agent"));
-        assert_eq!(url(address("[::]:1")), "http://[::1]:1");
     }
 
     #[test]
