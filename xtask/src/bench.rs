@@ -1,12 +1,13 @@
 //! `cargo xtask bench NAME`: builds for release and runs `integration/benches/NAME.rs`.
 //!
-//! A bench prints its figures itself (`skerry_testing::figures`), each beside its budget; nothing here knows what they measure.
+//! A bench prints its figures itself (`skerry_testing::figures`), each beside its budget; nothing here knows more of what they measure
+//! than which programs it takes.
 
 use std::fs;
 
 use anyhow::{Context, Result, bail};
 
-use crate::sh;
+use crate::{sh, test::compose};
 
 const BENCHES: &str = "integration/benches";
 
@@ -35,11 +36,19 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         bail!("there is no bench {name}; there are: {}", known.join(", "));
     }
     // What is measured: the agent as it is shipped to edge machines, apart so that it has its own features only; and
-    // everything in one binary, as it runs in the cloud.
-    for (package, profile) in [("skerry-agent", "edge"), ("skerry", "release")] {
-        sh::run(sh::cargo().args(["build", "--quiet", "--package", package, "--profile", profile]))?;
+    // everything in one binary, or for the stack in containers each service by itself, as it runs in the cloud.
+    let cloud: &[&str] = match name.as_str() {
+        "stack" => &["skerry", "skerry-registry", "skerry-scheduler", "skerry-gateway"],
+        _ => &["skerry"],
+    };
+    for (packages, profile) in [(&["skerry-agent"][..], "edge"), (cloud, "release")] {
+        let packages = packages.iter().flat_map(|package| ["--package", package]);
+        sh::run(sh::cargo().args(["build", "--quiet", "--profile", profile]).args(packages))?;
     }
     let mut bench = sh::cargo();
+    if let Some(compose) = compose::find()? {
+        compose::name_to(&mut bench, &compose);
+    }
     bench.args(["bench", "--quiet", "--package=skerry-integration", "--bench", name, "--"]);
     for (flag, set) in [("--json", args.json), ("--quick", args.quick)] {
         if set {

@@ -1,9 +1,10 @@
 //! `cargo xtask test`: everything that CI checks, on a machine that has Rust and nothing else of ours.
 //!
-//! What it needs it installs where it may (`install`), a Docker daemon it starts where none answers (`dockerd`). Every step runs
+//! What it needs it installs where it may (`install`, `compose`), a Docker daemon it starts where none answers (`dockerd`). Every step runs
 //! even when one before has failed, unless it cannot; nothing is skipped in silence.
 
 mod clients;
+pub(crate) mod compose;
 mod dockerd;
 mod install;
 
@@ -38,11 +39,12 @@ enum Step {
     Deny,
     Unit,
     Integration,
+    Compose,
     Clients,
     Demo,
 }
 
-const ALL: [Step; 11] = [
+const ALL: [Step; 12] = [
     Step::Fmt,
     Step::Tidy,
     Step::Build,
@@ -52,6 +54,7 @@ const ALL: [Step; 11] = [
     Step::Deny,
     Step::Unit,
     Step::Integration,
+    Step::Compose,
     Step::Clients,
     Step::Demo,
 ];
@@ -68,8 +71,9 @@ enum Outcome {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let interrupt = Interrupt::listen()?;
     let steps = if args.steps.is_empty() { &ALL[..] } else { &args.steps };
-    let needs_programs =
-        steps.iter().any(|step| matches!(step, Step::Unit | Step::Integration | Step::Clients | Step::Demo));
+    let needs_programs = steps.iter().any(|step| {
+        matches!(step, Step::Unit | Step::Integration | Step::Compose | Step::Clients | Step::Demo)
+    });
     let (mut notes, mut daemon) = (Vec::new(), None);
     if needs_programs {
         notes.extend(install::prepare(args.no_install)?);
@@ -87,7 +91,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let built =
             !results.iter().any(|(step, _, how)| *step == Step::Build && matches!(how, Outcome::Failed(_)));
         let outcome = if built || !needs_build(*step) {
-            take(*step, &interrupt)
+            take(*step, args.no_install, &interrupt)
         } else {
             Outcome::NotRun("the build failed".to_owned())
         };
@@ -106,14 +110,19 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// What is said once where Docker cannot run.
 fn no_docker(error: &anyhow::Error) -> String {
-    if std::env::var(NO_DOCKER).is_ok_and(|value| value == "1") {
+    if is_allowed(NO_DOCKER) {
         format!("NOT TESTED: everything that needs Docker, as {NO_DOCKER}=1 allows ({error:#})")
     } else {
         format!("no Docker, so its tests fail ({error:#}); {NO_DOCKER}=1 lets them pass untested")
     }
 }
 
-fn take(step: Step, interrupt: &Interrupt) -> Outcome {
+/// Whether a person has set the variable that allows to do without something.
+fn is_allowed(name: &str) -> bool {
+    std::env::var(name).is_ok_and(|value| value == "1")
+}
+
+fn take(step: Step, no_install: bool, interrupt: &Interrupt) -> Outcome {
     let result = match step {
         Step::Fmt => sh::run(sh::cargo().args(["fmt", "--all", "--check"])),
         Step::Tidy => crate::tidy::run(),
@@ -132,7 +141,23 @@ fn take(step: Step, interrupt: &Interrupt) -> Outcome {
             }
         },
         Step::Unit => sh::run(sh::cargo().args(["test", "--workspace", "--exclude=skerry-integration"])),
-        Step::Integration => sh::run(sh::cargo().args(["test", "--package=skerry-integration"])),
+        // Compose's test has a step of its own.
+        Step::Integration => {
+            let mut tests = sh::cargo();
+            tests.args(["test", "--package=skerry-integration"]);
+            sh::run(tests.env(compose::NO_COMPOSE, "1"))
+        }
+        Step::Compose if is_allowed(compose::NO_COMPOSE) => {
+            return Outcome::NotRun(format!("as {}=1 allows", compose::NO_COMPOSE));
+        }
+        Step::Compose => match compose::ensure(no_install) {
+            Ok(program) => {
+                let mut tests = sh::cargo();
+                tests.args(["test", "--package=skerry-integration", "--test=compose"]);
+                sh::run(compose::name_to(&mut tests, &program))
+            }
+            Err(error) => return Outcome::NotRun(format!("{error:#}")),
+        },
         Step::Clients => clients::run(interrupt),
         Step::Demo => demo(),
     };
@@ -174,6 +199,7 @@ fn name(step: Step) -> &'static str {
         Step::Deny => "licences, bans, advisories",
         Step::Unit => "unit tests",
         Step::Integration => "integration tests",
+        Step::Compose => "stack in containers",
         Step::Clients => "Python clients",
         Step::Demo => "demo",
     }
@@ -209,7 +235,9 @@ fn summary(results: &[(Step, Duration, Outcome)], notes: &[String]) -> Result<()
         Outcome::Passed => false,
         Outcome::Failed(_) => true,
         // The walls and licences are held by tidy and by review where cargo-deny is not at hand.
-        Outcome::NotRun(_) => *step != Step::Deny,
+        Outcome::NotRun(_) => {
+            *step != Step::Deny && !(*step == Step::Compose && is_allowed(compose::NO_COMPOSE))
+        }
     });
     match failed.count() {
         0 => Ok(()),
