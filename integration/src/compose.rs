@@ -148,7 +148,7 @@ impl Compose {
             child.wait_with_output().await.context("waiting for Compose")
         };
         let output = tokio::time::timeout(COMMAND_DEADLINE, running).await;
-        check(args, output.with_context(|| format!("compose {} has not ended", args.join(" ")))??)
+        check(args, &output.with_context(|| format!("compose {} has not ended", args.join(" ")))??)
     }
 
     fn command(&self) -> Command {
@@ -263,7 +263,7 @@ impl Drop for Compose {
     fn drop(&mut self) {
         let down = ["--profile=cli", "down", "--volumes", "--rmi=local", "--timeout=1", "--remove-orphans"];
         let downed = self.command().args(down).output().context("starting Compose");
-        if let Err(error) = downed.and_then(|output| check(&down, output)) {
+        if let Err(error) = downed.and_then(|output| check(&down, &output)) {
             eprintln!("taking {} down: {error:#}", self.project);
         }
         // What a failed test has left of its apps.
@@ -280,7 +280,7 @@ impl Drop for Compose {
     }
 }
 
-fn check(args: &[&str], output: Output) -> Result<String> {
+fn check(args: &[&str], output: &Output) -> Result<String> {
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.success() {
         return Ok(said);
