@@ -409,6 +409,7 @@ mod tests {
             state,
             address: None,
             image_health: None,
+            drift: None,
         }
     }
 

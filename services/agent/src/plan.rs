@@ -30,6 +30,8 @@ pub(crate) enum Act {
     Start,
     /// One of this fingerprint is there and does not run: start it again.
     Restart,
+    /// One of this fingerprint runs, and other hands changed something about it: put that right.
+    Repair,
     /// One of another fingerprint is there: put the new one in its place.
     Replace,
     /// Nobody wants it here: stop and remove it.
@@ -231,6 +233,7 @@ fn decide(inputs: Inputs<'_>, spec: &InstanceSpec) -> Result<Act, Hold> {
             Act::Replace
         }
         Some(observed) => match observed.state {
+            RunState::Running { .. } if observed.drift.is_some() => Act::Repair,
             RunState::Running { .. } => return Err(Hold::Runs),
             RunState::Exited { code, .. } if !restarts(spec.service.restart.when, code) => {
                 return Err(if code == Some(0) { Hold::Completed } else { Hold::Ended });
@@ -240,6 +243,9 @@ fn decide(inputs: Inputs<'_>, spec: &InstanceSpec) -> Result<Act, Hold> {
     };
     if memory.waits(Some(&spec.fingerprint), inputs.now).is_some() {
         return Err(Hold::Waits);
+    }
+    if act == Act::Repair {
+        return Ok(act);
     }
     // One that ran in this life of the agent had its dependencies met: it is not held up by one that fails since.
     if memory.started.as_ref() != Some(&spec.fingerprint) {

@@ -269,6 +269,7 @@ mod tests {
             state,
             address: None,
             image_health: None,
+            drift: None,
         }
     }
 

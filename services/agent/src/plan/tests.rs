@@ -106,6 +106,7 @@ fn observed(spec: &InstanceSpec, state: RunState) -> Observed {
         state,
         address: None,
         image_health: None,
+        drift: None,
     }
 }
 
@@ -562,4 +563,18 @@ fn what_is_blocked_is_left_alone() {
         crate::desired::Blocked { revision: "r".into(), reason: "InvalidSpec", message: "no".into() };
     all.blocked.insert(name(0), blocked);
     assert!(Fixture::new().plan(&all, &world(&sketches, &[running()])).actions.is_empty());
+}
+
+#[test]
+fn what_other_hands_changed_about_a_running_copy_is_put_right_but_not_without_pause() {
+    let all = desired(&[plain()]);
+    let mut seen = world(&[plain()], &[running()]);
+    let copy = seen.get_mut(&RuntimeKind::Docker).unwrap().instances.get_mut(&name(0)).unwrap();
+    copy.drift = Some("Paused");
+    let fingerprint = copy.fingerprint.clone();
+    let mut fixture = Fixture::new();
+    assert_eq!(acts(&fixture, &seen), [(RuntimeKind::Docker, Act::Repair, false)]);
+    let error = RuntimeError { reason: "NameTaken", message: "taken".into(), transient: false };
+    fixture.memories.entry(name(0)).or_default().failed(Some(fingerprint), error, fixture.now, 0.0);
+    assert_eq!(fixture.plan(&all, &seen).holds[&name(0)], Hold::Waits);
 }

@@ -44,7 +44,7 @@ enum Lane {
 fn lane(act: Act) -> Lane {
     match act {
         Act::Fetch => Lane::Fetch,
-        Act::Start | Act::Restart | Act::Replace | Act::Remove => Lane::Copy,
+        Act::Start | Act::Restart | Act::Repair | Act::Replace | Act::Remove => Lane::Copy,
     }
 }
 
@@ -178,7 +178,7 @@ impl Reconciler {
         let Some(driver) = self.runtimes.get(&action.runtime) else { return };
         let spec = match action.act {
             Act::Remove => None,
-            Act::Fetch | Act::Start | Act::Restart | Act::Replace => {
+            Act::Fetch | Act::Start | Act::Restart | Act::Repair | Act::Replace => {
                 let specs = if action.former { &self.desired.formers } else { &self.desired.instances };
                 let Some(spec) = specs.get(&action.instance) else { return };
                 Some(Arc::clone(spec))

@@ -52,6 +52,8 @@ pub struct Observed {
     pub address: Option<IpAddr>,
     /// What the image's own health check says, where it has one.
     pub image_health: Option<bool>,
+    /// What other hands changed about a copy that runs, which `ensure` puts right. One word: `Paused`, `Renamed`, `Disconnected`.
+    pub drift: Option<&'static str>,
 }
 
 /// Whether an instance runs.
@@ -130,7 +132,8 @@ pub trait Runtime: Send + Sync {
     /// Fetches what `instance` needs (its image), so that a replacement does not begin before it can end.
     async fn prepare(&self, instance: &InstanceSpec, progress: ProgressSink<'_>) -> Result<(), RuntimeError>;
 
-    /// Makes exactly one copy of `instance` run with exactly its fingerprint. Runs already: nothing happens. Another fingerprint: stopped as
+    /// Makes exactly one copy of `instance` run with exactly its fingerprint. Runs already: what other hands changed about it is put
+    /// right (`Observed::drift`), else nothing happens. Another fingerprint: stopped as
     /// that one's own stop policy says, removed, made anew. Created or exited with the same fingerprint: started again.
     async fn ensure(&self, instance: &InstanceSpec, progress: ProgressSink<'_>) -> Result<(), RuntimeError>;
 

@@ -108,6 +108,7 @@ impl Runtime for FakeRuntime {
             state: RunState::Running { since },
             address: None,
             image_health: None,
+            drift: None,
         };
         state.instances.insert(instance.name.clone(), observed);
         Ok(())

@@ -20,7 +20,7 @@ use super::error::Failure;
 use super::observe::Observer;
 
 /// What can happen to a container by itself, or by other hands. Not the events of health checks run by `exec`.
-const ACTIONS: [&str; 4] = ["die", "oom", "destroy", "health_status"];
+const ACTIONS: [&str; 6] = ["die", "oom", "destroy", "health_status", "pause", "rename"];
 /// First and longest wait before Docker is asked for events again, before jitter.
 const BACKOFF_FIRST: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);

@@ -7,18 +7,20 @@
 use std::time::Duration;
 
 use bollard::models::{ContainerSummary, ContainerSummaryStateEnum as State};
-use bollard::query_parameters::{CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder};
+use bollard::query_parameters::{
+    CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder, RenameContainerOptionsBuilder,
+};
 use skerry_model::InstanceName;
 use skerry_model::app::{Container, Probe};
 use tracing::debug;
 
 use super::client::{CREATE_DEADLINE, LOOK_DEADLINE, REMOVE_DEADLINE, START_DEADLINE, STOP_MARGIN};
 use super::error::{Failure, Kind};
-use super::observe::{is_running, list};
+use super::observe::{is_named, is_running, list, missing_networks};
 use super::spec::{self, LABEL_FINGERPRINT, LABEL_GRACE, LABEL_INSTANCE, LABEL_OWNER, attachments};
 use super::{DockerRuntime, layout, network, pull};
 use crate::desired::InstanceSpec;
-use crate::runtime::{GRACE_DEFAULT, ProgressSink, RuntimeError};
+use crate::runtime::{GRACE_DEFAULT, Progress, ProgressSink, RuntimeError};
 
 /// Passes that need no waiting: replace, find the network gone, make both anew, and then some.
 const PASSES_MAX: u32 = 12;
@@ -32,6 +34,10 @@ struct Copy {
     fingerprint: String,
     state: Option<State>,
     grace: Duration,
+    /// Whether it has the name that it was made with.
+    named: bool,
+    /// Networks that it was put in and is not in any more.
+    missing_networks: Vec<String>,
 }
 
 /// What a pass came to.
@@ -98,7 +104,8 @@ impl DockerRuntime {
         let listed = list(&self.client, labels).await;
         let listed = listed
             .map_err(|failure| failure.while_doing(&format!("looking for {instance}"), "ListFailed"))?;
-        Ok(listed.into_iter().filter_map(copy).collect())
+        let name = self.owner.container(instance);
+        Ok(listed.into_iter().filter_map(|one| copy(one, &name)).collect())
     }
 
     async fn pass(
@@ -125,7 +132,7 @@ impl DockerRuntime {
             }
         }
         match kept {
-            Some(copy) if is_running(copy.state) => Ok(Pass::Done),
+            Some(copy) if is_running(copy.state) => self.repair(instance, container, &copy, progress).await,
             Some(copy) => {
                 // A network of the app may be gone since.
                 self.ensure_networks(instance, container).await?;
@@ -133,6 +140,49 @@ impl DockerRuntime {
             }
             None => self.create(instance, container, image_ready, progress).await,
         }
+    }
+
+    /// Puts right what other hands changed about a copy that runs.
+    async fn repair(
+        &self,
+        instance: &InstanceSpec,
+        container: &Container,
+        copy: &Copy,
+        progress: ProgressSink<'_>,
+    ) -> Result<Pass, RuntimeError> {
+        let failed =
+            |failure: Failure| failure.while_doing(&format!("repairing {}", instance.name), "RepairFailed");
+        let tell = |what: &str| {
+            progress(Progress { reason: "Repaired", message: format!("by other hands it was {what}") });
+        };
+        if !copy.named {
+            let name = self.owner.container(&instance.name);
+            let docker = self.client.docker().await.map_err(failed)?;
+            let options = RenameContainerOptionsBuilder::new().name(&name).build();
+            self.client
+                .within(LOOK_DEADLINE, docker.rename_container(&copy.id, options))
+                .await
+                .map_err(failed)?;
+            tell("renamed: it has its name again");
+        }
+        if !copy.missing_networks.is_empty() {
+            // The network may be gone altogether, and what is known of it old.
+            self.networks.forget(&instance.name.app);
+            self.ensure_networks(instance, container).await?;
+            let attachments = attachments(instance, container, &self.owner);
+            for attachment in
+                attachments.iter().filter(|one| copy.missing_networks.contains(&one.docker_name))
+            {
+                network::connect(&self.client, &copy.id, attachment).await.map_err(failed)?;
+            }
+            tell("disconnected: it is in its networks again");
+        }
+        if copy.state == Some(State::PAUSED) {
+            let docker = self.client.docker().await.map_err(failed)?;
+            self.client.within(START_DEADLINE, docker.unpause_container(&copy.id)).await.map_err(failed)?;
+            tell("paused: it goes on");
+        }
+        Ok(Pass::Done)
     }
 
     async fn create(
@@ -346,7 +396,8 @@ fn is_broken(state: Option<State>) -> bool {
     matches!(state, Some(State::DEAD | State::REMOVING))
 }
 
-fn copy(listed: ContainerSummary) -> Option<Copy> {
+fn copy(listed: ContainerSummary, name: &str) -> Option<Copy> {
+    let (named, missing_networks) = (is_named(&listed, name), missing_networks(&listed));
     let labels = listed.labels.unwrap_or_default();
     let grace = labels.get(LABEL_GRACE).and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
     Some(Copy {
@@ -354,6 +405,8 @@ fn copy(listed: ContainerSummary) -> Option<Copy> {
         fingerprint: labels.get(LABEL_FINGERPRINT).cloned().unwrap_or_default(),
         state: listed.state,
         grace: grace.unwrap_or(GRACE_DEFAULT),
+        named,
+        missing_networks,
     })
 }
 

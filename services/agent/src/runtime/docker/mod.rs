@@ -166,7 +166,7 @@ impl Runtime for DockerRuntime {
 
     async fn observe(&self) -> Result<Vec<Observed>, RuntimeError> {
         self.execs.reap(&self.client, None).await;
-        let observed = self.observer.observe(&self.client, self.owner.filter()).await;
+        let observed = self.observer.observe(&self.client, &self.owner).await;
         observed.map_err(|failure| failure.while_doing("listing containers", "ListFailed"))
     }
 

@@ -21,7 +21,7 @@ use tracing::{debug, warn};
 
 use super::client::{Client, LOOK_DEADLINE};
 use super::error::{Failure, Kind};
-use super::spec::{LABEL_FINGERPRINT, LABEL_INSTANCE, LABEL_REVISION};
+use super::spec::{LABEL_FINGERPRINT, LABEL_INSTANCE, LABEL_NETWORKS, LABEL_REVISION, Owner};
 use crate::runtime::{Observed, RunState};
 
 /// For one inspection. Short: Docker can list a container that it cannot inspect, and the others must not wait for it.
@@ -48,9 +48,9 @@ pub(super) struct Observer {
 }
 
 impl Observer {
-    /// All containers of the owner that `filter` (a label with its value) names.
-    pub(super) async fn observe(&self, client: &Client, filter: String) -> Result<Vec<Observed>, Failure> {
-        let listed = list(client, vec![filter]).await?;
+    /// All containers of the owner.
+    pub(super) async fn observe(&self, client: &Client, owner: &Owner) -> Result<Vec<Observed>, Failure> {
+        let listed = list(client, vec![owner.filter()]).await?;
         let new: Vec<String> =
             listed.iter().filter(|one| !self.is_known(one)).filter_map(|one| one.id.clone()).collect();
         let inspections = futures_util::stream::iter(new).map(|id| inspect(client, id));
@@ -79,7 +79,11 @@ impl Observer {
         let observed: Vec<Observed> = listed
             .iter()
             .filter_map(|one| {
-                observed(one, one.id.as_ref().and_then(|id| details.get(id)).copied().unwrap_or_default())
+                observed(
+                    owner,
+                    one,
+                    one.id.as_ref().and_then(|id| details.get(id)).copied().unwrap_or_default(),
+                )
             })
             .collect();
         *lock(&self.ids) =
@@ -170,7 +174,7 @@ fn time(text: &str) -> Option<SystemTime> {
 }
 
 /// None: it carries our mark but no instance of ours, which only a person can have done.
-fn observed(one: &ContainerSummary, detail: Detail) -> Option<Observed> {
+fn observed(owner: &Owner, one: &ContainerSummary, detail: Detail) -> Option<Observed> {
     let label =
         |key: &str| one.labels.as_ref().and_then(|labels| labels.get(key)).cloned().unwrap_or_default();
     let instance = match InstanceName::parse(&label(LABEL_INSTANCE)) {
@@ -194,6 +198,7 @@ fn observed(one: &ContainerSummary, detail: Detail) -> Option<Observed> {
             out_of_memory: detail.out_of_memory,
         }
     };
+    let drift = if running { drift(one, &owner.container(&instance)) } else { None };
     Some(Observed {
         instance,
         fingerprint: label(LABEL_FINGERPRINT),
@@ -202,7 +207,36 @@ fn observed(one: &ContainerSummary, detail: Detail) -> Option<Observed> {
         state,
         address: running.then(|| address(one)).flatten(),
         image_health: if running { image_health(one) } else { None },
+        drift,
     })
+}
+
+/// What other hands changed about a container that runs and shall be called `name`.
+fn drift(one: &ContainerSummary, name: &str) -> Option<&'static str> {
+    if one.state == Some(State::PAUSED) {
+        Some("Paused")
+    } else if !is_named(one, name) {
+        Some("Renamed")
+    } else if !missing_networks(one).is_empty() {
+        Some("Disconnected")
+    } else {
+        None
+    }
+}
+
+/// Whether a container has this name. Links of other containers give it more names, with more slashes. A list without names tells nothing.
+pub(super) fn is_named(one: &ContainerSummary, name: &str) -> bool {
+    let names = one.names.as_deref().unwrap_or_default();
+    names.is_empty() || names.iter().any(|found| found.strip_prefix('/') == Some(name))
+}
+
+/// The networks that a container was put in and is not in any more, as Docker calls them.
+pub(super) fn missing_networks(one: &ContainerSummary) -> Vec<String> {
+    let put_in = one.labels.as_ref().and_then(|labels| labels.get(LABEL_NETWORKS));
+    let settings = one.network_settings.as_ref().and_then(|settings| settings.networks.as_ref());
+    let (Some(put_in), Some(present)) = (put_in, settings) else { return Vec::new() };
+    let put_in = put_in.split(',').filter(|network| !network.is_empty());
+    put_in.filter(|network| !present.contains_key(*network)).map(str::to_owned).collect()
 }
 
 fn address(one: &ContainerSummary) -> Option<IpAddr> {
@@ -262,6 +296,10 @@ mod tests {
         }
     }
 
+    fn owner() -> Owner {
+        Owner::new("o")
+    }
+
     fn at(seconds: u64) -> SystemTime {
         UNIX_EPOCH + Duration::from_secs(seconds)
     }
@@ -274,7 +312,7 @@ mod tests {
             out_of_memory: true,
             ..Detail::default()
         };
-        let see = |state, status| observed(&summary(state, status), detail).unwrap();
+        let see = |state, status| observed(&owner(), &summary(state, status), detail).unwrap();
         let up = see(State::RUNNING, "Up 5 minutes");
         assert_eq!(up.state, RunState::Running { since: at(2000) });
         assert_eq!((up.address, up.image_health), (Some("172.18.0.2".parse().unwrap()), None));
@@ -290,9 +328,9 @@ mod tests {
 
     #[test]
     fn without_an_inspection_the_list_must_do() {
-        let up = observed(&summary(State::RUNNING, "Up 1 second"), Detail::default()).unwrap();
+        let up = observed(&owner(), &summary(State::RUNNING, "Up 1 second"), Detail::default()).unwrap();
         assert_eq!(up.state, RunState::Running { since: at(1000) });
-        let dead = observed(&summary(State::DEAD, "Dead"), Detail::default()).unwrap();
+        let dead = observed(&owner(), &summary(State::DEAD, "Dead"), Detail::default()).unwrap();
         assert_eq!(dead.state, RunState::Exited { code: None, at: at(1000), out_of_memory: false });
     }
 
@@ -352,7 +390,10 @@ mod tests {
         observer.make_do("c1", std::slice::from_ref(&down));
         assert!(observer.is_known(&down) && !observer.is_known(&up));
         let kept = *lock(&observer.details).get("c1").unwrap();
-        assert!(matches!(observed(&down, kept).unwrap().state, RunState::Exited { code: Some(3), .. }));
+        assert!(matches!(
+            observed(&owner(), &down, kept).unwrap().state,
+            RunState::Exited { code: Some(3), .. }
+        ));
         observer.forget("c1");
         assert!(!observer.is_known(&down), "an event tells of a change");
     }
@@ -361,7 +402,7 @@ mod tests {
     fn a_foreign_instance_label_is_passed_over() {
         let mut one = summary(State::RUNNING, "Up");
         one.labels.as_mut().unwrap().insert(LABEL_INSTANCE.into(), "?".into());
-        assert!(observed(&one, Detail::default()).is_none());
+        assert!(observed(&owner(), &one, Detail::default()).is_none());
     }
 
     #[test]
@@ -369,5 +410,26 @@ mod tests {
         assert_eq!(time("1970-01-01T00:33:20.5Z"), Some(at(2000) + Duration::from_millis(500)));
         assert_eq!(time("0001-01-01T00:00:00Z"), None);
         assert_eq!(time(""), None);
+    }
+
+    #[test]
+    fn what_other_hands_changed_is_seen() {
+        let name = "skerry-x";
+        let with = |change: fn(&mut ContainerSummary)| {
+            let mut one = summary(State::RUNNING, "Up");
+            one.names = Some(vec!["/skerry-x".into(), "/other/link".into()]);
+            one.labels.as_mut().unwrap().insert(LABEL_NETWORKS.into(), "n".into());
+            change(&mut one);
+            drift(&one, name)
+        };
+        assert_eq!(with(|_| ()), None);
+        assert_eq!(with(|one| one.state = Some(State::PAUSED)), Some("Paused"));
+        assert_eq!(with(|one| one.names = Some(vec!["/mine".into()])), Some("Renamed"));
+        assert_eq!(with(|one| one.names = None), None, "nothing is known");
+        let more = |one: &mut ContainerSummary| {
+            one.labels.as_mut().unwrap().insert(LABEL_NETWORKS.into(), "n,back".into());
+        };
+        assert_eq!(with(more), Some("Disconnected"));
+        assert_eq!(with(|one| drop(one.labels.take())), None, "made before it was noted");
     }
 }

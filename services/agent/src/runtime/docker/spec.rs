@@ -19,8 +19,8 @@ mod names;
 mod network;
 
 pub(super) use names::{
-    LABEL_APP, LABEL_FINGERPRINT, LABEL_GRACE, LABEL_INSTANCE, LABEL_NETWORK, LABEL_OWNER, LABEL_REVISION,
-    Owner,
+    LABEL_APP, LABEL_FINGERPRINT, LABEL_GRACE, LABEL_INSTANCE, LABEL_NETWORK, LABEL_NETWORKS, LABEL_OWNER,
+    LABEL_REVISION, Owner,
 };
 use names::{LABEL_SERVICE, labels};
 pub(super) use network::{Attachment, attachments};
@@ -116,6 +116,9 @@ fn container_labels(
         (LABEL_FINGERPRINT, instance.fingerprint.clone()),
         (LABEL_GRACE, grace.to_string()),
     ]));
+    let networks: Vec<String> =
+        attachments(instance, container, owner).into_iter().map(|one| one.docker_name).collect();
+    all.insert(LABEL_NETWORKS.to_owned(), networks.join(","));
     all
 }
 

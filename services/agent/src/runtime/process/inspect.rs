@@ -97,6 +97,7 @@ impl View {
             state,
             address: runs.then_some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
             image_health: None,
+            drift: None,
         }
     }
 }

@@ -18,6 +18,8 @@ pub(in crate::runtime::docker) const LABEL_REVISION: &str = "skerry.io/revision"
 pub(in crate::runtime::docker) const LABEL_FINGERPRINT: &str = "skerry.io/fingerprint";
 /// Seconds of grace when it is stopped: what `StopTimeout` says too, but lists of containers show only labels.
 pub(in crate::runtime::docker) const LABEL_GRACE: &str = "skerry.io/stop-grace-seconds";
+/// The networks that the container was put in, as Docker calls them, separated by commas.
+pub(in crate::runtime::docker) const LABEL_NETWORKS: &str = "skerry.io/networks";
 /// The volume, on volumes.
 pub(in crate::runtime::docker) const LABEL_VOLUME: &str = "skerry.io/volume";
 /// The further network of an app, on networks that are not its own one.
