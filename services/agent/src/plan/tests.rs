@@ -573,8 +573,8 @@ fn what_other_hands_changed_about_a_running_copy_is_put_right_but_not_without_pa
     copy.drift = Some("Paused");
     let fingerprint = copy.fingerprint.clone();
     let mut fixture = Fixture::new();
-    assert_eq!(acts(&fixture, &seen), [(RuntimeKind::Docker, Act::Repair, false)]);
+    assert_eq!(fixture.plan(&all, &seen).actions[0].act, Act::Repair);
     let error = RuntimeError { reason: "NameTaken", message: "taken".into(), transient: false };
-    fixture.memories.entry(name(0)).or_default().failed(Some(fingerprint), error, fixture.now, 0.0);
+    fixture.memories.entry(name(0)).or_default().failed(Some(fingerprint), error, MonoTime::default(), 0.0);
     assert_eq!(fixture.plan(&all, &seen).holds[&name(0)], Hold::Waits);
 }
