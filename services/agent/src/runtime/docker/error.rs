@@ -36,6 +36,8 @@ pub(super) enum Kind {
     NetworkInUse,
     /// Another network has the name.
     NetworkExists,
+    /// containerd still has what is left of an earlier start, which a power loss or a kill cut short: this container never starts again.
+    StaleTask,
     /// The container is in the network already.
     InNetwork,
     /// The image is there for another platform only.
@@ -107,7 +109,7 @@ impl Kind {
             Self::DiskFull => (Some("DiskFull"), true),
             Self::NotRunning => (Some("NotRunning"), true),
             Self::NameTaken => (Some("NameTaken"), false),
-            Self::NotFound | Self::BeingRemoved | Self::Other => (None, true),
+            Self::NotFound | Self::BeingRemoved | Self::StaleTask | Self::Other => (None, true),
         }
     }
 }
@@ -178,6 +180,8 @@ pub(super) fn classify(status: u16, message: &str) -> Kind {
         Kind::NoAddressRange
     } else if has("has active endpoints") {
         Kind::NetworkInUse
+    } else if text.starts_with("task ") && has(": already exists") {
+        Kind::StaleTask
     } else if has("already exists in network") || has("is already connected to network") {
         Kind::InNetwork
     } else if has("network")
@@ -216,7 +220,7 @@ mod tests {
 
     #[test]
     fn what_docker_says_is_understood() {
-        let cases: [(u16, &str, Kind); 21] = [
+        let cases: [(u16, &str, Kind); 22] = [
             (
                 500,
                 "driver failed programming external connectivity on endpoint x (abc): Bind for 0.0.0.0:8080 failed: port is already allocated",
@@ -262,6 +266,7 @@ mod tests {
             ),
             (403, "error while removing network: network x id 1 has active endpoints", Kind::NetworkInUse),
             (404, "network 0123 not found", Kind::NoNetwork),
+            (500, "task 01a46c3fc49b74d2: already exists", Kind::StaleTask),
             (403, "endpoint with name x already exists in network y", Kind::InNetwork),
             (
                 404,

@@ -301,6 +301,11 @@ impl DockerRuntime {
                 self.remove(id).await?;
                 Ok(Pass::Wait(failed(failure)))
             }
+            Err(failure) if failure.kind == Kind::StaleTask => {
+                debug!(instance = %instance.name, error = failure.message, "a container that cannot start again is made anew");
+                self.remove(id).await?;
+                Ok(Pass::Wait(failed(failure)))
+            }
             Err(Failure { kind: Kind::NotFound, .. }) => Ok(Pass::Again),
             Err(failure) if failure.kind == Kind::BeingRemoved => Ok(Pass::Wait(failed(failure))),
             Err(failure) => Err(failed(failure)),
