@@ -3,6 +3,7 @@
 //! Nothing here reaches into a process: it starts binaries, calls the API, and looks at the machine.
 
 pub mod apps;
+pub mod churn;
 pub mod compose;
 pub mod containers;
 pub mod docker_gate;

@@ -2,6 +2,7 @@
 
 mod api;
 mod bounds;
+mod churn;
 mod degraded;
 mod docker_outages;
 mod docker_restart;
