@@ -11,16 +11,20 @@ use skerry_agent::desired::ConfigContent;
 use skerry_agent::runtime::docker::DockerRuntime;
 use skerry_agent::runtime::{Observed, Progress, RunState, Runtime, RuntimeDirs, Wanted};
 use skerry_model::app::{
-    Amounts, ConfigMount, Container, HealthCheck, Mount, MountSource, Network, NetworkMode, Port, Probe,
-    Protocol, PullPolicy, StopPolicy,
+    Amounts, ConfigMount, Container, HealthCheck, Mount, MountSource, Port, Probe, Protocol, PullPolicy,
+    StopPolicy,
 };
-use skerry_model::{ConfigName, ContentHash, NetworkName, VolumeName};
-use skerry_testing::{BUSYBOX_IMAGE, eventually, free_port, http_get};
+use skerry_model::{ConfigName, ContentHash, VolumeName};
+use skerry_testing::{BUSYBOX_IMAGE, eventually, free_port};
 
 use self::world::{IDLE, SOON, World, idle, idle_with_env, is_running, runtime, shell, spec};
 
+#[path = "docker_runtime/drift.rs"]
+mod drift;
 #[path = "docker_runtime/fields.rs"]
 mod fields;
+#[path = "docker_runtime/networks.rs"]
+mod networks;
 #[path = "docker_runtime/registry.rs"]
 mod registry;
 #[path = "docker_runtime/world.rs"]
@@ -240,53 +244,6 @@ async fn two_agents_on_one_machine_do_not_touch_each_other() {
 }
 
 #[tokio::test]
-async fn services_of_an_app_find_each_other_by_name_and_ports_answer() {
-    let Some(world) = World::new("dns") else { return };
-    let port = free_port();
-    let page = "mkdir -p /tmp/www && echo hello > /tmp/www/index.html && exec httpd -f -p 8080 -h /tmp/www";
-    let published =
-        Port { container_port: 8080, host_port: port, protocol: Protocol::Tcp, host_address: None };
-    let server = spec("server", Container { ports: vec![published], ..shell(page) }, |_| ());
-    let client = idle("client");
-    // Together: they race for the network.
-    let (a, b) = tokio::join!(world.ensure(&server), world.ensure(&client));
-    a.and(b).expect("both run");
-    let script = "test \"$(wget -q -O - http://server:8080/)\" = hello";
-    eventually("the server is found by name", SOON, async || match world.exec(&client, script).await {
-        0 => Ok(()),
-        code => Err(format!("exit code {code}")),
-    })
-    .await;
-    let answer = http_get(&format!("127.0.0.1:{port}"), "/").await.expect("it answers");
-    assert_eq!((answer.status, answer.text().trim()), (200, "hello"));
-    assert_eq!(world.listed("networks").len(), 1);
-}
-
-#[tokio::test]
-async fn the_machines_network_is_the_machines() {
-    let Some(world) = World::new("host-network") else { return };
-    let web = spec(
-        "web",
-        Container { network: Network { mode: NetworkMode::Host, ..Network::default() }, ..shell(IDLE) },
-        |_| (),
-    );
-    world.ensure(&web).await.expect("it runs");
-    assert_eq!(world.inspect(&web)["HostConfig"]["NetworkMode"], "host");
-    assert_eq!(world.listed("networks").len(), 0);
-    assert_eq!(world.observe(&web).await.unwrap().address, Some("127.0.0.1".parse().unwrap()));
-}
-
-#[tokio::test]
-async fn without_a_network_there_is_only_loopback() {
-    let Some(world) = World::new("no-network") else { return };
-    let network = Network { mode: NetworkMode::None, ..Network::default() };
-    let web = spec("web", Container { network, ..shell(IDLE) }, |_| ());
-    world.ensure(&web).await.expect("it runs");
-    assert_eq!(world.exec(&web, "test \"$(ls /sys/class/net)\" = lo").await, 0);
-    assert_eq!((world.listed("networks").len(), world.observe(&web).await.unwrap().address), (0, None));
-}
-
-#[tokio::test]
 async fn another_platform_is_refused_with_its_reason() {
     let Some(world) = World::new("platform") else { return };
     let on = |platform: &str| {
@@ -297,46 +254,6 @@ async fn another_platform_is_refused_with_its_reason() {
     let error = world.ensure(&on("linux/s390x")).await.expect_err("the image is of this machine's platform");
     assert_eq!((error.reason, error.transient), ("PlatformMismatch", false), "{error}");
     world.ensure(&on("linux")).await.expect("this one fits");
-}
-
-#[tokio::test]
-async fn services_reach_each_other_only_in_the_networks_that_they_share() {
-    let Some(world) = World::new("networks") else { return };
-    let back = NetworkName::parse("back").unwrap();
-    let joined = |service: &str, aliases: &[&str]| {
-        let aliases = aliases.iter().map(|alias| (*alias).to_owned()).collect();
-        let network = Network { further: BTreeMap::from([(back.clone(), aliases)]), ..Network::default() };
-        spec(service, Container { network, ..shell(IDLE) }, |_| ())
-    };
-    let (inner, outer, stranger) = (joined("inner", &["store"]), joined("outer", &[]), idle("stranger"));
-    for one in [&inner, &outer, &stranger] {
-        world.ensure(one).await.expect("it runs");
-    }
-    assert_eq!(world.listed("networks").len(), 2);
-    assert_eq!(world.exec(&outer, "nslookup store").await, 0, "by its alias");
-    assert_ne!(world.exec(&stranger, "nslookup store").await, 0, "not from outside that network");
-
-    // Created and not started is where a kill may leave it: not yet in its second network.
-    world.runtime.remove(&inner.name).await.expect("it is removed");
-    let name = world.runtime.container_name(&inner.name);
-    world.ensure(&inner).await.expect("it runs again");
-    world.post(&format!("/containers/{name}/stop"));
-    let second = world.runtime.network_name(&inner.name.app, Some(&back));
-    let body = serde_json::json!({"Container": name, "Force": true});
-    world.post_json(&format!("/networks/{second}/disconnect"), &body);
-    world.ensure(&inner).await.expect("it is connected and started");
-    assert_eq!(world.exec(&outer, "nslookup store").await, 0);
-
-    for one in [&inner, &outer] {
-        world.runtime.remove(&one.name).await.expect("it is removed");
-    }
-    let wanted = Wanted { apps: [inner.name.app.clone()].into(), ..Wanted::default() };
-    world.runtime.sweep(&wanted).await.expect("swept");
-    assert_eq!(
-        world.listed("networks").len(),
-        1,
-        "the app's own network stays, the one that nobody names goes"
-    );
 }
 
 #[tokio::test]
@@ -393,67 +310,6 @@ async fn what_happens_by_other_hands_rings() {
         matches!(observed.state, RunState::Exited { code: Some(0), out_of_memory: false, .. }),
         "{observed:?}"
     );
-}
-
-#[tokio::test]
-async fn what_other_hands_changed_is_put_right_and_said_and_theirs_is_left_alone() {
-    let Some(world) = World::new("drift") else { return };
-    let back = NetworkName::parse("back").unwrap();
-    let network = Network { further: BTreeMap::from([(back.clone(), vec![])]), ..Network::default() };
-    let web = spec("web", Container { network, ..shell(IDLE) }, |_| ());
-    let other = idle("other");
-    world.ensure(&web).await.expect("it runs");
-    world.ensure(&other).await.expect("the other runs");
-    let name = world.runtime.container_name(&web.name);
-    let before = world.inspect(&web);
-    assert_eq!(world.observe(&web).await.unwrap().drift, None);
-    // A stranger in the app's network, and a volume.
-    let own = world.runtime.network_name(&web.name.app, None);
-    let body = serde_json::json!({"Image": BUSYBOX_IMAGE, "Cmd": ["sleep", "1000"], "HostConfig": {"NetworkMode": own}});
-    let theirs = world.docker.create_container(&body).unwrap();
-    world.post(&format!("/containers/{theirs}/start"));
-
-    let told = Mutex::new(Vec::new());
-    let sink =
-        |progress: Progress| told.lock().unwrap().push(format!("{} {}", progress.reason, progress.message));
-    world.post(&format!("/containers/{name}/pause"));
-    assert_eq!(world.observe(&web).await.unwrap().drift, Some("Paused"));
-    world.runtime.ensure(&web, &sink).await.expect("it goes on");
-    world.post(&format!("/containers/{name}/rename?name={name}-mine"));
-    assert_eq!(world.observe(&web).await.unwrap().drift, Some("Renamed"));
-    world.runtime.ensure(&web, &sink).await.expect("it has its name");
-    for network in [None, Some(&back)] {
-        let network = world.runtime.network_name(&web.name.app, network);
-        let body = serde_json::json!({"Container": name, "Force": true});
-        world.post_json(&format!("/networks/{network}/disconnect"), &body);
-        assert_eq!(world.observe(&web).await.unwrap().drift, Some("Disconnected"));
-        world.runtime.ensure(&web, &sink).await.expect("it is connected");
-    }
-    assert_eq!(world.observe(&web).await.unwrap().drift, None);
-    assert_eq!(world.exec(&other, "nslookup web").await, 0, "by its name again");
-    let after = world.inspect(&web);
-    assert_eq!(
-        (&after["Id"], &after["State"]["StartedAt"], &after["State"]["Paused"]),
-        (&before["Id"], &before["State"]["StartedAt"], &serde_json::json!(false)),
-        "the same one, never stopped"
-    );
-    let told = told.into_inner().unwrap();
-    let expected = ["paused", "renamed", "disconnected", "disconnected"];
-    assert_eq!(told.len(), expected.len(), "{told:?}");
-    for (told, what) in told.iter().zip(expected) {
-        assert!(told.starts_with("Repaired") && told.contains(what), "{told}");
-    }
-
-    for one in [&web, &other] {
-        world.runtime.remove(&one.name).await.expect("it is removed");
-    }
-    world.runtime.sweep(&Wanted::default()).await.expect("swept");
-    let still = world.docker.inspect(&theirs);
-    world.docker.request("DELETE", &format!("/containers/{theirs}?force=1"), &[]).unwrap();
-    assert_eq!(still.expect("the stranger is there")["State"]["Running"], true);
-    assert_eq!(world.listed("networks").len(), 1, "the network that the stranger is in stays for now");
-    world.runtime.sweep(&Wanted::default()).await.expect("swept");
-    assert_eq!(world.listed("networks").len(), 0);
 }
 
 #[tokio::test]
@@ -526,22 +382,6 @@ async fn without_docker_everything_is_unavailable_for_now() {
             assert_eq!((error.reason, error.transient), ("RuntimeUnavailable", true), "{error}");
         }
     }
-}
-
-#[tokio::test]
-async fn a_network_that_vanished_is_made_again() {
-    let Some(world) = World::new("network") else { return };
-    let web = idle("web");
-    world.ensure(&web).await.expect("it runs");
-    world.post(&format!("/containers/{}/stop", world.runtime.container_name(&web.name)));
-    for network in world.listed("networks") {
-        let answer =
-            world.docker.request("DELETE", &format!("/networks/{}", network["Id"].as_str().unwrap()), &[]);
-        assert_eq!(answer.unwrap().status, 204);
-    }
-    world.ensure(&web).await.expect("it runs again");
-    assert!(is_running(world.observe(&web).await.as_ref()));
-    assert_eq!((world.containers().len(), world.listed("networks").len()), (1, 1));
 }
 
 #[tokio::test]

@@ -1,0 +1,72 @@
+//! What other hands do to a container of ours is put right; what is theirs is left alone.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use skerry_agent::runtime::{Progress, Runtime as _, Wanted};
+use skerry_model::NetworkName;
+use skerry_model::app::{Container, Network};
+use skerry_testing::BUSYBOX_IMAGE;
+
+use super::world::{IDLE, World, idle, shell, spec};
+
+#[tokio::test]
+async fn what_other_hands_changed_is_put_right_and_said_and_theirs_is_left_alone() {
+    let Some(world) = World::new("drift") else { return };
+    let back = NetworkName::parse("back").unwrap();
+    let network = Network { further: BTreeMap::from([(back.clone(), vec![])]), ..Network::default() };
+    let web = spec("web", Container { network, ..shell(IDLE) }, |_| ());
+    let other = idle("other");
+    world.ensure(&web).await.expect("it runs");
+    world.ensure(&other).await.expect("the other runs");
+    let name = world.runtime.container_name(&web.name);
+    let before = world.inspect(&web);
+    assert_eq!(world.observe(&web).await.unwrap().drift, None);
+    // A stranger in the app's network, and a volume.
+    let own = world.runtime.network_name(&web.name.app, None);
+    let body = serde_json::json!({"Image": BUSYBOX_IMAGE, "Cmd": ["sleep", "1000"], "HostConfig": {"NetworkMode": own}});
+    let theirs = world.docker.create_container(&body).unwrap();
+    world.post(&format!("/containers/{theirs}/start"));
+
+    let told = Mutex::new(Vec::new());
+    let sink =
+        |progress: Progress| told.lock().unwrap().push(format!("{} {}", progress.reason, progress.message));
+    world.post(&format!("/containers/{name}/pause"));
+    assert_eq!(world.observe(&web).await.unwrap().drift, Some("Paused"));
+    world.runtime.ensure(&web, &sink).await.expect("it goes on");
+    world.post(&format!("/containers/{name}/rename?name={name}-mine"));
+    assert_eq!(world.observe(&web).await.unwrap().drift, Some("Renamed"));
+    world.runtime.ensure(&web, &sink).await.expect("it has its name");
+    for network in [None, Some(&back)] {
+        let network = world.runtime.network_name(&web.name.app, network);
+        let body = serde_json::json!({"Container": name, "Force": true});
+        world.post_json(&format!("/networks/{network}/disconnect"), &body);
+        assert_eq!(world.observe(&web).await.unwrap().drift, Some("Disconnected"));
+        world.runtime.ensure(&web, &sink).await.expect("it is connected");
+    }
+    assert_eq!(world.observe(&web).await.unwrap().drift, None);
+    assert_eq!(world.exec(&other, "nslookup web").await, 0, "by its name again");
+    let after = world.inspect(&web);
+    assert_eq!(
+        (&after["Id"], &after["State"]["StartedAt"], &after["State"]["Paused"]),
+        (&before["Id"], &before["State"]["StartedAt"], &serde_json::json!(false)),
+        "the same one, never stopped"
+    );
+    let told = told.into_inner().unwrap();
+    let expected = ["paused", "renamed", "disconnected", "disconnected"];
+    assert_eq!(told.len(), expected.len(), "{told:?}");
+    for (told, what) in told.iter().zip(expected) {
+        assert!(told.starts_with("Repaired") && told.contains(what), "{told}");
+    }
+
+    for one in [&web, &other] {
+        world.runtime.remove(&one.name).await.expect("it is removed");
+    }
+    world.runtime.sweep(&Wanted::default()).await.expect("swept");
+    let still = world.docker.inspect(&theirs);
+    world.docker.request("DELETE", &format!("/containers/{theirs}?force=1"), &[]).unwrap();
+    assert_eq!(still.expect("the stranger is there")["State"]["Running"], true);
+    assert_eq!(world.listed("networks").len(), 1, "the network that the stranger is in stays for now");
+    world.runtime.sweep(&Wanted::default()).await.expect("swept");
+    assert_eq!(world.listed("networks").len(), 0);
+}
