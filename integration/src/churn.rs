@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
-use skerry_proto::types::v1::{NetworkMode, ServiceSpec, StopPolicy, service_spec};
+use skerry_proto::types::v1::{Event, NetworkMode, ServiceSpec, StopPolicy, service_spec};
 use skerry_testing::Docker;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
@@ -27,6 +27,8 @@ const PACE: Duration = Duration::from_millis(200);
 const POLL: Duration = Duration::from_millis(250);
 /// Starting fifty containers on a small machine that does much else.
 const PATIENCE: Duration = Duration::from_secs(300);
+/// Of the agent's log, where it fails.
+const LOG_LINES: usize = 100;
 const LABEL_INSTANCE: &str = "skerry.io/instance";
 const LABEL_OWNER: &str = "skerry.io/managed-by";
 const LABEL_VERSION: &str = "churn.version";
@@ -200,8 +202,38 @@ impl World {
                 sleep(POLL).await;
             }
         });
-        let settled = settled.await;
-        settled.map_err(|_| anyhow::anyhow!("what runs is not what is wanted after {PATIENCE:?}: {last}"))
+        if settled.await.is_ok() {
+            return Ok(());
+        }
+        let why = self.why().await.unwrap_or_else(|error| format!("which cannot be told: {error:#}"));
+        bail!("what runs is not what is wanted after {PATIENCE:?}: {last}\n{why}")
+    }
+
+    /// What the control plane, the agent and Docker say of the apps that are not ready.
+    async fn why(&self) -> Result<String> {
+        let events = self.stack.events().await?;
+        let mut said = Vec::new();
+        for number in self.wanted.keys() {
+            let app = name(*number);
+            let Err(error) = self.stack.check_ready(&app, 1).await else { continue };
+            said.push(format!("{app}: {error:#}"));
+            let of_app = |event: &&Event| event.regarding.contains(&format!("/{app}/"));
+            said.extend(events.iter().filter(of_app).map(|event| format!("  {event:?}")));
+            for one in self.containers()? {
+                let instance = one["Labels"][LABEL_INSTANCE].as_str().unwrap_or_default();
+                if instance.starts_with(&format!("{app}/")) {
+                    let id = one["Id"].as_str().unwrap_or_default();
+                    said.push(format!(
+                        "  {}",
+                        self.docker.json("GET", &format!("/containers/{id}/json"))?["State"]
+                    ));
+                }
+            }
+        }
+        let log = std::fs::read_to_string(self.stack.log(&format!("agent-{}", self.node)))?;
+        let lines: Vec<&str> = log.lines().collect();
+        said.extend(lines[lines.len().saturating_sub(LOG_LINES)..].iter().map(|line| (*line).to_owned()));
+        Ok(said.join("\n"))
     }
 
     async fn check(&self) -> Result<()> {

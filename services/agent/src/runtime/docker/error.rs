@@ -180,7 +180,7 @@ pub(super) fn classify(status: u16, message: &str) -> Kind {
         Kind::NoAddressRange
     } else if has("has active endpoints") {
         Kind::NetworkInUse
-    } else if text.starts_with("task ") && has(": already exists") {
+    } else if text == "id already in use" || (text.starts_with("task ") && has(": already exists")) {
         Kind::StaleTask
     } else if has("already exists in network") || has("is already connected to network") {
         Kind::InNetwork
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn what_docker_says_is_understood() {
-        let cases: [(u16, &str, Kind); 22] = [
+        let cases: [(u16, &str, Kind); 23] = [
             (
                 500,
                 "driver failed programming external connectivity on endpoint x (abc): Bind for 0.0.0.0:8080 failed: port is already allocated",
@@ -267,6 +267,7 @@ mod tests {
             (403, "error while removing network: network x id 1 has active endpoints", Kind::NetworkInUse),
             (404, "network 0123 not found", Kind::NoNetwork),
             (500, "task 01a46c3fc49b74d2: already exists", Kind::StaleTask),
+            (500, "id already in use", Kind::StaleTask),
             (403, "endpoint with name x already exists in network y", Kind::InNetwork),
             (
                 404,

@@ -40,6 +40,15 @@ struct Copy {
     missing_networks: Vec<String>,
 }
 
+/// Of a container that is to be started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Age {
+    /// Made just now.
+    New,
+    /// There before this call.
+    Kept,
+}
+
 /// What a pass came to.
 enum Pass {
     Done,
@@ -136,7 +145,7 @@ impl DockerRuntime {
             Some(copy) => {
                 // A network of the app may be gone since.
                 self.ensure_networks(instance, container).await?;
-                self.connect_and_start(instance, container, &copy.id).await
+                self.connect_and_start(instance, container, &copy.id, Age::Kept).await
             }
             None => self.create(instance, container, image_ready, progress).await,
         }
@@ -211,7 +220,7 @@ impl DockerRuntime {
             None => options.build(),
         };
         match self.client.within(CREATE_DEADLINE, docker.create_container(Some(options), body)).await {
-            Ok(created) => self.connect_and_start(instance, container, &created.id).await,
+            Ok(created) => self.connect_and_start(instance, container, &created.id, Age::New).await,
             Err(failure) => match failure.kind {
                 Kind::NoImage if !*image_ready => {
                     pull::obtain_absent(&self.client, &self.credentials, container, progress).await?;
@@ -267,6 +276,7 @@ impl DockerRuntime {
         instance: &InstanceSpec,
         container: &Container,
         id: &str,
+        age: Age,
     ) -> Result<Pass, RuntimeError> {
         for attachment in attachments(instance, container, &self.owner).iter().skip(1) {
             match network::connect(&self.client, id, attachment).await {
@@ -283,10 +293,10 @@ impl DockerRuntime {
                 }
             }
         }
-        self.start(instance, id).await
+        self.start(instance, id, age).await
     }
 
-    async fn start(&self, instance: &InstanceSpec, id: &str) -> Result<Pass, RuntimeError> {
+    async fn start(&self, instance: &InstanceSpec, id: &str, age: Age) -> Result<Pass, RuntimeError> {
         let failed =
             |failure: Failure| failure.while_doing(&format!("starting {}", instance.name), "StartFailed");
         let docker = self.client.docker().await.map_err(failed)?;
@@ -301,7 +311,10 @@ impl DockerRuntime {
                 self.remove(id).await?;
                 Ok(Pass::Wait(failed(failure)))
             }
-            Err(failure) if failure.kind == Kind::StaleTask => {
+            // Also for a reason that nobody knows: what a kill or a power loss left behind has many texts, and a new one is free of it.
+            Err(failure)
+                if failure.kind == Kind::StaleTask || (age == Age::Kept && failure.kind == Kind::Other) =>
+            {
                 debug!(instance = %instance.name, error = failure.message, "a container that cannot start again is made anew");
                 self.remove(id).await?;
                 Ok(Pass::Wait(failed(failure)))
