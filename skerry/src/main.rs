@@ -9,8 +9,8 @@ mod up;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use clap_complete::Shell;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap_complete::env::{Bash, CompleteEnv, EnvCompleter, Fish, Shells, Zsh};
 use skerry_cli::{ClientCommand, EXIT_CODES_HELP, GlobalArgs};
 
 const EXAMPLES: &str = "\
@@ -40,21 +40,43 @@ enum Command {
     Up(up::UpArgs),
     /// Run the embedded etcd alone
     Etcd(etcd::EtcdArgs),
-    /// Print completions for a shell
+    /// Print what makes a shell complete commands, flags and the names of resources
     Completion(CompletionArgs),
 }
 
 /// `completion`
 #[derive(Debug, Args)]
+#[command(after_help = "\
+The shell then asks this very program at each Tab; names come from the server that the typed line means.
+
+Examples:
+  echo 'source <(skerry completion bash)' >> ~/.bashrc
+  echo 'source <(skerry completion zsh)' >> ~/.zshrc
+  skerry completion fish > ~/.config/fish/completions/skerry.fish")]
 struct CompletionArgs {
     /// Which shell
     #[arg(value_enum)]
     shell: Shell,
 }
 
+/// The shells that are completed for.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+/// Set by the scripts of `completion` for each question. Not `COMPLETE`, which other programs listen to as well.
+const COMPLETE_VARIABLE: &str = "SKERRY_COMPLETE";
+
 fn main() -> ExitCode {
     // First of all: processes that the agent runs are held by this binary again, without a runtime.
     skerry_agent::run_shim_if_asked();
+    CompleteEnv::with_factory(command)
+        .var(COMPLETE_VARIABLE)
+        .shells(Shells(&[&Bash, &Zsh, &Fish]))
+        .complete();
     let cli = Cli::from_arg_matches(&command().get_matches()).unwrap_or_else(|error| error.exit());
     match cli.command {
         Command::Client(command) => skerry_cli::run(&cli.global, &command),
@@ -77,12 +99,24 @@ fn command() -> clap::Command {
 }
 
 fn completion(shell: Shell) -> ExitCode {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut command(), "skerry", &mut script);
-    match std::io::stdout().write_all(&script) {
+    match std::io::stdout().write_all(&registration(shell)) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
         _ => ExitCode::SUCCESS,
     }
+}
+
+/// The script that a shell reads at its start.
+fn registration(shell: Shell) -> Vec<u8> {
+    let completer: &dyn EnvCompleter = match shell {
+        Shell::Bash => &Bash,
+        Shell::Zsh => &Zsh,
+        Shell::Fish => &Fish,
+    };
+    let mut script = Vec::new();
+    completer
+        .write_registration(COMPLETE_VARIABLE, "skerry", "skerry", "skerry", &mut script)
+        .expect("writing to memory");
+    script
 }
 
 #[cfg(test)]
@@ -119,11 +153,10 @@ mod tests {
     }
 
     #[test]
-    fn every_shell_gets_completions() {
+    fn every_shell_is_told_to_ask_this_program() {
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "skerry", &mut script);
-            assert!(String::from_utf8_lossy(&script).contains("describe"), "{shell}");
+            let script = String::from_utf8(registration(shell)).expect("text");
+            assert!(script.contains(COMPLETE_VARIABLE) && script.contains("skerry"), "{shell:?}: {script}");
         }
     }
 }

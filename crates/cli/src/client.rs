@@ -20,8 +20,8 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 use tonic_types::StatusExt as _;
 
-use crate::args::GlobalArgs;
 use crate::error::{CliError, is_timeout, is_transport_failure};
+use crate::settings::Settings;
 use crate::watch::is_version_gone;
 
 /// How often a call is tried again when the server was not reached.
@@ -52,8 +52,8 @@ struct Remote {
 }
 
 impl Remote {
-    fn new(address: &str) -> Self {
-        Self { address: address.to_owned(), channel: OnceCell::new() }
+    fn new(address: String) -> Self {
+        Self { address, channel: OnceCell::new() }
     }
 
     async fn channel(&self) -> Result<Channel, ConnectError> {
@@ -112,18 +112,14 @@ impl From<CallError> for CliError {
 }
 
 impl Client {
-    pub(crate) fn new(args: &GlobalArgs) -> Result<Self, CliError> {
-        // SKERRY_PROJECT is a default: a manifest may name another project. --project is a demand.
-        let from_environment = std::env::var("SKERRY_PROJECT").ok().filter(|name| !name.is_empty());
-        let name = args.project.clone().or(from_environment).unwrap_or_else(|| "default".to_owned());
-        let project = ProjectName::parse(&name).map_err(|error| CliError::Usage(error.to_string()))?;
-        Ok(Self {
-            registry: Remote::new(args.registry.as_deref().unwrap_or(&args.server)),
-            scheduler: Remote::new(args.scheduler.as_deref().unwrap_or(&args.server)),
-            project,
-            project_is_required: args.project.is_some(),
-            timeout: args.request_timeout,
-        })
+    pub(crate) fn new(settings: Settings, timeout: Duration) -> Self {
+        Self {
+            registry: Remote::new(settings.registry),
+            scheduler: Remote::new(settings.scheduler),
+            project: settings.project,
+            project_is_required: settings.project_is_required,
+            timeout,
+        }
     }
 
     /// The project to work in.
@@ -235,14 +231,13 @@ mod tests {
     use super::*;
 
     fn client(server: &str) -> Client {
-        Client::new(&GlobalArgs {
-            server: server.to_owned(),
-            registry: None,
-            scheduler: None,
-            project: None,
-            request_timeout: Duration::from_secs(5),
-        })
-        .expect("valid arguments")
+        let settings = Settings {
+            registry: server.to_owned(),
+            scheduler: server.to_owned(),
+            project: ProjectName::parse("default").expect("valid"),
+            project_is_required: false,
+        };
+        Client::new(settings, Duration::from_secs(5))
     }
 
     #[test]

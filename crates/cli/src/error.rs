@@ -11,11 +11,11 @@ use tonic::{Code, Status};
 pub const EXIT_CODES_HELP: &str = "\
 Exit codes:
   0    done
-  1    refused by the server, or failed
+  1    refused by the server, or failed; diff: there are differences
   2    wrong usage, or an error in a manifest
   3    not found
   4    the server cannot be reached, or does not answer in time
-  5    the time of wait is over
+  5    the time of a wait is over
   130  interrupted";
 
 /// Why a command ended early.
@@ -44,6 +44,10 @@ pub(crate) enum CliError {
     Failed(String),
     /// Several, each said already: the first decides the exit code.
     Said(Box<CliError>),
+    /// `diff` found differences, and showed them.
+    Differences,
+    /// `diff` failed: exit code 1 would say that there are differences.
+    OfDiff(Box<CliError>),
     /// Ctrl-C.
     Interrupted,
     /// Whoever reads our output has gone: nothing is wrong.
@@ -51,7 +55,7 @@ pub(crate) enum CliError {
 }
 
 /// Which of flags and environment says where a server is.
-const WHO_DECIDES: &str = "--server or SKERRY_SERVER says where to look (see --help for one service alone)";
+const WHO_DECIDES: &str = "--server, SKERRY_SERVER or a context (skerry config) says where to look";
 
 /// How a server is away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,9 +153,21 @@ impl CliError {
         first.strip_prefix("error: ").unwrap_or(first).to_owned()
     }
 
+    /// Itself, or the first of several.
+    fn innermost(&self) -> &Self {
+        match self {
+            Self::Said(first) => first.innermost(),
+            other => other,
+        }
+    }
+
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Refused(_) | Self::Failed(_) => ExitCode::from(1),
+            Self::Refused(_) | Self::Failed(_) | Self::Differences => ExitCode::from(1),
+            Self::OfDiff(error) => {
+                let failed = matches!(error.innermost(), Self::Refused(_) | Self::Failed(_));
+                if failed { ExitCode::from(2) } else { error.exit_code() }
+            }
             Self::Usage(_) | Self::Manifest(_) => ExitCode::from(2),
             Self::NotFound(_) => ExitCode::from(3),
             Self::Unreachable { .. } => ExitCode::from(4),
@@ -185,7 +201,8 @@ impl CliError {
             Self::Unreachable { address, how: Away::Unavailable, detail } => {
                 format!("error: {address} cannot do this now: {detail}\n")
             }
-            Self::Said(_) | Self::Interrupted | Self::BrokenPipe => return None,
+            Self::OfDiff(error) => return error.text(),
+            Self::Said(_) | Self::Differences | Self::Interrupted | Self::BrokenPipe => return None,
         })
     }
 }
@@ -278,6 +295,11 @@ mod tests {
         assert_eq!(code(CliError::TimedOut(String::new())), expected(5));
         assert_eq!(code(CliError::Said(Box::new(CliError::Interrupted))), expected(130));
         assert_eq!(code(CliError::BrokenPipe), expected(0));
+        assert_eq!(code(CliError::Differences), expected(1));
+        let of_diff = |error: CliError| code(CliError::OfDiff(Box::new(error)));
+        assert_eq!(of_diff(of(&Fault::invalid_field("a", "b"))), expected(2));
+        assert_eq!(of_diff(CliError::Said(Box::new(CliError::Failed(String::new())))), expected(2));
+        assert_eq!(of_diff(of(&Fault::unavailable("no leader"))), expected(4));
     }
 
     #[test]
@@ -311,7 +333,7 @@ mod tests {
         };
         assert_eq!(
             error.text().expect("printed"),
-            "error: cannot reach http://127.0.0.1:7770: Connection refused\n  is `skerry up` running? --server or SKERRY_SERVER says where to look (see --help for one service alone)\n"
+            "error: cannot reach http://127.0.0.1:7770: Connection refused\n  is `skerry up` running? --server, SKERRY_SERVER or a context (skerry config) says where to look\n"
         );
     }
 

@@ -10,6 +10,16 @@ use crate::error::CliError;
 
 /// Most files that one command reads.
 const FILES_MAX: usize = 1_024;
+/// Deepest directories that are read: links may go round in a circle.
+const DEPTH_MAX: usize = 32;
+
+/// What `-f` names.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Named<'a> {
+    pub(crate) names: &'a [String],
+    /// Directories with all that is below them.
+    pub(crate) recursive: bool,
+}
 
 /// A manifest and the file that it is from.
 #[derive(Debug, Clone)]
@@ -19,10 +29,10 @@ pub(crate) struct Sourced {
 }
 
 /// Reads everything that the arguments name. All faults of all files are told at once.
-pub(crate) fn read_all(names: &[String], project: &Project) -> Result<Vec<Sourced>, CliError> {
+pub(crate) fn read_all(named: Named<'_>, project: &Project) -> Result<Vec<Sourced>, CliError> {
     let mut manifests = Vec::new();
     let mut faults = Vec::new();
-    for (name, bytes) in read_bytes(names)? {
+    for (name, bytes) in read_bytes(named)? {
         match parse(&name, &bytes, project) {
             Ok(read) => {
                 manifests.extend(read.into_iter().map(|manifest| Sourced { file: name.clone(), manifest }));
@@ -34,7 +44,7 @@ pub(crate) fn read_all(names: &[String], project: &Project) -> Result<Vec<Source
         return Err(CliError::Manifest(faults));
     }
     if manifests.is_empty() {
-        return Err(CliError::Usage(format!("there is no manifest in {}", names.join(", "))));
+        return Err(CliError::Usage(format!("there is no manifest in {}", named.names.join(", "))));
     }
     refuse_duplicates(&manifests)?;
     Ok(manifests)
@@ -56,17 +66,17 @@ fn refuse_duplicates(manifests: &[Sourced]) -> Result<(), CliError> {
     Ok(())
 }
 
-fn read_bytes(names: &[String]) -> Result<Vec<(String, Vec<u8>)>, CliError> {
+fn read_bytes(named: Named<'_>) -> Result<Vec<(String, Vec<u8>)>, CliError> {
     let mut files = Vec::new();
-    for name in names {
+    for name in named.names {
         if name == "-" {
             files.push(("stdin".to_owned(), bounded("stdin", std::io::stdin().lock())?));
             continue;
         }
         let path = Path::new(name);
-        let found = if path.is_dir() { manifests_in(path)? } else { vec![path.to_owned()] };
+        let found = if path.is_dir() { manifests_in(path, named.recursive)? } else { vec![path.to_owned()] };
         if files.len() + found.len() > FILES_MAX {
-            return Err(CliError::Usage(format!("more than {FILES_MAX} files")));
+            return Err(too_many_files());
         }
         for path in found {
             let shown = path.display().to_string();
@@ -77,27 +87,62 @@ fn read_bytes(names: &[String]) -> Result<Vec<(String, Vec<u8>)>, CliError> {
     Ok(files)
 }
 
-/// The manifests of a directory, by name; not of those below it.
-fn manifests_in(directory: &Path) -> Result<Vec<PathBuf>, CliError> {
-    let shown = directory.display().to_string();
+fn too_many_files() -> CliError {
+    CliError::Usage(format!("more than {FILES_MAX} files: apply a part at a time"))
+}
+
+/// The manifests of a directory, by name; of those below it only if asked for.
+fn manifests_in(directory: &Path, recursive: bool) -> Result<Vec<PathBuf>, CliError> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(directory).map_err(|error| unreadable(&shown, &error))? {
-        let path = entry.map_err(|error| unreadable(&shown, &error))?.path();
-        let is_manifest =
-            path.extension().is_some_and(|ending| ending == "yaml" || ending == "yml" || ending == "json");
-        if is_manifest && path.is_file() {
-            found.push(path);
+    let mut to_read = vec![(directory.to_owned(), 0)];
+    let mut directories_below = false;
+    while let Some((directory, depth)) = to_read.pop() {
+        let shown = directory.display().to_string();
+        if depth > DEPTH_MAX {
+            return Err(CliError::Usage(format!(
+                "{shown} is deeper than {DEPTH_MAX} directories: a link in a circle?"
+            )));
+        }
+        for entry in std::fs::read_dir(&directory).map_err(|error| unreadable(&shown, &error))? {
+            let path = entry.map_err(|error| unreadable(&shown, &error))?.path();
+            if path.is_dir() {
+                directories_below = true;
+                if recursive {
+                    to_read.push((path, depth + 1));
+                }
+            } else if is_manifest(&path) && path.is_file() {
+                found.push(path);
+            }
+            if found.len() + to_read.len() > FILES_MAX {
+                return Err(too_many_files());
+            }
         }
     }
     if found.is_empty() {
-        return Err(CliError::Usage(format!("there is no *.yaml, *.yml or *.json in {shown}")));
+        let below =
+            if directories_below && !recursive { "; -R looks in the directories below it too" } else { "" };
+        return Err(CliError::Usage(format!(
+            "there is no *.yaml, *.yml or *.json in {}{below}",
+            directory.display()
+        )));
     }
     found.sort();
     Ok(found)
 }
 
+fn is_manifest(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending == "yaml" || ending == "yml" || ending == "json")
+}
+
+/// A small text file that a flag names.
+pub(crate) fn read_text(name: &str) -> Result<String, String> {
+    let file = std::fs::File::open(name).map_err(|error| format!("cannot read {name}: {error}"))?;
+    let bytes = bounded(name, file).map_err(|error| error.summary())?;
+    String::from_utf8(bytes).map_err(|_| format!("{name} is not UTF-8 text"))
+}
+
 /// Reads one byte more than is allowed, so that the parser says what is too long; never more.
-fn bounded(name: &str, source: impl Read) -> Result<Vec<u8>, CliError> {
+pub(crate) fn bounded(name: &str, source: impl Read) -> Result<Vec<u8>, CliError> {
     let mut bytes = Vec::new();
     let limit = u64::try_from(FILE_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(1);
     source.take(limit).read_to_end(&mut bytes).map_err(|error| unreadable(name, &error))?;
@@ -118,6 +163,10 @@ mod tests {
         Project::Default(ProjectName::parse("default").expect("valid"))
     }
 
+    fn read(names: &[String]) -> Result<Vec<Sourced>, CliError> {
+        read_all(Named { names, recursive: false }, &project())
+    }
+
     fn node(name: &str) -> String {
         format!("apiVersion: skerry/v1\nkind: Node\nmetadata: {{name: {name}}}\n")
     }
@@ -128,7 +177,7 @@ mod tests {
         std::fs::write(directory.path().join("b.yaml"), node("b")).expect("written");
         std::fs::write(directory.path().join("a.yml"), node("a")).expect("written");
         std::fs::write(directory.path().join("notes.txt"), "{{{").expect("written");
-        let read = read_all(&[directory.path().display().to_string()], &project()).expect("read");
+        let read = read(&[directory.path().display().to_string()]).expect("read");
         let names: Vec<_> = read.iter().map(|s| s.manifest.resource.name()).collect();
         assert_eq!(names, ["projects/default/nodes/a", "projects/default/nodes/b"]);
     }
@@ -138,8 +187,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         std::fs::write(directory.path().join("a.yaml"), "kind: Node").expect("written");
         std::fs::write(directory.path().join("b.yaml"), "[").expect("written");
-        let Err(CliError::Manifest(faults)) = read_all(&[directory.path().display().to_string()], &project())
-        else {
+        let Err(CliError::Manifest(faults)) = read(&[directory.path().display().to_string()]) else {
             panic!("refused")
         };
         assert_eq!(faults.len(), 2);
@@ -153,11 +201,25 @@ mod tests {
             std::fs::write(&path, text).expect("written");
             path.display().to_string()
         };
-        let refused =
-            |names: &[String]| read_all(names, &project()).expect_err("refused").text().expect("printed");
+        let refused = |names: &[String]| read(names).expect_err("refused").text().expect("printed");
         let twice = write("a.yaml", node("a") + "---\n" + &node("a"));
         assert!(refused(&[twice]).contains("projects/default/nodes/a is given twice"));
         assert!(refused(&[write("e.yaml", String::new())]).contains("there is no manifest in"));
         assert!(refused(&["/nonexistent/x.yaml".into()]).contains("cannot read /nonexistent/x.yaml"));
+    }
+
+    #[test]
+    fn directories_below_are_read_only_when_asked_for_and_circles_end() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let below = directory.path().join("x/y");
+        std::fs::create_dir_all(&below).expect("made");
+        std::fs::write(below.join("b.yaml"), node("b")).expect("written");
+        let names = [directory.path().display().to_string()];
+        let refused = read(&names).expect_err("none").text().expect("printed");
+        assert!(refused.contains("-R looks in the directories below it too"), "{refused}");
+        let all = || read_all(Named { names: &names, recursive: true }, &project());
+        assert_eq!(all().expect("read").len(), 1);
+        std::os::unix::fs::symlink(directory.path(), below.join("round")).expect("linked");
+        assert!(all().expect_err("a circle").text().expect("printed").contains("a link in a circle"));
     }
 }

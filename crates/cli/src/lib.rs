@@ -1,4 +1,4 @@
-//! The client commands of `skerry`: `apply`, `get`, `describe`, `delete`, `label`, `cordon`, `events`, `wait`, `version`.
+//! The client commands of `skerry`, as `args` lists them.
 //!
 //! The binary in `skerry/` embeds them beside `up` and `etcd`. Everything that prints is split in two: `render` makes text from
 //! resources and is pure; `commands` call servers and write what was rendered.
@@ -6,12 +6,16 @@
 pub mod args;
 mod client;
 mod commands;
+mod complete;
+mod config_file;
 mod error;
 mod files;
 mod item;
+mod jsonpath;
 mod patience;
 mod print;
 mod render;
+mod settings;
 mod target;
 mod watch;
 
@@ -21,8 +25,10 @@ pub use args::{ClientCommand, GlobalArgs};
 pub use error::EXIT_CODES_HELP;
 
 use client::Client;
+use commands::label::Field;
 use error::CliError;
 use print::Printer;
+use settings::Settings;
 
 /// Runs one client command on a runtime of its own. Errors are printed to stderr; the exit code says which kind (see
 /// [`EXIT_CODES_HELP`]).
@@ -44,19 +50,38 @@ pub fn run(global: &GlobalArgs, command: &ClientCommand) -> ExitCode {
 }
 
 async fn execute(global: &GlobalArgs, command: &ClientCommand) -> Result<(), CliError> {
-    let client = Client::new(global)?;
-    let mut printer = Printer::stdout();
+    let mut printer = Printer::stdout(global.color);
+    let printer = &mut printer;
+    // These ask no server, and must work where the configuration names none that is there.
     match command {
-        ClientCommand::Apply(args) => commands::apply::run(&client, args, &mut printer).await,
-        ClientCommand::Delete(args) => commands::delete::run(&client, args, &mut printer).await,
-        ClientCommand::Get(args) => commands::get::run(&client, args, &mut printer).await,
-        ClientCommand::Describe(args) => commands::describe::run(&client, args, &mut printer).await,
-        ClientCommand::Label(args) => commands::label::run(&client, args, &mut printer).await,
-        ClientCommand::Cordon(args) => commands::cordon::run(&client, args, true, &mut printer).await,
-        ClientCommand::Uncordon(args) => commands::cordon::run(&client, args, false, &mut printer).await,
-        ClientCommand::Events(args) => commands::events::run(&client, args, &mut printer).await,
-        ClientCommand::Wait(args) => commands::wait::run(&client, args, &mut printer).await,
-        ClientCommand::Version(args) => commands::version::run(args, &mut printer),
+        ClientCommand::Config(command) => return commands::contexts::run(global, command, printer),
+        ClientCommand::Explain(args) => return commands::explain::run(args, printer),
+        ClientCommand::Version(args) => return commands::version::run(args, printer),
+        _ => {}
+    }
+    let client = &Client::new(Settings::of(global)?, global.request_timeout);
+    match command {
+        ClientCommand::Apply(args) => commands::apply::run(client, args, printer).await,
+        ClientCommand::Diff(args) => commands::diff::run(client, args, printer).await,
+        ClientCommand::Edit(args) => commands::edit::run(client, args, printer).await,
+        ClientCommand::Delete(args) => commands::delete::run(client, args, printer).await,
+        ClientCommand::Get(args) => commands::get::run(client, args, printer).await,
+        ClientCommand::Describe(args) => commands::describe::run(client, args, printer).await,
+        ClientCommand::Label(args) => {
+            commands::label::run(client, Field::Labels, &args.words, args.overwrite, printer).await
+        }
+        ClientCommand::Annotate(args) => {
+            commands::label::run(client, Field::Annotations, &args.words, args.overwrite, printer).await
+        }
+        ClientCommand::Cordon(args) => commands::cordon::run(client, args, true, printer).await,
+        ClientCommand::Uncordon(args) => commands::cordon::run(client, args, false, printer).await,
+        ClientCommand::Rollout(command) => commands::rollout::run(client, command, printer).await,
+        ClientCommand::Restart(args) => commands::restart::run(client, args, printer).await,
+        ClientCommand::Events(args) => commands::events::run(client, args, printer).await,
+        ClientCommand::Wait(args) => commands::wait::run(client, args, printer).await,
+        ClientCommand::Config(_) | ClientCommand::Explain(_) | ClientCommand::Version(_) => {
+            unreachable!("done above")
+        }
     }
 }
 

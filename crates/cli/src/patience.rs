@@ -28,7 +28,22 @@ pub(crate) struct Patience {
 pub(crate) enum Look {
     Met,
     /// With what is there instead.
-    NotYet(String),
+    NotYet(Seen),
+}
+
+/// What is there instead of what is waited for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// For people.
+    pub(crate) text: String,
+    /// How many instances are ready, of how many, where that is what is waited for.
+    pub(crate) ready: Option<(u32, u32)>,
+}
+
+impl<T: Into<String>> From<T> for Seen {
+    fn from(text: T) -> Self {
+        Self { text: text.into(), ready: None }
+    }
 }
 
 /// Why a wait ended without what was waited for.
@@ -59,6 +74,7 @@ impl Patience {
         mut look: impl AsyncFnMut() -> Result<Look, CliError>,
     ) -> Result<(), Ended> {
         let mut progress = Progress::stderr();
+        let subject = subject.to_string();
         let mut lost = Lost::default();
         let mut period = PERIOD;
         let mut failures = 0;
@@ -72,10 +88,10 @@ impl Patience {
                 Ok(Look::NotYet(instead)) => {
                     lost.over();
                     failures = 0;
-                    progress.show(&format!("{subject}: {instead}"));
+                    progress.show(&subject, &instead);
                     let wait = period;
                     period = (period * 2).min(PERIOD_MAX);
-                    (wait, Ended::Over(instead))
+                    (wait, Ended::Over(instead.text))
                 }
                 Err(error @ CliError::Unreachable { .. }) => {
                     progress.clear();

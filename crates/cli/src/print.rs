@@ -2,25 +2,41 @@
 
 use std::io::{ErrorKind, IsTerminal, Write};
 
+use crate::args::Color;
 use crate::error::CliError;
+use crate::patience::Seen;
+use crate::render::bar;
 
 /// Where commands write.
 pub(crate) struct Printer {
     out: Box<dyn Write>,
     /// Columns of the terminal, if it is one.
     width: Option<usize>,
+    colour: bool,
 }
 
 impl Printer {
     /// Writes to stdout.
-    pub(crate) fn stdout() -> Self {
+    pub(crate) fn stdout(color: Color) -> Self {
         let stdout = std::io::stdout();
         let width = if stdout.is_terminal() {
             terminal_size::terminal_size().map(|(width, _)| width.0.into())
         } else {
             None
         };
-        Self { out: Box::new(stdout), width }
+        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+            || std::env::var_os("TERM").is_some_and(|terminal| terminal == "dumb");
+        let colour = match color {
+            Color::Auto => std::io::stdout().is_terminal() && !plain,
+            Color::Always => true,
+            Color::Never => false,
+        };
+        Self { out: Box::new(stdout), width, colour }
+    }
+
+    /// Whether to write in colours.
+    pub(crate) fn colour(&self) -> bool {
+        self.colour
     }
 
     /// Columns of the terminal, if it is one.
@@ -60,7 +76,7 @@ fn to_stderr(text: &str) {
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
-/// One line on stderr that is written over again, if stderr is a terminal: nothing else is.
+/// How something comes along, on stderr: one line that is written over again on a terminal, with bars; else a line for each change.
 pub(crate) struct Progress {
     /// Columns of the terminal, if it is one.
     width: Option<usize>,
@@ -79,12 +95,18 @@ impl Progress {
         Self { width, shown: String::new() }
     }
 
-    /// Shows `text` in place of what was shown before.
-    pub(crate) fn show(&mut self, text: &str) {
-        let Some(width) = self.width else { return };
+    /// Shows how `subject` stands, in place of what was shown before.
+    pub(crate) fn show(&mut self, subject: &str, seen: &Seen) {
+        let text = match self.width {
+            Some(_) => bar::line(subject, seen),
+            None => bar::plain(subject, seen),
+        };
         if self.shown != text {
-            to_stderr(&over(text, width));
-            text.clone_into(&mut self.shown);
+            match self.width {
+                Some(width) => to_stderr(&over(&text, width)),
+                None => note(&text),
+            }
+            self.shown = text;
         }
     }
 
@@ -134,14 +156,11 @@ mod tests {
     fn progress_is_one_line_however_long_it_is() {
         assert_eq!(over("a\nb", 20), "\ra b\x1b[K");
         assert_eq!(over("abcdefgh", 6), "\rabcd…\x1b[K");
-        let mut nowhere = Progress { width: None, shown: String::new() };
-        nowhere.show("x");
-        assert_eq!(nowhere.shown, "");
     }
 
     #[test]
     fn a_reader_that_went_away_is_no_failure() {
-        let mut printer = Printer { out: Box::new(Gone), width: None };
+        let mut printer = Printer { out: Box::new(Gone), width: None, colour: false };
         assert!(matches!(printer.line("x"), Err(CliError::BrokenPipe)));
     }
 }

@@ -134,6 +134,9 @@ impl<'a> Decoder<'a> {
             (None, Kind::Message(message)) if message.full_name() == "google.protobuf.Duration" => {
                 self.value_or_error(node, scalar::duration(&message, node))
             }
+            (None, Kind::Message(message)) if message.full_name() == "google.protobuf.Timestamp" => {
+                self.value_or_error(node, scalar::timestamp(&message, node))
+            }
             (None, Kind::Message(message)) if message.full_name().starts_with("google.") => {
                 self.error(node.at, "cannot be written in a manifest");
                 None

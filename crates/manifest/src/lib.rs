@@ -10,10 +10,12 @@
 //!
 //! No I/O: callers read files. The rules on meaning are `skerry-model`'s; this crate finds their lines.
 
+pub mod contexts;
 mod decode;
 mod descriptors;
 mod document;
 mod error;
+pub mod explain;
 mod json;
 pub mod output;
 mod position;

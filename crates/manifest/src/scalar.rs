@@ -194,6 +194,22 @@ pub(crate) fn duration(message: &MessageDescriptor, node: &Node) -> Result<Value
     Ok(Value::Message(value))
 }
 
+/// Reads `2026-01-31T12:00:00Z`, or with another offset from UTC, as the `google.protobuf.Timestamp` of `message`.
+pub(crate) fn timestamp(message: &MessageDescriptor, node: &Node) -> Result<Value, String> {
+    let wanted = "a time with its offset from UTC, such as 2026-01-31T12:00:00Z";
+    let Content::Scalar(Scalar { text, kind: ScalarKind::Text }) = &node.content else {
+        return Err(format!("expected {wanted}, found {}", node.describe()));
+    };
+    let time: jiff::Timestamp = text.parse().map_err(|_| format!("expected {wanted}, found {text:?}"))?;
+    // Both have the sign of the whole; the wire counts fractions forward.
+    let seconds = time.as_nanosecond().div_euclid(1_000_000_000);
+    let nanos = time.as_nanosecond().rem_euclid(1_000_000_000);
+    let mut value = DynamicMessage::new(message.clone());
+    value.set_field_by_name("seconds", Value::I64(i64::try_from(seconds).unwrap_or_default()));
+    value.set_field_by_name("nanos", Value::I32(i32::try_from(nanos).unwrap_or_default()));
+    Ok(Value::Message(value))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -35,6 +35,11 @@ pub async fn connect(address: &str) -> Result<Channel, ConnectError> {
         .map_err(|source| ConnectError::Unreachable { address: address.to_owned(), source })
 }
 
+/// Whether [`connect`] could take `address`: it asks nobody.
+pub fn check_address(address: &str) -> Result<(), ConnectError> {
+    endpoint(address).map(drop)
+}
+
 fn endpoint(address: &str) -> Result<Endpoint, ConnectError> {
     let invalid = || ConnectError::Address { address: address.to_owned() };
     let uri = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };

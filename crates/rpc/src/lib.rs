@@ -10,7 +10,7 @@ mod peer;
 mod refuse;
 mod server;
 
-pub use channel::{ConnectError, Endpoint, connect};
+pub use channel::{ConnectError, Endpoint, check_address, connect};
 pub use error::{fault_of, is_too_large, status_of};
 pub use health::{HealthError, check_health};
 pub use peer::{Access, Peer};

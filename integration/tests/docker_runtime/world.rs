@@ -140,6 +140,7 @@ pub(crate) fn spec(
             backoff_max: Duration::from_secs(60),
         },
         stop: StopPolicy { signal: None, grace_period: Duration::from_secs(5) },
+        restart_time: None,
     };
     change(&mut service);
     InstanceSpec {

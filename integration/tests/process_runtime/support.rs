@@ -126,6 +126,7 @@ pub(super) fn spec_of(name: &str, program: &str, args: &[&str]) -> InstanceSpec 
                 backoff_max: Duration::from_secs(1),
             },
             stop: StopPolicy { signal: None, grace_period: SOON },
+            restart_time: None,
         }),
         configs: BTreeMap::new(),
         fingerprint: "one".to_owned(),

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use skerry_model::ConfigName;
 use skerry_model::app::{
@@ -56,6 +57,10 @@ pub(crate) fn fingerprint(
     }
     if let Some(swap) = service.limits.swap_bytes {
         hash.field("swap_bytes", [swap.to_string()]);
+    }
+    if let Some(time) = service.restart_time {
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        hash.field("restart_time", [since.as_nanos().to_string()]);
     }
     if let Program::Container(container) = &service.program {
         hash.settings(container);
@@ -250,6 +255,8 @@ mod tests {
             |s| container(s).network.mode = NetworkMode::None,
             |s| s.limits.pids = Some(1),
             |s| s.limits.swap_bytes = Some(1),
+            |s| s.restart_time = Some(UNIX_EPOCH),
+            |s| s.restart_time = Some(UNIX_EPOCH + Duration::from_nanos(1)),
             |s| container(s).platform = Some("linux/amd64".into()),
             |s| drop(container(s).labels.insert("a".into(), "b".into())),
             |s| container(s).network.aliases = vec!["a".into()],

@@ -10,7 +10,7 @@ use skerry_model::{AppRef, AppSpec, ContentHash, Fault, RevisionRef, feature, ti
 use skerry_proto::scheduler::v1::app_service_server::AppService;
 use skerry_proto::scheduler::v1::{self as pb, App, ChangeType};
 use skerry_proto::store::v1 as stored;
-use skerry_proto::types::v1::{AppSpec as WireSpec, Metadata};
+use skerry_proto::types::v1::{AppSpec as WireSpec, Metadata, ServiceSpec};
 use skerry_store::keys::EventSource;
 use skerry_store::{Key, Mirror, Store, Txn};
 use tonic::{Request, Response, Status};
@@ -73,7 +73,8 @@ impl Kind for Apps {
             spec.selector = sent.selector;
         }
         if mask.covers("spec.services") {
-            spec.services = sent.services;
+            let before = std::mem::replace(&mut spec.services, sent.services);
+            keep_restart_times(&before, &mut spec.services);
         }
         AppSpec::from_proto(&spec)?;
         Ok(spec)
@@ -113,6 +114,14 @@ impl Kind for Apps {
     fn show(&self, name: &AppRef, metadata: Metadata, spec: WireSpec) -> App {
         let status = self.shared.apps.get(&name.to_string()).and_then(|app| app.status.clone());
         App { metadata: Some(metadata), spec: Some(spec), status }
+    }
+}
+
+/// A manifest that says nothing of restarts undoes none, and causes none.
+fn keep_restart_times(before: &[ServiceSpec], services: &mut [ServiceSpec]) {
+    for service in services.iter_mut().filter(|service| service.restart_time.is_none()) {
+        let old = before.iter().find(|old| old.name == service.name);
+        service.restart_time = old.and_then(|old| old.restart_time);
     }
 }
 
@@ -222,5 +231,26 @@ impl AppService for Apps {
         request: Request<pb::ListRevisionsRequest>,
     ) -> Result<Response<pb::ListRevisionsResponse>, Status> {
         reply(revisions::list(&self.shared, request.get_ref()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(name: &str, restarted: Option<i64>) -> ServiceSpec {
+        let restart_time = restarted.map(|seconds| prost_types::Timestamp { seconds, nanos: 0 });
+        ServiceSpec { name: name.into(), restart_time, ..Default::default() }
+    }
+
+    #[test]
+    fn a_restart_stays_unless_another_is_named() {
+        let before = [service("a", Some(1)), service("b", Some(2)), service("c", None)];
+        let mut sent = [service("b", None), service("a", Some(3)), service("c", None), service("d", None)];
+        keep_restart_times(&before, &mut sent);
+        assert_eq!(
+            sent,
+            [service("b", Some(2)), service("a", Some(3)), service("c", None), service("d", None)]
+        );
     }
 }

@@ -1,35 +1,69 @@
 //! `apply`: manifests become resources.
 
-use prost_types::FieldMask;
-use skerry_manifest::{Kind, Resource};
-use skerry_proto::registry::v1::{Node, UpdateNodeRequest};
+use skerry_manifest::{Kind, Manifest, Resource};
+use skerry_proto::registry::v1::Node;
 use skerry_proto::scheduler::v1::update_app_response::Outcome;
-use skerry_proto::scheduler::v1::{UpdateAppRequest, UpdateConfigRequest};
 
-use super::Several;
+use super::send::{Sending, item_of, send};
+use super::{Several, prune, wait};
 use crate::args::ApplyArgs;
-use crate::client::{CallError, Client, Service, apps, configs, nodes, request, request_id};
+use crate::client::Client;
 use crate::error::CliError;
-use crate::files::{Sourced, read_all};
+use crate::files::{Named, Sourced, read_all};
 use crate::item::{CallOrUsage, Item};
+use crate::patience::Patience;
 use crate::print::Printer;
 use crate::target::{Target, Type};
 
 pub(crate) async fn run(client: &Client, args: &ApplyArgs, printer: &mut Printer) -> Result<(), CliError> {
-    let mut manifests = read_all(&args.files, &client.manifest_project())?;
-    manifests.sort_by_key(|sourced| order(sourced.manifest.resource.kind()));
+    let manifests = read(client, Named { names: &args.files, recursive: args.recursive })?;
+    let plan = if args.prune { Some(prune::Plan::new(client, args, &manifests)?) } else { None };
     let mut several = Several::default();
     for sourced in &manifests {
-        let outcome = match apply(client, sourced, args.dry_run).await {
-            Ok(outcome) => printer.line(&report(&sourced.manifest.resource, outcome, args.dry_run)),
-            Err(CallOrUsage::Call(error)) => {
-                Err(error.in_manifest(&sourced.file, &sourced.manifest.positions))
-            }
-            Err(CallOrUsage::Usage(error)) => Err(error),
+        let outcome = match apply(client, &sourced.manifest, args.dry_run).await {
+            Ok((_, outcome)) => printer.line(&report(&sourced.manifest.resource, outcome, args.dry_run)),
+            Err(error) => Err(in_manifest(error, sourced)),
         };
         several.take(outcome)?;
     }
+    if let Some(plan) = plan {
+        if several.failed() {
+            several.take(Err(CliError::Failed(
+                "nothing is pruned, because not every manifest could be applied: mend that and apply again"
+                    .into(),
+            )))?;
+        } else {
+            plan.carry_out(client, args.dry_run, printer, &mut several).await?;
+        }
+    }
+    if args.wait && !several.failed() {
+        let patience = Patience::new(args.timeout);
+        for target in manifests.iter().map(|sourced| full_target(&sourced.manifest.resource)) {
+            if target.kind == Type::App {
+                let outcome = match wait::until_healthy(client, &target, patience).await {
+                    Ok(()) => printer.line(&format!("{target} healthy")),
+                    Err(error) => Err(error),
+                };
+                several.take(outcome)?;
+            }
+        }
+    }
     several.finish()
+}
+
+/// The manifests in the order in which they are applied.
+pub(super) fn read(client: &Client, named: Named<'_>) -> Result<Vec<Sourced>, CliError> {
+    let mut manifests = read_all(named, &client.manifest_project())?;
+    manifests.sort_by_key(|sourced| order(sourced.manifest.resource.kind()));
+    Ok(manifests)
+}
+
+/// What a server says of a manifest, at its lines.
+pub(super) fn in_manifest(error: CallOrUsage, sourced: &Sourced) -> CliError {
+    match error {
+        CallOrUsage::Call(error) => error.in_manifest(&sourced.file, &sourced.manifest.positions),
+        CallOrUsage::Usage(error) => error,
+    }
 }
 
 /// Configs before the apps that mount them; nodes between, so that labels are there when apps are placed.
@@ -43,12 +77,17 @@ fn order(kind: Kind) -> u8 {
 
 /// The type and short name of a resource.
 pub(super) fn target(resource: &Resource) -> Target {
+    Target::of_full_name(full_target(resource).kind, resource.name())
+}
+
+/// The type and full name of a resource, which may be of another project than the command's.
+pub(super) fn full_target(resource: &Resource) -> Target {
     let kind = match resource.kind() {
         Kind::App => Type::App,
         Kind::Config => Type::Config,
         Kind::Node => Type::Node,
     };
-    Target::of_full_name(kind, resource.name())
+    Target { kind, name: resource.name().to_owned() }
 }
 
 fn report(resource: &Resource, outcome: Outcome, dry_run: bool) -> String {
@@ -61,47 +100,31 @@ fn report(resource: &Resource, outcome: Outcome, dry_run: bool) -> String {
     format!("{} {word}{}", target(resource), if dry_run { " (dry run)" } else { "" })
 }
 
-async fn apply(client: &Client, sourced: &Sourced, dry_run: bool) -> Result<Outcome, CallOrUsage> {
-    match &sourced.manifest.resource {
-        Resource::App(app) => {
-            let message = UpdateAppRequest {
-                app: Some(app.as_ref().clone()),
-                update_mask: None,
-                request_id: request_id(),
-                allow_missing: true,
-                validate_only: dry_run,
-            };
-            let answer = client.call(Service::Scheduler, |channel, left| {
-                let message = message.clone();
-                async move { apps(channel).update_app(request(message, left)).await }
-            });
-            Ok(answer.await?.outcome())
-        }
-        Resource::Config(config) => {
-            let message = UpdateConfigRequest {
-                config: Some(config.as_ref().clone()),
-                update_mask: None,
-                request_id: request_id(),
-                allow_missing: true,
-                validate_only: dry_run,
-            };
-            let answer = client.call(Service::Scheduler, |channel, left| {
-                let message = message.clone();
-                async move { configs(channel).update_config(request(message, left)).await }
-            });
-            Ok(answer.await?.outcome())
-        }
+/// Makes the resource what the manifest says; answers what it is then.
+pub(super) async fn apply(
+    client: &Client,
+    manifest: &Manifest,
+    dry_run: bool,
+) -> Result<(Item, Outcome), CallOrUsage> {
+    match &manifest.resource {
         Resource::Node(node) => apply_node(client, node, dry_run).await,
+        resource => {
+            let how = Sending { create: true, dry_run, ..Sending::default() };
+            Ok(send(client, item_of(resource), &how).await?)
+        }
     }
 }
 
 /// A node comes into being when its agent connects; a manifest only changes it, and only in what it names.
-async fn apply_node(client: &Client, wanted: &Node, dry_run: bool) -> Result<Outcome, CallOrUsage> {
-    let target = target(&Resource::Node(Box::new(wanted.clone())));
-    let present = match client.get(&target).await {
+async fn apply_node(client: &Client, wanted: &Node, dry_run: bool) -> Result<(Item, Outcome), CallOrUsage> {
+    let resource = Resource::Node(Box::new(wanted.clone()));
+    let present = match client.get(&full_target(&resource)).await {
         Ok(Item::Node(node)) => node,
         Err(error) if error.is_not_found() => {
-            let message = format!("{target} does not exist: nodes come into being when their agent connects");
+            let message = format!(
+                "{} does not exist: nodes come into being when their agent connects",
+                target(&resource)
+            );
             return Err(CallOrUsage::Usage(CliError::NotFound(message)));
         }
         Err(error) => return Err(error),
@@ -109,12 +132,9 @@ async fn apply_node(client: &Client, wanted: &Node, dry_run: bool) -> Result<Out
     };
     let (changed, paths) = merged(&present, wanted);
     if paths.is_empty() {
-        return Ok(Outcome::Unchanged);
+        return Ok((Item::Node(present), Outcome::Unchanged));
     }
-    if !dry_run {
-        update_node(client, changed, paths).await?;
-    }
-    Ok(Outcome::Updated)
+    Ok(send(client, Item::Node(Box::new(changed)), &Sending { dry_run, ..Sending::change(paths) }).await?)
 }
 
 /// `present` with what `wanted` names, and the paths that differ.
@@ -136,25 +156,6 @@ fn merged(present: &Node, wanted: &Node) -> (Node, Vec<String>) {
         paths.push("spec".to_owned());
     }
     (changed, paths)
-}
-
-/// Writes `paths` of `node`, at the version that it was read.
-pub(super) async fn update_node(
-    client: &Client,
-    mut node: Node,
-    paths: Vec<String>,
-) -> Result<Node, CallError> {
-    node.status = None;
-    let message = UpdateNodeRequest {
-        node: Some(node),
-        update_mask: Some(FieldMask { paths }),
-        request_id: request_id(),
-    };
-    let answer = client.call(Service::Registry, |channel, left| {
-        let message = message.clone();
-        async move { nodes(channel).update_node(request(message, left)).await }
-    });
-    Ok(answer.await?.node.unwrap_or_default())
 }
 
 #[cfg(test)]

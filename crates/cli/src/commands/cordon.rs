@@ -4,7 +4,7 @@ use skerry_proto::registry::v1::{Node, NodeSpec};
 use skerry_proto::types::v1::Metadata;
 
 use super::Several;
-use super::apply::update_node;
+use super::send::{Sending, send};
 use crate::args::CordonArgs;
 use crate::client::Client;
 use crate::error::CliError;
@@ -46,6 +46,6 @@ async fn set(client: &Client, target: &Target, cordoned: bool) -> Result<bool, C
         spec: Some(NodeSpec { cordoned }),
         status: None,
     };
-    update_node(client, node, vec!["spec.cordoned".into()]).await?;
+    send(client, Item::Node(Box::new(node)), &Sending::change(["spec.cordoned"])).await?;
     Ok(true)
 }

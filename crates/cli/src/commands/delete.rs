@@ -8,7 +8,7 @@ use super::{Several, apply};
 use crate::args::DeleteArgs;
 use crate::client::{Client, Service, apps, configs, nodes, request, request_id};
 use crate::error::CliError;
-use crate::files::read_all;
+use crate::files::{Named, read_all};
 use crate::item::CallOrUsage;
 use crate::patience::{Ended, Look, Patience};
 use crate::print::{Printer, note};
@@ -75,7 +75,8 @@ fn targets(client: &Client, args: &DeleteArgs) -> Result<Vec<(Target, String)>, 
             .map(|target| target.full_name(client.project()).map(|name| (target, name)))
             .collect();
     }
-    let manifests = read_all(&args.files, &client.manifest_project())?;
+    let manifests =
+        read_all(Named { names: &args.files, recursive: args.recursive }, &client.manifest_project())?;
     let mut targets: Vec<_> = manifests
         .iter()
         .map(|sourced| {
@@ -86,7 +87,8 @@ fn targets(client: &Client, args: &DeleteArgs) -> Result<Vec<(Target, String)>, 
     Ok(targets)
 }
 
-async fn delete(client: &Client, target: &Target, name: String) -> Result<(), CallOrUsage> {
+/// Deletes `name`, which `target` says in short.
+pub(super) async fn delete(client: &Client, target: &Target, name: String) -> Result<(), CallOrUsage> {
     let id = request_id();
     match target.kind {
         Type::Node => {

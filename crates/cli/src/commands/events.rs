@@ -16,7 +16,7 @@ pub(crate) async fn run(client: &Client, args: &EventsArgs, printer: &mut Printe
         None => String::new(),
     };
     let query = Query { regarding, ..Query::all(Type::Event) };
-    let style = Style { format: args.output, headers: !args.no_headers, with_kind: false };
+    let style = Style { format: args.output, template: None, headers: !args.no_headers, with_kind: false };
     if args.watch {
         return watch(client, &query, |_| true, style, printer).await;
     }

@@ -3,10 +3,11 @@
 use skerry_model::Selector;
 
 use super::Several;
-use crate::args::{Format, GetArgs};
+use crate::args::{Format, GetArgs, Output};
 use crate::client::Client;
 use crate::error::CliError;
 use crate::item::{ChangeKind, Item, Query};
+use crate::jsonpath::Template;
 use crate::print::{Printer, note};
 use crate::render::{self, rows, table::Table, time};
 use crate::target::{Selection, Target, Type, parse_selection};
@@ -15,12 +16,16 @@ use crate::watch::{follow, follow_events};
 pub(crate) async fn run(client: &Client, args: &GetArgs, printer: &mut Printer) -> Result<(), CliError> {
     let selection = parse_selection(&args.targets)?;
     let asked = Asked::from(selection, args)?;
-    let style = Style { format: args.output, headers: !args.no_headers, with_kind: args.output_watch_events };
+    let (format, template) = match &args.output {
+        Output::Format(format) => (*format, None),
+        Output::JsonPath(template) => (Format::Json, Some(template)),
+    };
+    let style = Style { format, template, headers: !args.no_headers, with_kind: args.output_watch_events };
     match asked {
         Asked::Listing(query) if args.watch => watch(client, &query, |_| true, style, printer).await,
         Asked::Listing(query) => {
             let (items, _) = client.list(&query).await?;
-            if items.is_empty() && matches!(args.output, Format::Table | Format::Wide) {
+            if items.is_empty() && matches!(format, Format::Table | Format::Wide) {
                 note(&render::nothing(&query, client.project().as_str()));
                 return Ok(());
             }
@@ -95,8 +100,10 @@ fn one_kind(targets: &[Target]) -> Result<Type, CliError> {
 
 /// How things are written.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Style {
+pub(super) struct Style<'a> {
     pub(super) format: Format,
+    /// In place of the format.
+    pub(super) template: Option<&'a Template>,
     pub(super) headers: bool,
     pub(super) with_kind: bool,
 }
@@ -105,7 +112,7 @@ pub(super) struct Style {
 async fn named(
     client: &Client,
     targets: &[Target],
-    style: Style,
+    style: Style<'_>,
     printer: &mut Printer,
 ) -> Result<(), CliError> {
     let mut several = Several::default();
@@ -135,11 +142,12 @@ async fn named(
 pub(super) fn show(
     items: &[Item],
     kind: Type,
-    style: Style,
+    style: Style<'_>,
     single: bool,
     printer: &mut Printer,
 ) -> Result<(), CliError> {
     let text = match style.format {
+        _ if let Some(template) = style.template => template.render(&render::value(items, single)),
         Format::Table | Format::Wide => {
             let wide = style.format == Format::Wide;
             let now = time::now();
@@ -151,10 +159,11 @@ pub(super) fn show(
     printer.text(&text)
 }
 
-fn new_table(kind: Type, style: Style, printer: &Printer) -> Table {
+fn new_table(kind: Type, style: Style<'_>, printer: &Printer) -> Table {
+    let colour = printer.colour();
     let wide = style.format == Format::Wide;
     let width = if wide { None } else { printer.width() };
-    Table::new(&rows::headers(kind, wide), width, style.headers)
+    Table::new(&rows::headers(kind, wide), width, style.headers).in_colour(colour)
 }
 
 /// Writes what is there and every change, of items that are `among` those wanted.
@@ -162,7 +171,7 @@ pub(super) async fn watch(
     client: &Client,
     query: &Query,
     among: impl Fn(&Item) -> bool,
-    style: Style,
+    style: Style<'_>,
     printer: &mut Printer,
 ) -> Result<(), CliError> {
     let mut table = new_table(query.kind, style, printer).at_least(rows::usual_widths(query.kind));
@@ -175,6 +184,9 @@ pub(super) async fn watch(
                 let rows: Vec<_> =
                     wanted.map(|(kind, item)| rows::change_cells(kind, &item, wide, now)).collect();
                 if rows.is_empty() { String::new() } else { table.rows(&rows) }
+            }
+            _ if let Some(template) = style.template => {
+                wanted.map(|(_, item)| template.render(&item.value())).collect()
             }
             format => {
                 wanted.map(|(kind, item)| render::change(kind, &item, format, style.with_kind)).collect()
@@ -196,7 +208,7 @@ mod tests {
     fn args(words: &[&str]) -> GetArgs {
         GetArgs {
             targets: words.iter().map(|&word| word.to_owned()).collect(),
-            output: Format::Table,
+            output: Output::Format(Format::Table),
             selector: None,
             node: None,
             watch: false,

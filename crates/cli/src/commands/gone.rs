@@ -66,7 +66,7 @@ impl Watcher {
                 }
             ));
         }
-        Ok(if left.is_empty() { Look::Met } else { Look::NotYet(described(&left, more)) })
+        Ok(if left.is_empty() { Look::Met } else { Look::NotYet(described(&left, more).into()) })
     }
 }
 

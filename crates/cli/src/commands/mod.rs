@@ -1,13 +1,21 @@
 //! The commands: each calls servers and writes what [`crate::render`] made of the answers.
 
 pub(crate) mod apply;
+pub(crate) mod contexts;
 pub(crate) mod cordon;
 pub(crate) mod delete;
 pub(crate) mod describe;
+pub(crate) mod diff;
+pub(crate) mod edit;
 pub(crate) mod events;
+pub(crate) mod explain;
 pub(crate) mod get;
 mod gone;
 pub(crate) mod label;
+mod prune;
+pub(crate) mod restart;
+pub(crate) mod rollout;
+mod send;
 pub(crate) mod version;
 pub(crate) mod wait;
 
@@ -34,6 +42,11 @@ impl Several {
                 Ok(())
             }
         }
+    }
+
+    /// Whether one of them has failed.
+    fn failed(&self) -> bool {
+        self.first.is_some()
     }
 
     fn finish(self) -> Result<(), CliError> {

@@ -9,7 +9,7 @@ use crate::args::WaitArgs;
 use crate::client::Client;
 use crate::error::CliError;
 use crate::item::Item;
-use crate::patience::{Ended, Look, Patience};
+use crate::patience::{Ended, Look, Patience, Seen};
 use crate::print::Printer;
 use crate::render::rows::{app_state, find, node_state};
 use crate::target::{Target, Type, parse_all};
@@ -99,11 +99,15 @@ impl State {
         match (self, item) {
             (Self::Healthy, Item::App(app)) => match app_state(app).as_str() {
                 "Available" => Look::Met,
-                state => Look::NotYet(problem(state, app)),
+                state => {
+                    let counts = app.status.as_ref().and_then(|status| status.counts).unwrap_or_default();
+                    let ready = Some((counts.ready, counts.desired));
+                    Look::NotYet(Seen { text: problem(state, app), ready })
+                }
             },
             (Self::Healthy, Item::Node(node)) => match node_state(node).trim_end_matches(",Cordoned") {
                 "Ready" => Look::Met,
-                state => Look::NotYet(state.to_owned()),
+                state => Look::NotYet(state.into()),
             },
             (Self::Connected, Item::Node(node)) => {
                 let connection = node.status.as_ref().and_then(|status| status.connection.as_ref());
@@ -114,7 +118,7 @@ impl State {
                 }
             }
             (Self::Condition { kind, status }, item) => condition(conditions(item), kind, *status),
-            (_, item) => Look::NotYet(format!("{} is never {}", item.target(), self.met())),
+            (_, item) => Look::NotYet(format!("{} is never {}", item.target(), self.met()).into()),
         }
     }
 
@@ -149,13 +153,11 @@ fn conditions(item: &Item) -> &[Condition] {
 fn condition(conditions: &[Condition], kind: &str, wanted: Status) -> Look {
     match find(conditions, kind) {
         Some(condition) if condition.status() == wanted => Look::Met,
-        Some(condition) => Look::NotYet(format!(
-            "{kind} is {} ({} {})",
-            word(condition.status()),
-            condition.reason,
-            condition.message
-        )),
-        None => Look::NotYet(format!("it has no condition {kind}")),
+        Some(condition) => Look::NotYet(
+            format!("{kind} is {} ({} {})", word(condition.status()), condition.reason, condition.message)
+                .into(),
+        ),
+        None => Look::NotYet(format!("it has no condition {kind}").into()),
     }
 }
 
@@ -164,6 +166,23 @@ fn word(status: Status) -> &'static str {
         Status::True => "True",
         Status::False => "False",
         Status::Unknown | Status::Unspecified => "Unknown",
+    }
+}
+
+/// Until an app runs its current revision, every instance ready.
+pub(super) async fn until_healthy(
+    client: &Client,
+    target: &Target,
+    patience: Patience,
+) -> Result<(), CliError> {
+    until(client, target, &State::Healthy, &patience).await
+}
+
+/// What is missing until an app is healthy. Absent: nothing.
+pub(super) fn unhealthy(item: &Item) -> Option<Seen> {
+    match State::Healthy.look(Some(item)) {
+        Look::Met => None,
+        Look::NotYet(seen) => Some(seen),
     }
 }
 
@@ -236,7 +255,8 @@ mod tests {
     #[test]
     fn an_app_is_healthy_only_in_its_present_generation() {
         assert_eq!(State::Healthy.look(Some(&app(3, Status::True, vec![]))), Look::Met);
-        assert_eq!(State::Healthy.look(Some(&app(2, Status::True, vec![]))), Look::NotYet("Pending".into()));
+        let seen = |text: &str| Look::NotYet(Seen { text: text.into(), ready: Some((0, 0)) });
+        assert_eq!(State::Healthy.look(Some(&app(2, Status::True, vec![]))), seen("Pending"));
         let problem = InstanceStatus {
             instance: "a/w/n/0".into(),
             reason: "ImagePullFailed".into(),
@@ -245,7 +265,7 @@ mod tests {
         };
         assert_eq!(
             State::Healthy.look(Some(&app(3, Status::False, vec![problem]))),
-            Look::NotYet("Unavailable (ImagePullFailed); a/w/n/0 ImagePullFailed: no".into())
+            seen("Unavailable (ImagePullFailed); a/w/n/0 ImagePullFailed: no")
         );
     }
 

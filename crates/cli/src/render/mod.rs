@@ -1,6 +1,10 @@
 //! Text from resources: tables, descriptions, lists in JSON and YAML. Pure: no clock, no terminal, no server.
 
+pub(crate) mod bar;
+mod colour;
 pub(crate) mod describe;
+pub(crate) mod diff;
+pub(crate) mod explain;
 pub(crate) mod rows;
 pub(crate) mod table;
 pub(crate) mod time;
@@ -11,16 +15,20 @@ use crate::args::Format;
 use crate::item::{ChangeKind, Item, Query};
 use crate::target::Target;
 
+/// Items as one document. `single`: one item was asked for by name, so no `List` around it.
+pub(crate) fn value(items: &[Item], single: bool) -> output::Value {
+    match items {
+        [one] if single => one.value(),
+        items => output::list(items.iter().map(Item::value).collect()),
+    }
+}
+
 /// Items in a format that is no table. `single`: one item was asked for by name, so no `List` around it.
 pub(crate) fn items(items: &[Item], format: Format, single: bool) -> String {
-    match (format, items) {
-        (Format::Json, [one]) if single => one.value().to_json_pretty() + "\n",
-        (Format::Yaml, [one]) if single => one.value().to_yaml(),
-        (Format::Json, items) => {
-            output::list(items.iter().map(Item::value).collect()).to_json_pretty() + "\n"
-        }
-        (Format::Yaml, items) => output::list(items.iter().map(Item::value).collect()).to_yaml(),
-        (Format::Name | Format::Table | Format::Wide, items) => lines(items.iter().map(Item::target)),
+    match format {
+        Format::Json => value(items, single).to_json_pretty() + "\n",
+        Format::Yaml => value(items, single).to_yaml(),
+        Format::Name | Format::Table | Format::Wide => lines(items.iter().map(Item::target)),
     }
 }
 

@@ -198,16 +198,7 @@ pub(crate) fn phase(phase: InstancePhase) -> &'static str {
 }
 
 fn revision_cells(revision: &Revision, now: i64) -> Cells {
-    use skerry_proto::types::v1::service_spec::Program;
     let services = revision.spec.as_ref().map(|spec| spec.services.as_slice()).unwrap_or_default();
-    let images: Vec<&str> = services
-        .iter()
-        .filter_map(|service| match &service.program {
-            Some(Program::Container(container)) => Some(container.image.as_str()),
-            Some(Program::Process(process)) => Some(process.program.as_str()),
-            None => None,
-        })
-        .collect();
     let names: Vec<&str> = services.iter().map(|service| service.name.as_str()).collect();
     let narrow = vec![
         short_hash(revision.name.rsplit('/').next().unwrap_or_default()),
@@ -215,7 +206,22 @@ fn revision_cells(revision: &Revision, now: i64) -> Cells {
         or_dash(&names.join(",")),
         age(revision.create_time.as_ref(), now),
     ];
-    (narrow, vec![or_dash(&images.join(","))])
+    (narrow, vec![programs(revision)])
+}
+
+/// The images and programs of a revision.
+pub(crate) fn programs(revision: &Revision) -> String {
+    use skerry_proto::types::v1::service_spec::Program;
+    let services = revision.spec.as_ref().map(|spec| spec.services.as_slice()).unwrap_or_default();
+    let programs: Vec<&str> = services
+        .iter()
+        .filter_map(|service| match &service.program {
+            Some(Program::Container(container)) => Some(container.image.as_str()),
+            Some(Program::Process(process)) => Some(process.program.as_str()),
+            None => None,
+        })
+        .collect();
+    or_dash(&programs.join(","))
 }
 
 fn event_cells(event: &Event) -> Cells {

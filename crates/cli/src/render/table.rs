@@ -1,5 +1,7 @@
 //! Aligned columns.
 
+use crate::render::colour;
+
 /// Between two columns.
 const GAP: usize = 3;
 /// A column is cut no narrower than this to fit a terminal.
@@ -15,13 +17,21 @@ pub(crate) struct Table {
     widths: Vec<usize>,
     terminal: Option<usize>,
     header_due: bool,
+    colour: bool,
 }
 
 impl Table {
     /// A table that is cut to `terminal` columns, if given.
     pub(crate) fn new(headers: &[&'static str], terminal: Option<usize>, with_headers: bool) -> Self {
         let widths = headers.iter().map(|header| if with_headers { header.len() } else { 0 }).collect();
-        Self { headers: headers.to_vec(), widths, terminal, header_due: with_headers }
+        Self { headers: headers.to_vec(), widths, terminal, header_due: with_headers, colour: false }
+    }
+
+    /// States in colours.
+    #[must_use]
+    pub(crate) fn in_colour(mut self, colour: bool) -> Self {
+        self.colour = colour;
+        self
     }
 
     /// Makes columns at least so wide: for rows that come one at a time.
@@ -44,10 +54,13 @@ impl Table {
         let mut text = String::new();
         if std::mem::take(&mut self.header_due) {
             let headers: Vec<String> = self.headers.iter().map(|&header| header.to_owned()).collect();
-            line(&mut text, &headers, &widths);
+            line(&mut text, &headers, &widths, |_, cell| cell);
         }
         for row in rows {
-            line(&mut text, row, &widths);
+            line(&mut text, row, &widths, |index, cell| match self.headers.get(index) {
+                Some(header) if self.colour => colour::cell(header, &cell),
+                _ => cell,
+            });
         }
         text
     }
@@ -69,25 +82,27 @@ impl Table {
     }
 }
 
-fn line(text: &mut String, cells: &[String], widths: &[usize]) {
-    let start = text.len();
-    for (index, (cell, width)) in cells.iter().zip(widths).enumerate() {
+/// One row, each cell `painted` once it has its width: what paints has none.
+fn line(text: &mut String, cells: &[String], widths: &[usize], painted: impl Fn(usize, String) -> String) {
+    let last = cells.iter().rposition(|cell| !cell.trim_end().is_empty()).map_or(0, |index| index + 1);
+    for (index, (cell, width)) in cells.iter().zip(widths).take(last).enumerate() {
         if index > 0 {
             text.push_str(&" ".repeat(GAP));
         }
         // One row of a table is one line, whatever a server says.
         let cell: String = cell.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         let length = cell.chars().count();
-        if length > *width {
-            text.extend(cell.chars().take(width.saturating_sub(1)));
-            text.push('…');
+        let cut = if length > *width {
+            cell.chars().take(width.saturating_sub(1)).chain(['…']).collect()
         } else {
-            text.push_str(&cell);
-            text.push_str(&" ".repeat(width - length));
+            cell
+        };
+        let cut = if index + 1 == last { cut.trim_end().to_owned() } else { cut };
+        text.push_str(&painted(index, cut));
+        if index + 1 < last {
+            text.push_str(&" ".repeat(width.saturating_sub(length)));
         }
     }
-    let trimmed = text[start..].trim_end().len();
-    text.truncate(start + trimmed);
     text.push('\n');
 }
 
@@ -120,6 +135,13 @@ mod tests {
         let text = table.rows(&[row(&["a", "a very long reason that does not fit"])]);
         assert_eq!(text, "NAME   REASON\na      a very long reas…\n");
         assert!(text.lines().all(|line| line.chars().count() <= 24));
+    }
+
+    #[test]
+    fn colours_take_no_room() {
+        let mut table = Table::new(&["STATUS", "AGE"], None, true).in_colour(true);
+        let text = table.rows(&[row(&["Ready", "5m"]), row(&["x", "6m"])]);
+        assert_eq!(text, "STATUS   AGE\n\x1b[32mReady\x1b[0m    5m\nx        6m\n");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! An app's spec, valid by construction: what placement places and agents run.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::{ConfigName, Selector, ServiceName};
 
@@ -58,6 +58,8 @@ pub struct ServiceSpec {
     pub restart: RestartPolicy,
     /// How it is asked to end.
     pub stop: StopPolicy,
+    /// When its instances were last asked to start anew.
+    pub restart_time: Option<SystemTime>,
 }
 
 /// How many copies, and where. (`Job` and `CronJob` are refused when parsed.)

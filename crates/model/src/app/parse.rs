@@ -7,7 +7,7 @@ use prost::Message as _;
 use skerry_proto::types::v1 as pb;
 
 use crate::quantity::format_duration;
-use crate::time::from_proto_duration;
+use crate::time::{from_proto_duration, from_timestamp};
 use crate::{ConfigName, Fault, Selector, ServiceName, Violations};
 
 use super::{
@@ -168,6 +168,13 @@ fn parse_service(at: &str, service: &pb::ServiceSpec, v: &mut Violations) -> Opt
         .collect();
     let restart = parse_restart(&format!("{at}.restart"), service.restart.as_ref(), v);
     let stop = parse_stop(&format!("{at}.stop"), service.stop.as_ref(), v);
+    let restart_time = service.restart_time.as_ref().and_then(|at_time| {
+        let read = from_timestamp(at_time);
+        if read.is_none() {
+            v.add(format!("{at}.restart_time"), "use a time after 1970, as 2026-01-31T12:00:00Z");
+        }
+        read
+    });
     let (name, kind, program) = (name?, kind?, program?);
     check_reach(at, &program, health_check.as_ref(), v);
     check_ports_of_replicas(at, kind, &program, v);
@@ -185,6 +192,7 @@ fn parse_service(at: &str, service: &pb::ServiceSpec, v: &mut Violations) -> Opt
         depends_on,
         restart,
         stop,
+        restart_time,
     })
 }
 

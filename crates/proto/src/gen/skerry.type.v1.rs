@@ -547,6 +547,10 @@ pub struct ServiceSpec {
     /// How it is asked to end.
     #[prost(message, optional, tag = "16")]
     pub stop: ::core::option::Option<StopPolicy>,
+    /// When its instances were last asked to start anew, as `skerry restart` does. Another time replaces each of them and makes a new revision, though
+    /// nothing else changed. Absent in an update: stays as it was, so that applying a manifest without it restarts nothing.
+    #[prost(message, optional, tag = "19")]
+    pub restart_time: ::core::option::Option<::prost_types::Timestamp>,
     /// How many copies, and where. Absent: `deployment` with one replica.
     #[prost(oneof = "service_spec::Kind", tags = "2, 3, 4, 5")]
     pub kind: ::core::option::Option<service_spec::Kind>,

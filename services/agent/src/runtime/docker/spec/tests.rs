@@ -53,6 +53,7 @@ fn instance(container: Container, change: impl FnOnce(&mut ServiceSpec)) -> Inst
             backoff_max: Duration::from_secs(60),
         },
         stop: StopPolicy { signal: None, grace_period: Duration::from_secs(10) },
+        restart_time: None,
     };
     change(&mut service);
     InstanceSpec {

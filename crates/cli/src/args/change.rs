@@ -1,0 +1,185 @@
+//! Commands that change resources.
+
+use std::time::Duration;
+
+use clap::{ArgAction, Args, ValueHint};
+use clap_complete::engine::ArgValueCompleter;
+
+use super::{duration, targets};
+use crate::complete;
+
+/// `apply`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Configs come before apps. All manifests are checked before the first is sent; after that an error
+does not keep the others back. Applying again what is there changes nothing.
+
+--prune then deletes the apps and configs that the selector chooses and no manifest names, apps first.
+It deletes nothing when a manifest could not be applied. Nodes are never pruned.
+
+Examples:
+  skerry apply -f app.yaml
+  skerry apply -f configs/ -f app.yaml --wait
+  skerry apply -R -f site/ --prune -l team=shop --dry-run
+  skerry get app/hello -o yaml | sed s/1.0/1.1/ | skerry apply -f -")]
+pub struct ApplyArgs {
+    /// Manifest, directory of manifests (*.yaml, *.yml, *.json), or - for stdin; may be repeated
+    #[arg(short = 'f', long = "filename", required = true, value_name = "FILE|DIR|-", value_hint = ValueHint::AnyPath)]
+    pub files: Vec<String>,
+
+    /// Directories with all that is below them
+    #[arg(short = 'R', long)]
+    pub recursive: bool,
+
+    /// Let the server check everything and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Delete apps and configs that no manifest names; needs -l or --all
+    #[arg(long)]
+    pub prune: bool,
+
+    /// With --prune: only what has these labels; every app and config of the manifests must have them too
+    #[arg(short = 'l', long, value_name = "SELECTOR", requires = "prune")]
+    pub selector: Option<String>,
+
+    /// With --prune: all of the project
+    #[arg(long, requires = "prune", conflicts_with = "selector")]
+    pub all: bool,
+
+    /// Wait until the apps are healthy
+    #[arg(long, conflicts_with = "dry_run")]
+    pub wait: bool,
+
+    /// Longest wait for all together, as 30s or 2m
+    #[arg(long, default_value = "5m", value_name = "DURATION", value_parser = duration)]
+    pub timeout: Duration,
+}
+
+/// `diff`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+The server says what apply would make of the manifests; that is compared with what is there. Lines
+with - would go, lines with + would come.
+
+Exit codes of diff:
+  0    no differences
+  1    there are differences
+  more as with other commands (see skerry --help); what there is 1 is 2 here
+
+Examples:
+  skerry diff -f app.yaml
+  skerry diff -R -f site/ || skerry apply -R -f site/")]
+pub struct DiffArgs {
+    /// Manifest, directory of manifests (*.yaml, *.yml, *.json), or - for stdin; may be repeated
+    #[arg(short = 'f', long = "filename", required = true, value_name = "FILE|DIR|-", value_hint = ValueHint::AnyPath)]
+    pub files: Vec<String>,
+
+    /// Directories with all that is below them
+    #[arg(short = 'R', long)]
+    pub recursive: bool,
+}
+
+/// `edit`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+The editor is $SKERRY_EDITOR, $VISUAL, $EDITOR, or vi. What is wrong with the text is written above it
+and the editor opened again; leaving the text as it is ends that, and keeps it in a file.
+
+Examples:
+  skerry edit app/hello
+  EDITOR='code --wait' skerry edit config motd")]
+pub struct EditArgs {
+    /// TYPE/NAME, or TYPE NAME (nodes, apps, configs)
+    #[arg(value_name = "TYPE/NAME", required = true, num_args = 1..=2, add = targets())]
+    pub target: Vec<String>,
+}
+
+/// `delete`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+An app is gone from the API at once; the nodes then stop its instances, each in its grace period, and
+delete waits for that. Exit code 5 when the time is over first: they are named, and still stopped later.
+
+Examples:
+  skerry delete app/hello
+  skerry delete app/hello --wait=false
+  skerry delete config a b
+  skerry delete -f app.yaml --ignore-not-found")]
+pub struct DeleteArgs {
+    /// TYPE/NAME..., or TYPE NAME...
+    #[arg(value_name = "TYPE/NAME", required_unless_present = "files", add = targets())]
+    pub targets: Vec<String>,
+
+    /// What these manifests name; may be repeated
+    #[arg(short = 'f', long = "filename", value_name = "FILE|DIR|-", conflicts_with = "targets", value_hint = ValueHint::AnyPath)]
+    pub files: Vec<String>,
+
+    /// Directories with all that is below them
+    #[arg(short = 'R', long, requires = "files")]
+    pub recursive: bool,
+
+    /// What is not there counts as deleted
+    #[arg(long)]
+    pub ignore_not_found: bool,
+
+    /// Wait until the instances of deleted apps have stopped
+    #[arg(
+        long,
+        default_value_t = true,
+        default_missing_value = "true",
+        num_args = 0..=1,
+        require_equals = true,
+        action = ArgAction::Set,
+        value_name = "true|false"
+    )]
+    pub wait: bool,
+
+    /// Longest wait for all together, as 30s or 2m
+    #[arg(long, default_value = "60s", value_name = "DURATION", value_parser = duration)]
+    pub timeout: Duration,
+}
+
+/// `label`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  skerry label node/n1 site=oslo gpu=yes
+  skerry label node n1 n2 site=bergen --overwrite
+  skerry label app/hello tier-")]
+pub struct LabelArgs {
+    /// TYPE/NAME... or TYPE NAME..., then KEY=VALUE to set and KEY- to remove
+    #[arg(value_name = "TYPE/NAME KEY=VALUE", required = true, add = targets())]
+    pub words: Vec<String>,
+
+    /// Change labels that have another value
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+/// `annotate`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Annotations are notes for people and programs; unlike labels nothing is selected by them.
+
+Examples:
+  skerry annotate app/hello owner='team shop' example.com/ticket=OPS-7
+  skerry annotate node n1 n2 rack=b4 --overwrite
+  skerry annotate app/hello owner-")]
+pub struct AnnotateArgs {
+    /// TYPE/NAME... or TYPE NAME..., then KEY=VALUE to set and KEY- to remove
+    #[arg(value_name = "TYPE/NAME KEY=VALUE", required = true, add = targets())]
+    pub words: Vec<String>,
+
+    /// Change annotations that have another value
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+/// `cordon` and `uncordon`
+#[derive(Debug, Clone, Args)]
+pub struct CordonArgs {
+    /// Names of nodes
+    #[arg(value_name = "NODE", required = true, add = ArgValueCompleter::new(complete::nodes))]
+    pub nodes: Vec<String>,
+}

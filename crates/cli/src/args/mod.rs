@@ -1,0 +1,118 @@
+//! What can be typed: every client command with its flags and help. Meaning is in `commands`.
+
+mod change;
+mod contexts;
+mod rollout;
+mod show;
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use clap_complete::engine::{ArgValueCandidates, ArgValueCompleter};
+
+use crate::complete;
+
+pub use change::{AnnotateArgs, ApplyArgs, CordonArgs, DeleteArgs, DiffArgs, EditArgs, LabelArgs};
+pub use contexts::{ConfigCommand, GetContextsArgs, SetContextArgs};
+pub use rollout::{HistoryArgs, RestartArgs, RolloutCommand, RolloutStatusArgs, UndoArgs};
+pub use show::{DescribeArgs, EventsArgs, ExplainArgs, Format, GetArgs, Output, VersionArgs, WaitArgs};
+
+/// Flags of every client command.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Client options")]
+pub struct GlobalArgs {
+    /// Where Skerry answers [env: SKERRY_SERVER] [default: http://127.0.0.1:7770]
+    #[arg(long, global = true, value_name = "URL")]
+    pub server: Option<String>,
+
+    /// Where the registry answers, if not at --server [env: SKERRY_REGISTRY]
+    #[arg(long, global = true, value_name = "URL", hide_short_help = true)]
+    pub registry: Option<String>,
+
+    /// Where the scheduler answers, if not at --server [env: SKERRY_SCHEDULER]
+    #[arg(long, global = true, value_name = "URL", hide_short_help = true)]
+    pub scheduler: Option<String>,
+
+    /// Project to work in; with up, that of this machine's node [env: SKERRY_PROJECT] [default: default]
+    #[arg(long, short, global = true, value_name = "NAME")]
+    pub project: Option<String>,
+
+    /// Servers and project under a name, see `skerry config` [env: SKERRY_CONTEXT] [default: the current one]
+    #[arg(long, global = true, value_name = "NAME", hide_short_help = true, add = ArgValueCandidates::new(complete::contexts))]
+    pub context: Option<String>,
+
+    /// Longest that one call may take, as 30s
+    #[arg(long, global = true, default_value = "30s", value_name = "DURATION", value_parser = duration, hide_short_help = true)]
+    pub request_timeout: Duration,
+
+    /// When to use colours; auto: on a terminal, unless NO_COLOR is set
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN", hide_short_help = true)]
+    pub color: Color,
+}
+
+/// When to use colours.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless NO_COLOR is set
+    #[default]
+    Auto,
+    /// Also into files and pipes
+    Always,
+    /// Nowhere
+    Never,
+}
+
+/// The client commands.
+#[derive(Debug, Clone, Subcommand)]
+pub enum ClientCommand {
+    /// Create or change resources from manifests
+    Apply(ApplyArgs),
+    /// Show what apply would change
+    Diff(DiffArgs),
+    /// Change one resource in an editor
+    Edit(EditArgs),
+    /// Delete resources
+    Delete(DeleteArgs),
+    /// Show resources
+    Get(GetArgs),
+    /// Show one resource with all that belongs to it
+    Describe(DescribeArgs),
+    /// Show what the fields of a kind mean
+    Explain(ExplainArgs),
+    /// Set and remove labels
+    Label(LabelArgs),
+    /// Set and remove annotations
+    Annotate(AnnotateArgs),
+    /// Give nodes nothing new; what they run stays
+    Cordon(CordonArgs),
+    /// Give nodes work again
+    Uncordon(CordonArgs),
+    /// The revisions of an app: how the current one comes along, go back to another, start anew
+    #[command(subcommand)]
+    Rollout(RolloutCommand),
+    /// Start the instances of an app anew
+    Restart(RestartArgs),
+    /// Show what happened
+    Events(EventsArgs),
+    /// Wait until resources are in a state
+    Wait(WaitArgs),
+    /// Contexts: servers and a project under a name
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Show the version of this program
+    Version(VersionArgs),
+}
+
+/// Completes `TYPE/NAME` and `TYPE NAME`.
+fn targets() -> ArgValueCompleter {
+    ArgValueCompleter::new(complete::targets)
+}
+
+/// Completes the names of apps, as `app/NAME`.
+fn app_targets() -> ArgValueCompleter {
+    ArgValueCompleter::new(complete::apps)
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    skerry_model::quantity::parse_duration(text).map_err(|error| error.to_string())
+}

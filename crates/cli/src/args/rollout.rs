@@ -1,0 +1,115 @@
+//! Commands about the revisions of an app.
+
+use std::time::Duration;
+
+use clap::{ArgAction, Args, Subcommand};
+
+use super::{app_targets, duration};
+
+/// `rollout`
+#[derive(Debug, Clone, Subcommand)]
+pub enum RolloutCommand {
+    /// Wait until every instance runs the current revision and is ready
+    Status(RolloutStatusArgs),
+    /// Show the revisions of an app, or one of them
+    History(HistoryArgs),
+    /// Go back to an earlier revision
+    Undo(UndoArgs),
+    /// Start the instances of an app anew; the same as `skerry restart`
+    Restart(RestartArgs),
+}
+
+/// `rollout status`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Exit code 5 when the time is over, with the reason that was seen last.
+
+Examples:
+  skerry rollout status app/hello
+  skerry rollout status app/hello --watch=false")]
+pub struct RolloutStatusArgs {
+    /// app/NAME..., or app NAME...
+    #[arg(value_name = "app/NAME", required = true, add = app_targets())]
+    pub apps: Vec<String>,
+
+    /// Wait for the end; false: say how it stands now
+    #[arg(
+        short,
+        long,
+        default_value_t = true,
+        default_missing_value = "true",
+        num_args = 0..=1,
+        require_equals = true,
+        action = ArgAction::Set,
+        value_name = "true|false"
+    )]
+    pub watch: bool,
+
+    /// Longest wait for all together, as 30s or 2m
+    #[arg(long, default_value = "10m", value_name = "DURATION", value_parser = duration)]
+    pub timeout: Duration,
+}
+
+/// `rollout history`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+The last ten revisions are kept, and all that are in use. A revision is also made by a restart.
+
+Examples:
+  skerry rollout history app/hello
+  skerry rollout history app/hello --revision 3")]
+pub struct HistoryArgs {
+    /// app/NAME, or app NAME
+    #[arg(value_name = "app/NAME", required = true, num_args = 1..=2, add = app_targets())]
+    pub app: Vec<String>,
+
+    /// Show this one as it was applied, by its number
+    #[arg(long, value_name = "NUMBER")]
+    pub revision: Option<i64>,
+
+    /// Print no column names
+    #[arg(long)]
+    pub no_headers: bool,
+}
+
+/// `rollout undo`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Without --to-revision: to the last revision that was something else than the current one, restarts
+apart. Undoing twice is as before. What an earlier revision was becomes the current one under a new number.
+
+Examples:
+  skerry rollout undo app/hello
+  skerry rollout undo app/hello --to-revision 3")]
+pub struct UndoArgs {
+    /// app/NAME, or app NAME
+    #[arg(value_name = "app/NAME", required = true, num_args = 1..=2, add = app_targets())]
+    pub app: Vec<String>,
+
+    /// The number of the revision, as rollout history shows it
+    #[arg(long, value_name = "NUMBER")]
+    pub to_revision: Option<i64>,
+
+    /// Let the server check everything and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `restart` and `rollout restart`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Sets restartTime of the services, which makes a new revision: every instance is replaced, as on any
+other change of the app. Applying the manifest again does not undo or repeat it.
+
+Examples:
+  skerry restart app/hello
+  skerry restart app/hello web worker")]
+pub struct RestartArgs {
+    /// The app
+    #[arg(value_name = "app/NAME", add = app_targets())]
+    pub app: String,
+
+    /// Only these services of it
+    #[arg(value_name = "SERVICE")]
+    pub services: Vec<String>,
+}

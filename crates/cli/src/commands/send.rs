@@ -1,0 +1,119 @@
+//! One resource to its server: created, changed, or only checked.
+
+use prost_types::FieldMask;
+use skerry_manifest::Resource;
+use skerry_proto::registry::v1::{Node, UpdateNodeRequest};
+use skerry_proto::scheduler::v1::update_app_response::Outcome;
+use skerry_proto::scheduler::v1::{App, Config, UpdateAppRequest, UpdateConfigRequest};
+use skerry_proto::types::v1::Metadata;
+
+use crate::client::{CallError, Client, Service, apps, configs, nodes, request, request_id};
+use crate::item::Item;
+
+/// What of a resource is its owner's: what an editor and an undo replace.
+pub(super) const OWNED: [&str; 3] = ["metadata.labels", "metadata.annotations", "spec"];
+
+/// How a resource is sent.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Sending {
+    /// What of it is meant; all of it when empty.
+    pub(super) paths: Vec<String>,
+    /// Whether it may be new.
+    pub(super) create: bool,
+    /// Only check.
+    pub(super) dry_run: bool,
+}
+
+impl Sending {
+    /// What is there already, in these fields.
+    pub(super) fn change(paths: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self { paths: paths.into_iter().map(Into::into).collect(), ..Self::default() }
+    }
+}
+
+/// A resource that can be sent, as an item.
+pub(super) fn item_of(resource: &Resource) -> Item {
+    match resource {
+        Resource::App(app) => Item::App(app.clone()),
+        Resource::Config(config) => Item::Config(config.clone()),
+        Resource::Node(node) => Item::Node(node.clone()),
+    }
+}
+
+/// The metadata of what can be sent; the others have none.
+pub(super) fn metadata_of(item: &mut Item) -> Option<&mut Metadata> {
+    match item {
+        Item::Node(node) => node.metadata.as_mut(),
+        Item::App(app) => app.metadata.as_mut(),
+        Item::Config(config) => config.metadata.as_mut(),
+        Item::Instance(_) | Item::Revision(_) | Item::Event(_) => None,
+    }
+}
+
+/// Sends a node, app or config; answers what it is then. With an etag in its metadata only if it is still at that version.
+pub(super) async fn send(client: &Client, item: Item, how: &Sending) -> Result<(Item, Outcome), CallError> {
+    match item {
+        Item::App(app) => send_app(client, *app, how).await,
+        Item::Config(config) => send_config(client, *config, how).await,
+        // Nodes have no dry run; what is sent is what it would be.
+        Item::Node(node) if how.dry_run => Ok((Item::Node(node), Outcome::Updated)),
+        Item::Node(node) => {
+            let node = send_node(client, *node, how.paths.clone()).await?;
+            Ok((Item::Node(Box::new(node)), Outcome::Updated))
+        }
+        Item::Instance(_) | Item::Revision(_) | Item::Event(_) => {
+            unreachable!("callers refuse what cannot be changed")
+        }
+    }
+}
+
+fn mask(how: &Sending) -> Option<FieldMask> {
+    (!how.paths.is_empty()).then(|| FieldMask { paths: how.paths.clone() })
+}
+
+async fn send_app(client: &Client, app: App, how: &Sending) -> Result<(Item, Outcome), CallError> {
+    let message = UpdateAppRequest {
+        app: Some(App { status: None, ..app }),
+        update_mask: mask(how),
+        request_id: request_id(),
+        allow_missing: how.create,
+        validate_only: how.dry_run,
+    };
+    let answer = client.call(Service::Scheduler, |channel, left| {
+        let message = message.clone();
+        async move { apps(channel).update_app(request(message, left)).await }
+    });
+    let answer = answer.await?;
+    let outcome = answer.outcome();
+    Ok((Item::App(Box::new(answer.app.unwrap_or_default())), outcome))
+}
+
+async fn send_config(client: &Client, config: Config, how: &Sending) -> Result<(Item, Outcome), CallError> {
+    let message = UpdateConfigRequest {
+        config: Some(config),
+        update_mask: mask(how),
+        request_id: request_id(),
+        allow_missing: how.create,
+        validate_only: how.dry_run,
+    };
+    let answer = client.call(Service::Scheduler, |channel, left| {
+        let message = message.clone();
+        async move { configs(channel).update_config(request(message, left)).await }
+    });
+    let answer = answer.await?;
+    let outcome = answer.outcome();
+    Ok((Item::Config(Box::new(answer.config.unwrap_or_default())), outcome))
+}
+
+async fn send_node(client: &Client, node: Node, paths: Vec<String>) -> Result<Node, CallError> {
+    let message = UpdateNodeRequest {
+        node: Some(Node { status: None, ..node }),
+        update_mask: Some(FieldMask { paths }),
+        request_id: request_id(),
+    };
+    let answer = client.call(Service::Registry, |channel, left| {
+        let message = message.clone();
+        async move { nodes(channel).update_node(request(message, left)).await }
+    });
+    Ok(answer.await?.node.unwrap_or_default())
+}

@@ -1,0 +1,190 @@
+//! What a template finds in a document. The document is a tree of a bounded message, so recursion is as deep as the message nests.
+
+use std::cmp::Ordering;
+
+use skerry_manifest::output::Value;
+
+use super::{Compare, Condition, Operand, Part, Path, Pick, Step};
+
+pub(super) fn render(parts: &[Part], root: &Value, here: &Value, out: &mut String) {
+    for part in parts {
+        match part {
+            Part::Text(text) => out.push_str(text),
+            Part::Path(path) => {
+                let found: Vec<String> = find(path, root, here).into_iter().map(text).collect();
+                out.push_str(&found.join(" "));
+            }
+            Part::Range(path, inside) => {
+                for item in find(path, root, here) {
+                    render(inside, root, item, out);
+                }
+            }
+        }
+    }
+}
+
+/// A value as people see it: texts without quotes, lists and mappings as JSON.
+fn text(value: &Value) -> String {
+    match value {
+        Value::Bool(value) => value.to_string(),
+        Value::Number(text) | Value::Long(text) | Value::String(text) => text.clone(),
+        Value::List(_) | Value::Map(_) => value.to_json(),
+    }
+}
+
+fn find<'v>(path: &Path, root: &'v Value, here: &'v Value) -> Vec<&'v Value> {
+    let mut found = vec![if path.from_root { root } else { here }];
+    for step in &path.steps {
+        found = found.into_iter().flat_map(|value| take(step, root, value)).collect();
+    }
+    found
+}
+
+fn take<'v>(step: &Step, root: &'v Value, value: &'v Value) -> Vec<&'v Value> {
+    match step {
+        Step::Field(name) => value.get(name).into_iter().collect(),
+        Step::All => children(value),
+        Step::Below => below(value),
+        Step::Union(picks) => picks.iter().filter_map(|pick| picked(pick, value)).collect(),
+        Step::Slice(from, to, by) => match value {
+            Value::List(items) => {
+                let bound = |index: i64| place(index, items.len()).min(items.len());
+                let (from, to) = (from.map_or(0, bound), to.map_or(items.len(), bound));
+                items.get(from..to.max(from)).unwrap_or_default().iter().step_by(*by).collect()
+            }
+            _ => vec![],
+        },
+        Step::Filter(any) => {
+            let passes = |item: &&Value| any.iter().any(|all| all.iter().all(|one| passes(one, root, item)));
+            children(value).into_iter().filter(passes).collect()
+        }
+    }
+}
+
+fn children(value: &Value) -> Vec<&Value> {
+    match value {
+        Value::List(items) => items.iter().collect(),
+        Value::Map(entries) => entries.iter().map(|(_, value)| value).collect(),
+        _ => vec![],
+    }
+}
+
+fn below(value: &Value) -> Vec<&Value> {
+    let mut all = vec![value];
+    for child in children(value) {
+        all.extend(below(child));
+    }
+    all
+}
+
+/// An index from the start, where negative ones count from the end.
+fn place(index: i64, length: usize) -> usize {
+    let length = i64::try_from(length).unwrap_or(i64::MAX);
+    let from_start = if index < 0 { index.saturating_add(length).max(0) } else { index };
+    usize::try_from(from_start).unwrap_or(usize::MAX)
+}
+
+fn picked<'v>(pick: &Pick, value: &'v Value) -> Option<&'v Value> {
+    match (pick, value) {
+        (Pick::Name(name), value) => value.get(name),
+        (Pick::Index(index), Value::List(items)) => {
+            let missing = *index < 0 && index.unsigned_abs() > items.len() as u64;
+            items.get(place(*index, items.len())).filter(|_| !missing)
+        }
+        (Pick::Index(_), _) => None,
+    }
+}
+
+fn passes(condition: &Condition, root: &Value, item: &Value) -> bool {
+    let values = |operand: &Operand| -> Vec<String> {
+        match operand {
+            Operand::Literal(text) => vec![text.clone()],
+            Operand::Path(path) => find(path, root, item).into_iter().map(text).collect(),
+        }
+    };
+    let left = values(&condition.left);
+    let Some((compare, right)) = &condition.right else { return !left.is_empty() };
+    let right = values(right);
+    left.iter().any(|left| right.iter().any(|right| holds(*compare, left, right)))
+}
+
+fn holds(compare: Compare, left: &str, right: &str) -> bool {
+    let order = match (left.parse::<f64>(), right.parse::<f64>()) {
+        (Ok(left), Ok(right)) => left.partial_cmp(&right),
+        _ => Some(left.cmp(right)),
+    };
+    match compare {
+        Compare::Equal => order == Some(Ordering::Equal),
+        Compare::Unequal => order != Some(Ordering::Equal),
+        Compare::Less => order == Some(Ordering::Less),
+        Compare::LessOrEqual => matches!(order, Some(Ordering::Less | Ordering::Equal)),
+        Compare::Greater => order == Some(Ordering::Greater),
+        Compare::GreaterOrEqual => matches!(order, Some(Ordering::Greater | Ordering::Equal)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Template;
+    use super::*;
+
+    fn map(entries: &[(&str, Value)]) -> Value {
+        Value::Map(entries.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect())
+    }
+
+    fn string(text: &str) -> Value {
+        Value::String(text.into())
+    }
+
+    fn document() -> Value {
+        let item = |name: &str, restarts: &str, ready: bool| {
+            let labels = map(&[("skerry.io/site", string("oslo"))]);
+            map(&[
+                ("metadata", map(&[("name", string(name)), ("labels", labels)])),
+                ("restarts", Value::Long(restarts.into())),
+                ("ready", Value::Bool(ready)),
+            ])
+        };
+        let items = vec![item("a", "2", true), item("b", "10", false), item("c", "0", true)];
+        map(&[("kind", string("List")), ("items", Value::List(items))])
+    }
+
+    #[test]
+    fn templates_find_what_kubectl_finds() {
+        for (template, expected) in [
+            ("{.kind}", "List"),
+            ("{$.kind}", "List"),
+            ("{.items[0].metadata.name}", "a"),
+            ("{.items[-1].metadata.name}", "c"),
+            ("{.items[-4].metadata.name}", ""),
+            ("{.items[*].metadata.name}", "a b c"),
+            ("{.items[0,2].metadata.name}", "a c"),
+            ("{.items[1:].metadata.name}", "b c"),
+            ("{.items[0:-1].metadata.name}", "a b"),
+            ("{.items[::2].metadata.name}", "a c"),
+            ("{.items[5:9].metadata.name}", ""),
+            ("{.items[0]['metadata'].name}", "a"),
+            ("{.items[0].metadata['name','labels']}", "a {\"skerry.io/site\":\"oslo\"}"),
+            ("{.items[0].metadata.labels.skerry\\.io/site}", "oslo"),
+            ("{.items[0].metadata.labels}", "{\"skerry.io/site\":\"oslo\"}"),
+            ("{..name}", "a b c"),
+            ("{.items[?(@.ready==true)].metadata.name}", "a c"),
+            ("{.items[?(@.restarts>5)].metadata.name}", "b"),
+            ("{.items[?(@.restarts >= 2)].metadata.name}", "a b"),
+            ("{.items[?(@.metadata.name!=\"a\")].metadata.name}", "b c"),
+            ("{.items[?(@.metadata.name=='b')].restarts}", "10"),
+            ("{.items[?(@.nothing)].metadata.name}", ""),
+            ("{.items[?(@.ready==true && @.restarts>0)].metadata.name}", "a"),
+            ("{.items[?(@.restarts==0||@.ready==false)].metadata.name}", "b c"),
+            ("{.items[?(@.ready==true)][?(@.name==\"a\")].name}", "a"),
+            ("{.nothing.here[0]}", ""),
+            ("{range .items[*]}{.metadata.name}{\"\\t\"}{.restarts}{\"\\n\"}{end}", "a\t2\nb\t10\nc\t0\n"),
+            ("{range .items[*]}{.metadata.name}={$.kind} {end}!", "a=List b=List c=List !"),
+            ("{range .items[0:1]}{range .metadata.labels.*}{@}{end}{end}", "oslo"),
+            ("kind: {.kind 'x' \"y\"}{'\\''}", "kind: Listxy'"),
+        ] {
+            let read = Template::parse(template).unwrap_or_else(|fault| panic!("{template}: {fault}"));
+            assert_eq!(read.render(&document()), expected, "{template}");
+        }
+    }
+}

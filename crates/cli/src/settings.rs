@@ -1,0 +1,133 @@
+//! Where to work: servers and project, by what flags, the environment and the configuration file say.
+//!
+//! The first that says something decides: flags, then `SKERRY_*`, then the context, then what is usual. A registry or scheduler apart from
+//! the server belongs to the one who names it: `--server` is not sent astray by a registry of the context.
+
+use skerry_model::ProjectName;
+
+use crate::args::GlobalArgs;
+use crate::config_file::ConfigFile;
+use crate::error::CliError;
+
+/// Where `skerry up` listens if nothing else is said.
+const SERVER: &str = "http://127.0.0.1:7770";
+
+/// Where to work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Settings {
+    pub(crate) registry: String,
+    pub(crate) scheduler: String,
+    pub(crate) project: ProjectName,
+    /// Whether the project is a demand, which a manifest may not contradict: `--project` is, the others are defaults.
+    pub(crate) project_is_required: bool,
+}
+
+/// What one source says.
+#[derive(Debug, Clone, Default)]
+struct Layer {
+    server: Option<String>,
+    registry: Option<String>,
+    scheduler: Option<String>,
+    project: Option<String>,
+}
+
+impl Settings {
+    /// Of the flags, this process's environment and its configuration file.
+    pub(crate) fn of(args: &GlobalArgs) -> Result<Self, CliError> {
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let environment = Layer {
+            server: variable("SKERRY_SERVER"),
+            registry: variable("SKERRY_REGISTRY"),
+            scheduler: variable("SKERRY_SCHEDULER"),
+            project: variable("SKERRY_PROJECT"),
+        };
+        let chosen = args.context.clone().or_else(|| variable("SKERRY_CONTEXT"));
+        let context = of_context(&ConfigFile::load()?, chosen.as_deref())?;
+        Self::resolve(of_flags(args), environment, context)
+    }
+
+    fn resolve(flags: Layer, environment: Layer, context: Layer) -> Result<Self, CliError> {
+        let project_is_required = flags.project.is_some();
+        let layers = [flags, environment, context];
+        let find = |own: fn(&Layer) -> Option<&String>| {
+            let found = layers.iter().find_map(|layer| own(layer).or(layer.server.as_ref()));
+            found.map_or_else(|| SERVER.to_owned(), String::clone)
+        };
+        let project = layers.iter().find_map(|layer| layer.project.as_deref()).unwrap_or("default");
+        Ok(Self {
+            registry: find(|layer| layer.registry.as_ref()),
+            scheduler: find(|layer| layer.scheduler.as_ref()),
+            project: ProjectName::parse(project).map_err(|error| CliError::Usage(error.to_string()))?,
+            project_is_required,
+        })
+    }
+}
+
+fn of_flags(args: &GlobalArgs) -> Layer {
+    Layer {
+        server: args.server.clone(),
+        registry: args.registry.clone(),
+        scheduler: args.scheduler.clone(),
+        project: args.project.clone(),
+    }
+}
+
+/// The context that was chosen, else the current one, else none.
+fn of_context(file: &ConfigFile, chosen: Option<&str>) -> Result<Layer, CliError> {
+    let Some(name) = chosen.or(file.config.current.as_deref()) else { return Ok(Layer::default()) };
+    let Some(context) = file.config.get(name) else { return Err(file.no_context(name)) };
+    Ok(Layer {
+        server: context.server.clone(),
+        registry: context.registry.clone(),
+        scheduler: context.scheduler.clone(),
+        project: context.project.clone(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use skerry_manifest::contexts::{ClientConfig, Context};
+
+    use super::*;
+
+    fn layer(server: &str, registry: &str, project: &str) -> Layer {
+        let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        Layer { server: given(server), registry: given(registry), scheduler: None, project: given(project) }
+    }
+
+    fn resolved(flags: Layer, environment: Layer, context: Layer) -> (String, String, String, bool) {
+        let settings = Settings::resolve(flags, environment, context).expect("valid");
+        let project = settings.project.to_string();
+        (settings.registry, settings.scheduler, project, settings.project_is_required)
+    }
+
+    #[test]
+    fn flags_come_before_the_environment_and_that_before_the_context() {
+        let none = Layer::default;
+        let all = |registry: &str, scheduler: &str, project: &str, required: bool| {
+            (registry.to_owned(), scheduler.to_owned(), project.to_owned(), required)
+        };
+        assert_eq!(resolved(none(), none(), none()), all(SERVER, SERVER, "default", false));
+        assert_eq!(resolved(none(), none(), layer("c", "r", "p")), all("r", "c", "p", false));
+        assert_eq!(resolved(none(), layer("e", "", "q"), layer("c", "r", "p")), all("e", "e", "q", false));
+        assert_eq!(resolved(none(), layer("", "er", ""), layer("c", "r", "p")), all("er", "c", "p", false));
+        assert_eq!(
+            resolved(layer("f", "", "z"), layer("e", "er", "q"), layer("c", "r", "p")),
+            all("f", "f", "z", true)
+        );
+        assert!(Settings::resolve(layer("", "", "Not A Name"), none(), none()).is_err());
+    }
+
+    #[test]
+    fn a_context_that_is_not_there_is_told_with_those_that_are() {
+        let config = ClientConfig {
+            current: None,
+            contexts: vec![Context { name: "prod".into(), project: Some("p".into()), ..Default::default() }],
+        };
+        let file = ConfigFile::at("/c.yaml", config);
+        assert_eq!(of_context(&file, None).expect("none").project, None);
+        assert_eq!(of_context(&file, Some("prod")).expect("there").project.as_deref(), Some("p"));
+        let error = of_context(&file, Some("prd")).expect_err("not there").text().expect("printed");
+        assert_eq!(error, "error: there is no context \"prd\" in /c.yaml; did you mean prod?\n");
+    }
+}
