@@ -32,7 +32,7 @@ use skerry_model::ProjectName;
 use skerry_proto::store::v1 as pb;
 
 pub use self::names::{
-    ConfigRevisionRef, EventSource, GatewayId, ID_BYTES_MAX, InvalidId, KeyName, LeaderName, RequestId,
+    ConfigRevisionRef, EventSource, GatewayId, ID_BYTES_MAX, InvalidId, KeyName, LeaderName, MemberId, RequestId,
     RequestName, TheStore,
 };
 
@@ -169,7 +169,7 @@ records! {
     StatusRecord in Status by skerry_model::NodeRef, InProject;
     EventsRecord in Events by EventSource, InProject;
     GatewayRecord in Gateways by GatewayId;
-    MemberRecord in Members by GatewayId;
+    MemberRecord in Members by MemberId;
     LeaderRecord in Leaders by LeaderName;
     RequestRecord in RequestIds by RequestName, InProject;
 }

@@ -90,6 +90,9 @@ pub struct AppRecord {
     /// W3C trace context of the request that made the revision current. Empty: nobody traced it.
     #[prost(string, tag = "40")]
     pub trace_parent: ::prost::alloc::string::String,
+    /// When that was: what happens long after is no part of its trace.
+    #[prost(message, optional, tag = "41")]
+    pub trace_time: ::core::option::Option<::prost_types::Timestamp>,
 }
 impl ::prost::Name for AppRecord {
     const NAME: &'static str = "AppRecord";
@@ -140,6 +143,9 @@ pub struct ConfigRecord {
     /// W3C trace context of the request that made the content current. Empty: nobody traced it.
     #[prost(string, tag = "40")]
     pub trace_parent: ::prost::alloc::string::String,
+    /// When that was: what happens long after is no part of its trace.
+    #[prost(message, optional, tag = "41")]
+    pub trace_time: ::core::option::Option<::prost_types::Timestamp>,
 }
 impl ::prost::Name for ConfigRecord {
     const NAME: &'static str = "ConfigRecord";
