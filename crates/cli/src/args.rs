@@ -56,6 +56,8 @@ pub enum ClientCommand {
     Events(EventsArgs),
     /// Wait until resources are in a state
     Wait(WaitArgs),
+    /// Show how the installation itself is: services, store, nodes, apps
+    Status(StatusArgs),
     /// Show the version of this program
     Version(VersionArgs),
 }
@@ -278,6 +280,20 @@ pub struct WaitArgs {
     /// Longest wait for all together, as 30s or 2m
     #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = duration)]
     pub timeout: Duration,
+}
+
+/// `status`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Exit code 1 when there is a problem, 4 when the registry cannot be reached.
+
+Examples:
+  skerry status
+  skerry status -o json")]
+pub struct StatusArgs {
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
 }
 
 /// `version`

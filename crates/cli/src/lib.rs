@@ -1,4 +1,4 @@
-//! The client commands of `skerry`: `apply`, `get`, `describe`, `delete`, `label`, `cordon`, `events`, `wait`, `version`.
+//! The client commands of `skerry`: `apply`, `get`, `describe`, `delete`, `label`, `cordon`, `events`, `wait`, `status`, `version`.
 //!
 //! The binary in `skerry/` embeds them beside `up` and `etcd`. Everything that prints is split in two: `render` makes text from
 //! resources and is pure; `commands` call servers and write what was rendered.
@@ -24,19 +24,13 @@ use client::Client;
 use error::CliError;
 use print::Printer;
 
-/// Runs one client command on a runtime of its own. Errors are printed to stderr; the exit code says which kind (see
+/// Runs one client command. Errors are printed to stderr; the exit code says which kind (see
 /// [`EXIT_CODES_HELP`]).
-pub fn run(global: &GlobalArgs, command: &ClientCommand) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return finish(&CliError::Failed(format!("cannot start: {error}"))),
+pub async fn run(global: &GlobalArgs, command: &ClientCommand) -> ExitCode {
+    let outcome = tokio::select! {
+        outcome = execute(global, command) => outcome,
+        _ = tokio::signal::ctrl_c() => Err(CliError::Interrupted),
     };
-    let outcome = runtime.block_on(async {
-        tokio::select! {
-            outcome = execute(global, command) => outcome,
-            _ = tokio::signal::ctrl_c() => Err(CliError::Interrupted),
-        }
-    });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => finish(&error),
@@ -56,6 +50,7 @@ async fn execute(global: &GlobalArgs, command: &ClientCommand) -> Result<(), Cli
         ClientCommand::Uncordon(args) => commands::cordon::run(&client, args, false, &mut printer).await,
         ClientCommand::Events(args) => commands::events::run(&client, args, &mut printer).await,
         ClientCommand::Wait(args) => commands::wait::run(&client, args, &mut printer).await,
+        ClientCommand::Status(args) => commands::status::run(&client, args, &mut printer).await,
         ClientCommand::Version(args) => commands::version::run(args, &mut printer),
     }
 }

@@ -8,6 +8,7 @@ pub(crate) mod events;
 pub(crate) mod get;
 mod gone;
 pub(crate) mod label;
+pub(crate) mod status;
 pub(crate) mod version;
 pub(crate) mod wait;
 

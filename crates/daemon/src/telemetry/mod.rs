@@ -65,6 +65,7 @@ impl Default for LogArgs {
 #[derive(Debug, Default)]
 pub struct Telemetry {
     otlp: Option<Otlp>,
+    without_metrics: bool,
 }
 
 /// Of this process, as the instruments are.
@@ -137,7 +138,7 @@ impl LogArgs {
             None => (None, None),
         };
         self.subscribe(traces);
-        Ok(Telemetry { otlp })
+        Ok(Telemetry { otlp, without_metrics: false })
     }
 
     fn subscribe(&self, traces: Option<opentelemetry_sdk::trace::SdkTracer>) {
@@ -185,9 +186,23 @@ fn resource(name: &'static str) -> Resource {
 }
 
 impl Telemetry {
+    /// Of a command that ends soon: no logs, no metrics, and traces where the environment says where to.
+    ///
+    /// # Errors
+    /// As [`LogArgs::init`].
+    pub fn of_client(name: &'static str) -> Result<Self, OtlpError> {
+        let otlp_endpoint = std::env::var(otlp::ENDPOINT).ok();
+        if otlp_endpoint.is_none() {
+            return Ok(Self::default());
+        }
+        let silent = LogArgs { filter: Targets::new(), format: None, otlp_endpoint };
+        Ok(Self { without_metrics: true, ..silent.init(name, false)? })
+    }
+
     /// Runs `work` and exports meanwhile; then exports what is left, for a bounded time.
     pub async fn during<T>(self, work: impl Future<Output = T>) -> T {
         match self.otlp {
+            Some(otlp) if self.without_metrics => otlp.during(None, work).await,
             Some(otlp) => otlp.during(Metrics::of_process(), work).await,
             None => work.await,
         }
