@@ -112,8 +112,8 @@ async fn a_collector_that_is_away_holds_nothing_up_and_is_told_once() -> Result<
 
 /// The value of a query, as Prometheus answers it; nothing where there is no such series.
 async fn query(port: u16, query: &str) -> Result<Option<f64>> {
-    let url = format!("http://127.0.0.1:{port}/api/v1/query?query={query}");
-    let answer: Value = serde_json::from_slice(&http_get(&url).await?.body)?;
+    let (address, path) = (format!("127.0.0.1:{port}"), format!("/api/v1/query?query={query}"));
+    let answer: Value = serde_json::from_slice(&http_get(&address, &path).await?.body)?;
     let value = answer["data"]["result"][0]["value"][1].as_str().map(str::parse);
     Ok(value.transpose()?)
 }
@@ -133,7 +133,7 @@ async fn prometheus_scrapes_every_service_and_promtool_finds_no_fault() -> Resul
     let mut targets: Vec<String> = names.iter().map(|name| stack.metrics(name).to_owned()).collect();
     targets.push(agent_metrics);
     for target in &targets {
-        let metrics = http_get(&format!("http://{target}/metrics")).await?;
+        let metrics = http_get(target, "/metrics").await?;
         let file = stack.dir().join("metrics.txt");
         std::fs::write(&file, &metrics.body)?;
         let mut check = Command::new(&promtool);
@@ -186,7 +186,7 @@ async fn prometheus_scrapes_every_service_and_promtool_finds_no_fault() -> Resul
 async fn who_cannot_reach_the_store_is_alive_and_not_ready() -> Result<()> {
     let mut stack = Stack::start().await?;
     let health = async |stack: &Stack, name: &str, path: &str| -> Result<u16> {
-        Ok(http_get(&format!("http://{}/{path}", stack.metrics(name))).await?.status)
+        Ok(http_get(stack.metrics(name), &format!("/{path}")).await?.status)
     };
     let names = ["registry-0", "scheduler-0", "gateway-0"];
     for (stopped, ready) in [(false, 200), (true, 503), (false, 200)] {
