@@ -5,10 +5,18 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
-use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{MetricsService, MetricsServiceServer};
-use opentelemetry_proto::tonic::collector::metrics::v1::{ExportMetricsServiceRequest, ExportMetricsServiceResponse};
-use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
-use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
+use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
+    MetricsService, MetricsServiceServer,
+};
+use opentelemetry_proto::tonic::collector::metrics::v1::{
+    ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
+    TraceService, TraceServiceServer,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use tokio::net::TcpListener;
@@ -123,7 +131,8 @@ impl MetricsService for Face {
     ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
         let mut metrics = self.0.metrics.lock().unwrap_or_else(PoisonError::into_inner);
         for all in request.into_inner().resource_metrics {
-            let names = all.scope_metrics.into_iter().flat_map(|scope| scope.metrics).map(|metric| metric.name);
+            let names =
+                all.scope_metrics.into_iter().flat_map(|scope| scope.metrics).map(|metric| metric.name);
             metrics.insert(service_of(all.resource.as_ref()), names.collect());
         }
         Ok(Response::new(ExportMetricsServiceResponse::default()))

@@ -55,7 +55,8 @@ impl Member {
         let mut state = lease.state();
         loop {
             let alive = matches!(*state.borrow_and_update(), LeaseState::Alive { .. });
-            if alive && let Err(error) = store.commit(Txn::new().put_leased(&key, &self.record, lease)).await {
+            if alive && let Err(error) = store.commit(Txn::new().put_leased(&key, &self.record, lease)).await
+            {
                 tracing::debug!(%error, "this member's key could not be written");
                 tokio::time::sleep(RETRY_WAIT).await;
                 continue;

@@ -113,7 +113,9 @@ impl Answers {
             }
             "/healthz" => plain(StatusCode::OK, "ok\n"),
             "/readyz" if self.shutdown.is_ending() => plain(StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
-            "/readyz" if self.ready.as_ref().is_none_or(|ready| *ready.borrow()) => plain(StatusCode::OK, "ok\n"),
+            "/readyz" if self.ready.as_ref().is_none_or(|ready| *ready.borrow()) => {
+                plain(StatusCode::OK, "ok\n")
+            }
             "/readyz" => plain(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "not ready: the store does not answer, or what it holds is not known yet\n",

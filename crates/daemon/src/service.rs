@@ -129,7 +129,13 @@ mod tests {
     #[tokio::test]
     async fn a_service_tells_its_health_from_start_to_end() {
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        let args = ServiceArgs::<0> { listen, etcd: String::new(), insecure: false, metrics_listen: None, health: true };
+        let args = ServiceArgs::<0> {
+            listen,
+            etcd: String::new(),
+            insecure: false,
+            metrics_listen: None,
+            health: true,
+        };
         let listening = args.bind().await.expect("it listens");
         let url = local_url(listening.address());
         let shutdown = Shutdown::new();

@@ -137,7 +137,8 @@ async fn tell_health(
     shutdown: CancellationToken,
 ) {
     loop {
-        let is_ready = !shutdown.is_cancelled() && ready.as_mut().is_none_or(|ready| *ready.borrow_and_update());
+        let is_ready =
+            !shutdown.is_cancelled() && ready.as_mut().is_none_or(|ready| *ready.borrow_and_update());
         let status = if is_ready { ServingStatus::Serving } else { ServingStatus::NotServing };
         for name in names.iter().copied() {
             health.set_service_status(name, status).await;

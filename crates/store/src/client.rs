@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use etcd_client::proto::{PbKeyValue, PbResponseHeader, PbTxnOpResponse};
 use etcd_client::{
-    ClusterClient, ConnectOptions, GetOptions, KvClient, LeaseClient, MaintenanceClient, SortOrder, SortTarget,
-    WatchClient, WatchOptions, WatchStream,
+    ClusterClient, ConnectOptions, GetOptions, KvClient, LeaseClient, MaintenanceClient, SortOrder,
+    SortTarget, WatchClient, WatchOptions, WatchStream,
 };
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};

@@ -117,7 +117,9 @@ fn probe() -> Range {
 async fn is_healthy(urls: Vec<String>) -> bool {
     let asking = async {
         for url in urls {
-            let Some(channel) = Target::parse(&url).ok().and_then(|target| target.channel().ok()) else { continue };
+            let Some(channel) = Target::parse(&url).ok().and_then(|target| target.channel().ok()) else {
+                continue;
+            };
             let channel = etcd_client::Channel::Tonic(channel);
             let Ok(client) = etcd_client::Client::from_channel(channel, None).await else { continue };
             if client.maintenance_client().status().await.is_ok_and(|status| status.leader() != 0) {

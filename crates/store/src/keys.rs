@@ -32,8 +32,8 @@ use skerry_model::ProjectName;
 use skerry_proto::store::v1 as pb;
 
 pub use self::names::{
-    ConfigRevisionRef, EventSource, GatewayId, ID_BYTES_MAX, InvalidId, KeyName, LeaderName, MemberId, RequestId,
-    RequestName, TheStore,
+    ConfigRevisionRef, EventSource, GatewayId, ID_BYTES_MAX, InvalidId, KeyName, LeaderName, MemberId,
+    RequestId, RequestName, TheStore,
 };
 
 /// What every key begins with.

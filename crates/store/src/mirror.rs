@@ -272,13 +272,7 @@ impl Mirror {
         let stop = store.spawn(|stop| driver.run(stop));
         let guard = Arc::new(stop.drop_guard());
         store.follow(Liveness { mirror: Arc::downgrade(&guard), wake: wake.clone() });
-        Self {
-            shared,
-            wake,
-            deadline: store.client.deadline,
-            _guard: guard,
-            _store: store.clone(),
-        }
+        Self { shared, wake, deadline: store.client.deadline, _guard: guard, _store: store.clone() }
     }
 
     /// Waits, as long as it takes, until there is a first snapshot.

@@ -85,7 +85,13 @@ impl Store {
         let term = Arc::new(Term::new(known));
         let tasks = Tasks { tracker: TaskTracker::new(), stop: CancellationToken::new() };
         tasks.tracker.spawn(term::follow(Arc::clone(&client), Arc::clone(&term), tasks.stop.clone()));
-        Ok(Self { client, term, request_lease: Arc::default(), mirrors: Arc::default(), tasks: Arc::new(tasks) })
+        Ok(Self {
+            client,
+            term,
+            request_lease: Arc::default(),
+            mirrors: Arc::default(),
+            tasks: Arc::new(tasks),
+        })
     }
 
     /// Ends all tasks of this connection and waits for them. Leases are left to expire; revoke what shall end at once before.

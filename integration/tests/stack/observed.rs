@@ -36,7 +36,8 @@ async fn skerry(stack: &Stack, words: &[&str], env: &[(&str, &str)]) -> Result<O
 
 /// The span of this service and name, in the trace of `of`.
 fn find<'a>(spans: &'a [Span], of: &Span, service: &str, name: &str) -> Result<&'a Span> {
-    let found = spans.iter().find(|span| span.trace == of.trace && span.service == service && span.name == name);
+    let found =
+        spans.iter().find(|span| span.trace == of.trace && span.service == service && span.name == name);
     found.with_context(|| format!("no span {name} of {service} in {spans:#?}"))
 }
 
@@ -54,7 +55,8 @@ async fn an_apply_is_one_trace_from_the_command_to_the_instance() -> Result<()> 
     let path = manifest.display().to_string();
     let endpoint = collector.endpoint();
     let applied =
-        skerry(&stack, &["apply", "-f", &path], &[("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str())]).await?;
+        skerry(&stack, &["apply", "-f", &path], &[("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str())])
+            .await?;
     ensure!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
     stack.wait_ready("web", 1).await;
 

@@ -39,7 +39,9 @@ pub enum ConfigError {
     )]
     Insecure(String),
     /// Metrics for other machines.
-    #[error("--metrics-listen {0} is reachable from other machines: an agent serves its metrics on this machine only, as 127.0.0.1:9464; a collector elsewhere gets them by --otlp-endpoint")]
+    #[error(
+        "--metrics-listen {0} is reachable from other machines: an agent serves its metrics on this machine only, as 127.0.0.1:9464; a collector elsewhere gets them by --otlp-endpoint"
+    )]
     Metrics(SocketAddr),
     /// Not a Unix socket.
     #[error("Docker's address `{0}` is not supported: use unix:///<path>, or --no-docker")]

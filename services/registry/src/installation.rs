@@ -70,7 +70,8 @@ fn members(snapshot: &Snapshot) -> Vec<pb::Member> {
         .map(|member| {
             let id = member.key.name().to_string();
             let leader = leaders.contains(&id);
-            let stored::MemberRecord { service, version, address, metrics_address, start_time } = member.value;
+            let stored::MemberRecord { service, version, address, metrics_address, start_time } =
+                member.value;
             pb::Member { service, id, version, address, metrics_address, start_time, leader }
         })
         .collect();
@@ -103,7 +104,12 @@ fn problems(members: &[pb::Member], store: &Inspection, away: &[String]) -> Vec<
     };
     if store.members_healthy < store.members {
         let message = format!("{} of {} members are healthy", store.members_healthy, store.members);
-        tell("store", "MembersUnhealthy", message, "look at etcd on the others: etcdctl endpoint status --cluster");
+        tell(
+            "store",
+            "MembersUnhealthy",
+            message,
+            "look at etcd on the others: etcdctl endpoint status --cluster",
+        );
     }
     if store.quota_bytes > 0 && store.size_bytes >= store.quota_bytes / 100 * FULL_PERCENT {
         let message = format!("it takes {} of the {} bytes that it may", store.size_bytes, store.quota_bytes);
@@ -135,7 +141,10 @@ fn problems(members: &[pb::Member], store: &Inspection, away: &[String]) -> Vec<
         let more = away.len().saturating_sub(NAMED_MAX);
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         let message = format!("not connected: {named}{more}");
-        let remedy = format!("skerry describe node/{} says since when; look whether its machine and agent run", away[0]);
+        let remedy = format!(
+            "skerry describe node/{} says since when; look whether its machine and agent run",
+            away[0]
+        );
         tell("nodes", "NotConnected", message, &remedy);
     }
     problems
@@ -198,6 +207,9 @@ mod tests {
         let told = problems(&all, &healthy(), &away);
         assert_eq!(told[0].message, "not connected: n1, n2, n3, n4, n5 and 2 more");
         let other = pb::Member { version: "2".into(), ..member("gateway", false) };
-        assert_eq!(reasons(&[all[0].clone(), all[1].clone(), other], &healthy(), &[]), ["services/MixedVersions"]);
+        assert_eq!(
+            reasons(&[all[0].clone(), all[1].clone(), other], &healthy(), &[]),
+            ["services/MixedVersions"]
+        );
     }
 }

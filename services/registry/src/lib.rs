@@ -56,7 +56,10 @@ impl Registry {
         let nodes = NodeServiceServer::new(self.nodes.clone());
         let events = EventServiceServer::new(self.events.clone());
         server
-            .add(InstallationServiceServer::new(self.installation.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX))
+            .add(
+                InstallationServiceServer::new(self.installation.clone())
+                    .max_decoding_message_size(MESSAGE_BYTES_MAX),
+            )
             .add(
                 nodes
                     .max_decoding_message_size(MESSAGE_BYTES_MAX)

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skerry_daemon::Shutdown;
-use skerry_store::keys::LeaderName;
 use skerry_rpc::trace;
+use skerry_store::keys::LeaderName;
 use skerry_store::{Committed, Leadership, Lease, Store, Txn, TxnError, campaign};
 use tracing::{Span, debug, info, warn};
 
 use crate::follow::Shared;
-use crate::{gc, meters};
 use crate::writes::{self, Unsettled};
+use crate::{gc, meters};
 
 /// How long a leader may be silent before another takes over.
 const LEASE_TTL: Duration = Duration::from_secs(8);

@@ -281,9 +281,10 @@ impl Project {
             let app = self.apps.get(&placed.instance.app).map(|app| &app.record.value);
             let app = app.filter(|_| old.is_none_or(|old| old.revision != placed.revision));
             causes.extend(app.filter(|app| recent(app.trace_time)).map(|app| app.trace_parent.clone()));
-            let changed = placed.configs.iter().filter(|(name, hash)| {
-                old.is_some_and(|old| old.configs.get(*name) != Some(*hash))
-            });
+            let changed = placed
+                .configs
+                .iter()
+                .filter(|(name, hash)| old.is_some_and(|old| old.configs.get(*name) != Some(*hash)));
             let configs = changed.filter_map(|(name, _)| self.configs.get(name)).map(|config| &config.value);
             causes.extend(configs.filter(|c| recent(c.trace_time)).map(|config| config.trace_parent.clone()));
         }

@@ -187,7 +187,9 @@ impl ControlPlane {
         // Each reads the fleet first: at the same time, to be ready sooner.
         let (registry, scheduler, gateway) = tokio::try_join!(
             async { Registry::start(store.clone(), shutdown).await.context("starting the registry") },
-            async { Scheduler::start(store.clone(), &leader, shutdown).await.context("starting the scheduler") },
+            async {
+                Scheduler::start(store.clone(), &leader, shutdown).await.context("starting the scheduler")
+            },
             async { Gateway::start(gateway, store.clone(), shutdown).await.context("starting the gateway") },
         )?;
         for member in [registry_member, scheduler_member, gateway_member] {

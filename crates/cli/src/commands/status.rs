@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use skerry_manifest::output::Value;
-use skerry_proto::registry::v1::{GetInstallationRequest, Installation, InstallationProblem, Member, StoreState};
+use skerry_proto::registry::v1::{
+    GetInstallationRequest, Installation, InstallationProblem, Member, StoreState,
+};
 use skerry_proto::types::v1::condition;
 
 use crate::args::{Format, StatusArgs};
@@ -100,7 +102,8 @@ fn table(seen: &Installation, apps: Option<&Apps>, now: i64) -> String {
     let mut text = String::new();
     for problem in &seen.problems {
         let InstallationProblem { subject, reason, message, remedy } = problem;
-        writeln!(text, "PROBLEM  {subject}: {message} ({reason})\n         {remedy}").expect("writing to a string");
+        writeln!(text, "PROBLEM  {subject}: {message} ({reason})\n         {remedy}")
+            .expect("writing to a string");
     }
     if !seen.problems.is_empty() {
         text.push('\n');
@@ -131,7 +134,10 @@ fn store_line(store: &StoreState) -> String {
     let size = bytes(u64::try_from(store.size_bytes).unwrap_or(0));
     let (kind, version, healthy, members) =
         (&store.kind, &store.version, store.members_healthy, store.members);
-    format!("{kind} {version}, {size}, reads take {:.1} ms, {healthy} of {members} members healthy", millis(store))
+    format!(
+        "{kind} {version}, {size}, reads take {:.1} ms, {healthy} of {members} members healthy",
+        millis(store)
+    )
 }
 
 fn millis(store: &StoreState) -> f64 {
@@ -206,7 +212,9 @@ mod tests {
         };
         let shown = table(&seen, None, 0);
         assert!(
-            shown.starts_with("PROBLEM  nodes: not connected: n1 (NotConnected)\n         look at it\n\nSERVICE"),
+            shown.starts_with(
+                "PROBLEM  nodes: not connected: n1 (NotConnected)\n         look at it\n\nSERVICE"
+            ),
             "{shown}"
         );
         assert!(shown.ends_with("Nodes  0 of 1 connected\nApps   unknown\n"), "{shown}");

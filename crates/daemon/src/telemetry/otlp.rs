@@ -37,7 +37,9 @@ const LAST_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Why nothing can be exported.
 #[derive(Debug, thiserror::Error)]
-#[error("the OTLP endpoint `{endpoint}` cannot be used: {why}; write --otlp-endpoint (or {ENDPOINT}) as http://host:4317")]
+#[error(
+    "the OTLP endpoint `{endpoint}` cannot be used: {why}; write --otlp-endpoint (or {ENDPOINT}) as http://host:4317"
+)]
 pub struct OtlpError {
     endpoint: String,
     why: String,
@@ -49,7 +51,9 @@ pub(super) fn target(endpoint: Option<&str>) -> Result<Option<String>, OtlpError
     let Some(endpoint) = endpoint.filter(|endpoint| !endpoint.is_empty() && !off) else { return Ok(None) };
     let wrong = |why: &str| OtlpError { endpoint: endpoint.to_owned(), why: why.to_owned() };
     if endpoint.starts_with("https://") {
-        return Err(wrong("there is no TLS here yet: use a collector on this machine or in a trusted network"));
+        return Err(wrong(
+            "there is no TLS here yet: use a collector on this machine or in a trusted network",
+        ));
     }
     let uri: http::Uri = endpoint.parse().map_err(|_| wrong("it is no URL"))?;
     if uri.scheme_str() != Some("http") || uri.host().is_none_or(str::is_empty) {
@@ -174,7 +178,11 @@ struct Exporter {
 }
 
 impl Exporter {
-    fn new(endpoint: &str, queue: Queue, resource: &Resource) -> Result<Self, opentelemetry_otlp::ExporterBuildError> {
+    fn new(
+        endpoint: &str,
+        queue: Queue,
+        resource: &Resource,
+    ) -> Result<Self, opentelemetry_otlp::ExporterBuildError> {
         let wanted = |variable: &str| std::env::var(variable).map_or(true, |value| value != "none");
         let mut spans = None;
         if wanted("OTEL_TRACES_EXPORTER") {
@@ -215,7 +223,9 @@ impl Exporter {
     }
 
     async fn metrics(&mut self, metrics: Option<&Metrics>) {
-        let Some((exporter, all)) = self.metrics.as_ref().zip(metrics.and_then(Metrics::collect)) else { return };
+        let Some((exporter, all)) = self.metrics.as_ref().zip(metrics.and_then(Metrics::collect)) else {
+            return;
+        };
         let sent = timeout(EXPORT_DEADLINE, exporter.export(&all)).await;
         self.tell(sent);
     }

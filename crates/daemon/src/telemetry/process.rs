@@ -17,7 +17,9 @@ pub(super) fn register() {
         .with_unit("s")
         .with_description("Processor time of the process")
         .with_callback(|out| {
-            if let Some(seconds) = stat(11).zip(stat(12)).map(|(user, system)| (user + system) / TICKS_PER_SECOND) {
+            if let Some(seconds) =
+                stat(11).zip(stat(12)).map(|(user, system)| (user + system) / TICKS_PER_SECOND)
+            {
                 out.observe(seconds, &[]);
             }
         })
@@ -46,7 +48,9 @@ pub(super) fn register() {
         .with_unit("s")
         .with_description("When the process started, since 1970")
         .with_callback(|out| {
-            if let Some(start) = stat(19).zip(boot_time()).map(|(ticks, boot)| boot + ticks / TICKS_PER_SECOND) {
+            if let Some(start) =
+                stat(19).zip(boot_time()).map(|(ticks, boot)| boot + ticks / TICKS_PER_SECOND)
+            {
                 out.observe(start, &[]);
             }
         })

@@ -211,7 +211,10 @@ impl Updates {
             parts(self.nonce, planned.assignment.version, contents.into_iter().chain(instances), removed)
         {
             let trace_parent = planned.assignment.record.trace_parent.clone();
-            out.push(SessionEffect::Send(pb::SyncResponse { body: Some(Down::Update(update)), trace_parent }));
+            out.push(SessionEffect::Send(pb::SyncResponse {
+                body: Some(Down::Update(update)),
+                trace_parent,
+            }));
         }
         self.state = State::Sent { nonce: self.nonce, planned };
     }

@@ -237,7 +237,9 @@ impl Uplink {
     /// Begins the span of an update that somebody traces. It ends when the update is on disk and handed on.
     fn note_trace(&mut self, frame: &pb::SyncResponse) {
         let Some(pb::sync_response::Body::Update(update)) = &frame.body else { return };
-        let Some(version) = update.version.filter(|_| !frame.trace_parent.is_empty() && !update.more) else { return };
+        let Some(version) = update.version.filter(|_| !frame.trace_parent.is_empty() && !update.more) else {
+            return;
+        };
         let version = skerry_sync::Version::from(version);
         let span = tracing::info_span!("take update", %version, trace_id = tracing::field::Empty);
         trace::follow(&span, &frame.trace_parent);
@@ -247,7 +249,10 @@ impl Uplink {
     /// Ends that span; answers its context, where it was that of what is held now.
     fn taken(&mut self, held: &skerry_sync::Desired) -> String {
         let taking = self.taking.take_if(|(version, _)| held.version.is_some_and(|held| held >= *version));
-        taking.filter(|(version, _)| held.version == Some(*version)).map(|(_, span)| trace::trace_parent(&span)).unwrap_or_default()
+        taking
+            .filter(|(version, _)| held.version == Some(*version))
+            .map(|(_, span)| trace::trace_parent(&span))
+            .unwrap_or_default()
     }
 
     /// Keeps of the state that is held what `next` may need: written before `next` is.
