@@ -14,6 +14,8 @@
 //!   first thing that they do. `agent.boot.docker_alone`, before each boot and without a budget: the same five containers, started by five
 //!   requests to Docker at once and without an agent, to tell what is Docker's and the machine's share.
 //!
+//! `--otlp`: the agent sends traces and metrics to a collector in the bench meanwhile; its budgets are the same.
+//!
 //! `--quick`: a few seconds of idling and few runs. `--idle-seconds=N`, `--runs=N` (of start), `--boots=N`.
 
 mod support;
@@ -23,6 +25,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
 use skerry_integration::apps;
+use skerry_integration::otlp::Collector;
 use skerry_proto::types::v1::{AppSpec, ServiceSpec, StopPolicy};
 use skerry_testing::{Budget, Docker, Figures, Process, find_program};
 use support::control::{AgentPlan, Control, PATIENCE, until};
@@ -67,7 +70,12 @@ async fn main() -> Result<()> {
     let mut control = Control::start().await?;
     let processes_only = std::env::args().any(|arg| arg == "--process");
     let docker = if processes_only { None } else { Docker::find().ok() };
+    let collector = match std::env::args().any(|arg| arg == "--otlp") {
+        true => Some(Collector::start().await?),
+        false => None,
+    };
     let plan = AgentPlan {
+        otlp: collector.as_ref().map(Collector::endpoint),
         program,
         node: "bench".to_owned(),
         data_dir: control.dir().join("agent"),
@@ -76,7 +84,8 @@ async fn main() -> Result<()> {
         log: control.dir().join("agent.log"),
     };
     let work = Work::new(docker, &plan.data_dir, control.dir().join("marks"))?;
-    figures.note(&format!("(instances are {})", work.kind()));
+    let told = if collector.is_some() { ", and the agent sends traces and metrics" } else { "" };
+    figures.note(&format!("(instances are {}{told})", work.kind()));
     note_load(&figures);
 
     start(&figures, &control, &plan, runs).await?;

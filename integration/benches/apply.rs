@@ -97,6 +97,7 @@ async fn main() -> Result<()> {
         Docker::find().inspect_err(|error| figures.note(&format!("(no containers: {error:#})"))).ok();
     let control = Control::start().await?;
     let plan = AgentPlan {
+        otlp: None,
         program: edge_bin("skerry-agent")?,
         node: "bench".to_owned(),
         data_dir: control.dir().join("agent"),

@@ -28,11 +28,13 @@ pub struct StackConfig {
     pub gateways: usize,
     /// How many schedulers.
     pub schedulers: usize,
+    /// Further arguments of every service.
+    pub service_args: Vec<String>,
 }
 
 impl Default for StackConfig {
     fn default() -> Self {
-        Self { gateways: 1, schedulers: 1 }
+        Self { gateways: 1, schedulers: 1, service_args: Vec::new() }
     }
 }
 
@@ -51,6 +53,7 @@ pub struct Stack {
     pub etcd: Etcd,
     services: BTreeMap<String, Service>,
     addresses: BTreeMap<String, String>,
+    metrics: BTreeMap<String, String>,
     agents: BTreeMap<String, Service>,
 }
 
@@ -67,13 +70,14 @@ impl Stack {
             etcd: Etcd::start().await?,
             services: BTreeMap::new(),
             addresses: BTreeMap::new(),
+            metrics: BTreeMap::new(),
             agents: BTreeMap::new(),
         };
         let schedulers = (0..config.schedulers).map(|n| (format!("scheduler-{n}"), "skerry-scheduler"));
         let gateways = (0..config.gateways).map(|n| (format!("gateway-{n}"), "skerry-gateway"));
         let registry = [("registry-0".to_owned(), "skerry-registry")];
         for (name, program) in registry.into_iter().chain(schedulers).chain(gateways) {
-            stack.add_service(&name, program)?;
+            stack.add_service(&name, program, &config.service_args)?;
         }
         for name in stack.services.keys().cloned().collect::<Vec<_>>() {
             stack.wait_service(&name).await?;
@@ -81,13 +85,17 @@ impl Stack {
         Ok(stack)
     }
 
-    fn add_service(&mut self, name: &str, program: &str) -> Result<()> {
+    fn add_service(&mut self, name: &str, program: &str, more: &[String]) -> Result<()> {
         let address = format!("127.0.0.1:{}", free_port());
-        let args = vec![
+        let metrics = format!("127.0.0.1:{}", free_port());
+        let mut args = vec![
             program.to_owned(),
+            format!("--metrics-listen={metrics}"),
             format!("--listen={address}"),
             format!("--etcd={}", self.etcd.endpoint()),
         ];
+        args.extend_from_slice(more);
+        self.metrics.insert(name.to_owned(), metrics);
         self.addresses.insert(name.to_owned(), address);
         self.services.insert(name.to_owned(), Service { args, process: None });
         self.start_service(name)
@@ -126,6 +134,11 @@ impl Stack {
     /// The address of a service, as `host:port`.
     pub fn address(&self, name: &str) -> &str {
         &self.addresses[name]
+    }
+
+    /// Where a service serves its metrics, as `host:port`.
+    pub fn metrics(&self, name: &str) -> &str {
+        &self.metrics[name]
     }
 
     /// Where a process writes what it says.

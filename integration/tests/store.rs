@@ -275,7 +275,7 @@ mod laws {
         let assignment = Key::<pb::AssignmentRecord>::of(&node("m1"));
         let instance =
             pb::AssignedInstance { instance: "a/b/m1/0".to_owned(), ..pb::AssignedInstance::default() };
-        let assigned = pb::AssignmentRecord { instances: vec![instance] };
+        let assigned = pb::AssignmentRecord { instances: vec![instance], ..Default::default() };
         let mut wake = mirror.subscribe();
         let made = store.commit(Txn::new().put(&key("m1"), &record(1)).put(&assignment, &assigned)).await?;
         let snapshot = mirror.wait_for(&made).await?;

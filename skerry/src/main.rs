@@ -12,6 +12,8 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::env::{Bash, CompleteEnv, EnvCompleter, Fish, Shells, Zsh};
 use skerry_cli::{ClientCommand, EXIT_CODES_HELP, GlobalArgs};
+use skerry_daemon::Telemetry;
+use tracing::Instrument as _;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -77,20 +79,41 @@ fn main() -> ExitCode {
         .var(COMPLETE_VARIABLE)
         .shells(Shells(&[&Bash, &Zsh, &Fish]))
         .complete();
-    let cli = Cli::from_arg_matches(&command().get_matches()).unwrap_or_else(|error| error.exit());
+    let matches = command().get_matches();
+    let name = matches.subcommand_name().unwrap_or_default().to_owned();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     match cli.command {
-        Command::Client(command) => skerry_cli::run(&cli.global, &command),
+        Command::Client(command) => client(&name, &cli.global, &command),
         Command::Up(args) => {
             let project = cli.global.project;
             let log = args.log.clone();
-            skerry_daemon::run(&log, |shutdown| up::run(args, project, shutdown))
+            let scraped = args.metrics_listen.is_some();
+            skerry_daemon::run("skerry", &log, scraped, |shutdown| up::run(args, project, shutdown))
         }
         Command::Etcd(args) => {
             let log = args.log.clone();
-            skerry_daemon::run(&log, |shutdown| etcd::run(args, shutdown))
+            skerry_daemon::run("skerry-etcd", &log, false, |shutdown| etcd::run(args, shutdown))
         }
         Command::Completion(args) => completion(args.shell),
     }
+}
+
+/// Runs a client command; where the environment names a collector, as the first span of its trace.
+fn client(name: &str, global: &GlobalArgs, command: &ClientCommand) -> ExitCode {
+    let failed = |error: &dyn std::fmt::Display| {
+        eprintln!("error: {error}");
+        ExitCode::FAILURE
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&format!("cannot start: {error}")),
+    };
+    let telemetry = match Telemetry::of_client("skerry-cli") {
+        Ok(telemetry) => telemetry,
+        Err(error) => return failed(&error),
+    };
+    let span = tracing::info_span!("command", otel.name = format!("skerry {name}"), otel.kind = "client");
+    runtime.block_on(telemetry.during(skerry_cli::run(global, command).instrument(span)))
 }
 
 /// What can be typed. `up` logs warnings only, unless told otherwise: what it says itself is enough for people.

@@ -10,10 +10,11 @@ use rand::RngExt as _;
 use skerry_manifest::{Positions, Project};
 use skerry_model::ProjectName;
 use skerry_proto::registry::v1::event_service_client::EventServiceClient;
+use skerry_proto::registry::v1::installation_service_client::InstallationServiceClient;
 use skerry_proto::registry::v1::node_service_client::NodeServiceClient;
 use skerry_proto::scheduler::v1::app_service_client::AppServiceClient;
 use skerry_proto::scheduler::v1::config_service_client::ConfigServiceClient;
-use skerry_rpc::{ConnectError, MESSAGE_BYTES_MAX};
+use skerry_rpc::{ConnectError, MESSAGE_BYTES_MAX, Traced};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 use tonic::transport::Channel;
@@ -208,20 +209,24 @@ pub(crate) fn request_id() -> String {
     uuid::Uuid::new_v4().to_string()
 }
 
-pub(crate) fn nodes(channel: Channel) -> NodeServiceClient<Channel> {
-    NodeServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
+pub(crate) fn nodes(channel: Channel) -> NodeServiceClient<Traced> {
+    NodeServiceClient::new(Traced::new(channel)).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
-pub(crate) fn events(channel: Channel) -> EventServiceClient<Channel> {
-    EventServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
+pub(crate) fn installation(channel: Channel) -> InstallationServiceClient<Traced> {
+    InstallationServiceClient::new(Traced::new(channel)).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
-pub(crate) fn apps(channel: Channel) -> AppServiceClient<Channel> {
-    AppServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
+pub(crate) fn events(channel: Channel) -> EventServiceClient<Traced> {
+    EventServiceClient::new(Traced::new(channel)).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
-pub(crate) fn configs(channel: Channel) -> ConfigServiceClient<Channel> {
-    ConfigServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
+pub(crate) fn apps(channel: Channel) -> AppServiceClient<Traced> {
+    AppServiceClient::new(Traced::new(channel)).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+pub(crate) fn configs(channel: Channel) -> ConfigServiceClient<Traced> {
+    ConfigServiceClient::new(Traced::new(channel)).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 #[cfg(test)]

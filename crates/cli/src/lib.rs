@@ -30,19 +30,13 @@ use error::CliError;
 use print::Printer;
 use settings::Settings;
 
-/// Runs one client command on a runtime of its own. Errors are printed to stderr; the exit code says which kind (see
+/// Runs one client command. Errors are printed to stderr; the exit code says which kind (see
 /// [`EXIT_CODES_HELP`]).
-pub fn run(global: &GlobalArgs, command: &ClientCommand) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return finish(&CliError::Failed(format!("cannot start: {error}"))),
+pub async fn run(global: &GlobalArgs, command: &ClientCommand) -> ExitCode {
+    let outcome = tokio::select! {
+        outcome = execute(global, command) => outcome,
+        _ = tokio::signal::ctrl_c() => Err(CliError::Interrupted),
     };
-    let outcome = runtime.block_on(async {
-        tokio::select! {
-            outcome = execute(global, command) => outcome,
-            _ = tokio::signal::ctrl_c() => Err(CliError::Interrupted),
-        }
-    });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => finish(&error),
@@ -79,6 +73,7 @@ async fn execute(global: &GlobalArgs, command: &ClientCommand) -> Result<(), Cli
         ClientCommand::Restart(args) => commands::restart::run(client, args, printer).await,
         ClientCommand::Events(args) => commands::events::run(client, args, printer).await,
         ClientCommand::Wait(args) => commands::wait::run(client, args, printer).await,
+        ClientCommand::Status(args) => commands::status::run(client, args, printer).await,
         ClientCommand::Config(_) | ClientCommand::Explain(_) | ClientCommand::Version(_) => {
             unreachable!("done above")
         }

@@ -2,6 +2,7 @@
 //!
 //! `main` of a service is: parse arguments, [`run`]: bind, connect the store, start, serve, close the store.
 
+mod monitor;
 mod service;
 mod shutdown;
 mod telemetry;
@@ -9,23 +10,28 @@ mod telemetry;
 use std::future::Future;
 use std::process::ExitCode;
 
+pub use monitor::Monitor;
 pub use service::{Listening, ServiceArgs, local_url};
 pub use shutdown::{Shutdown, signals};
-pub use telemetry::{LogArgs, LogFormat};
+pub use telemetry::{LogArgs, LogFormat, OtlpError, Telemetry};
 
-/// Runs a service on a runtime of its own until it ends by itself or a signal ends it in order. A second signal ends it at once (exit
+/// Runs the service `name` on a runtime of its own until it ends by itself or a signal ends it in order. A second signal ends it at once (exit
 /// code 130). Errors are printed to stderr as one line; the exit code is then 1.
-pub fn run<F, Fut>(log: &LogArgs, serve: F) -> ExitCode
+/// `scraped`: its metrics will be served to who asks.
+pub fn run<F, Fut>(name: &'static str, log: &LogArgs, scraped: bool, serve: F) -> ExitCode
 where
     F: FnOnce(Shutdown) -> Fut,
     Fut: Future<Output = anyhow::Result<()>>,
 {
-    log.init();
+    let telemetry = match log.init(name, scraped) {
+        Ok(telemetry) => telemetry,
+        Err(error) => return fail(&error.into()),
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&anyhow::Error::from(error).context("starting the runtime")),
     };
-    runtime.block_on(run_until_shutdown(serve))
+    runtime.block_on(telemetry.during(run_until_shutdown(serve)))
 }
 
 /// As [`run`], on the runtime that it is called in.

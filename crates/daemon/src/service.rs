@@ -8,8 +8,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use skerry_rpc::{Access, Server};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use crate::fail;
+use crate::monitor::Monitor;
 use crate::shutdown::Shutdown;
 
 /// Longest that a service may take to tell its health.
@@ -29,6 +31,10 @@ pub struct ServiceArgs<const PORT: u16> {
     /// Serve other machines without checking who they are (until identities come)
     #[arg(long, env = "SKERRY_INSECURE")]
     pub insecure: bool,
+
+    /// Serve /metrics (for Prometheus), /healthz and /readyz on this address; absent: nowhere
+    #[arg(long, env = "SKERRY_METRICS_LISTEN", value_name = "ADDRESS")]
+    pub metrics_listen: Option<SocketAddr>,
 
     /// Ask the service that runs with these flags whether it serves, and end: exit code 0 if it does
     #[arg(long)]
@@ -50,6 +56,7 @@ pub struct Listening {
     listener: TcpListener,
     address: SocketAddr,
     access: Access,
+    monitor: Option<Monitor>,
 }
 
 impl<const PORT: u16> ServiceArgs<PORT> {
@@ -72,7 +79,11 @@ impl<const PORT: u16> ServiceArgs<PORT> {
         access.check_listener(self.listen)?;
         let listener = TcpListener::bind(self.listen).await;
         let listener = listener.with_context(|| format!("listening on {}", self.listen))?;
-        Ok(Listening { address: listener.local_addr()?, listener, access })
+        let monitor = match self.metrics_listen {
+            Some(address) => Some(Monitor::bind(address, access).await?),
+            None => None,
+        };
+        Ok(Listening { address: listener.local_addr()?, listener, access, monitor })
     }
 }
 
@@ -82,10 +93,24 @@ impl Listening {
         self.address
     }
 
-    /// Serves the handlers that `register` adds until `shutdown`, then waits until the service's tasks have ended too.
-    pub async fn serve(self, register: impl FnOnce(&mut Server), shutdown: &Shutdown) -> anyhow::Result<()> {
+    /// Where its metrics are served, if they are.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.monitor.as_ref().map(Monitor::address)
+    }
+
+    /// Serves the handlers that `register` adds, healthy while `ready` is true, until `shutdown`, then waits until the service's tasks have ended too.
+    pub async fn serve(
+        self,
+        ready: watch::Receiver<bool>,
+        register: impl FnOnce(&mut Server),
+        shutdown: &Shutdown,
+    ) -> anyhow::Result<()> {
         let mut server = Server::new(self.access)?;
         register(&mut server);
+        if let Some(monitor) = self.monitor {
+            shutdown.spawn(monitor.serve(Some(ready.clone()), shutdown.clone()));
+        }
+        server.ready_when(ready);
         tracing::info!(address = %self.address, "serving");
         server.serve(self.listener, shutdown.token()).await?;
         shutdown.finish().await;
@@ -104,16 +129,31 @@ mod tests {
     #[tokio::test]
     async fn a_service_tells_its_health_from_start_to_end() {
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        let args = ServiceArgs::<0> { listen, etcd: String::new(), insecure: false, health: true };
+        let args = ServiceArgs::<0> {
+            listen,
+            etcd: String::new(),
+            insecure: false,
+            metrics_listen: None,
+            health: true,
+        };
         let listening = args.bind().await.expect("it listens");
         let url = local_url(listening.address());
         let shutdown = Shutdown::new();
+        let (tell, ready) = watch::channel(true);
         let ((), served) = tokio::join!(
             async {
                 check_health(&url, SOON).await.expect("it serves");
+                tell.send_replace(false);
+                let error = loop {
+                    // It is told at its next turn.
+                    if let Err(error) = check_health(&url, SOON).await {
+                        break error;
+                    }
+                };
+                assert!(error.to_string().ends_with("says NOT_SERVING"), "{error}");
                 shutdown.begin();
             },
-            listening.serve(|_| (), &shutdown)
+            listening.serve(ready, |_| (), &shutdown)
         );
         served.expect("it ends in order");
         let error = check_health(&url, SOON).await.expect_err("nobody is there any more");

@@ -3,19 +3,23 @@
 //! Services bring their handlers; which of them share a listener is decided by whoever hosts them.
 
 mod channel;
+mod client;
 mod error;
 mod health;
 mod limit;
+mod observe;
 mod peer;
 mod refuse;
 mod server;
+pub mod trace;
 
 pub use channel::{ConnectError, Endpoint, check_address, connect};
+pub use client::Traced;
 pub use error::{fault_of, is_too_large, status_of};
 pub use health::{HealthError, check_health};
 pub use peer::{Access, Peer};
 pub use refuse::refuse_all;
-pub use server::{ServeError, Server};
+pub use server::{LIVENESS, ServeError, Server};
 
 /// The error domain of `google.rpc.ErrorInfo`.
 pub const ERROR_DOMAIN: &str = "skerry.dev";

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::server::NamedService;
@@ -14,6 +15,7 @@ use tonic_health::server::HealthReporter;
 use tower::Service;
 
 use crate::limit::LimitLayer;
+use crate::observe::ObserveLayer;
 use crate::peer::{Access, PeerLayer};
 
 /// Longest that a unary call may take, and a stream to begin.
@@ -27,6 +29,9 @@ const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 const HEADER_BYTES_MAX: u32 = 16 * 1024;
 /// After the handlers were told to end, how long open calls may take.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The name under which health says only that the process lives.
+pub const LIVENESS: &str = "liveness";
 
 /// Why a listener stopped serving.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +50,7 @@ pub struct Server {
     health: HealthReporter,
     names: Vec<&'static str>,
     access: Access,
+    ready: Option<watch::Receiver<bool>>,
 }
 
 impl Server {
@@ -61,7 +67,7 @@ impl Server {
         routes.add_service(health_service);
         routes.add_service(reflection().build_v1().map_err(broken)?);
         routes.add_service(reflection().build_v1alpha().map_err(broken)?);
-        Ok(Self { routes, health, names: Vec::new(), access })
+        Ok(Self { routes, health, names: Vec::new(), access, ready: None })
     }
 
     /// Adds a handler (a generated `...Server`, with its own message limits).
@@ -80,30 +86,30 @@ impl Server {
         self
     }
 
+    /// Health says SERVING only while `ready` is true. A server that is told nothing is ready from its start to its end.
+    pub fn ready_when(&mut self, ready: watch::Receiver<bool>) -> &mut Self {
+        self.ready = Some(ready);
+        self
+    }
+
     /// For handlers that tell their own health beyond "the process serves".
     pub fn health(&self) -> HealthReporter {
         self.health.clone()
     }
 
-    /// Serves until `shutdown`, then: health says NOT_SERVING, nothing new is accepted, open calls get five seconds. Handlers end their
+    /// Serves until `shutdown`. Health tells, under the empty name and that of each handler, whether calls can be answered; under
+    /// [`LIVENESS`] only that the process lives: who cannot answer for want of its store gets no better by a restart. At the end: health says NOT_SERVING, nothing new is accepted, open calls get five seconds. Handlers end their
     /// streams by the same token; one that does not is cut off.
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), ServeError> {
-        for name in self.names.iter().copied().chain([""]) {
-            self.health.set_service_status(name, ServingStatus::Serving).await;
-        }
+        let Self { routes, health, mut names, access, ready } = self;
+        names.push("");
+        health.set_service_status(LIVENESS, ServingStatus::Serving).await;
+        let telling = tell_health(health, names, ready, shutdown.clone());
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        let draining = {
-            let (health, names, shutdown) = (self.health.clone(), self.names.clone(), shutdown.clone());
-            async move {
-                shutdown.cancelled().await;
-                for name in names.into_iter().chain([""]) {
-                    health.set_service_status(name, ServingStatus::NotServing).await;
-                }
-            }
-        };
         let server = tonic::transport::Server::builder()
+            .layer(ObserveLayer)
             .layer(LimitLayer)
-            .layer(PeerLayer { access: self.access })
+            .layer(PeerLayer { access })
             .timeout(CALL_TIMEOUT)
             .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -111,8 +117,8 @@ impl Server {
             .http2_max_header_list_size(HEADER_BYTES_MAX)
             .http2_keepalive_interval(Some(Duration::from_secs(60)))
             .http2_keepalive_timeout(Some(Duration::from_secs(20)))
-            .add_routes(self.routes.routes())
-            .serve_with_incoming_shutdown(incoming, draining);
+            .add_routes(routes.routes())
+            .serve_with_incoming_shutdown(incoming, telling);
         tokio::select! {
             result = server => result?,
             () = async { shutdown.cancelled().await; tokio::time::sleep(DRAIN_DEADLINE).await } => {
@@ -120,5 +126,39 @@ impl Server {
             }
         }
         Ok(())
+    }
+}
+
+/// Tells health by `ready` until `shutdown`; from then on nobody is ready any more.
+async fn tell_health(
+    health: HealthReporter,
+    names: Vec<&'static str>,
+    mut ready: Option<watch::Receiver<bool>>,
+    shutdown: CancellationToken,
+) {
+    loop {
+        let is_ready =
+            !shutdown.is_cancelled() && ready.as_mut().is_none_or(|ready| *ready.borrow_and_update());
+        let status = if is_ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+        for name in names.iter().copied() {
+            health.set_service_status(name, status).await;
+        }
+        if shutdown.is_cancelled() {
+            return;
+        }
+        let changed = async {
+            let told = match &mut ready {
+                Some(ready) => ready.changed().await.is_ok(),
+                None => false,
+            };
+            if !told {
+                // Nobody says any more how it is: it stays as it was.
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = changed => {}
+        }
     }
 }

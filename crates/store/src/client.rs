@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use etcd_client::proto::{PbKeyValue, PbResponseHeader, PbTxnOpResponse};
 use etcd_client::{
-    ConnectOptions, GetOptions, KvClient, LeaseClient, SortOrder, SortTarget, WatchClient, WatchOptions,
-    WatchStream,
+    ClusterClient, ConnectOptions, GetOptions, KvClient, LeaseClient, MaintenanceClient, SortOrder,
+    SortTarget, WatchClient, WatchOptions, WatchStream,
 };
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -17,6 +17,7 @@ use tonic::transport::Channel;
 
 use crate::backoff::Backoff;
 use crate::failure::Failure;
+use crate::observe;
 use crate::record::Entry;
 
 /// The largest answer that is taken; a larger one is asked for in smaller parts.
@@ -69,6 +70,28 @@ pub struct Found {
     pub count: i64,
 }
 
+/// How one member is.
+#[derive(Debug)]
+pub(crate) struct MemberStatus {
+    pub(crate) member: u64,
+    /// 0: it knows none.
+    pub(crate) leader: u64,
+    pub(crate) version: String,
+    pub(crate) size_bytes: i64,
+    pub(crate) used_bytes: i64,
+    /// 0: it does not say.
+    pub(crate) quota_bytes: i64,
+}
+
+/// One member of the store's cluster.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) id: u64,
+    pub(crate) name: String,
+    /// Where it serves clients.
+    pub(crate) urls: Vec<String>,
+}
+
 /// The connection.
 #[derive(Debug)]
 pub(crate) struct Client {
@@ -89,6 +112,8 @@ struct Parts {
     kv: KvClient,
     watch: WatchClient,
     lease: LeaseClient,
+    maintenance: MaintenanceClient,
+    cluster: ClusterClient,
 }
 
 impl std::fmt::Debug for Parts {
@@ -108,6 +133,8 @@ impl Client {
                 kv: client.kv_client().max_decoding_message_size(ANSWER_BYTES_MAX),
                 watch: client.watch_client().max_decoding_message_size(WATCH_BYTES_MAX),
                 lease: client.lease_client(),
+                maintenance: client.maintenance_client(),
+                cluster: client.cluster_client(),
             },
             store,
             deadline,
@@ -119,7 +146,7 @@ impl Client {
 
     /// Reads, trying again within the deadline.
     pub(crate) async fn range(&self, range: &Range) -> Result<Found, Failure> {
-        self.retried(|| self.range_once(range)).await
+        observe::call("range", self.retried(|| self.range_once(range))).await
     }
 
     async fn range_once(&self, range: &Range) -> Result<Found, Failure> {
@@ -146,6 +173,13 @@ impl Client {
 
     /// Runs a transaction. Tried again only while it is certain that it was never sent.
     pub(crate) async fn txn(
+        &self,
+        txn: etcd_client::Txn,
+    ) -> Result<(Header, etcd_client::TxnResponse), Failure> {
+        observe::call("txn", self.txn_unobserved(txn)).await
+    }
+
+    async fn txn_unobserved(
         &self,
         txn: etcd_client::Txn,
     ) -> Result<(Header, etcd_client::TxnResponse), Failure> {
@@ -177,13 +211,13 @@ impl Client {
         &self,
         txn: etcd_client::Txn,
     ) -> Result<(Header, etcd_client::TxnResponse), Failure> {
-        self.retried(|| async {
+        let reading = self.retried(|| async {
             let seen = self.seen();
             let mut kv = self.kv.kv.clone();
             let answer = kv.txn(txn.clone()).await?;
             Ok((self.look(answer.0.header.as_ref(), seen)?, answer))
-        })
-        .await
+        });
+        observe::call("range", reading).await
     }
 
     /// A new lease. Answers its id and the seconds that the server gave it.
@@ -193,6 +227,30 @@ impl Client {
             let mut lease = self.kv.lease.clone();
             let answer = lease.grant(seconds, None).await?;
             Ok((answer.id(), Duration::from_secs(u64::try_from(answer.ttl()).unwrap_or(0))))
+        })
+        .await
+    }
+
+    /// How the member that answers is, and who the members are.
+    pub(crate) async fn status(&self) -> Result<(MemberStatus, Vec<Member>), Failure> {
+        self.retried(|| async {
+            let (mut maintenance, mut cluster) = (self.kv.maintenance.clone(), self.kv.cluster.clone());
+            let status = maintenance.status().await?.0;
+            let members = cluster.member_list().await?;
+            let members = members.members().iter().map(|member| Member {
+                id: member.id(),
+                name: member.name().to_owned(),
+                urls: member.client_urls().to_vec(),
+            });
+            let status = MemberStatus {
+                member: status.header.map_or(0, |header| header.member_id),
+                leader: status.leader,
+                version: status.version,
+                size_bytes: status.db_size,
+                used_bytes: status.db_size_in_use,
+                quota_bytes: status.db_size_quota,
+            };
+            Ok((status, members.collect()))
         })
         .await
     }

@@ -16,6 +16,7 @@
 //! | `status/<project>/<node>` | `StatusRecord` | 256 Ki | the gateway of the session | as long as the node |
 //! | `events/<project>/nodes/<node>`, `events/<project>/apps/<app>` | `EventsRecord` | 192 Ki | gateways; scheduler | as long as the node or app |
 //! | `gateways/<id>` | `GatewayRecord` | 1 Ki | that gateway | leased: while it lives |
+//! | `members/<id>` | `MemberRecord` | 1 Ki | that replica of a service | leased: while it lives |
 //! | `leaders/<name>` | `LeaderRecord` | 256 | the leader | leased: while it leads |
 //! | `request-ids/<project>/<request id>` | `RequestRecord` | 2 Ki | whoever makes the mutation | leased: a day, at most 25 hours |
 
@@ -31,8 +32,8 @@ use skerry_model::ProjectName;
 use skerry_proto::store::v1 as pb;
 
 pub use self::names::{
-    ConfigRevisionRef, EventSource, GatewayId, ID_BYTES_MAX, InvalidId, KeyName, LeaderName, RequestId,
-    RequestName, TheStore,
+    ConfigRevisionRef, EventSource, GatewayId, ID_BYTES_MAX, InvalidId, KeyName, LeaderName, MemberId,
+    RequestId, RequestName, TheStore,
 };
 
 /// What every key begins with.
@@ -65,6 +66,8 @@ pub enum Family {
     Events,
     /// `gateways/`.
     Gateways,
+    /// `members/`.
+    Members,
     /// `leaders/`.
     Leaders,
     /// `request-ids/`.
@@ -73,7 +76,7 @@ pub enum Family {
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Meta,
         Self::Nodes,
         Self::Apps,
@@ -85,6 +88,7 @@ impl Family {
         Self::Status,
         Self::Events,
         Self::Gateways,
+        Self::Members,
         Self::Leaders,
         Self::RequestIds,
     ];
@@ -103,6 +107,7 @@ impl Family {
             Self::Status => "/skerry/v1/status/",
             Self::Events => "/skerry/v1/events/",
             Self::Gateways => "/skerry/v1/gateways/",
+            Self::Members => "/skerry/v1/members/",
             Self::Leaders => "/skerry/v1/leaders/",
             Self::RequestIds => "/skerry/v1/request-ids/",
         }
@@ -116,7 +121,7 @@ impl Family {
             Self::Revisions => 257 * KIB,
             Self::ConfigRevisions => 513 * KIB,
             Self::Assignments => 64 * KIB,
-            Self::Sessions | Self::Gateways => KIB,
+            Self::Sessions | Self::Gateways | Self::Members => KIB,
             Self::Status => 256 * KIB,
             Self::Events => 192 * KIB,
             Self::RequestIds => 2 * KIB,
@@ -164,6 +169,7 @@ records! {
     StatusRecord in Status by skerry_model::NodeRef, InProject;
     EventsRecord in Events by EventSource, InProject;
     GatewayRecord in Gateways by GatewayId;
+    MemberRecord in Members by MemberId;
     LeaderRecord in Leaders by LeaderName;
     RequestRecord in RequestIds by RequestName, InProject;
 }

@@ -69,11 +69,19 @@ impl From<RevokeError> for Fault {
 impl Lease {
     /// Begins to keep a lease of `ttl`, at least [`TTL_MIN`]. It is [`LeaseState::Lost`] until the store has granted it.
     pub fn keep(store: &Store, ttl: Duration) -> Self {
+        Self::keep_for(store, ttl, "")
+    }
+
+    /// As [`Lease::keep`], for the member of that id: whoever looks at what is led sees by whom.
+    pub fn keep_for(store: &Store, ttl: Duration, member: &str) -> Self {
         let (sender, state) = watch::channel(LeaseState::Lost);
         let client = Arc::clone(&store.client);
         let keeper = Keeper { client: Arc::clone(&client), ttl: ttl.max(TTL_MIN), state: sender };
         let stop = store.spawn(|stop| keeper.run(stop));
-        let record = pb::LeaderRecord { holder: format!("{:032x}", rand::random::<u128>()) };
+        let record = pb::LeaderRecord {
+            holder: format!("{:032x}", rand::random::<u128>()),
+            member: member.to_owned(),
+        };
         let holder = Bytes::from(record.encode_to_vec());
         let guard = stop.clone().drop_guard();
         Self { inner: Arc::new(Inner { client, state, holder, stop, _guard: guard }) }

@@ -10,7 +10,7 @@ mod log;
 mod model;
 pub(crate) mod sorted;
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -22,6 +22,7 @@ use self::log::Log;
 pub use self::log::{Changes, Cursor};
 use self::sorted::Sorted;
 use crate::keys::{Key, Prefix, Record};
+use crate::observe;
 use crate::record::{DecodeError, Entry, StoreVersion, Versioned};
 use crate::store::Store;
 use crate::txn::Committed;
@@ -207,6 +208,26 @@ pub struct Mirror {
     _store: Store,
 }
 
+/// Whether a mirror follows the store, for the store's readiness.
+#[derive(Debug)]
+pub(crate) struct Liveness {
+    mirror: Weak<DropGuard>,
+    wake: watch::Receiver<Wake>,
+}
+
+impl Liveness {
+    /// Nobody has the mirror any more.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.mirror.strong_count() == 0
+    }
+
+    /// It has read everything once and follows the store at present.
+    pub(crate) fn is_live(&self) -> bool {
+        let wake = self.wake.borrow();
+        wake.live && wake.published > 0
+    }
+}
+
 /// What wakes a consumer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Wake {
@@ -249,13 +270,9 @@ impl Mirror {
             Publisher { shared: Arc::clone(&shared), wake: sender },
         );
         let stop = store.spawn(|stop| driver.run(stop));
-        Self {
-            shared,
-            wake,
-            deadline: store.client.deadline,
-            _guard: Arc::new(stop.drop_guard()),
-            _store: store.clone(),
-        }
+        let guard = Arc::new(stop.drop_guard());
+        store.follow(Liveness { mirror: Arc::downgrade(&guard), wake: wake.clone() });
+        Self { shared, wake, deadline: store.client.deadline, _guard: guard, _store: store.clone() }
     }
 
     /// Waits, as long as it takes, until there is a first snapshot.
@@ -299,6 +316,7 @@ impl Mirror {
     /// Waits until the snapshot shows what was committed, at most as long as one call to the store may take.
     pub async fn wait_for(&self, committed: &Committed) -> Result<Arc<Snapshot>, WaitError> {
         let term = self.snapshot().term();
+        let asked = tokio::time::Instant::now();
         let mut wake = self.subscribe();
         let waiting = async {
             loop {
@@ -307,6 +325,7 @@ impl Mirror {
                     return Err(WaitError::Restored);
                 }
                 if snapshot.shows(committed) {
+                    observe::seen_after(asked.elapsed());
                     return Ok(snapshot);
                 }
                 if !wake.changed().await {

@@ -1,6 +1,6 @@
 //! The store as services see it: connect, read, list in pages at one revision. Writing is in `txn` and `batch`.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use skerry_proto::store::v1 as pb;
 use tokio::time::Instant;
@@ -13,6 +13,7 @@ use crate::config::StoreConfig;
 use crate::error::{ConnectError, ReadError, TermError};
 use crate::failure::Failure;
 use crate::keys::{Key, Prefix, Record, range_end};
+use crate::mirror::Liveness;
 use crate::page::{Page, PageRequest, PageToken};
 use crate::record::{Entry, StoreVersion, Versioned};
 use crate::request::RequestLease;
@@ -29,6 +30,8 @@ pub struct Store {
     pub(crate) client: Arc<Client>,
     pub(crate) term: Arc<Term>,
     pub(crate) request_lease: Arc<RequestLease>,
+    /// Of this connection, those that have ended perhaps too.
+    pub(crate) mirrors: Arc<Mutex<Vec<Liveness>>>,
     tasks: Arc<Tasks>,
 }
 
@@ -82,7 +85,13 @@ impl Store {
         let term = Arc::new(Term::new(known));
         let tasks = Tasks { tracker: TaskTracker::new(), stop: CancellationToken::new() };
         tasks.tracker.spawn(term::follow(Arc::clone(&client), Arc::clone(&term), tasks.stop.clone()));
-        Ok(Self { client, term, request_lease: Arc::default(), tasks: Arc::new(tasks) })
+        Ok(Self {
+            client,
+            term,
+            request_lease: Arc::default(),
+            mirrors: Arc::default(),
+            tasks: Arc::new(tasks),
+        })
     }
 
     /// Ends all tasks of this connection and waits for them. Leases are left to expire; revoke what shall end at once before.
@@ -100,6 +109,11 @@ impl Store {
         let stop = self.tasks.stop.child_token();
         self.tasks.tracker.spawn(task(stop.clone()));
         stop
+    }
+
+    /// Counts a mirror in for readiness.
+    pub(crate) fn follow(&self, mirror: Liveness) {
+        self.mirrors.lock().unwrap_or_else(PoisonError::into_inner).push(mirror);
     }
 
     /// The record at `key`, as it is now.

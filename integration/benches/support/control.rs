@@ -171,6 +171,8 @@ pub(crate) struct AgentPlan {
     pub(crate) gateway: String,
     /// Whether it may use Docker.
     pub(crate) docker: bool,
+    /// Where it sends traces and metrics, if anywhere.
+    pub(crate) otlp: Option<String>,
     /// Gets its log.
     pub(crate) log: PathBuf,
 }
@@ -186,6 +188,9 @@ impl AgentPlan {
             .arg("--log-format=json");
         if !self.docker {
             command.arg("--no-docker");
+        }
+        if let Some(endpoint) = &self.otlp {
+            command.arg(format!("--otlp-endpoint={endpoint}"));
         }
         command
     }

@@ -33,7 +33,10 @@ impl Lease {
         let lease = Self {
             client: client.clone(),
             state: Rc::new(super::signal::Sender::new(None)),
-            holder: stored::LeaderRecord { holder: format!("{:016x}", client.process().seed()) },
+            holder: stored::LeaderRecord {
+                holder: format!("{:016x}", client.process().seed()),
+                ..Default::default()
+            },
             stop: Rc::default(),
         };
         let keeper = lease.clone();

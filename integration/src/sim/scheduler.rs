@@ -116,7 +116,7 @@ impl Scheduler {
             }
             let (mut newest, mut failed) = (0, false);
             for node in open {
-                let txn = writes::assign(&self.unsettled(&node));
+                let txn = writes::assign(&self.unsettled(&node), String::new());
                 match self.commit(txn, leadership).await {
                     Some(revision) => {
                         self.process.trace(format_args!("assigns {node} at {revision}"));
@@ -145,6 +145,7 @@ impl Scheduler {
     fn unsettled(&self, name: &NodeName) -> Unsettled {
         let fleet = self.fleet.borrow();
         Unsettled {
+            causes: Vec::new(),
             node: node_ref(name),
             placed: fleet.solution.get(name).map(|plan| plan.placed.clone()),
             before: fleet.state.previous.get(name).cloned().unwrap_or_default(),

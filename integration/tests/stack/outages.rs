@@ -33,7 +33,8 @@ fn all_run(witness: &Witness, version: &str, count: usize) -> Result<()> {
 #[tokio::test]
 async fn kill_nine_of_any_part_at_any_point_converges_and_runs_nothing_twice() -> Result<()> {
     let witness = Witness::new()?;
-    let mut stack = Stack::start_with(StackConfig { gateways: 2, schedulers: 2 }).await?;
+    let mut stack =
+        Stack::start_with(StackConfig { gateways: 2, schedulers: 2, ..StackConfig::default() }).await?;
     stack.add_agent("n1", &[])?;
     stack.add_agent("n2", &[])?;
     stack.wait_connected("n1").await;

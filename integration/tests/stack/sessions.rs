@@ -11,7 +11,7 @@ use skerry_testing::{Process, bin, eventually};
 
 #[tokio::test]
 async fn the_late_end_of_an_old_session_does_not_unregister_the_new_one() -> Result<()> {
-    let mut stack = Stack::start_with(StackConfig { gateways: 2, schedulers: 1 }).await?;
+    let mut stack = Stack::start_with(StackConfig { gateways: 2, ..StackConfig::default() }).await?;
     stack.add_agent("n1", &[])?;
     stack.wait_connected("n1").await;
     let gateway = connected_gateway(&stack).await?;

@@ -1,6 +1,6 @@
 //! What the agent is told at its start: flags and environment, parsed once into valid types.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use skerry_model::{NodeName, NodeRef, ProjectName};
@@ -38,6 +38,11 @@ pub enum ConfigError {
         "the gateway {0} is not on this machine, and nothing would prove who answers there: add --insecure if the network is trusted"
     )]
     Insecure(String),
+    /// Metrics for other machines.
+    #[error(
+        "--metrics-listen {0} is reachable from other machines: an agent serves its metrics on this machine only, as 127.0.0.1:9464; a collector elsewhere gets them by --otlp-endpoint"
+    )]
+    Metrics(SocketAddr),
     /// Not a Unix socket.
     #[error("Docker's address `{0}` is not supported: use unix:///<path>, or --no-docker")]
     DockerHost(String),
@@ -84,6 +89,10 @@ pub struct AgentArgs {
     /// $DOCKER_CONFIG, else in ~/.docker, where it is there
     #[arg(long, env = "SKERRY_DOCKER_CONFIG", value_name = "FILE")]
     pub docker_config: Option<PathBuf>,
+
+    /// Serve /metrics (for Prometheus), /healthz and /readyz on this loopback address; absent: the agent listens nowhere
+    #[arg(long, env = "SKERRY_METRICS_LISTEN", value_name = "ADDRESS")]
+    pub metrics_listen: Option<SocketAddr>,
 }
 
 /// What the agent is.
@@ -169,6 +178,9 @@ impl AgentArgs {
         if self.gateways.len() > GATEWAYS_MAX {
             return Err(ConfigError::TooManyGateways(self.gateways.len()));
         }
+        if let Some(address) = self.metrics_listen.filter(|address| !address.ip().is_loopback()) {
+            return Err(ConfigError::Metrics(address));
+        }
         let gateways: Vec<Gateway> =
             self.gateways.iter().map(|text| Gateway::parse(text)).collect::<Result<_, _>>()?;
         if !self.insecure
@@ -220,6 +232,7 @@ mod tests {
             no_docker: false,
             docker_host: None,
             docker_config: None,
+            metrics_listen: None,
         }
     }
 
@@ -243,6 +256,18 @@ mod tests {
             assert!(matches!(Gateway::parse(bad), Err(ConfigError::Gateway { .. })), "{bad}");
         }
         assert!(matches!(args(&[]).into_config(), Err(ConfigError::NoGateway)));
+    }
+
+    #[test]
+    fn an_agent_listens_for_nobody_but_its_machine() {
+        let listening = |address: &str| AgentArgs {
+            metrics_listen: Some(address.parse().unwrap()),
+            insecure: true,
+            ..args(&["http://127.0.0.1:1"])
+        };
+        assert!(listening("127.0.0.1:9464").into_config().is_ok());
+        let error = listening("0.0.0.0:9464").into_config().unwrap_err().to_string();
+        assert!(error.starts_with("--metrics-listen 0.0.0.0:9464 is reachable"), "{error}");
     }
 
     #[test]

@@ -68,6 +68,8 @@ pub struct Blocked {
 /// All that this node shall run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Desired {
+    /// W3C trace context of the update that brought it. Empty: nobody traces it.
+    pub trace_parent: String,
     /// What can be run.
     pub instances: BTreeMap<InstanceName, Arc<InstanceSpec>>,
     /// What is wanted and cannot be run as it was sent.

@@ -14,6 +14,7 @@ pub mod health;
 mod ledger;
 mod machine;
 mod memory;
+mod meters;
 mod plan;
 mod reconcile;
 pub mod runtime;

@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use skerry_agent::AgentArgs;
-use skerry_daemon::LogArgs;
+use skerry_daemon::{LogArgs, Monitor};
+use skerry_rpc::Access;
 
 /// Runs on an edge machine what the control plane assigns to it.
 #[derive(Debug, Parser)]
@@ -32,7 +33,13 @@ fn main() -> ExitCode {
             }
         };
     }
-    args.log.init();
+    let telemetry = match args.log.init("skerry-agent", args.agent.metrics_listen.is_some()) {
+        Ok(telemetry) => telemetry,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     // One thread: the agent waits most of the time, and each further thread costs memory.
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -46,8 +53,13 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    runtime.block_on(skerry_daemon::run_until_shutdown(async |shutdown| {
+    runtime.block_on(telemetry.during(skerry_daemon::run_until_shutdown(async |shutdown| {
+        let metrics = args.agent.metrics_listen;
         let config = args.agent.into_config()?;
+        if let Some(address) = metrics {
+            let monitor = Monitor::bind(address, Access::Loopback).await?;
+            shutdown.spawn(monitor.serve(None, shutdown.clone()));
+        }
         Ok(skerry_agent::serve(config, shutdown.token()).await?)
-    }))
+    })))
 }

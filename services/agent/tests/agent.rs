@@ -90,7 +90,7 @@ impl Session {
     }
 
     async fn send(&self, body: Down) {
-        self.down.send(Ok(pb::SyncResponse { body: Some(body) })).await.unwrap();
+        self.down.send(Ok(pb::SyncResponse { body: Some(body), ..Default::default() })).await.unwrap();
     }
 
     /// Sends an update and answers reports until it is acknowledged.

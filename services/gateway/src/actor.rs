@@ -12,7 +12,7 @@ use futures_util::stream::FuturesUnordered;
 use skerry_model::NodeRef;
 use skerry_proto::gateway::v1 as pb;
 use skerry_proto::store::v1 as stored;
-use skerry_rpc::Peer;
+use skerry_rpc::{Peer, trace};
 use skerry_sync::{Ending, GatewaySession, OpenFailure, SessionConfig, SessionEffect, SessionEvent, Version};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -185,7 +185,7 @@ impl Actor {
         for effect in self.machine.on(event, self.shared.clock.now()) {
             match effect {
                 SessionEffect::Open(hello) => self.begin_open(*hello),
-                SessionEffect::Send(frame) => self.backlog.push_back(frame),
+                SessionEffect::Send(frame) => self.backlog.push_back(self.traced(frame)),
                 SessionEffect::Load { token, names } => self.begin_load(token, names),
                 SessionEffect::Commit { token, change } => self.begin_commit(token, change),
                 SessionEffect::Close => self.close().await,
@@ -203,6 +203,21 @@ impl Actor {
                 "the agent speaks of what is not its node's",
             );
         }
+    }
+
+    /// Puts this gateway into the trace that a frame is part of.
+    fn traced(&self, mut frame: pb::SyncResponse) -> pb::SyncResponse {
+        if !frame.trace_parent.is_empty() {
+            let node = self.node.as_ref().map(tracing::field::display);
+            let span = tracing::info_span!("send update", node, trace_id = tracing::field::Empty);
+            trace::follow(&span, &frame.trace_parent);
+            let context = trace::trace_parent(&span);
+            // Without an exporter here the trace is passed on as it came.
+            if !context.is_empty() {
+                frame.trace_parent = context;
+            }
+        }
+        frame
     }
 
     fn begin_open(&mut self, hello: pb::Hello) {

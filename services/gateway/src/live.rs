@@ -2,13 +2,20 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
+use opentelemetry::metrics::UpDownCounter;
 use skerry_model::NodeRef;
 use skerry_store::{Changes, Family};
 use tokio::sync::Notify;
 
 use crate::Shared;
+
+static SESSIONS: LazyLock<UpDownCounter<i64>> = LazyLock::new(|| {
+    let meter = opentelemetry::global::meter("skerry");
+    let counter = meter.i64_up_down_counter("skerry.gateway.sessions");
+    counter.with_description("Sessions of agents that are open or opening").build()
+});
 
 /// By the part of the keys that is the node's: `<project>/<node>`. Two sessions of one node may live here for a moment.
 #[derive(Debug, Default)]
@@ -29,6 +36,7 @@ impl Live {
     /// Counts a stream in.
     pub(crate) fn enter(shared: &Arc<Shared>) -> Alive {
         shared.live.streams.fetch_add(1, Ordering::Relaxed);
+        SESSIONS.add(1, &[]);
         Alive { shared: Arc::clone(shared), node: None, wake: Arc::new(Notify::new()) }
     }
 
@@ -64,6 +72,7 @@ impl Alive {
 impl Drop for Alive {
     fn drop(&mut self) {
         self.shared.live.streams.fetch_sub(1, Ordering::Relaxed);
+        SESSIONS.add(-1, &[]);
         let Some(node) = &self.node else { return };
         let mut sessions = self.shared.live.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(wakes) = sessions.get_mut(node) {

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use skerry_api::Member;
 use skerry_daemon::LogArgs;
 use skerry_gateway::{Args, Config, Gateway};
 use skerry_store::{Store, StoreConfig, Target};
@@ -22,14 +23,17 @@ fn main() -> ExitCode {
     if args.service.health {
         return args.service.check_health();
     }
-    skerry_daemon::run(&log, async |shutdown| {
+    let scraped = args.service.metrics_listen.is_some();
+    skerry_daemon::run("skerry-gateway", &log, scraped, async |shutdown| {
         let listening = args.service.bind().await?;
         let store = Store::connect(StoreConfig::new(Target::parse(&args.service.etcd)?)).await?;
         let address = listening.address().to_string();
         let config = Config { auto_register: !args.no_auto_register, ..Config::new(address) };
         let gateway = Gateway::start(config, store.clone(), &shutdown).await?;
+        let member = Member::new("gateway", listening.address(), listening.metrics_address());
+        shutdown.spawn(member.keep(store.clone(), shutdown.wait()));
         tracing::info!(gateway = gateway.id(), "this gateway is known");
-        listening.serve(|server| gateway.register(server), &shutdown).await?;
+        listening.serve(store.watch_ready(), |server| gateway.register(server), &shutdown).await?;
         store.close().await;
         Ok(())
     })

@@ -30,7 +30,9 @@ impl Shared {
             .family::<stored::SessionRecord>()
             .family::<stored::StatusRecord>()
             .family::<stored::AssignmentRecord>()
-            .family::<stored::GatewayRecord>();
+            .family::<stored::GatewayRecord>()
+            .family::<stored::MemberRecord>()
+            .family::<stored::LeaderRecord>();
         Self { nodes: Arc::default(), mirror: Mirror::start(store, mirrored), of_gateway: Mutex::default() }
     }
 

@@ -4,6 +4,7 @@
 
 mod events;
 mod follow;
+mod installation;
 mod nodes;
 mod view;
 
@@ -11,12 +12,14 @@ use std::sync::Arc;
 
 use skerry_daemon::{ServiceArgs, Shutdown};
 use skerry_proto::registry::v1::event_service_server::EventServiceServer;
+use skerry_proto::registry::v1::installation_service_server::InstallationServiceServer;
 use skerry_proto::registry::v1::node_service_server::NodeServiceServer;
 use skerry_rpc::{MESSAGE_BYTES_MAX, Server};
 use skerry_store::{Store, WaitError};
 
 use crate::events::Events;
 use crate::follow::Shared;
+use crate::installation::Installations;
 use crate::nodes::Nodes;
 
 /// Flags of the `skerry-registry` process.
@@ -34,6 +37,7 @@ pub enum StartError {
 pub struct Registry {
     nodes: Nodes,
     events: Events,
+    installation: Installations,
 }
 
 impl Registry {
@@ -43,7 +47,8 @@ impl Registry {
         shared.mirror.ready().await?;
         shutdown.spawn(follow::follow(Arc::clone(&shared), shutdown.clone()));
         let events = Events::new(&store, shutdown.clone());
-        Ok(Self { nodes: Nodes::new(shared, store, shutdown.clone()), events })
+        let installation = Installations::new(Arc::clone(&shared), store.clone());
+        Ok(Self { nodes: Nodes::new(shared, store, shutdown.clone()), events, installation })
     }
 
     /// Adds the handlers to a server.
@@ -51,6 +56,10 @@ impl Registry {
         let nodes = NodeServiceServer::new(self.nodes.clone());
         let events = EventServiceServer::new(self.events.clone());
         server
+            .add(
+                InstallationServiceServer::new(self.installation.clone())
+                    .max_decoding_message_size(MESSAGE_BYTES_MAX),
+            )
             .add(
                 nodes
                     .max_decoding_message_size(MESSAGE_BYTES_MAX)

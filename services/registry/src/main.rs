@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use skerry_api::Member;
 use skerry_daemon::LogArgs;
 use skerry_registry::{Args, Registry};
 use skerry_store::{Store, StoreConfig, Target};
@@ -22,11 +23,14 @@ fn main() -> ExitCode {
     if args.health {
         return args.check_health();
     }
-    skerry_daemon::run(&log, async |shutdown| {
+    let scraped = args.metrics_listen.is_some();
+    skerry_daemon::run("skerry-registry", &log, scraped, async |shutdown| {
         let listening = args.bind().await?;
         let store = Store::connect(StoreConfig::new(Target::parse(&args.etcd)?)).await?;
+        let member = Member::new("registry", listening.address(), listening.metrics_address());
         let registry = Registry::start(store.clone(), &shutdown).await?;
-        listening.serve(|server| registry.register(server), &shutdown).await?;
+        shutdown.spawn(member.keep(store.clone(), shutdown.wait()));
+        listening.serve(store.watch_ready(), |server| registry.register(server), &shutdown).await?;
         store.close().await;
         Ok(())
     })

@@ -11,9 +11,11 @@ use skerry_proto::scheduler::v1::app_service_server::AppService;
 use skerry_proto::scheduler::v1::{self as pb, App, ChangeType};
 use skerry_proto::store::v1 as stored;
 use skerry_proto::types::v1::{AppSpec as WireSpec, Metadata, ServiceSpec};
+use skerry_rpc::trace;
 use skerry_store::keys::EventSource;
 use skerry_store::{Key, Mirror, Store, Txn};
 use tonic::{Request, Response, Status};
+use tracing::Span;
 
 use crate::events::AppEvents;
 use crate::follow::Shared;
@@ -94,6 +96,8 @@ impl Kind for Apps {
         record.revision = hash.to_string();
         record.revision_number += 1;
         let number = record.revision_number;
+        record.trace_parent = trace::trace_parent(&Span::current());
+        record.trace_time = (!record.trace_parent.is_empty()).then(|| time::to_timestamp(SystemTime::now()));
         let revision = stored::RevisionRecord {
             spec: bytes.into(),
             number,

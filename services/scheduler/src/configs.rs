@@ -12,9 +12,11 @@ use skerry_proto::scheduler::v1::config_service_server::ConfigService;
 use skerry_proto::scheduler::v1::{self as pb, Config, ConfigSpec};
 use skerry_proto::store::v1 as stored;
 use skerry_proto::types::v1::Metadata;
+use skerry_rpc::trace;
 use skerry_store::keys::ConfigRevisionRef;
 use skerry_store::{Key, Mirror, Store, Txn};
 use tonic::{Request, Response, Status};
+use tracing::Span;
 
 use crate::apps::change_type;
 use crate::follow::Shared;
@@ -87,6 +89,8 @@ impl Kind for Configs {
         let bytes = spec.encode_to_vec();
         let hash = ContentHash::of(&bytes);
         record.hash = hash.to_string();
+        record.trace_parent = trace::trace_parent(&Span::current());
+        record.trace_time = (!record.trace_parent.is_empty()).then(|| time::to_timestamp(SystemTime::now()));
         let create_time = Some(time::to_timestamp(SystemTime::now()));
         // No field of a config needs a feature of an agent yet.
         let requires = Vec::new();

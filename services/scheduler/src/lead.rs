@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skerry_daemon::Shutdown;
+use skerry_rpc::trace;
 use skerry_store::keys::LeaderName;
-use skerry_store::{Committed, Leadership, Lease, Store, TxnError, campaign};
-use tracing::{debug, info, warn};
+use skerry_store::{Committed, Leadership, Lease, Store, Txn, TxnError, campaign};
+use tracing::{Span, debug, info, warn};
 
 use crate::follow::Shared;
-use crate::gc;
 use crate::writes::{self, Unsettled};
+use crate::{gc, meters};
 
 /// How long a leader may be silent before another takes over.
 const LEASE_TTL: Duration = Duration::from_secs(8);
@@ -24,14 +25,16 @@ const CLEAR_EVERY: Duration = Duration::from_secs(60);
 const RETRY_WAIT: Duration = Duration::from_millis(250);
 
 /// Campaigns and leads, over and over, until the end.
-pub(crate) async fn lead(shared: Arc<Shared>, store: Store, shutdown: Shutdown) {
+pub(crate) async fn lead(shared: Arc<Shared>, store: Store, member: String, shutdown: Shutdown) {
+    meters::leads(false);
     let name = LeaderName::parse("scheduler").expect("a plain word is a leader's name");
     while !shutdown.is_ending() {
-        let lease = Lease::keep(&store, LEASE_TTL);
+        let lease = Lease::keep_for(&store, LEASE_TTL, &member);
         tokio::select! {
             () = shutdown.wait() => {}
             () = lead_once(&shared, &store, &name, &lease, &shutdown) => {}
         }
+        meters::leads(false);
         // So that another replica takes over at once.
         if let Err(error) = lease.revoke().await {
             debug!(%error, "the lease was not given back; it runs out by itself");
@@ -49,6 +52,7 @@ async fn lead_once(shared: &Shared, store: &Store, name: &LeaderName, lease: &Le
         }
     };
     info!("this scheduler leads");
+    meters::leads(true);
     tokio::select! {
         () = leadership.lost() => warn!("the leadership is lost"),
         () = assign(shared, store, &leadership, shutdown) => {}
@@ -69,8 +73,11 @@ async fn assign(shared: &Shared, store: &Store, leadership: &Leadership, shutdow
             continue;
         }
         let nodes = open.len();
-        let results = store.commit_all(open.iter().map(writes::assign).collect(), Some(leadership)).await;
+        let (txns, spans): (Vec<_>, Vec<_>) = open.iter().map(traced).unzip();
+        let results = store.commit_all(txns, Some(leadership)).await;
+        drop(spans);
         let failed = report(&open, &results);
+        meters::assigned(nodes - failed, failed);
         debug!(nodes, failed, "assignments written");
         if let Some(last) = newest(&results) {
             // Otherwise the next pass would not see this one's work and repeat it in vain.
@@ -82,6 +89,17 @@ async fn assign(shared: &Shared, store: &Store, leadership: &Leadership, shutdow
             let _ = tokio::time::timeout(RETRY_WAIT, wake.changed()).await;
         }
     }
+}
+
+/// The transaction for a node and, where somebody's change led to it, the span that goes on with the trace of that.
+fn traced(open: &Unsettled) -> (Txn, Span) {
+    let Some(first) = open.causes.first() else { return (writes::assign(open, String::new()), Span::none()) };
+    let span = tracing::info_span!("assign", node = %open.node, trace_id = tracing::field::Empty);
+    trace::follow(&span, first);
+    for other in &open.causes[1..] {
+        trace::link(&span, other);
+    }
+    (writes::assign(open, trace::trace_parent(&span)), span)
 }
 
 fn newest(results: &[Result<Committed, TxnError>]) -> Option<&Committed> {

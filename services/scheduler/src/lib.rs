@@ -9,6 +9,7 @@ mod follow;
 mod gc;
 mod instances;
 mod lead;
+mod meters;
 mod node;
 mod revisions;
 mod status;
@@ -46,12 +47,12 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// Reads the fleet, then follows the store and campaigns until `shutdown`.
-    pub async fn start(store: Store, shutdown: &Shutdown) -> Result<Self, StartError> {
+    /// Reads the fleet, then follows the store and campaigns, as the member of that id, until `shutdown`.
+    pub async fn start(store: Store, member: &str, shutdown: &Shutdown) -> Result<Self, StartError> {
         let shared = Arc::new(Shared::new(&store));
         shared.mirror.ready().await?;
         shutdown.spawn(follow::follow(Arc::clone(&shared), shutdown.clone()));
-        shutdown.spawn(lead::lead(Arc::clone(&shared), store.clone(), shutdown.clone()));
+        shutdown.spawn(lead::lead(Arc::clone(&shared), store.clone(), member.to_owned(), shutdown.clone()));
         Ok(Self {
             apps: Apps::new(Arc::clone(&shared), store.clone(), shutdown.clone()),
             configs: Configs::new(shared, store, shutdown.clone()),

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use skerry_api::Member;
 use skerry_daemon::LogArgs;
 use skerry_scheduler::{Args, Scheduler};
 use skerry_store::{Store, StoreConfig, Target};
@@ -22,11 +23,14 @@ fn main() -> ExitCode {
     if args.health {
         return args.check_health();
     }
-    skerry_daemon::run(&log, async |shutdown| {
+    let scraped = args.metrics_listen.is_some();
+    skerry_daemon::run("skerry-scheduler", &log, scraped, async |shutdown| {
         let listening = args.bind().await?;
         let store = Store::connect(StoreConfig::new(Target::parse(&args.etcd)?)).await?;
-        let scheduler = Scheduler::start(store.clone(), &shutdown).await?;
-        listening.serve(|server| scheduler.register(server), &shutdown).await?;
+        let member = Member::new("scheduler", listening.address(), listening.metrics_address());
+        let scheduler = Scheduler::start(store.clone(), &member.id(), &shutdown).await?;
+        shutdown.spawn(member.keep(store.clone(), shutdown.wait()));
+        listening.serve(store.watch_ready(), |server| scheduler.register(server), &shutdown).await?;
         store.close().await;
         Ok(())
     })

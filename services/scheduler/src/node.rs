@@ -78,7 +78,7 @@ mod tests {
             ..Default::default()
         };
         let instances = instances.iter().map(one).collect();
-        (stored::AssignmentRecord { instances }, revision)
+        (stored::AssignmentRecord { instances, ..Default::default() }, revision)
     }
 
     fn acknowledged(revision: i64) -> Arc<stored::StatusRecord> {

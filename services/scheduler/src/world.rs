@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use skerry_model::{
     AppName, AppRef, AppSpec, ConfigName, ConfigRef, ContentHash, InstanceName, NodeName, NodeRef,
@@ -18,6 +19,9 @@ use tracing::warn;
 
 use crate::node::NodeView;
 use crate::writes::{self, Unsettled};
+
+/// What follows from a change later than this is no part of its trace: a node that joins after days would else be.
+const TRACE_AGE_MAX: Duration = Duration::from_secs(10 * 60);
 
 /// An app as it is stored.
 #[derive(Debug)]
@@ -246,16 +250,45 @@ impl Project {
     }
 
     fn unsettled_node(&self, project: &ProjectName, node: &NodeName) -> Unsettled {
+        let placed = self.solution.get(node).map(|plan| plan.placed.clone());
+        let before = self.state.previous.get(node).cloned().unwrap_or_default();
         Unsettled {
             node: NodeRef { project: project.clone(), node: node.clone() },
-            placed: self.solution.get(node).map(|plan| plan.placed.clone()),
-            before: self.state.previous.get(node).cloned().unwrap_or_default(),
+            causes: self.causes(placed.as_deref().unwrap_or_default(), &before, SystemTime::now()),
+            placed,
+            before,
             mod_revision: self
                 .nodes
                 .get(node)
                 .and_then(|view| view.assignment.as_ref())
                 .map_or(0, |(_, revision)| *revision),
         }
+    }
+
+    /// The traces of the recent changes of apps and configs that make `placed` differ from `before`.
+    fn causes(&self, placed: &[Placed], before: &[Placed], now: SystemTime) -> Vec<String> {
+        let recent = |time: Option<prost_types::Timestamp>| {
+            let time = time.and_then(|time| SystemTime::try_from(time).ok());
+            // A clock that is a little ahead makes a change of the future.
+            time.is_some_and(|time| now.duration_since(time).unwrap_or_default() <= TRACE_AGE_MAX)
+        };
+        let mut causes = BTreeSet::new();
+        for placed in placed {
+            let old = before.iter().find(|old| old.instance == placed.instance);
+            if old.is_some_and(|old| old.revision == placed.revision && old.configs == placed.configs) {
+                continue;
+            }
+            let app = self.apps.get(&placed.instance.app).map(|app| &app.record.value);
+            let app = app.filter(|_| old.is_none_or(|old| old.revision != placed.revision));
+            causes.extend(app.filter(|app| recent(app.trace_time)).map(|app| app.trace_parent.clone()));
+            let changed = placed
+                .configs
+                .iter()
+                .filter(|(name, hash)| old.is_some_and(|old| old.configs.get(*name) != Some(*hash)));
+            let configs = changed.filter_map(|(name, _)| self.configs.get(name)).map(|config| &config.value);
+            causes.extend(configs.filter(|c| recent(c.trace_time)).map(|config| config.trace_parent.clone()));
+        }
+        causes.into_iter().filter(|cause| !cause.is_empty()).take(writes::CAUSES_MAX).collect()
     }
 
     /// Takes a change into placement and notes which apps and nodes it touches.

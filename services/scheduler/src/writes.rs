@@ -10,6 +10,9 @@ use skerry_proto::store::v1 as stored;
 use skerry_store::keys::ConfigRevisionRef;
 use skerry_store::{Key, Txn};
 
+/// Most causes that are named of one assignment.
+pub const CAUSES_MAX: usize = 8;
+
 /// One node whose assignment has to be written.
 #[derive(Debug)]
 pub struct Unsettled {
@@ -21,10 +24,12 @@ pub struct Unsettled {
     pub before: Vec<Placed>,
     /// Modification revision of the assignment; 0: there is none.
     pub mod_revision: i64,
+    /// Trace contexts of the recent changes that led to it, at most [`CAUSES_MAX`].
+    pub causes: Vec<String>,
 }
 
-/// The transaction that makes a node's assignment what it shall be.
-pub fn assign(open: &Unsettled) -> Txn {
+/// The transaction that makes a node's assignment what it shall be, with the context of the trace that it is part of.
+pub fn assign(open: &Unsettled, trace_parent: String) -> Txn {
     let key = Key::<stored::AssignmentRecord>::of(&open.node);
     let txn = Txn::new().when_unchanged(&key, open.mod_revision);
     let Some(placed) = &open.placed else { return txn.delete(&key) };
@@ -36,7 +41,7 @@ pub fn assign(open: &Unsettled) -> Txn {
     for content in contents(&open.node, placed).difference(&contents(&open.node, &open.before)) {
         txn = txn.when_exists(&Key::<stored::ConfigRevisionRecord>::of(content));
     }
-    txn.put(&key, &record(placed))
+    txn.put(&key, &stored::AssignmentRecord { trace_parent, ..record(placed) })
 }
 
 /// The record of an assignment.
@@ -50,7 +55,8 @@ pub fn record(placed: &[Placed]) -> stored::AssignmentRecord {
         revision: placed.revision.to_string(),
         configs: placed.configs.iter().map(config).collect(),
     };
-    stored::AssignmentRecord { instances: placed.iter().map(instance).collect() }
+    let instances = placed.iter().map(instance).collect();
+    stored::AssignmentRecord { instances, ..Default::default() }
 }
 
 /// One instance of an assignment as placement sees it, but for what is booked for it: that is in the revision. `None`: it does not parse.

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Context as _;
-use skerry_daemon::{LogArgs, Shutdown};
+use skerry_daemon::{LogArgs, Monitor, Shutdown};
 use tokio::net::TcpListener;
 
 use crate::files::{DirectoryLock, make_private};
@@ -69,6 +69,10 @@ pub(crate) struct UpArgs {
     #[arg(long, env = "SKERRY_INSECURE")]
     insecure: bool,
 
+    /// Serve /metrics (for Prometheus), /healthz and /readyz on this address; absent: nowhere
+    #[arg(long, env = "SKERRY_METRICS_LISTEN", value_name = "ADDRESS")]
+    pub(crate) metrics_listen: Option<SocketAddr>,
+
     #[command(flatten)]
     pub(crate) log: LogArgs,
 }
@@ -76,15 +80,24 @@ pub(crate) struct UpArgs {
 /// Runs until `shutdown`, or until a part of it fails.
 pub(crate) async fn run(args: UpArgs, project: Option<String>, shutdown: Shutdown) -> anyhow::Result<()> {
     let start = Instant::now();
+    let metrics_listen = args.metrics_listen;
     let settings = Settings::of(args, project)?;
     make_private(&settings.data_dir)?;
     let _lock = DirectoryLock::take(&settings.data_dir, "skerry up")?;
     let (listener, address) = bind(settings.listen).await?;
+    let monitor = match metrics_listen {
+        Some(address) => Some(Monitor::bind(address, settings.access).await?),
+        None => None,
+    };
+    let metrics = monitor.as_ref().map(Monitor::address);
 
     say(&settings.summary(address));
     // First, and whatever becomes of the control plane: it has its desired state on disk and runs that.
     let mut agent = settings.agent(address)?.map(Agent::start);
-    let mut control = ControlPlane::default();
+    let mut control = ControlPlane::new(metrics);
+    if let Some(monitor) = monitor {
+        shutdown.spawn(monitor.serve(Some(control.ready()), shutdown.clone()));
+    }
     let ended = tokio::select! {
         ended = serve(&mut control, &settings, listener, start) => ended,
         ended = Agent::ended(&mut agent) => ended.context("the agent ended"),

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use skerry_api::Member;
 use skerry_daemon::Shutdown;
 use skerry_etcd_embedded::EmbeddedEtcd;
 use skerry_gateway::Gateway;
@@ -16,6 +17,7 @@ use skerry_rpc::Server;
 use skerry_scheduler::Scheduler;
 use skerry_store::{ConnectError, Store, StoreConfig, Target};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -101,25 +103,39 @@ impl Storage {
 
 /// The control plane: the store, and registry, scheduler and gateway on one listener. What is not there yet is `None`, so that it can be
 /// stopped at any point of its start.
-#[derive(Default)]
 pub(super) struct ControlPlane {
     storage: Option<Storage>,
+    metrics: Option<SocketAddr>,
+    /// Whether it can answer: not before its store does.
+    ready: watch::Sender<bool>,
     shutdown: Shutdown,
     serving: Option<JoinHandle<Result<(), skerry_rpc::ServeError>>>,
 }
 
 impl ControlPlane {
+    /// Nothing runs yet. `metrics`: where they are served.
+    pub(super) fn new(metrics: Option<SocketAddr>) -> Self {
+        let (ready, _) = watch::channel(false);
+        Self { storage: None, metrics, ready, shutdown: Shutdown::new(), serving: None }
+    }
+
+    /// Whether it can answer.
+    pub(super) fn ready(&self) -> watch::Receiver<bool> {
+        self.ready.subscribe()
+    }
+
     /// Starts it on `listener`. Callers are answered while an etcd elsewhere is waited for.
     pub(super) async fn start(&mut self, settings: &Settings, listener: TcpListener) -> anyhow::Result<()> {
         let address = listener.local_addr().context("finding the listener's address")?;
         let (listener, copy) = shared(listener).context("sharing the listener")?;
-        let Self { storage, shutdown, .. } = self;
+        let Self { storage, shutdown, metrics, .. } = self;
+        let metrics = *metrics;
         let starting = async {
             let storage = storage.insert(match &settings.etcd {
                 Some(target) => Storage::connect(target).await?,
                 None => Storage::open(settings).await?,
             });
-            Self::server(settings, address, storage.store.clone(), shutdown).await
+            Self::server(settings, (address, metrics), storage.store.clone(), shutdown).await
         };
         let refusing = async {
             let Some(target) = &settings.etcd else { return std::future::pending().await };
@@ -133,24 +149,52 @@ impl ControlPlane {
                 bail!("the listener closed");
             }
         };
+        if let Some(storage) = &self.storage {
+            let mut ready = storage.store.watch_ready();
+            let (tell, shutdown) = (self.ready.clone(), self.shutdown.clone());
+            self.shutdown.spawn(async move {
+                let telling = async {
+                    loop {
+                        tell.send_replace(*ready.borrow_and_update());
+                        if ready.changed().await.is_err() {
+                            return;
+                        }
+                    }
+                };
+                tokio::select! {
+                    () = shutdown.wait() => {}
+                    () = telling => {}
+                }
+            });
+        }
+        let mut server = server;
+        server.ready_when(self.ready());
         self.serving = Some(self.shutdown.spawn(server.serve(listener, self.shutdown.token())));
         Ok(())
     }
 
     async fn server(
         settings: &Settings,
-        address: SocketAddr,
+        (address, metrics): (SocketAddr, Option<SocketAddr>),
         store: Store,
         shutdown: &Shutdown,
     ) -> anyhow::Result<Server> {
         let gateway = skerry_gateway::Config::new(address.to_string());
         let mut server = Server::new(settings.access)?;
+        let [registry_member, scheduler_member, gateway_member] =
+            ["registry", "scheduler", "gateway"].map(|service| Member::new(service, address, metrics));
+        let leader = scheduler_member.id();
         // Each reads the fleet first: at the same time, to be ready sooner.
         let (registry, scheduler, gateway) = tokio::try_join!(
             async { Registry::start(store.clone(), shutdown).await.context("starting the registry") },
-            async { Scheduler::start(store.clone(), shutdown).await.context("starting the scheduler") },
+            async {
+                Scheduler::start(store.clone(), &leader, shutdown).await.context("starting the scheduler")
+            },
             async { Gateway::start(gateway, store.clone(), shutdown).await.context("starting the gateway") },
         )?;
+        for member in [registry_member, scheduler_member, gateway_member] {
+            shutdown.spawn(member.keep(store.clone(), shutdown.wait()));
+        }
         registry.register(&mut server);
         scheduler.register(&mut server);
         gateway.register(&mut server);

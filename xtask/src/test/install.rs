@@ -14,7 +14,7 @@ struct Need {
     present: fn() -> bool,
 }
 
-const NEEDS: [Need; 7] = [
+const NEEDS: [Need; 8] = [
     Need { what: "a C compiler", packages: &[&["gcc", "libc6-dev"]], present: c_compiler },
     Need {
         what: "Docker's daemon",
@@ -34,6 +34,11 @@ const NEEDS: [Need; 7] = [
         present: || sh::find("docker-registry").is_some(),
     },
     Need { what: "a static busybox", packages: &[&["busybox-static"]], present: static_busybox },
+    Need {
+        what: "Prometheus",
+        packages: &[&["prometheus"]],
+        present: || sh::find("prometheus").is_some() && sh::find("promtool").is_some(),
+    },
     Need { what: "Python with venv", packages: &[&["python3", "python3-venv"]], present: python_venv },
 ];
 

@@ -15,7 +15,7 @@ use crate::complete;
 pub use change::{AnnotateArgs, ApplyArgs, CordonArgs, DeleteArgs, DiffArgs, EditArgs, LabelArgs};
 pub use contexts::{ConfigCommand, GetContextsArgs, SetContextArgs};
 pub use rollout::{HistoryArgs, RestartArgs, RolloutCommand, RolloutStatusArgs, UndoArgs};
-pub use show::{DescribeArgs, EventsArgs, ExplainArgs, Format, GetArgs, Output, VersionArgs, WaitArgs};
+pub use show::{DescribeArgs, EventsArgs, ExplainArgs, Format, GetArgs, Output, StatusArgs, VersionArgs, WaitArgs};
 
 /// Flags of every client command.
 #[derive(Debug, Clone, Default, Args)]
@@ -96,6 +96,8 @@ pub enum ClientCommand {
     Events(EventsArgs),
     /// Wait until resources are in a state
     Wait(WaitArgs),
+    /// Show how the installation itself is: services, store, nodes, apps
+    Status(StatusArgs),
     /// Contexts: servers and a project under a name
     #[command(subcommand)]
     Config(ConfigCommand),

@@ -205,6 +205,20 @@ pub struct WaitArgs {
     pub timeout: Duration,
 }
 
+/// `status`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Exit code 1 when there is a problem, 4 when the registry cannot be reached.
+
+Examples:
+  skerry status
+  skerry status -o json")]
+pub struct StatusArgs {
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+}
+
 /// `version`
 #[derive(Debug, Clone, Args)]
 pub struct VersionArgs {

@@ -16,6 +16,7 @@ mod prune;
 pub(crate) mod restart;
 pub(crate) mod rollout;
 mod send;
+pub(crate) mod status;
 pub(crate) mod version;
 pub(crate) mod wait;
 

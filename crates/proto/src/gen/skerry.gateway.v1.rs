@@ -39,9 +39,13 @@ impl ::prost::Name for SyncRequest {
         "/skerry.gateway.v1.SyncRequest".into()
     }
 }
-/// A frame to an agent. Fields 16 to 31 are kept for channel offers, GPU samples, certificate renewal and trace context.
+/// A frame to an agent. Fields 17 to 31 are kept for channel offers, GPU samples and certificate renewal.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SyncResponse {
+    /// W3C trace context (`00-<trace>-<span>-<flags>`) of what made the gateway send this. Empty: nobody traced it. What does not parse
+    /// is ignored.
+    #[prost(string, tag = "16")]
+    pub trace_parent: ::prost::alloc::string::String,
     /// One of:
     #[prost(oneof = "sync_response::Body", tags = "1, 2, 3, 4, 5")]
     pub body: ::core::option::Option<sync_response::Body>,

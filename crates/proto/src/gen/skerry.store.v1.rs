@@ -87,6 +87,12 @@ pub struct AppRecord {
     /// Number of the current revision.
     #[prost(int64, tag = "3")]
     pub revision_number: i64,
+    /// W3C trace context of the request that made the revision current. Empty: nobody traced it.
+    #[prost(string, tag = "40")]
+    pub trace_parent: ::prost::alloc::string::String,
+    /// When that was: what happens long after is no part of its trace.
+    #[prost(message, optional, tag = "41")]
+    pub trace_time: ::core::option::Option<::prost_types::Timestamp>,
 }
 impl ::prost::Name for AppRecord {
     const NAME: &'static str = "AppRecord";
@@ -134,6 +140,12 @@ pub struct ConfigRecord {
     /// Hash of the current content.
     #[prost(string, tag = "2")]
     pub hash: ::prost::alloc::string::String,
+    /// W3C trace context of the request that made the content current. Empty: nobody traced it.
+    #[prost(string, tag = "40")]
+    pub trace_parent: ::prost::alloc::string::String,
+    /// When that was: what happens long after is no part of its trace.
+    #[prost(message, optional, tag = "41")]
+    pub trace_time: ::core::option::Option<::prost_types::Timestamp>,
 }
 impl ::prost::Name for ConfigRecord {
     const NAME: &'static str = "ConfigRecord";
@@ -174,6 +186,9 @@ pub struct AssignmentRecord {
     /// By instance name.
     #[prost(message, repeated, tag = "1")]
     pub instances: ::prost::alloc::vec::Vec<AssignedInstance>,
+    /// W3C trace context of the scheduler's span that wrote it. No part of what the node shall run. Empty: nobody traced it.
+    #[prost(string, tag = "40")]
+    pub trace_parent: ::prost::alloc::string::String,
 }
 impl ::prost::Name for AssignmentRecord {
     const NAME: &'static str = "AssignmentRecord";
@@ -355,12 +370,44 @@ impl ::prost::Name for GatewayRecord {
         "/skerry.store.v1.GatewayRecord".into()
     }
 }
+/// members/<id>, leased: one replica of a service is alive.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MemberRecord {
+    /// Which service: `registry`, `scheduler` or `gateway`.
+    #[prost(string, tag = "1")]
+    pub service: ::prost::alloc::string::String,
+    /// Of its program.
+    #[prost(string, tag = "2")]
+    pub version: ::prost::alloc::string::String,
+    /// Where its listener is.
+    #[prost(string, tag = "3")]
+    pub address: ::prost::alloc::string::String,
+    /// Where its metrics are served. Empty: nowhere.
+    #[prost(string, tag = "4")]
+    pub metrics_address: ::prost::alloc::string::String,
+    /// When it started.
+    #[prost(message, optional, tag = "5")]
+    pub start_time: ::core::option::Option<::prost_types::Timestamp>,
+}
+impl ::prost::Name for MemberRecord {
+    const NAME: &'static str = "MemberRecord";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.MemberRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.MemberRecord".into()
+    }
+}
 /// leaders/<name>, leased: who leads. Its create revision fences the leader's writes.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LeaderRecord {
     /// Random for each process.
     #[prost(string, tag = "1")]
     pub holder: ::prost::alloc::string::String,
+    /// Which member it is (`members/<id>`), if it is one.
+    #[prost(string, tag = "2")]
+    pub member: ::prost::alloc::string::String,
 }
 impl ::prost::Name for LeaderRecord {
     const NAME: &'static str = "LeaderRecord";

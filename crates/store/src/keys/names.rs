@@ -108,6 +108,11 @@ id!(
     "gateway id"
 );
 id!(
+    /// One replica of a service.
+    MemberId,
+    "member id"
+);
+id!(
     /// What is led, as `scheduler`.
     LeaderName,
     "leader name"
@@ -208,6 +213,15 @@ impl KeyName for EventSource {
 }
 
 impl KeyName for GatewayId {
+    fn write_path(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+    fn from_path(path: &str) -> Option<Self> {
+        Self::parse(path).ok()
+    }
+}
+
+impl KeyName for MemberId {
     fn write_path(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }

@@ -129,7 +129,8 @@ mod tests {
             instance: (*name).to_owned(),
             ..store::AssignedInstance::default()
         };
-        store::AssignmentRecord { instances: names.iter().map(assigned).collect() }
+        let instances = names.iter().map(assigned).collect();
+        store::AssignmentRecord { instances, ..Default::default() }
     }
 
     fn states(names: &[&str]) -> pb::Report {

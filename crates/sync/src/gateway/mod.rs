@@ -417,7 +417,7 @@ fn closing(reason: Reason, message: &str, retry_after: Duration) -> pb::Closing 
 }
 
 fn frame_of(body: Down) -> SessionEffect {
-    SessionEffect::Send(pb::SyncResponse { body: Some(body) })
+    SessionEffect::Send(pb::SyncResponse { body: Some(body), trace_parent: String::new() })
 }
 
 fn send(out: &mut Vec<SessionEffect>, body: Down) {

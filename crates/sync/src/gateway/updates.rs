@@ -210,7 +210,11 @@ impl Updates {
         for update in
             parts(self.nonce, planned.assignment.version, contents.into_iter().chain(instances), removed)
         {
-            super::send(out, Down::Update(update));
+            let trace_parent = planned.assignment.record.trace_parent.clone();
+            out.push(SessionEffect::Send(pb::SyncResponse {
+                body: Some(Down::Update(update)),
+                trace_parent,
+            }));
         }
         self.state = State::Sent { nonce: self.nonce, planned };
     }

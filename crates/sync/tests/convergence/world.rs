@@ -232,7 +232,7 @@ impl World {
                 });
             }
         }
-        store::AssignmentRecord { instances }
+        store::AssignmentRecord { instances, ..Default::default() }
     }
 
     // What goes on.

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skerry_model::InstanceName;
+use skerry_rpc::trace;
 use skerry_sync::MonoTime;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
+use tracing::{Instrument as _, Span};
 
 use super::{Copy, Reconciler};
 use crate::clock::random_unit;
@@ -24,6 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const PREPARE_DEADLINE: Duration = Duration::from_secs(30 * 60);
 /// Longest that looking for what a former copy needs may take.
 const FORMER_DEADLINE: Duration = Duration::from_secs(10);
+/// What is done longer than this after an update is no part of its trace.
+const TRACE_AGE_MAX: Duration = Duration::from_secs(10 * 60);
 /// Longest that making or removing may take, beyond the grace that stopping needs.
 const ACT_DEADLINE: Duration = Duration::from_secs(120);
 
@@ -122,6 +126,28 @@ fn defect(error: &JoinError) -> Option<Result<(), RuntimeError>> {
         let message = "a defect of the agent's: see its log".to_owned();
         Err(RuntimeError { reason: "Internal", message, transient: false })
     })
+}
+
+fn name_of(act: Act) -> &'static str {
+    match act {
+        Act::Fetch => "fetch",
+        Act::Start => "start",
+        Act::Restart => "restart",
+        Act::Repair => "repair",
+        Act::Replace => "replace",
+        Act::Remove => "remove",
+    }
+}
+
+/// Runs a job and notes how it ended.
+async fn observed(job: Job) -> Result<(), RuntimeError> {
+    let act = name_of(job.act);
+    let result = job.run().await;
+    crate::meters::acted(act, result.is_ok());
+    if result.is_err() {
+        Span::current().record("otel.status_code", "ERROR");
+    }
+    result
 }
 
 /// All that a task needs.
@@ -223,11 +249,33 @@ impl Reconciler {
             news: news.clone(),
             deadline: ACT_DEADLINE + grace,
         };
-        let abort = self.acts.tasks.spawn(job.run());
+        let span = self.span_of(action, now);
+        let abort = self.acts.tasks.spawn(observed(job).instrument(span));
         let key = (action.instance.clone(), lane(action.act));
         self.acts.names.insert(abort.id(), key.clone());
         let running = Running { abort, act: action.act, runtime: action.runtime, fingerprint };
         self.acts.running.insert(key, running);
+    }
+
+    /// The span of an act that follows from the update that brought the desired state. What is done to keep it so does not.
+    fn span_of(&self, action: &Action, now: MonoTime) -> Span {
+        let follows = match action.act {
+            Act::Fetch | Act::Start | Act::Replace | Act::Remove => true,
+            Act::Restart | Act::Repair => false,
+        };
+        let recent = now.saturating_since(self.traced_since) <= TRACE_AGE_MAX;
+        if self.desired.trace_parent.is_empty() || !follows || !recent {
+            return Span::none();
+        }
+        let span = tracing::info_span!(
+            "act",
+            otel.name = name_of(action.act),
+            otel.status_code = tracing::field::Empty,
+            instance = %action.instance,
+            trace_id = tracing::field::Empty
+        );
+        trace::follow(&span, &self.desired.trace_parent);
+        span
     }
 
     /// Takes in what a task says.

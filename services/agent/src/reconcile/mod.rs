@@ -106,6 +106,8 @@ pub(crate) struct Reconciler {
     clock: Clock,
     links: Links,
     desired: Arc<Desired>,
+    /// When the trace of the desired state began here.
+    traced_since: MonoTime,
     runtimes: BTreeMap<RuntimeKind, Arc<dyn Runtime>>,
     world: World,
     memories: BTreeMap<InstanceName, Memory>,
@@ -136,6 +138,7 @@ impl Reconciler {
             node,
             clock,
             desired: Arc::default(),
+            traced_since: clock.mono(),
             looks: Looks::new(runtimes.keys().copied()),
             acts: Acts::new(Arc::new(Semaphore::new(act::PREPARES_MAX))),
             runtimes,
@@ -246,6 +249,9 @@ impl Reconciler {
         self.acts.abort_unless_of(&desired);
         self.sweeping.abort_all();
         self.sweep_due = true;
+        if self.desired.trace_parent != desired.trace_parent {
+            self.traced_since = self.clock.mono();
+        }
         self.desired = desired;
     }
 

@@ -12,10 +12,13 @@ use std::time::{Duration, SystemTime};
 
 use skerry_model::NodeRef;
 use skerry_model::time::to_timestamp;
+use skerry_proto::gateway::v1 as pb;
 use skerry_proto::types::v1 as types;
+use skerry_rpc::trace;
 use skerry_sync::{AgentConfig, AgentEffect, AgentEvent, AgentMachine, Told, limits};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
 
 use self::store::Store;
 use self::wire::{FromWire, Wire};
@@ -69,6 +72,8 @@ pub(crate) struct Uplink {
     findings: Findings,
     /// Forget the name conflict when a session has lived so long.
     opened: Option<skerry_sync::MonoTime>,
+    /// The update that is being taken, where somebody traces it: its version and the span of taking it.
+    taking: Option<(skerry_sync::Version, Span)>,
     /// Whether the instances were told once: the first report waits for it.
     looked: bool,
     desired: watch::Sender<Arc<Desired>>,
@@ -108,6 +113,7 @@ impl Uplink {
             sampler: parts.sampler,
             findings: Findings { damage, ..Findings::default() },
             opened: None,
+            taking: None,
             looked: false,
             desired: parts.desired,
             local: parts.local,
@@ -211,6 +217,8 @@ impl Uplink {
         let resources = held.resources.values().map(AsRef::as_ref);
         let (mut desired, refusals) = join(resources, held.version.is_some());
         desired.formers = self.formers.of(&desired);
+        desired.trace_parent = self.taken(held);
+        crate::meters::instances(desired.instances.len());
         self.offered = false;
         for refusal in refusals {
             let (resource, reason, message) = (refusal.resource, refusal.reason, refusal.message);
@@ -224,6 +232,27 @@ impl Uplink {
         );
         self.desired.send_replace(Arc::new(desired));
         self.prune_formers();
+    }
+
+    /// Begins the span of an update that somebody traces. It ends when the update is on disk and handed on.
+    fn note_trace(&mut self, frame: &pb::SyncResponse) {
+        let Some(pb::sync_response::Body::Update(update)) = &frame.body else { return };
+        let Some(version) = update.version.filter(|_| !frame.trace_parent.is_empty() && !update.more) else {
+            return;
+        };
+        let version = skerry_sync::Version::from(version);
+        let span = tracing::info_span!("take update", %version, trace_id = tracing::field::Empty);
+        trace::follow(&span, &frame.trace_parent);
+        self.taking = Some((version, span));
+    }
+
+    /// Ends that span; answers its context, where it was that of what is held now.
+    fn taken(&mut self, held: &skerry_sync::Desired) -> String {
+        let taking = self.taking.take_if(|(version, _)| held.version.is_some_and(|held| held >= *version));
+        taking
+            .filter(|(version, _)| held.version == Some(*version))
+            .map(|(_, span)| trace::trace_parent(&span))
+            .unwrap_or_default()
     }
 
     /// Keeps of the state that is held what `next` may need: written before `next` is.
@@ -279,7 +308,10 @@ impl Uplink {
     fn take_wire(&mut self, from: FromWire) {
         match from {
             FromWire::Connected => self.feed(AgentEvent::Connected),
-            FromWire::Frame(frame) => self.feed(AgentEvent::Frame(frame)),
+            FromWire::Frame(frame) => {
+                self.note_trace(&frame);
+                self.feed(AgentEvent::Frame(frame));
+            }
             FromWire::Ended(why) => self.feed(AgentEvent::Disconnected { why, retry_after: None }),
         }
     }
@@ -314,11 +346,13 @@ impl Uplink {
         match told {
             Told::Welcomed { epoch, node_uid, gateway, .. } => {
                 tracing::info!(node = %self.node, gateway, %epoch, "connected");
+                crate::meters::connected(true);
                 self.opened = Some(self.clock.mono());
                 let held = Arc::clone(self.machine.held());
                 self.store.remember_uid(node_uid, held);
             }
             Told::Lost { why, retry } => {
+                crate::meters::connected(false);
                 // Once for each session that was; the tries after it only at debug.
                 if self.opened.take().is_some() || self.dials == 1 {
                     tracing::warn!(why, retry_s = retry.as_secs_f32(), "not connected");
