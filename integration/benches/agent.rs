@@ -70,10 +70,8 @@ async fn main() -> Result<()> {
     let mut control = Control::start().await?;
     let processes_only = std::env::args().any(|arg| arg == "--process");
     let docker = if processes_only { None } else { Docker::find().ok() };
-    let collector = match std::env::args().any(|arg| arg == "--otlp") {
-        true => Some(Collector::start().await?),
-        false => None,
-    };
+    let traced = std::env::args().any(|arg| arg == "--otlp");
+    let collector = if traced { Some(Collector::start().await?) } else { None };
     let plan = AgentPlan {
         otlp: collector.as_ref().map(Collector::endpoint),
         program,

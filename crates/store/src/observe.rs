@@ -43,7 +43,15 @@ struct Meters {
 }
 
 /// Counts one call and, within a trace, makes it a span.
-pub(crate) async fn call<T>(
+pub(crate) fn call<'a, T: 'a>(
+    operation: &'static str,
+    call: impl Future<Output = Result<T, Failure>> + Send + 'a,
+) -> impl Future<Output = Result<T, Failure>> + Send + 'a {
+    // Boxed: who awaits it would else hold it twice, and a gateway holds many.
+    observed(operation, Box::pin(call))
+}
+
+async fn observed<T>(
     operation: &'static str,
     call: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {

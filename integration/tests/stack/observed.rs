@@ -172,7 +172,8 @@ async fn prometheus_scrapes_every_service_and_promtool_finds_no_fault() -> Resul
         ("sum(skerry_agent_acts_total{act=\"start\",outcome=\"ok\"})", 1.0),
         ("count(process_resident_memory_bytes>0)", 4.0),
     ] {
-        let escaped: String = asked.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let escaped: Vec<String> = asked.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let escaped = escaped.concat();
         eventually(asked, PATIENCE, async || -> Result<()> {
             let value = query(port, &escaped).await?;
             ensure!(value.is_some_and(|value| value >= least), "{value:?}");

@@ -52,6 +52,7 @@ impl Stage {
 
     async fn assign(&self, node: &NodeRef, revision: &str) {
         let record = stored::AssignmentRecord {
+            trace_parent: String::new(),
             instances: vec![stored::AssignedInstance {
                 instance: "web/s/n/0".to_owned(),
                 revision: revision.to_owned(),

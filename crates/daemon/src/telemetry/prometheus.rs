@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use opentelemetry::KeyValue;
-use opentelemetry_sdk::metrics::data::{AggregatedMetrics, Metric, MetricData};
+use opentelemetry_sdk::metrics::data::{AggregatedMetrics, Metric, MetricData, ScopeMetrics};
 
 use super::Metrics;
 
@@ -15,7 +15,7 @@ pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8"
 pub(crate) fn text(metrics: &Metrics) -> String {
     let mut out = String::new();
     let Some(all) = metrics.collect() else { return out };
-    for metric in all.scope_metrics().flat_map(|scope| scope.metrics()) {
+    for metric in all.scope_metrics().flat_map(ScopeMetrics::metrics) {
         match metric.data() {
             AggregatedMetrics::F64(data) => write(&mut out, metric, data, |value| value),
             AggregatedMetrics::U64(data) => write(&mut out, metric, data, |value| value as f64),
@@ -34,10 +34,8 @@ fn write<T: Copy>(out: &mut String, metric: &Metric, data: &MetricData<T>, numbe
             }
         }
         MetricData::Sum(sum) => {
-            let name = match sum.is_monotonic() {
-                true => head(out, metric, "counter", "_total"),
-                false => head(out, metric, "gauge", ""),
-            };
+            let (kind, suffix) = if sum.is_monotonic() { ("counter", "_total") } else { ("gauge", "") };
+            let name = head(out, metric, kind, suffix);
             for point in sum.data_points() {
                 sample(out, &name, point.attributes(), None, number(point.value()));
             }

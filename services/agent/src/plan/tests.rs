@@ -52,6 +52,7 @@ fn spec(index: usize, sketch: &Sketch) -> InstanceSpec {
 fn desired(sketches: &[Sketch]) -> Desired {
     let specs = sketches.iter().enumerate().filter(|(_, sketch)| sketch.wanted);
     Desired {
+        trace_parent: String::new(),
         instances: specs.map(|(index, sketch)| (name(index), Arc::new(spec(index, sketch)))).collect(),
         blocked: BTreeMap::new(),
         formers: BTreeMap::new(),
