@@ -22,6 +22,7 @@ Examples:
   skerry wait app/hello --for=healthy
   skerry get nodes -w
   skerry describe app/hello
+  skerry explain app.spec.services              what can be written in a manifest
   source <(skerry completion bash)              completions for this shell";
 
 /// Programs on edge machines, managed from the cloud

@@ -102,8 +102,11 @@ impl Up {
     /// `skerry` as a client of it.
     pub(crate) fn client<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = sh::command(&self.skerry);
-        // Whoever runs this may have a server of their own in mind.
-        command.env_remove("SKERRY_SERVER").env_remove("SKERRY_PROJECT");
+        // Whoever runs this may have a server of their own in mind, or a context.
+        for variable in ["SERVER", "REGISTRY", "SCHEDULER", "PROJECT", "CONTEXT"] {
+            command.env_remove(format!("SKERRY_{variable}"));
+        }
+        command.env("SKERRY_CONFIG", "/dev/null");
         if self.url != DEFAULT_URL {
             command.arg("--server").arg(&self.url);
         }

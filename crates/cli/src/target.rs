@@ -103,7 +103,12 @@ impl Target {
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.kind.singular(), self.name)
+        // A full name says its project, which is the reader's own or was just typed.
+        let short = match self.name.strip_prefix("projects/") {
+            Some(full) => full.rsplit('/').next().unwrap_or(full),
+            None => &self.name,
+        };
+        write!(f, "{}/{short}", self.kind.singular())
     }
 }
 
@@ -190,5 +195,8 @@ mod tests {
         let target = |name: &str| Target { kind: Type::App, name: name.into() };
         assert_eq!(target("hello").full_name(&project).expect("valid"), "projects/p/apps/hello");
         assert!(target("Hello").full_name(&project).is_err());
+        let full = target("projects/q/apps/hello");
+        assert_eq!(full.full_name(&project).expect("valid"), "projects/q/apps/hello");
+        assert_eq!(full.to_string(), "app/hello");
     }
 }

@@ -170,7 +170,7 @@ fn document(field: &FieldDescriptor, depth: usize) -> FieldDoc {
         _ => vec![],
     };
     let oneof = field.containing_oneof().filter(|oneof| !oneof.is_synthetic());
-    let others = oneof.iter().flat_map(|oneof| oneof.fields()).filter(|other| other != field);
+    let others = oneof.iter().flat_map(prost_reflect::OneofDescriptor::fields).filter(|other| other != field);
     FieldDoc {
         name: name_of(field),
         of: type_of(field),
@@ -242,7 +242,7 @@ fn words(values: &EnumDescriptor) -> Vec<(String, String)> {
 fn comment(file: &FileDescriptor, path: &[i32]) -> String {
     let info = file.file_descriptor_proto().source_code_info.as_ref();
     let location = info.and_then(|info| info.location.iter().find(|location| location.path == path));
-    let text = location.map(|location| location.leading_comments()).unwrap_or_default();
+    let text = location.and_then(|location| location.leading_comments.as_deref()).unwrap_or_default();
     let paragraphs = text.trim().split("\n\n").map(|paragraph| {
         let words: Vec<&str> = paragraph.split_whitespace().collect();
         words.join(" ")

@@ -3,6 +3,7 @@
 mod api;
 mod bounds;
 mod churn;
+mod cli;
 mod degraded;
 mod docker_outages;
 mod docker_restart;

@@ -18,6 +18,7 @@ fn command(stack: &Stack, words: &[&str]) -> Command {
         .args(words)
         .env("SKERRY_REGISTRY", format!("http://{}", stack.address("registry-0")))
         .env("SKERRY_SCHEDULER", format!("http://{}", stack.address("scheduler-0")))
+        .env("SKERRY_CONFIG", "/dev/null")
         .stdin(Stdio::null());
     command
 }
@@ -198,7 +199,7 @@ async fn up_runs_its_machine_while_etcd_is_away_and_serves_when_it_is_back() -> 
     let server = format!("--server=http://127.0.0.1:{port}");
     let client = async |words: Vec<String>| -> Result<Output> {
         let mut command = Command::new(bin("skerry"));
-        command.arg(&server).args(words).stdin(Stdio::null());
+        command.arg(&server).args(words).env("SKERRY_CONFIG", "/dev/null").stdin(Stdio::null());
         tokio::task::spawn_blocking(move || command.output()).await?.context("running skerry")
     };
     let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();

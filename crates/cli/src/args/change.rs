@@ -9,6 +9,7 @@ use super::{duration, targets};
 use crate::complete;
 
 /// `apply`
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Configs come before apps. All manifests are checked before the first is sent; after that an error

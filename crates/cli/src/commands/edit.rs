@@ -54,7 +54,7 @@ async fn edit(
             return printer.line(&format!("{target} unchanged: the edit was given up"));
         }
         if let Some(error) = wrong.take().filter(|_| new == body) {
-            return Err(draft.kept(error));
+            return Err(draft.kept(&error));
         }
         new.clone_into(&mut body);
         let shown = draft.shown();
@@ -79,7 +79,7 @@ async fn edit(
             Err(error) if error.code() == Some(tonic::Code::Aborted) => {
                 let now = client.get(target).await?;
                 if of_owner(&now) != original {
-                    return Err(draft.kept(CliError::Failed(format!(
+                    return Err(draft.kept(&CliError::Failed(format!(
                         "somebody else changed {target} meanwhile, and nothing was written"
                     ))));
                 }
@@ -90,8 +90,8 @@ async fn edit(
                 );
                 wrong = Some(error.into());
             }
-            Err(error @ CallError::Connect(_)) => return Err(draft.kept(error.into())),
-            Err(error) if error.is_unreachable() => return Err(draft.kept(error.into())),
+            Err(error @ CallError::Connect(_)) => return Err(draft.kept(&error.into())),
+            Err(error) if error.is_unreachable() => return Err(draft.kept(&error.into())),
             Err(error) => {
                 header = header_with(&body, |text| match (&error, read(&shown, text, target, client)) {
                     (CallError::Status(status, address), Ok(manifest)) => {
@@ -104,7 +104,7 @@ async fn edit(
             }
         }
     }
-    Err(draft.kept(CliError::Failed(format!("the editor was opened {ROUNDS_MAX} times"))))
+    Err(draft.kept(&CliError::Failed(format!("the editor was opened {ROUNDS_MAX} times"))))
 }
 
 /// The one manifest of the text, still of the same resource.
@@ -179,7 +179,7 @@ impl Draft {
     }
 
     /// Leaves the file where it is and says so.
-    fn kept(self, error: CliError) -> CliError {
+    fn kept(self, error: &CliError) -> CliError {
         let path: PathBuf = match self.file.into_temp_path().keep() {
             Ok(path) => path,
             Err(kept) => {

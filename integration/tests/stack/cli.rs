@@ -1,0 +1,253 @@
+//! What people type who come from kubectl: differences, editors, revisions, restarts, pruning, templates, contexts, Tab.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use skerry_integration::Stack;
+use skerry_integration::stack::PATIENCE;
+use skerry_testing::bin;
+
+/// The `skerry` command with a home and a directory of its own, against a stack that a context names.
+struct Operator {
+    home: PathBuf,
+}
+
+impl Operator {
+    async fn new(stack: &Stack) -> Result<Self> {
+        let this = Self { home: stack.dir().join("home") };
+        std::fs::create_dir_all(&this.home)?;
+        let registry = format!("--registry=http://{}", stack.address("registry-0"));
+        let scheduler = format!("--scheduler=http://{}", stack.address("scheduler-0"));
+        let made = this.run(&["config", "set-context", "lab", &registry, &scheduler]).await?;
+        assert_eq!(made, (Some(0), "context lab created; it is the current one\n".into(), String::new()));
+        Ok(this)
+    }
+
+    fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command.current_dir(&self.home).env("HOME", &self.home).stdin(Stdio::null());
+        for name in
+            ["XDG_CONFIG_HOME", "SKERRY_CONFIG", "SKERRY_SERVER", "SKERRY_PROJECT", "SKERRY_EDITOR", "VISUAL"]
+        {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    /// Exit code, stdout, stderr.
+    async fn run(&self, words: &[&str]) -> Result<(Option<i32>, String, String)> {
+        let mut command = self.command(bin("skerry"));
+        command.args(words);
+        ended(command).await
+    }
+
+    async fn edit(&self, editor: &Path, target: &str) -> Result<(Option<i32>, String, String)> {
+        let mut command = self.command(bin("skerry"));
+        command.args(["edit", target]).env("EDITOR", editor);
+        ended(command).await
+    }
+
+    fn file(&self, name: &str, text: &str) -> Result<PathBuf> {
+        let path = self.home.join(name);
+        if let Some(directory) = path.parent() {
+            std::fs::create_dir_all(directory)?;
+        }
+        std::fs::write(&path, text)?;
+        Ok(path)
+    }
+
+    /// A program that is taken for an editor: `script` with the file as its first argument.
+    fn editor(&self, name: &str, script: &str) -> Result<PathBuf> {
+        let path = self.file(name, &format!("#!/bin/sh\n{script}\n"))?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
+        Ok(path)
+    }
+}
+
+async fn ended(mut command: Command) -> Result<(Option<i32>, String, String)> {
+    let output = tokio::task::spawn_blocking(move || command.output());
+    let output: Output =
+        tokio::time::timeout(PATIENCE, output).await.context("it did not end")??.context("running it")?;
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).context("text");
+    Ok((output.status.code(), text(output.stdout)?, text(output.stderr)?))
+}
+
+fn web(seconds: u32) -> String {
+    format!(
+        "apiVersion: skerry/v1\nkind: App\nmetadata: {{name: web, labels: {{team: shop}}}}\nspec:\n  services:\n    - name: s\n      \
+         process: {{program: /bin/sleep, args: [\"{seconds}\"]}}\n      stop: {{gracePeriod: 2s}}\n"
+    )
+}
+
+fn config(name: &str) -> String {
+    format!(
+        "apiVersion: skerry/v1\nkind: Config\nmetadata: {{name: {name}, labels: {{team: shop}}}}\nspec: {{data: {{a: b}}}}\n"
+    )
+}
+
+#[tokio::test]
+async fn a_change_is_seen_made_undone_and_restarted() -> Result<()> {
+    let mut stack = Stack::start().await?;
+    stack.add_agent("n1", &[])?;
+    stack.wait_connected("n1").await;
+    let operator = Operator::new(&stack).await?;
+    operator.file("web.yaml", &web(1_000_001))?;
+
+    let new = operator.run(&["diff", "-f", "web.yaml"]).await?;
+    ensure!(new.0 == Some(1) && new.1.contains("\n+  name: web\n"), "{new:?}");
+    let applied = operator.run(&["apply", "-f", "web.yaml", "--wait"]).await?;
+    assert_eq!(
+        (applied.0, applied.1.as_str()),
+        (Some(0), "app/web created\napp/web healthy\n"),
+        "{applied:?}"
+    );
+    assert_eq!(operator.run(&["diff", "-f", "web.yaml"]).await?, (Some(0), String::new(), String::new()));
+
+    operator.file("web.yaml", &web(1_000_002))?;
+    let other = operator.run(&["diff", "-f", "web.yaml"]).await?;
+    ensure!(
+        other.0 == Some(1) && other.1.contains("\n-          - \"1000001\"\n+          - \"1000002\"\n"),
+        "{other:?}"
+    );
+    let bad = operator.file("bad.yaml", &web(1).replace("process", "proces"))?;
+    let refused = operator.run(&["diff", "-f", &bad.display().to_string()]).await?;
+    ensure!(refused.0 == Some(2) && refused.2.contains("did you mean \"process\"?"), "{refused:?}");
+    ensure!(operator.run(&["apply", "-f", "web.yaml"]).await?.0 == Some(0), "applied");
+    let status = operator.run(&["rollout", "status", "app/web"]).await?;
+    ensure!(status.0 == Some(0) && status.1.starts_with("app/web rolled out: 1/1 ready"), "{status:?}");
+
+    // A restart replaces what runs, and applying the manifest again neither undoes nor repeats it.
+    let id = ["get", "instances", "web", "-o", "jsonpath={.items[0].runtimeId}"];
+    let before = operator.run(&id).await?.1;
+    assert_eq!(operator.run(&["restart", "app/web", "s"]).await?.1, "app/web restarted\n");
+    ensure!(operator.run(&["rollout", "status", "app/web"]).await?.0 == Some(0), "restarted");
+    let after = operator.run(&id).await?.1;
+    ensure!(!before.is_empty() && before != after, "{before} is still {after}");
+    assert_eq!(operator.run(&["apply", "-f", "web.yaml"]).await?.1, "app/web unchanged\n");
+
+    let undone = operator.run(&["rollout", "undo", "app/web"]).await?;
+    assert_eq!((undone.0, undone.1.as_str()), (Some(0), "app/web rolled back to revision 1\n"), "{undone:?}");
+    let args =
+        operator.run(&["get", "app/web", "-o", "jsonpath={.spec.services[0].process.args[*]}"]).await?;
+    assert_eq!(args.1, "1000001");
+    let history = operator.run(&["rollout", "history", "app/web"]).await?.1;
+    ensure!(
+        history.contains("4 ") && history.contains("current") && history.contains("restart"),
+        "{history}"
+    );
+    let missing = operator.run(&["rollout", "undo", "app/web", "--to-revision=9"]).await?;
+    ensure!(missing.0 == Some(3) && missing.2.contains("kept are 4, 3, 2, 1"), "{missing:?}");
+    stack.finish(None).await
+}
+
+#[tokio::test]
+async fn an_edit_is_taken_refused_or_kept_when_somebody_else_was_faster() -> Result<()> {
+    let stack = Stack::start().await?;
+    let operator = Operator::new(&stack).await?;
+    operator.file("web.yaml", &web(1_000_001))?;
+    ensure!(operator.run(&["apply", "-f", "web.yaml"]).await?.0 == Some(0), "applied");
+
+    let good = operator.editor("good.sh", "sed -i s/1000001/1000002/ \"$1\"")?;
+    assert_eq!(operator.edit(&good, "app/web").await?.1, "app/web edited\n");
+    assert_eq!(
+        operator.edit(Path::new("true"), "app/web").await?.1,
+        "app/web unchanged: the edit was given up\n"
+    );
+
+    // The second time the editor sees what was wrong, and mends it.
+    let slip = "if grep -q 'did you mean' \"$1\"; then sed -i s/proces:/process:/ \"$1\"; \
+                else sed -i 's/process:/proces:/; s/1000002/1000003/' \"$1\"; fi";
+    let slip = operator.editor("slip.sh", slip)?;
+    assert_eq!(operator.edit(&slip, "app/web").await?.1, "app/web edited\n");
+
+    let skerry = bin("skerry").display().to_string();
+    let slow = format!("{skerry} annotate app/web by=another > /dev/null; sed -i s/1000003/1000004/ \"$1\"");
+    let slow = operator.editor("slow.sh", &slow)?;
+    let (code, _, told) = operator.edit(&slow, "app/web").await?;
+    ensure!(code == Some(1) && told.contains("somebody else changed app/web meanwhile"), "{told}");
+    let kept = told.split_whitespace().find(|word| word.ends_with(".yaml:")).context("a file is named")?;
+    let kept = kept.trim_end_matches(':');
+    let differs = operator.run(&["diff", "-f", kept]).await?;
+    ensure!(differs.0 == Some(1) && differs.1.contains("1000004"), "{differs:?}");
+    std::fs::remove_file(kept)?;
+    let args =
+        operator.run(&["get", "app/web", "-o", "jsonpath={.spec.services[0].process.args[0]}"]).await?;
+    assert_eq!(args.1, "1000003", "nothing was written");
+    stack.finish(None).await
+}
+
+#[tokio::test]
+async fn pruning_deletes_what_the_selector_chooses_and_no_manifest_names() -> Result<()> {
+    let stack = Stack::start().await?;
+    let operator = Operator::new(&stack).await?;
+    operator.file("site/web.yaml", &(web(1) + "---\n" + &config("kept")))?;
+    operator.file("site/below/old.yaml", &config("old"))?;
+    operator.file("other.yaml", &config("other").replace("shop", "else"))?;
+    for words in [["apply", "-R", "-f", "site"].as_slice(), &["apply", "-f", "other.yaml"]] {
+        ensure!(operator.run(words).await?.0 == Some(0), "{words:?}");
+    }
+    let refused = operator.run(&["apply", "-f", "site", "--prune"]).await?;
+    ensure!(refused.0 == Some(2) && refused.2.contains("--prune needs -l SELECTOR"), "{refused:?}");
+    let dry = operator.run(&["apply", "-f", "site", "--prune", "-l", "team=shop", "--dry-run"]).await?;
+    ensure!(dry.1.ends_with("config/old pruned (dry run)\n"), "{dry:?}");
+    let pruned = operator.run(&["apply", "-f", "site", "--prune", "-l", "team=shop"]).await?;
+    assert_eq!(pruned.1, "config/kept unchanged\napp/web unchanged\nconfig/old pruned\n");
+    let left = operator.run(&["get", "configs", "-o", "name"]).await?.1;
+    assert_eq!(left, "config/kept\nconfig/other\n");
+    let all = operator.run(&["apply", "-f", "other.yaml", "--prune", "--all"]).await?;
+    assert_eq!(all.1, "config/other unchanged\napp/web pruned\nconfig/kept pruned\n", "apps before configs");
+    stack.finish(None).await
+}
+
+#[tokio::test]
+async fn a_real_bash_completes_the_names_of_resources() -> Result<()> {
+    let mut stack = Stack::start().await?;
+    stack.add_agent("n1", &[])?;
+    stack.wait_connected("n1").await;
+    let operator = Operator::new(&stack).await?;
+    operator.file("web.yaml", &web(1_000_001))?;
+    ensure!(operator.run(&["apply", "-f", "web.yaml"]).await?.0 == Some(0), "applied");
+    let script = "source <(skerry completion bash)
+        answer() {
+            COMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1)); COMP_TYPE=9; COMPREPLY=()
+            _clap_complete_skerry skerry \"${COMP_WORDS[COMP_CWORD]}\" \"${COMP_WORDS[COMP_CWORD-1]}\"
+            echo \"${COMPREPLY[*]}\"
+        }
+        answer skerry get app/
+        answer skerry describe node n
+        answer skerry rollout undo app/w
+        answer skerry config use-context l
+        answer skerry --server = http : //127.0.0.1 : 1 get app/
+        answer skerry explain app.spec.s
+        answer skerry unco";
+    let mut command = operator.command("bash");
+    let directory = bin("skerry").parent().context("a directory")?.display().to_string();
+    let path = format!("{directory}:{}", std::env::var("PATH").unwrap_or_default());
+    command.args(["--norc", "-c", script]).env("PATH", path);
+    let (code, said, errors) = ended(command).await?;
+    let expected = "app/web\nn1\napp/web\nlab\n\napp.spec.selector app.spec.services\nuncordon\n";
+    assert_eq!((code, said.as_str()), (Some(0), expected), "{errors}");
+    stack.finish(None).await
+}
+
+#[tokio::test]
+async fn colours_and_templates_are_for_whom_they_are_asked() -> Result<()> {
+    let stack = Stack::start().await?;
+    let operator = Operator::new(&stack).await?;
+    operator.file("web.yaml", &web(1))?;
+    ensure!(operator.run(&["apply", "-f", "web.yaml"]).await?.0 == Some(0), "applied");
+    let plain = operator.run(&["get", "apps"]).await?.1;
+    ensure!(!plain.contains('\x1b'), "a pipe has no colours: {plain:?}");
+    let painted = operator.run(&["get", "apps", "--color=always"]).await?.1;
+    ensure!(painted.contains('\x1b'), "{painted:?}");
+    let template =
+        "jsonpath={range .items[?(@.metadata.labels.team==\"shop\")]}{.metadata.name}{\"\\n\"}{end}";
+    assert_eq!(operator.run(&["get", "apps", "-o", template]).await?.1, "web\n");
+    let away = operator.run(&["--server=http://127.0.0.1:1", "get", "apps"]).await?;
+    assert_eq!(away.0, Some(4), "a flag comes before the context: {away:?}");
+    let unknown = operator.run(&["--context=lob", "get", "apps"]).await?;
+    ensure!(unknown.0 == Some(2) && unknown.2.contains("did you mean lab?"), "{unknown:?}");
+    stack.finish(None).await
+}
