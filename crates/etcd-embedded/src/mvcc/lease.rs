@@ -13,6 +13,8 @@ use super::types::LeaseState;
 pub const MIN_LEASE_TTL_S: i64 = 2;
 /// A longer time to live is refused. etcd's bound.
 pub const MAX_LEASE_TTL_S: i64 = 9_000_000_000;
+/// What a lease without keys takes of memory, roughly. It counts against the quota, so that nobody can grant without end.
+pub(super) const LEASE_COST_BYTES: usize = 256;
 
 #[derive(Debug)]
 struct Lease {

@@ -41,7 +41,7 @@ pub use types::{
 };
 
 use index::Index;
-use lease::Leases;
+use lease::{LEASE_COST_BYTES, Leases};
 
 /// Changes below the compacted revision that stay readable to watchers that exist.
 const LOG_GRACE_ENTRIES: usize = 10_000;
@@ -172,7 +172,7 @@ impl Core {
         self.term
     }
 
-    /// Bytes of memory that keys, values and their bookkeeping take, roughly.
+    /// Bytes of memory that keys, values, leases and their bookkeeping take, roughly.
     pub fn size_bytes(&self) -> usize {
         self.size_bytes
     }
@@ -346,6 +346,7 @@ impl Core {
         }
         let ttl_s = ttl_s.max(MIN_LEASE_TTL_S);
         self.leases.insert(id, ttl_s, now);
+        self.size_bytes += LEASE_COST_BYTES;
         effects.writes.push(entry::put_lease(id, ttl_s));
         Ok(Answer::Lease { revision: self.revision, id, ttl_s })
     }
@@ -353,6 +354,7 @@ impl Core {
     /// Ends a lease that exists, and removes its keys in one transaction.
     fn end_lease(&mut self, id: i64, effects: &mut Effects) {
         let keys = self.leases.remove(id).unwrap_or_default();
+        self.size_bytes = self.size_bytes.saturating_sub(LEASE_COST_BYTES);
         let mut change = self.begin();
         for key in keys {
             if let Some(old) = self.index.get(&key, i64::MAX).cloned() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::entry::{self, FORMAT_VERSION, Row, Table, Write, meta};
 use super::fault::CorruptState;
 use super::index::Index;
-use super::lease::Leases;
+use super::lease::{LEASE_COST_BYTES, Leases};
 use super::{Core, Identity};
 
 /// Main revision of a store in which nothing was ever written, as in etcd.
@@ -47,6 +47,7 @@ impl Core {
                 Table::Leases => {
                     let id = entry::parse_i64(&row.key, "lease")?;
                     leases.insert(id, entry::parse_i64(&row.value, "lease")?, now);
+                    size_bytes += LEASE_COST_BYTES;
                 }
                 Table::Revisions => {
                     let mut entry = entry::parse_entry(&row.key, &row.value)?;

@@ -373,6 +373,20 @@ fn above_the_quota_only_what_adds_is_refused() {
 }
 
 #[test]
+fn leases_count_against_the_quota_until_they_end() {
+    let (mut core, mut disk) = new_core();
+    core.set_quota(1000);
+    let grant = |id| Command::LeaseGrant { id, ttl_s: 60 };
+    let refused = (1..100).find(|id| apply(&mut core, &mut disk, grant(*id)) == Err(Fault::NoSpace)).unwrap();
+    assert_eq!(Core::open(disk.rows(), NOW).unwrap().size_bytes(), core.size_bytes());
+    for id in 1..refused {
+        apply(&mut core, &mut disk, Command::LeaseRevoke { id }).unwrap();
+    }
+    assert_eq!(core.size_bytes(), 0);
+    apply(&mut core, &mut disk, grant(refused)).unwrap();
+}
+
+#[test]
 fn opening_counts_a_term_and_keeps_the_identity() {
     let (mut core, mut disk) = new_core();
     disk.write(core.begin_term());
