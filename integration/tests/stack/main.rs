@@ -6,6 +6,7 @@ mod churn;
 mod degraded;
 mod docker_outages;
 mod docker_restart;
+mod guide;
 mod operator;
 mod outages;
 mod refusals;
