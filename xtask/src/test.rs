@@ -200,7 +200,7 @@ fn name(step: Step) -> &'static str {
         Step::Unit => "unit tests",
         Step::Integration => "integration tests",
         Step::Compose => "stack in containers",
-        Step::Clients => "Python clients",
+        Step::Clients => "Python and Node clients",
         Step::Demo => "demo",
     }
 }

@@ -1,7 +1,7 @@
 //! Whether what was printed is what a page shows. Pure.
 //!
 //! Lines are compared word by word, so the width of columns is free. `...` stands for any part of a word, alone for any words of a
-//! line, alone in a line for any lines. An age (`3s`), a time, a hash and an id stand for any other of their kind.
+//! line, alone in a line for any lines. An age (`3s`), a time, a decimal number, a hash and an id stand for any other of their kind.
 
 /// What stands for anything.
 const ANY: &str = "...";
@@ -39,6 +39,8 @@ fn words_fit(shown: &[String], printed: &[String]) -> bool {
             (0..=printed.len()).any(|skipped| words_fit(rest, &printed[skipped..]))
         }
         (Some(_), None) => false,
+        // The last word may stand for all that follows it.
+        (Some((word, [])), Some((first, _))) if word.ends_with(ANY) => word_fits(word, first),
         (Some((word, rest)), Some((first, others))) => word_fits(word, first) && words_fit(rest, others),
     }
 }
@@ -72,6 +74,7 @@ fn glob(parts: &[&str], text: &str) -> bool {
 enum Kind {
     Age,
     Time,
+    Number,
     Hash,
 }
 
@@ -80,11 +83,17 @@ fn kind(word: &str) -> Option<Kind> {
     if is_age(word) {
         return Some(Kind::Age);
     }
+    // Also a version.
+    if word.contains('.') && word.chars().all(|c| c.is_ascii_digit() || c == '.') {
+        return Some(Kind::Number);
+    }
     let digits = word.chars().filter(char::is_ascii_digit).count();
     if digits >= 6 && word.contains(':') && word.chars().all(|c| c.is_ascii_digit() || "-:.TZ".contains(c)) {
         return Some(Kind::Time);
     }
-    let hash = word.len() >= HASH_DIGITS_MIN && digits > 0 && word.chars().all(|c| c.is_ascii_hexdigit() || c == '-');
+    let hash = word.len() >= HASH_DIGITS_MIN
+        && digits > 0
+        && word.chars().all(|c| c.is_ascii_hexdigit() || c == '-');
     hash.then_some(Kind::Hash)
 }
 
@@ -119,9 +128,11 @@ mod tests {
         for (shown, printed) in [
             ("web  1/1  3s", "web      1/1   12ms"),
             ("a (2m10s)", "a (3s)"),
+            ("after 0.1 s", "after 12.75 s"),
             ("id 0123abcd45", "id ffeeddcc00"),
             ("at 2026-01-02T03:04:05Z", "at 2027-11-12T13:14:15.123Z"),
             ("a ... b", "a x y b"),
+            ("{\"a\":1,...", "{\"a\":1,\"b\":\"c d\"}"),
             ("http://...:80/", "http://127.0.0.1:80/"),
             ("a\n...\nb", "a\n1\n2\nb"),
             ("...", ""),

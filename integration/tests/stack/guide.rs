@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use skerry_integration::containers::{Containers, unique};
-use skerry_integration::guide::{self, Page, Setting};
-use skerry_testing::{BUSYBOX_IMAGE, Docker, bin, free_port};
+use skerry_integration::guide::{self, Block, Page, Setting};
+use skerry_testing::{BUSYBOX_IMAGE, Docker, bin, busybox_root, free_port};
 
 /// Ports that pages name.
-const PORTS: [u16; 9] = [7770, 7771, 7772, 7773, 2379, 2380, 8080, 8081, 8082];
+const PORTS: [u16; 10] = [7770, 7771, 7772, 7773, 7774, 2379, 2380, 8080, 8081, 8082];
 /// The images that pages name, all of them busybox: what is shown is Skerry, not what runs.
 const IMAGES: [&str; 1] = ["busybox:1.37"];
 /// Programs that pages call.
@@ -40,6 +40,18 @@ enum Needs {
 
 pages! {
     first_app: "first-app.md", Docker;
+    nodes: "nodes.md", Nothing;
+    containers: "containers.md", Docker;
+    processes: "processes.md", Nothing;
+    configs: "configs.md", Docker;
+    health: "health.md", Docker;
+    updates: "updates.md", Docker;
+    offline: "offline.md", Docker;
+    images: "images.md", Docker;
+    watching: "watching.md", Nothing;
+    scripting: "scripting.md", Nothing;
+    services_apart: "services.md", Nothing;
+    troubleshooting: "troubleshooting.md", Docker;
 }
 
 #[test]
@@ -49,9 +61,48 @@ fn every_page_of_the_guide_is_run() -> Result<()> {
         there.insert(entry?.file_name().to_string_lossy().into_owned());
     }
     let run: BTreeSet<String> =
-        PAGES.iter().chain(&["README.md", "containers-stack.md"]).map(|page| (*page).to_owned()).collect();
+        PAGES.iter().chain(&["README.md", "stack.md"]).map(|page| (*page).to_owned()).collect();
     assert_eq!(there, run);
     Ok(())
+}
+
+/// The image that the README names, of busybox: it serves a page on port 80.
+const NGINX: &str = "skerry-test/httpd:1";
+
+#[tokio::test]
+async fn the_readme_by_hand() -> Result<()> {
+    let Some(docker) = Docker::required() else { return Ok(()) };
+    if !docker.has_image(NGINX)? {
+        let root = busybox_root()?.dir("www/", 0o755).file("www/index.html", 0o644, b"hello\n");
+        let command = r#"CMD ["httpd", "-f", "-p", "80", "-h", "/www"]"#;
+        docker.import(NGINX, &root.finish(), &[command, "ENV PATH=/bin"])?;
+    }
+    let readme = fs::read_to_string(root().join("README.md"))?;
+    let scripts: Vec<&str> =
+        readme.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    let up = scripts.iter().any(|script| script.lines().any(|line| line.starts_with("skerry up ")));
+    ensure!(up, "the README no longer shows `skerry up`");
+    let by_hand = scripts.iter().find(|script| script.contains("skerry apply -f web.yaml"));
+    let by_hand = by_hand.context("the README no longer applies web.yaml")?;
+    // A watch has no end of its own.
+    let watch = "skerry get instances -w";
+    ensure!(by_hand.contains(watch), "the README no longer shows `{watch}`");
+    let script = by_hand.replace(watch, "skerry get instances").replace("node/NAME", "node/n1");
+    let blocks = vec![
+        Block::Background {
+            command: Some("skerry up --node-name n1".to_owned()),
+            shown: vec!["...".to_owned(), "ready after ...".to_owned()],
+        },
+        Block::Script("skerry wait node/n1 --for=connected".to_owned()),
+        Block::Script(script),
+    ];
+    let page = Page { name: "README.md".to_owned(), blocks: (1..).zip(blocks).collect() };
+    let node = unique("guide-readme");
+    let data = tempfile::tempdir()?;
+    let _containers = Containers::of(&docker, &node);
+    let mut setting = setting(&node, data.path())?;
+    setting.instead.push(("nginx:1.27".to_owned(), NGINX.to_owned()));
+    guide::run(&page, setting).await
 }
 
 async fn run(name: &str, needs: Needs) -> Result<()> {
@@ -73,9 +124,14 @@ async fn run(name: &str, needs: Needs) -> Result<()> {
 }
 
 fn setting(node: &str, data: &Path) -> Result<Setting> {
-    let mut instead: Vec<(String, String)> =
+    let ports: Vec<(String, String)> =
         PORTS.iter().map(|port| (port.to_string(), free_port().to_string())).collect();
-    let server = format!("127.0.0.1:{}", instead[0].1);
+    let server = format!("127.0.0.1:{}", ports[0].1);
+    // At its usual port it need not be named.
+    let named = format!("skerry --server http://{server} get");
+    let mut instead = vec![("skerry get".to_owned(), named)];
+    instead.extend(ports);
+    instead.push(("/var/lib/skerry".to_owned(), data.display().to_string()));
     instead.extend(IMAGES.iter().map(|image| ((*image).to_owned(), BUSYBOX_IMAGE.to_owned())));
     instead.push(("n1".to_owned(), node.to_owned()));
     let mut programs = BTreeMap::new();

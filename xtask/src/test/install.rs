@@ -14,7 +14,7 @@ struct Need {
     present: fn() -> bool,
 }
 
-const NEEDS: [Need; 7] = [
+const NEEDS: [Need; 9] = [
     Need { what: "a C compiler", packages: &[&["gcc", "libc6-dev"]], present: c_compiler },
     Need {
         what: "Docker's daemon",
@@ -35,6 +35,8 @@ const NEEDS: [Need; 7] = [
     },
     Need { what: "a static busybox", packages: &[&["busybox-static"]], present: static_busybox },
     Need { what: "Python with venv", packages: &[&["python3", "python3-venv"]], present: python_venv },
+    Need { what: "Node with npm", packages: &[&["nodejs", "npm"]], present: node },
+    Need { what: "curl", packages: &[&["curl"]], present: || sh::find("curl").is_some() },
 ];
 
 /// Says what is missing, installs it where that is allowed, and returns a note for each thing that is missing still.
@@ -100,6 +102,13 @@ fn static_busybox() -> bool {
     // A dynamic one names its interpreter; `ldd` fails on a static one.
     let Some(busybox) = sh::find("busybox") else { return false };
     sh::output(sh::command("ldd").arg(busybox)).is_err()
+}
+
+/// As `integration/clients/package.json` asks for it.
+fn node() -> bool {
+    let version = sh::output(sh::command("node").args(["-p", "process.versions.node.split('.')[0]"]));
+    let new_enough = version.is_ok_and(|major| major.trim().parse().is_ok_and(|major: u32| major >= 18));
+    new_enough && sh::find("npm").is_some()
 }
 
 fn python_venv() -> bool {
