@@ -3,6 +3,7 @@
 //! What replaces what: the programs come from the cargo target directory instead of the build stage, the base image holds busybox and
 //! the libraries that they need, etcd's image the machine's etcd. All else is the file as people use it.
 
+use std::fmt::Write as _;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -163,9 +164,9 @@ impl Compose {
                 |value| format!("export {name}={}\n", quote(value)),
             );
         }
-        script += &format!("cd {}\nexec {}", quote(root().as_os_str()), quote(command.get_program()));
+        let _ = write!(script, "cd {}\nexec {}", quote(root().as_os_str()), quote(command.get_program()));
         for argument in command.get_args() {
-            script += &format!(" {}", quote(argument));
+            let _ = write!(script, " {}", quote(argument));
         }
         script + " \"$@\"\n"
     }

@@ -50,3 +50,43 @@ async fn blocks(page: &Page, shell: &mut Shell) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn outcome(text: &str) -> Result<(), String> {
+        let page = Page::parse("p.md", text).expect("a page");
+        let setting =
+            Setting { instead: vec![("world".to_owned(), "reader".to_owned())], ..Setting::default() };
+        run(&page, setting).await.map_err(|error| format!("{error:#}"))
+    }
+
+    #[tokio::test]
+    async fn a_page_that_is_true_passes() {
+        let text = "```yaml\n# a.yaml\nkind: world\n```\n\
+                    ```console\n$ cat a.yaml | tail -1\nkind: world\n$ export X=1\n$ echo $X; grep reader a.yaml\n1\nkind: world\n\
+                    $ false\n$ echo $?\n1\n```\n\
+                    ```console background\n$ sh -c 'trap \"echo bye; exit\" INT; echo up; while :; do sleep 0.01; done'\nup\n```\n\
+                    ```console background\n^C\nbye\n```\n```sh\ntrue\n```\n";
+        assert_eq!(outcome(text).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_page_that_is_not_fails_and_the_line_is_named() {
+        for (text, told) in [
+            ("```console\n$ true\n$ false\n```", "p.md:3: $ false: it fails with exit code 1"),
+            (
+                "```console\n$ echo two\none\n```",
+                "p.md:2: $ echo two: it is shown to print:\none\nand prints:\ntwo",
+            ),
+            ("```console\n$ echo more\n```", "and prints:\nmore"),
+            ("\n```sh\nfalse\ntrue\n```", "p.md:2: it fails with exit code 1"),
+            ("```console background\n$ echo one\ntwo\n```", "p.md:1: `two` is shown where it prints:\none"),
+            ("```console background\n$ echo one\n...\ntwo\n```", "before `two`"),
+        ] {
+            let error = outcome(text).await.expect_err(text);
+            assert!(error.contains(told), "{text}: {error}");
+        }
+    }
+}

@@ -108,11 +108,8 @@ impl Shell {
 
     /// Waits for the lines of the last terminal, in their order; others may come between only where `...` says so.
     pub(super) async fn watch(&mut self, shown: &[String]) -> Result<()> {
-        let instead = std::mem::take(&mut self.setting.instead);
         let terminal = self.terminals.last_mut().context("no terminal is open")?;
-        let watched = terminal.watch(shown, &instead).await;
-        self.setting.instead = instead;
-        watched
+        terminal.watch(shown, &self.setting.instead).await
     }
 
     /// Ends everything, the last that was started first.

@@ -15,11 +15,10 @@ const PUNCTUATION: &[char] = &['(', ')', '[', ']', ',', ';', ':', '"', '\'', '.'
 pub fn fits(shown: &[String], printed: &[&str]) -> bool {
     match (shown.split_first(), printed.split_first()) {
         (None, None) => true,
-        (None, Some(_)) => false,
         (Some((line, rest)), _) if line.trim() == ANY => {
             (0..=printed.len()).any(|skipped| fits(rest, &printed[skipped..]))
         }
-        (Some(_), None) => false,
+        (None, Some(_)) | (Some(_), None) => false,
         (Some((line, rest)), Some((first, others))) => line_fits(line, first) && fits(rest, others),
     }
 }
@@ -34,11 +33,10 @@ pub(super) fn line_fits(shown: &str, printed: &str) -> bool {
 fn words_fit(shown: &[String], printed: &[String]) -> bool {
     match (shown.split_first(), printed.split_first()) {
         (None, None) => true,
-        (None, Some(_)) => false,
         (Some((word, rest)), _) if word == ANY => {
             (0..=printed.len()).any(|skipped| words_fit(rest, &printed[skipped..]))
         }
-        (Some(_), None) => false,
+        (None, Some(_)) | (Some(_), None) => false,
         // The last word may stand for all that follows it.
         (Some((word, [])), Some((first, _))) if word.ends_with(ANY) => word_fits(word, first),
         (Some((word, rest)), Some((first, others))) => word_fits(word, first) && words_fit(rest, others),

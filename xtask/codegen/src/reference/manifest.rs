@@ -80,8 +80,6 @@ impl Writer<'_> {
         for field in &message.fields {
             let descriptor = field.descriptor;
             let oneof = descriptor.oneof_index.filter(|_| !descriptor.proto3_optional());
-            let oneof =
-                oneof.and_then(|index| message.descriptor.oneof_decl.get(usize::try_from(index).ok()?));
             let inner = self.protos.map(descriptor).map_or(descriptor, |(_, value)| value);
             let message_name = type_name(inner);
             let link = if !self.protos.messages.contains_key(message_name) {
@@ -96,9 +94,16 @@ impl Writer<'_> {
                 below.push((inside, message_name.to_owned()));
                 Some(known)
             };
-            let with_oneof = match oneof {
-                Some(oneof) => format!("{} At most one of `{}`.", field.comment, oneof.name()),
-                None => field.comment.clone(),
+            let others = message.fields.iter().filter(|other| {
+                oneof.is_some()
+                    && other.descriptor.oneof_index == descriptor.oneof_index
+                    && other.descriptor.name() != descriptor.name()
+            });
+            let others: Vec<String> =
+                others.map(|other| format!("`{}`", other.descriptor.json_name())).collect();
+            let with_oneof = match &others[..] {
+                [] => field.comment.clone(),
+                others => format!("{} Not with {}.", field.comment, others.join(", ")),
             };
             self.row(descriptor, &with_oneof, link.as_deref());
         }
