@@ -1,7 +1,7 @@
 //! Pages that show commands, run as a reader would run them: every manifest is written, every command executed, every shown output held
 //! against what was printed.
 //!
-//! What a page may hold is in [`page`], how output is compared in [`shown`], the shell that its commands are typed into in [`shell`].
+//! What a page may hold is in `page`, how output is compared in `shown`, the shell that its commands are typed into in `shell`.
 //! Nothing here knows what the pages are about.
 
 mod page;
