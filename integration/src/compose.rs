@@ -3,6 +3,7 @@
 //! What replaces what: the programs come from the cargo target directory instead of the build stage, the base image holds busybox and
 //! the libraries that they need, etcd's image the machine's etcd. All else is the file as people use it.
 
+use std::fmt::Write as _;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -151,15 +152,33 @@ impl Compose {
         check(args, &output.with_context(|| format!("compose {} has not ended", args.join(" ")))??)
     }
 
+    /// A shell script that stands for `docker`: `docker compose ...` is Compose on this project, wherever it is called.
+    pub fn docker_script(&self) -> String {
+        let command = self.command();
+        let quote = |text: &std::ffi::OsStr| format!("'{}'", text.to_string_lossy().replace('\'', r"'\''"));
+        let mut script = "#!/bin/sh\nset -e\n[ \"$1\" = compose ]\nshift\n".to_owned();
+        for (name, value) in command.get_envs() {
+            let name = name.to_string_lossy();
+            script += &value.map_or_else(
+                || format!("unset {name}\n"),
+                |value| format!("export {name}={}\n", quote(value)),
+            );
+        }
+        let _ = write!(script, "cd {}\nexec {}", quote(root().as_os_str()), quote(command.get_program()));
+        for argument in command.get_args() {
+            let _ = write!(script, " {}", quote(argument));
+        }
+        script + " \"$@\"\n"
+    }
+
     fn command(&self) -> Command {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let mut command = Command::new(&self.program);
         for (name, _) in std::env::vars() {
             if FOREIGN.iter().any(|prefix| name.starts_with(prefix)) {
                 command.env_remove(name);
             }
         }
-        command.current_dir(root).args(["--project-name", &self.project, "--env-file=/dev/null"]);
+        command.current_dir(root()).args(["--project-name", &self.project, "--env-file=/dev/null"]);
         command.args(["--file", "compose.yaml", "--file"]).arg(self.override_file());
         command
             .env("DOCKER_HOST", format!("unix://{}", self.docker.socket().display()))
@@ -278,6 +297,11 @@ impl Drop for Compose {
             }
         }
     }
+}
+
+/// The checkout.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
 fn check(args: &[&str], output: &Output) -> Result<String> {

@@ -30,7 +30,7 @@ pub struct Running {
     pub version: String,
 }
 
-/// The containers of a node of project `default`. Dropping it removes them, so make it before the stack whose agent would make new ones.
+/// The containers of a node of project `default`. Dropping it removes them with their networks and volumes, so make it before the stack whose agent would make new ones.
 #[derive(Debug)]
 pub struct Containers {
     docker: Docker,
@@ -99,7 +99,14 @@ impl Containers {
             let ours = listed.as_array().into_iter().flatten().filter(|one| self.is_ours(one));
             owners.extend(ours.filter_map(|one| one["Labels"][LABEL_OWNER].as_str().map(str::to_owned)));
         }
-        owners.iter().try_for_each(|owner| self.docker.remove_labelled(&format!("{LABEL_OWNER}={owner}")))
+        owners.iter().try_for_each(|owner| self.docker.remove_labelled(&format!("{LABEL_OWNER}={owner}")))?;
+        // Last, when nothing uses them.
+        let volumes = self.docker.json("GET", "/volumes")?;
+        for one in volumes["Volumes"].as_array().into_iter().flatten().filter(|one| self.is_ours(one)) {
+            let name = one["Name"].as_str().unwrap_or_default();
+            self.docker.request("DELETE", &format!("/volumes/{name}"), &[])?;
+        }
+        Ok(())
     }
 }
 

@@ -8,6 +8,7 @@ pub mod compose;
 pub mod containers;
 pub mod docker_gate;
 pub mod dockerd;
+pub mod guide;
 pub mod otlp;
 pub mod sim;
 pub mod stack;

@@ -7,6 +7,7 @@
 mod bench;
 mod demo;
 mod hello;
+mod reference;
 mod sh;
 mod test;
 mod tidy;
@@ -32,13 +33,15 @@ enum Command {
     Test(test::Args),
     /// Measure something and print it beside its budget
     Bench(bench::Args),
-    /// Generate crates/proto from proto/, and hold the compatibility lock
+    /// Generate crates/proto and the reference of API and manifests from proto/, and hold the compatibility lock
     #[command(disable_help_flag = true)]
     Codegen {
         /// See `cargo xtask codegen --help`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Write the reference of the command line from the programs' help
+    Reference(reference::Args),
     /// Hold the rules that the compiler does not: crate walls, file heads and sizes
     Tidy,
 }
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Command::Codegen { args } => {
             sh::run(sh::cargo().args(["run", "--quiet", "--package=skerry-codegen", "--"]).args(args))
         }
+        Command::Reference(args) => reference::run(&args),
         Command::Tidy => tidy::run(),
     };
     match outcome {

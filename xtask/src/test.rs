@@ -127,7 +127,7 @@ fn take(step: Step, no_install: bool, interrupt: &Interrupt) -> Outcome {
         Step::Fmt => sh::run(sh::cargo().args(["fmt", "--all", "--check"])),
         Step::Tidy => crate::tidy::run(),
         Step::Build => sh::run(sh::cargo().args(["build", "--workspace", "--all-targets"])),
-        Step::Codegen => codegen(),
+        Step::Codegen => codegen().and_then(|()| crate::reference::check()),
         Step::Clippy => {
             sh::run(sh::cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
         }
@@ -193,14 +193,14 @@ fn name(step: Step) -> &'static str {
         Step::Fmt => "formatting",
         Step::Tidy => "tidy",
         Step::Build => "build",
-        Step::Codegen => "generated code and compatibility lock",
+        Step::Codegen => "generated code and documents",
         Step::Clippy => "clippy",
         Step::Doc => "documentation",
         Step::Deny => "licences, bans, advisories",
         Step::Unit => "unit tests",
         Step::Integration => "integration tests",
         Step::Compose => "stack in containers",
-        Step::Clients => "Python clients",
+        Step::Clients => "Python and Node clients",
         Step::Demo => "demo",
     }
 }

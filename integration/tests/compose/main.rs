@@ -1,5 +1,7 @@
 //! `compose.yaml` with the real Compose and real Docker: what it starts, what it survives, and that nothing of it stays.
 
+mod guide;
+
 use std::process::Command;
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! `cargo xtask codegen`: from `proto/` to `crates/proto`, with no protoc.
+//! `cargo xtask codegen`: from `proto/` to `crates/proto` and the reference in `docs/`, with no protoc.
 //!
 //! A program of its own beside xtask, because its dependencies take longer to compile than all the rest of xtask. It plans
 //! every file in memory, then either writes them or, with `--check`, compares them with the tree. What a change of the contract
@@ -8,6 +8,7 @@
 mod contract;
 mod etcd;
 mod lock;
+mod reference;
 
 use std::{
     collections::BTreeMap,
@@ -79,6 +80,7 @@ fn run(args: &Args) -> Result<()> {
     let protos = Protos::compile(&root.join("proto"))?;
     let mut files = protos.generate()?;
     files.extend(etcd::generate(&root)?);
+    files.extend(reference::generate(&protos.commented));
 
     let lock_file = root.join(LOCK);
     let now = contract::Contract::of(&protos.plain);

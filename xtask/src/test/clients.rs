@@ -1,14 +1,16 @@
-//! Clients in Python, against a real `skerry up`: one made from the protos alone, one that knows nothing but reflection.
+//! Clients in Python and Node, against a real `skerry up`: made from the protos alone, by nothing but reflection, and the programs that
+//! `docs/clients.md` shows.
 //!
-//! What is here is their surroundings (an environment for their packages, generated code, a server); what they do is in
+//! What is here is their surroundings (environments for their packages, generated code, a server); what they do is in
 //! `integration/clients/`.
 
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::{
     sh,
@@ -16,9 +18,20 @@ use crate::{
 };
 
 const SOURCES: &str = "integration/clients";
+const DOCUMENT: &str = "docs/clients.md";
+/// The programs that the document shows, and the language of their block.
+const SHOWN: [(&str, &str); 2] = [("deploy.py", "python"), ("deploy.mjs", "js")];
+/// What they print before the version of the nodes that they saw.
+const VERSION: &str = "nodes as of ";
+/// What each must have said when it ends.
+const SAID: [&str; 4] =
+    ["is connected", "INVALID_ARGUMENT", "spec.services[0].process.program: name a program", "is healthy"];
+/// What is said to a watch that continues from where the server no longer knows.
+const RESUMED: &str = "that version is no longer known";
 
 pub(super) fn run(interrupt: &Interrupt) -> Result<()> {
-    let python = environment()?;
+    check_document()?;
+    let (python, node_modules) = (python()?, node_modules()?);
     let root = sh::root();
     let generated = fresh_dir("clients-generated")?;
     sh::run(
@@ -27,32 +40,87 @@ pub(super) fn run(interrupt: &Interrupt) -> Result<()> {
             .arg(root.join("proto"))
             .arg(&generated),
     )?;
+    let clients = Clients { python, generated, node_modules };
 
     let data_dir = fresh_dir("clients")?;
     let skerry = sh::target_dir()?.join("debug/skerry");
-    let up = Up::start(&skerry, &data_dir, free_port()?, interrupt)?;
-    let address = up.url().trim_start_matches("http://").to_owned();
-    let client = |name: &str| {
-        let mut command = sh::command(&python);
-        command.arg(root.join(SOURCES).join(name)).arg(&address).env("PYTHONDONTWRITEBYTECODE", "1");
-        command
-    };
-    let tried = sh::run(client("from_protos.py").env("PYTHONPATH", &generated))
-        .and_then(|()| sh::run(&mut client("from_reflection.py")));
-    if tried.is_err() {
-        println!("the last lines of skerry up:\n{}\n", up.tail());
-    }
-    let stopped = up.stop();
-    tried?;
-    stopped?;
-    for dir in [generated, data_dir] {
+    let port = free_port()?;
+    let first = with_up(&skerry, &data_dir, port, interrupt, |address| {
+        sh::run(&mut clients.python("from_protos.py", address))?;
+        sh::run(&mut clients.python("from_reflection.py", address))?;
+        clients.deploy(address, None)
+    })?;
+    // Another server has another memory of what changed: what the first one said is too old for it.
+    with_up(&skerry, &data_dir, port, interrupt, |address| clients.deploy(address, Some(&first)).map(drop))?;
+    for dir in [clients.generated, data_dir] {
         fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))?;
     }
     Ok(())
 }
 
+fn with_up<T>(
+    skerry: &Path,
+    data_dir: &Path,
+    port: u16,
+    interrupt: &Interrupt,
+    tried: impl FnOnce(&str) -> Result<T>,
+) -> Result<T> {
+    let up = Up::start(skerry, data_dir, port, interrupt)?;
+    let tried = tried(up.url().trim_start_matches("http://"));
+    if tried.is_err() {
+        println!("the last lines of skerry up:\n{}\n", up.tail());
+    }
+    let stopped = up.stop();
+    let answer = tried?;
+    stopped?;
+    Ok(answer)
+}
+
+/// What the clients need to run.
+struct Clients {
+    python: PathBuf,
+    generated: PathBuf,
+    node_modules: PathBuf,
+}
+
+impl Clients {
+    fn python(&self, name: &str, address: &str) -> Command {
+        let mut command = sh::command(&self.python);
+        command.arg(sh::root().join(SOURCES).join(name)).arg(address);
+        command.env("PYTHONPATH", &self.generated).env("PYTHONDONTWRITEBYTECODE", "1");
+        command
+    }
+
+    /// Node looks for modules beside the program, so it runs a copy beside them.
+    fn node(&self, name: &str, address: &str) -> Result<Command> {
+        let copy = self.node_modules.join(name);
+        fs::copy(sh::root().join(SOURCES).join(name), &copy)
+            .with_context(|| format!("copying {name} to {}", copy.display()))?;
+        let mut command = sh::command("node");
+        command.arg(copy).arg(sh::root().join("proto")).arg(address);
+        Ok(command)
+    }
+
+    /// Runs the programs that are shown, and returns a version of the nodes that they saw. With one from before, they have to begin anew.
+    fn deploy(&self, address: &str, version: Option<&str>) -> Result<String> {
+        let mut seen = String::new();
+        for mut command in [self.python("deploy.py", address), self.node("deploy.mjs", address)?] {
+            command.args(version);
+            let output = sh::output(&mut command)?;
+            print!("{output}");
+            let resumed = version.map(|_| RESUMED);
+            for words in SAID.into_iter().chain(resumed) {
+                ensure!(output.contains(words), "`{}` does not say `{words}`", sh::describe(&command));
+            }
+            let found = output.lines().find_map(|line| line.strip_prefix(VERSION));
+            found.context("it names no version of the nodes")?.clone_into(&mut seen);
+        }
+        Ok(seen)
+    }
+}
+
 /// The Python of a virtual environment with the pinned requirements; made anew when they change.
-fn environment() -> Result<PathBuf> {
+fn python() -> Result<PathBuf> {
     let requirements = sh::root().join(SOURCES).join("requirements.txt");
     let wanted =
         fs::read_to_string(&requirements).with_context(|| format!("reading {}", requirements.display()))?;
@@ -73,4 +141,54 @@ fn environment() -> Result<PathBuf> {
 /// An environment outlives the Python that it was made with as a heap of dead links.
 fn works(python: &Path) -> bool {
     sh::output(sh::command(python).args(["-c", "import grpc"])).is_ok()
+}
+
+/// A directory with the pinned packages of Node; made anew when they change.
+fn node_modules() -> Result<PathBuf> {
+    let source = sh::root().join(SOURCES);
+    let dir = sh::target_dir()?.join("xtask/clients-node");
+    let names = ["package.json", "package-lock.json"];
+    let same = names.iter().all(|name| {
+        let read = |dir: &Path| fs::read(dir.join(name)).ok();
+        read(&dir).is_some() && read(&dir) == read(&source)
+    });
+    // Written by npm at the end of an installation.
+    if same && dir.join("node_modules/.package-lock.json").is_file() {
+        return Ok(dir);
+    }
+    fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
+    for name in names {
+        fs::copy(source.join(name), dir.join(name)).with_context(|| format!("copying {name}"))?;
+    }
+    let mut npm = sh::command("npm");
+    npm.current_dir(&dir).args(["ci", "--no-audit", "--no-fund", "--ignore-scripts", "--silent"]);
+    sh::run(&mut npm)?;
+    Ok(dir)
+}
+
+/// The document shows the programs as they are.
+fn check_document() -> Result<()> {
+    let read = |path: PathBuf| {
+        fs::read_to_string(&path)
+            .with_context(|| format!("reading {}", path.display()))
+            .map(|text| text.trim_end().to_owned())
+    };
+    let document = read(sh::root().join(DOCUMENT))?;
+    for (name, language) in SHOWN {
+        let program = read(sh::root().join(SOURCES).join(name))?;
+        let block = format!("```{language}\n{program}\n```");
+        ensure!(
+            document.contains(&block),
+            "{DOCUMENT} does not show {SOURCES}/{name} as it is: paste it again"
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_document_shows_the_programs_as_they_are() {
+        super::check_document().expect("the same text");
+    }
 }

@@ -14,7 +14,7 @@ struct Need {
     present: fn() -> bool,
 }
 
-const NEEDS: [Need; 8] = [
+const NEEDS: [Need; 10] = [
     Need { what: "a C compiler", packages: &[&["gcc", "libc6-dev"]], present: c_compiler },
     Need {
         what: "Docker's daemon",
@@ -40,6 +40,8 @@ const NEEDS: [Need; 8] = [
         present: || sh::find("prometheus").is_some() && sh::find("promtool").is_some(),
     },
     Need { what: "Python with venv", packages: &[&["python3", "python3-venv"]], present: python_venv },
+    Need { what: "Node with npm", packages: &[&["nodejs", "npm"]], present: node },
+    Need { what: "curl", packages: &[&["curl"]], present: || sh::find("curl").is_some() },
 ];
 
 /// Says what is missing, installs it where that is allowed, and returns a note for each thing that is missing still.
@@ -105,6 +107,13 @@ fn static_busybox() -> bool {
     // A dynamic one names its interpreter; `ldd` fails on a static one.
     let Some(busybox) = sh::find("busybox") else { return false };
     sh::output(sh::command("ldd").arg(busybox)).is_err()
+}
+
+/// As `integration/clients/package.json` asks for it.
+fn node() -> bool {
+    let version = sh::output(sh::command("node").args(["-p", "process.versions.node.split('.')[0]"]));
+    let new_enough = version.is_ok_and(|major| major.trim().parse().is_ok_and(|major: u32| major >= 18));
+    new_enough && sh::find("npm").is_some()
 }
 
 fn python_venv() -> bool {

@@ -28,7 +28,8 @@ const LEFT_OVER: [(&str, &str); 4] = [
 const HOMES: [&str; 4] =
     [concat!("/ro", "ot/"), concat!("/ho", "me/"), concat!("/Us", "ers/"), concat!("/wo", "rk/")];
 /// Files that people write, by extension. Others (descriptors, images, locks) are not looked into.
-const TEXT: [&str; 11] = ["rs", "toml", "md", "proto", "py", "sh", "yaml", "yml", "txt", "json", "lock"];
+const TEXT: [&str; 12] =
+    ["rs", "toml", "md", "proto", "py", "mjs", "sh", "yaml", "yml", "txt", "json", "lock"];
 
 /// The faults of all files under `root`.
 pub(super) fn check(root: &Path) -> Result<Vec<String>> {

@@ -1,0 +1,158 @@
+//! The user's guide and the README, done by a reader on this machine: every manifest, every command, every shown output.
+//!
+//! Each page is run by itself, in a directory of its own, on the `skerry up` that it starts. What stands for what: ports are free ones,
+//! `n1` is a node of this test alone, and the images are made on this machine of busybox, so that nothing is pulled.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use skerry_integration::containers::{Containers, unique};
+use skerry_integration::guide::{self, Block, Page, Setting};
+use skerry_testing::{BUSYBOX_IMAGE, Docker, bin, busybox_root, free_port};
+
+/// Ports that pages name.
+const PORTS: [u16; 10] = [7770, 7771, 7772, 7773, 7774, 2379, 2380, 8080, 8081, 8082];
+/// The images that pages name, all of them busybox: what is shown is Skerry, not what runs.
+const IMAGES: [&str; 1] = ["busybox:1.37"];
+/// Programs that pages call.
+const PROGRAMS: [&str; 4] = ["skerry-registry", "skerry-scheduler", "skerry-gateway", "skerry-agent"];
+
+/// One test for each page, so that a page that fails is named and the others still run.
+macro_rules! pages {
+    ($($test:ident: $page:literal, $needs:ident;)*) => {
+        const PAGES: &[&str] = &[$($page),*];
+        $(
+            #[tokio::test]
+            async fn $test() -> Result<()> {
+                run($page, Needs::$needs).await
+            }
+        )*
+    };
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    Nothing,
+    Docker,
+}
+
+pages! {
+    first_app: "first-app.md", Docker;
+    nodes: "nodes.md", Nothing;
+    containers: "containers.md", Docker;
+    processes: "processes.md", Nothing;
+    configs: "configs.md", Docker;
+    health: "health.md", Docker;
+    updates: "updates.md", Docker;
+    offline: "offline.md", Docker;
+    images: "images.md", Docker;
+    watching: "watching.md", Nothing;
+    scripting: "scripting.md", Nothing;
+    services_apart: "services.md", Nothing;
+    troubleshooting: "troubleshooting.md", Docker;
+}
+
+#[test]
+fn every_page_of_the_guide_is_run() -> Result<()> {
+    let mut there = BTreeSet::new();
+    for entry in fs::read_dir(root().join("docs/guide"))? {
+        there.insert(entry?.file_name().to_string_lossy().into_owned());
+    }
+    let run: BTreeSet<String> =
+        PAGES.iter().chain(&["README.md", "stack.md"]).map(|page| (*page).to_owned()).collect();
+    assert_eq!(there, run);
+    Ok(())
+}
+
+/// The image that the README names, of busybox: it serves a page on port 80.
+const NGINX: &str = "skerry-test/httpd:1";
+
+#[tokio::test]
+async fn the_readme_by_hand() -> Result<()> {
+    let Some(docker) = Docker::required() else { return Ok(()) };
+    if !docker.has_image(NGINX)? {
+        let root = busybox_root()?.dir("www/", 0o755).file("www/index.html", 0o644, b"hello\n");
+        let command = r#"CMD ["httpd", "-f", "-p", "80", "-h", "/www"]"#;
+        docker.import(NGINX, &root.finish(), &[command, "ENV PATH=/bin"])?;
+    }
+    let readme = fs::read_to_string(root().join("README.md"))?;
+    let scripts: Vec<&str> =
+        readme.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    let up = scripts.iter().any(|script| script.lines().any(|line| line.starts_with("skerry up ")));
+    ensure!(up, "the README no longer shows `skerry up`");
+    let by_hand = scripts.iter().find(|script| script.contains("skerry apply -f web.yaml"));
+    let by_hand = by_hand.context("the README no longer applies web.yaml")?;
+    // A watch has no end of its own.
+    let watch = "skerry get instances -w";
+    ensure!(by_hand.contains(watch), "the README no longer shows `{watch}`");
+    let script = by_hand.replace(watch, "skerry get instances").replace("node/NAME", "node/n1");
+    let blocks = vec![
+        Block::Background {
+            command: Some("skerry up --node-name n1".to_owned()),
+            shown: vec!["...".to_owned(), "ready after ...".to_owned()],
+        },
+        Block::Script("skerry wait node/n1 --for=connected".to_owned()),
+        Block::Script(script),
+    ];
+    let page = Page { name: "README.md".to_owned(), blocks: (1..).zip(blocks).collect() };
+    let node = unique("guide-readme");
+    let data = tempfile::tempdir()?;
+    let _containers = Containers::of(&docker, &node);
+    let mut setting = setting(&node, data.path())?;
+    setting.instead.push(("nginx:1.27".to_owned(), NGINX.to_owned()));
+    guide::run(&page, setting).await
+}
+
+async fn run(name: &str, needs: Needs) -> Result<()> {
+    let docker = if needs == Needs::Docker {
+        let Some(docker) = Docker::required() else { return Ok(()) };
+        docker.busybox()?;
+        Some(docker)
+    } else {
+        None
+    };
+    let file = root().join("docs/guide").join(name);
+    let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+    let page = Page::parse(&format!("docs/guide/{name}"), &text)?;
+    let node = unique(&format!("guide-{}", name.trim_end_matches(".md")));
+    let data = tempfile::tempdir()?;
+    // After the page, whatever became of it.
+    let _containers = docker.as_ref().map(|docker| Containers::of(docker, &node));
+    guide::run(&page, setting(&node, data.path())?).await
+}
+
+fn setting(node: &str, data: &Path) -> Result<Setting> {
+    let ports: Vec<(String, String)> =
+        PORTS.iter().map(|port| (port.to_string(), free_port().to_string())).collect();
+    let server = format!("127.0.0.1:{}", ports[0].1);
+    // At its usual port it need not be named.
+    let named = format!("skerry --server http://{server} get");
+    let mut instead = vec![("skerry get".to_owned(), named)];
+    instead.extend(ports);
+    instead.push(("/var/lib/skerry".to_owned(), data.display().to_string()));
+    instead.extend(IMAGES.iter().map(|image| ((*image).to_owned(), BUSYBOX_IMAGE.to_owned())));
+    instead.push(("n1".to_owned(), node.to_owned()));
+    let mut programs = BTreeMap::new();
+    // As on a machine of its own: the usual port and the usual directory are others here.
+    let skerry = bin("skerry").display().to_string();
+    ensure!(!skerry.contains('\''), "{skerry} cannot be quoted");
+    let script = format!(
+        "#!/bin/sh\nif [ \"$1\" = up ]; then\n  shift\n  exec '{skerry}' up --listen {server} --data-dir '{}' \"$@\"\nfi\n\
+         exec '{skerry}' \"$@\"\n",
+        data.display()
+    );
+    programs.insert("skerry".to_owned(), script);
+    for name in PROGRAMS {
+        programs.insert(name.to_owned(), format!("#!/bin/sh\nexec '{}' \"$@\"\n", bin(name).display()));
+    }
+    let env = BTreeMap::from([("SKERRY_SERVER".to_owned(), format!("http://{server}"))]);
+    // Processes outlive `skerry up`, by design.
+    let farewell = "skerry get apps -o name | xargs -r skerry delete --timeout 60s".to_owned();
+    Ok(Setting { instead, env, programs, farewell: Some(farewell) })
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
