@@ -15,20 +15,20 @@ use tempfile::TempDir;
 use super::world::{IDLE, World, is_running, shell, spec};
 
 const USER: &str = "skerry";
-const PASSWORD: &str = "open sesame";
+pub(crate) const PASSWORD: &str = "open sesame";
 /// What `htpasswd -nbB` says for these two.
 const HTPASSWD: &str = "skerry:$2y$04$yzW/B8O.s4FZTx6BrOzMPu8Nw7XDldMRArlbaFptRfuH4b.rEfk6.\n";
 const START_DEADLINE: Duration = Duration::from_secs(60);
 
 /// A registry that lets nobody in without the password. Dropping it ends it.
-struct Registry {
-    host: String,
+pub(crate) struct Registry {
+    pub(crate) host: String,
     _process: Process,
     dir: TempDir,
 }
 
 impl Registry {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let program = find_program("docker-registry")
             .expect("docker-registry is installed: apt-get install docker-registry");
         let dir = TempDir::new().expect("a directory");
@@ -50,7 +50,7 @@ impl Registry {
     }
 
     /// Puts the busybox image there as `name`, and answers its digest.
-    fn push(&self, docker: &Docker, name: &str) -> String {
+    pub(crate) fn push(&self, docker: &Docker, name: &str) -> String {
         let repository = format!("{}/{name}", self.host);
         let tagged = docker
             .request("POST", &format!("/images/{BUSYBOX_IMAGE}/tag?repo={repository}&tag=1"), &[])
@@ -62,7 +62,7 @@ impl Registry {
     }
 
     /// A file as `docker login` writes it.
-    fn login(&self, password: &str) -> CredentialsFile {
+    pub(crate) fn login(&self, password: &str) -> CredentialsFile {
         let auth = STANDARD.encode(format!("{USER}:{password}"));
         let file = serde_json::json!({"auths": {&self.host: {"auth": auth}}});
         let path = self.dir.path().join("config.json");

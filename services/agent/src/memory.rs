@@ -128,6 +128,8 @@ pub(crate) struct Memory {
     running_since: MonoTime,
     quick_ends: u32,
     grace: Option<Duration>,
+    /// What is remembered of the copy beside, and its fingerprint.
+    beside: Option<(String, Box<Memory>)>,
 }
 
 impl Memory {
@@ -183,6 +185,11 @@ impl Memory {
     /// Whether what there is of it was seen, or made, since the agent started.
     pub(crate) fn was_looked_at(&self) -> bool {
         self.looked
+    }
+
+    /// It is made by this process: its first start is news.
+    pub(crate) fn looked_at(&mut self) {
+        self.looked = true;
     }
 
     /// Takes over what an earlier process of the agent knew, before the first look. A wall clock that was set meanwhile costs one wait at
@@ -250,6 +257,44 @@ impl Memory {
             wait_ms: ended.wait.map_or(0, |wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
             until: ended.wait.map(|wait| to_timestamp(wall + wait)),
         })
+    }
+
+    /// What is remembered of the copy of `fingerprint` beside the one that it is to replace. Another one begins anew.
+    pub(crate) fn beside_mut(&mut self, fingerprint: &str) -> &mut Memory {
+        if self.beside.as_ref().is_none_or(|(of, _)| of != fingerprint) {
+            self.beside = None;
+        }
+        &mut self.beside.get_or_insert_with(|| (fingerprint.to_owned(), Box::default())).1
+    }
+
+    /// What is remembered of the copy of `fingerprint` beside.
+    pub(crate) fn beside(&self, fingerprint: &str) -> Option<&Memory> {
+        self.beside.as_ref().filter(|(of, _)| of == fingerprint).map(|(_, memory)| &**memory)
+    }
+
+    /// There is none beside any more, and shall be none.
+    pub(crate) fn forget_beside(&mut self) {
+        self.beside = None;
+    }
+
+    /// The wait before the copy of `fingerprint` is started beside again.
+    pub(crate) fn beside_waits(&self, fingerprint: &str, now: MonoTime) -> Option<&Wait> {
+        self.beside(fingerprint)?.waits(Some(fingerprint), now)
+    }
+
+    /// This copy of `fingerprint` is given up for `error`: another one is started after a wait, as after an end.
+    pub(crate) fn gave_up(
+        &mut self,
+        fingerprint: &str,
+        policy: &RestartPolicy,
+        error: RuntimeError,
+        now: MonoTime,
+        jitter: Jitter,
+    ) -> Duration {
+        let wait = self.next_restart(policy, now, jitter);
+        let fingerprint = Some(fingerprint.to_owned());
+        self.put_wait(Wait { until: now + wait, fingerprint, error: Some(error), failures: 0 });
+        wait
     }
 
     fn next_restart(&mut self, policy: &RestartPolicy, now: MonoTime, jitter: Jitter) -> Duration {
@@ -410,6 +455,7 @@ mod tests {
             address: None,
             image_health: None,
             drift: None,
+            place: crate::runtime::Place::Own,
         }
     }
 

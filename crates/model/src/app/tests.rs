@@ -101,7 +101,7 @@ fn each_rule_names_its_field() {
     let port = |number| pb::Port { container_port: number, ..Default::default() };
     assert!(refused_with(|s| inner(s).ports = vec![port(0)])[0].ends_with("ports[0].container_port"));
     assert!(refused_with(|s| inner(s).ports = vec![port(80), port(80)])[0].ends_with("ports[1].host_port"));
-    let up = pb::mount::Source::Bind(pb::mount::Bind { path: "/a/../b".into() });
+    let up = pb::mount::Source::Bind(pb::mount::Bind { path: "/a/../b".into(), ..Default::default() });
     let mount = pb::Mount { target: "/x".into(), source: Some(up), read_only: false };
     assert!(refused_with(|s| inner(s).mounts = vec![mount])[0].ends_with("mounts[0].bind.path"));
     assert_eq!(

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
-use skerry_model::app::{Dependency, RestartWhen, ServiceSpec};
+use skerry_model::app::{Dependency, RestartWhen, ServiceSpec, UpdateOrder};
 use skerry_model::{AppSpec, ContentHash, ServiceName};
 
 use super::*;
 use crate::memory::Busy;
-use crate::runtime::{Observed, RuntimeError};
+use crate::runtime::{Observed, Place, RuntimeError};
 use crate::testing::{app, process, service};
 
 const SERVICES: [&str; 4] = ["a", "b", "c", "d"];
@@ -22,6 +22,7 @@ struct Sketch {
     when: RestartWhen,
     needs: Vec<(usize, DependencyCondition)>,
     wanted: bool,
+    start_first: bool,
 }
 
 fn name(index: usize) -> InstanceName {
@@ -32,6 +33,9 @@ fn spec(index: usize, sketch: &Sketch) -> InstanceSpec {
     let wire = if sketch.is_process { process(SERVICES[index]) } else { service(SERVICES[index]) };
     let mut spec: ServiceSpec = AppSpec::from_proto(&app(vec![wire])).unwrap().services.remove(0);
     spec.restart.when = sketch.when;
+    if sketch.start_first && !sketch.is_process {
+        spec.update = UpdateOrder::StartFirst;
+    }
     spec.depends_on = sketch
         .needs
         .iter()
@@ -72,11 +76,15 @@ fn sketches() -> impl Strategy<Value = Vec<Sketch>> {
         when,
         prop::collection::vec((any::<prop::sample::Index>(), condition), 0..3),
         prop::bool::weighted(0.8),
+        any::<bool>(),
     );
     prop::collection::vec(one, 4).prop_map(|parts| {
         let whens: Vec<RestartWhen> = parts.iter().map(|part| part.2).collect();
         let wanted_ones: Vec<bool> = parts.iter().map(|part| part.4).collect();
-        let sketch = |(at, (image, is_process, when, needs, wanted)): (usize, (_, _, _, Vec<_>, _))| Sketch {
+        let sketch = |(at, (image, is_process, when, needs, wanted, start_first)): (
+            usize,
+            (_, _, _, Vec<_>, _, _),
+        )| Sketch {
             image,
             is_process,
             when,
@@ -92,6 +100,7 @@ fn sketches() -> impl Strategy<Value = Vec<Sketch>> {
                 })
                 .collect(),
             wanted,
+            start_first,
         };
         parts.into_iter().enumerate().map(sketch).collect()
     })
@@ -107,6 +116,7 @@ fn observed(spec: &InstanceSpec, state: RunState) -> Observed {
         address: None,
         image_health: None,
         drift: None,
+        place: crate::runtime::Place::Own,
     }
 }
 
@@ -138,6 +148,20 @@ fn world(sketches: &[Sketch], states: &[RunState]) -> World {
     world
 }
 
+/// Puts copies of these images beside those that are there, as an agent may find them that starts anew.
+fn put_beside(world: &mut World, sketches: &[Sketch], images: &[Option<(u8, RunState)>]) {
+    let view = world.get_mut(&RuntimeKind::Docker).unwrap();
+    for (index, (sketch, image)) in sketches.iter().zip(images).enumerate() {
+        if let (Some((image, state)), Some(own)) = (image, view.instances.get(&name(index))) {
+            let spec = spec(index, &Sketch { image: *image, ..sketch.clone() });
+            if own.fingerprint != spec.fingerprint {
+                let beside = Observed { place: Place::Beside, ..observed(&spec, *state) };
+                view.beside.insert(name(index), beside);
+            }
+        }
+    }
+}
+
 fn not_there() -> RuntimeError {
     RuntimeError { reason: "ImagePullFailed", message: "no route".into(), transient: true }
 }
@@ -165,7 +189,12 @@ fn carry_out(
         memory.acts(busy, MonoTime::default());
         memory.busy = None;
         let view = world.get_mut(&action.runtime).unwrap();
+        if action.act == Act::Withdraw {
+            assert!(view.beside.remove(&action.instance).is_some(), "withdraws what is there");
+            continue;
+        }
         if action.act == Act::Remove {
+            view.beside.remove(&action.instance);
             assert!(view.instances.remove(&action.instance).is_some(), "removes what is there");
             continue;
         }
@@ -175,7 +204,18 @@ fn carry_out(
             RestartWhen::Always => running(),
             RestartWhen::OnFailure | RestartWhen::Never => exited(Some(0)),
         };
-        view.instances.insert(spec.name.clone(), observed(spec, state));
+        if action.act == Act::StartBeside {
+            let own = view.instances.get(&spec.name).expect("there is one to be beside of");
+            assert_ne!(own.fingerprint, spec.fingerprint, "never two of one fingerprint");
+            view.beside.insert(spec.name.clone(), Observed { place: Place::Beside, ..observed(spec, state) });
+            continue;
+        }
+        // As a runtime does it: the one beside takes the place as it is.
+        let beside = if action.former { None } else { view.beside.remove(&spec.name) };
+        let beside = beside.filter(|beside| beside.fingerprint == spec.fingerprint && is_running(beside));
+        let own =
+            beside.map_or_else(|| observed(spec, state), |beside| Observed { place: Place::Own, ..beside });
+        view.instances.insert(spec.name.clone(), own);
         let copies = world.values().filter(|view| view.instances.contains_key(&action.instance)).count();
         assert_eq!(copies, 1, "{} has {copies} copies", action.instance);
     }
@@ -196,16 +236,17 @@ fn complete(desired: &Desired, world: &mut World) {
 struct Fixture {
     memories: BTreeMap<InstanceName, Memory>,
     health: BTreeMap<InstanceName, HealthState>,
+    beside_health: BTreeMap<InstanceName, HealthState>,
 }
 
 impl Fixture {
     fn new() -> Self {
-        Self { memories: BTreeMap::new(), health: BTreeMap::new() }
+        Self { memories: BTreeMap::new(), health: BTreeMap::new(), beside_health: BTreeMap::new() }
     }
 
     fn plan(&self, desired: &Desired, world: &World) -> Plan {
         let (memories, health, now) = (&self.memories, &self.health, MonoTime::default());
-        plan(Inputs { desired, world, memories, health, now })
+        plan(Inputs { desired, world, memories, health, beside_health: &self.beside_health, now })
     }
 }
 
@@ -232,14 +273,16 @@ proptest! {
         old in sketches(),
         new in sketches(),
         states in prop::collection::vec(state(), 4),
+        beside in prop::collection::vec(prop::option::of((0..3u8, state())), 4),
     ) {
         prop_assume!(!waits_for_ever(&new));
         let mut fixture = Fixture::new();
         let desired = desired(&new);
         let mut world = world(&old, &states);
+        put_beside(&mut world, &old, &beside);
         let mut acted: Vec<Action> = Vec::new();
-        // At most: a fetch, a removal from the other runtime and a start for each link of the longest chain.
-        for _ in 0..=3 * SERVICES.len() + 1 {
+        // At most, for each link of the longest chain: the one beside goes, a fetch, a removal from the other runtime, a start beside, a start.
+        for _ in 0..=5 * SERVICES.len() + 1 {
             let plan = fixture.plan(&desired, &world);
             for action in &plan.actions {
                 prop_assert!(!acted.contains(action), "{:?} again", action);
@@ -250,6 +293,7 @@ proptest! {
         }
         prop_assert!(fixture.plan(&desired, &world).actions.is_empty());
         for view in world.values() {
+            prop_assert!(view.beside.is_empty(), "one is left");
             for (name, observed) in &view.instances {
                 let spec = desired.instances.get(name).expect("nothing unwanted is left");
                 prop_assert_eq!(&observed.fingerprint, &spec.fingerprint);
@@ -267,6 +311,7 @@ proptest! {
         fetchable in prop::collection::vec(any::<bool>(), 4),
     ) {
         let mut fixture = Fixture::new();
+        let new: Vec<Sketch> = new.into_iter().map(|one| Sketch { start_first: false, ..one }).collect();
         let mut all = desired(&new);
         all.formers = desired(&old).instances;
         let whole: Vec<RunState> = states.iter().map(|state| state.unwrap_or(RunState::Created)).collect();
@@ -367,7 +412,14 @@ proptest! {
 }
 
 fn plain() -> Sketch {
-    Sketch { image: 0, is_process: false, when: RestartWhen::Always, needs: Vec::new(), wanted: true }
+    Sketch {
+        image: 0,
+        is_process: false,
+        when: RestartWhen::Always,
+        needs: Vec::new(),
+        wanted: true,
+        start_first: false,
+    }
 }
 
 #[test]
@@ -480,6 +532,7 @@ fn a_former_copy_is_run_again_once_fetching_its_successor_failed_or_takes_long()
         world: &seen,
         memories: &fixture.memories,
         health: &fixture.health,
+        beside_health: &BTreeMap::new(),
         now: MonoTime::default() + FORMER_PATIENCE,
     };
     let action = Action { instance: name(0), runtime: RuntimeKind::Docker, act: Act::Restart, former: true };
