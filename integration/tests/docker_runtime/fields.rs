@@ -101,8 +101,8 @@ fn rows() -> Vec<Row> {
         container("network_mode", "networkMode: none", vec![Is("/HostConfig/NetworkMode", json!("none"))]),
         container(
             "mounts",
-            "mounts: [{target: /in, bind: {path: /etc, propagation: rslave}}]",
-            vec![Is("/HostConfig/Mounts/0/BindOptions/Propagation", json!("rslave"))],
+            "mounts: [{target: /in, bind: {path: /etc, propagation: private}}]",
+            vec![Is("/HostConfig/Mounts/0/BindOptions/Propagation", json!("private"))],
         ),
         container(
             "mounts",

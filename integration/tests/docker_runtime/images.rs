@@ -5,7 +5,6 @@ use std::time::Duration;
 use skerry_agent::runtime::docker::{DockerRuntime, ImageGc};
 use skerry_agent::runtime::{Needs, Runtime as _};
 use skerry_model::app::{Container, PullPolicy};
-use skerry_testing::BUSYBOX_IMAGE;
 
 use super::registry::{PASSWORD, Registry};
 use super::world::{IDLE, World, runtime, shell, spec};
@@ -29,11 +28,18 @@ impl Fixture {
         Some(Self { world, registry: Registry::start().await })
     }
 
-    /// An image of the registry that the machine does not have.
-    fn image(&self, name: &str) -> String {
+    /// An image of the registry that this machine has.
+    fn present(&self, name: &str) -> String {
         let name = format!("{name}-{}", std::process::id());
-        self.registry.push(&self.world.docker, &name);
+        self.registry.push_own(&self.world.docker, &name);
         format!("{}/{name}:1", self.registry.host)
+    }
+
+    /// An image of the registry that this machine does not have.
+    fn image(&self, name: &str) -> String {
+        let image = self.present(name);
+        self.untag(&image);
+        image
     }
 
     fn agent(&self, gc: ImageGc) -> DockerRuntime {
@@ -69,8 +75,7 @@ fn needing(images: &[&str]) -> Needs {
 #[tokio::test]
 async fn an_image_goes_once_no_container_and_no_spec_uses_it() {
     let Some(fixture) = Fixture::new("images").await else { return };
-    let (pulled, foreign) = (fixture.image("pulled"), fixture.image("foreign"));
-    fixture.tag(BUSYBOX_IMAGE, &foreign);
+    let (pulled, foreign) = (fixture.image("pulled"), fixture.present("foreign"));
     let agent = fixture.agent(AT_ONCE);
     for image in [&foreign, &pulled] {
         agent.ensure(&running(image), &|_| ()).await.expect("it runs");
@@ -88,7 +93,7 @@ async fn an_image_goes_once_no_container_and_no_spec_uses_it() {
     let patient = fixture.agent(ImageGc { age: Some(Duration::from_secs(3600)), ..AT_ONCE });
     assert_eq!(patient.collect(&Needs::default()).await.unwrap(), [], "it is not unused for long");
     let told = fixture.agent(AT_ONCE).collect(&Needs::default()).await.expect("room is freed");
-    assert!(!fixture.has(&pulled) && fixture.has(&foreign) && fixture.has(BUSYBOX_IMAGE));
+    assert!(!fixture.has(&pulled) && fixture.has(&foreign));
     assert!(
         told.len() == 1 && told[0].reason == "ImagesRemoved" && told[0].message.contains(&pulled),
         "{told:?}"
@@ -116,10 +121,9 @@ async fn a_nearly_full_disk_lets_unused_ones_go_before_their_time() {
 #[tokio::test]
 async fn what_other_hands_pulled_or_named_stays() {
     let Some(fixture) = Fixture::new("foreign-images").await else { return };
-    let (named, present) = (fixture.image("named"), fixture.image("present"));
+    let (named, present) = (fixture.image("named"), fixture.present("present"));
     let agent = fixture.agent(AT_ONCE);
     // Pulled by other hands before: pulling it again makes it nobody else's.
-    fixture.tag(BUSYBOX_IMAGE, &present);
     let container = Container { pull_policy: PullPolicy::Always, image: present.clone(), ..shell(IDLE) };
     agent.prepare(&spec("web", container, |_| ()), &|_| ()).await.expect("it is pulled");
     agent.prepare(&running(&named), &|_| ()).await.expect("it is pulled");

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use skerry_agent::runtime::docker::{CredentialsFile, DockerRuntime};
 use skerry_agent::runtime::{Progress, Runtime as _, RuntimeDirs};
 use skerry_model::app::{Container, PullPolicy};
-use skerry_testing::{BUSYBOX_IMAGE, Docker, Process, find_program, free_port};
+use skerry_testing::{BUSYBOX_IMAGE, Docker, Process, busybox_root, find_program, free_port};
 use tempfile::TempDir;
 
 use super::world::{IDLE, World, is_running, shell, spec};
@@ -59,6 +59,15 @@ impl Registry {
         let digest = docker.push(&repository, "1", USER, PASSWORD).expect("the image is pushed");
         docker.request("DELETE", &format!("/images/{repository}:1"), &[]).expect("it is done");
         digest
+    }
+
+    /// Puts an image there that is nobody else's, as `name`, and leaves it on this machine too.
+    pub(crate) fn push_own(&self, docker: &Docker, name: &str) {
+        let repository = format!("{}/{name}", self.host);
+        let root = busybox_root().expect("busybox is installed");
+        let files = root.file("own", 0o644, name.as_bytes()).finish();
+        docker.import(&format!("{repository}:1"), &files, &["ENV PATH=/bin"]).expect("the image is made");
+        docker.push(&repository, "1", USER, PASSWORD).expect("the image is pushed");
     }
 
     /// A file as `docker login` writes it.

@@ -205,4 +205,5 @@ fn what_is_wrong_is_said_in_the_words_of_manifests() {
     assert!(text.ends_with("set its restart.policy to on-failure or never"), "{text}");
 }
 
+mod programs;
 mod settings;

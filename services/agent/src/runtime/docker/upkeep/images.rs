@@ -4,7 +4,7 @@
 //! removed, nor what somebody gave a name of their own since.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bollard::query_parameters::{ListContainersOptionsBuilder, RemoveImageOptionsBuilder};
@@ -61,7 +61,7 @@ pub(super) async fn collect(
             Candidate { unused: (!one.used).then(|| Duration::from_secs(unused)), bytes: one.bytes }
         })
         .collect();
-    let room = room(client).await;
+    let room = room(client, kept.directory()).await;
     let mut removed = BTreeSet::new();
     for at in decide(&candidates, room, gc) {
         if remove(client, &found[at]).await.map_err(failed)? {
@@ -207,11 +207,13 @@ async fn remove(client: &Client, found: &Found) -> Result<bool, Failure> {
     }
 }
 
-/// The file system of Docker's images, where the agent can see it.
-async fn room(client: &Client) -> Option<Room> {
+/// The file system of Docker's images. An agent in a container may not see it: then that of its own directory, which is the machine's too,
+/// has to do.
+async fn room(client: &Client, own: Option<&Path>) -> Option<Room> {
     let docker = client.docker().await.ok()?;
     let info = client.within(LOOK_DEADLINE, docker.info()).await.ok()?;
-    let stat = rustix::fs::statvfs(Path::new(&info.docker_root_dir?)).ok()?;
+    let root = info.docker_root_dir.map(PathBuf::from);
+    let stat = root.as_deref().into_iter().chain(own).find_map(|path| rustix::fs::statvfs(path).ok())?;
     // As `df` counts: of what programs may use.
     let used = stat.f_blocks.saturating_sub(stat.f_bfree).saturating_mul(stat.f_frsize);
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);

@@ -75,6 +75,11 @@ impl Kept {
         Self { content: content.into(), disk: Some(disk), counted: tokio::sync::Mutex::default() }
     }
 
+    /// Where the file is.
+    pub(super) fn directory(&self) -> Option<&Path> {
+        self.disk.as_ref().map(Directory::path)
+    }
+
     /// What was counted since it was written.
     pub(super) async fn counted(&self) -> tokio::sync::MutexGuard<'_, Counted> {
         self.counted.lock().await
