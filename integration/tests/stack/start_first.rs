@@ -58,7 +58,7 @@ async fn the_old_copy_goes_on_until_the_new_one_is_healthy_whenever_the_agent_is
     let node = unique("start-first");
     let (witness, containers) = (Witness::new()?, Containers::of(&docker, &node));
     let mut stack = Stack::start().await?;
-    stack.add_agent(&node, &[])?;
+    stack.add_agent(&node, &[&format!("--docker-host=unix://{}", docker.socket().display())])?;
     stack.wait_connected(&node).await;
     stack.apply(APP, app([web("v1", &witness)])).await?;
     stack.wait_ready(APP, 1).await;

@@ -15,8 +15,8 @@ fn process(service: &mut pb::ServiceSpec) {
     service.program = Some(pb::service_spec::Program::Process(process));
 }
 
-fn limits(limits: pb::ResourceList) -> Option<pb::Resources> {
-    Some(pb::Resources { limits: Some(limits), requests: None })
+fn limits(limits: pb::ResourceList) -> pb::Resources {
+    pb::Resources { limits: Some(limits), requests: None }
 }
 
 fn rows() -> Vec<Row> {
@@ -45,12 +45,12 @@ fn rows() -> Vec<Row> {
         ),
         (
             "resources",
-            |s| s.resources = limits(pb::ResourceList { cpu_millis: Some(1), ..Default::default() }),
+            |s| s.resources = Some(limits(pb::ResourceList { cpu_millis: Some(1), ..Default::default() })),
             Some("resources.limits"),
         ),
         (
             "resources",
-            |s| s.resources = limits(pb::ResourceList { pids: Some(1), ..Default::default() }),
+            |s| s.resources = Some(limits(pb::ResourceList { pids: Some(1), ..Default::default() })),
             Some("resources.limits"),
         ),
         (

@@ -47,8 +47,8 @@ fn network(name: &str, aliases: &[&str]) -> pb::NetworkAttachment {
     pb::NetworkAttachment { name: name.into(), aliases: text(aliases) }
 }
 
-fn dns(servers: &[&str], search: &[&str], options: &[&str]) -> Option<pb::Dns> {
-    Some(pb::Dns { servers: text(servers), search: text(search), options: text(options) })
+fn dns(servers: &[&str], search: &[&str], options: &[&str]) -> pb::Dns {
+    pb::Dns { servers: text(servers), search: text(search), options: text(options) }
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn what_docker_would_refuse_is_refused_by_its_field() {
         (
             |c| {
                 c.security_opts =
-                    text(&["no-new-privileges", "seccomp=unconfined", "seccomp={}", "apparmor=x"])
+                    text(&["no-new-privileges", "seccomp=unconfined", "seccomp={}", "apparmor=x"]);
             },
             None,
         ),
@@ -117,14 +117,14 @@ fn what_docker_would_refuse_is_refused_by_its_field() {
         (|c| c.extra_hosts = extra("db", "host-gateway"), None),
         (|c| c.extra_hosts = extra("d b", "::1"), Some("extra_hosts[0].hostname")),
         (|c| c.extra_hosts = extra("db", "localhost"), Some("extra_hosts[0].address")),
-        (|c| c.dns = dns(&["192.0.2.1"], &["example.org", "."], &["ndots:2"]), None),
-        (|c| c.dns = dns(&["example.org"], &[], &[]), Some("dns.servers[0]")),
-        (|c| c.dns = dns(&[], &["a b"], &[]), Some("dns.search[0]")),
-        (|c| c.dns = dns(&[], &[], &["a b"]), Some("dns.options[0]")),
+        (|c| c.dns = Some(dns(&["192.0.2.1"], &["example.org", "."], &["ndots:2"])), None),
+        (|c| c.dns = Some(dns(&["example.org"], &[], &[])), Some("dns.servers[0]")),
+        (|c| c.dns = Some(dns(&[], &["a b"], &[])), Some("dns.search[0]")),
+        (|c| c.dns = Some(dns(&[], &[], &["a b"])), Some("dns.options[0]")),
         (
             |c| {
                 none(c);
-                c.dns = dns(&["192.0.2.1"], &[], &[]);
+                c.dns = Some(dns(&["192.0.2.1"], &[], &[]));
             },
             Some("dns"),
         ),
