@@ -130,7 +130,10 @@ pub fn signing(name: &str, version: &str, witness: &Witness) -> ServiceSpec {
     let script = format!("echo \"{name} 0 $VERSION\" >>/book/starts; exec sleep 1000000");
     let mount = Mount {
         target: "/book".to_owned(),
-        source: Some(mount::Source::Bind(mount::Bind { path: book.display().to_string() })),
+        source: Some(mount::Source::Bind(mount::Bind {
+            path: book.display().to_string(),
+            ..Default::default()
+        })),
         read_only: false,
     };
     adapted(crate::apps::with_env("VERSION", version, container(name, &script)), |container| {

@@ -23,10 +23,16 @@ use self::world::{IDLE, SOON, World, idle, idle_with_env, is_running, runtime, s
 mod drift;
 #[path = "docker_runtime/fields.rs"]
 mod fields;
+#[path = "docker_runtime/images.rs"]
+mod images;
 #[path = "docker_runtime/networks.rs"]
 mod networks;
 #[path = "docker_runtime/registry.rs"]
 mod registry;
+#[path = "docker_runtime/replacement.rs"]
+mod replacement;
+#[path = "docker_runtime/volumes.rs"]
+mod volumes;
 #[path = "docker_runtime/world.rs"]
 mod world;
 
@@ -51,12 +57,15 @@ async fn every_field_reaches_docker() {
         mounts: vec![
             Mount {
                 target: "/shared".into(),
-                source: MountSource::Bind(shared.display().to_string()),
+                source: MountSource::Bind { path: shared.display().to_string(), propagation: None },
                 read_only: true,
             },
             Mount {
                 target: "/data".into(),
-                source: MountSource::Volume(VolumeName::parse("db").unwrap()),
+                source: MountSource::Volume {
+                    name: VolumeName::parse("db").unwrap(),
+                    remove_with_app: false,
+                },
                 read_only: false,
             },
         ],
@@ -156,7 +165,7 @@ async fn another_fingerprint_replaces_after_the_old_ones_own_stop() {
     let mut old = shell("trap 'echo bye > /out/bye; exit 0' USR1; while :; do sleep 0.05; done");
     old.mounts.push(Mount {
         target: "/out".into(),
-        source: MountSource::Bind(out.display().to_string()),
+        source: MountSource::Bind { path: out.display().to_string(), propagation: None },
         read_only: false,
     });
     let old = spec("web", old, |service| {
@@ -327,7 +336,7 @@ async fn failures_have_their_reasons_and_pass_when_mended() {
     assert!(is_running(world.observe(&taken).await.as_ref()));
 
     let missing = world.dir.path().join("later");
-    let source = MountSource::Bind(missing.display().to_string());
+    let source = MountSource::Bind { path: missing.display().to_string(), propagation: None };
     let mount = Mount { target: "/in".into(), source, read_only: true };
     let bind = spec("bind", Container { mounts: vec![mount], ..shell(IDLE) }, |_| ());
     assert_eq!(world.ensure(&bind).await.unwrap_err().reason, "MountMissing");
@@ -390,7 +399,7 @@ async fn sweeping_takes_what_nobody_needs_and_never_volumes() {
     let config = ConfigName::parse("site").unwrap();
     let with = |service: &str, text: &str| {
         let mut container = shell(IDLE);
-        let source = MountSource::Volume(VolumeName::parse("db").unwrap());
+        let source = MountSource::Volume { name: VolumeName::parse("db").unwrap(), remove_with_app: false };
         container.mounts.push(Mount { target: "/data".into(), source, read_only: false });
         let mut spec = spec(service, container, |service| {
             service.configs =

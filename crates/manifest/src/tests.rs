@@ -5,6 +5,8 @@ use skerry_model::ProjectName;
 use skerry_proto::scheduler::v1 as scheduler;
 use skerry_proto::types::v1 as pb;
 
+mod unknown;
+
 use crate::{FILE_BYTES_MAX, Manifest, Project, Resource, output, parse};
 
 fn project() -> Project {

@@ -78,7 +78,10 @@ mod tests {
         assert_eq!(needed(|_, container| container.ports = vec![port("127.0.0.1")]), [PORT_HOST_ADDRESS]);
         let mount = |read_only| pb::Mount {
             target: "/data".to_owned(),
-            source: Some(pb::mount::Source::Bind(pb::mount::Bind { path: "/srv".to_owned() })),
+            source: Some(pb::mount::Source::Bind(pb::mount::Bind {
+                path: "/srv".to_owned(),
+                ..Default::default()
+            })),
             read_only,
         };
         assert!(needed(|_, container| container.mounts = vec![mount(false)]).is_empty());

@@ -99,6 +99,30 @@ fn rows() -> Vec<Row> {
         ),
         container("network_mode", "networkMode: host", vec![Is("/HostConfig/NetworkMode", json!("host"))]),
         container("network_mode", "networkMode: none", vec![Is("/HostConfig/NetworkMode", json!("none"))]),
+        container(
+            "mounts",
+            "mounts: [{target: /in, bind: {path: /etc, propagation: private}}]",
+            vec![Is("/HostConfig/Mounts/0/BindOptions/Propagation", json!("private"))],
+        ),
+        container(
+            "mounts",
+            "mounts: [{target: /cache, volume: {name: cache, removeWithApp: true}}]",
+            vec![Is("/HostConfig/Mounts/0/VolumeOptions/Labels/skerry.io~1remove-with-app", json!("true"))],
+        ),
+        container(
+            "runtime",
+            "runtime: io.containerd.runc.v2",
+            vec![Is("/HostConfig/Runtime", json!("io.containerd.runc.v2"))],
+        ),
+        container("tty", "tty: true", vec![Is("/Config/Tty", json!(true))]),
+        container("stdin_open", "stdinOpen: true", vec![Is("/Config/OpenStdin", json!(true))]),
+        container("oom_score_adj", "oomScoreAdj: 500", vec![Is("/HostConfig/OomScoreAdj", json!(500))]),
+        container("cpuset_cpus", "cpusetCpus: \"0\"", vec![Is("/HostConfig/CpusetCpus", json!("0"))]),
+        container(
+            "device_cgroup_rules",
+            "deviceCgroupRules: [\"c 188:* rwm\"]",
+            vec![Is("/HostConfig/DeviceCgroupRules", json!(["c 188:* rwm"]))],
+        ),
         container("hostname", "hostname: box.example", vec![Is("/Config/Hostname", json!("box.example"))]),
         container(
             "read_only_root",

@@ -9,26 +9,26 @@ use base64::engine::general_purpose::STANDARD;
 use skerry_agent::runtime::docker::{CredentialsFile, DockerRuntime};
 use skerry_agent::runtime::{Progress, Runtime as _, RuntimeDirs};
 use skerry_model::app::{Container, PullPolicy};
-use skerry_testing::{BUSYBOX_IMAGE, Docker, Process, find_program, free_port};
+use skerry_testing::{BUSYBOX_IMAGE, Docker, Process, busybox_root, find_program, free_port};
 use tempfile::TempDir;
 
 use super::world::{IDLE, World, is_running, shell, spec};
 
 const USER: &str = "skerry";
-const PASSWORD: &str = "open sesame";
+pub(crate) const PASSWORD: &str = "open sesame";
 /// What `htpasswd -nbB` says for these two.
 const HTPASSWD: &str = "skerry:$2y$04$yzW/B8O.s4FZTx6BrOzMPu8Nw7XDldMRArlbaFptRfuH4b.rEfk6.\n";
 const START_DEADLINE: Duration = Duration::from_secs(60);
 
 /// A registry that lets nobody in without the password. Dropping it ends it.
-struct Registry {
-    host: String,
+pub(crate) struct Registry {
+    pub(crate) host: String,
     _process: Process,
     dir: TempDir,
 }
 
 impl Registry {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let program = find_program("docker-registry")
             .expect("docker-registry is installed: apt-get install docker-registry");
         let dir = TempDir::new().expect("a directory");
@@ -50,7 +50,7 @@ impl Registry {
     }
 
     /// Puts the busybox image there as `name`, and answers its digest.
-    fn push(&self, docker: &Docker, name: &str) -> String {
+    pub(crate) fn push(&self, docker: &Docker, name: &str) -> String {
         let repository = format!("{}/{name}", self.host);
         let tagged = docker
             .request("POST", &format!("/images/{BUSYBOX_IMAGE}/tag?repo={repository}&tag=1"), &[])
@@ -61,8 +61,17 @@ impl Registry {
         digest
     }
 
+    /// Puts an image there that is nobody else's, as `name`, and leaves it on this machine too.
+    pub(crate) fn push_own(&self, docker: &Docker, name: &str) {
+        let repository = format!("{}/{name}", self.host);
+        let root = busybox_root().expect("busybox is installed");
+        let files = root.file("own", 0o644, name.as_bytes()).finish();
+        docker.import(&format!("{repository}:1"), &files, &["ENV PATH=/bin"]).expect("the image is made");
+        docker.push(&repository, "1", USER, PASSWORD).expect("the image is pushed");
+    }
+
     /// A file as `docker login` writes it.
-    fn login(&self, password: &str) -> CredentialsFile {
+    pub(crate) fn login(&self, password: &str) -> CredentialsFile {
         let auth = STANDARD.encode(format!("{USER}:{password}"));
         let file = serde_json::json!({"auths": {&self.host: {"auth": auth}}});
         let path = self.dir.path().join("config.json");

@@ -10,7 +10,7 @@ use skerry_agent::runtime::docker::DockerRuntime;
 use skerry_agent::runtime::{Observed, RunState, Runtime, RuntimeDirs, RuntimeError};
 use skerry_model::app::{
     Amounts, Container, Isolation, Kernel, Kind, Log, Network, Program, PullPolicy, RestartPolicy,
-    RestartWhen, ServiceSpec, StopPolicy,
+    RestartWhen, ServiceSpec, StopPolicy, UpdateOrder,
 };
 use skerry_model::{ContentHash, InstanceName, ServiceName};
 use skerry_testing::{BUSYBOX_IMAGE, Docker};
@@ -112,6 +112,8 @@ pub(crate) fn shell(script: &str) -> Container {
         isolation: Isolation::default(),
         kernel: Kernel::default(),
         log: Log::default(),
+        tty: false,
+        stdin_open: false,
         labels: BTreeMap::new(),
     }
 }
@@ -141,6 +143,7 @@ pub(crate) fn spec(
         },
         stop: StopPolicy { signal: None, grace_period: Duration::from_secs(5) },
         restart_time: None,
+        update: UpdateOrder::StopFirst,
     };
     change(&mut service);
     InstanceSpec {

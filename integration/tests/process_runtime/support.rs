@@ -11,7 +11,7 @@ use skerry_agent::desired::InstanceSpec;
 use skerry_agent::runtime::process::{Config, ProcessRuntime};
 use skerry_agent::runtime::{Observed, RunState, Runtime, RuntimeDirs, RuntimeError};
 use skerry_model::app::{
-    Amounts, Kind, Process, Program, RestartPolicy, RestartWhen, ServiceSpec, StopPolicy,
+    Amounts, Kind, Process, Program, RestartPolicy, RestartWhen, ServiceSpec, StopPolicy, UpdateOrder,
 };
 use skerry_model::{ContentHash, InstanceName, ServiceName};
 use skerry_testing::{bin, eventually};
@@ -127,6 +127,7 @@ pub(super) fn spec_of(name: &str, program: &str, args: &[&str]) -> InstanceSpec 
             },
             stop: StopPolicy { signal: None, grace_period: SOON },
             restart_time: None,
+            update: UpdateOrder::StopFirst,
         }),
         configs: BTreeMap::new(),
         fingerprint: "one".to_owned(),

@@ -15,3 +15,4 @@ mod refusals;
 mod restore;
 mod sessions;
 mod slow_watchers;
+mod start_first;

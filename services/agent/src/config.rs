@@ -7,7 +7,7 @@ use skerry_model::{NodeName, NodeRef, ProjectName};
 use tonic::transport::Uri;
 
 use crate::machine::host_name;
-use crate::runtime::docker::CredentialsFile;
+use crate::runtime::docker::{CredentialsFile, ImageGc};
 
 /// Where the agent keeps its state if nothing else is said.
 const DATA_DIR_DEFAULT: &str = "/var/lib/skerry/agent";
@@ -15,6 +15,8 @@ const DATA_DIR_DEFAULT: &str = "/var/lib/skerry/agent";
 const DOCKER_SOCKET_DEFAULT: &str = "/var/run/docker.sock";
 /// Most gateways that are worth trying in turn.
 const GATEWAYS_MAX: usize = 16;
+/// The least age of images that go: less would pull the same ones again and again.
+const IMAGE_GC_AGE_MIN: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Why the flags cannot be taken.
 #[derive(Debug, thiserror::Error)]
@@ -46,12 +48,61 @@ pub enum ConfigError {
     /// Not a Unix socket.
     #[error("Docker's address `{0}` is not supported: use unix:///<path>, or --no-docker")]
     DockerHost(String),
+    /// Not an age of images.
+    #[error("--image-gc-age `{0}` cannot be used: write at least 1m, as 168h, or never")]
+    ImageGcAge(String),
+    /// Not two thresholds.
+    #[error(
+        "--image-gc-high {high} and --image-gc-low {low} cannot be used: use percents up to 100, the low one below the high one"
+    )]
+    ImageGcPercent {
+        /// As given.
+        high: u8,
+        /// As given.
+        low: u8,
+    },
     /// Not the name of a node or project.
     #[error(transparent)]
     Name(#[from] skerry_model::InvalidName),
     /// The host name makes no name.
     #[error("the host name `{0}` does not make the name of a node: name one with --node")]
     HostName(String),
+}
+
+/// When the agent removes images that it pulled. For `skerry up` too.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ImageGcArgs {
+    /// Remove an image that this agent pulled when nothing on the machine has used it for so long, as 168h; `never`: not for that
+    #[arg(long, env = "SKERRY_IMAGE_GC_AGE", value_name = "DURATION", default_value = "168h")]
+    pub image_gc_age: String,
+
+    /// From this use of the disk that Docker keeps images on, in percent, remove those unused for the longest time at once; 100: never
+    #[arg(long, env = "SKERRY_IMAGE_GC_HIGH", value_name = "PERCENT", default_value_t = 85)]
+    pub image_gc_high: u8,
+
+    /// Until its use is down to this
+    #[arg(long, env = "SKERRY_IMAGE_GC_LOW", value_name = "PERCENT", default_value_t = 80)]
+    pub image_gc_low: u8,
+}
+
+impl ImageGcArgs {
+    /// Checks the flags.
+    pub fn parse(&self) -> Result<ImageGc, ConfigError> {
+        let age = match self.image_gc_age.as_str() {
+            "never" => None,
+            text => {
+                let age = skerry_model::quantity::parse_duration(text).ok();
+                let age = age.filter(|age| *age >= IMAGE_GC_AGE_MIN);
+                Some(age.ok_or_else(|| ConfigError::ImageGcAge(text.to_owned()))?)
+            }
+        };
+        let (high, low) = (self.image_gc_high, self.image_gc_low);
+        if high > 100 || low >= high {
+            return Err(ConfigError::ImageGcPercent { high, low });
+        }
+        let high_percent = (high < 100).then_some(high);
+        Ok(ImageGc { age, high_percent, low_percent: low, ..ImageGc::default() })
+    }
 }
 
 /// Flags of `skerry-agent`, each with its environment variable.
@@ -93,6 +144,9 @@ pub struct AgentArgs {
     /// Serve /metrics (for Prometheus), /healthz and /readyz on this loopback address; absent: the agent listens nowhere
     #[arg(long, env = "SKERRY_METRICS_LISTEN", value_name = "ADDRESS")]
     pub metrics_listen: Option<SocketAddr>,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would take them for the program's own description")]
+    pub image_gc: ImageGcArgs,
 }
 
 /// What the agent is.
@@ -108,6 +162,8 @@ pub struct Config {
     pub docker: DockerAccess,
     /// Credentials for the registries of images.
     pub credentials: CredentialsFile,
+    /// When images go that the agent pulled.
+    pub image_gc: ImageGc,
 }
 
 /// How Docker is reached. A daemon need not be there: it may come later.
@@ -199,7 +255,8 @@ impl AgentArgs {
         };
         let node = NodeRef { project: ProjectName::parse(&self.project)?, node };
         let credentials = CredentialsFile::find(self.docker_config);
-        Ok(Config { gateways, node, data_dir: self.data_dir, docker, credentials })
+        let image_gc = self.image_gc.parse()?;
+        Ok(Config { gateways, node, data_dir: self.data_dir, docker, credentials, image_gc })
     }
 }
 
@@ -233,6 +290,27 @@ mod tests {
             docker_host: None,
             docker_config: None,
             metrics_listen: None,
+            image_gc: gc("168h", 85, 80),
+        }
+    }
+
+    fn gc(age: &str, high: u8, low: u8) -> ImageGcArgs {
+        ImageGcArgs { image_gc_age: age.into(), image_gc_high: high, image_gc_low: low }
+    }
+
+    #[test]
+    fn images_go_by_age_and_between_two_thresholds() {
+        assert_eq!(gc("168h", 85, 80).parse().unwrap(), ImageGc::default());
+        let off = gc("never", 100, 0).parse().unwrap();
+        assert_eq!((off.age, off.high_percent), (None, None));
+        for bad in ["", "7", "soon", "1s"] {
+            assert!(matches!(gc(bad, 85, 80).parse(), Err(ConfigError::ImageGcAge(_))), "{bad}");
+        }
+        for (high, low) in [(80, 80), (101, 80), (0, 0)] {
+            assert!(
+                matches!(gc("1h", high, low).parse(), Err(ConfigError::ImageGcPercent { .. })),
+                "{high} {low}"
+            );
         }
     }
 

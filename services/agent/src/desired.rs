@@ -7,14 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use prost::Message as _;
-use skerry_model::app::{AppSpec, Program, ServiceSpec};
+use skerry_model::app::{AppSpec, Container, MountSource, Program, ServiceSpec};
 use skerry_model::config::ConfigSpec;
 use skerry_model::{AppName, ConfigName, ContentHash, InstanceName, NetworkName};
 use skerry_proto::gateway::v1 as pb;
 use skerry_proto::scheduler::v1 as scheduler;
 
 use crate::fingerprint::fingerprint;
-use crate::runtime::Wanted;
+use crate::runtime::{Needs, Wanted};
 
 /// The content of a config.
 #[derive(Debug, PartialEq, Eq)]
@@ -106,6 +106,33 @@ impl Desired {
                 .flat_map(|spec| &spec.configs)
                 .map(|(name, content)| (name.clone(), content.hash.to_string()))
                 .collect(),
+        }
+    }
+}
+
+impl Desired {
+    /// What takes room and must stay.
+    pub fn needs(&self) -> Needs {
+        let containers = |specs: &'_ BTreeMap<InstanceName, Arc<InstanceSpec>>| -> Vec<(AppName, Container)> {
+            let of = |spec: &Arc<InstanceSpec>| match &spec.service.program {
+                Program::Container(container) => Some((spec.name.app.clone(), container.clone())),
+                Program::Process(_) => None,
+            };
+            specs.values().filter_map(of).collect()
+        };
+        let (wanted, former) = (containers(&self.instances), containers(&self.formers));
+        let mut volumes = BTreeMap::new();
+        for (app, container) in &wanted {
+            for mount in &container.mounts {
+                if let MountSource::Volume { name, remove_with_app } = &mount.source {
+                    volumes.insert((app.clone(), name.clone()), *remove_with_app);
+                }
+            }
+        }
+        Needs {
+            apps: self.instances.keys().chain(self.blocked.keys()).map(|name| name.app.clone()).collect(),
+            images: wanted.into_iter().chain(former).map(|(_, container)| container.image).collect(),
+            volumes,
         }
     }
 }

@@ -117,11 +117,12 @@ impl Canon {
         for mount in &container.mounts {
             self.text(&mount.target);
             match &mount.source {
-                MountSource::Bind(path) => {
+                MountSource::Bind { path, .. } => {
                     self.text("bind");
                     self.text(path);
                 }
-                MountSource::Volume(volume) => {
+                // What becomes of it at the end is nothing to a copy that runs.
+                MountSource::Volume { name: volume, .. } => {
                     self.text("volume");
                     self.text(volume.as_str());
                 }
@@ -193,6 +194,17 @@ impl Canon {
         self.field("init", yes(kernel.init));
         self.field("log_driver", log.driver.clone());
         self.field("log_options", pairs(&log.options));
+        self.field("tty", yes(container.tty));
+        self.field("stdin_open", yes(container.stdin_open));
+        self.field("device_cgroup_rules", isolation.device_cgroup_rules.clone());
+        self.field("runtime", isolation.runtime.clone());
+        self.field("oom_score_adj", kernel.oom_score_adj.map(|score| score.to_string()));
+        self.field("cpuset_cpus", kernel.cpuset_cpus.clone());
+        for mount in &container.mounts {
+            if let MountSource::Bind { propagation: Some(propagation), .. } = &mount.source {
+                self.field("propagation", [mount.target.clone(), propagation.clone()]);
+            }
+        }
     }
 }
 
@@ -233,6 +245,7 @@ mod tests {
             condition: DependencyCondition::Started,
         }];
         same.requests.cpu_millis = Some(5);
+        same.update = skerry_model::app::UpdateOrder::StartFirst;
         assert_eq!(of(&same), of(&base()));
     }
 
@@ -284,6 +297,14 @@ mod tests {
             |s| container(s).kernel.init = true,
             |s| container(s).log.driver = Some("local".into()),
             |s| drop(container(s).log.options.insert("a".into(), "b".into())),
+            |s| container(s).tty = true,
+            |s| container(s).stdin_open = true,
+            |s| container(s).isolation.device_cgroup_rules = vec!["a".into()],
+            |s| container(s).isolation.runtime = Some("a".into()),
+            |s| container(s).kernel.oom_score_adj = Some(0),
+            |s| container(s).kernel.cpuset_cpus = Some("0".into()),
+            |s| container(s).mounts = vec![bind(None)],
+            |s| container(s).mounts = vec![bind(Some("rslave"))],
             |s| container(s).mounts = vec![tmpfs(None, None)],
             |s| container(s).mounts = vec![tmpfs(Some(1), None)],
             |s| container(s).mounts = vec![tmpfs(None, Some(0))],
@@ -325,6 +346,11 @@ mod tests {
 
     fn device(permissions: &str) -> Device {
         Device { path: "/dev/null".into(), target: "/dev/null".into(), permissions: permissions.into() }
+    }
+
+    fn bind(propagation: Option<&str>) -> skerry_model::app::Mount {
+        let source = MountSource::Bind { path: "/b".into(), propagation: propagation.map(str::to_owned) };
+        skerry_model::app::Mount { target: "/t".into(), source, read_only: false }
     }
 
     fn tmpfs(size_bytes: Option<u64>, mode: Option<u32>) -> skerry_model::app::Mount {

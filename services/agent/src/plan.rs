@@ -1,15 +1,16 @@
 //! What to do next, for each instance: a pure function of what is wanted, what was observed, what is remembered, and the time.
 //!
 //! Laws (tested below): planning again after a plan was carried out gives nothing for the same instances; going on so ends, and then
-//! what runs is what is wanted; what is unchanged is never touched; no instance ever has two copies; nothing that runs is stopped
+//! what runs is what is wanted; what is unchanged is never touched; no instance ever has two copies, but for one of another revision that is
+//! started first, and never two of one fingerprint; nothing that runs is stopped
 //! unless the desired state is known to be what the control plane wants. A copy of the former revision that ended while its successor
-//! cannot be fetched is run again; once the successor is fetched it never is. Carrying out is the reconciler's.
+//! cannot be fetched is run again, and so is one whose successor is started beside it and is not healthy; otherwise, once the successor is fetched it never is. Carrying out is the reconciler's.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use skerry_model::InstanceName;
-use skerry_model::app::DependencyCondition;
+use skerry_model::app::{DependencyCondition, UpdateOrder};
 use skerry_sync::MonoTime;
 
 use crate::desired::{Desired, InstanceSpec};
@@ -34,6 +35,10 @@ pub(crate) enum Act {
     Repair,
     /// One of another fingerprint is there: put the new one in its place.
     Replace,
+    /// One of another fingerprint runs: start the new one beside it.
+    StartBeside,
+    /// The one beside is not wanted, or did not become healthy: stop and remove that one.
+    Withdraw,
     /// Nobody wants it here: stop and remove it.
     Remove,
 }
@@ -75,6 +80,8 @@ pub(crate) enum Hold {
     RuntimeAway,
     /// A copy on another runtime has to go first.
     OtherCopy,
+    /// The new copy runs beside the old one and is not healthy yet.
+    Beside,
     /// Another copy runs, and whether this one is still wanted is not known.
     NotAuthoritative,
 }
@@ -101,6 +108,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) memories: &'a BTreeMap<InstanceName, Memory>,
     /// Health of the instances that run and have a check.
     pub(crate) health: &'a BTreeMap<InstanceName, HealthState>,
+    /// Health of the copies beside those that they are to replace.
+    pub(crate) beside_health: &'a BTreeMap<InstanceName, HealthState>,
     /// The time.
     pub(crate) now: MonoTime,
 }
@@ -115,6 +124,9 @@ pub(crate) fn plan(inputs: Inputs<'_>) -> Plan {
         let kind = kind_of(spec);
         let former = inputs.desired.formers.get(name);
         match decide(inputs, spec) {
+            // The old one goes on before its successor is tried again.
+            Ok(Act::StartBeside)
+                if former.is_some_and(|former| plan_former(inputs, former, Some(spec), &mut plan)) => {}
             Ok(act) => {
                 plan.actions.push(Action { instance: name.clone(), runtime: kind, act, former: false });
                 if act == Act::Fetch && former.is_some() {
@@ -122,12 +134,15 @@ pub(crate) fn plan(inputs: Inputs<'_>) -> Plan {
                 }
             }
             Err(hold) => {
-                let memory = inputs.memories.get(name);
                 if hold == Hold::Waits
-                    && let Some(wait) =
-                        memory.and_then(|memory| memory.waits(Some(&spec.fingerprint), inputs.now))
+                    && let Some(memory) = inputs.memories.get(name)
                 {
-                    wake_by(&mut plan, wait.until);
+                    let waits =
+                        [memory.waits(Some(&spec.fingerprint), inputs.now), memory.waits(None, inputs.now)];
+                    let beside = memory.beside_waits(&spec.fingerprint, inputs.now);
+                    for wait in waits.into_iter().flatten().chain(beside) {
+                        wake_by(&mut plan, wait.until);
+                    }
                 }
                 plan.holds.insert(name.clone(), hold);
                 if let Some(former) = former {
@@ -144,23 +159,34 @@ pub(crate) fn plan(inputs: Inputs<'_>) -> Plan {
     plan
 }
 
-/// Runs the former copy of an instance, by its own policy, while the wanted one (none: it is blocked) cannot take its place.
-fn plan_former(inputs: Inputs<'_>, former: &InstanceSpec, wanted: Option<&InstanceSpec>, plan: &mut Plan) {
+/// Runs the former copy of an instance, by its own policy, while the wanted one (none: it is blocked) cannot take its place. Answers
+/// whether something is to be done about it.
+fn plan_former(
+    inputs: Inputs<'_>,
+    former: &InstanceSpec,
+    wanted: Option<&InstanceSpec>,
+    plan: &mut Plan,
+) -> bool {
     let blank = Memory::default();
     let (name, kind) = (&former.name, kind_of(former));
     let memory = inputs.memories.get(name).unwrap_or(&blank);
-    let Some(view) = inputs.world.get(&kind).filter(|view| view.available) else { return };
-    let superseded = wanted
-        .is_some_and(|spec| former.fingerprint == spec.fingerprint || memory.is_prepared(&spec.fingerprint));
+    let Some(view) = inputs.world.get(&kind).filter(|view| view.available) else { return false };
+    // Beside one that is there the wanted one takes its place only when it is healthy.
+    let goes_on = |spec: &InstanceSpec| {
+        view.instances.contains_key(name) && spec.service.update == UpdateOrder::StartFirst
+    };
+    let superseded = wanted.is_some_and(|spec| {
+        former.fingerprint == spec.fingerprint || (memory.is_prepared(&spec.fingerprint) && !goes_on(spec))
+    });
     if memory.busy.is_some() || superseded || is_elsewhere(inputs, name, kind) {
-        return;
+        return false;
     }
     let act = match view.instances.get(name) {
         None => Act::Start,
-        Some(observed) if observed.fingerprint != former.fingerprint => return,
+        Some(observed) if observed.fingerprint != former.fingerprint => return false,
         Some(observed) => match observed.state {
-            RunState::Running { .. } => return,
-            RunState::Exited { code, .. } if !restarts(former.service.restart.when, code) => return,
+            RunState::Running { .. } => return false,
+            RunState::Exited { code, .. } if !restarts(former.service.restart.when, code) => return false,
             RunState::Created | RunState::Exited { .. } => Act::Restart,
         },
     };
@@ -168,12 +194,14 @@ fn plan_former(inputs: Inputs<'_>, former: &InstanceSpec, wanted: Option<&Instan
     let wait = memory.waits(Some(&former.fingerprint), inputs.now).map(|wait| wait.until);
     if let Some(until) = patience.max(wait).filter(|until| *until > inputs.now) {
         wake_by(plan, until);
-        return;
+        return false;
     }
     let met_before = memory.started.as_ref() == Some(&former.fingerprint);
-    if met_before || dependencies(inputs, former, true).is_ok() {
+    let due = met_before || dependencies(inputs, former, true).is_ok();
+    if due {
         plan.actions.push(Action { instance: name.clone(), runtime: kind, act, former: true });
     }
+    due
 }
 
 /// Whether there is a copy on another runtime than `kind`.
@@ -224,13 +252,17 @@ fn decide(inputs: Inputs<'_>, spec: &InstanceSpec) -> Result<Act, Hold> {
     if is_elsewhere(inputs, &spec.name, kind) {
         return prepare_to_move(inputs, spec, memory);
     }
+    if overlap::is_left_over(view, spec) && inputs.desired.authoritative {
+        return if memory.waits(None, inputs.now).is_some() { Err(Hold::Waits) } else { Ok(Act::Withdraw) };
+    }
+    let beside = view.beside.get(&spec.name);
     let act = match view.instances.get(&spec.name) {
         None => Act::Start,
         Some(observed) if observed.fingerprint != spec.fingerprint => {
             if is_running(observed) && !inputs.desired.authoritative {
                 return Err(Hold::NotAuthoritative);
             }
-            Act::Replace
+            overlap::replace(inputs, spec, observed, beside)?
         }
         Some(observed) => match observed.state {
             RunState::Running { .. } if observed.drift.is_some() => Act::Repair,
@@ -244,18 +276,22 @@ fn decide(inputs: Inputs<'_>, spec: &InstanceSpec) -> Result<Act, Hold> {
     if memory.waits(Some(&spec.fingerprint), inputs.now).is_some() {
         return Err(Hold::Waits);
     }
-    if act == Act::Repair {
+    if act == Act::StartBeside && memory.beside_waits(&spec.fingerprint, inputs.now).is_some() {
+        return Err(Hold::Waits);
+    }
+    // The one beside is there already: it only takes its place.
+    if matches!(act, Act::Repair | Act::Withdraw) || (act == Act::Replace && beside.is_some()) {
         return Ok(act);
     }
     // One that ran in this life of the agent had its dependencies met: it is not held up by one that fails since.
     if memory.started.as_ref() != Some(&spec.fingerprint) {
-        dependencies(inputs, spec, act == Act::Restart)?;
+        dependencies(inputs, spec, act == Act::Restart || beside.is_some())?;
     }
-    match act {
-        Act::Start | Act::Replace if memory.fetch.is_some() => Err(Hold::Busy),
-        Act::Start | Act::Replace if !memory.is_fresh(&spec.fingerprint) => Ok(Act::Fetch),
-        _ => Ok(act),
+    let is_made = matches!(act, Act::Start | Act::Replace) || (act == Act::StartBeside && beside.is_none());
+    if is_made && memory.fetch.is_some() {
+        return Err(Hold::Busy);
     }
+    Ok(if is_made && !memory.is_fresh(&spec.fingerprint) { Act::Fetch } else { act })
 }
 
 /// What to do about a wanted instance of which another runtime has a copy: what it needs is fetched first, then that copy goes.
@@ -340,5 +376,6 @@ fn met(inputs: Inputs<'_>, condition: DependencyCondition, other: &InstanceSpec)
     }
 }
 
+mod overlap;
 #[cfg(test)]
 mod tests;

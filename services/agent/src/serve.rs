@@ -103,7 +103,9 @@ fn runtimes(config: &Config, data_dir: &Path) -> Vec<Arc<dyn Runtime>> {
     if let DockerAccess::Socket(socket) = &config.docker {
         let owner = owner(&config.node, data_dir);
         runtimes.push(Arc::new(
-            DockerRuntime::at_socket(socket, &owner, &dirs).with_credentials(config.credentials.clone()),
+            DockerRuntime::at_socket(socket, &owner, &dirs)
+                .with_credentials(config.credentials.clone())
+                .with_upkeep(data_dir, config.image_gc),
         ));
     }
     runtimes
@@ -219,6 +221,7 @@ mod tests {
             data_dir: PathBuf::new(),
             credentials: crate::CredentialsFile::None,
             docker: DockerAccess::Off,
+            image_gc: crate::ImageGc::default(),
         };
         is_send(&serve(config, CancellationToken::new()));
     }

@@ -121,7 +121,13 @@ fn of_old(spec: &InstanceSpec, hold: Option<&Hold>, about: About<'_>) -> Told {
     if let Some(error) = about.away {
         return told(Phase::Running, "RuntimeUnavailable", format!("ran when last seen; {}", error.message));
     }
-    match (hold, about.memory.error(Some(&spec.fingerprint)), &about.memory.fetch) {
+    let beside = about.memory.beside(&spec.fingerprint);
+    let error = about.memory.error(Some(&spec.fingerprint));
+    let error = error.or_else(|| beside?.error(Some(&spec.fingerprint)));
+    match (hold, error, &about.memory.fetch) {
+        (Some(Hold::Beside), ..) => {
+            told(Phase::Running, "Updating", runs_on("the new one runs beside it and is not healthy yet"))
+        }
         (Some(Hold::NotAuthoritative), ..) => told(
             Phase::Running,
             "DesiredStateUnknown",
@@ -142,7 +148,14 @@ fn of_old(spec: &InstanceSpec, hold: Option<&Hold>, about: About<'_>) -> Told {
         (_, None, Some(fetch)) if !fetch.reason.is_empty() => {
             told(Phase::Running, fetch.reason, runs_on(&fetch.message))
         }
-        _ => told(Phase::Running, "Updating", runs_on("the new one is being made ready")),
+        _ => match beside.and_then(|beside| beside.ended) {
+            Some(Ended { code, out_of_memory, .. }) => told(
+                Phase::Running,
+                "UpdateEnded",
+                runs_on(&format!("of the new one, {}", how(code, out_of_memory))),
+            ),
+            None => told(Phase::Running, "Updating", runs_on("the new one is being made ready")),
+        },
     }
 }
 
@@ -270,6 +283,7 @@ mod tests {
             address: None,
             image_health: None,
             drift: None,
+            place: crate::runtime::Place::Own,
         }
     }
 
@@ -279,7 +293,13 @@ mod tests {
         let dependency = Hold::Dependency { message: "waits".into() };
         [Hold::Runs, Hold::Busy, Hold::Completed, Hold::Ended, Hold::Waits, dependency]
             .into_iter()
-            .chain([Hold::NoRuntime, Hold::RuntimeAway, Hold::OtherCopy, Hold::NotAuthoritative])
+            .chain([
+                Hold::NoRuntime,
+                Hold::RuntimeAway,
+                Hold::OtherCopy,
+                Hold::Beside,
+                Hold::NotAuthoritative,
+            ])
             .map(Some)
             .chain([None])
             .collect()

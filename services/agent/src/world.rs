@@ -13,6 +13,8 @@ use skerry_model::app::Program;
 pub(crate) struct View {
     /// What carries our mark. Kept from the last good look while the runtime is away.
     pub(crate) instances: BTreeMap<InstanceName, Observed>,
+    /// Copies beside those, each to take the place of one.
+    pub(crate) beside: BTreeMap<InstanceName, Observed>,
     /// Whether it answered the last time.
     pub(crate) available: bool,
     /// Why it did not. Absent: it was not asked yet, or answers.

@@ -65,6 +65,9 @@ pub(crate) struct UpArgs {
     #[arg(long, env = "SKERRY_DOCKER_CONFIG", value_name = "FILE")]
     docker_config: Option<PathBuf>,
 
+    #[command(flatten)]
+    image_gc: skerry_agent::ImageGcArgs,
+
     /// Serve other machines without checking who they are
     #[arg(long, env = "SKERRY_INSECURE")]
     insecure: bool,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use skerry_agent::{Config, CredentialsFile, DockerAccess, Gateway, default_node_name};
+use skerry_agent::{Config, CredentialsFile, DockerAccess, Gateway, ImageGc, default_node_name};
 use skerry_daemon::local_url;
 use skerry_model::{NodeName, NodeRef, ProjectName};
 use skerry_rpc::Access;
@@ -29,6 +29,7 @@ pub(super) struct Settings {
     pub(super) node: Option<NodeRef>,
     docker: DockerAccess,
     credentials: CredentialsFile,
+    image_gc: ImageGc,
     project: ProjectName,
 }
 
@@ -53,13 +54,14 @@ impl Settings {
             DockerAccess::from_host(args.docker_host.as_deref())?
         };
         let credentials = CredentialsFile::find(args.docker_config);
+        let image_gc = args.image_gc.parse()?;
         let etcd = if args.etcd.is_empty() { None } else { Some(Target::parse(&args.etcd.join(","))?) };
         let data_dir = match args.data_dir {
             Some(directory) => std::path::absolute(directory).context("finding the data directory")?,
             None => default_data_dir()?,
         };
         let node = node.map(|node| NodeRef { project: project.clone(), node });
-        Ok(Self { data_dir, listen: args.listen, access, etcd, node, docker, credentials, project })
+        Ok(Self { data_dir, listen: args.listen, access, etcd, node, docker, credentials, image_gc, project })
     }
 
     /// What the agent is told, where the services answer at `address`.
@@ -72,6 +74,7 @@ impl Settings {
             data_dir: self.data_dir.join("agent"),
             docker: self.docker.clone(),
             credentials: self.credentials.clone(),
+            image_gc: self.image_gc,
         }))
     }
 

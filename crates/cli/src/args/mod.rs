@@ -15,7 +15,9 @@ use crate::complete;
 pub use change::{AnnotateArgs, ApplyArgs, CordonArgs, DeleteArgs, DiffArgs, EditArgs, LabelArgs};
 pub use contexts::{ConfigCommand, GetContextsArgs, SetContextArgs};
 pub use rollout::{HistoryArgs, RestartArgs, RolloutCommand, RolloutStatusArgs, UndoArgs};
-pub use show::{DescribeArgs, EventsArgs, ExplainArgs, Format, GetArgs, Output, StatusArgs, VersionArgs, WaitArgs};
+pub use show::{
+    DescribeArgs, EventsArgs, ExplainArgs, Format, GetArgs, Output, StatusArgs, VersionArgs, WaitArgs,
+};
 
 /// Flags of every client command.
 #[derive(Debug, Clone, Default, Args)]

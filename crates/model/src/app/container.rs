@@ -32,6 +32,10 @@ pub struct Container {
     pub kernel: Kernel,
     /// Where its output goes.
     pub log: Log,
+    /// Whether its output is a terminal.
+    pub tty: bool,
+    /// Whether its standard input stays open.
+    pub stdin_open: bool,
     /// Labels of the user's; no key is below `skerry.io/`.
     pub labels: BTreeMap<String, String>,
 }
@@ -83,10 +87,20 @@ pub struct Mount {
 /// What is mounted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MountSource {
-    /// An absolute path of the machine.
-    Bind(String),
+    /// A path of the machine.
+    Bind {
+        /// Absolute.
+        path: String,
+        /// Who sees what is mounted below it later, in Docker's words; absent: nobody.
+        propagation: Option<String>,
+    },
     /// A named volume of the app.
-    Volume(VolumeName),
+    Volume {
+        /// Its name.
+        name: VolumeName,
+        /// Whether it is removed once the app has left the node.
+        remove_with_app: bool,
+    },
     /// Files in memory.
     Tmpfs {
         /// Most bytes; absent: half of the machine's memory.
@@ -164,6 +178,10 @@ pub struct Isolation {
     pub ipc: Option<IpcMode>,
     /// Whether it sees all processes of the machine.
     pub host_pid: bool,
+    /// Rules for devices that come and go.
+    pub device_cgroup_rules: Vec<String>,
+    /// Another OCI runtime than Docker's default one.
+    pub runtime: Option<String>,
 }
 
 /// A device of the machine.
@@ -199,6 +217,10 @@ pub struct Kernel {
     pub shm_size_bytes: Option<u64>,
     /// Whether a small init is process 1.
     pub init: bool,
+    /// Added when the kernel looks for what to kill for want of memory: -1000 to 1000.
+    pub oom_score_adj: Option<i32>,
+    /// Processors that it may run on, as `0-3,5`.
+    pub cpuset_cpus: Option<String>,
 }
 
 /// A limit on each process. -1: none.

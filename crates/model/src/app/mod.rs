@@ -12,6 +12,7 @@ mod program;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod update;
 
 pub use container::{
     Container, Device, Dns, ExtraHost, IpcMode, Isolation, Kernel, Log, Mount, MountSource, Network,
@@ -60,6 +61,8 @@ pub struct ServiceSpec {
     pub stop: StopPolicy,
     /// When its instances were last asked to start anew.
     pub restart_time: Option<SystemTime>,
+    /// How a copy of another revision takes its place.
+    pub update: UpdateOrder,
 }
 
 /// How many copies, and where. (`Job` and `CronJob` are refused when parsed.)
@@ -205,6 +208,17 @@ pub struct StopPolicy {
     pub signal: Option<String>,
     /// Before SIGKILL.
     pub grace_period: Duration,
+}
+
+/// Which comes first when a copy takes the place of another one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum UpdateOrder {
+    /// The old one is stopped, then the new one started.
+    #[default]
+    StopFirst,
+    /// The new one is started beside the old one, which is stopped once the new one is healthy. Only containers that take nothing of the
+    /// machine that is there only once.
+    StartFirst,
 }
 
 impl AppSpec {

@@ -1,6 +1,6 @@
 //! From the wire to `AppSpec`: every rule on a spec, each with the field it is about.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use prost::Message as _;
@@ -8,11 +8,12 @@ use skerry_proto::types::v1 as pb;
 
 use crate::quantity::format_duration;
 use crate::time::{from_proto_duration, from_timestamp};
-use crate::{ConfigName, Fault, Selector, ServiceName, Violations};
+use crate::{ConfigName, Fault, Selector, ServiceName, Violations, VolumeName};
 
 use super::{
-    Amounts, AppSpec, ConfigMount, Dependency, DependencyCondition, HealthCheck, Kind, NetworkMode, Probe,
-    Program, RestartPolicy, RestartWhen, ServiceSpec, StopPolicy, program, start_order,
+    Amounts, AppSpec, ConfigMount, Dependency, DependencyCondition, HealthCheck, Kind, MountSource,
+    NetworkMode, Probe, Program, RestartPolicy, RestartWhen, ServiceSpec, StopPolicy, program, start_order,
+    update,
 };
 
 /// Most services of one app.
@@ -74,6 +75,7 @@ impl AppSpec {
 fn check_together(services: &[ServiceSpec], v: &mut Violations) {
     let mut names = BTreeSet::new();
     let mut ports = BTreeSet::new();
+    let mut volumes = BTreeMap::new();
     for (index, service) in services.iter().enumerate() {
         let at = format!("spec.services[{index}]");
         if !names.insert(&service.name) {
@@ -90,6 +92,7 @@ fn check_together(services: &[ServiceSpec], v: &mut Violations) {
                 );
             }
         }
+        check_volumes(&at, service, &mut volumes, v);
         for (n, dependency) in service.depends_on.iter().enumerate() {
             let path = format!("{at}.depends_on[{n}]");
             match services.iter().find(|other| other.name == dependency.service) {
@@ -106,6 +109,26 @@ fn check_together(services: &[ServiceSpec], v: &mut Violations) {
     {
         let text: Vec<&str> = cycle.iter().chain([first]).map(ServiceName::as_str).collect();
         v.add("spec.services", format!("dependencies go round in a circle: {}", text.join(" -> ")));
+    }
+}
+
+/// All mounts of a volume say the same about its end.
+fn check_volumes<'a>(
+    at: &str,
+    service: &'a ServiceSpec,
+    volumes: &mut BTreeMap<&'a VolumeName, bool>,
+    v: &mut Violations,
+) {
+    let Program::Container(container) = &service.program else { return };
+    for (n, mount) in container.mounts.iter().enumerate() {
+        if let MountSource::Volume { name, remove_with_app } = &mount.source
+            && volumes.insert(name, *remove_with_app).is_some_and(|before| before != *remove_with_app)
+        {
+            v.add(
+                format!("{at}.container.mounts[{n}].volume.remove_with_app"),
+                format!("volume `{name}` is mounted in this app with another word on this: say the same everywhere"),
+            );
+        }
     }
 }
 
@@ -175,7 +198,9 @@ fn parse_service(at: &str, service: &pb::ServiceSpec, v: &mut Violations) -> Opt
         }
         read
     });
+    let update = update::parse(&format!("{at}.update"), service.update.as_ref(), v);
     let (name, kind, program) = (name?, kind?, program?);
+    update::check(&format!("{at}.update.order"), update, &program, v);
     check_reach(at, &program, health_check.as_ref(), v);
     check_ports_of_replicas(at, kind, &program, v);
     Some(ServiceSpec {
@@ -193,6 +218,7 @@ fn parse_service(at: &str, service: &pb::ServiceSpec, v: &mut Violations) -> Opt
         restart,
         stop,
         restart_time,
+        update,
     })
 }
 

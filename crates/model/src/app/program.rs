@@ -13,6 +13,9 @@ use super::{
     Container, Mount, MountSource, NetworkMode, Port, Process, Program, Protocol, PullPolicy, settings,
 };
 
+/// How mounts spread, in Docker's words.
+const PROPAGATIONS: [&str; 6] = ["private", "rprivate", "shared", "rshared", "slave", "rslave"];
+
 pub(super) fn parse(
     at: &str,
     program: Option<&pb::service_spec::Program>,
@@ -105,6 +108,8 @@ fn parse_container(at: &str, container: &pb::Container, v: &mut Violations) -> C
         kernel: settings::kernel(at, container, network.mode, v),
         network,
         log: settings::log(at, container.log.as_ref(), v),
+        tty: container.tty,
+        stdin_open: container.stdin_open,
         labels: settings::labels(at, container, v),
     }
 }
@@ -206,11 +211,20 @@ fn parse_mounts(at: &str, mounts: &[pb::Mount], v: &mut Violations) -> Vec<Mount
                 v.add(format!("{at}.bind.path"), "use an absolute path of the machine, without `..`");
                 continue;
             }
-            Some(Wire::Bind(bind)) => MountSource::Bind(bind.path.clone()),
+            Some(Wire::Bind(bind)) => {
+                let propagation = absent_if_empty(&bind.propagation);
+                if propagation.as_ref().is_some_and(|word| !PROPAGATIONS.contains(&word.as_str())) {
+                    v.add(
+                        format!("{at}.bind.propagation"),
+                        format!("use one of {}", PROPAGATIONS.join(", ")),
+                    );
+                }
+                MountSource::Bind { path: bind.path.clone(), propagation }
+            }
             Some(Wire::Volume(volume)) => {
                 let name: Result<_, InvalidName> = VolumeName::parse(&volume.name);
                 match v.check(format!("{at}.volume.name"), name) {
-                    Some(name) => MountSource::Volume(name),
+                    Some(name) => MountSource::Volume { name, remove_with_app: volume.remove_with_app },
                     None => continue,
                 }
             }

@@ -9,7 +9,7 @@ use skerry_proto::types::v1 as pb;
 
 use crate::{NetworkName, Violations};
 
-use super::parse::{bound, is_absolute};
+use super::parse::{absent_if_empty, bound, is_absolute};
 use super::{Device, Dns, ExtraHost, IpcMode, Isolation, Kernel, Log, Network, NetworkMode, Ulimit};
 
 /// Most bytes of a label's key or value, of an option and of the like.
@@ -236,7 +236,41 @@ pub(super) fn isolation(at: &str, container: &pb::Container, v: &mut Violations)
         group_add: container.group_add.clone(),
         ipc,
         host_pid,
+        device_cgroup_rules: device_rules(
+            &format!("{at}.device_cgroup_rules"),
+            &container.device_cgroup_rules,
+            v,
+        ),
+        runtime: oci_runtime(&format!("{at}.runtime"), &container.runtime, v),
     }
+}
+
+/// Each `a|b|c MAJOR:MINOR PERMISSIONS`, where `*` is any number.
+fn device_rules(at: &str, rules: &[String], v: &mut Violations) -> Vec<String> {
+    bound(at, rules.len(), v);
+    let number = |text: &str| text == "*" || text.parse::<u32>().is_ok_and(|_| !text.starts_with('+'));
+    for (n, rule) in rules.iter().enumerate() {
+        let words: Vec<&str> = rule.split(' ').collect();
+        let good = matches!(words[..], [kind, numbers, permissions]
+            if ["a", "b", "c"].contains(&kind)
+                && numbers.split_once(':').is_some_and(|(major, minor)| number(major) && number(minor))
+                && are_permissions(permissions));
+        if !good {
+            v.add(
+                format!("{at}[{n}]"),
+                "write it as `c 188:* rwm`: a, b or c, the device's numbers, and r, w and m",
+            );
+        }
+    }
+    rules.to_vec()
+}
+
+fn oci_runtime(at: &str, name: &str, v: &mut Violations) -> Option<String> {
+    let fine = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    if name.len() > TEXT_BYTES_MAX || !name.bytes().all(fine) {
+        v.add(at, "use the name of a runtime that Docker's daemon knows, as runsc");
+    }
+    absent_if_empty(name)
 }
 
 fn capabilities(at: &str, names: &[String], v: &mut Violations) -> Vec<String> {
@@ -290,8 +324,7 @@ fn devices(at: &str, devices: &[pb::Device], v: &mut Violations) -> Vec<Device> 
             v.add(format!("{at}.target"), "use an absolute path, without `..`");
         }
         let permissions = if device.permissions.is_empty() { "rwm" } else { &device.permissions };
-        let each: BTreeSet<char> = permissions.chars().collect();
-        if each.len() != permissions.len() || !each.iter().all(|c| "rwm".contains(*c)) {
+        if !are_permissions(permissions) {
             v.add(format!("{at}.permissions"), "use r, w and m, each at most once");
         }
         parsed.push(Device {
@@ -301,6 +334,12 @@ fn devices(at: &str, devices: &[pb::Device], v: &mut Violations) -> Vec<Device> 
         });
     }
     parsed
+}
+
+/// `r`, `w` and `m`, each at most once.
+fn are_permissions(text: &str) -> bool {
+    let each: BTreeSet<char> = text.chars().collect();
+    !text.is_empty() && each.len() == text.len() && each.iter().all(|c| "rwm".contains(*c))
 }
 
 pub(super) fn kernel(at: &str, container: &pb::Container, mode: NetworkMode, v: &mut Violations) -> Kernel {
@@ -321,7 +360,31 @@ pub(super) fn kernel(at: &str, container: &pb::Container, mode: NetworkMode, v: 
         sysctls: container.sysctls.clone(),
         shm_size_bytes,
         init: container.init,
+        oom_score_adj: oom_score_adj(&format!("{at}.oom_score_adj"), container.oom_score_adj, v),
+        cpuset_cpus: cpuset(&format!("{at}.cpuset_cpus"), &container.cpuset_cpus, v),
     }
+}
+
+fn oom_score_adj(at: &str, score: Option<i32>, v: &mut Violations) -> Option<i32> {
+    if score.is_some_and(|score| !(-1000..=1000).contains(&score)) {
+        v.add(at, "use -1000 to 1000");
+    }
+    score
+}
+
+/// Numbers of processors and ranges of them, between commas.
+fn cpuset(at: &str, text: &str, v: &mut Violations) -> Option<String> {
+    let number = |text: &str| text.parse::<u16>().ok().filter(|_| !text.starts_with('+'));
+    let good = |part: &str| match part.split_once('-') {
+        None => number(part).is_some(),
+        Some((first, last)) => {
+            matches!((number(first), number(last)), (Some(first), Some(last)) if first <= last)
+        }
+    };
+    if !text.is_empty() && (text.len() > TEXT_BYTES_MAX || !text.split(',').all(good)) {
+        v.add(at, "use the numbers of processors, as 0-3 or 0,2");
+    }
+    absent_if_empty(text)
 }
 
 /// Those that belong to a namespace, as Docker has them; the others are the machine's.

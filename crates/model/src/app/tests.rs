@@ -101,7 +101,7 @@ fn each_rule_names_its_field() {
     let port = |number| pb::Port { container_port: number, ..Default::default() };
     assert!(refused_with(|s| inner(s).ports = vec![port(0)])[0].ends_with("ports[0].container_port"));
     assert!(refused_with(|s| inner(s).ports = vec![port(80), port(80)])[0].ends_with("ports[1].host_port"));
-    let up = pb::mount::Source::Bind(pb::mount::Bind { path: "/a/../b".into() });
+    let up = pb::mount::Source::Bind(pb::mount::Bind { path: "/a/../b".into(), ..Default::default() });
     let mount = pb::Mount { target: "/x".into(), source: Some(up), read_only: false };
     assert!(refused_with(|s| inner(s).mounts = vec![mount])[0].ends_with("mounts[0].bind.path"));
     assert_eq!(
@@ -205,4 +205,5 @@ fn what_is_wrong_is_said_in_the_words_of_manifests() {
     assert!(text.ends_with("set its restart.policy to on-failure or never"), "{text}");
 }
 
+mod programs;
 mod settings;

@@ -551,6 +551,9 @@ pub struct ServiceSpec {
     /// nothing else changed. Absent in an update: stays as it was, so that applying a manifest without it restarts nothing.
     #[prost(message, optional, tag = "19")]
     pub restart_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// How a copy of another revision takes the place of the one that runs. Absent: that one is stopped first.
+    #[prost(message, optional, tag = "18")]
+    pub update: ::core::option::Option<UpdatePolicy>,
     /// How many copies, and where. Absent: `deployment` with one replica.
     #[prost(oneof = "service_spec::Kind", tags = "2, 3, 4, 5")]
     pub kind: ::core::option::Option<service_spec::Kind>,
@@ -826,6 +829,24 @@ pub struct Container {
     /// As `docker run --gpus`. Not available yet: refused.
     #[prost(string, tag = "29")]
     pub gpus: ::prost::alloc::string::String,
+    /// Whether its output is a terminal.
+    #[prost(bool, tag = "30")]
+    pub tty: bool,
+    /// Whether its standard input stays open, though nobody is attached to it.
+    #[prost(bool, tag = "31")]
+    pub stdin_open: bool,
+    /// What is added when the kernel, out of memory, looks for what to kill: -1000 (never this) to 1000. Absent: 0.
+    #[prost(int32, optional, tag = "32")]
+    pub oom_score_adj: ::core::option::Option<i32>,
+    /// The processors that it may run on, by number, as `0-3` or `0,2`. Absent: all.
+    #[prost(string, tag = "33")]
+    pub cpuset_cpus: ::prost::alloc::string::String,
+    /// Rules for devices that come and go, as `c 188:* rwm`.
+    #[prost(string, repeated, tag = "34")]
+    pub device_cgroup_rules: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Another OCI runtime than Docker's default one, by the name that Docker's daemon knows it by.
+    #[prost(string, tag = "35")]
+    pub runtime: ::prost::alloc::string::String,
 }
 /// Nested message and enum types in `Container`.
 pub mod container {
@@ -1112,6 +1133,10 @@ pub mod mount {
         /// Absolute path on the machine; must exist.
         #[prost(string, tag = "1")]
         pub path: ::prost::alloc::string::String,
+        /// Who sees what is mounted below it later: `private`, `slave`, `shared`, or with `r` before it, which counts for what is below too. Absent:
+        /// `rprivate`, nobody.
+        #[prost(string, tag = "2")]
+        pub propagation: ::prost::alloc::string::String,
     }
     impl ::prost::Name for Bind {
         const NAME: &'static str = "Bind";
@@ -1123,12 +1148,16 @@ pub mod mount {
             "/skerry.type.v1.Mount.Bind".into()
         }
     }
-    /// A named volume, kept until somebody removes it.
+    /// A named volume, kept until somebody removes it, unless it says otherwise.
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct Volume {
         /// DNS label; volumes of one app are shared by its services on a node.
         #[prost(string, tag = "1")]
         pub name: ::prost::alloc::string::String,
+        /// Whether it is removed, with all that is in it, once the app has left the node: deleted, or no longer placed there. While anything
+        /// still uses it, it stays. All mounts of a volume in an app say the same; what was said last counts.
+        #[prost(bool, tag = "2")]
+        pub remove_with_app: bool,
     }
     impl ::prost::Name for Volume {
         const NAME: &'static str = "Volume";
@@ -1551,6 +1580,72 @@ impl ::prost::Name for StopPolicy {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/skerry.type.v1.StopPolicy".into()
+    }
+}
+/// How a copy of another revision takes the place of the one that runs.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UpdatePolicy {
+    /// Which comes first.
+    #[prost(enumeration = "update_policy::Order", tag = "1")]
+    pub order: i32,
+}
+/// Nested message and enum types in `UpdatePolicy`.
+pub mod update_policy {
+    /// Which comes first.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Order {
+        /// Same as STOP_FIRST.
+        Unspecified = 0,
+        /// The old copy is stopped, then the new one started: never are there two.
+        StopFirst = 1,
+        /// The new copy is started beside the old one, which is stopped once the new one is healthy (without a health check: once it runs). One that
+        /// does not become healthy is tried again as the restart policy's waits say, and the old one goes on. For a while both use the app's
+        /// volumes and answer to the service's name, and need room for two. Only containers, and not with `ports` or the machine's network, which
+        /// there are only once.
+        StartFirst = 2,
+    }
+    impl Order {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "ORDER_UNSPECIFIED",
+                Self::StopFirst => "STOP_FIRST",
+                Self::StartFirst => "START_FIRST",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "ORDER_UNSPECIFIED" => Some(Self::Unspecified),
+                "STOP_FIRST" => Some(Self::StopFirst),
+                "START_FIRST" => Some(Self::StartFirst),
+                _ => None,
+            }
+        }
+    }
+}
+impl ::prost::Name for UpdatePolicy {
+    const NAME: &'static str = "UpdatePolicy";
+    const PACKAGE: &'static str = "skerry.type.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.type.v1.UpdatePolicy".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.type.v1.UpdatePolicy".into()
     }
 }
 /// Who shares a container's memory segments and queues.

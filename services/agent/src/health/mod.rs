@@ -15,7 +15,8 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use crate::runtime::Runtime;
+use self::probe::Inside;
+use crate::runtime::{Place, Runtime};
 
 mod probe;
 mod verdict;
@@ -31,6 +32,8 @@ pub struct Target {
     pub address: Option<IpAddr>,
     /// When this copy started: `RunState::Running::since`. Another time is another copy, and its health begins anew.
     pub started_at: SystemTime,
+    /// Which copy of the instance, for commands inside.
+    pub place: Place,
     /// What runs it, for commands inside.
     pub runtime: Arc<dyn Runtime>,
     /// `Observed::image_health`, for a check of the image's own.
@@ -60,6 +63,7 @@ struct Prober {
 #[derive(Clone)]
 struct Reach {
     address: Option<IpAddr>,
+    place: Place,
     runtime: Arc<dyn Runtime>,
 }
 
@@ -93,11 +97,14 @@ impl Monitor {
             probers.remove(instance);
             return;
         };
-        let reach = Reach { address: target.address, runtime: Arc::clone(&target.runtime) };
+        let reach =
+            Reach { address: target.address, place: target.place, runtime: Arc::clone(&target.runtime) };
         match probers.get(instance) {
             Some(known) if known.check == target.check && known.started_at == target.started_at => {
                 known.reach.send_if_modified(|old| {
-                    let moved = old.address != reach.address || !Arc::ptr_eq(&old.runtime, &reach.runtime);
+                    let moved = old.address != reach.address
+                        || old.place != reach.place
+                        || !Arc::ptr_eq(&old.runtime, &reach.runtime);
                     *old = reach;
                     moved
                 });
@@ -111,6 +118,14 @@ impl Monitor {
             && let Some(prober) = probers.get(instance)
         {
             publish(&prober.state, of_image(target.image_health), &self.shared);
+        }
+    }
+
+    /// Watches here what `other` has watched until now, if it did: what was found of it stays true.
+    pub fn take_over(&self, instance: &InstanceName, other: &Self) {
+        let taken = lock(&other.probers).remove(instance);
+        if let Some(prober) = taken {
+            lock(&self.probers).insert(instance.clone(), prober);
         }
     }
 
@@ -185,8 +200,9 @@ impl Task {
     async fn run(mut self) {
         loop {
             let reach = self.reach.borrow_and_update().clone();
-            let outcome =
-                probe::attempt(&self.check, reach.address, &self.instance, reach.runtime.as_ref()).await;
+            let inside =
+                Inside { runtime: reach.runtime.as_ref(), place: reach.place, instance: &self.instance };
+            let outcome = probe::attempt(&self.check, reach.address, inside).await;
             drop(reach);
             let wait = self.verdict.fold(outcome, Instant::now());
             publish(&self.state, self.verdict.state().clone(), &self.shared);

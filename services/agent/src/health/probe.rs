@@ -11,18 +11,21 @@ use skerry_model::app::{HealthCheck, Probe};
 use tokio::net::TcpStream;
 
 use super::verdict::Outcome;
-use crate::runtime::Runtime;
+use crate::runtime::{Place, Runtime};
 
 /// Most bytes of an answer's head that are read, and so the most that a try holds. Bodies are never read. The least that hyper takes.
 const HEAD_BYTES_MAX: usize = 8 * 1024;
 
+/// Where commands are run.
+#[derive(Clone, Copy)]
+pub(super) struct Inside<'a> {
+    pub(super) runtime: &'a dyn Runtime,
+    pub(super) place: Place,
+    pub(super) instance: &'a InstanceName,
+}
+
 /// Tries `check` once, in its timeout.
-pub(super) async fn attempt(
-    check: &HealthCheck,
-    address: Option<IpAddr>,
-    instance: &InstanceName,
-    runtime: &dyn Runtime,
-) -> Outcome {
+pub(super) async fn attempt(check: &HealthCheck, address: Option<IpAddr>, inside: Inside<'_>) -> Outcome {
     let tried = async {
         match &check.probe {
             Probe::Http { path, port } => match address {
@@ -33,7 +36,7 @@ pub(super) async fn attempt(
                 Some(address) => outcome(tcp(SocketAddr::new(address, *port)).await.map(drop)),
                 None => no_address(),
             },
-            Probe::Exec { command } => exec(runtime, instance, command).await,
+            Probe::Exec { command } => exec(inside, command).await,
             Probe::Image => Outcome::Unknown,
         }
     };
@@ -90,9 +93,9 @@ async fn http(at: SocketAddr, path: &str) -> Result<(), String> {
     if (200..400).contains(&status) { Ok(()) } else { Err(format!("GET http://{at}{path}: status {status}")) }
 }
 
-async fn exec(runtime: &dyn Runtime, instance: &InstanceName, command: &[String]) -> Outcome {
+async fn exec(inside: Inside<'_>, command: &[String]) -> Outcome {
     let program = command.first().map_or("", String::as_str);
-    match runtime.exec(instance, command).await {
+    match inside.runtime.exec_at(inside.place, inside.instance, command).await {
         Ok(0) => Outcome::Success,
         Ok(code) => Outcome::Failure { message: format!("`{program}` exited with {code}") },
         Err(error) if error.reason == "RuntimeUnavailable" => Outcome::Unknown,
@@ -109,6 +112,10 @@ mod tests {
 
     use super::super::tests::{FakeRuntime, instance};
     use super::*;
+
+    fn inside<'a>(instance: &'a InstanceName, runtime: &'a FakeRuntime) -> Inside<'a> {
+        Inside { runtime, place: Place::Own, instance }
+    }
 
     fn check(probe: Probe) -> HealthCheck {
         HealthCheck {
@@ -137,7 +144,7 @@ mod tests {
         let check = check(Probe::Http { path: "/ready?x=1".into(), port: at.port() });
         let runtime = FakeRuntime::default();
         let name = instance();
-        let attempt = attempt(&check, Some(at.ip()), &name, &runtime);
+        let attempt = attempt(&check, Some(at.ip()), inside(&name, &runtime));
         let mut attempt = pin!(attempt);
         tokio::select! {
             outcome = &mut attempt => outcome,
@@ -194,12 +201,15 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = listener.local_addr().unwrap();
         let (check, runtime) = (check(Probe::Tcp { port: at.port() }), FakeRuntime::default());
-        assert_eq!(attempt(&check, Some(at.ip()), &instance(), &runtime).await, Outcome::Success);
+        assert_eq!(attempt(&check, Some(at.ip()), inside(&instance(), &runtime)).await, Outcome::Success);
         drop(listener);
         assert!(matches!(
-            attempt(&check, Some(at.ip()), &instance(), &runtime).await,
+            attempt(&check, Some(at.ip()), inside(&instance(), &runtime)).await,
             Outcome::Failure { .. }
         ));
-        assert!(matches!(attempt(&check, None, &instance(), &runtime).await, Outcome::Failure { .. }));
+        assert!(matches!(
+            attempt(&check, None, inside(&instance(), &runtime)).await,
+            Outcome::Failure { .. }
+        ));
     }
 }

@@ -77,6 +77,7 @@ fn target(runtime: &Arc<FakeRuntime>, started_at: SystemTime) -> Target {
         },
         address: None,
         started_at,
+        place: Place::Own,
         runtime: Arc::clone(runtime) as Arc<dyn Runtime>,
         image_health: None,
     }

@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
-use skerry_model::app::{Dependency, RestartWhen, ServiceSpec};
+use skerry_model::app::{Dependency, RestartWhen, ServiceSpec, UpdateOrder};
 use skerry_model::{AppSpec, ContentHash, ServiceName};
 
 use super::*;
 use crate::memory::Busy;
-use crate::runtime::{Observed, RuntimeError};
+use crate::runtime::{Observed, Place, RuntimeError};
 use crate::testing::{app, process, service};
+
+mod cases;
 
 const SERVICES: [&str; 4] = ["a", "b", "c", "d"];
 
@@ -22,6 +24,7 @@ struct Sketch {
     when: RestartWhen,
     needs: Vec<(usize, DependencyCondition)>,
     wanted: bool,
+    start_first: bool,
 }
 
 fn name(index: usize) -> InstanceName {
@@ -32,6 +35,9 @@ fn spec(index: usize, sketch: &Sketch) -> InstanceSpec {
     let wire = if sketch.is_process { process(SERVICES[index]) } else { service(SERVICES[index]) };
     let mut spec: ServiceSpec = AppSpec::from_proto(&app(vec![wire])).unwrap().services.remove(0);
     spec.restart.when = sketch.when;
+    if sketch.start_first && !sketch.is_process {
+        spec.update = UpdateOrder::StartFirst;
+    }
     spec.depends_on = sketch
         .needs
         .iter()
@@ -73,11 +79,15 @@ fn sketches() -> impl Strategy<Value = Vec<Sketch>> {
         when,
         prop::collection::vec((any::<prop::sample::Index>(), condition), 0..3),
         prop::bool::weighted(0.8),
+        any::<bool>(),
     );
     prop::collection::vec(one, 4).prop_map(|parts| {
         let whens: Vec<RestartWhen> = parts.iter().map(|part| part.2).collect();
         let wanted_ones: Vec<bool> = parts.iter().map(|part| part.4).collect();
-        let sketch = |(at, (image, is_process, when, needs, wanted)): (usize, (_, _, _, Vec<_>, _))| Sketch {
+        let sketch = |(at, (image, is_process, when, needs, wanted, start_first)): (
+            usize,
+            (_, _, _, Vec<_>, _, _),
+        )| Sketch {
             image,
             is_process,
             when,
@@ -93,6 +103,7 @@ fn sketches() -> impl Strategy<Value = Vec<Sketch>> {
                 })
                 .collect(),
             wanted,
+            start_first,
         };
         parts.into_iter().enumerate().map(sketch).collect()
     })
@@ -108,6 +119,7 @@ fn observed(spec: &InstanceSpec, state: RunState) -> Observed {
         address: None,
         image_health: None,
         drift: None,
+        place: crate::runtime::Place::Own,
     }
 }
 
@@ -139,6 +151,20 @@ fn world(sketches: &[Sketch], states: &[RunState]) -> World {
     world
 }
 
+/// Puts copies of these images beside those that are there, as an agent may find them that starts anew.
+fn put_beside(world: &mut World, sketches: &[Sketch], images: &[Option<(u8, RunState)>]) {
+    let view = world.get_mut(&RuntimeKind::Docker).unwrap();
+    for (index, (sketch, image)) in sketches.iter().zip(images).enumerate() {
+        if let (Some((image, state)), Some(own)) = (image, view.instances.get(&name(index))) {
+            let spec = spec(index, &Sketch { image: *image, ..sketch.clone() });
+            if own.fingerprint != spec.fingerprint {
+                let beside = Observed { place: Place::Beside, ..observed(&spec, *state) };
+                view.beside.insert(name(index), beside);
+            }
+        }
+    }
+}
+
 fn not_there() -> RuntimeError {
     RuntimeError { reason: "ImagePullFailed", message: "no route".into(), transient: true }
 }
@@ -166,7 +192,12 @@ fn carry_out(
         memory.acts(busy, MonoTime::default());
         memory.busy = None;
         let view = world.get_mut(&action.runtime).unwrap();
+        if action.act == Act::Withdraw {
+            assert!(view.beside.remove(&action.instance).is_some(), "withdraws what is there");
+            continue;
+        }
         if action.act == Act::Remove {
+            view.beside.remove(&action.instance);
             assert!(view.instances.remove(&action.instance).is_some(), "removes what is there");
             continue;
         }
@@ -176,7 +207,18 @@ fn carry_out(
             RestartWhen::Always => running(),
             RestartWhen::OnFailure | RestartWhen::Never => exited(Some(0)),
         };
-        view.instances.insert(spec.name.clone(), observed(spec, state));
+        if action.act == Act::StartBeside {
+            let own = view.instances.get(&spec.name).expect("there is one to be beside of");
+            assert_ne!(own.fingerprint, spec.fingerprint, "never two of one fingerprint");
+            view.beside.insert(spec.name.clone(), Observed { place: Place::Beside, ..observed(spec, state) });
+            continue;
+        }
+        // As a runtime does it: the one beside takes the place as it is.
+        let beside = if action.former { None } else { view.beside.remove(&spec.name) };
+        let beside = beside.filter(|beside| beside.fingerprint == spec.fingerprint && is_running(beside));
+        let own =
+            beside.map_or_else(|| observed(spec, state), |beside| Observed { place: Place::Own, ..beside });
+        view.instances.insert(spec.name.clone(), own);
         let copies = world.values().filter(|view| view.instances.contains_key(&action.instance)).count();
         assert_eq!(copies, 1, "{} has {copies} copies", action.instance);
     }
@@ -197,16 +239,17 @@ fn complete(desired: &Desired, world: &mut World) {
 struct Fixture {
     memories: BTreeMap<InstanceName, Memory>,
     health: BTreeMap<InstanceName, HealthState>,
+    beside_health: BTreeMap<InstanceName, HealthState>,
 }
 
 impl Fixture {
     fn new() -> Self {
-        Self { memories: BTreeMap::new(), health: BTreeMap::new() }
+        Self { memories: BTreeMap::new(), health: BTreeMap::new(), beside_health: BTreeMap::new() }
     }
 
     fn plan(&self, desired: &Desired, world: &World) -> Plan {
         let (memories, health, now) = (&self.memories, &self.health, MonoTime::default());
-        plan(Inputs { desired, world, memories, health, now })
+        plan(Inputs { desired, world, memories, health, beside_health: &self.beside_health, now })
     }
 }
 
@@ -233,14 +276,16 @@ proptest! {
         old in sketches(),
         new in sketches(),
         states in prop::collection::vec(state(), 4),
+        beside in prop::collection::vec(prop::option::of((0..3u8, state())), 4),
     ) {
         prop_assume!(!waits_for_ever(&new));
         let mut fixture = Fixture::new();
         let desired = desired(&new);
         let mut world = world(&old, &states);
+        put_beside(&mut world, &old, &beside);
         let mut acted: Vec<Action> = Vec::new();
-        // At most: a fetch, a removal from the other runtime and a start for each link of the longest chain.
-        for _ in 0..=3 * SERVICES.len() + 1 {
+        // At most, for each link of the longest chain: the one beside goes, a fetch, a removal from the other runtime, a start beside, a start.
+        for _ in 0..=5 * SERVICES.len() + 1 {
             let plan = fixture.plan(&desired, &world);
             for action in &plan.actions {
                 prop_assert!(!acted.contains(action), "{:?} again", action);
@@ -251,6 +296,7 @@ proptest! {
         }
         prop_assert!(fixture.plan(&desired, &world).actions.is_empty());
         for view in world.values() {
+            prop_assert!(view.beside.is_empty(), "one is left");
             for (name, observed) in &view.instances {
                 let spec = desired.instances.get(name).expect("nothing unwanted is left");
                 prop_assert_eq!(&observed.fingerprint, &spec.fingerprint);
@@ -268,6 +314,7 @@ proptest! {
         fetchable in prop::collection::vec(any::<bool>(), 4),
     ) {
         let mut fixture = Fixture::new();
+        let new: Vec<Sketch> = new.into_iter().map(|one| Sketch { start_first: false, ..one }).collect();
         let mut all = desired(&new);
         all.formers = desired(&old).instances;
         let whole: Vec<RunState> = states.iter().map(|state| state.unwrap_or(RunState::Created)).collect();
@@ -365,217 +412,4 @@ proptest! {
             }
         }
     }
-}
-
-fn plain() -> Sketch {
-    Sketch { image: 0, is_process: false, when: RestartWhen::Always, needs: Vec::new(), wanted: true }
-}
-
-#[test]
-fn a_dependent_starts_when_what_it_waits_for_is_healthy() {
-    let mut sketches = vec![plain(), Sketch { needs: vec![(0, DependencyCondition::Healthy)], ..plain() }];
-    let mut fixture = Fixture::new();
-    let mut all = desired(&sketches);
-    // `a` has a health check.
-    let mut checked = spec(0, &sketches[0]);
-    Arc::make_mut(&mut checked.service).health_check = Some(skerry_model::app::HealthCheck {
-        probe: skerry_model::app::Probe::Tcp { port: 1 },
-        interval: Duration::from_secs(1),
-        timeout: Duration::from_secs(1),
-        start_period: Duration::ZERO,
-        retries: 1,
-    });
-    all.instances.insert(name(0), Arc::new(checked));
-    let mut seen = world(&sketches[..1], &[running()]);
-    fixture.health.insert(name(0), HealthState::Starting);
-    let plan = fixture.plan(&all, &seen);
-    assert!(plan.actions.is_empty());
-    assert_eq!(
-        plan.holds[&name(1)],
-        Hold::Dependency { message: "waits until app/a/n1/0 is healthy".into() }
-    );
-    fixture.health.insert(name(0), HealthState::Healthy);
-    let plan = fixture.plan(&all, &seen);
-    assert_eq!(plan.actions[0].act, Act::Fetch);
-    // Once it ran, a dependency that fails later does not hold up its restart.
-    sketches[1].image = 0;
-    let dependent = spec(1, &sketches[1]);
-    seen.get_mut(&RuntimeKind::Docker)
-        .unwrap()
-        .instances
-        .insert(name(1), observed(&dependent, exited(Some(1))));
-    fixture.health.insert(name(0), HealthState::Unhealthy { message: "no".into() });
-    assert!(fixture.plan(&all, &seen).actions.is_empty());
-    fixture.memories.entry(name(1)).or_default().started = Some(dependent.fingerprint);
-    assert_eq!(fixture.plan(&all, &seen).actions[0].act, Act::Restart);
-}
-
-#[test]
-fn what_depends_on_a_service_that_this_node_has_none_of_waits_unless_it_ran() {
-    let sketches = [
-        Sketch { wanted: false, ..plain() },
-        Sketch { needs: vec![(0, DependencyCondition::Started)], ..plain() },
-    ];
-    let all = desired(&sketches);
-    let plan = Fixture::new().plan(&all, &empty_world());
-    assert!(plan.actions.is_empty());
-    let message = "waits for a, of which this node has none".to_owned();
-    assert_eq!(plan.holds[&name(1)], Hold::Dependency { message });
-    let ran = world(&sketches, &[running(), exited(Some(1))]);
-    assert_eq!(Fixture::new().plan(&all, &ran).actions[0].act, Act::Restart);
-}
-
-#[test]
-fn one_that_moves_to_the_other_runtime_runs_on_until_its_successor_can_be_made() {
-    let (old, new) = ([plain()], [Sketch { is_process: true, ..plain() }]);
-    let mut all = desired(&new);
-    all.formers = desired(&old).instances;
-    let mut fixture = Fixture::new();
-    let acts = |fixture: &Fixture, world: &World| -> Vec<(RuntimeKind, Act, bool)> {
-        let actions = fixture.plan(&all, world).actions;
-        actions.into_iter().map(|action| (action.runtime, action.act, action.former)).collect()
-    };
-    let runs = world(&old, &[running()]);
-    assert_eq!(acts(&fixture, &runs), [(RuntimeKind::Process, Act::Fetch, false)]);
-    let fingerprint = all.instances[&name(0)].fingerprint.clone();
-    let memory = fixture.memories.entry(name(0)).or_default();
-    memory.not_fetched(fingerprint.clone(), not_there(), MonoTime::default(), 0.0);
-    assert_eq!(acts(&fixture, &runs), []);
-    // Nor is it left as it is when it ends, or went with a reboot.
-    let ended = world(&old, &[exited(Some(1))]);
-    assert_eq!(acts(&fixture, &ended), [(RuntimeKind::Docker, Act::Restart, true)]);
-    assert_eq!(acts(&fixture, &empty_world()), [(RuntimeKind::Docker, Act::Start, true)]);
-    fixture.memories.entry(name(0)).or_default().fetched(&fingerprint);
-    assert_eq!(acts(&fixture, &runs), [(RuntimeKind::Docker, Act::Remove, false)]);
-    let mut away = runs.clone();
-    away.get_mut(&RuntimeKind::Process).unwrap().available = false;
-    assert_eq!(acts(&fixture, &away), []);
-}
-
-/// A service whose new revision waits for its image, and a copy of the former one that ended.
-fn superseded() -> (Desired, World, Fixture) {
-    let (old, new) = ([plain()], [Sketch { image: 1, ..plain() }]);
-    let mut all = desired(&new);
-    all.formers = desired(&old).instances;
-    (all, world(&old, &[exited(Some(1))]), Fixture::new())
-}
-
-#[test]
-fn a_former_copy_is_run_again_once_fetching_its_successor_failed_or_takes_long() {
-    let (all, seen, mut fixture) = superseded();
-    let plan = fixture.plan(&all, &seen);
-    assert_eq!((plan.actions.len(), plan.actions[0].act), (1, Act::Fetch), "what is wanted is tried first");
-    assert_eq!(plan.wake, Some(MonoTime::default() + FORMER_PATIENCE));
-    let fetch = crate::memory::Fetch {
-        fingerprint: all.instances[&name(0)].fingerprint.clone(),
-        reason: "Pulling",
-        message: String::new(),
-        since: MonoTime::default(),
-    };
-    fixture.memories.entry(name(0)).or_default().fetch = Some(fetch);
-    let plan = fixture.plan(&all, &seen);
-    assert!(plan.actions.is_empty());
-    assert_eq!(plan.wake, Some(MonoTime::default() + FORMER_PATIENCE));
-    let inputs = Inputs {
-        desired: &all,
-        world: &seen,
-        memories: &fixture.memories,
-        health: &fixture.health,
-        now: MonoTime::default() + FORMER_PATIENCE,
-    };
-    let action = Action { instance: name(0), runtime: RuntimeKind::Docker, act: Act::Restart, former: true };
-    assert_eq!(super::plan(inputs).actions, std::slice::from_ref(&action));
-    let (all, seen, mut fixture) = superseded();
-    let fingerprint = all.instances[&name(0)].fingerprint.clone();
-    let memory = fixture.memories.entry(name(0)).or_default();
-    memory.not_fetched(fingerprint, not_there(), MonoTime::default(), 0.0);
-    assert_eq!(fixture.plan(&all, &seen).actions, [action]);
-}
-
-#[test]
-fn one_that_is_unchanged_starts_beside_the_former_copy_of_what_it_comes_after() {
-    let needs = vec![(0, DependencyCondition::Started)];
-    let old = [plain(), Sketch { needs: needs.clone(), ..plain() }];
-    let new = [Sketch { image: 1, ..plain() }, Sketch { needs, ..plain() }];
-    let mut all = desired(&new);
-    all.formers = [(name(0), Arc::clone(&desired(&old).instances[&name(0)]))].into();
-    let seen = world(&old, &[running(), exited(None)]);
-    let plan = Fixture::new().plan(&all, &seen);
-    let acts: Vec<(InstanceName, Act)> =
-        plan.actions.into_iter().map(|action| (action.instance, action.act)).collect();
-    assert_eq!(acts, [(name(0), Act::Fetch), (name(1), Act::Restart)]);
-    // A new one waits for the new one.
-    let changed = [new[0].clone(), Sketch { image: 1, ..new[1].clone() }];
-    let all = Desired { instances: desired(&changed).instances, ..all };
-    assert!(matches!(Fixture::new().plan(&all, &seen).holds[&name(1)], Hold::Dependency { .. }));
-}
-
-#[test]
-fn the_former_copy_of_a_blocked_one_is_run_again() {
-    let (mut all, seen, fixture) = superseded();
-    all.instances.clear();
-    let blocked =
-        crate::desired::Blocked { revision: "r".into(), reason: "InvalidSpec", message: "no".into() };
-    all.blocked.insert(name(0), blocked);
-    let plan = fixture.plan(&all, &seen);
-    assert!(plan.actions.len() == 1 && plan.actions[0].former, "{:?}", plan.actions);
-}
-
-#[test]
-fn one_that_waits_is_planned_when_its_wait_is_over() {
-    let sketches = [plain()];
-    let mut fixture = Fixture::new();
-    let error = RuntimeError { reason: "ImagePullFailed", message: "no".into(), transient: true };
-    let memory = fixture.memories.entry(name(0)).or_default();
-    memory.failed(Some(spec(0, &sketches[0]).fingerprint), error, MonoTime::default(), 0.0);
-    let plan = fixture.plan(&desired(&sketches), &empty_world());
-    assert!(plan.actions.is_empty());
-    assert_eq!(plan.holds[&name(0)], Hold::Waits);
-    assert_eq!(plan.wake, Some(MonoTime::from_origin(Duration::from_secs(1))));
-    // Another revision does not wait for the failure of the old one.
-    let other = [Sketch { image: 1, ..plain() }];
-    assert_eq!(fixture.plan(&desired(&other), &empty_world()).actions.len(), 1);
-}
-
-#[test]
-fn policies_say_what_an_end_means() {
-    for (when, code, expected) in [
-        (RestartWhen::Always, Some(0), None),
-        (RestartWhen::OnFailure, Some(0), Some(Hold::Completed)),
-        (RestartWhen::OnFailure, Some(2), None),
-        (RestartWhen::OnFailure, None, None),
-        (RestartWhen::Never, Some(0), Some(Hold::Completed)),
-        (RestartWhen::Never, Some(2), Some(Hold::Ended)),
-        (RestartWhen::Never, None, Some(Hold::Ended)),
-    ] {
-        let sketches = [Sketch { when, ..plain() }];
-        let plan = Fixture::new().plan(&desired(&sketches), &world(&sketches, &[exited(code)]));
-        assert_eq!(plan.holds.get(&name(0)), expected.as_ref(), "{when:?} {code:?}");
-        assert_eq!(plan.actions.len(), usize::from(expected.is_none()));
-    }
-}
-
-#[test]
-fn what_is_blocked_is_left_alone() {
-    let sketches = [plain()];
-    let mut all = desired(&sketches);
-    all.instances.clear();
-    let blocked =
-        crate::desired::Blocked { revision: "r".into(), reason: "InvalidSpec", message: "no".into() };
-    all.blocked.insert(name(0), blocked);
-    assert!(Fixture::new().plan(&all, &world(&sketches, &[running()])).actions.is_empty());
-}
-
-#[test]
-fn what_other_hands_changed_about_a_running_copy_is_put_right_but_not_without_pause() {
-    let all = desired(&[plain()]);
-    let mut seen = world(&[plain()], &[running()]);
-    let copy = seen.get_mut(&RuntimeKind::Docker).unwrap().instances.get_mut(&name(0)).unwrap();
-    copy.drift = Some("Paused");
-    let fingerprint = copy.fingerprint.clone();
-    let mut fixture = Fixture::new();
-    assert_eq!(fixture.plan(&all, &seen).actions[0].act, Act::Repair);
-    let error = RuntimeError { reason: "NameTaken", message: "taken".into(), transient: false };
-    fixture.memories.entry(name(0)).or_default().failed(Some(fingerprint), error, MonoTime::default(), 0.0);
-    assert_eq!(fixture.plan(&all, &seen).holds[&name(0)], Hold::Waits);
 }

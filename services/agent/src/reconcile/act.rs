@@ -14,9 +14,10 @@ use tracing::{Instrument as _, Span};
 use super::{Copy, Reconciler};
 use crate::clock::random_unit;
 use crate::desired::{Desired, InstanceSpec};
+use crate::health::HealthState;
 use crate::memory::{Busy, Fetch};
 use crate::plan::{Act, Action};
-use crate::runtime::{Progress, Runtime, RuntimeError, RuntimeKind};
+use crate::runtime::{Place, Progress, Runtime, RuntimeError, RuntimeKind};
 
 /// Fetches at once. More are allowed once a fetch had to wait for [`PATIENCE`]: one that hangs holds up nobody for ever.
 pub(super) const PREPARES_MAX: usize = 4;
@@ -48,7 +49,13 @@ enum Lane {
 fn lane(act: Act) -> Lane {
     match act {
         Act::Fetch => Lane::Fetch,
-        Act::Start | Act::Restart | Act::Repair | Act::Replace | Act::Remove => Lane::Copy,
+        Act::Start
+        | Act::Restart
+        | Act::Repair
+        | Act::Replace
+        | Act::StartBeside
+        | Act::Withdraw
+        | Act::Remove => Lane::Copy,
     }
 }
 
@@ -136,6 +143,8 @@ fn name_of(act: Act) -> &'static str {
         Act::Repair => "repair",
         Act::Replace => "replace",
         Act::Remove => "remove",
+        Act::StartBeside => "start beside",
+        Act::Withdraw => "withdraw",
     }
 }
 
@@ -157,6 +166,8 @@ struct Job {
     former: bool,
     runtime: Arc<dyn Runtime>,
     spec: Option<Arc<InstanceSpec>>,
+    /// The copy that is withdrawn.
+    copy: Option<String>,
     slots: Arc<Semaphore>,
     news: mpsc::Sender<News>,
     deadline: Duration,
@@ -164,6 +175,10 @@ struct Job {
 
 impl Job {
     async fn run(self) -> Result<(), RuntimeError> {
+        if let Some(copy) = &self.copy {
+            let withdraw = self.runtime.withdraw(&self.instance, copy);
+            return in_time(self.deadline, "removing the copy beside", withdraw).await;
+        }
         let Some(spec) = &self.spec else {
             return in_time(self.deadline, "removing it", self.runtime.remove(&self.instance)).await;
         };
@@ -178,7 +193,12 @@ impl Job {
             let prepare = self.runtime.prepare(spec, &sink);
             in_time(FORMER_DEADLINE, "looking for what it needs", prepare).await?;
         }
-        in_time(self.deadline, "starting it", self.runtime.ensure(spec, &sink)).await
+        let work = match (self.act, self.former) {
+            (Act::StartBeside, _) => self.runtime.ensure_at(Place::Beside, spec, &sink),
+            (_, true) => self.runtime.ensure_at(Place::Own, spec, &sink),
+            (_, false) => self.runtime.ensure(spec, &sink),
+        };
+        in_time(self.deadline, "starting it", work).await
     }
 
     fn say(&self, progress: Progress) {
@@ -201,15 +221,16 @@ async fn in_time(
 impl Reconciler {
     /// Begins `action`.
     pub(super) fn begin_act(&mut self, action: &Action, news: &mpsc::Sender<News>, now: MonoTime) {
-        let Some(driver) = self.runtimes.get(&action.runtime) else { return };
+        let Some(driver) = self.runtimes.get(&action.runtime).cloned() else { return };
         let spec = match action.act {
-            Act::Remove => None,
-            Act::Fetch | Act::Start | Act::Restart | Act::Repair | Act::Replace => {
+            Act::Remove | Act::Withdraw => None,
+            Act::Fetch | Act::Start | Act::Restart | Act::Repair | Act::Replace | Act::StartBeside => {
                 let specs = if action.former { &self.desired.formers } else { &self.desired.instances };
                 let Some(spec) = specs.get(&action.instance) else { return };
                 Some(Arc::clone(spec))
             }
         };
+        let copy = if action.act == Act::Withdraw { self.give_up_beside(action, now) } else { None };
         let fingerprint = spec.as_ref().map(|spec| spec.fingerprint.clone());
         let memory = self.memories.entry(action.instance.clone()).or_default();
         let grace = match (action.act, &fingerprint) {
@@ -224,7 +245,13 @@ impl Reconciler {
             }
             (_, Some(fingerprint)) => {
                 memory.acts(Busy::Starting, now);
-                if self.copies.made.get(&action.instance).is_none_or(|copy| copy.fingerprint != *fingerprint)
+                if action.act == Act::StartBeside {
+                    memory.beside_mut(fingerprint).looked_at();
+                } else if self
+                    .copies
+                    .made
+                    .get(&action.instance)
+                    .is_none_or(|copy| copy.fingerprint != *fingerprint)
                 {
                     let copy = Copy { fingerprint: fingerprint.clone(), ran: false };
                     self.copies.made.insert(action.instance.clone(), copy);
@@ -243,8 +270,9 @@ impl Reconciler {
             instance: action.instance.clone(),
             act: action.act,
             former,
-            runtime: Arc::clone(driver),
+            runtime: driver,
             spec,
+            copy,
             slots: Arc::clone(&self.acts.slots),
             news: news.clone(),
             deadline: ACT_DEADLINE + grace,
@@ -260,8 +288,8 @@ impl Reconciler {
     /// The span of an act that follows from the update that brought the desired state. What is done to keep it so does not.
     fn span_of(&self, action: &Action, now: MonoTime) -> Span {
         let follows = match action.act {
-            Act::Fetch | Act::Start | Act::Replace | Act::Remove => true,
-            Act::Restart | Act::Repair => false,
+            Act::Fetch | Act::Start | Act::StartBeside | Act::Replace | Act::Remove => true,
+            Act::Restart | Act::Repair | Act::Withdraw => false,
         };
         let recent = now.saturating_since(self.traced_since) <= TRACE_AGE_MAX;
         if self.desired.trace_parent.is_empty() || !follows || !recent {
@@ -276,6 +304,24 @@ impl Reconciler {
         );
         trace::follow(&span, &self.desired.trace_parent);
         span
+    }
+
+    /// The id of the copy beside, which is to be withdrawn. One that did not become healthy is waited for before another is started.
+    fn give_up_beside(&mut self, action: &Action, now: MonoTime) -> Option<String> {
+        let name = &action.instance;
+        let beside = self.world.get(&action.runtime)?.beside.get(name)?;
+        let (id, fingerprint) = (beside.runtime_id.clone(), beside.fingerprint.clone());
+        let wanted = self.desired.instances.get(name).filter(|spec| spec.fingerprint == fingerprint).cloned();
+        let health = self.beside_health.get(name).cloned();
+        if let (Some(spec), Some(HealthState::Unhealthy { message })) = (wanted, health) {
+            let message = format!("the new copy did not become healthy: {message}");
+            let error = RuntimeError { reason: "UpdateUnhealthy", message, transient: true };
+            let memory = self.memories.entry(name.clone()).or_default().beside_mut(&fingerprint);
+            let wait = memory.gave_up(&fingerprint, &spec.service.restart, error.clone(), now, random_unit());
+            let message = format!("{}; started again after {:.1} s", error.message, wait.as_secs_f64());
+            self.tell_failure(name, &RuntimeError { message, ..error });
+        }
+        Some(id)
     }
 
     /// Takes in what a task says.
@@ -317,6 +363,7 @@ impl Reconciler {
                 }
                 if running.act == Act::Remove {
                     self.sweep_due = true;
+                    self.collector.hurry();
                     // What was removed may have held a port that another one waits for.
                     for memory in self.memories.values_mut() {
                         memory.hurry("PortTaken", now);

@@ -11,8 +11,8 @@ use tokio::task::JoinSet;
 
 use super::{Copy, PERIOD, Reconciler};
 use crate::clock::random_unit;
-use crate::memory::{Busy, Memory};
-use crate::runtime::{Observed, RunState, Runtime, RuntimeError, RuntimeKind};
+use crate::memory::{Busy, Happening, Memory};
+use crate::runtime::{Observed, Place, RunState, Runtime, RuntimeError, RuntimeKind};
 use crate::world::World;
 
 /// Longest that a look, or a cleaning, may take.
@@ -156,8 +156,12 @@ impl Reconciler {
             .flat_map(|(_, view)| view.instances.keys().cloned())
             .collect();
         let Some(view) = self.world.get_mut(&kind) else { return };
-        let mut new: BTreeMap<_, _> =
-            instances.into_iter().map(|observed| (observed.instance.clone(), observed)).collect();
+        let (own, beside): (Vec<_>, Vec<_>) =
+            instances.into_iter().partition(|observed| observed.place == Place::Own);
+        let by_name = |copies: Vec<Observed>| -> BTreeMap<InstanceName, Observed> {
+            copies.into_iter().map(|observed| (observed.instance.clone(), observed)).collect()
+        };
+        let (mut new, mut beside) = (by_name(own), by_name(beside));
         // What was acted on meanwhile may be shown as it was before: the old picture stays until the next look.
         let stale = |memory: &Memory| match &memory.busy {
             Some((Busy::Settling { runtime }, since)) => *runtime == kind && began < *since,
@@ -166,12 +170,13 @@ impl Reconciler {
         };
         let settles = |memory: &Memory| matches!(&memory.busy, Some((Busy::Settling { runtime }, _)) if *runtime == kind);
         for name in self.memories.iter().filter(|(_, memory)| stale(memory)).map(|(name, _)| name) {
-            new.remove(name);
-            if let Some(old) = view.instances.remove(name) {
-                new.insert(name.clone(), old);
+            for (new, old) in [(&mut new, &mut view.instances), (&mut beside, &mut view.beside)] {
+                new.remove(name);
+                new.extend(old.remove_entry(name));
             }
         }
         view.instances = new;
+        view.beside = beside;
         self.copies.looked.insert(kind);
         for observed in view.instances.values().filter(|observed| observed.state != RunState::Created) {
             let copy = Copy { fingerprint: observed.fingerprint.clone(), ran: true };
@@ -211,6 +216,10 @@ impl Reconciler {
                 happenings.push((name.clone(), happening));
             }
         }
+        let beside = self.look_beside(kind, now);
+        for (name, happening) in beside {
+            self.tell_beside(&name, &happening);
+        }
         for (name, happening) in happenings {
             self.tell_happening(&name, &happening);
         }
@@ -227,6 +236,29 @@ impl Reconciler {
             .retain(|name| !desired.authoritative || memories.contains_key(name) || desired.wants(name));
         self.ledger.write();
         self.tell_copies();
+    }
+
+    /// Takes in what was observed of copies beside those that they are to replace.
+    fn look_beside(&mut self, kind: RuntimeKind, now: MonoTime) -> Vec<(InstanceName, Happening)> {
+        let Some(view) = self.world.get(&kind) else { return Vec::new() };
+        let mut happenings = Vec::new();
+        for (name, memory) in &mut self.memories {
+            let Some(spec) =
+                self.desired.instances.get(name).filter(|spec| crate::world::kind_of(spec) == kind)
+            else {
+                continue;
+            };
+            match (view.instances.get(name), view.beside.get(name)) {
+                (Some(own), _) if own.fingerprint == spec.fingerprint => memory.forget_beside(),
+                (_, Some(beside)) if beside.fingerprint == spec.fingerprint => {
+                    let (copy, policy) = (memory.beside_mut(&spec.fingerprint), &spec.service.restart);
+                    let happening = copy.look(Some(beside), Some(policy), now, random_unit());
+                    happenings.extend(happening.map(|happening| (name.clone(), happening)));
+                }
+                _ => {}
+            }
+        }
+        happenings
     }
 
     fn runtime_answers(&mut self, kind: RuntimeKind, version: Option<String>) {

@@ -5,6 +5,7 @@
 //! runtime, so that what hangs holds up only itself. What to do is `plan`'s; what is told of it `status`'s.
 
 mod act;
+mod collect;
 mod look;
 mod tell;
 
@@ -115,6 +116,9 @@ pub(crate) struct Reconciler {
     looks: Looks,
     acts: Acts,
     monitor: Monitor,
+    /// Of the copies beside those that they are to replace.
+    beside_monitor: Monitor,
+    beside_health: BTreeMap<InstanceName, HealthState>,
     /// Health as it was last told.
     health: BTreeMap<InstanceName, HealthState>,
     /// Statuses as they were last told.
@@ -125,6 +129,7 @@ pub(crate) struct Reconciler {
     looks_told: bool,
     sweeping: JoinSet<()>,
     sweep_due: bool,
+    collector: collect::Collector,
     ledger: Ledger,
 }
 
@@ -146,6 +151,8 @@ impl Reconciler {
             copies: Copies::default(),
             memories: BTreeMap::new(),
             monitor: Monitor::new(),
+            beside_monitor: Monitor::new(),
+            beside_health: BTreeMap::new(),
             health: BTreeMap::new(),
             told: BTreeMap::new(),
             events: Vec::new(),
@@ -153,6 +160,7 @@ impl Reconciler {
             looks_told: false,
             sweeping: JoinSet::new(),
             sweep_due: true,
+            collector: collect::Collector::default(),
             ledger: Ledger::default(),
             links,
         }
@@ -189,7 +197,9 @@ impl Reconciler {
                 Some(ended) = self.acts.next() => self.take_end(ended),
                 Some(seen) = self.looks.next() => self.take_look(seen),
                 Some(_) = self.sweeping.join_next() => {}
+                Some(told) = self.collector.next() => self.take_collected(told),
                 () = self.monitor.changed() => {}
+                () = self.beside_monitor.changed() => {}
                 () = self.ledger.written() => self.ledger.write(),
             }
             // Whatever else is there already is taken in before planning anew.
@@ -202,6 +212,7 @@ impl Reconciler {
         }
         self.acts.abort_all();
         self.monitor.shutdown().await;
+        self.beside_monitor.shutdown().await;
         if tokio::time::timeout(LAST_WRITE_MAX, self.ledger.finish()).await.is_err() {
             tracing::warn!("the last write of the counts of restarts did not end in time");
         }
@@ -214,11 +225,13 @@ impl Reconciler {
         let soonest = self.looks.begin(&self.runtimes, &self.world, now);
         wake = wake.min(soonest);
         self.watch_health();
+        self.watch_beside();
         let inputs = Inputs {
             desired: &self.desired,
             world: &self.world,
             memories: &self.memories,
             health: &self.health,
+            beside_health: &self.beside_health,
             now,
         };
         let plan = plan(inputs);
@@ -240,6 +253,7 @@ impl Reconciler {
         if plan.actions.is_empty() {
             self.sweep();
         }
+        wake = wake.min(self.collect(now));
         wake
     }
 
@@ -252,6 +266,7 @@ impl Reconciler {
         if self.desired.trace_parent != desired.trace_parent {
             self.traced_since = self.clock.mono();
         }
+        self.collector.hurry();
         self.desired = desired;
     }
 
@@ -274,13 +289,10 @@ impl Reconciler {
             };
             if let Some(check) = &spec.service.health_check {
                 watched.remove(name);
-                let target = crate::health::Target {
-                    check: check.clone(),
-                    address: observed.address,
-                    started_at: since,
-                    runtime: Arc::clone(runtime),
-                    image_health: observed.image_health,
-                };
+                let target = target(check, observed, since, runtime);
+                if !view.beside.contains_key(name) && self.beside_health.contains_key(name) {
+                    self.monitor.take_over(name, &self.beside_monitor);
+                }
                 self.monitor.set(name, Some(target));
             }
         }
@@ -297,6 +309,26 @@ impl Reconciler {
         self.tell_health(&old);
     }
 
+    /// Keeps the other monitor on the copies beside those that they are to replace.
+    fn watch_beside(&mut self) {
+        let mut watched: BTreeSet<InstanceName> = self.beside_monitor.watched().into_iter().collect();
+        for (name, spec) in &self.desired.instances {
+            let kind = crate::world::kind_of(spec);
+            let Some((view, runtime)) = self.world.get(&kind).zip(self.runtimes.get(&kind)) else { continue };
+            let beside = view.beside.get(name).filter(|beside| beside.fingerprint == spec.fingerprint);
+            let Some((check, beside)) = spec.service.health_check.as_ref().zip(beside) else { continue };
+            if let crate::runtime::RunState::Running { since } = beside.state {
+                watched.remove(name);
+                self.beside_monitor.set(name, Some(target(check, beside, since, runtime)));
+            }
+        }
+        for name in watched {
+            self.beside_monitor.set(&name, None);
+        }
+        let states = |name: InstanceName| (name.clone(), self.beside_monitor.state(&name));
+        self.beside_health = self.beside_monitor.watched().into_iter().map(states).collect();
+    }
+
     /// Lets runtimes clean up where nothing is under way that could still need it.
     fn sweep(&mut self) {
         let quiet = self.sweep_due
@@ -307,11 +339,12 @@ impl Reconciler {
             && self.desired.formers.is_empty();
         let clean = || {
             self.world.iter().all(|(kind, view)| {
-                view.instances.iter().all(|(name, observed)| {
-                    self.desired.instances.get(name).is_some_and(|spec| {
-                        crate::world::kind_of(spec) == *kind && spec.fingerprint == observed.fingerprint
+                view.beside.is_empty()
+                    && view.instances.iter().all(|(name, observed)| {
+                        self.desired.instances.get(name).is_some_and(|spec| {
+                            crate::world::kind_of(spec) == *kind && spec.fingerprint == observed.fingerprint
+                        })
                     })
-                })
             })
         };
         if !quiet || !clean() {
@@ -334,6 +367,23 @@ impl Reconciler {
                 });
             }
         }
+    }
+}
+
+/// How a copy that runs since then is watched.
+fn target(
+    check: &skerry_model::app::HealthCheck,
+    observed: &crate::runtime::Observed,
+    started_at: std::time::SystemTime,
+    runtime: &Arc<dyn Runtime>,
+) -> crate::health::Target {
+    crate::health::Target {
+        check: check.clone(),
+        address: observed.address,
+        started_at,
+        place: observed.place,
+        runtime: Arc::clone(runtime),
+        image_health: observed.image_health,
     }
 }
 

@@ -170,6 +170,25 @@ impl Reconciler {
         }
     }
 
+    /// What happened to the copy beside the one that it is to replace.
+    pub(super) fn tell_beside(&mut self, name: &InstanceName, happening: &Happening) {
+        match happening {
+            Happening::Started(_) => {
+                let message = "its updated copy runs beside the old one".to_owned();
+                self.instance_event(name, "UpdateStarted", message, false);
+            }
+            Happening::Ended(Ended { code, out_of_memory, wait }) => {
+                let then = wait.map_or(String::new(), |wait| {
+                    format!("; started again after {:.1} s", wait.as_secs_f64())
+                });
+                let message = format!("of its updated copy, {}{then}", how(*code, *out_of_memory));
+                self.instance_event(name, "UpdateEnded", message, *code != Some(0));
+            }
+            // The agent itself withdraws it; whatever else took it away, another one is started.
+            Happening::Vanished => {}
+        }
+    }
+
     pub(super) fn tell_progress(&mut self, name: &InstanceName, progress: Progress) {
         self.instance_event(name, progress.reason, progress.message, false);
     }

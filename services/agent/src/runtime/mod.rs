@@ -4,12 +4,12 @@
 //! state that it cannot find again by looking (labels of containers, files of shims), so that an agent that restarts adopts
 //! what runs. When to start, restart or stop is never its decision: that is the plan's.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use skerry_model::{AppName, ConfigName, InstanceName, NetworkName};
+use skerry_model::{AppName, ConfigName, InstanceName, NetworkName, VolumeName};
 
 use crate::desired::InstanceSpec;
 
@@ -35,7 +35,16 @@ impl RuntimeKind {
     }
 }
 
-/// What a runtime sees of one instance. Everything that carries our mark is told, also what nobody wants any more.
+/// Which copy of an instance. There are two while a new one is started before the old one is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// The one that is there, or the only one.
+    Own,
+    /// The one that is to take its place.
+    Beside,
+}
+
+/// What a runtime sees of one copy of an instance. Everything that carries our mark is told, also what nobody wants any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Observed {
     /// Which instance.
@@ -54,6 +63,8 @@ pub struct Observed {
     pub image_health: Option<bool>,
     /// What other hands changed about a copy that runs, which `ensure` puts right. One word: `Paused`, `Renamed`, `Disconnected`.
     pub drift: Option<&'static str>,
+    /// Which copy. One that is alone is in its own place.
+    pub place: Place,
 }
 
 /// Whether an instance runs.
@@ -114,6 +125,17 @@ pub struct Wanted {
     pub configs: BTreeSet<(ConfigName, String)>,
 }
 
+/// What is still needed on this node, for `collect`.
+#[derive(Debug, Default)]
+pub struct Needs {
+    /// Apps with at least one wanted instance.
+    pub apps: BTreeSet<AppName>,
+    /// Images that wanted instances and their former copies are made from, as specs name them.
+    pub images: BTreeSet<String>,
+    /// Volumes that wanted instances mount, and whether each is removed with its app.
+    pub volumes: BTreeMap<(AppName, VolumeName), bool>,
+}
+
 /// How an instance is asked to end, where the instance itself no longer says.
 pub const GRACE_DEFAULT: Duration = Duration::from_secs(10);
 
@@ -137,6 +159,28 @@ pub trait Runtime: Send + Sync {
     /// that one's own stop policy says, removed, made anew. Created or exited with the same fingerprint: started again.
     async fn ensure(&self, instance: &InstanceSpec, progress: ProgressSink<'_>) -> Result<(), RuntimeError>;
 
+    /// As `ensure`, for one of two copies: the other one is left alone. A copy in its own place stays there, one beside it runs until
+    /// `ensure` puts it in that place, which it does without starting it again. Where a copy of the fingerprint is in either place,
+    /// no second one is made.
+    ///
+    /// Error: `OverlapUnsupported` from a runtime that has never two; it is not asked for one.
+    async fn ensure_at(
+        &self,
+        place: Place,
+        instance: &InstanceSpec,
+        progress: ProgressSink<'_>,
+    ) -> Result<(), RuntimeError> {
+        match place {
+            Place::Own => self.ensure(instance, progress).await,
+            Place::Beside => Err(no_overlap(&instance.name)),
+        }
+    }
+
+    /// Stops one copy gracefully and removes it: the one with this `Observed::runtime_id`. Gone already: nothing happens.
+    async fn withdraw(&self, instance: &InstanceName, _runtime_id: &str) -> Result<(), RuntimeError> {
+        Err(no_overlap(instance))
+    }
+
     /// Stops an instance gracefully and removes every trace but its volumes. None there: nothing happens.
     async fn remove(&self, instance: &InstanceName) -> Result<(), RuntimeError>;
 
@@ -146,11 +190,38 @@ pub trait Runtime: Send + Sync {
     /// Runs a command inside a running instance, for health checks: its exit code. Ends the command when dropped.
     async fn exec(&self, instance: &InstanceName, command: &[String]) -> Result<i32, RuntimeError>;
 
+    /// As `exec`, in one of two copies.
+    async fn exec_at(
+        &self,
+        place: Place,
+        instance: &InstanceName,
+        command: &[String],
+    ) -> Result<i32, RuntimeError> {
+        match place {
+            Place::Own => self.exec(instance, command).await,
+            Place::Beside => Err(no_overlap(instance)),
+        }
+    }
+
     /// Removes what no wanted instance uses: networks of apps that are gone or that they no longer name, laid-out config files. Never volumes.
     async fn sweep(&self, wanted: &Wanted) -> Result<(), RuntimeError>;
 
+    /// Removes what takes room on the machine and is needed no more, of what the runtime knows to be the agent's: images that it pulled,
+    /// volumes that go with their app. Answers what was removed, for people.
+    async fn collect(&self, _needs: &Needs) -> Result<Vec<Progress>, RuntimeError> {
+        Ok(Vec::new())
+    }
+
     /// Returns when something may have changed by itself (a container died), so that the reconciler looks sooner.
     async fn changed(&self);
+}
+
+fn no_overlap(instance: &InstanceName) -> RuntimeError {
+    RuntimeError {
+        reason: "OverlapUnsupported",
+        message: format!("{instance} cannot have two copies on this runtime"),
+        transient: false,
+    }
 }
 
 /// Where a runtime keeps its files, below the agent's data directory.

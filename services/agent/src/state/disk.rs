@@ -25,6 +25,11 @@ impl Directory {
     pub(crate) fn new(path: &Path) -> Self {
         Self(path.to_owned())
     }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
 }
 
 impl Disk for Directory {

@@ -109,6 +109,7 @@ impl Runtime for FakeRuntime {
             address: None,
             image_health: None,
             drift: None,
+            place: crate::runtime::Place::Own,
         };
         state.instances.insert(instance.name.clone(), observed);
         Ok(())

@@ -38,12 +38,17 @@ fn tmpfs(size_bytes: Option<i64>, mode: &str) -> Vec<pb::Mount> {
     vec![pb::Mount { target: "/t".into(), source: Some(pb::mount::Source::Tmpfs(tmpfs)), read_only: false }]
 }
 
+fn bind(propagation: &str) -> Vec<pb::Mount> {
+    let bind = pb::mount::Bind { path: "/srv".into(), propagation: propagation.into() };
+    vec![pb::Mount { target: "/t".into(), source: Some(pb::mount::Source::Bind(bind)), read_only: false }]
+}
+
 fn network(name: &str, aliases: &[&str]) -> pb::NetworkAttachment {
     pb::NetworkAttachment { name: name.into(), aliases: text(aliases) }
 }
 
-fn dns(servers: &[&str], search: &[&str], options: &[&str]) -> Option<pb::Dns> {
-    Some(pb::Dns { servers: text(servers), search: text(search), options: text(options) })
+fn dns(servers: &[&str], search: &[&str], options: &[&str]) -> pb::Dns {
+    pb::Dns { servers: text(servers), search: text(search), options: text(options) }
 }
 
 #[test]
@@ -55,7 +60,7 @@ fn what_docker_would_refuse_is_refused_by_its_field() {
         (
             |c| {
                 c.security_opts =
-                    text(&["no-new-privileges", "seccomp=unconfined", "seccomp={}", "apparmor=x"])
+                    text(&["no-new-privileges", "seccomp=unconfined", "seccomp={}", "apparmor=x"]);
             },
             None,
         ),
@@ -96,18 +101,30 @@ fn what_docker_would_refuse_is_refused_by_its_field() {
             Some("sysctls.kernel.shmmax"),
         ),
         (|c| c.shm_size_bytes = Some(0), Some("shm_size_bytes")),
+        (|c| c.oom_score_adj = Some(-1000), None),
+        (|c| c.oom_score_adj = Some(1001), Some("oom_score_adj")),
+        (|c| c.cpuset_cpus = "0-3,5".into(), None),
+        (|c| c.cpuset_cpus = "3-0".into(), Some("cpuset_cpus")),
+        (|c| c.cpuset_cpus = "0,".into(), Some("cpuset_cpus")),
+        (|c| c.device_cgroup_rules = text(&["c 188:* rwm", "a *:* r"]), None),
+        (|c| c.device_cgroup_rules = text(&["c 188 rwm"]), Some("device_cgroup_rules[0]")),
+        (|c| c.device_cgroup_rules = text(&["x 1:1 r"]), Some("device_cgroup_rules[0]")),
+        (|c| c.runtime = "io.containerd.runc.v2".into(), None),
+        (|c| c.runtime = "../runc".into(), Some("runtime")),
+        (|c| c.mounts = bind("rslave"), None),
+        (|c| c.mounts = bind("everywhere"), Some("mounts[0].bind.propagation")),
         (|c| c.extra_hosts = extra("db.example", "::1"), None),
         (|c| c.extra_hosts = extra("db", "host-gateway"), None),
         (|c| c.extra_hosts = extra("d b", "::1"), Some("extra_hosts[0].hostname")),
         (|c| c.extra_hosts = extra("db", "localhost"), Some("extra_hosts[0].address")),
-        (|c| c.dns = dns(&["192.0.2.1"], &["example.org", "."], &["ndots:2"]), None),
-        (|c| c.dns = dns(&["example.org"], &[], &[]), Some("dns.servers[0]")),
-        (|c| c.dns = dns(&[], &["a b"], &[]), Some("dns.search[0]")),
-        (|c| c.dns = dns(&[], &[], &["a b"]), Some("dns.options[0]")),
+        (|c| c.dns = Some(dns(&["192.0.2.1"], &["example.org", "."], &["ndots:2"])), None),
+        (|c| c.dns = Some(dns(&["example.org"], &[], &[])), Some("dns.servers[0]")),
+        (|c| c.dns = Some(dns(&[], &["a b"], &[])), Some("dns.search[0]")),
+        (|c| c.dns = Some(dns(&[], &[], &["a b"])), Some("dns.options[0]")),
         (
             |c| {
                 none(c);
-                c.dns = dns(&["192.0.2.1"], &[], &[]);
+                c.dns = Some(dns(&["192.0.2.1"], &[], &[]));
             },
             Some("dns"),
         ),

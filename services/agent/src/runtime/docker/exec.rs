@@ -65,7 +65,7 @@ impl Execs {
         command: &[String],
     ) -> Result<i32, RuntimeError> {
         self.reap(client, Some(instance)).await;
-        if self.noted().iter().any(|overdue| overdue.instance == *instance) {
+        if self.noted().iter().any(|overdue| overdue.container == container) {
             return Err(RuntimeError {
                 reason: "ExecStillRunning",
                 message: format!("an earlier command in {instance} still runs after its timeout"),

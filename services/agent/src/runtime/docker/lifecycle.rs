@@ -2,7 +2,8 @@
 //!
 //! Nothing is remembered between two calls. Each pass lists the instance's containers by label, does what is next, and is done or looks
 //! again; so a call that was dropped anywhere is finished by the next one. That there are never two copies is the engine's doing: the name
-//! is fixed, and it refuses a second container of that name, also when the answer to the first request got lost.
+//! is fixed, and it refuses a second container of that name, also when the answer to the first request got lost. Of a copy that is started
+//! beside the one that it is to replace the name is another, as fixed; once the old one is gone it is renamed.
 
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use super::observe::{is_named, is_running, list, missing_networks};
 use super::spec::{self, LABEL_FINGERPRINT, LABEL_GRACE, LABEL_INSTANCE, LABEL_OWNER, attachments};
 use super::{DockerRuntime, layout, network, pull};
 use crate::desired::InstanceSpec;
-use crate::runtime::{GRACE_DEFAULT, Progress, ProgressSink, RuntimeError};
+use crate::runtime::{GRACE_DEFAULT, Place, Progress, ProgressSink, RuntimeError};
 
 /// Passes that need no waiting: replace, find the network gone, make both anew, and then some.
 const PASSES_MAX: u32 = 12;
@@ -34,8 +35,10 @@ struct Copy {
     fingerprint: String,
     state: Option<State>,
     grace: Duration,
-    /// Whether it has the name that it was made with.
+    /// Whether it has the instance's own name.
     named: bool,
+    /// Whether it has the name of the one beside.
+    beside: bool,
     /// Networks that it was put in and is not in any more.
     missing_networks: Vec<String>,
 }
@@ -59,16 +62,17 @@ enum Pass {
 }
 
 impl DockerRuntime {
+    /// Makes a copy run: of all that there may be the only one, or the one in `place`, with the other left alone.
     pub(super) async fn make_run(
         &self,
         instance: &InstanceSpec,
+        place: Option<Place>,
         progress: ProgressSink<'_>,
     ) -> Result<(), RuntimeError> {
-        let container = spec::container(instance)?;
         let mut image_ready = self.take_prepared(instance);
         let mut last = None;
         for pass in 0..PASSES_MAX {
-            match self.pass(instance, container, &mut image_ready, progress).await? {
+            match self.pass(instance, place, &mut image_ready, progress).await? {
                 Pass::Done => return Ok(()),
                 Pass::Again => {}
                 Pass::Wait(why) => {
@@ -84,12 +88,18 @@ impl DockerRuntime {
         }))
     }
 
-    pub(super) async fn take_away(&self, instance: &InstanceName) -> Result<(), RuntimeError> {
+    /// Stops and removes all copies, or the one with this id.
+    pub(super) async fn take_away(
+        &self,
+        instance: &InstanceName,
+        only: Option<&str>,
+    ) -> Result<(), RuntimeError> {
         self.forget_prepared(instance);
         self.observer.forget_instance(instance);
         let mut last = None;
         for pass in 0..PASSES_MAX {
-            let copies = self.copies(instance).await?;
+            let mut copies = self.copies(instance).await?;
+            copies.retain(|copy| only.is_none_or(|id| copy.id == id));
             if copies.is_empty() {
                 return Ok(());
             }
@@ -113,22 +123,29 @@ impl DockerRuntime {
         let listed = list(&self.client, labels).await;
         let listed = listed
             .map_err(|failure| failure.while_doing(&format!("looking for {instance}"), "ListFailed"))?;
-        let name = self.owner.container(instance);
-        Ok(listed.into_iter().filter_map(|one| copy(one, &name)).collect())
+        let (name, beside) = (self.owner.container(instance), self.owner.beside(instance));
+        Ok(listed.into_iter().filter_map(|one| copy(one, &name, &beside)).collect())
     }
 
     async fn pass(
         &self,
         instance: &InstanceSpec,
-        container: &Container,
+        place: Option<Place>,
         image_ready: &mut bool,
         progress: ProgressSink<'_>,
     ) -> Result<Pass, RuntimeError> {
+        let container = spec::container(instance)?;
         let mut copies = self.copies(&instance.name).await?;
+        if place == Some(Place::Own) {
+            copies.retain(|copy| !copy.beside);
+        }
         let fits = |copy: &Copy| copy.fingerprint == instance.fingerprint && !is_broken(copy.state);
         // One that runs before one that does not.
         copies.sort_by_key(|copy| !is_running(copy.state));
         let kept = copies.iter().position(fits).map(|at| copies.swap_remove(at));
+        if place == Some(Place::Beside) {
+            copies.retain(|copy| copy.beside);
+        }
         if !copies.is_empty() {
             if kept.is_none() && !*image_ready {
                 self.obtain_image(instance, container, progress).await?;
@@ -141,13 +158,14 @@ impl DockerRuntime {
             }
         }
         match kept {
+            Some(copy) if is_running(copy.state) && place == Some(Place::Beside) => Ok(Pass::Done),
             Some(copy) if is_running(copy.state) => self.repair(instance, container, &copy, progress).await,
             Some(copy) => {
                 // A network of the app may be gone since.
                 self.ensure_networks(instance, container).await?;
                 self.connect_and_start(instance, container, &copy.id, Age::Kept).await
             }
-            None => self.create(instance, container, image_ready, progress).await,
+            None => self.create(instance, place.unwrap_or(Place::Own), image_ready, progress).await,
         }
     }
 
@@ -172,7 +190,9 @@ impl DockerRuntime {
                 .within(LOOK_DEADLINE, docker.rename_container(&copy.id, options))
                 .await
                 .map_err(failed)?;
-            tell("renamed: it has its name again");
+            if !copy.beside {
+                tell("renamed: it has its name again");
+            }
         }
         if !copy.missing_networks.is_empty() {
             // The network may be gone altogether, and what is known of it old.
@@ -197,10 +217,11 @@ impl DockerRuntime {
     async fn create(
         &self,
         instance: &InstanceSpec,
-        container: &Container,
+        place: Place,
         image_ready: &mut bool,
         progress: ProgressSink<'_>,
     ) -> Result<Pass, RuntimeError> {
+        let container = spec::container(instance)?;
         if !*image_ready && must_look_at_image(instance, container) {
             self.obtain_image(instance, container, progress).await?;
             *image_ready = true;
@@ -210,7 +231,10 @@ impl DockerRuntime {
         self.lay_out(instance).await?;
         self.ensure_networks(instance, container).await?;
         let body = spec::create_body(instance, &self.owner, &self.configs)?;
-        let name = self.owner.container(&instance.name);
+        let name = match place {
+            Place::Own => self.owner.container(&instance.name),
+            Place::Beside => self.owner.beside(&instance.name),
+        };
         let failed =
             |failure: Failure| failure.while_doing(&format!("creating container `{name}`"), "CreateFailed");
         let docker = self.client.docker().await.map_err(failed)?;
@@ -223,7 +247,8 @@ impl DockerRuntime {
             Ok(created) => self.connect_and_start(instance, container, &created.id, Age::New).await,
             Err(failure) => match failure.kind {
                 Kind::NoImage if !*image_ready => {
-                    pull::obtain_absent(&self.client, &self.credentials, container, progress).await?;
+                    pull::obtain_absent(&self.client, &self.credentials, &self.kept, container, progress)
+                        .await?;
                     *image_ready = true;
                     Ok(Pass::Again)
                 }
@@ -363,7 +388,7 @@ impl DockerRuntime {
         container: &Container,
         progress: ProgressSink<'_>,
     ) -> Result<(), RuntimeError> {
-        pull::obtain(&self.client, &self.credentials, container, progress).await?;
+        pull::obtain(&self.client, &self.credentials, &self.kept, container, progress).await?;
         if relies_on_image(instance) {
             pull::require_health_check(&self.client, &container.image).await?;
         }
@@ -414,8 +439,9 @@ fn is_broken(state: Option<State>) -> bool {
     matches!(state, Some(State::DEAD | State::REMOVING))
 }
 
-fn copy(listed: ContainerSummary, name: &str) -> Option<Copy> {
+fn copy(listed: ContainerSummary, name: &str, beside: &str) -> Option<Copy> {
     let (named, missing_networks) = (is_named(&listed, name), missing_networks(&listed));
+    let beside = !named && is_named(&listed, beside);
     let labels = listed.labels.unwrap_or_default();
     let grace = labels.get(LABEL_GRACE).and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
     Some(Copy {
@@ -424,6 +450,7 @@ fn copy(listed: ContainerSummary, name: &str) -> Option<Copy> {
         state: listed.state,
         grace: grace.unwrap_or(GRACE_DEFAULT),
         named,
+        beside,
         missing_networks,
     })
 }

@@ -22,7 +22,11 @@ use self::exec::Execs;
 use self::network::Networks;
 use self::observe::Observer;
 use self::spec::Owner;
-use super::{Observed, ProgressSink, Runtime, RuntimeDirs, RuntimeError, RuntimeKind, Wanted};
+pub use self::upkeep::ImageGc;
+use self::upkeep::Kept;
+use super::{
+    Needs, Observed, Place, Progress, ProgressSink, Runtime, RuntimeDirs, RuntimeError, RuntimeKind, Wanted,
+};
 use crate::desired::InstanceSpec;
 
 mod client;
@@ -36,6 +40,7 @@ mod network;
 mod observe;
 mod pull;
 mod spec;
+mod upkeep;
 
 /// An image that was prepared so long ago is looked at again.
 const PREPARED_FOR: Duration = Duration::from_secs(600);
@@ -48,6 +53,8 @@ pub struct DockerRuntime {
     owner: Owner,
     configs: PathBuf,
     credentials: CredentialsFile,
+    kept: Kept,
+    image_gc: ImageGc,
     networks: Networks,
     observer: Observer,
     events: Events,
@@ -77,6 +84,8 @@ impl DockerRuntime {
             owner: Owner::new(owner),
             configs: dirs.configs.clone(),
             credentials: CredentialsFile::None,
+            kept: Kept::nothing(),
+            image_gc: ImageGc::default(),
             networks: Networks::default(),
             observer: Observer::default(),
             events: Events::default(),
@@ -90,6 +99,12 @@ impl DockerRuntime {
     #[must_use]
     pub fn with_credentials(self, credentials: CredentialsFile) -> Self {
         Self { credentials, ..self }
+    }
+
+    /// Removes images as `gc` says, and remembers in `directory`, which exists, what that takes. Without this call no image is removed.
+    #[must_use]
+    pub fn with_upkeep(self, directory: &Path, gc: ImageGc) -> Self {
+        Self { kept: Kept::open(directory), image_gc: gc, ..self }
     }
 
     /// The name that an instance's container has.
@@ -117,13 +132,13 @@ impl DockerRuntime {
         self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The id of an instance's container: as last observed, else as listed now.
-    async fn container_id(&self, instance: &InstanceName) -> Result<String, RuntimeError> {
-        if let Some(id) = self.observer.id(instance) {
+    /// The id of a container of an instance: as last observed, else as listed now.
+    async fn container_id(&self, place: Place, instance: &InstanceName) -> Result<String, RuntimeError> {
+        if let Some(id) = self.observer.id(place, instance) {
             return Ok(id);
         }
         let observed = self.observe().await?;
-        let found = observed.into_iter().find(|one| one.instance == *instance);
+        let found = observed.into_iter().find(|one| one.instance == *instance && one.place == place);
         found.map(|one| one.runtime_id).ok_or_else(|| RuntimeError {
             reason: "NotRunning",
             message: format!("{instance} has no container"),
@@ -157,11 +172,24 @@ impl Runtime for DockerRuntime {
     }
 
     async fn ensure(&self, instance: &InstanceSpec, progress: ProgressSink<'_>) -> Result<(), RuntimeError> {
-        self.make_run(instance, progress).await
+        self.make_run(instance, None, progress).await
+    }
+
+    async fn ensure_at(
+        &self,
+        place: Place,
+        instance: &InstanceSpec,
+        progress: ProgressSink<'_>,
+    ) -> Result<(), RuntimeError> {
+        self.make_run(instance, Some(place), progress).await
+    }
+
+    async fn withdraw(&self, instance: &InstanceName, runtime_id: &str) -> Result<(), RuntimeError> {
+        self.take_away(instance, Some(runtime_id)).await
     }
 
     async fn remove(&self, instance: &InstanceName) -> Result<(), RuntimeError> {
-        self.take_away(instance).await
+        self.take_away(instance, None).await
     }
 
     async fn observe(&self) -> Result<Vec<Observed>, RuntimeError> {
@@ -172,7 +200,16 @@ impl Runtime for DockerRuntime {
 
     /// Docker cannot end a command, so one whose caller went away is ended with the next look at Docker: see `exec.rs`.
     async fn exec(&self, instance: &InstanceName, command: &[String]) -> Result<i32, RuntimeError> {
-        let container = self.container_id(instance).await?;
+        self.exec_at(Place::Own, instance, command).await
+    }
+
+    async fn exec_at(
+        &self,
+        place: Place,
+        instance: &InstanceName,
+        command: &[String],
+    ) -> Result<i32, RuntimeError> {
+        let container = self.container_id(place, instance).await?;
         let ran = self.execs.run(&self.client, instance, &container, command).await;
         if ran.as_ref().is_err_and(|error| error.reason == "NotRunning") {
             self.observer.forget_instance(instance);
@@ -194,6 +231,10 @@ impl Runtime for DockerRuntime {
             message: format!("removing laid-out configs: {error}"),
             transient: true,
         })
+    }
+
+    async fn collect(&self, needs: &Needs) -> Result<Vec<Progress>, RuntimeError> {
+        self.collect_all(needs).await
     }
 
     async fn changed(&self) {

@@ -22,7 +22,7 @@ use tracing::{debug, warn};
 use super::client::{Client, LOOK_DEADLINE};
 use super::error::{Failure, Kind};
 use super::spec::{LABEL_FINGERPRINT, LABEL_INSTANCE, LABEL_NETWORKS, LABEL_REVISION, Owner};
-use crate::runtime::{Observed, RunState};
+use crate::runtime::{Observed, Place, RunState};
 
 /// For one inspection. Short: Docker can list a container that it cannot inspect, and the others must not wait for it.
 const INSPECT_DEADLINE: Duration = Duration::from_secs(5);
@@ -44,7 +44,7 @@ struct Detail {
 pub(super) struct Observer {
     details: Mutex<HashMap<String, Detail>>,
     /// Ids by instance, as last listed.
-    ids: Mutex<BTreeMap<InstanceName, String>>,
+    ids: Mutex<BTreeMap<(InstanceName, Place), String>>,
 }
 
 impl Observer {
@@ -76,7 +76,7 @@ impl Observer {
         let present: BTreeSet<&str> = listed.iter().filter_map(|one| one.id.as_deref()).collect();
         let mut details = lock(&self.details);
         details.retain(|id, _| present.contains(id.as_str()));
-        let observed: Vec<Observed> = listed
+        let observed = listed
             .iter()
             .filter_map(|one| {
                 observed(
@@ -86,8 +86,9 @@ impl Observer {
                 )
             })
             .collect();
-        *lock(&self.ids) =
-            observed.iter().map(|one| (one.instance.clone(), one.runtime_id.clone())).collect();
+        let observed = placed(observed);
+        let ids = observed.iter().map(|one| ((one.instance.clone(), one.place), one.runtime_id.clone()));
+        *lock(&self.ids) = ids.collect();
         Ok(observed)
     }
 
@@ -104,14 +105,14 @@ impl Observer {
         lock(&self.details).remove(id);
     }
 
-    /// The container of an instance, as last listed.
-    pub(super) fn id(&self, instance: &InstanceName) -> Option<String> {
-        lock(&self.ids).get(instance).cloned()
+    /// A container of an instance, as last listed.
+    pub(super) fn id(&self, place: Place, instance: &InstanceName) -> Option<String> {
+        lock(&self.ids).get(&(instance.clone(), place)).cloned()
     }
 
-    /// The container of an instance is another now, or none.
+    /// The containers of an instance are others now, or none.
     pub(super) fn forget_instance(&self, instance: &InstanceName) {
-        lock(&self.ids).remove(instance);
+        lock(&self.ids).retain(|(of, _), _| of != instance);
     }
 
     /// Whether nothing is to be learnt from an inspection. One that was only created has nothing to tell.
@@ -198,6 +199,7 @@ fn observed(owner: &Owner, one: &ContainerSummary, detail: Detail) -> Option<Obs
             out_of_memory: detail.out_of_memory,
         }
     };
+    let place = if is_beside(owner, one, &instance) { Place::Beside } else { Place::Own };
     let drift = if running { drift(one, &owner.container(&instance)) } else { None };
     Some(Observed {
         instance,
@@ -208,7 +210,30 @@ fn observed(owner: &Owner, one: &ContainerSummary, detail: Detail) -> Option<Obs
         address: running.then(|| address(one)).flatten(),
         image_health: if running { image_health(one) } else { None },
         drift,
+        place,
     })
+}
+
+fn is_beside(owner: &Owner, one: &ContainerSummary, instance: &InstanceName) -> bool {
+    !is_named(one, &owner.container(instance)) && is_named(one, &owner.beside(instance))
+}
+
+/// The copies of each instance in their places, its own first. One that is alone is in its own place, whatever it is called, and one that
+/// somebody renamed comes after one that has its name. A third is not told: what makes one copy run removes it.
+fn placed(mut observed: Vec<Observed>) -> Vec<Observed> {
+    observed.sort_by(|a, b| {
+        let rank = |one: &Observed| (one.place, one.drift == Some("Renamed"));
+        (&a.instance, rank(a)).cmp(&(&b.instance, rank(b)))
+    });
+    let mut placed: Vec<Observed> = Vec::with_capacity(observed.len());
+    for one in observed {
+        match placed.last().filter(|last| last.instance == one.instance) {
+            None => placed.push(Observed { place: Place::Own, ..one }),
+            Some(last) if last.place == Place::Own => placed.push(Observed { place: Place::Beside, ..one }),
+            Some(_) => debug!(container = one.runtime_id, instance = %one.instance, "a third copy"),
+        }
+    }
+    placed
 }
 
 /// What other hands changed about a container that runs and shall be called `name`.

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::client::{Client, LOOK_DEADLINE};
 use super::credentials::CredentialsFile;
 use super::error::{Failure, Kind};
+use super::upkeep::{Kept, id_of};
 use crate::runtime::{Progress, ProgressSink, RuntimeError};
 
 /// A pull of which nothing is heard for so long has failed.
@@ -30,24 +31,28 @@ const LAYERS_MAX: usize = 256;
 pub(super) async fn obtain(
     client: &Client,
     credentials: &CredentialsFile,
+    kept: &Kept,
     container: &Container,
     progress: ProgressSink<'_>,
 ) -> Result<(), RuntimeError> {
     if container.pull_policy != PullPolicy::Always && is_present(client, &container.image).await? {
         return Ok(());
     }
-    obtain_absent(client, credentials, container, progress).await
+    obtain_absent(client, credentials, kept, container, progress).await
 }
 
 /// As `obtain`, where Docker just said that the image is not here.
 pub(super) async fn obtain_absent(
     client: &Client,
     credentials: &CredentialsFile,
+    kept: &Kept,
     container: &Container,
     progress: ProgressSink<'_>,
 ) -> Result<(), RuntimeError> {
     match container.pull_policy {
-        PullPolicy::Always | PullPolicy::IfNotPresent => pull(client, credentials, container, progress).await,
+        PullPolicy::Always | PullPolicy::IfNotPresent => {
+            pull(client, credentials, kept, container, progress).await
+        }
         PullPolicy::Never => Err(RuntimeError {
             reason: "ImageMissing",
             message: format!(
@@ -98,6 +103,7 @@ async fn size_of(client: &Client, image: &str) -> Result<u64, Failure> {
 async fn pull(
     client: &Client,
     credentials: &CredentialsFile,
+    kept: &Kept,
     container: &Container,
     progress: ProgressSink<'_>,
 ) -> Result<(), RuntimeError> {
@@ -106,6 +112,8 @@ async fn pull(
     let login = login(credentials, image).await?;
     let given = login.is_some();
     let docker = client.docker().await.map_err(failed)?;
+    let before = id_of(client, image).await.map_err(failed)?;
+    kept.pulling(image, before.as_deref()).await;
     let started = Instant::now();
     progress(Progress { reason: "Pulling", message: format!("pulling image `{image}`") });
     let (name, tag) = split_reference(image);
@@ -137,6 +145,9 @@ async fn pull(
                 message: format!("pulling image `{image}`: {so_far}"),
             });
         }
+    }
+    if let Some(id) = id_of(client, image).await.map_err(failed)? {
+        kept.pulled(image, before.as_deref(), &id).await;
     }
     let size = size_of(client, image).await.map_err(failed)?;
     let message = format!(
@@ -192,7 +203,7 @@ fn pull_error(image: &str, failure: Failure) -> RuntimeError {
 }
 
 /// Name, and tag or digest, as Docker's API wants them apart. Without a tag `latest`: none would mean all of them.
-fn split_reference(image: &str) -> (&str, &str) {
+pub(super) fn split_reference(image: &str) -> (&str, &str) {
     let (name, digest) = match image.split_once('@') {
         Some((name, digest)) => (name, Some(digest)),
         None => (image, None),
@@ -239,7 +250,7 @@ impl Layers {
     }
 }
 
-fn mebibytes(bytes: u64) -> String {
+pub(super) fn mebibytes(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 

@@ -20,7 +20,7 @@ mod network;
 
 pub(super) use names::{
     LABEL_APP, LABEL_FINGERPRINT, LABEL_GRACE, LABEL_INSTANCE, LABEL_NETWORK, LABEL_NETWORKS, LABEL_OWNER,
-    LABEL_REVISION, Owner,
+    LABEL_REMOVE_WITH_APP, LABEL_REVISION, LABEL_VOLUME, Owner,
 };
 use names::{LABEL_SERVICE, labels};
 pub(super) use network::{Attachment, attachments};
@@ -82,6 +82,8 @@ pub(super) fn create_body(
         user: service.user.clone(),
         hostname: hostname(instance, container),
         exposed_ports,
+        tty: container.tty.then_some(true),
+        open_stdin: container.stdin_open.then_some(true),
         stop_signal: service.stop.signal.clone(),
         stop_timeout: i64::try_from(grace).ok(),
         labels: Some(container_labels(instance, container, owner, grace)),

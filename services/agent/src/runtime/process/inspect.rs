@@ -98,6 +98,7 @@ impl View {
             address: runs.then_some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
             image_health: None,
             drift: None,
+            place: crate::runtime::Place::Own,
         }
     }
 }

@@ -42,6 +42,8 @@ pub(super) fn with_isolation(config: HostConfig, isolation: &Isolation) -> HostC
         group_add: some_if_any(&isolation.group_add),
         ipc_mode: ipc.map(str::to_owned),
         pid_mode: isolation.host_pid.then(|| "host".to_owned()),
+        device_cgroup_rules: some_if_any(&isolation.device_cgroup_rules),
+        runtime: isolation.runtime.clone(),
         ..config
     }
 }
@@ -53,6 +55,8 @@ pub(super) fn with_kernel(config: HostConfig, kernel: &Kernel) -> HostConfig {
         sysctls: (!kernel.sysctls.is_empty()).then(|| hash_map(&kernel.sysctls)),
         shm_size: bytes(kernel.shm_size_bytes),
         init: kernel.init.then_some(true),
+        oom_score_adj: kernel.oom_score_adj.map(i64::from),
+        cpuset_cpus: kernel.cpuset_cpus.clone(),
         ..config
     }
 }

@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use bollard::models::{Mount as DockerMount, MountTmpfsOptions, MountType, MountVolumeOptions};
+use bollard::models::{
+    Mount as DockerMount, MountBindOptions, MountTmpfsOptions, MountType, MountVolumeOptions,
+};
 use skerry_model::app::{ConfigMount, Container, MountSource};
 use skerry_model::{AppName, VolumeName};
 
-use super::names::{LABEL_VOLUME, Owner};
+use super::names::{LABEL_REMOVE_WITH_APP, LABEL_VOLUME, Owner};
 use super::{bytes, layout_dir};
 use crate::desired::InstanceSpec;
 use crate::runtime::RuntimeError;
@@ -25,14 +27,20 @@ pub(super) fn mounts(
         let target = Some(mount.target.clone());
         let read_only = Some(mount.read_only);
         mounts.push(match &mount.source {
-            MountSource::Bind(path) => bind(target, path.clone(), read_only),
-            MountSource::Volume(volume) => DockerMount {
+            MountSource::Bind { path, propagation } => DockerMount {
+                bind_options: propagation.as_ref().map(|propagation| MountBindOptions {
+                    propagation: propagation.parse().ok(),
+                    ..MountBindOptions::default()
+                }),
+                ..bind(target, path.clone(), read_only)
+            },
+            MountSource::Volume { name: volume, remove_with_app } => DockerMount {
                 target,
                 source: Some(owner.volume(app, volume)),
                 typ: Some(MountType::VOLUME),
                 read_only,
                 volume_options: Some(MountVolumeOptions {
-                    labels: Some(volume_labels(owner, app, volume)),
+                    labels: Some(volume_labels(owner, app, volume, *remove_with_app)),
                     ..MountVolumeOptions::default()
                 }),
                 ..DockerMount::default()
@@ -67,9 +75,17 @@ fn bind(target: Option<String>, source: String, read_only: Option<bool>) -> Dock
     }
 }
 
-fn volume_labels(owner: &Owner, app: &AppName, volume: &VolumeName) -> HashMap<String, String> {
+fn volume_labels(
+    owner: &Owner,
+    app: &AppName,
+    volume: &VolumeName,
+    remove_with_app: bool,
+) -> HashMap<String, String> {
     let mut labels = owner.labels(app);
     labels.insert(LABEL_VOLUME.to_owned(), volume.to_string());
+    if remove_with_app {
+        labels.insert(LABEL_REMOVE_WITH_APP.to_owned(), "true".to_owned());
+    }
     labels
 }
 

@@ -22,6 +22,8 @@ pub(in crate::runtime::docker) const LABEL_GRACE: &str = "skerry.io/stop-grace-s
 pub(in crate::runtime::docker) const LABEL_NETWORKS: &str = "skerry.io/networks";
 /// The volume, on volumes.
 pub(in crate::runtime::docker) const LABEL_VOLUME: &str = "skerry.io/volume";
+/// On volumes that are removed once their app has left the node, as it was said when they were made.
+pub(in crate::runtime::docker) const LABEL_REMOVE_WITH_APP: &str = "skerry.io/remove-with-app";
 /// The further network of an app, on networks that are not its own one.
 pub(in crate::runtime::docker) const LABEL_NETWORK: &str = "skerry.io/network";
 
@@ -45,6 +47,11 @@ impl Owner {
     pub(in crate::runtime::docker) fn container(&self, instance: &InstanceName) -> String {
         let InstanceName { app, service, ordinal, .. } = instance;
         self.name(&format!("{app}-{service}-{ordinal}"), &instance.to_string())
+    }
+
+    /// The container that is started beside that one, to take its place and its name.
+    pub(in crate::runtime::docker) fn beside(&self, instance: &InstanceName) -> String {
+        format!("{}-next", self.container(instance))
     }
 
     /// The app's own network, or a further one of it.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bollard::models::MountType;
 use skerry_model::app::{
     Amounts, ConfigMount, Isolation, Kernel, Kind, Log, Mount, MountSource, Network, Process, PullPolicy,
-    RestartPolicy as Restart, RestartWhen, ServiceSpec, StopPolicy,
+    RestartPolicy as Restart, RestartWhen, ServiceSpec, StopPolicy, UpdateOrder,
 };
 use skerry_model::{AppName, ContentHash, InstanceName, ServiceName, VolumeName};
 
@@ -30,6 +30,8 @@ fn plain() -> Container {
         isolation: Isolation::default(),
         kernel: Kernel::default(),
         log: Log::default(),
+        tty: false,
+        stdin_open: false,
         labels: BTreeMap::new(),
     }
 }
@@ -54,6 +56,7 @@ fn instance(container: Container, change: impl FnOnce(&mut ServiceSpec)) -> Inst
         },
         stop: StopPolicy { signal: None, grace_period: Duration::from_secs(10) },
         restart_time: None,
+        update: UpdateOrder::StopFirst,
     };
     change(&mut service);
     InstanceSpec {
@@ -185,10 +188,17 @@ fn the_machines_network_has_no_host_name_and_no_endpoint() {
 fn binds_never_make_their_source_and_volumes_are_named_and_labelled() {
     let container = Container {
         mounts: vec![
-            Mount { target: "/in".into(), source: MountSource::Bind("/srv/in".into()), read_only: true },
+            Mount {
+                target: "/in".into(),
+                source: MountSource::Bind { path: "/srv/in".into(), propagation: None },
+                read_only: true,
+            },
             Mount {
                 target: "/data".into(),
-                source: MountSource::Volume(VolumeName::parse("db").unwrap()),
+                source: MountSource::Volume {
+                    name: VolumeName::parse("db").unwrap(),
+                    remove_with_app: false,
+                },
                 read_only: false,
             },
         ],

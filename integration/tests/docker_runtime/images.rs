@@ -1,0 +1,141 @@
+//! Images that the agent pulled go when nothing uses them; those of other hands never do.
+
+use std::time::Duration;
+
+use skerry_agent::runtime::docker::{DockerRuntime, ImageGc};
+use skerry_agent::runtime::{Needs, Runtime as _};
+use skerry_model::app::{Container, PullPolicy};
+
+use super::registry::{PASSWORD, Registry};
+use super::world::{IDLE, World, runtime, shell, spec};
+
+/// What is unused counts one second when that is first seen.
+const AT_ONCE: ImageGc = ImageGc {
+    age: Some(Duration::from_secs(1)),
+    high_percent: None,
+    low_percent: 0,
+    pressure_age: Duration::from_secs(1),
+};
+
+struct Fixture {
+    world: World,
+    registry: Registry,
+}
+
+impl Fixture {
+    async fn new(test: &str) -> Option<Self> {
+        let world = World::new(test)?;
+        Some(Self { world, registry: Registry::start().await })
+    }
+
+    /// An image of the registry that this machine has.
+    fn present(&self, name: &str) -> String {
+        let name = format!("{name}-{}", std::process::id());
+        self.registry.push_own(&self.world.docker, &name);
+        format!("{}/{name}:1", self.registry.host)
+    }
+
+    /// An image of the registry that this machine does not have.
+    fn image(&self, name: &str) -> String {
+        let image = self.present(name);
+        self.untag(&image);
+        image
+    }
+
+    fn agent(&self, gc: ImageGc) -> DockerRuntime {
+        runtime(&self.world.docker, &self.world.owner, &self.world.dir)
+            .with_credentials(self.registry.login(PASSWORD))
+            .with_upkeep(self.world.dir.path(), gc)
+    }
+
+    fn has(&self, image: &str) -> bool {
+        self.world.docker.has_image(image).expect("Docker answers")
+    }
+
+    fn tag(&self, from: &str, image: &str) {
+        let (repository, tag) = image.rsplit_once(':').expect("a tag");
+        self.world.post(&format!("/images/{from}/tag?repo={repository}&tag={tag}"));
+    }
+
+    fn untag(&self, image: &str) {
+        self.world.docker.request("DELETE", &format!("/images/{image}"), &[]).expect("Docker answers");
+    }
+}
+
+fn running(image: &str) -> skerry_agent::desired::InstanceSpec {
+    let container =
+        Container { image: image.to_owned(), pull_policy: PullPolicy::IfNotPresent, ..shell(IDLE) };
+    spec("web", container, |_| ())
+}
+
+fn needing(images: &[&str]) -> Needs {
+    Needs { images: images.iter().map(ToString::to_string).collect(), ..Needs::default() }
+}
+
+#[tokio::test]
+async fn an_image_goes_once_no_container_and_no_spec_uses_it() {
+    let Some(fixture) = Fixture::new("images").await else { return };
+    let (pulled, foreign) = (fixture.image("pulled"), fixture.present("foreign"));
+    let agent = fixture.agent(AT_ONCE);
+    for image in [&foreign, &pulled] {
+        agent.ensure(&running(image), &|_| ()).await.expect("it runs");
+    }
+    let web = running(&pulled);
+    assert_eq!(agent.collect(&Needs::default()).await.unwrap(), [], "a container uses it");
+    agent.remove(&web.name).await.expect("it is removed");
+    assert_eq!(
+        agent.collect(&needing(&[&pulled])).await.unwrap(),
+        [],
+        "a spec names it, perhaps of a last good revision"
+    );
+    assert!(fixture.has(&pulled));
+    // Not that one yet: the agent starts anew, and knows which it pulled.
+    let patient = fixture.agent(ImageGc { age: Some(Duration::from_secs(3600)), ..AT_ONCE });
+    assert_eq!(patient.collect(&Needs::default()).await.unwrap(), [], "it is not unused for long");
+    let told = fixture.agent(AT_ONCE).collect(&Needs::default()).await.expect("room is freed");
+    assert!(!fixture.has(&pulled) && fixture.has(&foreign));
+    assert!(
+        told.len() == 1 && told[0].reason == "ImagesRemoved" && told[0].message.contains(&pulled),
+        "{told:?}"
+    );
+    assert_eq!(fixture.agent(AT_ONCE).collect(&Needs::default()).await.unwrap(), [], "and no more");
+    fixture.untag(&foreign);
+}
+
+#[tokio::test]
+async fn a_nearly_full_disk_lets_unused_ones_go_before_their_time() {
+    let Some(fixture) = Fixture::new("pressure").await else { return };
+    let image = fixture.image("pressure");
+    let never = ImageGc { age: None, ..AT_ONCE };
+    let agent = fixture.agent(never);
+    agent.prepare(&running(&image), &|_| ()).await.expect("it is pulled");
+    assert_eq!(agent.collect(&Needs::default()).await.unwrap(), []);
+    // No disk is used for less than nothing: there is pressure.
+    let pressed = ImageGc { high_percent: Some(0), ..never };
+    let told = fixture.agent(pressed).collect(&needing(&[&image])).await.unwrap();
+    assert!(told.is_empty() && fixture.has(&image), "{told:?}");
+    let told = fixture.agent(pressed).collect(&Needs::default()).await.unwrap();
+    assert!(told.len() == 1 && !fixture.has(&image), "{told:?}");
+}
+
+#[tokio::test]
+async fn what_other_hands_pulled_or_named_stays() {
+    let Some(fixture) = Fixture::new("foreign-images").await else { return };
+    let (named, present) = (fixture.image("named"), fixture.present("present"));
+    let agent = fixture.agent(AT_ONCE);
+    // Pulled by other hands before: pulling it again makes it nobody else's.
+    let container = Container { pull_policy: PullPolicy::Always, image: present.clone(), ..shell(IDLE) };
+    agent.prepare(&spec("web", container, |_| ()), &|_| ()).await.expect("it is pulled");
+    agent.prepare(&running(&named), &|_| ()).await.expect("it is pulled");
+    let mine = format!("mine-{}:1", std::process::id());
+    fixture.tag(&named, &mine);
+    agent.collect(&Needs::default()).await.expect("room is freed");
+    assert!(fixture.has(&present), "it was there before");
+    assert!(!fixture.has(&named), "the agent's own name goes");
+    assert!(fixture.has(&mine), "and the other name stays");
+    agent.collect(&Needs::default()).await.expect("room is freed");
+    assert!(fixture.has(&mine));
+    for image in [&present, &mine] {
+        fixture.untag(image);
+    }
+}

@@ -1,0 +1,36 @@
+//! What takes room and nobody needs any more: images that this agent pulled, and volumes that go with their app.
+//!
+//! What cannot be seen by looking at Docker is kept in a file of the agent's: which images it pulled, and what was last said of volumes.
+
+use super::DockerRuntime;
+use crate::runtime::{Needs, Progress, RuntimeError};
+
+mod decide;
+mod images;
+mod kept;
+mod volumes;
+
+pub use decide::ImageGc;
+pub(super) use images::id_of;
+pub(super) use kept::Kept;
+
+impl DockerRuntime {
+    /// Removes what `needs` does not have. Answers what was removed, for people.
+    pub(super) async fn collect_all(&self, needs: &Needs) -> Result<Vec<Progress>, RuntimeError> {
+        let mut told = Vec::new();
+        told.extend(volumes::collect(&self.client, &self.owner, &self.kept, needs).await?);
+        told.extend(images::collect(&self.client, &self.kept, self.image_gc, needs).await?);
+        Ok(told)
+    }
+}
+
+/// A few names, for a message.
+fn names(names: &[String]) -> String {
+    /// More than these are only counted.
+    const NAMED_MAX: usize = 8;
+    let named = names.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(NAMED_MAX) {
+        0 => named,
+        more => format!("{named} and {more} more"),
+    }
+}

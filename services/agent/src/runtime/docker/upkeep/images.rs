@@ -1,0 +1,221 @@
+//! Images that the agent pulled and nothing uses any more: looks, asks `decide`, and removes.
+//!
+//! In use is an image of any container on the machine, whoever's, and one that a wanted or former spec names. What the agent did not pull is never
+//! removed, nor what somebody gave a name of their own since.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bollard::query_parameters::{ListContainersOptionsBuilder, RemoveImageOptionsBuilder};
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::decide::{Candidate, ImageGc, Room, decide};
+use super::kept::{Content, Image, Kept, settle};
+use crate::runtime::docker::client::{Client, LOOK_DEADLINE, REMOVE_DEADLINE};
+use crate::runtime::docker::error::{Failure, Kind};
+use crate::runtime::docker::pull::{mebibytes, split_reference};
+use crate::runtime::{Needs, Progress, RuntimeError};
+
+/// The file is written when the time for which an image is unused has grown by so much: less than that is lost with the agent's process.
+const KEEP_EVERY: Duration = Duration::from_secs(3600);
+
+/// An image of the agent's that is there.
+struct Found {
+    image: Image,
+    /// What is removed: the reference, or the id of one that has no name any more.
+    target: String,
+    bytes: u64,
+    used: bool,
+}
+
+/// How long images have been unused since the file was last written, and when that was last counted.
+#[derive(Default)]
+pub(in crate::runtime::docker) struct Counted {
+    at: Option<Instant>,
+    content: Content,
+}
+
+pub(super) async fn collect(
+    client: &Client,
+    kept: &Kept,
+    gc: ImageGc,
+    needs: &Needs,
+) -> Result<Option<Progress>, RuntimeError> {
+    if kept.content().await.images.is_empty() {
+        return Ok(None);
+    }
+    let failed = |failure: Failure| failure.while_doing("looking for unused images", "ImageGcFailed");
+    let found = look(client, kept, needs).await.map_err(failed)?;
+    let now = Instant::now();
+    let mut counted = kept.counted().await;
+    let since = counted.at.replace(now).map_or(Duration::ZERO, |before| now - before);
+    let candidates: Vec<Candidate> = found
+        .iter()
+        .map(|one| {
+            let before = counted.content.images.iter().find(|known| is_same(known, &one.image));
+            let unused = before.map_or(one.image.unused_seconds, |before| before.unused_seconds);
+            // Seen unused for the first time it counts one second: 0 means in use.
+            let unused = if unused == 0 { 1 } else { unused.saturating_add(since.as_secs()) };
+            Candidate { unused: (!one.used).then(|| Duration::from_secs(unused)), bytes: one.bytes }
+        })
+        .collect();
+    let room = room(client, kept.directory()).await;
+    let mut removed = BTreeSet::new();
+    for at in decide(&candidates, room, gc) {
+        if remove(client, &found[at]).await.map_err(failed)? {
+            removed.insert(at);
+        }
+    }
+    let images: Vec<Image> = found
+        .iter()
+        .zip(&candidates)
+        .enumerate()
+        .filter(|(at, _)| !removed.contains(at))
+        .map(|(_, (one, candidate))| {
+            let unused_seconds = candidate.unused.map_or(0, |unused| unused.as_secs());
+            Image { unused_seconds, ..one.image.clone() }
+        })
+        .collect();
+    keep(kept, &found, &images).await;
+    counted.content.images = images;
+    drop(counted);
+    let bytes: u64 = removed.iter().map(|at| found[*at].bytes).sum();
+    let names: Vec<String> = removed.iter().map(|at| format!("`{}`", found[*at].image.reference)).collect();
+    Ok((!removed.is_empty()).then(|| Progress {
+        reason: "ImagesRemoved",
+        message: format!(
+            "removed what nothing uses, {} with shared layers: {}",
+            mebibytes(bytes),
+            super::names(&names)
+        ),
+    }))
+}
+
+/// Writes what is worth it: what went, what is used again, and times that have grown by much.
+async fn keep(kept: &Kept, found: &[Found], images: &[Image]) {
+    let written = kept.change(|content| {
+        content.images.retain(|known| {
+            let looked_at = found.iter().any(|one| is_same(known, &one.image));
+            !looked_at || images.iter().any(|one| is_same(known, one))
+        });
+        for image in images {
+            let Some(known) = content.images.iter_mut().find(|known| is_same(known, image)) else { continue };
+            let grown = image.unused_seconds.saturating_sub(known.unused_seconds);
+            if image.unused_seconds == 0 || known.unused_seconds == 0 || grown >= KEEP_EVERY.as_secs() {
+                known.unused_seconds = image.unused_seconds;
+            }
+        }
+    });
+    if let Err(error) = written.await {
+        tracing::warn!(%error, "which images are unused cannot be kept");
+    }
+}
+
+fn is_same(one: &Image, other: &Image) -> bool {
+    one.reference == other.reference && one.id == other.id
+}
+
+/// The agent's images that are there. Those that are not, or are somebody else's by now, are forgotten.
+async fn look(client: &Client, kept: &Kept, needs: &Needs) -> Result<Vec<Found>, Failure> {
+    let docker = client.docker().await?;
+    let options = ListContainersOptionsBuilder::new().all(true).build();
+    let containers = client.within(LOOK_DEADLINE, docker.list_containers(Some(options))).await?;
+    let used: BTreeSet<String> = containers.into_iter().filter_map(|one| one.image_id).collect();
+    let (mut found, mut gone) = (Vec::new(), Vec::new());
+    for image in kept.content().await.images {
+        let needed = needs.images.contains(&image.reference);
+        if image.id.is_empty() {
+            // A pull whose end was not seen; one that is needed may be under way.
+            if !needed {
+                let id = id_of(client, &image.reference).await?.unwrap_or_else(|| image.before.clone());
+                let settled = kept.change(|content| settle(content, &image.reference, &image.before, &id));
+                if let Err(error) = settled.await {
+                    tracing::warn!(%error, "an image that was pulled cannot be kept in mind");
+                }
+            }
+            continue;
+        }
+        let inspected = match client.within(LOOK_DEADLINE, docker.inspect_image(&image.id)).await {
+            Ok(inspected) => inspected,
+            Err(Failure { kind: Kind::NoImage | Kind::NotFound, .. }) => {
+                gone.push(image);
+                continue;
+            }
+            Err(failure) => return Err(failure),
+        };
+        let tags = inspected.repo_tags.unwrap_or_default();
+        let (name, tag) = split_reference(&image.reference);
+        let full = format!("{}:{tag}", familiar(name));
+        let target = match (tags.contains(&full), tags.is_empty()) {
+            (true, _) => full,
+            (false, true) => image.id.clone(),
+            (false, false) => {
+                gone.push(image);
+                continue;
+            }
+        };
+        // A tag that has moved on is not what the spec means any more.
+        let moved = target == image.id && !image.reference.contains('@');
+        found.push(Found {
+            used: used.contains(&image.id) || (needed && !moved),
+            bytes: inspected.size.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0),
+            target,
+            image,
+        });
+    }
+    let forgotten =
+        kept.change(|content| content.images.retain(|one| !gone.iter().any(|gone| is_same(gone, one))));
+    if let Err(error) = forgotten.await {
+        tracing::warn!(%error, "which images are gone cannot be kept");
+    }
+    Ok(found)
+}
+
+/// The id that a reference has now.
+pub(in crate::runtime::docker) async fn id_of(
+    client: &Client,
+    reference: &str,
+) -> Result<Option<String>, Failure> {
+    let docker = client.docker().await?;
+    match client.within(LOOK_DEADLINE, docker.inspect_image(reference)).await {
+        Ok(found) => Ok(found.id),
+        Err(Failure { kind: Kind::NoImage | Kind::NotFound, .. }) => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// A name as Docker lists it: its own registry is not written out.
+fn familiar(name: &str) -> &str {
+    let name =
+        name.strip_prefix("docker.io/").or_else(|| name.strip_prefix("index.docker.io/")).unwrap_or(name);
+    name.strip_prefix("library/").unwrap_or(name)
+}
+
+/// Whether it went. One that is used after all stays, since nothing is forced.
+async fn remove(client: &Client, found: &Found) -> Result<bool, Failure> {
+    let docker = client.docker().await?;
+    let options = RemoveImageOptionsBuilder::new().force(false).build();
+    match client.within(REMOVE_DEADLINE, docker.remove_image(&found.target, Some(options), None)).await {
+        Ok(_) | Err(Failure { kind: Kind::NoImage | Kind::NotFound, .. }) => Ok(true),
+        Err(failure) if failure.kind == Kind::Unavailable => Err(failure),
+        Err(failure) => {
+            debug!(image = found.target, error = failure.message, "an unused image stays");
+            Ok(false)
+        }
+    }
+}
+
+/// The file system of Docker's images. An agent in a container may not see it: then that of its own directory, which is the machine's too,
+/// has to do.
+async fn room(client: &Client, own: Option<&Path>) -> Option<Room> {
+    let docker = client.docker().await.ok()?;
+    let info = client.within(LOOK_DEADLINE, docker.info()).await.ok()?;
+    let root = info.docker_root_dir.map(PathBuf::from);
+    let stat = root.as_deref().into_iter().chain(own).find_map(|path| rustix::fs::statvfs(path).ok())?;
+    // As `df` counts: of what programs may use.
+    let used = stat.f_blocks.saturating_sub(stat.f_bfree).saturating_mul(stat.f_frsize);
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    Some(Room { used_bytes: used, total_bytes: used.saturating_add(free) })
+}
