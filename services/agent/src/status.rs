@@ -229,6 +229,8 @@ fn finish(name: &InstanceName, revision: String, told: Told, about: About<'_>) -
         exit_code,
         start_time,
         runtime_id: observed.map(|observed| observed.runtime_id.clone()).unwrap_or_default(),
+        terminations: about.memory.terminations.clone(),
+        warnings: observed.map(|observed| observed.warnings.clone()).unwrap_or_default(),
     }
 }
 
@@ -270,6 +272,8 @@ mod tests {
             address: None,
             image_health: None,
             drift: None,
+            started: None,
+            warnings: Vec::new(),
         }
     }
 

@@ -1266,16 +1266,15 @@ impl ::prost::Name for Mount {
         "/skerry.type.v1.Mount".into()
     }
 }
-/// A process of the machine itself. For example a program that is downloaded:
+/// A process of the machine itself. For example a program that comes as a config:
 ///
 ///    process:
-///      program: ./server
-///      args: \[--port, "8080"\]
-///      artifacts:
-///        - url: <https://example.org/server-1.2-linux-amd64>
-///          sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
-///          path: server
-///          executable: true
+///      program: ./bin/serve.sh
+///    configs:
+///      - config: scripts
+///        key: serve.sh
+///        path: bin/serve.sh
+///        executable: true
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Process {
     /// Path of the program, absolute, or relative to the instance's state directory with a slash in it (`./server`), or a name looked up in PATH.
@@ -1284,7 +1283,7 @@ pub struct Process {
     /// Its arguments.
     #[prost(string, repeated, tag = "2")]
     pub args: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// Files that are downloaded before it starts. At most 16.
+    /// Files that are downloaded before it starts. Not available yet: refused.
     #[prost(message, repeated, tag = "3")]
     pub artifacts: ::prost::alloc::vec::Vec<Artifact>,
     /// How much of its output is kept. Absent: 3 files of 10 MiB for each of standard output and standard error.
@@ -1301,7 +1300,7 @@ impl ::prost::Name for Process {
         "/skerry.type.v1.Process".into()
     }
 }
-/// A file that is downloaded and verified, kept on the machine as long as an instance needs it, and laid out anew whenever the instance starts.
+/// A file that is downloaded and verified before a process starts. Not available yet.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Artifact {
     /// Where it is: `<http://`> or `<https://`.> Certificates are checked against the machine's own roots. At most 2 GiB.

@@ -107,6 +107,8 @@ fn observed(spec: &InstanceSpec, state: RunState) -> Observed {
         address: None,
         image_health: None,
         drift: None,
+        started: None,
+        warnings: Vec::new(),
     }
 }
 

@@ -14,6 +14,7 @@ use skerry_model::{AppName, ConfigName, InstanceName, NetworkName};
 use crate::desired::InstanceSpec;
 
 pub mod docker;
+pub(crate) mod environment;
 pub mod process;
 
 /// Which runtime.
@@ -54,6 +55,10 @@ pub struct Observed {
     pub image_health: Option<bool>,
     /// What other hands changed about a copy that runs, which `ensure` puts right. One word: `Paused`, `Renamed`, `Disconnected`.
     pub drift: Option<&'static str>,
+    /// When it was last started, also if it has ended since. Absent: it never was, or nobody knows.
+    pub started: Option<SystemTime>,
+    /// What is not as the spec says though it runs, in sentences for people.
+    pub warnings: Vec<String>,
 }
 
 /// Whether an instance runs.

@@ -109,6 +109,8 @@ impl Runtime for FakeRuntime {
             address: None,
             image_health: None,
             drift: None,
+            started: None,
+            warnings: Vec::new(),
         };
         state.instances.insert(instance.name.clone(), observed);
         Ok(())

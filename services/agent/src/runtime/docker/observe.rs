@@ -208,6 +208,8 @@ fn observed(owner: &Owner, one: &ContainerSummary, detail: Detail) -> Option<Obs
         address: running.then(|| address(one)).flatten(),
         image_health: if running { image_health(one) } else { None },
         drift,
+        started: detail.started,
+        warnings: Vec::new(),
     })
 }
 
