@@ -71,7 +71,12 @@ async fn every_field_reaches_docker() {
         service.stop = StopPolicy { signal: Some("SIGINT".into()), grace_period: Duration::from_secs(7) };
         service.configs = vec![
             ConfigMount { config: config.clone(), path: "/etc/site".into(), key: None, executable: false },
-            ConfigMount { config: config.clone(), path: "/etc/one.conf".into(), key: Some("a".into()), executable: false },
+            ConfigMount {
+                config: config.clone(),
+                path: "/etc/one.conf".into(),
+                key: Some("a".into()),
+                executable: false,
+            },
         ];
     });
     let files = BTreeMap::from([("a".to_owned(), b"one".to_vec()), ("b".to_owned(), b"two".to_vec())]);
@@ -393,8 +398,12 @@ async fn sweeping_takes_what_nobody_needs_and_never_volumes() {
         let source = MountSource::Volume(VolumeName::parse("db").unwrap());
         container.mounts.push(Mount { target: "/data".into(), source, read_only: false });
         let mut spec = spec(service, container, |service| {
-            service.configs =
-                vec![ConfigMount { config: config.clone(), path: "/etc/site".into(), key: None, executable: false }];
+            service.configs = vec![ConfigMount {
+                config: config.clone(),
+                path: "/etc/site".into(),
+                key: None,
+                executable: false,
+            }];
         });
         let files = BTreeMap::from([("a".to_owned(), text.as_bytes().to_vec())]);
         let hash = ContentHash::of(text.as_bytes());

@@ -38,14 +38,18 @@ pub fn parse(text: &str) -> Result<BTreeMap<String, String>, EnvFileError> {
         let (name, _) = first.split_once('=').ok_or_else(|| wrong("write NAME=VALUE"))?;
         let value_at = name.len() + 1;
         let name = name.trim();
-        let name = name.strip_prefix("export").filter(|rest| rest.starts_with([' ', '\t'])).map_or(name, str::trim);
+        let name =
+            name.strip_prefix("export").filter(|rest| rest.starts_with([' ', '\t'])).map_or(name, str::trim);
         if !is_variable(name) {
-            return Err(wrong("use letters, digits and _, not beginning with a digit, as the name of a variable"));
+            return Err(wrong(
+                "use letters, digits and _, not beginning with a digit, as the name of a variable",
+            ));
         }
         let value = rest[value_at..].trim_start_matches([' ', '\t']);
         let (value, after) = match value.chars().next() {
             Some(quote @ ('"' | '\'')) => {
-                let (value, end) = quoted(&value[1..], quote).ok_or_else(|| wrong("its quote is not closed"))?;
+                let (value, end) =
+                    quoted(&value[1..], quote).ok_or_else(|| wrong("its quote is not closed"))?;
                 line += value_lines(rest, end);
                 let (tail, after) = split_line(end);
                 if !tail.trim().is_empty() {
@@ -118,7 +122,8 @@ mod tests {
             ("A=b\nA=c", Some("c")),
         ];
         for (text, value) in rows {
-            let expected: Vec<_> = value.map(|value| ("A".to_owned(), value.to_owned())).into_iter().collect();
+            let expected: Vec<_> =
+                value.map(|value| ("A".to_owned(), value.to_owned())).into_iter().collect();
             assert_eq!(pairs(text), expected, "{text:?}");
         }
     }

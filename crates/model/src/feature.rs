@@ -149,7 +149,8 @@ mod tests {
         all.user = "nobody".to_owned();
         let limits = pb::ResourceList { pids: Some(9), ..Default::default() };
         all.resources = Some(pb::Resources { limits: Some(limits), ..Default::default() });
-        all.configs = vec![pb::ConfigMount { config: "c".to_owned(), executable: true, ..Default::default() }];
+        all.configs =
+            vec![pb::ConfigMount { config: "c".to_owned(), executable: true, ..Default::default() }];
         let file = pb::env_source::Source::File("/etc/default/x".to_owned());
         all.env_from = vec![pb::EnvSource { source: Some(file), ..Default::default() }];
         let expected = [ENV_FROM, EXECUTABLE_CONFIGS, PROCESS_LIMITS, PROCESS_LOG, PROCESS_USER];

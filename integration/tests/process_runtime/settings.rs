@@ -22,7 +22,8 @@ fn is_root() -> bool {
 fn config(spec: &mut InstanceSpec, name: &str, files: &[(&str, &str)]) -> ConfigName {
     let config = ConfigName::parse(name).expect("a name");
     let files = files.iter().map(|(key, text)| ((*key).to_owned(), text.as_bytes().to_vec()));
-    let content = ConfigContent { hash: ContentHash::of(name.as_bytes()), files: files.collect::<BTreeMap<_, _>>() };
+    let content =
+        ConfigContent { hash: ContentHash::of(name.as_bytes()), files: files.collect::<BTreeMap<_, _>>() };
     spec.configs.insert(config.clone(), Arc::new(content));
     config
 }
@@ -35,8 +36,12 @@ async fn a_process_runs_as_the_user_that_it_names_and_sees_its_own_files_only() 
     let mut spec = change(&shell(WHO), "one", |service| service.user = Some("nobody".into()));
     let name = config(&mut spec, "c", &[("k", "secret\n")]);
     let mounted = |service: &mut skerry_model::app::ServiceSpec| {
-        service.configs =
-            vec![ConfigMount { config: name.clone(), path: "configs/c".into(), key: None, executable: false }];
+        service.configs = vec![ConfigMount {
+            config: name.clone(),
+            path: "configs/c".into(),
+            key: None,
+            executable: false,
+        }];
     };
     let spec = change(&spec, "one", mounted);
     if !is_root() {
@@ -50,8 +55,12 @@ async fn a_process_runs_as_the_user_that_it_names_and_sees_its_own_files_only() 
     assert!(nobody.starts_with("65534\n65534\n65534\n"), "no other groups: {nobody}");
     let owner = |path: &str| fs::metadata(world.path(&spec, path)).expect("there").uid();
     assert_eq!((owner("state"), owner("state/configs/c/k"), owner("launch")), (65534, 65534, 0));
-    let mode = |path: &str| fs::metadata(world.path(&spec, path)).expect("there").permissions().mode() & 0o777;
-    assert_eq!((mode("state"), mode("state/configs/c/k"), mode("launch"), mode("stdout.log")), (0o700, 0o400, 0o600, 0o600));
+    let mode =
+        |path: &str| fs::metadata(world.path(&spec, path)).expect("there").permissions().mode() & 0o777;
+    assert_eq!(
+        (mode("state"), mode("state/configs/c/k"), mode("launch"), mode("stdout.log")),
+        (0o700, 0o400, 0o600, 0o600)
+    );
     // What it wrote stays usable when the user is another one, and when none is named any more.
     let numbers = change(&spec, "two", |service| service.user = Some("1234:5678".into()));
     world.start(&numbers).await.expect("started");
@@ -64,7 +73,8 @@ async fn a_process_runs_as_the_user_that_it_names_and_sees_its_own_files_only() 
     assert_eq!((owner("state"), owner("state/own")), (0, 0));
     let code = ["sh", "-c", "test $(id -u) = 0"].map(str::to_owned);
     assert_eq!(world.runtime.exec(&spec.name, &code).await, Ok(0));
-    let error = world.start(&change(&spec, "four", |service| service.user = Some("no-such-user".into()))).await;
+    let error =
+        world.start(&change(&spec, "four", |service| service.user = Some("no-such-user".into()))).await;
     assert_eq!(error.expect_err("refused").reason, "UserNotFound");
 }
 
@@ -74,18 +84,23 @@ async fn a_command_beside_a_process_has_its_user_and_directory() {
         return;
     }
     let world = World::new();
-    let spec = change(&shell("echo begun; exec sleep 1000"), "one", |service| service.user = Some("nobody".into()));
+    let spec =
+        change(&shell("echo begun; exec sleep 1000"), "one", |service| service.user = Some("nobody".into()));
     world.start(&spec).await.expect("started");
     let command = ["sh", "-c", "test $(id -u) = 65534 && test $PWD = $SKERRY_STATE_DIR && touch from-exec"];
     assert_eq!(world.runtime.exec(&spec.name, &command.map(str::to_owned)).await, Ok(0));
     assert!(world.path(&spec, "state/from-exec").exists());
-    assert_eq!(world.runtime.exec(&spec.name, &["/etc/passwd".to_owned()]).await.map_err(|e| e.reason), Err("ProgramNotExecutable"));
+    assert_eq!(
+        world.runtime.exec(&spec.name, &["/etc/passwd".to_owned()]).await.map_err(|e| e.reason),
+        Err("ProgramNotExecutable")
+    );
 }
 
 #[tokio::test]
 async fn limits_hold_or_are_said_not_to_and_go_with_the_instance() {
     let world = World::new();
-    let limits = Amounts { memory_bytes: Some(64 << 20), cpu_millis: Some(500), pids: Some(50), swap_bytes: None };
+    let limits =
+        Amounts { memory_bytes: Some(64 << 20), cpu_millis: Some(500), pids: Some(50), swap_bytes: None };
     // The list of a shell's arguments grows until memory is used up.
     let hog = "x=x; while :; do x=$x$x; done";
     let spec = change(&shell(hog), "one", |service| service.limits = limits);
@@ -147,7 +162,8 @@ async fn grandchildren_end_with_the_process_though_their_shim_was_killed() {
 #[tokio::test]
 async fn a_log_is_kept_within_its_bounds() {
     let world = World::new();
-    let script = "i=0; while [ $i -lt 30000 ]; do echo line $i; i=$((i+1)); done; echo end >&2; exec sleep 1000";
+    let script =
+        "i=0; while [ $i -lt 30000 ]; do echo line $i; i=$((i+1)); done; echo end >&2; exec sleep 1000";
     let with = |fingerprint: &str, max_files: u32| {
         change(&shell(script), fingerprint, |service| {
             let Program::Process(process) = &mut service.program else { panic!("a process") };
@@ -210,7 +226,8 @@ async fn variables_come_from_configs_and_files_in_order_and_env_wins() {
 async fn a_program_comes_as_a_config() {
     let world = World::new();
     let mut spec = super::support::spec_of("app/web/n1/0", "./bin/serve.sh", &["one"]);
-    let name = config(&mut spec, "scripts", &[("serve.sh", "#!/bin/sh\necho served $1 $0\nexec sleep 1000\n")]);
+    let name =
+        config(&mut spec, "scripts", &[("serve.sh", "#!/bin/sh\necho served $1 $0\nexec sleep 1000\n")]);
     let with = |fingerprint: &str, executable| {
         change(&spec, fingerprint, |service| {
             let (config, key) = (name.clone(), Some("serve.sh".to_owned()));

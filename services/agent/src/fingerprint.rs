@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use skerry_model::ConfigName;
 use skerry_model::app::{
-    Container, Device, EnvSource, ExtraHost, IpcMode, LogBounds, MountSource, NetworkMode, Process, Program, Protocol,
-    ServiceSpec, Ulimit,
+    Container, Device, EnvSource, ExtraHost, IpcMode, LogBounds, MountSource, NetworkMode, Process, Program,
+    Protocol, ServiceSpec, Ulimit,
 };
 
 use crate::desired::ConfigContent;

@@ -340,8 +340,11 @@ fn check_limits(at: &str, requests: Amounts, limits: Amounts, is_process: bool, 
         );
     }
     // Docker refuses less than 6 MiB; a process with less than one is killed before it runs.
-    let (least, text) =
-        if is_process { (1 << 20, "a process needs at least 1Mi") } else { (6 << 20, "a container needs at least 6Mi") };
+    let (least, text) = if is_process {
+        (1 << 20, "a process needs at least 1Mi")
+    } else {
+        (6 << 20, "a container needs at least 6Mi")
+    };
     if limits.memory_bytes.is_some_and(|bytes| bytes < least) {
         v.add(format!("{at}.resources.limits.memory_bytes"), text);
     }

@@ -236,10 +236,9 @@ fn check_instance(
         instance.configs.iter().any(|config| config.config == name.as_str())
     };
     match service.config_names().into_iter().find(|name| !named(name)) {
-        Some(name) => Err(refuse(
-            refusal::INVALID_RESOURCE,
-            format!("uses config `{name}` and names no version of it"),
-        )),
+        Some(name) => {
+            Err(refuse(refusal::INVALID_RESOURCE, format!("uses config `{name}` and names no version of it")))
+        }
         None => Ok(()),
     }
 }

@@ -72,7 +72,8 @@ fn of_config(
         return content.files.iter().map(variable).collect();
     };
     let bytes = content.files.get(key).ok_or_else(|| format!("config `{config}` has no entry `{key}`"))?;
-    env_file::parse(&text(key, bytes)?).map_err(|error| format!("entry `{key}` of config `{config}`, {error}"))
+    env_file::parse(&text(key, bytes)?)
+        .map_err(|error| format!("entry `{key}` of config `{config}`, {error}"))
 }
 
 fn of_file(path: &str, optional: bool) -> Result<Variables, String> {
@@ -110,7 +111,8 @@ mod tests {
         assert_eq!(whole(&[("A", b"1\n")]).unwrap(), [("A".to_owned(), "1\n".to_owned())].into());
         assert!(whole(&[("a.env", b"")]).unwrap_err().contains("`a.env`"));
         assert!(whole(&[("A", &[0xff])]).unwrap_err().contains("no text"));
-        let entry = |key: &str| of_config(&config, Some(key), &content(&[("a.env", b"A=1\nB"), ("b.env", b"B=2")]));
+        let entry =
+            |key: &str| of_config(&config, Some(key), &content(&[("a.env", b"A=1\nB"), ("b.env", b"B=2")]));
         assert_eq!(entry("b.env").unwrap().len(), 1);
         assert!(entry("a.env").unwrap_err().contains("line 2"));
         assert!(entry("none").unwrap_err().contains("no entry"));

@@ -173,7 +173,10 @@ mod tests {
             }
             let kept = files(&path);
             assert_eq!(fs::read_dir(dir.path()).unwrap().count(), kept.len());
-            assert!(kept.len() <= max_files as usize && kept.iter().all(|file| file.len() <= 100), "{kept:?}");
+            assert!(
+                kept.len() <= max_files as usize && kept.iter().all(|file| file.len() <= 100),
+                "{kept:?}"
+            );
             let joined: String = kept.iter().rev().map(String::as_str).collect();
             assert!(all.ends_with(&joined) && !joined.is_empty(), "nothing is lost at a seam: {joined}");
             assert!(kept.len() == max_files as usize && log.bytes == kept[0].len() as u64);

@@ -54,10 +54,7 @@ fn what_no_agent_could_run_is_refused_by_its_field() {
         (|s| s.resources = limits(|l| l.pids = Some(3)), None),
         (|s| s.resources = limits(|l| l.swap_bytes = Some(3)), Some("resources.limits.swap_bytes")),
         (|s| inner(s).artifacts = vec![pb::Artifact::default()], Some("process.artifacts")),
-        (
-            |s| inner(s).log = Some(pb::ProcessLog { max_size_bytes: Some(1 << 20), max_files: Some(1) }),
-            None,
-        ),
+        (|s| inner(s).log = Some(pb::ProcessLog { max_size_bytes: Some(1 << 20), max_files: Some(1) }), None),
         (
             |s| inner(s).log = Some(pb::ProcessLog { max_size_bytes: Some(-1), max_files: None }),
             Some("process.log.max_size_bytes"),
@@ -98,12 +95,8 @@ fn what_no_agent_could_run_is_refused_by_its_field() {
 
 #[test]
 fn an_executable_config_is_for_processes() {
-    let mount = pb::ConfigMount {
-        config: "c".into(),
-        path: "/c".into(),
-        executable: true,
-        ..Default::default()
-    };
+    let mount =
+        pb::ConfigMount { config: "c".into(), path: "/c".into(), executable: true, ..Default::default() };
     let refused = refused_with(|service| service.configs = vec![mount]);
     assert_eq!(refused, ["spec.services[0].configs[0].executable"]);
 }

@@ -53,7 +53,8 @@ impl Hierarchies {
             match kind {
                 "cgroup2" if found.v2.is_none() => found.v2 = Some(PathBuf::from(path)),
                 "cgroup" => {
-                    let here = CONTROLLERS.into_iter().filter(|name| options.split(',').any(|one| one == *name));
+                    let here =
+                        CONTROLLERS.into_iter().filter(|name| options.split(',').any(|one| one == *name));
                     found.v1.extend(here.map(|name| (name, PathBuf::from(path))));
                 }
                 _ => {}
@@ -160,7 +161,9 @@ fn set_v2(dir: &Path, controller: &str, limits: Amounts) -> io::Result<()> {
             set(dir, "memory.max", &limits.memory_bytes.unwrap_or(0).to_string())?;
             // Not there where the kernel has no swap.
             match set(dir, "memory.swap.max", &limits.swap_bytes.unwrap_or(0).to_string()) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound && limits.swap_bytes.is_none() => Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound && limits.swap_bytes.is_none() => {
+                    Ok(())
+                }
                 done => done,
             }
         }
@@ -179,7 +182,9 @@ fn set_v1(dir: &Path, controller: &str, limits: Amounts) -> io::Result<()> {
             let both = bytes.saturating_add(limits.swap_bytes.unwrap_or(0));
             // Not there where the kernel does not count swap.
             match set(dir, "memory.memsw.limit_in_bytes", &both.to_string()) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound && limits.swap_bytes.is_none() => Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound && limits.swap_bytes.is_none() => {
+                    Ok(())
+                }
                 done => done,
             }
         }

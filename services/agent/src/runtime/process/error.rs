@@ -3,9 +3,7 @@
 use std::io;
 
 use crate::runtime::RuntimeError;
-use crate::shim::program::{
-    DIRECTORY_MISSING, PROGRAM_NOT_EXECUTABLE, PROGRAM_NOT_FOUND, StartFailure,
-};
+use crate::shim::program::{DIRECTORY_MISSING, PROGRAM_NOT_EXECUTABLE, PROGRAM_NOT_FOUND, StartFailure};
 
 pub(super) fn failed(reason: &'static str, message: impl Into<String>, transient: bool) -> RuntimeError {
     RuntimeError { reason, message: message.into(), transient }

@@ -57,11 +57,9 @@ impl View {
             (Some(_), Some(ended), Some(shim), _) => {
                 Phase::Ending { shim, code: ended.code, at: ended.at, out_of_memory: ended.out_of_memory }
             }
-            (Some(_), Some(ended), None, None) => Phase::Ended {
-                code: Some(ended.code),
-                at: ended.at,
-                out_of_memory: ended.out_of_memory,
-            },
+            (Some(_), Some(ended), None, None) => {
+                Phase::Ended { code: Some(ended.code), at: ended.at, out_of_memory: ended.out_of_memory }
+            }
             (Some(started), _, None, Some(program)) => Phase::Orphaned { program, since: started.since },
             (Some(started), None, Some(shim), _) => match started.program {
                 None => Phase::Starting { shim },
@@ -91,9 +89,10 @@ impl View {
             Phase::Running { since, .. } => (RunState::Running { since: *since }, self.fingerprint()),
             // Runs, but not as anybody wants it: without a fingerprint it is replaced, gracefully.
             Phase::Orphaned { since, .. } => (RunState::Running { since: *since }, ""),
-            Phase::Ending { code, at, out_of_memory, .. } => {
-                (RunState::Exited { code: Some(*code), at: *at, out_of_memory: *out_of_memory }, self.fingerprint())
-            }
+            Phase::Ending { code, at, out_of_memory, .. } => (
+                RunState::Exited { code: Some(*code), at: *at, out_of_memory: *out_of_memory },
+                self.fingerprint(),
+            ),
             Phase::Ended { code, at, out_of_memory } => {
                 (RunState::Exited { code: *code, at: *at, out_of_memory: *out_of_memory }, self.fingerprint())
             }
@@ -108,7 +107,11 @@ impl View {
             address: runs.then_some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
             image_health: None,
             drift: None,
-            started: self.started.as_ref().filter(|started| started.program.is_some()).map(|started| started.since),
+            started: self
+                .started
+                .as_ref()
+                .filter(|started| started.program.is_some())
+                .map(|started| started.since),
             warnings: self.launch.as_ref().map(|launch| launch.warnings.clone()).unwrap_or_default(),
         }
     }

@@ -15,10 +15,10 @@ use tokio::net::unix::pipe;
 use tokio::time::timeout;
 
 use super::cgroup::Hierarchies;
-use super::{Config, user};
 use super::error::{failed, io_failed, shim_failed};
 use super::inspect::{Phase, View};
 use super::layout::{config_files, lay_out, make_dir, open_state, try_lock};
+use super::{Config, user};
 use crate::desired::InstanceSpec;
 use crate::runtime::RuntimeError;
 use crate::runtime::environment::environment;

@@ -70,7 +70,11 @@ impl ProcessRuntime {
                 return Ok(());
             }
             if Instant::now() >= until {
-                return Err(failed("StillStopping", "processes in its cgroup do not end even when killed", true));
+                return Err(failed(
+                    "StillStopping",
+                    "processes in its cgroup do not end even when killed",
+                    true,
+                ));
             }
             sleep(LOCK_LOOK).await;
         }

@@ -68,7 +68,9 @@ fn find(text: &str, passwd: &str, group: &str) -> Result<RunAs, String> {
     }
     let gid = entry.as_ref().and_then(|entry| number(entry.fields.get(3)?));
     let (Some(entry), Some(gid)) = (entry, gid) else {
-        return Err(format!("/etc/passwd of this machine has no user of that number: name its group too, as {uid}:{uid}"));
+        return Err(format!(
+            "/etc/passwd of this machine has no user of that number: name its group too, as {uid}:{uid}"
+        ));
     };
     let member = |line: &Line<'_>| {
         line.fields.get(3).is_some_and(|members| members.split(',').any(|member| member.trim() == entry.name))
@@ -96,7 +98,12 @@ mod tests {
 
     #[test]
     fn who_is_not_known_is_said() {
-        for (text, word) in [("nobody", "no user"), ("web:none", "no group"), ("5000", "5000:5000"), ("4294967295:1", "no user")] {
+        for (text, word) in [
+            ("nobody", "no user"),
+            ("web:none", "no group"),
+            ("5000", "5000:5000"),
+            ("4294967295:1", "no user"),
+        ] {
             let why = find(text, PASSWD, GROUP).unwrap_err();
             assert!(why.contains(word), "{why}");
         }

@@ -233,11 +233,15 @@ fn configs_are_mounted_read_only_as_directory_or_file() {
 
     let owner = Owner::new("o");
     let absent =
-        create_body(&with(vec![mount("/x", Some("nosuch"))]), &owner, Path::new(CONFIGS), &BTreeMap::new()).unwrap_err();
+        create_body(&with(vec![mount("/x", Some("nosuch"))]), &owner, Path::new(CONFIGS), &BTreeMap::new())
+            .unwrap_err();
     assert_eq!(absent.reason, "ConfigMissing");
     let mut without = with(vec![mount("/www", None)]);
     without.configs.clear();
-    assert_eq!(create_body(&without, &owner, Path::new(CONFIGS), &BTreeMap::new()).unwrap_err().reason, "ConfigMissing");
+    assert_eq!(
+        create_body(&without, &owner, Path::new(CONFIGS), &BTreeMap::new()).unwrap_err().reason,
+        "ConfigMissing"
+    );
 }
 
 #[test]
