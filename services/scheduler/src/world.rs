@@ -225,8 +225,8 @@ impl Project {
     /// Apps of which a service uses the config, as files or as environment.
     pub(crate) fn apps_that_mount<'a>(&'a self, config: &'a ConfigName) -> impl Iterator<Item = &'a AppName> {
         let mounts = move |view: &AppView| {
-            let services = view.spec.iter().flat_map(|spec| &spec.services);
-            services.into_iter().any(|service| {
+            let mut services = view.spec.iter().flat_map(|spec| &spec.services);
+            services.any(|service| {
                 let mounted = service.configs.iter().map(|mount| &mount.config);
                 let read = service.env_from.iter().filter_map(|from| match &from.source {
                     Some(env_source::Source::Config(name)) => Some(name),
