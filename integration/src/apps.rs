@@ -20,7 +20,11 @@ pub fn app_on(label: (&str, &str), services: impl IntoIterator<Item = ServiceSpe
 
 /// A shell script as a process, stopped within two seconds.
 pub fn script(name: &str, script: &str) -> ServiceSpec {
-    let program = Process { program: "/bin/sh".to_owned(), args: vec!["-c".to_owned(), script.to_owned()] };
+    let program = Process {
+        program: "/bin/sh".to_owned(),
+        args: vec!["-c".to_owned(), script.to_owned()],
+        ..Process::default()
+    };
     service(name, service_spec::Program::Process(program))
 }
 

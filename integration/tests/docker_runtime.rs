@@ -79,8 +79,13 @@ async fn every_field_reaches_docker() {
             Amounts { cpu_millis: Some(250), memory_bytes: Some(64 << 20), ..Amounts::default() };
         service.stop = StopPolicy { signal: Some("SIGINT".into()), grace_period: Duration::from_secs(7) };
         service.configs = vec![
-            ConfigMount { config: config.clone(), path: "/etc/site".into(), key: None },
-            ConfigMount { config: config.clone(), path: "/etc/one.conf".into(), key: Some("a".into()) },
+            ConfigMount { config: config.clone(), path: "/etc/site".into(), key: None, executable: false },
+            ConfigMount {
+                config: config.clone(),
+                path: "/etc/one.conf".into(),
+                key: Some("a".into()),
+                executable: false,
+            },
         ];
     });
     let files = BTreeMap::from([("a".to_owned(), b"one".to_vec()), ("b".to_owned(), b"two".to_vec())]);
@@ -402,8 +407,12 @@ async fn sweeping_takes_what_nobody_needs_and_never_volumes() {
         let source = MountSource::Volume { name: VolumeName::parse("db").unwrap(), remove_with_app: false };
         container.mounts.push(Mount { target: "/data".into(), source, read_only: false });
         let mut spec = spec(service, container, |service| {
-            service.configs =
-                vec![ConfigMount { config: config.clone(), path: "/etc/site".into(), key: None }];
+            service.configs = vec![ConfigMount {
+                config: config.clone(),
+                path: "/etc/site".into(),
+                key: None,
+                executable: false,
+            }];
         });
         let files = BTreeMap::from([("a".to_owned(), text.as_bytes().to_vec())]);
         let hash = ContentHash::of(text.as_bytes());

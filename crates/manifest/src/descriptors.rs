@@ -27,6 +27,7 @@ pub(crate) fn unit_form(field: &FieldDescriptor) -> Option<(&'static str, Unit)>
         "disk_bytes" => Some(("disk", Unit::Bytes)),
         "swap_bytes" => Some(("swap", Unit::Bytes)),
         "size_bytes" => Some(("size", Unit::Bytes)),
+        "max_size_bytes" => Some(("maxSize", Unit::Bytes)),
         "shm_size_bytes" => Some(("shmSize", Unit::Bytes)),
         "cpu_millis" => Some(("cpu", Unit::CpuMillis)),
         _ => None,

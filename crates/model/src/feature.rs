@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::app::{Amounts, AppSpec, IpcMode, Program};
+use crate::app::{Amounts, AppSpec, IpcMode, LogBounds, Program};
 
 /// A port is published on one address of the machine instead of all of them.
 pub const PORT_HOST_ADDRESS: &str = "port-host-address";
@@ -28,12 +28,37 @@ pub const SECURITY_OPTS: &str = "security-opts";
 pub const ULIMITS: &str = "ulimits";
 /// A container's memory segments are nobody else's.
 pub const PRIVATE_IPC: &str = "private-ipc";
+/// Variables come from configs and files.
+pub const ENV_FROM: &str = "env-from";
+/// A process runs as a named user.
+pub const PROCESS_USER: &str = "process-user";
+/// A process is held to its limits, or it is said that it is not.
+pub const PROCESS_LIMITS: &str = "process-limits";
+/// How much of a process's output is kept.
+pub const PROCESS_LOG: &str = "process-log";
+/// A config's files may be executed.
+pub const EXECUTABLE_CONFIGS: &str = "executable-configs";
 
 /// The features that an agent needs for `spec`, each once, in order.
 pub fn of_app(spec: &AppSpec) -> Vec<&'static str> {
     let mut needed = BTreeSet::new();
     for service in &spec.services {
-        let Program::Container(container) = &service.program else { continue };
+        if !service.env_from.is_empty() {
+            needed.insert(ENV_FROM);
+        }
+        let container = match &service.program {
+            Program::Container(container) => container,
+            Program::Process(process) => {
+                let rows = [
+                    (PROCESS_USER, service.user.is_some()),
+                    (PROCESS_LIMITS, service.limits != Amounts::default()),
+                    (PROCESS_LOG, process.log != LogBounds::default()),
+                    (EXECUTABLE_CONFIGS, service.configs.iter().any(|mount| mount.executable)),
+                ];
+                needed.extend(rows.into_iter().filter(|(_, needs)| *needs).map(|(feature, _)| feature));
+                continue;
+            }
+        };
         let rows = [
             (PORT_HOST_ADDRESS, container.ports.iter().any(|port| port.host_address.is_some())),
             (READ_ONLY_MOUNT, container.mounts.iter().any(|mount| mount.read_only)),
@@ -108,5 +133,30 @@ mod tests {
             [CAP_DROP, CONTAINER_LIMITS, CONTAINER_PIDS, PRIVATE_IPC, READ_ONLY_ROOT, SECURITY_OPTS, ULIMITS];
         assert_eq!(narrow, expected);
         assert!(needed(|_, container| container.privileged = true).is_empty(), "that only widens");
+    }
+
+    #[test]
+    fn what_is_new_about_processes_needs_features() {
+        let mut process = pb::Process { program: "x".to_owned(), ..Default::default() };
+        let of = |service: pb::ServiceSpec| {
+            of_app(&AppSpec::from_proto(&pb::AppSpec { selector: None, services: vec![service] }).unwrap())
+        };
+        let service = |process: &pb::Process| pb::ServiceSpec {
+            name: "a".to_owned(),
+            program: Some(pb::service_spec::Program::Process(process.clone())),
+            ..Default::default()
+        };
+        assert!(of(service(&process)).is_empty());
+        process.log = Some(pb::ProcessLog { max_files: Some(9), ..Default::default() });
+        let mut all = service(&process);
+        all.user = "nobody".to_owned();
+        let limits = pb::ResourceList { pids: Some(9), ..Default::default() };
+        all.resources = Some(pb::Resources { limits: Some(limits), ..Default::default() });
+        all.configs =
+            vec![pb::ConfigMount { config: "c".to_owned(), executable: true, ..Default::default() }];
+        let file = pb::env_source::Source::File("/etc/default/x".to_owned());
+        all.env_from = vec![pb::EnvSource { source: Some(file), ..Default::default() }];
+        let expected = [ENV_FROM, EXECUTABLE_CONFIGS, PROCESS_LIMITS, PROCESS_LOG, PROCESS_USER];
+        assert_eq!(of(all), expected);
     }
 }

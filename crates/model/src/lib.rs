@@ -5,6 +5,7 @@
 
 pub mod app;
 pub mod config;
+pub mod env_file;
 pub mod fault;
 pub mod feature;
 pub mod hash;

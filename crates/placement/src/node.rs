@@ -215,11 +215,11 @@ impl Want<'_> {
     /// The configs at their current content, or the first that does not exist.
     fn configs(&self) -> Result<BTreeMap<ConfigName, ContentHash>, Reason> {
         self.service
-            .configs
-            .iter()
-            .map(|mount| match self.app.configs.get(&mount.config) {
-                Some(hash) => Ok((mount.config.clone(), *hash)),
-                None => Err(Reason::ConfigMissing { config: mount.config.clone() }),
+            .config_names()
+            .into_iter()
+            .map(|name| match self.app.configs.get(name) {
+                Some(hash) => Ok((name.clone(), *hash)),
+                None => Err(Reason::ConfigMissing { config: name.clone() }),
             })
             .collect()
     }

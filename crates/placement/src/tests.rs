@@ -42,7 +42,7 @@ fn service(n: usize, shape: &ServiceShape) -> pb::ServiceSpec {
     let replicas = if ports.is_empty() { shape.replicas } else { 1 };
     let container = pb::Container { image: "x:1".into(), ports, ..Default::default() };
     let requests = pb::ResourceList { memory_bytes: shape.memory, ..Default::default() };
-    let mount = pb::ConfigMount { config: "c".into(), path: "/c".into(), key: String::new() };
+    let mount = pb::ConfigMount { config: "c".into(), path: "/c".into(), ..Default::default() };
     pb::ServiceSpec {
         name: format!("s{n}"),
         kind: Some(pb::service_spec::Kind::Deployment(pb::Deployment { replicas: Some(replicas) })),

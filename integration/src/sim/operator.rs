@@ -120,7 +120,11 @@ impl Operator {
                     replicas: Some(u32::try_from(draw(4)).unwrap_or(0)),
                 }),
             };
-            let program = types::Process { program: "run".to_owned(), args: vec![draw(4).to_string()] };
+            let program = types::Process {
+                program: "run".to_owned(),
+                args: vec![draw(4).to_string()],
+                ..types::Process::default()
+            };
             let mount = (draw(2) == 0).then(|| types::ConfigMount {
                 config: CONFIGS[draw(CONFIGS.len())].to_owned(),
                 ..types::ConfigMount::default()

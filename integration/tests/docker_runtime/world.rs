@@ -129,6 +129,7 @@ pub(crate) fn spec(
         kind: Kind::DaemonSet,
         program: Program::Container(container),
         env: BTreeMap::new(),
+        env_from: Vec::new(),
         working_directory: None,
         user: None,
         configs: vec![],

@@ -18,6 +18,7 @@ use skerry_model::app::ConfigMount;
 use skerry_model::{ConfigName, ContentHash};
 use skerry_testing::eventually;
 
+mod settings;
 mod support;
 
 use support::{IDLE, SOON, World, change, gone, is_alive, kill, processes_with, shell, shim_of, spec_of};
@@ -35,6 +36,7 @@ async fn it_runs_with_its_own_environment_directory_and_config_files_and_keeps_w
             config: config.clone(),
             path: path.into(),
             key: key.map(str::to_owned),
+            executable: false,
         };
         service.configs = vec![mount("configs/settings", None), mount("sub/only", Some("b"))];
     });
@@ -256,7 +258,7 @@ async fn what_cannot_start_says_why_and_leaves_nothing_running() {
         change(&shell("true"), "one", |service| service.working_directory = Some("/no/such".into()));
     let unmounted = change(&shell("true"), "one", |service| {
         let config = ConfigName::parse("none").expect("a name");
-        service.configs = vec![ConfigMount { config, path: "c".into(), key: None }];
+        service.configs = vec![ConfigMount { config, path: "c".into(), key: None, executable: false }];
     });
     for (spec, reason) in [
         (of("no-such-program-anywhere"), "ProgramNotFound"),

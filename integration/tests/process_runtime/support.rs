@@ -111,8 +111,10 @@ pub(super) fn spec_of(name: &str, program: &str, args: &[&str]) -> InstanceSpec 
             program: Program::Process(Process {
                 program: program.to_owned(),
                 args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+                ..Process::default()
             }),
             env: BTreeMap::new(),
+            env_from: Vec::new(),
             working_directory: None,
             user: None,
             configs: Vec::new(),

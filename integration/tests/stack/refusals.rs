@@ -24,7 +24,12 @@ async fn what_one_node_refuses_holds_up_nothing_else_there_and_nothing_elsewhere
     // One that needs a runtime that only one of them drives, one that both of them refuse when they get it, one that both can run.
     stack.apply_config("motd", &[("text", "hello")]).await?;
     let mut keyless = witness.service("a", "v1");
-    keyless.configs = vec![ConfigMount { config: "motd".into(), path: "motd".into(), key: "other".into() }];
+    keyless.configs = vec![ConfigMount {
+        config: "motd".into(),
+        path: "motd".into(),
+        key: "other".into(),
+        ..Default::default()
+    }];
     stack.apply("keyless", app([keyless])).await?;
     for version in ["v1", "v2"] {
         stack.apply("contained", app([signing("contained", version, &witness)])).await?;

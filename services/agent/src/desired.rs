@@ -3,7 +3,7 @@
 //! Pure. What cannot be joined is told with its reason and held back alone: the other instances go on. Where the resources are
 //! kept is `state`'s matter, when they take effect the reconciler's.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use prost::Message as _;
@@ -14,7 +14,7 @@ use skerry_proto::gateway::v1 as pb;
 use skerry_proto::scheduler::v1 as scheduler;
 
 use crate::fingerprint::fingerprint;
-use crate::runtime::{Needs, Wanted};
+use crate::runtime::{Needs, Wanted, environment};
 
 /// The content of a config.
 #[derive(Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub struct InstanceSpec {
     pub revision: ContentHash,
     /// What is run.
     pub service: Arc<ServiceSpec>,
-    /// The configs that it mounts.
+    /// The configs that it uses.
     pub configs: BTreeMap<ConfigName, Arc<ConfigContent>>,
     /// Hash over all of it that a running copy depends on: same fingerprint, same copy, nothing to restart. A change of another service
     /// of the app, of health checks, dependencies or restart policy does not alter it.
@@ -263,11 +263,11 @@ impl<'a> Parts<'a> {
             .get(name.service.as_str())
             .ok_or_else(|| ("ServiceMissing", format!("its revision has no service `{}`", name.service)))?;
         let mut configs = BTreeMap::new();
-        let mounted: BTreeSet<&ConfigName> = service.configs.iter().map(|mount| &mount.config).collect();
-        for config in mounted {
+        for config in service.config_names() {
             configs.insert(config.clone(), self.config(config, wire)?);
         }
         check_keys(service, &configs)?;
+        environment::check_configs(service, &configs).map_err(|why| (environment::INVALID, why))?;
         let fingerprint = fingerprint(service, &configs);
         Ok(InstanceSpec { name: name.clone(), revision, service: Arc::clone(service), configs, fingerprint })
     }
@@ -334,6 +334,7 @@ mod tests {
             config: "motd".into(),
             path: "/etc/motd".into(),
             key: "motd".into(),
+            ..Default::default()
         }];
         let revision = revision_resource("shop", &app(vec![web, service("db")]));
         let config = config_resource("motd", &[("motd", "hello")]);

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use skerry_model::feature;
 use skerry_proto::gateway::v1::Resource;
 
-/// Each is carried out by `runtime/docker/spec.rs`; a process can have none of them.
-const FEATURES: [&str; 10] = [
+/// The first are carried out by `runtime/docker/spec.rs`, those of processes by `runtime/process`.
+const FEATURES: [&str; 15] = [
     feature::PORT_HOST_ADDRESS,
     feature::READ_ONLY_MOUNT,
     feature::CONTAINER_USER,
@@ -17,6 +17,11 @@ const FEATURES: [&str; 10] = [
     feature::SECURITY_OPTS,
     feature::ULIMITS,
     feature::PRIVATE_IPC,
+    feature::ENV_FROM,
+    feature::PROCESS_USER,
+    feature::PROCESS_LIMITS,
+    feature::PROCESS_LOG,
+    feature::EXECUTABLE_CONFIGS,
 ];
 
 /// All of them.

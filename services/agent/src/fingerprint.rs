@@ -9,7 +9,8 @@ use std::time::UNIX_EPOCH;
 
 use skerry_model::ConfigName;
 use skerry_model::app::{
-    Container, Device, ExtraHost, IpcMode, MountSource, NetworkMode, Program, Protocol, ServiceSpec, Ulimit,
+    Container, Device, EnvSource, ExtraHost, IpcMode, LogBounds, MountSource, NetworkMode, Process, Program,
+    Protocol, ServiceSpec, Ulimit,
 };
 
 use crate::desired::ConfigContent;
@@ -62,8 +63,24 @@ pub(crate) fn fingerprint(
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
         hash.field("restart_time", [since.as_nanos().to_string()]);
     }
-    if let Program::Container(container) = &service.program {
-        hash.settings(container);
+    for (n, mount) in service.configs.iter().enumerate().filter(|(_, mount)| mount.executable) {
+        hash.field("executable", [n.to_string(), mount.path.clone()]);
+    }
+    for source in &service.env_from {
+        match source {
+            EnvSource::Config { config, key } => {
+                let content = configs.get(config).map(|content| content.hash.to_string());
+                let key = key.clone().unwrap_or_default();
+                hash.field("env_config", [config.to_string(), key, content.unwrap_or_default()]);
+            }
+            EnvSource::File { path, optional } => {
+                hash.field("env_file", [path.clone(), optional.to_string()]);
+            }
+        }
+    }
+    match &service.program {
+        Program::Container(container) => hash.settings(container),
+        Program::Process(process) => hash.process(process),
     }
     hash.0.finalize().to_hex().to_string()
 }
@@ -96,6 +113,13 @@ impl Canon {
     fn option(&mut self, text: Option<&str>) {
         self.number(u64::from(text.is_some()));
         self.text(text.unwrap_or_default());
+    }
+
+    fn process(&mut self, process: &Process) {
+        if process.log != LogBounds::default() {
+            let LogBounds { max_size_bytes, max_files } = process.log;
+            self.field("log", [max_size_bytes.to_string(), max_files.to_string()]);
+        }
     }
 
     fn container(&mut self, container: &Container) {
@@ -326,6 +350,7 @@ mod tests {
             config: config.clone(),
             path: "/a".into(),
             key: None,
+            executable: false,
         });
         let with = |bytes: &[u8]| {
             let content = ConfigContent { hash: ContentHash::of(bytes), files: BTreeMap::new() };

@@ -151,7 +151,7 @@ mod tests {
         web.configs = vec![skerry_proto::types::v1::ConfigMount {
             config: "motd".into(),
             path: "/etc/motd".into(),
-            key: String::new(),
+            ..Default::default()
         }];
         let revision = revision_resource("app", &app(vec![web]));
         let config = config_resource("motd", &[("motd", content)]);

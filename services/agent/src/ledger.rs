@@ -12,6 +12,7 @@ use prost::Message as _;
 use prost::bytes::Bytes;
 use prost_types::Timestamp;
 use skerry_model::InstanceName;
+use skerry_proto::types::v1::Termination;
 use skerry_sync::limits::INSTANCES_MAX;
 use tokio::task::JoinSet;
 
@@ -20,8 +21,8 @@ use crate::state::{Directory, Disk, checked};
 const MAGIC: &[u8; 8] = b"SKRYRST1";
 const FILE: &str = "restarts";
 const TEMPORARY: &str = "restarts.new";
-/// Of 400 entries of less than 400 bytes.
-const FILE_BYTES_MAX: u64 = 256 * 1024;
+/// Of 400 entries of less than 1,000 bytes.
+const FILE_BYTES_MAX: u64 = 512 * 1024;
 
 /// The last end of one instance, and what came before it.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -53,6 +54,9 @@ pub(crate) struct Entry {
     /// When that is over, by the wall clock.
     #[prost(message, optional, tag = "9")]
     pub(crate) until: Option<Timestamp>,
+    /// How it ended before, this end among them.
+    #[prost(message, repeated, tag = "10")]
+    pub(crate) terminations: Vec<Termination>,
 }
 
 /// All entries, and their file.

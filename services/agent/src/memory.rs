@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use skerry_model::InstanceName;
 use skerry_model::app::{RestartPolicy, RestartWhen};
 use skerry_model::time::{from_timestamp, to_timestamp};
+use skerry_proto::types::v1::Termination;
 use skerry_sync::MonoTime;
 
 use crate::ledger::Entry;
@@ -18,6 +19,8 @@ use crate::runtime::{GRACE_DEFAULT, Observed, RunState, RuntimeError, RuntimeKin
 pub(crate) const STEADY: Duration = Duration::from_secs(600);
 /// The wanted copy, the former one, and a removal.
 const WAITS_MAX: usize = 3;
+/// Ends that are told of an instance.
+const TERMINATIONS_MAX: usize = 5;
 /// First and longest wait after an error that may pass by itself.
 const RETRY_TRANSIENT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// First and longest wait after an error that will hardly pass by itself.
@@ -121,6 +124,8 @@ pub(crate) struct Memory {
     pub(crate) restarts: u32,
     /// How it ended the last time.
     pub(crate) ended: Option<Ended>,
+    /// How it ended before, the newest last; at most [`TERMINATIONS_MAX`].
+    pub(crate) terminations: Vec<Termination>,
     /// Fingerprint that was seen running since the agent started: a restart of it does not wait for dependencies again.
     pub(crate) started: Option<String>,
     seen: Option<Seen>,
@@ -167,7 +172,8 @@ impl Memory {
                 self.succeeded(Some(&observed.fingerprint));
                 (!first).then_some(Happening::Started(run))
             }
-            RunState::Exited { code, out_of_memory, .. } => {
+            RunState::Exited { code, out_of_memory, at } => {
+                self.note(termination(code, out_of_memory, observed.started, at));
                 let mut ended = Ended { code, out_of_memory, wait: None };
                 // What ended before the agent looked (a reboot, most likely) is started again at once.
                 if let Some(policy) = policy.filter(|policy| !first && restarts(policy.when, code)) {
@@ -180,6 +186,17 @@ impl Memory {
                 (!first || code.is_some()).then_some(Happening::Ended(ended))
             }
         }
+    }
+
+    /// Remembers an end, once: what ended is seen again after a restart of the agent.
+    fn note(&mut self, end: Termination) {
+        if self.terminations.last().is_some_and(|last| last.finish_time == end.finish_time) {
+            return;
+        }
+        if self.terminations.len() >= TERMINATIONS_MAX {
+            self.terminations.remove(0);
+        }
+        self.terminations.push(end);
     }
 
     /// Whether what there is of it was seen, or made, since the agent started.
@@ -206,6 +223,7 @@ impl Memory {
         // The restart that followed that end is counted with the next one: it is not written twice.
         let followed = |at: SystemTime| u32::from(ended_at.is_some_and(|ended| at > ended));
         self.restarts = entry.restarts;
+        self.terminations.clone_from(&entry.terminations);
         self.quick_ends = entry.quick_ends;
         match observed.map(|observed| observed.state) {
             None | Some(RunState::Created) => {}
@@ -256,6 +274,7 @@ impl Memory {
             runtime_id: observed.runtime_id.clone(),
             wait_ms: ended.wait.map_or(0, |wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
             until: ended.wait.map(|wait| to_timestamp(wall + wait)),
+            terminations: self.terminations.clone(),
         })
     }
 
@@ -405,6 +424,26 @@ impl Memory {
             self.grace = grace;
         }
         old.into_iter().chain(grace).chain([GRACE_DEFAULT]).max().unwrap_or(GRACE_DEFAULT)
+    }
+}
+
+fn termination(
+    code: Option<i32>,
+    out_of_memory: bool,
+    started: Option<SystemTime>,
+    at: SystemTime,
+) -> Termination {
+    let reason = match (code, out_of_memory) {
+        (_, true) => "OutOfMemory",
+        (Some(0), false) => "Completed",
+        (Some(_), false) => "Exited",
+        (None, false) => "Unknown",
+    };
+    Termination {
+        exit_code: code,
+        reason: reason.to_owned(),
+        start_time: started.filter(|started| *started <= at).map(to_timestamp),
+        finish_time: Some(to_timestamp(at)),
     }
 }
 

@@ -97,6 +97,10 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> Result<(), Se
 
 fn runtimes(config: &Config, data_dir: &Path) -> Vec<Arc<dyn Runtime>> {
     let dirs = RuntimeDirs { configs: data_dir.join("configs"), instances: data_dir.join("instances") };
+    // Docker mounts from it as root; users of processes, who may be let through the data directory, have no business in it.
+    if let Err(error) = make_private(&dirs.configs) {
+        tracing::warn!(%error, "the directory of configs cannot be made");
+    }
     let node = Some(config.node.node.clone());
     let processes = process::Config { node, ..process::Config::new(&dirs) };
     let mut runtimes: Vec<Arc<dyn Runtime>> = vec![Arc::new(ProcessRuntime::new(processes))];

@@ -242,6 +242,8 @@ fn finish(name: &InstanceName, revision: String, told: Told, about: About<'_>) -
         exit_code,
         start_time,
         runtime_id: observed.map(|observed| observed.runtime_id.clone()).unwrap_or_default(),
+        terminations: about.memory.terminations.clone(),
+        warnings: observed.map(|observed| observed.warnings.clone()).unwrap_or_default(),
     }
 }
 
@@ -284,6 +286,8 @@ mod tests {
             image_health: None,
             drift: None,
             place: crate::runtime::Place::Own,
+            started: None,
+            warnings: Vec::new(),
         }
     }
 

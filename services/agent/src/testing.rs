@@ -84,7 +84,7 @@ pub(crate) fn process(name: &str) -> types::ServiceSpec {
     types::ServiceSpec {
         program: Some(types::service_spec::Program::Process(types::Process {
             program: "/bin/hello".to_owned(),
-            args: Vec::new(),
+            ..types::Process::default()
         })),
         ..service(name)
     }

@@ -202,6 +202,7 @@ fn sleeper(file: &Path, value: &str) -> Vec<pb::Resource> {
         program: Some(types::service_spec::Program::Process(types::Process {
             program: "/bin/sh".into(),
             args: vec!["-c".into(), script],
+            ..types::Process::default()
         })),
         env: [("VALUE".to_owned(), value.to_owned())].into(),
         stop: Some(types::StopPolicy {

@@ -13,7 +13,7 @@ use skerry_model::{
 };
 use skerry_placement::{App, Delta, Node, Placed, Solution, State, apply};
 use skerry_proto::store::v1 as stored;
-use skerry_proto::types::v1::AppSpec as WireSpec;
+use skerry_proto::types::v1::{AppSpec as WireSpec, env_source};
 use skerry_store::{Entry, Family, Key, Record, Versioned};
 use tracing::warn;
 
@@ -226,11 +226,18 @@ impl World {
 }
 
 impl Project {
-    /// Apps of which a service mounts the config.
+    /// Apps of which a service uses the config, as files or as environment.
     pub(crate) fn apps_that_mount<'a>(&'a self, config: &'a ConfigName) -> impl Iterator<Item = &'a AppName> {
         let mounts = move |view: &AppView| {
-            let services = view.spec.iter().flat_map(|spec| &spec.services);
-            services.flat_map(|service| &service.configs).any(|mount| mount.config == config.as_str())
+            let mut services = view.spec.iter().flat_map(|spec| &spec.services);
+            services.any(|service| {
+                let mounted = service.configs.iter().map(|mount| &mount.config);
+                let read = service.env_from.iter().filter_map(|from| match &from.source {
+                    Some(env_source::Source::Config(name)) => Some(name),
+                    Some(env_source::Source::File(_)) | None => None,
+                });
+                mounted.chain(read).any(|name| name == config.as_str())
+            })
         };
         self.apps.iter().filter(move |(_, view)| mounts(view)).map(|(name, _)| name)
     }

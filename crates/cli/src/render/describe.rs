@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use skerry_proto::registry::v1::Node;
 use skerry_proto::scheduler::v1::{App, Config};
 use skerry_proto::types::v1::service_spec::{Kind, Program};
-use skerry_proto::types::v1::{Condition, InstanceStatus, LabelSelector, Metadata, ServiceSpec};
+use skerry_proto::types::v1::{Condition, InstanceStatus, LabelSelector, Metadata, ServiceSpec, Termination};
 
 use crate::item::Item;
 use crate::render::rows::{app_state, cells, headers, labels, node_state, phase, short_hash};
@@ -15,6 +15,8 @@ use crate::target::Type;
 
 /// Most events that a description shows: the newest.
 const EVENTS_SHOWN: usize = 20;
+/// Most ends that the description of an app shows: the newest.
+const ENDS_SHOWN: usize = 10;
 
 /// A node, what is assigned to it, and what happened.
 pub(crate) fn node(node: &Node, instances: &[Item], events: &[Item], now: i64) -> String {
@@ -97,8 +99,40 @@ pub(crate) fn app(app: &App, instances: &[Item], events: &[Item], now: i64) -> S
         .collect();
     table(&mut text, "Services", &["NAME", "KIND", "READY", "PROGRAM"], &rows);
     section(&mut text, "Instances", Type::Instance, instances, now);
+    let ends = last_ends(instances, now);
+    if !ends.is_empty() {
+        table(&mut text, "Ended before", &["INSTANCE", "FINISHED", "RAN", "REASON", "EXIT"], &ends);
+    }
     section(&mut text, "Events", Type::Event, newest(events), now);
     text
+}
+
+/// The newest ends of all instances.
+fn last_ends(instances: &[Item], now: i64) -> Vec<Vec<String>> {
+    let mut ends: Vec<_> = instances
+        .iter()
+        .filter_map(|item| match item {
+            Item::Instance(instance) => Some(instance),
+            _ => None,
+        })
+        .flat_map(|instance| instance.terminations.iter().map(|end| (&instance.instance, end)))
+        .collect();
+    ends.sort_by_key(|(_, end)| end.finish_time.as_ref().map(|at| (at.seconds, at.nanos)));
+    let newest = ends.split_off(ends.len().saturating_sub(ENDS_SHOWN));
+    let row = |(name, end): (&String, &Termination)| [vec![name.clone()], ended(end, now)].concat();
+    newest.into_iter().map(row).collect()
+}
+
+/// When it ended, how long it had run, and how it ended.
+fn ended(end: &Termination, now: i64) -> Vec<String> {
+    let finished = end.finish_time.as_ref();
+    let ran = finished.map_or("-".to_owned(), |at| age(end.start_time.as_ref(), at.seconds));
+    let exit = match end.exit_code {
+        Some(code @ 129..=192) => format!("{code} (signal {})", code - 128),
+        Some(code) => code.to_string(),
+        None => "-".to_owned(),
+    };
+    vec![format!("{} ago", age(finished, now)), ran, end.reason.clone(), exit]
 }
 
 /// An instance, and what happened.
@@ -122,6 +156,11 @@ pub(crate) fn instance(instance: &InstanceStatus, project: &str, events: &[Item]
     field(&mut text, "Started", &since);
     field(&mut text, "Revision", &instance.revision);
     field(&mut text, "Runtime id", &instance.runtime_id);
+    for warning in &instance.warnings {
+        field(&mut text, "Warning", warning);
+    }
+    let ends: Vec<_> = instance.terminations.iter().map(|end| ended(end, now)).collect();
+    table(&mut text, "Ended before", &["FINISHED", "RAN", "REASON", "EXIT"], &ends);
     section(&mut text, "Events", Type::Event, newest(events), now);
     text
 }

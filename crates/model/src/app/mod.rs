@@ -1,13 +1,15 @@
 //! An app's spec, valid by construction: what placement places and agents run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 use crate::{ConfigName, Selector, ServiceName};
 
 mod container;
+mod env;
 mod graph;
 mod parse;
+mod process;
 mod program;
 mod settings;
 #[cfg(test)]
@@ -18,8 +20,10 @@ pub use container::{
     Container, Device, Dns, ExtraHost, IpcMode, Isolation, Kernel, Log, Mount, MountSource, Network,
     NetworkMode, Port, Protocol, PullPolicy, Ulimit,
 };
+pub use env::EnvSource;
 pub use graph::start_order;
 pub use parse::{SERVICES_MAX, SPEC_BYTES_MAX};
+pub use process::{LogBounds, Process};
 
 /// What an app is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,8 +43,10 @@ pub struct ServiceSpec {
     pub kind: Kind,
     /// What is run.
     pub program: Program,
-    /// Environment variables.
+    /// Environment variables. They win over `env_from`.
     pub env: BTreeMap<String, String>,
+    /// Where more of them come from; a later one wins.
+    pub env_from: Vec<EnvSource>,
     /// Absolute directory that it starts in.
     pub working_directory: Option<String>,
     /// `user`, `uid`, `user:group` or `uid:gid`.
@@ -87,15 +93,6 @@ pub enum Program {
     Process(Process),
 }
 
-/// A process.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Process {
-    /// Absolute path, or a name looked up in PATH.
-    pub program: String,
-    /// Arguments.
-    pub args: Vec<String>,
-}
-
 /// A config as read-only files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigMount {
@@ -105,6 +102,8 @@ pub struct ConfigMount {
     pub path: String,
     /// One entry only.
     pub key: Option<String>,
+    /// Whether the files may be executed; only for processes.
+    pub executable: bool,
 }
 
 /// Amounts of resources.
@@ -114,9 +113,9 @@ pub struct Amounts {
     pub cpu_millis: Option<u64>,
     /// Bytes.
     pub memory_bytes: Option<u64>,
-    /// Processes and threads; only as a limit of a container.
+    /// Processes and threads; only as a limit.
     pub pids: Option<u64>,
-    /// Bytes of swap beside the memory; only as a limit of a container, beside one on memory.
+    /// Bytes of swap beside the memory; only as a limit, beside one on memory.
     pub swap_bytes: Option<u64>,
 }
 
@@ -227,13 +226,19 @@ impl AppSpec {
         self.services.iter().find(|service| service.name == *name)
     }
 
-    /// Names of all configs that are mounted, each once.
-    pub fn config_names(&self) -> std::collections::BTreeSet<&ConfigName> {
-        self.services.iter().flat_map(|service| &service.configs).map(|mount| &mount.config).collect()
+    /// Names of all configs that are used, each once.
+    pub fn config_names(&self) -> BTreeSet<&ConfigName> {
+        self.services.iter().flat_map(ServiceSpec::config_names).collect()
     }
 }
 
 impl ServiceSpec {
+    /// Names of the configs that it uses, as files or as environment, each once.
+    pub fn config_names(&self) -> BTreeSet<&ConfigName> {
+        let mounted = self.configs.iter().map(|mount| &mount.config);
+        mounted.chain(self.env_from.iter().filter_map(EnvSource::config)).collect()
+    }
+
     /// What placement keeps free: requests, and limits where no request is named.
     pub fn booked(&self) -> Amounts {
         Amounts {

@@ -12,8 +12,8 @@ use crate::{ConfigName, Fault, Selector, ServiceName, Violations, VolumeName};
 
 use super::{
     Amounts, AppSpec, ConfigMount, Dependency, DependencyCondition, HealthCheck, Kind, MountSource,
-    NetworkMode, Probe, Program, RestartPolicy, RestartWhen, ServiceSpec, StopPolicy, program, start_order,
-    update,
+    NetworkMode, Probe, Program, RestartPolicy, RestartWhen, ServiceSpec, StopPolicy, env, program,
+    start_order, update,
 };
 
 /// Most services of one app.
@@ -155,19 +155,14 @@ fn parse_service(at: &str, service: &pb::ServiceSpec, v: &mut Violations) -> Opt
     for (key, value) in &service.env {
         check_env(&format!("{at}.env.{key}"), key, value, v);
     }
+    let env_from = env::parse(&format!("{at}.env_from"), &service.env_from, v);
     let working_directory = absent_if_empty(&service.working_directory);
     if working_directory.as_ref().is_some_and(|path| !is_absolute(path)) {
         v.add(format!("{at}.working_directory"), "use an absolute path");
     }
     let user = absent_if_empty(&service.user);
     let is_process = matches!(program, Some(Program::Process(_)));
-    if user.is_some() && is_process {
-        v.add(
-            format!("{at}.user"),
-            "not available yet for processes: leave it out, the process runs as the agent's user",
-        );
-    }
-    if user.as_ref().is_some_and(|user| user.len() > 128 || user.contains(char::is_whitespace)) {
+    if user.as_ref().is_some_and(|user| !is_user(user, is_process)) {
         v.add(format!("{at}.user"), "use user, uid, user:group or uid:gid");
     }
     bound(&format!("{at}.configs"), service.configs.len(), v);
@@ -208,6 +203,7 @@ fn parse_service(at: &str, service: &pb::ServiceSpec, v: &mut Violations) -> Opt
         kind,
         program,
         env: service.env.clone(),
+        env_from,
         working_directory,
         user,
         configs,
@@ -220,6 +216,13 @@ fn parse_service(at: &str, service: &pb::ServiceSpec, v: &mut Violations) -> Opt
         restart_time,
         update,
     })
+}
+
+/// What Docker takes; for a process, no part of it may be empty.
+fn is_user(user: &str, is_process: bool) -> bool {
+    let fits = user.len() <= 128 && !user.contains(char::is_whitespace) && !user.contains('\0');
+    let parts: Vec<&str> = user.split(':').collect();
+    fits && (!is_process || (parts.len() <= 2 && parts.iter().all(|part| !part.is_empty())))
 }
 
 fn parse_kind(at: &str, kind: Option<&pb::service_spec::Kind>, v: &mut Violations) -> Option<Kind> {
@@ -320,7 +323,13 @@ fn parse_config_mount(
         }
         (path, _, _) => path.to_owned(),
     };
-    Some(ConfigMount { config, path, key })
+    if mount.executable && !is_process {
+        v.add(
+            format!("{at}.executable"),
+            "only for processes: in a container run the file by its interpreter, as [sh, FILE]",
+        );
+    }
+    Some(ConfigMount { config, path, key, executable: mount.executable })
 }
 
 fn parse_amounts(at: &str, amounts: Option<&pb::ResourceList>, v: &mut Violations) -> Amounts {
@@ -364,15 +373,14 @@ fn check_limits(at: &str, requests: Amounts, limits: Amounts, is_process: bool, 
             "it counts beside a limit on memory: name that too",
         );
     }
-    if is_process && limits != Amounts::default() {
-        v.add(
-            format!("{at}.resources.limits"),
-            "not available yet for processes: use requests, or a container",
-        );
-    }
-    // Docker refuses less than 6 MiB.
-    if limits.memory_bytes.is_some_and(|bytes| bytes < 6 << 20) {
-        v.add(format!("{at}.resources.limits.memory_bytes"), "a container needs at least 6Mi");
+    // Docker refuses less than 6 MiB; a process with less than one is killed before it runs.
+    let (least, text) = if is_process {
+        (1 << 20, "a process needs at least 1Mi")
+    } else {
+        (6 << 20, "a container needs at least 6Mi")
+    };
+    if limits.memory_bytes.is_some_and(|bytes| bytes < least) {
+        v.add(format!("{at}.resources.limits.memory_bytes"), text);
     }
 }
 
@@ -529,6 +537,6 @@ pub(super) fn is_absolute(path: &str) -> bool {
     path.starts_with('/') && !has_parent(path) && !path.contains('\0')
 }
 
-fn has_parent(path: &str) -> bool {
+pub(super) fn has_parent(path: &str) -> bool {
     path.split('/').any(|part| part == "..")
 }

@@ -10,7 +10,7 @@ use crate::{ServiceName, Violations, VolumeName};
 
 use super::parse::{absent_if_empty, bound, is_absolute};
 use super::{
-    Container, Mount, MountSource, NetworkMode, Port, Process, Program, Protocol, PullPolicy, settings,
+    Container, Mount, MountSource, NetworkMode, Port, Program, Protocol, PullPolicy, process, settings,
 };
 
 /// How mounts spread, in Docker's words.
@@ -30,18 +30,8 @@ pub(super) fn parse(
         Some(Wire::Container(container)) => {
             Some(Program::Container(parse_container(&format!("{at}.container"), container, v)))
         }
-        Some(Wire::Process(process)) => {
-            let at = format!("{at}.process");
-            if process.program.is_empty() || process.program.contains('\0') {
-                v.add(format!("{at}.program"), "name a program: an absolute path, or a name in PATH");
-            } else if process.program.contains('/') && !is_absolute(&process.program) {
-                v.add(
-                    format!("{at}.program"),
-                    "use an absolute path without `..`, or a plain name that is looked up in PATH",
-                );
-            }
-            check_argv(&format!("{at}.args"), &process.args, v);
-            Some(Program::Process(Process { program: process.program.clone(), args: process.args.clone() }))
+        Some(Wire::Process(wire)) => {
+            Some(Program::Process(process::parse(&format!("{at}.process"), wire, v)))
         }
     }
 }

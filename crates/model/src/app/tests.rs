@@ -76,7 +76,7 @@ fn a_moving_tag_is_pulled_always_and_a_fixed_one_when_missing() {
 
 #[test]
 fn each_rule_names_its_field() {
-    use pb::service_spec::{Kind as K, Program as P};
+    use pb::service_spec::Kind as K;
     assert_eq!(refused(&app(vec![])), ["spec.services"]);
     assert_eq!(refused_with(|s| s.name = "A".into()), ["spec.services[0].name"]);
     assert_eq!(refused_with(|s| s.program = None), ["spec.services[0]"]);
@@ -110,14 +110,6 @@ fn each_rule_names_its_field() {
     );
     let signal = pb::StopPolicy { signal: "TERM".into(), ..Default::default() };
     assert_eq!(refused_with(|s| s.stop = Some(signal)), ["spec.services[0].stop.signal"]);
-    let process = || Some(P::Process(pb::Process { program: "sh".into(), args: vec![] }));
-    assert_eq!(
-        refused_with(|s| {
-            s.program = process();
-            s.user = "root".into();
-        }),
-        ["spec.services[0].user"]
-    );
     let limits = pb::ResourceList { memory_bytes: Some(1), ..Default::default() };
     let resources = pb::Resources { requests: None, limits: Some(limits) };
     assert!(refused_with(|s| s.resources = Some(resources))[0].ends_with("limits.memory_bytes"));
@@ -205,5 +197,6 @@ fn what_is_wrong_is_said_in_the_words_of_manifests() {
     assert!(text.ends_with("set its restart.policy to on-failure or never"), "{text}");
 }
 
+mod process;
 mod programs;
 mod settings;

@@ -392,7 +392,7 @@ impl ::prost::Name for MachineStatus {
     }
 }
 /// One running copy of a service.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct InstanceStatus {
     /// `<app>/<service>/<cluster>/<ordinal>`.
     #[prost(string, tag = "1")]
@@ -427,6 +427,12 @@ pub struct InstanceStatus {
     /// The container's id, or the process's.
     #[prost(string, tag = "11")]
     pub runtime_id: ::prost::alloc::string::String,
+    /// How it ended before, the newest last; at most 5.
+    #[prost(message, repeated, tag = "12")]
+    pub terminations: ::prost::alloc::vec::Vec<Termination>,
+    /// What is not as the spec says though it runs, in sentences for people: a limit that this machine cannot hold.
+    #[prost(string, repeated, tag = "13")]
+    pub warnings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 impl ::prost::Name for InstanceStatus {
     const NAME: &'static str = "InstanceStatus";
@@ -436,6 +442,32 @@ impl ::prost::Name for InstanceStatus {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/skerry.type.v1.InstanceStatus".into()
+    }
+}
+/// How an instance ended.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Termination {
+    /// Exit code; 128 + n for signal n. Absent: nobody saw it.
+    #[prost(int32, optional, tag = "1")]
+    pub exit_code: ::core::option::Option<i32>,
+    /// One CamelCase word: `Completed` for exit code 0, `Exited`, `OutOfMemory`, or `Unknown` where nobody saw it.
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+    /// When it had been started. Absent: not known.
+    #[prost(message, optional, tag = "3")]
+    pub start_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When it ended.
+    #[prost(message, optional, tag = "4")]
+    pub finish_time: ::core::option::Option<::prost_types::Timestamp>,
+}
+impl ::prost::Name for Termination {
+    const NAME: &'static str = "Termination";
+    const PACKAGE: &'static str = "skerry.type.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.type.v1.Termination".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.type.v1.Termination".into()
     }
 }
 /// Where an instance stands in its life.
@@ -526,7 +558,10 @@ pub struct ServiceSpec {
     /// Directory the program starts in. Absolute. Absent: the image's own, or the instance's state directory for a process.
     #[prost(string, tag = "9")]
     pub working_directory: ::prost::alloc::string::String,
-    /// User to run as: `user`, `uid`, `user:group` or `uid:gid`. Absent: the image's own. Processes: not available yet, refused.
+    /// User to run as: `user`, `uid`, `user:group` or `uid:gid`. Absent: the image's own, or the agent's for a process.
+    ///
+    /// For a process, names are those of the node's /etc/passwd and /etc/group, and the agent must run as root. Without a group it has the user's
+    /// own and those that name it as a member; with one it has that alone. A number without an entry needs a group beside it: `1000:1000`.
     #[prost(string, tag = "10")]
     pub user: ::prost::alloc::string::String,
     /// Configs as read-only files.
@@ -554,6 +589,16 @@ pub struct ServiceSpec {
     /// How a copy of another revision takes the place of the one that runs. Absent: that one is stopped first.
     #[prost(message, optional, tag = "18")]
     pub update: ::core::option::Option<UpdatePolicy>,
+    /// More environment variables, from configs and files. A later source wins over an earlier one, and `env` over all. For example:
+    ///
+    ///    envFrom:
+    ///      - config: settings                  # each entry of the config is a variable
+    ///      - config: settings                  # one entry, which is an environment file
+    ///        key: web.env
+    ///      - file: /etc/default/web            # an environment file of the machine
+    ///        optional: true
+    #[prost(message, repeated, tag = "17")]
+    pub env_from: ::prost::alloc::vec::Vec<EnvSource>,
     /// How many copies, and where. Absent: `deployment` with one replica.
     #[prost(oneof = "service_spec::Kind", tags = "2, 3, 4, 5")]
     pub kind: ::core::option::Option<service_spec::Kind>,
@@ -598,6 +643,47 @@ impl ::prost::Name for ServiceSpec {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/skerry.type.v1.ServiceSpec".into()
+    }
+}
+/// Where environment variables come from.
+///
+/// An environment file has a line `NAME=VALUE` for each variable. Blank lines and lines that begin with `#` or `;` are passed over, so is the word
+/// `export` before a name, and so are blanks around name and value. A value is taken as it stands, as `docker run --env-file` does (a `#` in it is part of it), unless it begins
+/// with a quote. Quotes are systemd's: what is in single quotes is taken as it stands; in double quotes a backslash takes `"`, `\`, `$` and the backquote as they stand;
+/// either may go over several lines. Nothing is expanded.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EnvSource {
+    /// One entry of the config, which is an environment file. Absent: each entry is a variable, its key the name. Only with `config`.
+    #[prost(string, tag = "3")]
+    pub key: ::prost::alloc::string::String,
+    /// Whether the file may be missing. Only with `file`.
+    #[prost(bool, tag = "4")]
+    pub optional: bool,
+    /// What is read.
+    #[prost(oneof = "env_source::Source", tags = "1, 2")]
+    pub source: ::core::option::Option<env_source::Source>,
+}
+/// Nested message and enum types in `EnvSource`.
+pub mod env_source {
+    /// What is read.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Source {
+        /// A config of the same project (its last part of the name). Changed content replaces the instance, as with mounted configs.
+        #[prost(string, tag = "1")]
+        Config(::prost::alloc::string::String),
+        /// Absolute path of an environment file on the machine. Read each time that a process starts, and when a container is made.
+        #[prost(string, tag = "2")]
+        File(::prost::alloc::string::String),
+    }
+}
+impl ::prost::Name for EnvSource {
+    const NAME: &'static str = "EnvSource";
+    const PACKAGE: &'static str = "skerry.type.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.type.v1.EnvSource".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.type.v1.EnvSource".into()
     }
 }
 /// N copies in each matching cluster.
@@ -1213,15 +1299,29 @@ impl ::prost::Name for Mount {
         "/skerry.type.v1.Mount".into()
     }
 }
-/// A process of the machine itself.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+/// A process of the machine itself. For example a program that comes as a config:
+///
+///    process:
+///      program: ./bin/serve.sh
+///    configs:
+///      - config: scripts
+///        key: serve.sh
+///        path: bin/serve.sh
+///        executable: true
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Process {
-    /// Path of the program, absolute, or a name looked up in PATH.
+    /// Path of the program, absolute, or relative to the instance's state directory with a slash in it (`./server`), or a name looked up in PATH.
     #[prost(string, tag = "1")]
     pub program: ::prost::alloc::string::String,
     /// Its arguments.
     #[prost(string, repeated, tag = "2")]
     pub args: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Files that are downloaded before it starts. Not available yet: refused.
+    #[prost(message, repeated, tag = "3")]
+    pub artifacts: ::prost::alloc::vec::Vec<Artifact>,
+    /// How much of its output is kept. Absent: 3 files of 10 MiB for each of standard output and standard error.
+    #[prost(message, optional, tag = "4")]
+    pub log: ::core::option::Option<ProcessLog>,
 }
 impl ::prost::Name for Process {
     const NAME: &'static str = "Process";
@@ -1231,6 +1331,101 @@ impl ::prost::Name for Process {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/skerry.type.v1.Process".into()
+    }
+}
+/// A file that is downloaded and verified before a process starts. Not available yet.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Artifact {
+    /// Where it is: `<http://`> or `<https://`.> Certificates are checked against the machine's own roots. At most 2 GiB.
+    #[prost(string, tag = "1")]
+    pub url: ::prost::alloc::string::String,
+    /// SHA-256 of what the URL answers with: 64 hexadecimal digits. Required.
+    #[prost(string, tag = "2")]
+    pub sha256: ::prost::alloc::string::String,
+    /// Where it is put, relative to the instance's state directory: the file, or the directory that it is unpacked to, which is then the artifact's alone.
+    #[prost(string, tag = "3")]
+    pub path: ::prost::alloc::string::String,
+    /// Whether the file may be executed. Not with `unpack`: an archive says so itself.
+    #[prost(bool, tag = "4")]
+    pub executable: bool,
+    /// What becomes of it.
+    #[prost(enumeration = "artifact::Unpack", tag = "5")]
+    pub unpack: i32,
+}
+/// Nested message and enum types in `Artifact`.
+pub mod artifact {
+    /// What becomes of it.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Unpack {
+        /// Nothing: it is the file.
+        Unspecified = 0,
+        /// It is a tar archive. Files, directories and links that stay within it; anything else is refused. At most 10,000 entries and 4 GiB.
+        Tar = 1,
+        /// The same, compressed with gzip.
+        TarGz = 2,
+    }
+    impl Unpack {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "UNPACK_UNSPECIFIED",
+                Self::Tar => "TAR",
+                Self::TarGz => "TAR_GZ",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "UNPACK_UNSPECIFIED" => Some(Self::Unspecified),
+                "TAR" => Some(Self::Tar),
+                "TAR_GZ" => Some(Self::TarGz),
+                _ => None,
+            }
+        }
+    }
+}
+impl ::prost::Name for Artifact {
+    const NAME: &'static str = "Artifact";
+    const PACKAGE: &'static str = "skerry.type.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.type.v1.Artifact".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.type.v1.Artifact".into()
+    }
+}
+/// How much of a process's output is kept, of each of its two streams: `stdout.log`, and older ones as `stdout.log.1` and so on.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProcessLog {
+    /// A file is put aside at this size: 64 KiB to 1 GiB. In manifests also `maxSize: 10Mi`. Absent: 10 MiB.
+    #[prost(int64, optional, tag = "1")]
+    pub max_size_bytes: ::core::option::Option<i64>,
+    /// How many files there are at most, the current one among them: 1 to 100. Absent: 3.
+    #[prost(uint32, optional, tag = "2")]
+    pub max_files: ::core::option::Option<u32>,
+}
+impl ::prost::Name for ProcessLog {
+    const NAME: &'static str = "ProcessLog";
+    const PACKAGE: &'static str = "skerry.type.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.type.v1.ProcessLog".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.type.v1.ProcessLog".into()
     }
 }
 /// A config as read-only files.
@@ -1246,6 +1441,9 @@ pub struct ConfigMount {
     /// One entry of the config.
     #[prost(string, tag = "3")]
     pub key: ::prost::alloc::string::String,
+    /// Whether the files may be executed. Only for processes, as `program: ./configs/<config>/<key>`.
+    #[prost(bool, tag = "4")]
+    pub executable: bool,
 }
 impl ::prost::Name for ConfigMount {
     const NAME: &'static str = "ConfigMount";
@@ -1263,7 +1461,8 @@ pub struct Resources {
     /// Kept free for it by placement.
     #[prost(message, optional, tag = "1")]
     pub requests: ::core::option::Option<ResourceList>,
-    /// Enforced on it. A limit without a request counts as the request as well.
+    /// Enforced on it. A limit without a request counts as the request as well. Those of a process are held by cgroups (2, or 1 where that is mounted);
+    /// where the machine does not let the agent make them, the process runs without and its status says so in `warnings`.
     #[prost(message, optional, tag = "2")]
     pub limits: ::core::option::Option<ResourceList>,
 }
@@ -1286,10 +1485,10 @@ pub struct ResourceList {
     /// Bytes of memory. In manifests also `memory: 512Mi`.
     #[prost(int64, optional, tag = "2")]
     pub memory_bytes: ::core::option::Option<i64>,
-    /// Processes and threads at once. Only as a limit of a container.
+    /// Processes and threads at once. Only as a limit.
     #[prost(int64, optional, tag = "3")]
     pub pids: ::core::option::Option<i64>,
-    /// Bytes of swap beside the memory. In manifests also `swap: 1Gi`. Only as a limit of a container that limits its memory too. Absent: none.
+    /// Bytes of swap beside the memory. In manifests also `swap: 1Gi`. Only as a limit, beside one on memory. Absent: none.
     #[prost(int64, optional, tag = "4")]
     pub swap_bytes: ::core::option::Option<i64>,
 }

@@ -232,14 +232,13 @@ fn check_instance(
     let service = spec.as_ref().and_then(|spec| spec.service(&name.service)).ok_or_else(|| {
         refuse(refusal::INVALID_RESOURCE, format!("its revision has no service `{}`", name.service))
     })?;
-    let named = |mount: &skerry_model::app::ConfigMount| {
-        instance.configs.iter().any(|config| config.config == mount.config.as_str())
+    let named = |name: &skerry_model::ConfigName| {
+        instance.configs.iter().any(|config| config.config == name.as_str())
     };
-    match service.configs.iter().find(|mount| !named(mount)) {
-        Some(mount) => Err(refuse(
-            refusal::INVALID_RESOURCE,
-            format!("mounts config `{}` and names no version of it", mount.config),
-        )),
+    match service.config_names().into_iter().find(|name| !named(name)) {
+        Some(name) => {
+            Err(refuse(refusal::INVALID_RESOURCE, format!("uses config `{name}` and names no version of it")))
+        }
         None => Ok(()),
     }
 }

@@ -12,7 +12,7 @@ fn revision(program: &str) -> pb::Resource {
         name: "s".to_owned(),
         program: Some(types::service_spec::Program::Process(types::Process {
             program: program.to_owned(),
-            args: Vec::new(),
+            ..types::Process::default()
         })),
         ..types::ServiceSpec::default()
     };

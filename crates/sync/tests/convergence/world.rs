@@ -201,7 +201,7 @@ impl World {
                 name: "s".to_owned(),
                 program: Some(types::service_spec::Program::Process(types::Process {
                     program: format!("/bin/v{variant}"),
-                    args: Vec::new(),
+                    ..types::Process::default()
                 })),
                 ..types::ServiceSpec::default()
             };

@@ -30,6 +30,8 @@ fn observed(state: RunState) -> Observed {
         address: None,
         image_health: None,
         drift: None,
+        started: None,
+        warnings: Vec::new(),
         place: crate::runtime::Place::Own,
     }
 }

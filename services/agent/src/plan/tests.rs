@@ -120,6 +120,8 @@ fn observed(spec: &InstanceSpec, state: RunState) -> Observed {
         image_health: None,
         drift: None,
         place: crate::runtime::Place::Own,
+        started: None,
+        warnings: Vec::new(),
     }
 }
 

@@ -154,6 +154,10 @@ impl Reconciler {
                     Run::Other => "its updated copy runs",
                 };
                 self.instance_event(name, "Started", message.to_owned(), false);
+                let seen = self.world.values().find_map(|view| view.instances.get(name));
+                for warning in seen.map(|seen| seen.warnings.clone()).unwrap_or_default() {
+                    self.instance_event(name, "LimitNotHeld", warning, true);
+                }
             }
             Happening::Ended(Ended { code, out_of_memory, wait }) => {
                 let reason = if *out_of_memory { "OutOfMemory" } else { "Exited" };

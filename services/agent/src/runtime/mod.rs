@@ -14,6 +14,7 @@ use skerry_model::{AppName, ConfigName, InstanceName, NetworkName, VolumeName};
 use crate::desired::InstanceSpec;
 
 pub mod docker;
+pub(crate) mod environment;
 pub mod process;
 
 /// Which runtime.
@@ -65,6 +66,10 @@ pub struct Observed {
     pub drift: Option<&'static str>,
     /// Which copy. One that is alone is in its own place.
     pub place: Place,
+    /// When it was last started, also if it has ended since. Absent: it never was, or nobody knows.
+    pub started: Option<SystemTime>,
+    /// What is not as the spec says though it runs, in sentences for people.
+    pub warnings: Vec<String>,
 }
 
 /// Whether an instance runs.

@@ -5,7 +5,7 @@
 //! launch       by the agent: what to run and how to end it
 //! shim         by the shim: who runs, since when
 //! exit         by the shim: how it ended
-//! stdout.log   what the program wrote, and stdout.log.1 the file before it; stderr.log likewise
+//! stdout.log   what the program wrote, and stdout.log.1 and so on the files before it; stderr.log likewise
 //! shim.log     what the shim itself had to complain of
 //! state/       the program's own: its directory, its HOME, its config files
 //! ```
@@ -14,6 +14,8 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use skerry_model::app::LogBounds;
 
 use super::procfs::ProcessId;
 use super::record::{Record, Reserved};
@@ -51,8 +53,38 @@ pub(crate) struct Launch {
     pub(crate) working_directory: Option<String>,
     pub(crate) stop_signal: String,
     pub(crate) stop_grace: Duration,
-    /// Config files that were laid out, relative to the state directory.
+    /// Files that were laid out, and directories that were unpacked, relative to the state directory.
     pub(crate) configs: Vec<String>,
+    /// Absent: the agent's own user.
+    pub(crate) user: Option<RunAs>,
+    /// Directories of the cgroups that it is in.
+    pub(crate) cgroups: Vec<String>,
+    /// What is not as the spec says, in sentences for people.
+    pub(crate) warnings: Vec<String>,
+    pub(crate) log: LogBounds,
+}
+
+/// Whose rights a program has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RunAs {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// Beside `gid`.
+    pub(crate) groups: Vec<u32>,
+}
+
+impl RunAs {
+    /// `<uid> <gid> <group>...`
+    fn from_text(text: &str) -> Option<Self> {
+        let numbers: Vec<u32> = text.split(' ').map(str::parse).collect::<Result<_, _>>().ok()?;
+        let [uid, gid, groups @ ..] = numbers.as_slice() else { return None };
+        Some(Self { uid: *uid, gid: *gid, groups: groups.to_vec() })
+    }
+
+    fn to_text(&self) -> String {
+        let numbers = [self.uid, self.gid].into_iter().chain(self.groups.iter().copied());
+        numbers.map(|number| number.to_string()).collect::<Vec<_>>().join(" ")
+    }
 }
 
 impl Launch {
@@ -79,6 +111,17 @@ impl Launch {
             stop_signal: text("stop-signal")?,
             stop_grace: Duration::from_millis(record.number("stop-grace-ms")?),
             configs: record.all("config").map(str::to_owned).collect(),
+            user: match record.get("user") {
+                // One that does not read must not run with the agent's rights.
+                Some(user) => Some(RunAs::from_text(user)?),
+                None => None,
+            },
+            cgroups: record.all("cgroup").map(str::to_owned).collect(),
+            warnings: record.all("warning").map(str::to_owned).collect(),
+            log: LogBounds {
+                max_size_bytes: record.number("log-bytes").unwrap_or(LogBounds::default().max_size_bytes),
+                max_files: record.number("log-files").unwrap_or(LogBounds::default().max_files),
+            },
         })
     }
 
@@ -103,6 +146,17 @@ impl Launch {
         for config in &self.configs {
             record.push("config", config);
         }
+        if let Some(user) = &self.user {
+            record.push("user", user.to_text());
+        }
+        for cgroup in &self.cgroups {
+            record.push("cgroup", cgroup);
+        }
+        for warning in &self.warnings {
+            record.push("warning", warning);
+        }
+        record.push("log-bytes", self.log.max_size_bytes.to_string());
+        record.push("log-files", self.log.max_files.to_string());
         record
     }
 
@@ -177,6 +231,8 @@ pub(crate) struct Ended {
     /// 128 + n for signal n.
     pub(crate) code: i32,
     pub(crate) at: SystemTime,
+    /// Something of it was killed because its memory was used up, and it did not end well.
+    pub(crate) out_of_memory: bool,
 }
 
 impl Ended {
@@ -194,6 +250,9 @@ impl Ended {
         record.push("boot", &self.boot);
         record.push("code", self.code.to_string());
         push_time(&mut record, "at", self.at);
+        if self.out_of_memory {
+            record.push("out-of-memory", "yes");
+        }
         room.write(dir, EXIT, &record)
     }
 
@@ -203,6 +262,7 @@ impl Ended {
             boot: record.get("boot")?.to_owned(),
             code: record.number("code")?,
             at: time(record, "at")?,
+            out_of_memory: record.get("out-of-memory").is_some(),
         })
     }
 }
@@ -256,6 +316,10 @@ mod tests {
             stop_signal: "SIGTERM".into(),
             stop_grace: Duration::from_millis(1500),
             configs: vec!["configs/c/k".into()],
+            user: Some(RunAs { uid: 1, gid: 2, groups: vec![3, 4] }),
+            cgroups: vec!["/sys/fs/cgroup/x".into()],
+            warnings: vec!["no".into()],
+            log: LogBounds { max_size_bytes: 9, max_files: 8 },
         };
         launch.write(dir.path()).unwrap();
         assert_eq!(Launch::read(dir.path()).unwrap(), Some(launch.clone()));
@@ -279,7 +343,7 @@ mod tests {
         started.write(dir.path()).unwrap();
         assert_eq!(Started::read(dir.path()).unwrap(), Some(started));
 
-        let ended = Ended { shim, boot: "b".into(), code: 137, at };
+        let ended = Ended { shim, boot: "b".into(), code: 137, at, out_of_memory: true };
         ended.write(dir.path(), Ended::reserve(dir.path()).unwrap()).unwrap();
         assert_eq!(Ended::read(dir.path()).unwrap(), Some(ended));
         forget_run(dir.path()).unwrap();

@@ -9,37 +9,58 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, poll};
+use skerry_model::app::LogBounds;
 
-/// A log file is put aside at this size, in bytes. One older file is kept.
-const LOG_BYTES_MAX: u64 = 10 * 1024 * 1024;
+/// Files that an earlier bound may have left are looked for up to this number.
+const FILES_MAX: u32 = 100;
 /// Read at once, in bytes.
 const READ_BYTES: usize = 8 * 1024;
 
-/// One log file.
+/// One log: the file that is written, and those before it.
 pub(super) struct Log {
     path: PathBuf,
     file: File,
     bytes: u64,
+    /// Whether what was written last ends a line.
+    at_line: bool,
     lost: u64,
-    limit: u64,
+    bounds: LogBounds,
 }
 
 impl Log {
-    /// Opens `path` to append to.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
-        Self::with_limit(path, LOG_BYTES_MAX)
+    /// Opens `path` to append to, and takes away older files than `bounds` allows.
+    pub(super) fn open(path: &Path, bounds: LogBounds) -> io::Result<Self> {
+        let log = Self::current(path, bounds)?;
+        for n in bounds.max_files.max(1)..FILES_MAX {
+            let _ = fs::remove_file(log.older(n));
+        }
+        Ok(log)
     }
 
-    fn with_limit(path: &Path, limit: u64) -> io::Result<Self> {
+    fn current(path: &Path, bounds: LogBounds) -> io::Result<Self> {
         let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
         let bytes = file.metadata()?.len();
-        Ok(Self { path: path.to_owned(), file, bytes, lost: 0, limit })
+        Ok(Self { path: path.to_owned(), file, bytes, at_line: true, lost: 0, bounds })
     }
 
+    /// A line that does not fit begins the next file, as long as it fits into one.
     fn take(&mut self, bytes: &[u8]) {
-        if self.bytes + bytes.len() as u64 > self.limit {
+        let room = self.bounds.max_size_bytes.saturating_sub(self.bytes);
+        let (now, later) = match usize::try_from(room) {
+            Ok(room) if room < bytes.len() => {
+                let line = bytes[..room].iter().rposition(|b| *b == b'\n').map(|at| at + 1);
+                bytes.split_at(line.unwrap_or(if self.at_line { 0 } else { room }))
+            }
+            _ => (bytes, &[][..]),
+        };
+        self.write(now);
+        if !later.is_empty() {
             self.rotate();
+            self.write(later);
         }
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
         if self.lost > 0 {
             let note = format!("[skerry: {} bytes could not be written here]\n", self.lost);
             if self.file.write_all(note.as_bytes()).is_ok() {
@@ -51,15 +72,30 @@ impl Log {
             Ok(()) => self.bytes += bytes.len() as u64,
             Err(_) => self.lost += bytes.len() as u64,
         }
+        self.at_line = bytes.last().map_or(self.at_line, |last| *last == b'\n');
     }
 
+    /// The n-th file before this one.
+    fn older(&self, n: u32) -> PathBuf {
+        let mut path = self.path.clone().into_os_string();
+        path.push(format!(".{n}"));
+        path.into()
+    }
+
+    /// Puts the file aside and begins another. The oldest goes.
     fn rotate(&mut self) {
-        let mut old = self.path.clone().into_os_string();
-        old.push(".1");
-        match fs::rename(&self.path, old).and_then(|()| Self::with_limit(&self.path, self.limit)) {
+        for n in (1..self.bounds.max_files.saturating_sub(1)).rev() {
+            let _ = fs::rename(self.older(n), self.older(n + 1));
+        }
+        let begun = if self.bounds.max_files > 1 {
+            fs::rename(&self.path, self.older(1)).and_then(|()| Self::current(&self.path, self.bounds))
+        } else {
+            Err(io::ErrorKind::Unsupported.into())
+        };
+        match begun {
             Ok(new) => *self = Self { lost: self.lost, ..new },
             // The bound matters more than the lines.
-            Err(_) if self.file.set_len(0).is_ok() => self.bytes = 0,
+            Err(_) if self.file.set_len(0).is_ok() => (self.bytes, self.at_line) = (0, true),
             Err(_) => {}
         }
     }
@@ -113,20 +149,56 @@ impl Stream {
 mod tests {
     use super::*;
 
+    fn bounds(max_size_bytes: u64, max_files: u32) -> LogBounds {
+        LogBounds { max_size_bytes, max_files }
+    }
+
+    /// Newest first.
+    fn files(path: &Path) -> Vec<String> {
+        let older = |n: usize| format!("{}.{n}", path.display());
+        let names = std::iter::once(path.display().to_string()).chain((1..).map(older));
+        names.map_while(|name| fs::read_to_string(name).ok()).collect()
+    }
+
     #[test]
-    fn a_log_never_outgrows_its_limit_and_keeps_the_newest_bytes() {
+    fn a_log_never_outgrows_its_bounds_and_keeps_the_newest_lines_whole() {
+        for max_files in [1, 2, 3, 5] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("out.log");
+            let mut log = Log::open(&path, bounds(100, max_files)).unwrap();
+            let all: String = (0..80).map(|n| format!("line {n:03}\n")).collect();
+            // In pieces that end anywhere.
+            for piece in all.as_bytes().chunks(7) {
+                log.take(piece);
+            }
+            let kept = files(&path);
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), kept.len());
+            assert!(
+                kept.len() <= max_files as usize && kept.iter().all(|file| file.len() <= 100),
+                "{kept:?}"
+            );
+            let joined: String = kept.iter().rev().map(String::as_str).collect();
+            assert!(all.ends_with(&joined) && !joined.is_empty(), "nothing is lost at a seam: {joined}");
+            assert!(kept.len() == max_files as usize && log.bytes == kept[0].len() as u64);
+            drop(log);
+            Log::open(&path, bounds(100, 1)).unwrap();
+            assert_eq!(files(&path), kept[..1], "what is too many goes");
+        }
+    }
+
+    #[test]
+    fn a_line_that_fits_is_never_cut_by_a_seam() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out.log");
-        let mut log = Log::with_limit(&path, 100).unwrap();
-        for n in 0..50 {
-            log.take(format!("line {n:03}\n").as_bytes());
+        let mut log = Log::open(&path, bounds(64, 100)).unwrap();
+        for n in 0..60 {
+            log.take(format!("line {n:03}\nand another\n").as_bytes());
         }
-        let (new, old) = (fs::read(&path).unwrap(), fs::read(dir.path().join("out.log.1")).unwrap());
-        assert!(new.len() <= 100 && old.len() <= 100);
-        assert!(new.ends_with(b"line 049\n"));
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
-        let reopened = Log::with_limit(&path, 100).unwrap();
-        assert_eq!(reopened.bytes, new.len() as u64);
+        assert!(files(&path).len() > 2);
+        assert!(files(&path).iter().all(|file| file.ends_with('\n')));
+        log.take(&[b'x'; 150]);
+        log.take(b"\n");
+        assert!(files(&path).iter().all(|file| file.len() <= 150));
     }
 
     #[test]
@@ -135,7 +207,7 @@ mod tests {
         let (mut ends, mut streams) = (Vec::new(), Vec::new());
         for name in ["out", "err"] {
             let (read, write) = io::pipe().unwrap();
-            streams.push(Stream::new(read, Log::open(&dir.path().join(name)).unwrap()));
+            streams.push(Stream::new(read, Log::open(&dir.path().join(name), LogBounds::default()).unwrap()));
             ends.push(write);
         }
         let pump = std::thread::spawn(move || pump(streams));
@@ -155,7 +227,7 @@ mod tests {
     fn what_cannot_be_written_is_counted_and_said_later() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out.log");
-        let mut log = Log::open(&path).unwrap();
+        let mut log = Log::open(&path, LogBounds::default()).unwrap();
         let good =
             std::mem::replace(&mut log.file, OpenOptions::new().write(true).open("/dev/full").unwrap());
         log.take(b"lost\n");

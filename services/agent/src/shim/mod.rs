@@ -11,11 +11,12 @@
 //!   by leaving its group or session.
 //! - Never two: the agent takes the lock on the instance's directory before anything else, and hands the locked file on to the shim, the
 //!   shim to the program. The kernel gives the lock back when the last of them is gone, whoever was killed before.
+//! - Rights: the shim has the agent's; the program gets its own user and cgroups in the step between fork and exec (`enter`).
 //! - Small: it is the agent's own binary, so its code is in memory already; it has no async runtime and one extra thread.
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -25,6 +26,8 @@ use std::time::{Duration, SystemTime};
 
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, wait};
 
+pub(crate) mod cgroup;
+pub(crate) mod enter;
 pub(crate) mod files;
 mod logs;
 pub(crate) mod procfs;
@@ -47,19 +50,22 @@ pub(crate) const FAILED: &str = "failed ";
 
 /// Stack of the thread that copies output, in bytes.
 const PUMP_STACK_BYTES: usize = 64 * 1024;
+/// How often what is left in the cgroups is killed: each may have forked while it was looked for.
+const KILL_ROUNDS_MAX: usize = 16;
 /// How long output is waited for after everything has ended: somebody else may hold the pipe for ever.
 const PUMP_WAIT: Duration = Duration::from_secs(1);
 
-/// Runs the shim and never returns, if that is what this process was started for. To be called first in `main`, before any runtime is built
+/// Runs the shim, or the step by which a program is entered, and never returns, if that is what this process was started for. To be called first in `main`, before any runtime is built
 /// and any thread is started.
 pub fn run_shim_if_asked() {
     let mut args = std::env::args_os().skip(1);
-    if args.next().as_deref() != Some(OsStr::new(WORD)) {
+    let word = args.next();
+    let code = if word.as_deref() == Some(OsStr::new(enter::WORD)) {
+        enter::run(args)
+    } else if word.as_deref() == Some(OsStr::new(WORD)) {
+        args.next().map_or(2, |dir| run(Path::new(&dir)))
+    } else {
         return;
-    }
-    let code = match args.next() {
-        Some(dir) => run(Path::new(&dir)),
-        None => 2,
     };
     std::process::exit(code);
 }
@@ -106,6 +112,7 @@ struct Running {
     shim: ProcessId,
     exit: Reserved,
     streams: Vec<Stream>,
+    cgroups: Vec<String>,
 }
 
 fn start(dir: &Path) -> Result<Running, StartFailure> {
@@ -127,7 +134,8 @@ fn start(dir: &Path) -> Result<Running, StartFailure> {
         since: SystemTime::now(),
     };
     started.write(dir).map_err(writing)?;
-    let logs = (Log::open(&dir.join(files::STDOUT)), Log::open(&dir.join(files::STDERR)));
+    let log = |name: &str| Log::open(&dir.join(name), launch.log);
+    let logs = (log(files::STDOUT), log(files::STDERR));
     let (stdout, stderr) = (logs.0.map_err(writing)?, logs.1.map_err(writing)?);
 
     let mut child = spawn(dir, &launch)?;
@@ -138,12 +146,13 @@ fn start(dir: &Path) -> Result<Running, StartFailure> {
     if let Err(error) = started.write(dir) {
         let _ = kill_process(program, Signal::KILL);
         end_all();
+        cgroup::remove(&launch.cgroups);
         return Err(writing(error));
     }
     let pipes = (child.stdout.take().map(OwnedFd::from), child.stderr.take().map(OwnedFd::from));
     let streams = [(pipes.0, stdout), (pipes.1, stderr)];
     let streams = streams.into_iter().filter_map(|(pipe, log)| Some(Stream::new(pipe?, log))).collect();
-    Ok(Running { program, boot: launch.boot, shim, exit, streams })
+    Ok(Running { program, boot: launch.boot, shim, exit, streams, cgroups: launch.cgroups })
 }
 
 fn spawn(dir: &Path, launch: &Launch) -> Result<Child, StartFailure> {
@@ -152,19 +161,28 @@ fn spawn(dir: &Path, launch: &Launch) -> Result<Child, StartFailure> {
         let message = format!("the working directory {} is not there", directory.display());
         return Err(StartFailure::new(program::DIRECTORY_MISSING, message));
     }
-    let path = program::find(&launch.program, launch.search_path())?;
-    Command::new(&path)
-        .arg0(&launch.program)
+    let path = program::find(&launch.program, launch.search_path(), &files::state_dir(dir))?;
+    let starting = |error| StartFailure::new(program::START_FAILED, format!("starting the program: {error}"));
+    let (mut answer, say) = io::pipe().map_err(starting)?;
+    let mut child = Command::new("/proc/self/exe")
+        .arg0("skerry-shim")
+        .args([OsStr::new(enter::WORD), dir.as_os_str(), path.as_os_str(), OsStr::new(&launch.program)])
         .args(&launch.args)
         .env_clear()
         .envs(launch.environment(dir))
-        .current_dir(&directory)
-        .stdin(Stdio::null())
+        .stdin(say)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0)
         .spawn()
-        .map_err(|error| StartFailure::exec(&path, &error))
+        .map_err(starting)?;
+    let mut text = String::new();
+    // Nothing is said when the program runs, or when it was killed before: then its end tells.
+    if matches!(answer.read_to_string(&mut text), Ok(0)) {
+        return Ok(child);
+    }
+    let _ = child.wait();
+    Err(StartFailure::from_text(&text))
 }
 
 impl Running {
@@ -181,11 +199,19 @@ impl Running {
         }
         let code = wait_for(self.program);
         // Before the rest is killed: how the program ended must not be lost if that takes long.
-        let ended = Ended { shim: self.shim, boot: self.boot, code, at: SystemTime::now() };
+        let out_of_memory = code != 0 && cgroup::out_of_memory(&self.cgroups);
+        let ended = Ended { shim: self.shim, boot: self.boot, code, at: SystemTime::now(), out_of_memory };
         if let Err(error) = ended.write(dir, self.exit) {
             complain(&format!("exit code {code} could not be recorded: {error}"));
         }
-        end_all();
+        for _ in 0..KILL_ROUNDS_MAX {
+            cgroup::kill(&self.cgroups);
+            end_all();
+            if !cgroup::is_populated(&self.cgroups) {
+                break;
+            }
+        }
+        cgroup::remove(&self.cgroups);
         let _ = pumped.recv_timeout(PUMP_WAIT);
     }
 }

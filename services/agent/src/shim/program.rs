@@ -29,6 +29,13 @@ impl StartFailure {
         Self { reason, message: message.as_ref().replace('\n', " ") }
     }
 
+    /// What was said across processes: `<reason> <message>`.
+    pub(crate) fn from_text(text: &str) -> Self {
+        let (word, message) = text.trim_end().split_once(' ').unwrap_or(("", text));
+        let reason = REASONS.into_iter().find(|reason| *reason == word).unwrap_or(START_FAILED);
+        Self::new(reason, message)
+    }
+
     /// A file of ours that could not be read or written.
     pub(crate) fn state(what: &str, error: &io::Error) -> Self {
         let reason = match error.kind() {
@@ -58,10 +65,10 @@ impl StartFailure {
     }
 }
 
-/// The file to execute: `program` itself when it is a path, else the first of that name in `search_path`.
-pub(crate) fn find(program: &str, search_path: &str) -> Result<PathBuf, StartFailure> {
+/// The file to execute: `program` itself when it is a path, from `base` if it is relative; else the first of that name in `search_path`.
+pub(crate) fn find(program: &str, search_path: &str, base: &Path) -> Result<PathBuf, StartFailure> {
     if program.contains('/') {
-        let path = PathBuf::from(program);
+        let path = base.join(program);
         return match check(&path) {
             Found::Program => Ok(path),
             Found::NotExecutable => Err(StartFailure::new(
@@ -115,7 +122,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let program = dir.path().join("tool");
         let path = format!("relative:/nonexistent:{}", dir.path().display());
-        let reason = |program: &str| find(program, &path).unwrap_err().reason;
+        let reason = |program: &str| find(program, &path, dir.path()).unwrap_err().reason;
         assert_eq!(reason("tool"), PROGRAM_NOT_FOUND);
         assert_eq!(reason(program.to_str().unwrap()), PROGRAM_NOT_FOUND);
         fs::write(&program, "#!/bin/sh\n").unwrap();
@@ -123,7 +130,8 @@ mod tests {
         assert_eq!(reason(program.to_str().unwrap()), PROGRAM_NOT_EXECUTABLE);
         assert_eq!(reason(dir.path().to_str().unwrap()), PROGRAM_NOT_EXECUTABLE);
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-        assert_eq!(find("tool", &path), Ok(program.clone()));
-        assert_eq!(find(program.to_str().unwrap(), ""), Ok(program));
+        assert_eq!(find("tool", &path, Path::new("/")), Ok(program.clone()));
+        assert_eq!(find("./tool", "", dir.path()).unwrap(), dir.path().join("./tool"));
+        assert_eq!(find(program.to_str().unwrap(), "", Path::new("/")), Ok(program));
     }
 }

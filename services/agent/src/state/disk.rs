@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// A directory.
@@ -49,7 +50,10 @@ impl Disk for Directory {
 
     fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let path = self.0.join(name);
-        let written = File::create(&path).and_then(|mut file| {
+        let mut options = File::options();
+        // For the agent alone, though others may be let through the directory.
+        let options = options.write(true).create(true).truncate(true).mode(0o600);
+        let written = options.open(&path).and_then(|mut file| {
             file.write_all(bytes)?;
             file.sync_all()
         });

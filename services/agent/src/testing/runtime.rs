@@ -110,6 +110,8 @@ impl Runtime for FakeRuntime {
             image_health: None,
             drift: None,
             place: crate::runtime::Place::Own,
+            started: None,
+            warnings: Vec::new(),
         };
         state.instances.insert(instance.name.clone(), observed);
         Ok(())

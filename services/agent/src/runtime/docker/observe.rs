@@ -211,6 +211,8 @@ fn observed(owner: &Owner, one: &ContainerSummary, detail: Detail) -> Option<Obs
         image_health: if running { image_health(one) } else { None },
         drift,
         place,
+        started: detail.started,
+        warnings: Vec::new(),
     })
 }
 

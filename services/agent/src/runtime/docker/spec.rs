@@ -1,6 +1,6 @@
 //! From an instance's spec to what Docker is asked to create: the body of the request, made of the parts below. Pure.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -47,11 +47,12 @@ pub(super) fn layout_dir(configs: &Path, config: &ConfigName, hash: &str) -> Pat
     configs.join(config.as_str()).join(hash)
 }
 
-/// What Docker is asked to create. `configs` is the directory of laid-out configs.
+/// What Docker is asked to create. `configs` is the directory of laid-out configs, `env` all variables.
 pub(super) fn create_body(
     instance: &InstanceSpec,
     owner: &Owner,
     configs: &Path,
+    env: &BTreeMap<String, String>,
 ) -> Result<ContainerCreateBody, RuntimeError> {
     let container = container(instance)?;
     let service = &instance.service;
@@ -77,7 +78,7 @@ pub(super) fn create_body(
         image: Some(container.image.clone()),
         entrypoint: host::some_if_any(&container.entrypoint),
         cmd: host::some_if_any(&container.command),
-        env: Some(service.env.iter().map(|(key, value)| format!("{key}={value}")).collect()),
+        env: Some(env.iter().map(|(key, value)| format!("{key}={value}")).collect()),
         working_dir: service.working_directory.clone(),
         user: service.user.clone(),
         hostname: hostname(instance, container),

@@ -3,9 +3,7 @@
 use std::io;
 
 use crate::runtime::RuntimeError;
-use crate::shim::program::{
-    DIRECTORY_MISSING, PROGRAM_NOT_EXECUTABLE, PROGRAM_NOT_FOUND, REASONS, START_FAILED, StartFailure,
-};
+use crate::shim::program::{DIRECTORY_MISSING, PROGRAM_NOT_EXECUTABLE, PROGRAM_NOT_FOUND, StartFailure};
 
 pub(super) fn failed(reason: &'static str, message: impl Into<String>, transient: bool) -> RuntimeError {
     RuntimeError { reason, message: message.into(), transient }
@@ -29,15 +27,13 @@ impl From<StartFailure> for RuntimeError {
 
 /// What the shim said: `<reason> <message>`.
 pub(super) fn shim_failed(text: &str) -> RuntimeError {
-    let (word, message) = text.trim_end().split_once(' ').unwrap_or(("", text));
-    let reason = REASONS.into_iter().find(|reason| *reason == word).unwrap_or(START_FAILED);
-    StartFailure::new(reason, message).into()
+    StartFailure::from_text(text).into()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shim::program::DISK_FULL;
+    use crate::shim::program::{DISK_FULL, START_FAILED};
 
     #[test]
     fn a_full_disk_and_a_missing_program_are_told_apart() {

@@ -1,5 +1,6 @@
-//! A command beside a running instance: its environment and directory, for health checks.
+//! A command beside a running instance: its environment, directory, user and cgroups, for health checks.
 
+use std::ffi::OsStr;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::Stdio;
@@ -9,28 +10,34 @@ use tokio::process::{Child, Command};
 
 use super::error::failed;
 use crate::runtime::RuntimeError;
-use crate::shim::files::Launch;
-use crate::shim::program::{StartFailure, find};
+use crate::shim::enter;
+use crate::shim::files::{Launch, state_dir};
+use crate::shim::program::find;
 
-/// Runs `command` to its end: its exit code, 128 + n for signal n. It and what it has started are killed when this is dropped before.
-pub(super) async fn run(dir: &Path, launch: &Launch, command: &[String]) -> Result<i32, RuntimeError> {
+/// Runs `command` to its end: its exit code, 128 + n for signal n, 127 if it cannot be executed. It and what it has started are killed when this is dropped before.
+pub(super) async fn run(
+    shim: &Path,
+    dir: &Path,
+    launch: &Launch,
+    command: &[String],
+) -> Result<i32, RuntimeError> {
     let [name, args @ ..] = command else {
         return Err(failed("StartFailed", "no command was named", false));
     };
-    let path = find(name, launch.search_path())?;
-    let child = Command::new(&path)
-        .arg0(name)
+    let path = find(name, launch.search_path(), &state_dir(dir))?;
+    let child = Command::new(shim)
+        .arg0("skerry-shim")
+        .args([OsStr::new(enter::WORD), dir.as_os_str(), path.as_os_str(), OsStr::new(name)])
         .args(args)
         .env_clear()
         .envs(launch.environment(dir))
-        .current_dir(launch.directory(dir))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .process_group(0)
         .kill_on_drop(true)
         .spawn()
-        .map_err(|error| RuntimeError::from(StartFailure::exec(&path, &error)))?;
+        .map_err(|error| failed("StartFailed", format!("starting `{name}`: {error}"), true))?;
     let mut group = Group { child };
     let status = group
         .child

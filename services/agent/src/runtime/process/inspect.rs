@@ -22,11 +22,11 @@ pub(super) enum Phase {
     /// Shim and program run.
     Running { shim: ProcessId, program: ProcessId, since: SystemTime },
     /// The program has ended, its shim still clears up after it.
-    Ending { shim: ProcessId, code: i32, at: SystemTime },
+    Ending { shim: ProcessId, code: i32, at: SystemTime, out_of_memory: bool },
     /// The program runs and its shim does not: somebody killed it. Nobody keeps its output or will see its exit code.
     Orphaned { program: ProcessId, since: SystemTime },
     /// Nothing that is recorded runs.
-    Ended { code: Option<i32>, at: SystemTime },
+    Ended { code: Option<i32>, at: SystemTime, out_of_memory: bool },
 }
 
 /// One instance.
@@ -54,8 +54,12 @@ impl View {
         });
         let phase = match (&started, ended, shim, program) {
             (None, ..) => Phase::Made,
-            (Some(_), Some(ended), Some(shim), _) => Phase::Ending { shim, code: ended.code, at: ended.at },
-            (Some(_), Some(ended), None, None) => Phase::Ended { code: Some(ended.code), at: ended.at },
+            (Some(_), Some(ended), Some(shim), _) => {
+                Phase::Ending { shim, code: ended.code, at: ended.at, out_of_memory: ended.out_of_memory }
+            }
+            (Some(_), Some(ended), None, None) => {
+                Phase::Ended { code: Some(ended.code), at: ended.at, out_of_memory: ended.out_of_memory }
+            }
             (Some(started), _, None, Some(program)) => Phase::Orphaned { program, since: started.since },
             (Some(started), None, Some(shim), _) => match started.program {
                 None => Phase::Starting { shim },
@@ -64,7 +68,7 @@ impl View {
             },
             (Some(started), None, None, None) if started.program.is_none() => Phase::Made,
             (Some(started), None, None, None) => {
-                Phase::Ended { code: None, at: last_sign(dir, started.since) }
+                Phase::Ended { code: None, at: last_sign(dir, started.since), out_of_memory: false }
             }
         };
         Ok(Some(Self { launch, started, phase }))
@@ -85,8 +89,13 @@ impl View {
             Phase::Running { since, .. } => (RunState::Running { since: *since }, self.fingerprint()),
             // Runs, but not as anybody wants it: without a fingerprint it is replaced, gracefully.
             Phase::Orphaned { since, .. } => (RunState::Running { since: *since }, ""),
-            Phase::Ending { code, at, .. } => (exited(Some(*code), *at), self.fingerprint()),
-            Phase::Ended { code, at } => (exited(*code, *at), self.fingerprint()),
+            Phase::Ending { code, at, out_of_memory, .. } => (
+                RunState::Exited { code: Some(*code), at: *at, out_of_memory: *out_of_memory },
+                self.fingerprint(),
+            ),
+            Phase::Ended { code, at, out_of_memory } => {
+                (RunState::Exited { code: *code, at: *at, out_of_memory: *out_of_memory }, self.fingerprint())
+            }
         };
         let runs = matches!(state, RunState::Running { .. });
         Observed {
@@ -99,12 +108,14 @@ impl View {
             image_health: None,
             drift: None,
             place: crate::runtime::Place::Own,
+            started: self
+                .started
+                .as_ref()
+                .filter(|started| started.program.is_some())
+                .map(|started| started.since),
+            warnings: self.launch.as_ref().map(|launch| launch.warnings.clone()).unwrap_or_default(),
         }
     }
-}
-
-fn exited(code: Option<i32>, at: SystemTime) -> RunState {
-    RunState::Exited { code, at, out_of_memory: false }
 }
 
 /// When a run whose end nobody saw last showed a sign of life. The same answer each time it is asked.
@@ -162,9 +173,9 @@ mod tests {
         started("b", Some(DEAD)).write(dir).unwrap();
         assert!(matches!(phase(dir, "b"), Phase::Ended { code: None, .. }));
         let at = UNIX_EPOCH + Duration::from_secs(5);
-        let ended = Ended { shim: DEAD, boot: "b".into(), code: 3, at };
+        let ended = Ended { shim: DEAD, boot: "b".into(), code: 3, at, out_of_memory: true };
         ended.write(dir, Ended::reserve(dir).unwrap()).unwrap();
-        assert_eq!(phase(dir, "b"), Phase::Ended { code: Some(3), at });
+        assert_eq!(phase(dir, "b"), Phase::Ended { code: Some(3), at, out_of_memory: true });
         let other = Ended { shim: myself(), ..ended };
         other.write(dir, Ended::reserve(dir).unwrap()).unwrap();
         assert!(matches!(phase(dir, "b"), Phase::Ended { code: None, .. }), "the exit of another run");

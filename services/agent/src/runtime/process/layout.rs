@@ -1,18 +1,19 @@
 //! The directories of instances: finding them, laying out config files in them, taking them away.
 
-use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
-use std::path::{Component, Path, PathBuf};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, Gid, Uid, flock};
 use skerry_model::InstanceName;
 
 use super::error::{failed, io_failed};
+use super::tree::Tree;
 use crate::desired::InstanceSpec;
 use crate::runtime::RuntimeError;
-use crate::shim::files::{LOCK, state_dir};
+use crate::shim::files::{LOCK, RunAs, state_dir};
 
 /// How often making a directory is tried again when another instance's removal takes its parent away meanwhile.
 const MAKE_TRIES_MAX: usize = 5;
@@ -79,8 +80,8 @@ pub(super) fn try_lock(dir: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Config files, by path below the state directory.
-pub(super) type Files<'a> = BTreeMap<String, &'a [u8]>;
+/// Config files, by path below the state directory: content, and whether it may be executed.
+pub(super) type Files<'a> = BTreeMap<String, (&'a [u8], bool)>;
 
 /// The config files of an instance, by path below its state directory.
 pub(super) fn config_files(spec: &InstanceSpec) -> Result<Files<'_>, RuntimeError> {
@@ -97,14 +98,14 @@ pub(super) fn config_files(spec: &InstanceSpec) -> Result<Files<'_>, RuntimeErro
                     .files
                     .get(key)
                     .ok_or_else(|| missing(format!("config `{}` has no entry `{key}`", mount.config)))?;
-                files.insert(normal(&mount.path), bytes.as_slice());
+                files.insert(normal(&mount.path), (bytes.as_slice(), mount.executable));
             }
-            None => files.extend(
-                content
-                    .files
-                    .iter()
-                    .map(|(key, bytes)| (normal(&format!("{}/{key}", mount.path)), bytes.as_slice())),
-            ),
+            None => {
+                for (key, bytes) in &content.files {
+                    let path = normal(&format!("{}/{key}", mount.path));
+                    files.insert(path, (bytes.as_slice(), mount.executable));
+                }
+            }
         }
     }
     Ok(files)
@@ -116,61 +117,59 @@ fn normal(path: &str) -> String {
     parts.join("/")
 }
 
-/// Writes the config files and takes away those of before (`old`) that are no longer meant.
-pub(super) fn lay_out(dir: &Path, files: &Files<'_>, old: &[String]) -> Result<(), RuntimeError> {
-    let state = state_dir(dir);
-    make_dir(&state).map_err(|error| io_failed("making the state directory", &error))?;
-    for path in old.iter().filter(|path| !files.contains_key(*path)) {
-        if is_below(path) {
-            let _ = fs::remove_file(state.join(path));
+/// Opens the state directory of an instance for `user`, who may go to it and see nothing on the way.
+pub(super) fn open_state(root: &Path, dir: &Path, user: Option<&RunAs>) -> Result<Tree, RuntimeError> {
+    let making = |error: io::Error| io_failed("making the state directory", &error);
+    let owner = match user {
+        Some(user) => (Uid::from_raw(user.uid), Gid::from_raw(user.gid)),
+        None => (rustix::process::geteuid(), rustix::process::getegid()),
+    };
+    if !owner.0.is_root() && user.is_some() {
+        let_through(root, dir).map_err(making)?;
+    }
+    Tree::open(&state_dir(dir), owner).map_err(making)
+}
+
+/// Lets everybody go through the agent's directories down to an instance's. None may be listed by it, and what is beside them is closed first.
+fn let_through(root: &Path, dir: &Path) -> io::Result<()> {
+    let data = root.parent().unwrap_or(root);
+    for entry in fs::read_dir(data)? {
+        let path = entry?.path();
+        let mode = fs::symlink_metadata(&path)?.permissions().mode();
+        if path != root && !path.is_symlink() && mode & 0o077 != 0 {
+            fs::set_permissions(&path, Permissions::from_mode(mode & 0o700))?;
         }
     }
-    for (path, bytes) in files {
-        let doing = format!("writing the config file `{path}`");
-        if !is_below(path) {
-            return Err(failed("MountMissing", format!("{doing}: not below the state directory"), false));
+    let below = dir.ancestors().take_while(|way| way.starts_with(data));
+    for way in below {
+        let mode = fs::metadata(way)?.permissions().mode();
+        if mode & 0o001 == 0 {
+            fs::set_permissions(way, Permissions::from_mode((mode & 0o777) | 0o011))?;
         }
-        put(&state, path, bytes).map_err(|error| io_failed(&doing, &error))?;
     }
     Ok(())
 }
 
-fn is_below(path: &str) -> bool {
-    !path.is_empty() && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
-}
-
-/// Replaces one file atomically, readable only. A link on the way is not followed: it might lead out of the instance.
-fn put(state: &Path, path: &str, bytes: &[u8]) -> io::Result<()> {
-    let target = state.join(path);
-    let parent = target.parent().unwrap_or(state);
-    let mut way = state.to_owned();
-    for part in parent.strip_prefix(state).unwrap_or(Path::new("")).components() {
-        way.push(part);
-        if fs::symlink_metadata(&way).is_ok_and(|meta| !meta.is_dir()) {
-            return Err(io::Error::new(
-                io::ErrorKind::NotADirectory,
-                format!("{} is in the way", way.display()),
-            ));
-        }
+/// Writes the config files and takes away what was laid out before (`old`) and is no longer meant (`kept`).
+pub(super) fn lay_out(
+    state: &Tree,
+    files: &Files<'_>,
+    old: &[String],
+    kept: &BTreeSet<String>,
+) -> Result<(), RuntimeError> {
+    for path in old.iter().filter(|path| !kept.contains(*path)) {
+        let _ = state.remove(path);
     }
-    make_dir(parent)?;
-    if fs::symlink_metadata(&target).is_ok_and(|meta| meta.is_dir()) {
-        return Err(io::Error::new(io::ErrorKind::IsADirectory, "a directory is in the way"));
+    for (path, (bytes, executable)) in files {
+        let doing = format!("writing the config file `{path}`");
+        let mode = if *executable { 0o500 } else { 0o400 };
+        let put = state.put(path, mode, |file| file.write_all(bytes));
+        put.map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidInput => failed("MountMissing", format!("{doing}: {error}"), false),
+            _ => io_failed(&doing, &error),
+        })?;
     }
-    let name = target.file_name().unwrap_or_default().to_string_lossy();
-    let new = parent.join(format!(".{name}.skerry-new"));
-    let _ = fs::remove_file(&new);
-    let written = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o400)
-        .open(&new)
-        .and_then(|mut file| file.write_all(bytes))
-        .and_then(|()| fs::rename(&new, &target));
-    if written.is_err() {
-        let _ = fs::remove_file(&new);
-    }
-    written
+    Ok(())
 }
 
 /// Takes an instance's directory away, of which the lock is held, and the parents that are empty then. The lock's file goes last: who
@@ -223,25 +222,28 @@ pub(super) fn prune_all(root: &Path) {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
-    fn files<'a>(of: &[(&str, &'a str)]) -> Files<'a> {
-        of.iter().map(|(path, text)| ((*path).to_owned(), text.as_bytes())).collect()
+    /// What is laid out; those of before are `old`.
+    fn put(root: &Path, of: &[(&str, &str)], old: &[String]) -> Result<(), RuntimeError> {
+        let files: Files<'_> =
+            of.iter().map(|(path, text)| ((*path).to_owned(), (text.as_bytes(), *path == "run"))).collect();
+        let kept = files.keys().cloned().collect();
+        lay_out(&open_state(root, root, None)?, &files, old, &kept)
     }
 
     #[test]
     fn config_files_are_replaced_and_old_ones_taken_away() {
         let root = tempfile::tempdir().unwrap();
         let (dir, state) = (root.path(), root.path().join("state"));
-        lay_out(dir, &files(&[("configs/c/a", "1"), ("b", "2")]), &[]).unwrap();
+        put(dir, &[("configs/c/a", "1"), ("b", "2"), ("run", "")], &[]).unwrap();
         assert_eq!(fs::read_to_string(state.join("configs/c/a")).unwrap(), "1");
-        assert_eq!(fs::metadata(state.join("b")).unwrap().permissions().mode() & 0o777, 0o400);
-        assert_eq!(fs::metadata(state.join("configs/c")).unwrap().permissions().mode() & 0o777, 0o700);
+        for (path, mode) in [("b", 0o400), ("run", 0o500), ("configs/c", 0o700)] {
+            assert_eq!(fs::metadata(state.join(path)).unwrap().permissions().mode() & 0o777, mode, "{path}");
+        }
         let old = ["configs/c/a".to_owned(), "b".to_owned(), "../escape".to_owned()];
         fs::write(dir.join("escape"), "").unwrap();
-        lay_out(dir, &files(&[("configs/c/a", "3")]), &old).unwrap();
+        put(dir, &[("configs/c/a", "3")], &old).unwrap();
         assert_eq!(fs::read_to_string(state.join("configs/c/a")).unwrap(), "3");
         assert!(!state.join("b").exists() && dir.join("escape").exists());
     }
@@ -253,9 +255,12 @@ mod tests {
         make_dir(&state.join("taken")).unwrap();
         std::os::unix::fs::symlink(elsewhere.path(), state.join("out")).unwrap();
         for path in ["out/a", "taken", "../a", "/a"] {
-            assert!(lay_out(root.path(), &files(&[(path, "1")]), &[]).is_err(), "{path}");
+            assert!(put(root.path(), &[(path, "1")], &[]).is_err(), "{path}");
         }
-        assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
+        fs::write(elsewhere.path().join("a"), "").unwrap();
+        put(root.path(), &[], &["out/a".to_owned(), "out".to_owned()]).unwrap();
+        assert!(elsewhere.path().join("a").exists() && !state.join("out").exists());
+        assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 1);
     }
 
     #[test]

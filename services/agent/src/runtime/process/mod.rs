@@ -24,6 +24,7 @@ use super::{Observed, ProgressSink, Runtime, RuntimeDirs, RuntimeError, RuntimeK
 use crate::desired::InstanceSpec;
 use crate::shim::program;
 
+mod cgroup;
 mod error;
 mod exec;
 mod handle;
@@ -32,6 +33,8 @@ mod inspect;
 mod layout;
 mod start;
 mod stop;
+mod tree;
+mod user;
 mod watch;
 
 use error::{failed, io_failed};
@@ -61,6 +64,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// What this agent's cgroups are below.
+    fn cgroup_name(&self) -> String {
+        blake3::hash(self.instances.as_os_str().as_encoded_bytes()).to_hex()[..12].to_owned()
+    }
+
     /// The defaults, with these directories.
     pub fn new(dirs: &RuntimeDirs) -> Self {
         Self {
@@ -232,7 +240,12 @@ impl Runtime for ProcessRuntime {
     async fn prepare(&self, instance: &InstanceSpec, _: ProgressSink<'_>) -> Result<(), RuntimeError> {
         layout::config_files(instance)?;
         let launch = start::launch_of(instance, &self.config, "")?;
-        let found = self.look(move || program::find(&launch.program, launch.search_path()).map(drop));
+        // What is below the state directory may come with the configs.
+        if launch.program.contains('/') && !launch.program.starts_with('/') {
+            return Ok(());
+        }
+        let found =
+            self.look(move || program::find(&launch.program, launch.search_path(), Path::new("/")).map(drop));
         Ok(found.await??)
     }
 
@@ -289,8 +302,12 @@ impl Runtime for ProcessRuntime {
             }
             self.stop(&mut claim, &dir, &view).await?;
             let (root, place) = (self.config.instances.clone(), dir.clone());
+            let cgroups = view.launch.map(|launch| launch.cgroups).unwrap_or_default();
             let step = move || match layout::try_lock(&place) {
-                Ok(Some(_held)) => layout::clear(&root, &place),
+                Ok(Some(_held)) => {
+                    crate::shim::cgroup::remove(&cgroups);
+                    layout::clear(&root, &place)
+                }
                 Ok(None) => Ok(()),
                 Err(error) => Err(error),
             };
@@ -318,7 +335,7 @@ impl Runtime for ProcessRuntime {
             view.filter(|view| matches!(view.phase, Phase::Running { .. } | Phase::Orphaned { .. }));
         let launch = running.and_then(|view| view.launch);
         let launch = launch.ok_or_else(|| failed("NotRunning", format!("{instance} does not run"), true))?;
-        exec::run(&dir, &launch, command).await
+        exec::run(&self.config.shim, &dir, &launch, command).await
     }
 
     async fn sweep(&self, _: &Wanted) -> Result<(), RuntimeError> {

@@ -14,12 +14,14 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 use tokio::time::timeout;
 
-use super::Config;
+use super::cgroup::Hierarchies;
 use super::error::{failed, io_failed, shim_failed};
 use super::inspect::{Phase, View};
-use super::layout::{config_files, lay_out, make_dir, try_lock};
+use super::layout::{config_files, lay_out, make_dir, open_state, try_lock};
+use super::{Config, user};
 use crate::desired::InstanceSpec;
 use crate::runtime::RuntimeError;
+use crate::runtime::environment::environment;
 use crate::shim::files::{Launch, SHIM_LOG, forget_run};
 use crate::shim::{FAILED, STARTED, WORD};
 
@@ -47,10 +49,11 @@ pub(super) fn process_of(spec: &InstanceSpec) -> Result<&Process, RuntimeError> 
 /// What is written down for the shim.
 pub(super) fn launch_of(spec: &InstanceSpec, config: &Config, boot: &str) -> Result<Launch, RuntimeError> {
     let process = process_of(spec)?;
-    let mut env: Vec<_> =
-        spec.service.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+    let variables = environment(spec)?;
+    let has_path = variables.contains_key("PATH");
+    let mut env: Vec<_> = variables.into_iter().collect();
     // Programs are looked up where the agent's are; nothing else of its environment is handed on.
-    if let (false, Ok(path)) = (spec.service.env.contains_key("PATH"), std::env::var("PATH")) {
+    if let (false, Ok(path)) = (has_path, std::env::var("PATH")) {
         env.push(("PATH".to_owned(), path));
     }
     let mut ours = |name: &str, value: String| env.push((name.to_owned(), value));
@@ -72,6 +75,10 @@ pub(super) fn launch_of(spec: &InstanceSpec, config: &Config, boot: &str) -> Res
         stop_signal: spec.service.stop.signal.clone().unwrap_or_else(|| "SIGTERM".to_owned()),
         stop_grace: spec.service.stop.grace_period,
         configs: Vec::new(),
+        user: user::resolve(spec.service.user.as_deref())?,
+        cgroups: Vec::new(),
+        warnings: Vec::new(),
+        log: process.log,
     })
 }
 
@@ -96,8 +103,12 @@ pub(super) fn spawn(
     }
     let old = before.and_then(|view| view.launch).map(|launch| launch.configs).unwrap_or_default();
     forget_run(dir).map_err(writing)?;
-    lay_out(dir, &files, &old)?;
-    launch.configs = files.into_keys().collect();
+    let state = open_state(&config.instances, dir, launch.user.as_ref())?;
+    let kept = files.keys().cloned().collect();
+    lay_out(&state, &files, &old, &kept)?;
+    launch.configs = kept.into_iter().collect();
+    let made = Hierarchies::of_machine().make(&config.cgroup_name(), &spec.name, spec.service.limits);
+    (launch.cgroups, launch.warnings) = (made.dirs, made.warnings);
     launch.write(dir).map_err(writing)?;
     let complaints = OpenOptions::new()
         .write(true)

@@ -15,6 +15,7 @@ use super::inspect::{Phase, View};
 use super::layout::try_lock;
 use super::{Claim, ProcessRuntime};
 use crate::runtime::{GRACE_DEFAULT, RuntimeError};
+use crate::shim::cgroup;
 use crate::shim::procfs::ProcessId;
 
 /// How long a killed process may take to be gone. Longer: it hangs in the kernel.
@@ -48,7 +49,35 @@ impl ProcessRuntime {
             signal(shim, Signal::KILL)?;
             let _ = timeout(KILL_WAIT, shim.gone()).await;
         }
+        self.end_cgroups(view).await?;
         self.free(claim, dir, &policy, program.is_some()).await
+    }
+
+    /// Kills what is left in the cgroups: what a shim that was killed could not clear up, wherever it hid.
+    async fn end_cgroups(&self, view: &View) -> Result<(), RuntimeError> {
+        let cgroups = view.launch.as_ref().map(|launch| launch.cgroups.clone()).unwrap_or_default();
+        let until = Instant::now() + KILL_WAIT;
+        loop {
+            let dirs = cgroups.clone();
+            let populated = self.look(move || {
+                let populated = cgroup::is_populated(&dirs);
+                if populated {
+                    cgroup::kill(&dirs);
+                }
+                populated
+            });
+            if !populated.await? {
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                return Err(failed(
+                    "StillStopping",
+                    "processes in its cgroup do not end even when killed",
+                    true,
+                ));
+            }
+            sleep(LOCK_LOOK).await;
+        }
     }
 
     /// Waits until the lock is free. What holds it on is ended: gracefully if nobody was asked yet, else at once.

@@ -41,6 +41,7 @@ fn instance(container: Container, change: impl FnOnce(&mut ServiceSpec)) -> Inst
         name: ServiceName::parse("web").unwrap(),
         kind: Kind::DaemonSet,
         program: Program::Container(container),
+        env_from: Vec::new(),
         env: BTreeMap::new(),
         working_directory: None,
         user: None,
@@ -69,7 +70,7 @@ fn instance(container: Container, change: impl FnOnce(&mut ServiceSpec)) -> Inst
 }
 
 fn body(instance: &InstanceSpec) -> ContainerCreateBody {
-    create_body(instance, &Owner::new("o"), Path::new(CONFIGS)).unwrap()
+    create_body(instance, &Owner::new("o"), Path::new(CONFIGS), &instance.service.env).unwrap()
 }
 
 fn host(instance: &InstanceSpec) -> HostConfig {
@@ -224,6 +225,7 @@ fn configs_are_mounted_read_only_as_directory_or_file() {
         config: config.clone(),
         path: path.into(),
         key: key.map(str::to_owned),
+        executable: false,
     };
     let with = |mounts: Vec<ConfigMount>| {
         let mut instance = instance(plain(), |service| service.configs = mounts);
@@ -242,11 +244,15 @@ fn configs_are_mounted_read_only_as_directory_or_file() {
 
     let owner = Owner::new("o");
     let absent =
-        create_body(&with(vec![mount("/x", Some("nosuch"))]), &owner, Path::new(CONFIGS)).unwrap_err();
+        create_body(&with(vec![mount("/x", Some("nosuch"))]), &owner, Path::new(CONFIGS), &BTreeMap::new())
+            .unwrap_err();
     assert_eq!(absent.reason, "ConfigMissing");
     let mut without = with(vec![mount("/www", None)]);
     without.configs.clear();
-    assert_eq!(create_body(&without, &owner, Path::new(CONFIGS)).unwrap_err().reason, "ConfigMissing");
+    assert_eq!(
+        create_body(&without, &owner, Path::new(CONFIGS), &BTreeMap::new()).unwrap_err().reason,
+        "ConfigMissing"
+    );
 }
 
 #[test]
@@ -269,7 +275,7 @@ fn names_are_stable_and_no_two_things_share_one() {
 fn a_process_is_refused() {
     let mut process = instance(plain(), |_| ());
     Arc::get_mut(&mut process.service).unwrap().program =
-        Program::Process(Process { program: "x".into(), args: vec![] });
-    let error = create_body(&process, &Owner::new("o"), Path::new(CONFIGS)).unwrap_err();
+        Program::Process(Process { program: "x".into(), ..Process::default() });
+    let error = create_body(&process, &Owner::new("o"), Path::new(CONFIGS), &BTreeMap::new()).unwrap_err();
     assert_eq!((error.reason, error.transient), ("WrongRuntime", false));
 }

@@ -1,0 +1,79 @@
+//! The last step before a program: this process enters the instance's cgroups, becomes its user, goes to its directory, and turns into it.
+//!
+//! A step of its own because it is one for the program and for commands beside it, and because none of it may happen to the shim, which
+//! keeps the agent's rights. Its environment is already the program's.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::fs::{Gid, Uid};
+
+use super::cgroup;
+use super::files::{Launch, RunAs};
+use super::program::{DIRECTORY_MISSING, START_FAILED, STATE_UNWRITABLE, StartFailure};
+
+/// The first argument that asks for it. Then: the instance's directory, the program's file, its name for itself, its arguments. Standard
+/// input is a pipe that is told why it did not work, and closed if it did.
+pub(crate) const WORD: &str = "__enter";
+/// Exit code when it did not work, as shells have it.
+const NOT_STARTED: i32 = 127;
+
+/// Returns only when it did not work.
+pub(super) fn run(mut args: impl Iterator<Item = OsString>) -> i32 {
+    let (Some(dir), Some(program), Some(name)) = (args.next(), args.next(), args.next()) else { return 2 };
+    let Ok(mut report) = take_over_stdin() else { return NOT_STARTED };
+    let failure = become_program(&PathBuf::from(dir), &PathBuf::from(program), &name, args);
+    let _ = report.write_all(format!("{} {}", failure.reason, failure.message).as_bytes());
+    NOT_STARTED
+}
+
+fn take_over_stdin() -> rustix::io::Result<File> {
+    let report = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
+    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
+    let null = rustix::fs::open("/dev/null", flags, rustix::fs::Mode::empty())?;
+    rustix::stdio::dup2_stdin(&null)?;
+    Ok(File::from(report))
+}
+
+fn become_program(
+    dir: &Path,
+    program: &Path,
+    name: &OsString,
+    args: impl Iterator<Item = OsString>,
+) -> StartFailure {
+    let launch = match Launch::read(dir) {
+        Ok(Some(launch)) => launch,
+        Ok(None) => return StartFailure::new(STATE_UNWRITABLE, "what to run is not there or not whole"),
+        Err(error) => return StartFailure::state("reading what to run", &error),
+    };
+    for cgroup in &launch.cgroups {
+        if let Err(error) = cgroup::enter(Path::new(cgroup)) {
+            return StartFailure::new(START_FAILED, format!("entering the cgroup {cgroup}: {error}"));
+        }
+    }
+    if let Some(user) = &launch.user
+        && let Err(error) = take_user(user)
+    {
+        let message = format!("becoming user {} of group {}: {error}", user.uid, user.gid);
+        return StartFailure::new(START_FAILED, message);
+    }
+    let directory = launch.directory(dir);
+    if let Err(error) = rustix::process::chdir(&directory) {
+        let message = format!("the working directory {} cannot be entered: {error}", directory.display());
+        return StartFailure::new(DIRECTORY_MISSING, message);
+    }
+    let error = Command::new(program).arg0(name).args(args).exec();
+    StartFailure::exec(program, &error)
+}
+
+/// This process has one thread, so what the kernel does to a thread it does to all of it. The user last: it takes the right to the others.
+fn take_user(user: &RunAs) -> rustix::io::Result<()> {
+    let groups: Vec<Gid> = user.groups.iter().map(|group| Gid::from_raw(*group)).collect();
+    rustix::thread::set_thread_groups(&groups)?;
+    rustix::thread::set_thread_gid(Gid::from_raw(user.gid))?;
+    rustix::thread::set_thread_uid(Uid::from_raw(user.uid))
+}
