@@ -11,7 +11,7 @@ const PROTO: &str = include_str!("../../../../../proto/skerry/type/v1/app.proto"
 type Row = (&'static str, fn(&mut pb::ServiceSpec), Option<&'static str>);
 
 fn process(service: &mut pb::ServiceSpec) {
-    let process = pb::Process { program: "/bin/web".into(), args: vec!["-v".into()] };
+    let process = pb::Process { program: "/bin/web".into(), args: vec!["-v".into()], ..Default::default() };
     service.program = Some(pb::service_spec::Program::Process(process));
 }
 
@@ -37,7 +37,7 @@ fn rows() -> Vec<Row> {
         ("process", |_| (), None),
         ("env", |s| drop(s.env.insert("A".into(), "1".into())), None),
         ("working_directory", |s| s.working_directory = "/srv".into(), None),
-        ("user", |s| s.user = "nobody".into(), Some("user")),
+        ("user", |s| s.user = "nobody".into(), None),
         (
             "configs",
             |s| s.configs = vec![pb::ConfigMount { config: "site".into(), ..Default::default() }],
@@ -46,12 +46,12 @@ fn rows() -> Vec<Row> {
         (
             "resources",
             |s| s.resources = Some(limits(pb::ResourceList { cpu_millis: Some(1), ..Default::default() })),
-            Some("resources.limits"),
+            None,
         ),
         (
             "resources",
-            |s| s.resources = Some(limits(pb::ResourceList { pids: Some(1), ..Default::default() })),
-            Some("resources.limits"),
+            |s| s.resources = Some(limits(pb::ResourceList { swap_bytes: Some(1), ..Default::default() })),
+            Some("resources.limits.swap_bytes"),
         ),
         (
             "health_check",
@@ -72,6 +72,15 @@ fn rows() -> Vec<Row> {
         ("depends_on", |_| (), None),
         ("restart", |s| s.restart = Some(pb::RestartPolicy::default()), None),
         ("stop", |s| s.stop = Some(pb::StopPolicy { signal: "SIGINT".into(), ..Default::default() }), None),
+        ("restart_time", |s| s.restart_time = Some(prost_types::Timestamp { seconds: 1, nanos: 0 }), None),
+        (
+            "env_from",
+            |s| {
+                let source = Some(pb::env_source::Source::Config("site".into()));
+                s.env_from = vec![pb::EnvSource { source, ..Default::default() }];
+            },
+            None,
+        ),
         ("update", |s| s.update = Some(pb::UpdatePolicy::default()), None),
         ("update", start_first, Some("update.order")),
     ]
