@@ -132,8 +132,8 @@ fn setting(node: &str, data: &Path) -> Result<Setting> {
         PORTS.iter().map(|port| (port.to_string(), free_port().to_string())).collect();
     let server = format!("127.0.0.1:{}", ports[0].1);
     // At its usual port it need not be named.
-    let named = format!("skerry --server http://{server} get");
-    let mut instead = vec![("skerry get".to_owned(), named)];
+    let named = format!("type: skerry --server http://{server} get");
+    let mut instead = vec![("type: skerry get".to_owned(), named)];
     instead.extend(ports);
     instead.push(("/var/lib/skerry".to_owned(), data.display().to_string()));
     instead.extend(IMAGES.iter().map(|image| ((*image).to_owned(), BUSYBOX_IMAGE.to_owned())));
