@@ -150,8 +150,12 @@ mod tests {
 
     #[test]
     fn what_a_terminal_shows_for_a_while_is_known() {
-        assert!(passes("app/web: 0/1 ready; Progressing (NotReported)") && passes("node/n-2: it does not exist"));
-        for stays in ["app/web healthy", "error: app/web: no", "web.yaml:1:2: spec: no", "http://a: b", "app/web"] {
+        assert!(
+            passes("app/web: 0/1 ready; Progressing (NotReported)") && passes("node/n-2: it does not exist")
+        );
+        for stays in
+            ["app/web healthy", "error: app/web: no", "web.yaml:1:2: spec: no", "http://a: b", "app/web"]
+        {
             assert!(!passes(stays), "{stays}");
         }
     }
