@@ -1,8 +1,8 @@
 //! Where state is kept on this machine, and that only one process keeps it.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File, Permissions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -25,13 +25,22 @@ fn data_dir(root: bool, state_home: Option<PathBuf>, home: Option<PathBuf>) -> O
     Some(base.join("skerry"))
 }
 
-/// Makes the directory, for its owner alone: it holds secrets and configs.
-pub(crate) fn make_private(directory: &Path) -> anyhow::Result<()> {
-    if directory.is_dir() {
-        return Ok(());
-    }
-    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+/// Makes the data directory of `up`. It holds secrets and configs, each part closed by itself. Root's may be gone through, by the processes of apps
+/// that run as other users; one that is there keeps its mode.
+pub(crate) fn make_data_dir(directory: &Path) -> anyhow::Result<()> {
+    let mode = if rustix::process::geteuid().is_root() { 0o711 } else { 0o700 };
+    let made = fs::DirBuilder::new().recursive(true).mode(mode).create(directory);
     made.with_context(|| format!("cannot make the data directory {}", directory.display()))
+}
+
+/// The part of the data directory that the embedded etcd keeps, for its owner alone.
+pub(crate) fn make_store_dir(data_dir: &Path) -> anyhow::Result<PathBuf> {
+    let directory = data_dir.join("etcd");
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
+    // One of before may be open to others.
+    made.and_then(|()| fs::set_permissions(&directory, Permissions::from_mode(0o700)))
+        .with_context(|| format!("cannot make the data directory {}", directory.display()))?;
+    Ok(directory)
 }
 
 /// A directory that this process alone uses, until this is dropped or the process ends.
@@ -88,6 +97,23 @@ mod tests {
         assert_eq!(data_dir(false, path("/x"), path("/h")), path("/x/skerry"));
         assert_eq!(data_dir(false, path("x"), path("/h")), path("/h/.local/state/skerry"));
         assert_eq!(data_dir(false, None, None), None);
+    }
+
+    #[test]
+    fn others_may_go_through_root_s_data_directory_and_not_into_the_store() {
+        let outer = tempfile::tempdir().expect("a directory");
+        let data = outer.path().join("a/skerry");
+        make_data_dir(&data).expect("made");
+        let store = make_store_dir(&data).expect("made");
+        let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+        let through = if rustix::process::geteuid().is_root() { 0o711 } else { 0o700 };
+        assert_eq!((mode(&data), mode(&store)), (through, 0o700));
+        // Those of before.
+        fs::set_permissions(&data, Permissions::from_mode(0o750)).expect("set");
+        fs::set_permissions(&store, Permissions::from_mode(0o755)).expect("set");
+        make_data_dir(&data).expect("there already");
+        make_store_dir(&data).expect("there already");
+        assert_eq!((mode(&data), mode(&store)), (0o750, 0o700));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use skerry_testing::Process;
 use tempfile::TempDir;
 
 use super::page::Step;
-use super::shown::{fits, line_fits};
+use super::shown::{fits, line_fits, passes};
 
 /// Longest that a command may take, and that a line may be waited for.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -88,7 +88,7 @@ impl Shell {
     pub(super) async fn step(&mut self, step: &Step, may_fail: bool) -> Result<()> {
         let printed = self.run(&step.command).await?;
         ensure!(may_fail || self.exit_code == 0, "it fails with exit code {}:\n{printed}", self.exit_code);
-        let lines: Vec<&str> = printed.lines().collect();
+        let lines: Vec<&str> = printed.lines().filter(|line| !passes(line)).collect();
         if fits(&step.shown, &lines) {
             return Ok(());
         }

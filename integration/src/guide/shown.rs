@@ -23,6 +23,14 @@ pub fn fits(shown: &[String], printed: &[&str]) -> bool {
     }
 }
 
+/// Whether a line tells how something stands that is waited for, as `app/web: 0/1 ready; ...`. On a reader's terminal the next one takes its place, and
+/// at last what came of it: a page does not show them.
+pub(super) fn passes(printed: &str) -> bool {
+    let subject = printed.split_once(": ").and_then(|(subject, _)| subject.split_once('/'));
+    let name = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    subject.is_some_and(|(kind, of)| ["app", "config", "node"].contains(&kind) && name(of))
+}
+
 /// Whether one line does.
 #[must_use]
 pub(super) fn line_fits(shown: &str, printed: &str) -> bool {
@@ -137,6 +145,18 @@ mod tests {
             ("a\n...", "a"),
         ] {
             assert!(fit(shown, printed), "{shown:?} and {printed:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_terminal_shows_for_a_while_is_known() {
+        assert!(
+            passes("app/web: 0/1 ready; Progressing (NotReported)") && passes("node/n-2: it does not exist")
+        );
+        for stays in
+            ["app/web healthy", "error: app/web: no", "web.yaml:1:2: spec: no", "http://a: b", "app/web"]
+        {
+            assert!(!passes(stays), "{stays}");
         }
     }
 

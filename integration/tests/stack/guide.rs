@@ -4,7 +4,8 @@
 //! `n1` is a node of this test alone, and the images are made on this machine of busybox, so that nothing is pulled.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
@@ -13,7 +14,7 @@ use skerry_integration::guide::{self, Block, Page, Setting};
 use skerry_testing::{BUSYBOX_IMAGE, Docker, bin, busybox_root, free_port};
 
 /// Ports that pages name.
-const PORTS: [u16; 10] = [7770, 7771, 7772, 7773, 7774, 2379, 2380, 8080, 8081, 8082];
+const PORTS: [u16; 12] = [7770, 7771, 7772, 7773, 7774, 2379, 2380, 8080, 8081, 8082, 9464, 4317];
 /// The images that pages name, all of them busybox: what is shown is Skerry, not what runs.
 const IMAGES: [&str; 1] = ["busybox:1.37"];
 /// Programs that pages call.
@@ -50,6 +51,7 @@ pages! {
     images: "images.md", Docker;
     watching: "watching.md", Nothing;
     scripting: "scripting.md", Nothing;
+    help: "help.md", Nothing;
     services_apart: "services.md", Nothing;
     troubleshooting: "troubleshooting.md", Docker;
 }
@@ -117,10 +119,12 @@ async fn run(name: &str, needs: Needs) -> Result<()> {
     let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
     let page = Page::parse(&format!("docs/guide/{name}"), &text)?;
     let node = unique(&format!("guide-{}", name.trim_end_matches(".md")));
-    let data = tempfile::tempdir()?;
+    // What is below is closed by itself; processes with users of their own go through.
+    let outer = tempfile::Builder::new().permissions(Permissions::from_mode(0o711)).tempdir()?;
+    let data = outer.path().join("skerry");
     // After the page, whatever became of it.
     let _containers = docker.as_ref().map(|docker| Containers::of(docker, &node));
-    guide::run(&page, setting(&node, data.path())?).await
+    guide::run(&page, setting(&node, &data)?).await
 }
 
 fn setting(node: &str, data: &Path) -> Result<Setting> {
@@ -128,8 +132,8 @@ fn setting(node: &str, data: &Path) -> Result<Setting> {
         PORTS.iter().map(|port| (port.to_string(), free_port().to_string())).collect();
     let server = format!("127.0.0.1:{}", ports[0].1);
     // At its usual port it need not be named.
-    let named = format!("skerry --server http://{server} get");
-    let mut instead = vec![("skerry get".to_owned(), named)];
+    let named = format!("type: skerry --server http://{server} get");
+    let mut instead = vec![("type: skerry get".to_owned(), named)];
     instead.extend(ports);
     instead.push(("/var/lib/skerry".to_owned(), data.display().to_string()));
     instead.extend(IMAGES.iter().map(|image| ((*image).to_owned(), BUSYBOX_IMAGE.to_owned())));

@@ -16,7 +16,7 @@ use anyhow::Context as _;
 use skerry_daemon::{LogArgs, Monitor, Shutdown};
 use tokio::net::TcpListener;
 
-use crate::files::{DirectoryLock, make_private};
+use crate::files::{DirectoryLock, make_data_dir};
 use parts::{Agent, ControlPlane};
 use settings::Settings;
 
@@ -85,7 +85,7 @@ pub(crate) async fn run(args: UpArgs, project: Option<String>, shutdown: Shutdow
     let start = Instant::now();
     let metrics_listen = args.metrics_listen;
     let settings = Settings::of(args, project)?;
-    make_private(&settings.data_dir)?;
+    make_data_dir(&settings.data_dir)?;
     let _lock = DirectoryLock::take(&settings.data_dir, "skerry up")?;
     let (listener, address) = bind(settings.listen).await?;
     let monitor = match metrics_listen {

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::say;
 use super::settings::Settings;
+use crate::files::make_store_dir;
 
 /// Longest that an etcd may be silent before `up` says that it waits for it.
 const SILENT_WAIT: Duration = Duration::from_secs(1);
@@ -76,8 +77,8 @@ impl Storage {
 
     /// Opens the etcd in this process.
     async fn open(settings: &Settings) -> anyhow::Result<Self> {
-        let etcd =
-            EmbeddedEtcd::open(skerry_etcd_embedded::Config::new(settings.data_dir.join("etcd"))).await?;
+        let etcd = EmbeddedEtcd::open(skerry_etcd_embedded::Config::new(make_store_dir(&settings.data_dir)?))
+            .await?;
         let channel = etcd.serve_in_process().await?;
         match Store::connect(StoreConfig::new(Target::Channel(channel))).await {
             Ok(store) => Ok(Self { store, embedded: Some(etcd) }),
