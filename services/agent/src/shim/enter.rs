@@ -74,13 +74,10 @@ fn become_program(
 }
 
 /// `execve` itself: `execvp`, which `CommandExt::exec` is, has /bin/sh run what the kernel refuses as no program of this machine.
-fn execute(
-    program: &Path,
-    name: &OsStr,
-    args: impl Iterator<Item = OsString>,
-) -> io::Result<Infallible> {
+fn execute(program: &Path, name: &OsStr, args: impl Iterator<Item = OsString>) -> io::Result<Infallible> {
     let text = |text: OsString| CString::new(text.into_vec());
-    let args = std::iter::once(name.to_owned()).chain(args).map(text).collect::<Result<Vec<_>, NulError>>()?;
+    let args =
+        std::iter::once(name.to_owned()).chain(args).map(text).collect::<Result<Vec<_>, NulError>>()?;
     let variables = std::env::vars_os().map(|(mut name, value)| {
         name.push("=");
         name.push(value);
