@@ -11,7 +11,7 @@ const PROTO: &str = include_str!("../../../../../proto/skerry/type/v1/app.proto"
 type Row = (&'static str, fn(&mut pb::ServiceSpec), Option<&'static str>);
 
 fn process(service: &mut pb::ServiceSpec) {
-    let process = pb::Process { program: "/bin/web".into(), args: vec!["-v".into()] };
+    let process = pb::Process { program: "/bin/web".into(), args: vec!["-v".into()], ..Default::default() };
     service.program = Some(pb::service_spec::Program::Process(process));
 }
 
