@@ -37,7 +37,16 @@ fn rows() -> Vec<Row> {
         ("process", |_| (), None),
         ("env", |s| drop(s.env.insert("A".into(), "1".into())), None),
         ("working_directory", |s| s.working_directory = "/srv".into(), None),
-        ("user", |s| s.user = "nobody".into(), Some("user")),
+        (
+            "env_from",
+            |s| {
+                let file = pb::env_source::Source::File("/etc/default/web".into());
+                s.env_from = vec![pb::EnvSource { source: Some(file), ..Default::default() }];
+            },
+            None,
+        ),
+        ("user", |s| s.user = "nobody".into(), None),
+        ("user", |s| s.user = "a:b:c".into(), Some("user")),
         (
             "configs",
             |s| s.configs = vec![pb::ConfigMount { config: "site".into(), ..Default::default() }],
@@ -46,12 +55,12 @@ fn rows() -> Vec<Row> {
         (
             "resources",
             |s| s.resources = Some(limits(pb::ResourceList { cpu_millis: Some(1), ..Default::default() })),
-            Some("resources.limits"),
+            None,
         ),
         (
             "resources",
-            |s| s.resources = Some(limits(pb::ResourceList { pids: Some(1), ..Default::default() })),
-            Some("resources.limits"),
+            |s| s.resources = Some(limits(pb::ResourceList { swap_bytes: Some(1), ..Default::default() })),
+            Some("resources.limits.swap_bytes"),
         ),
         (
             "health_check",
@@ -72,6 +81,7 @@ fn rows() -> Vec<Row> {
         ("depends_on", |_| (), None),
         ("restart", |s| s.restart = Some(pb::RestartPolicy::default()), None),
         ("stop", |s| s.stop = Some(pb::StopPolicy { signal: "SIGINT".into(), ..Default::default() }), None),
+        ("restart_time", |s| s.restart_time = Some(prost_types::Timestamp::default()), None),
         ("update", |s| s.update = Some(pb::UpdatePolicy::default()), None),
         ("update", start_first, Some("update.order")),
     ]
