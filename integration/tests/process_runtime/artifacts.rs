@@ -104,7 +104,7 @@ async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, site: &Mutex<Si
         let from = range.unwrap_or(0).min(site.content.len());
         let body = &site.content[from..];
         let length = site.length.unwrap_or(body.len() as u64);
-        let status = match (path.as_str(), range) {
+        let status = match (path.split('?').next().unwrap_or_default(), range) {
             ("/missing", _) => "404 Not Found\r\nContent-Length: 0\r\n\r\n".to_owned(),
             ("/busy", _) => "503 Service Unavailable\r\nContent-Length: 0\r\n\r\n".to_owned(),
             ("/moved", _) => "302 Found\r\nLocation: /file\r\nContent-Length: 0\r\n\r\n".to_owned(),
