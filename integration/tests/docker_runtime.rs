@@ -379,7 +379,11 @@ async fn a_pull_that_fails_says_so_soon() {
 #[tokio::test]
 async fn without_docker_everything_is_unavailable_for_now() {
     let dir = tempfile::tempdir().unwrap();
-    let dirs = RuntimeDirs { configs: dir.path().join("c"), instances: dir.path().join("i") };
+    let dirs = RuntimeDirs {
+        configs: dir.path().join("c"),
+        instances: dir.path().join("i"),
+        artifacts: dir.path().join("artifacts"),
+    };
     // One is absent, the other refuses.
     let refusing = dir.path().join("refusing.sock");
     drop(std::os::unix::net::UnixListener::bind(&refusing).unwrap());

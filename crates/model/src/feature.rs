@@ -38,6 +38,8 @@ pub const PROCESS_LIMITS: &str = "process-limits";
 pub const PROCESS_LOG: &str = "process-log";
 /// A config's files may be executed.
 pub const EXECUTABLE_CONFIGS: &str = "executable-configs";
+/// Files are downloaded before a process starts.
+pub const ARTIFACTS: &str = "artifacts";
 
 /// The features that an agent needs for `spec`, each once, in order.
 pub fn of_app(spec: &AppSpec) -> Vec<&'static str> {
@@ -54,6 +56,7 @@ pub fn of_app(spec: &AppSpec) -> Vec<&'static str> {
                     (PROCESS_LIMITS, service.limits != Amounts::default()),
                     (PROCESS_LOG, process.log != LogBounds::default()),
                     (EXECUTABLE_CONFIGS, service.configs.iter().any(|mount| mount.executable)),
+                    (ARTIFACTS, !process.artifacts.is_empty()),
                 ];
                 needed.extend(rows.into_iter().filter(|(_, needs)| *needs).map(|(feature, _)| feature));
                 continue;
@@ -148,6 +151,12 @@ mod tests {
         };
         assert!(of(service(&process)).is_empty());
         process.log = Some(pb::ProcessLog { max_files: Some(9), ..Default::default() });
+        process.artifacts = vec![pb::Artifact {
+            url: "https://example.org/x".to_owned(),
+            sha256: "0".repeat(64),
+            path: "x".to_owned(),
+            ..Default::default()
+        }];
         let mut all = service(&process);
         all.user = "nobody".to_owned();
         let limits = pb::ResourceList { pids: Some(9), ..Default::default() };
@@ -156,7 +165,7 @@ mod tests {
             vec![pb::ConfigMount { config: "c".to_owned(), executable: true, ..Default::default() }];
         let file = pb::env_source::Source::File("/etc/default/x".to_owned());
         all.env_from = vec![pb::EnvSource { source: Some(file), ..Default::default() }];
-        let expected = [ENV_FROM, EXECUTABLE_CONFIGS, PROCESS_LIMITS, PROCESS_LOG, PROCESS_USER];
+        let expected = [ARTIFACTS, ENV_FROM, EXECUTABLE_CONFIGS, PROCESS_LIMITS, PROCESS_LOG, PROCESS_USER];
         assert_eq!(of(all), expected);
     }
 }

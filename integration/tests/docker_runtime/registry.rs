@@ -84,6 +84,7 @@ fn runtime(world: &World, credentials: CredentialsFile) -> DockerRuntime {
     let dirs = RuntimeDirs {
         configs: world.dir.path().join("configs"),
         instances: world.dir.path().join("instances"),
+        artifacts: world.dir.path().join("artifacts"),
     };
     DockerRuntime::at_socket(world.docker.socket(), &world.owner, &dirs).with_credentials(credentials)
 }

@@ -94,7 +94,11 @@ impl Drop for World {
 }
 
 pub(crate) fn runtime(docker: &Docker, owner: &str, dir: &TempDir) -> DockerRuntime {
-    let dirs = RuntimeDirs { configs: dir.path().join("configs"), instances: dir.path().join("instances") };
+    let dirs = RuntimeDirs {
+        configs: dir.path().join("configs"),
+        instances: dir.path().join("instances"),
+        artifacts: dir.path().join("artifacts"),
+    };
     DockerRuntime::at_socket(docker.socket(), owner, &dirs)
 }
 

@@ -18,6 +18,7 @@ use skerry_model::app::ConfigMount;
 use skerry_model::{ConfigName, ContentHash};
 use skerry_testing::eventually;
 
+mod artifacts;
 mod settings;
 mod support;
 

@@ -240,3 +240,12 @@ async fn a_program_comes_as_a_config() {
     let error = world.start(&with("two", false)).await.expect_err("it may not be executed");
     assert_eq!(error.reason, "ProgramNotExecutable");
 }
+
+#[tokio::test]
+async fn a_program_has_its_signals_at_their_defaults() {
+    let world = World::new();
+    // Where SIGPIPE is ignored, as in this agent, `yes` would end with an error of its own.
+    let spec = shell("(yes; echo ended $? >&2) | head -n 1; exec sleep 1000");
+    world.start(&spec).await.expect("started");
+    world.has_written(&spec, "stderr.log", "ended 141\n").await;
+}

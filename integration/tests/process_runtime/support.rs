@@ -30,8 +30,11 @@ pub(super) struct World {
 impl World {
     pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let dirs =
-            RuntimeDirs { configs: dir.path().join("configs"), instances: dir.path().join("instances") };
+        let dirs = RuntimeDirs {
+            configs: dir.path().join("configs"),
+            instances: dir.path().join("instances"),
+            artifacts: dir.path().join("artifacts"),
+        };
         let boot_id = dir.path().join("boot_id");
         fs::write(&boot_id, "boot-1\n").expect("written");
         let config = Config { shim: bin("skerry-agent"), boot_id, ..Config::new(&dirs) };

@@ -121,6 +121,10 @@ impl Desired {
             specs.values().filter_map(of).collect()
         };
         let (wanted, former) = (containers(&self.instances), containers(&self.formers));
+        let downloaded = |spec: &'_ Arc<InstanceSpec>| match &spec.service.program {
+            Program::Container(_) => Vec::new(),
+            Program::Process(process) => process.artifacts.iter().map(|one| one.sha256.clone()).collect(),
+        };
         let mut volumes = BTreeMap::new();
         for (app, container) in &wanted {
             for mount in &container.mounts {
@@ -133,6 +137,7 @@ impl Desired {
             apps: self.instances.keys().chain(self.blocked.keys()).map(|name| name.app.clone()).collect(),
             images: wanted.into_iter().chain(former).map(|(_, container)| container.image).collect(),
             volumes,
+            artifacts: self.instances.values().chain(self.formers.values()).flat_map(downloaded).collect(),
         }
     }
 }

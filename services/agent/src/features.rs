@@ -6,7 +6,7 @@ use skerry_model::feature;
 use skerry_proto::gateway::v1::Resource;
 
 /// The first are carried out by `runtime/docker/spec.rs`, those of processes by `runtime/process`.
-const FEATURES: [&str; 15] = [
+const FEATURES: [&str; 16] = [
     feature::PORT_HOST_ADDRESS,
     feature::READ_ONLY_MOUNT,
     feature::CONTAINER_USER,
@@ -22,6 +22,7 @@ const FEATURES: [&str; 15] = [
     feature::PROCESS_LIMITS,
     feature::PROCESS_LOG,
     feature::EXECUTABLE_CONFIGS,
+    feature::ARTIFACTS,
 ];
 
 /// All of them.

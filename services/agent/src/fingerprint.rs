@@ -9,8 +9,8 @@ use std::time::UNIX_EPOCH;
 
 use skerry_model::ConfigName;
 use skerry_model::app::{
-    Container, Device, EnvSource, ExtraHost, IpcMode, LogBounds, MountSource, NetworkMode, Process, Program,
-    Protocol, ServiceSpec, Ulimit,
+    Artifact, Container, Device, EnvSource, ExtraHost, IpcMode, LogBounds, MountSource, NetworkMode, Process,
+    Program, Protocol, ServiceSpec, Ulimit, Unpack,
 };
 
 use crate::desired::ConfigContent;
@@ -119,6 +119,15 @@ impl Canon {
         if process.log != LogBounds::default() {
             let LogBounds { max_size_bytes, max_files } = process.log;
             self.field("log", [max_size_bytes.to_string(), max_files.to_string()]);
+        }
+        // Not by their URLs: the same bytes from elsewhere are the same artifact.
+        for Artifact { url: _, sha256, path, executable, unpack } in &process.artifacts {
+            let unpack = match unpack {
+                None => "",
+                Some(Unpack::Tar) => "tar",
+                Some(Unpack::TarGz) => "tar-gz",
+            };
+            self.field("artifact", [sha256.clone(), path.clone(), executable.to_string(), unpack.to_owned()]);
         }
     }
 

@@ -96,7 +96,11 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> Result<(), Se
 }
 
 fn runtimes(config: &Config, data_dir: &Path) -> Vec<Arc<dyn Runtime>> {
-    let dirs = RuntimeDirs { configs: data_dir.join("configs"), instances: data_dir.join("instances") };
+    let dirs = RuntimeDirs {
+        configs: data_dir.join("configs"),
+        instances: data_dir.join("instances"),
+        artifacts: data_dir.join("artifacts"),
+    };
     // Docker mounts from it as root; users of processes, who may be let through the data directory, have no business in it.
     if let Err(error) = make_private(&dirs.configs) {
         tracing::warn!(%error, "the directory of configs cannot be made");

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::{ConfigName, Selector, ServiceName};
 
+mod artifacts;
 mod container;
 mod env;
 mod graph;
@@ -16,6 +17,7 @@ mod settings;
 mod tests;
 mod update;
 
+pub use artifacts::{Artifact, Unpack};
 pub use container::{
     Container, Device, Dns, ExtraHost, IpcMode, Isolation, Kernel, Log, Mount, MountSource, Network,
     NetworkMode, Port, Protocol, PullPolicy, Ulimit,

@@ -10,6 +10,7 @@ use crate::quantity::format_duration;
 use crate::time::{from_proto_duration, from_timestamp};
 use crate::{ConfigName, Fault, Selector, ServiceName, Violations, VolumeName};
 
+use super::artifacts;
 use super::{
     Amounts, AppSpec, ConfigMount, Dependency, DependencyCondition, HealthCheck, Kind, MountSource,
     NetworkMode, Probe, Program, RestartPolicy, RestartWhen, ServiceSpec, StopPolicy, env, program,
@@ -171,7 +172,10 @@ fn parse_service(at: &str, service: &pb::ServiceSpec, v: &mut Violations) -> Opt
         .iter()
         .enumerate()
         .filter_map(|(n, mount)| parse_config_mount(&format!("{at}.configs[{n}]"), mount, is_process, v))
-        .collect();
+        .collect::<Vec<_>>();
+    if let Some(Program::Process(process)) = &program {
+        artifacts::check_configs(&format!("{at}.process.artifacts"), &process.artifacts, &configs, v);
+    }
     let resources = service.resources.unwrap_or_default();
     let requests = parse_amounts(&format!("{at}.resources.requests"), resources.requests.as_ref(), v);
     let limits = parse_amounts(&format!("{at}.resources.limits"), resources.limits.as_ref(), v);

@@ -1,9 +1,10 @@
-//! From the wire to a process of the machine: what it runs, how much of its output is kept.
+//! From the wire to a process of the machine: what it runs, what is downloaded for it, how much of its output is kept.
 
 use skerry_proto::types::v1 as pb;
 
 use crate::Violations;
 
+use super::artifacts::{self, Artifact};
 use super::parse::has_parent;
 use super::program::check_argv;
 
@@ -19,6 +20,8 @@ pub struct Process {
     pub program: String,
     /// Arguments.
     pub args: Vec<String>,
+    /// What is downloaded for it. No path lies in another one's.
+    pub artifacts: Vec<Artifact>,
     /// How much of its output is kept.
     pub log: LogBounds,
 }
@@ -49,15 +52,10 @@ pub(super) fn parse(at: &str, process: &pb::Process, v: &mut Violations) -> Proc
         );
     }
     check_argv(&format!("{at}.args"), &process.args, v);
-    if !process.artifacts.is_empty() {
-        v.add(
-            format!("{at}.artifacts"),
-            "not available yet: leave it out, and deliver a program as a config with executable: true",
-        );
-    }
     Process {
         program: program.clone(),
         args: process.args.clone(),
+        artifacts: artifacts::parse(&format!("{at}.artifacts"), &process.artifacts, v),
         log: process.log.as_ref().map(|log| log_bounds(&format!("{at}.log"), log, v)).unwrap_or_default(),
     }
 }

@@ -1316,7 +1316,8 @@ pub struct Process {
     /// Its arguments.
     #[prost(string, repeated, tag = "2")]
     pub args: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// Files that are downloaded before it starts. Not available yet: refused.
+    /// Files that are downloaded before it starts, at most 16, as `{url: "<https://example.org/server-1.2",> sha256: ..., path: server, executable: true}`
+    /// for `program: ./server`. Not where a config's files are.
     #[prost(message, repeated, tag = "3")]
     pub artifacts: ::prost::alloc::vec::Vec<Artifact>,
     /// How much of its output is kept. Absent: 3 files of 10 MiB for each of standard output and standard error.
@@ -1333,10 +1334,11 @@ impl ::prost::Name for Process {
         "/skerry.type.v1.Process".into()
     }
 }
-/// A file that is downloaded and verified before a process starts. Not available yet.
+/// A file that is downloaded and verified before a process starts. Kept on the machine by its checksum while an instance there needs it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Artifact {
-    /// Where it is: `<http://`> or `<https://`.> Certificates are checked against the machine's own roots. At most 2 GiB.
+    /// Where it is: `<http://`> or `<https://`.> Certificates are checked against the machine's own roots. Redirects are followed, never from https to http.
+    /// At most 2 GiB.
     #[prost(string, tag = "1")]
     pub url: ::prost::alloc::string::String,
     /// SHA-256 of what the URL answers with: 64 hexadecimal digits. Required.

@@ -139,6 +139,8 @@ pub struct Needs {
     pub images: BTreeSet<String>,
     /// Volumes that wanted instances mount, and whether each is removed with its app.
     pub volumes: BTreeMap<(AppName, VolumeName), bool>,
+    /// Checksums of the files that are downloaded for wanted instances and their former copies.
+    pub artifacts: BTreeSet<String>,
 }
 
 /// How an instance is asked to end, where the instance itself no longer says.
@@ -212,7 +214,7 @@ pub trait Runtime: Send + Sync {
     async fn sweep(&self, wanted: &Wanted) -> Result<(), RuntimeError>;
 
     /// Removes what takes room on the machine and is needed no more, of what the runtime knows to be the agent's: images that it pulled,
-    /// volumes that go with their app. Answers what was removed, for people.
+    /// files that it downloaded, volumes that go with their app. Answers what was removed, for people.
     async fn collect(&self, _needs: &Needs) -> Result<Vec<Progress>, RuntimeError> {
         Ok(Vec::new())
     }
@@ -236,4 +238,6 @@ pub struct RuntimeDirs {
     pub configs: PathBuf,
     /// State of process instances.
     pub instances: PathBuf,
+    /// Files that were downloaded for them, by checksum.
+    pub artifacts: PathBuf,
 }

@@ -3,12 +3,13 @@
 //! A step of its own because it is one for the program and for commands beside it, and because none of it may happen to the shim, which
 //! keeps the agent's rights. Its environment is already the program's.
 
-use std::ffi::OsString;
+use std::convert::Infallible;
+use std::ffi::{CString, NulError, OsStr, OsString};
 use std::fs::File;
-use std::io::Write as _;
-use std::os::unix::process::CommandExt as _;
+use std::io::{self, Write as _};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::sync::Arc;
 
 use rustix::fs::{Gid, Uid};
 
@@ -42,7 +43,7 @@ fn take_over_stdin() -> rustix::io::Result<File> {
 fn become_program(
     dir: &Path,
     program: &Path,
-    name: &OsString,
+    name: &OsStr,
     args: impl Iterator<Item = OsString>,
 ) -> StartFailure {
     let launch = match Launch::read(dir) {
@@ -66,8 +67,27 @@ fn become_program(
         let message = format!("the working directory {} cannot be entered: {error}", directory.display());
         return StartFailure::new(DIRECTORY_MISSING, message);
     }
-    let error = Command::new(program).arg0(name).args(args).exec();
-    StartFailure::exec(program, &error)
+    match execute(program, name, args) {
+        Err(error) => StartFailure::exec(program, &error),
+        Ok(never) => match never {},
+    }
+}
+
+/// `execve` itself: `execvp`, which `CommandExt::exec` is, has /bin/sh run what the kernel refuses as no program of this machine.
+fn execute(program: &Path, name: &OsStr, args: impl Iterator<Item = OsString>) -> io::Result<Infallible> {
+    let text = |text: OsString| CString::new(text.into_vec());
+    let args =
+        std::iter::once(name.to_owned()).chain(args).map(text).collect::<Result<Vec<_>, NulError>>()?;
+    let variables = std::env::vars_os().map(|(mut name, value)| {
+        name.push("=");
+        name.push(value);
+        text(name)
+    });
+    let variables = variables.collect::<Result<Vec<_>, NulError>>()?;
+    let program = CString::new(program.as_os_str().as_bytes())?;
+    // Rust programs ignore SIGPIPE, which `execve` would hand on; a signal that has a handler is at its default after it.
+    signal_hook::flag::register(signal_hook::consts::SIGPIPE, Arc::default())?;
+    Ok(nix::unistd::execve(&program, &args, &variables)?)
 }
 
 /// This process has one thread, so what the kernel does to a thread it does to all of it. The user last: it takes the right to the others.

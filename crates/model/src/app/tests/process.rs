@@ -21,6 +21,16 @@ fn process() -> pb::ServiceSpec {
     }
 }
 
+fn artifact(url: &str, path: &str) -> pb::Artifact {
+    pb::Artifact { url: url.into(), sha256: "aB".repeat(32), path: path.into(), ..Default::default() }
+}
+
+fn with(artifact: pb::Artifact, change: fn(&mut pb::Artifact)) -> Vec<pb::Artifact> {
+    let mut artifact = artifact;
+    change(&mut artifact);
+    vec![artifact]
+}
+
 fn config(name: &str, key: &str) -> pb::EnvSource {
     let source = Some(pb::env_source::Source::Config(name.into()));
     pb::EnvSource { source, key: key.into(), optional: false }
@@ -35,6 +45,8 @@ fn limits(change: fn(&mut pb::ResourceList)) -> Option<pb::Resources> {
     change(&mut limits);
     Some(pb::Resources { requests: None, limits: Some(limits) })
 }
+
+const URL: &str = "https://example.org/server";
 
 #[test]
 fn what_no_agent_could_run_is_refused_by_its_field() {
@@ -53,7 +65,52 @@ fn what_no_agent_could_run_is_refused_by_its_field() {
         (|s| s.resources = limits(|l| l.memory_bytes = Some(1)), Some("resources.limits.memory_bytes")),
         (|s| s.resources = limits(|l| l.pids = Some(3)), None),
         (|s| s.resources = limits(|l| l.swap_bytes = Some(3)), Some("resources.limits.swap_bytes")),
-        (|s| inner(s).artifacts = vec![pb::Artifact::default()], Some("process.artifacts")),
+        (|s| inner(s).artifacts = vec![artifact(URL, "./bin/server")], None),
+        (|s| inner(s).artifacts = vec![artifact("http://192.0.2.1:80/x?y", "x")], None),
+        (
+            |s| inner(s).artifacts = vec![artifact("ftp://example.org/x", "x")],
+            Some("process.artifacts[0].url"),
+        ),
+        (|s| inner(s).artifacts = vec![artifact("https:///x", "x")], Some("process.artifacts[0].url")),
+        (|s| inner(s).artifacts = vec![artifact("https://a:b@c/x", "x")], Some("process.artifacts[0].url")),
+        (|s| inner(s).artifacts = vec![artifact("https://c/x y", "x")], Some("process.artifacts[0].url")),
+        (|s| inner(s).artifacts = vec![artifact(URL, "/x")], Some("process.artifacts[0].path")),
+        (|s| inner(s).artifacts = vec![artifact(URL, "a/../../x")], Some("process.artifacts[0].path")),
+        (|s| inner(s).artifacts = vec![artifact(URL, ".")], Some("process.artifacts[0].path")),
+        (|s| inner(s).artifacts = vec![artifact(URL, "a"), artifact(URL, "ab")], None),
+        (
+            |s| inner(s).artifacts = vec![artifact(URL, "a"), artifact(URL, "a/b")],
+            Some("process.artifacts[1].path"),
+        ),
+        (
+            |s| inner(s).artifacts = with(artifact(URL, "a"), |a| a.sha256 = String::new()),
+            Some("process.artifacts[0].sha256"),
+        ),
+        (|s| inner(s).artifacts = with(artifact(URL, "a"), |a| a.unpack = 2), None),
+        (
+            |s| inner(s).artifacts = with(artifact(URL, "a"), |a| a.unpack = 9),
+            Some("process.artifacts[0].unpack"),
+        ),
+        (
+            |s| {
+                inner(s).artifacts = with(artifact(URL, "a"), |a| {
+                    a.unpack = 1;
+                    a.executable = true;
+                });
+            },
+            Some("process.artifacts[0].executable"),
+        ),
+        (
+            |s| inner(s).artifacts = (0..17).map(|n| artifact(URL, &n.to_string())).collect(),
+            Some("process.artifacts"),
+        ),
+        (
+            |s| {
+                inner(s).artifacts = vec![artifact(URL, "b"), artifact(URL, "configs/c")];
+                s.configs = vec![pb::ConfigMount { config: "c".into(), ..Default::default() }];
+            },
+            Some("process.artifacts[1].path"),
+        ),
         (|s| inner(s).log = Some(pb::ProcessLog { max_size_bytes: Some(1 << 20), max_files: Some(1) }), None),
         (
             |s| inner(s).log = Some(pb::ProcessLog { max_size_bytes: Some(-1), max_files: None }),

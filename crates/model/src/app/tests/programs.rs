@@ -37,7 +37,16 @@ fn rows() -> Vec<Row> {
         ("process", |_| (), None),
         ("env", |s| drop(s.env.insert("A".into(), "1".into())), None),
         ("working_directory", |s| s.working_directory = "/srv".into(), None),
+        (
+            "env_from",
+            |s| {
+                let file = pb::env_source::Source::File("/etc/default/web".into());
+                s.env_from = vec![pb::EnvSource { source: Some(file), ..Default::default() }];
+            },
+            None,
+        ),
         ("user", |s| s.user = "nobody".into(), None),
+        ("user", |s| s.user = "a:b:c".into(), Some("user")),
         (
             "configs",
             |s| s.configs = vec![pb::ConfigMount { config: "site".into(), ..Default::default() }],
@@ -72,15 +81,7 @@ fn rows() -> Vec<Row> {
         ("depends_on", |_| (), None),
         ("restart", |s| s.restart = Some(pb::RestartPolicy::default()), None),
         ("stop", |s| s.stop = Some(pb::StopPolicy { signal: "SIGINT".into(), ..Default::default() }), None),
-        ("restart_time", |s| s.restart_time = Some(prost_types::Timestamp { seconds: 1, nanos: 0 }), None),
-        (
-            "env_from",
-            |s| {
-                let source = Some(pb::env_source::Source::Config("site".into()));
-                s.env_from = vec![pb::EnvSource { source, ..Default::default() }];
-            },
-            None,
-        ),
+        ("restart_time", |s| s.restart_time = Some(prost_types::Timestamp::default()), None),
         ("update", |s| s.update = Some(pb::UpdatePolicy::default()), None),
         ("update", start_first, Some("update.order")),
     ]

@@ -150,16 +150,15 @@ fn let_through(root: &Path, dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes the config files and takes away what was laid out before (`old`) and is no longer meant (`kept`).
-pub(super) fn lay_out(
-    state: &Tree,
-    files: &Files<'_>,
-    old: &[String],
-    kept: &BTreeSet<String>,
-) -> Result<(), RuntimeError> {
+/// Takes away what was laid out before (`old`) and is no longer meant (`kept`).
+pub(super) fn take_away(state: &Tree, old: &[String], kept: &BTreeSet<String>) {
     for path in old.iter().filter(|path| !kept.contains(*path)) {
         let _ = state.remove(path);
     }
+}
+
+/// Writes the config files.
+pub(super) fn lay_out(state: &Tree, files: &Files<'_>) -> Result<(), RuntimeError> {
     for (path, (bytes, executable)) in files {
         let doing = format!("writing the config file `{path}`");
         let mode = if *executable { 0o500 } else { 0o400 };
@@ -229,7 +228,9 @@ mod tests {
         let files: Files<'_> =
             of.iter().map(|(path, text)| ((*path).to_owned(), (text.as_bytes(), *path == "run"))).collect();
         let kept = files.keys().cloned().collect();
-        lay_out(&open_state(root, root, None)?, &files, old, &kept)
+        let state = open_state(root, root, None)?;
+        take_away(&state, old, &kept);
+        lay_out(&state, &files)
     }
 
     #[test]

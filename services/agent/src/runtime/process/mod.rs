@@ -20,10 +20,13 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 
-use super::{Observed, ProgressSink, Runtime, RuntimeDirs, RuntimeError, RuntimeKind, Wanted};
+use super::{
+    Needs, Observed, Progress, ProgressSink, Runtime, RuntimeDirs, RuntimeError, RuntimeKind, Wanted,
+};
 use crate::desired::InstanceSpec;
 use crate::shim::program;
 
+mod artifacts;
 mod cgroup;
 mod error;
 mod exec;
@@ -59,6 +62,10 @@ pub struct Config {
     pub shim: PathBuf,
     /// The file that tells one boot of the machine from another.
     pub boot_id: PathBuf,
+    /// Where downloaded files are kept.
+    pub artifacts: PathBuf,
+    /// A file of certificates that downloads trust, in PEM. By default the machine's own.
+    pub certificates: Option<PathBuf>,
     /// Told to programs as `SKERRY_NODE`.
     pub node: Option<NodeName>,
 }
@@ -75,6 +82,8 @@ impl Config {
             instances: dirs.instances.clone(),
             shim: PathBuf::from("/proc/self/exe"),
             boot_id: PathBuf::from("/proc/sys/kernel/random/boot_id"),
+            artifacts: dirs.artifacts.clone(),
+            certificates: None,
             node: None,
         }
     }
@@ -87,6 +96,7 @@ pub struct ProcessRuntime {
     /// Shims that are children of this process, to be reaped.
     children: Arc<Mutex<Vec<Child>>>,
     watch: Watch,
+    artifacts: Arc<artifacts::Store>,
     /// Steps on blocking threads. They end by themselves.
     steps: TaskTracker,
 }
@@ -102,11 +112,14 @@ impl ProcessRuntime {
     /// Adopts what is in the instances' directory. Touches nothing.
     pub fn new(config: Config) -> Self {
         let instances = std::path::absolute(&config.instances).unwrap_or_else(|_| config.instances.clone());
+        let artifacts = artifacts::Store::new(config.artifacts.clone(), config.certificates.clone());
+        let artifacts = Arc::new(artifacts);
         Self {
             config: Config { instances, ..config },
             slots: Mutex::default(),
             children: Arc::default(),
             watch: Watch::default(),
+            artifacts,
             steps: TaskTracker::new(),
         }
     }
@@ -199,6 +212,14 @@ impl ProcessRuntime {
         }
     }
 
+    /// Downloads what the instance needs, and looks through what is to be unpacked.
+    async fn fetch(&self, spec: &InstanceSpec, progress: ProgressSink<'_>) -> Result<(), RuntimeError> {
+        let artifacts = start::process_of(spec)?.artifacts.clone();
+        self.artifacts.fetch(&artifacts, progress).await?;
+        let dir = self.config.artifacts.clone();
+        self.look(move || artifacts::check(&dir, &artifacts)).await?
+    }
+
     /// Begins to wait for the end of what was just started.
     async fn watch_started(&self, claim: &Claim, dir: &Path) -> Result<(), RuntimeError> {
         if let Some(started) = self.view(dir).await?.and_then(|view| view.started) {
@@ -237,10 +258,11 @@ impl Runtime for ProcessRuntime {
         Ok(format!("{} {}", text(uname.sysname()), text(uname.release())))
     }
 
-    async fn prepare(&self, instance: &InstanceSpec, _: ProgressSink<'_>) -> Result<(), RuntimeError> {
+    async fn prepare(&self, instance: &InstanceSpec, progress: ProgressSink<'_>) -> Result<(), RuntimeError> {
         layout::config_files(instance)?;
         let launch = start::launch_of(instance, &self.config, "")?;
-        // What is below the state directory may come with the configs.
+        self.fetch(instance, progress).await?;
+        // What is below the state directory may come with the configs and artifacts.
         if launch.program.contains('/') && !launch.program.starts_with('/') {
             return Ok(());
         }
@@ -249,7 +271,7 @@ impl Runtime for ProcessRuntime {
         Ok(found.await??)
     }
 
-    async fn ensure(&self, instance: &InstanceSpec, _: ProgressSink<'_>) -> Result<(), RuntimeError> {
+    async fn ensure(&self, instance: &InstanceSpec, progress: ProgressSink<'_>) -> Result<(), RuntimeError> {
         start::process_of(instance)?;
         self.reap();
         let dir = self.instance_dir(&instance.name);
@@ -271,6 +293,7 @@ impl Runtime for ProcessRuntime {
                 }
                 Some(view) => self.stop(&mut claim, &dir, &view).await?,
                 None => {
+                    self.artifacts.fetch(&start::process_of(instance)?.artifacts, progress).await?;
                     let (back, started) = self.start(claim, &dir, instance).await?;
                     claim = back;
                     if started {
@@ -341,6 +364,12 @@ impl Runtime for ProcessRuntime {
     async fn sweep(&self, _: &Wanted) -> Result<(), RuntimeError> {
         let root = self.config.instances.clone();
         self.look(move || layout::prune_all(&root)).await
+    }
+
+    async fn collect(&self, needs: &Needs) -> Result<Vec<Progress>, RuntimeError> {
+        let (store, needed) = (Arc::clone(&self.artifacts), needs.artifacts.clone());
+        let collected = self.look(move || store.collect(&needed)).await?;
+        collected.map_err(|error| io_failed("removing artifacts", &error))
     }
 
     async fn changed(&self) {

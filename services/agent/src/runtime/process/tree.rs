@@ -9,8 +9,8 @@ use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, Dir, FileType, Gid, Mode, OFlags, Uid, chownat, fchmod, fchown, fstat, mkdirat, openat,
-    renameat, statat, unlinkat,
+    AtFlags, Dir, FileType, Gid, Mode, OFlags, Uid, chownat, fchmod, fchown, fstat, linkat, mkdirat, openat,
+    renameat, statat, symlinkat, unlinkat,
 };
 
 const DIRECTORY: OFlags =
@@ -104,6 +104,28 @@ impl Tree {
             let _ = parent.unlink(&new);
         }
         filled
+    }
+
+    /// Makes a directory, if it is not there.
+    pub(super) fn make_dir(&self, path: &str) -> io::Result<()> {
+        let (parent, name) = self.parent(path)?;
+        parent.enter(&parent.dir, name).map(drop)
+    }
+
+    /// Puts a symbolic link to `target` there. What it leads to is the caller's to judge.
+    pub(super) fn symlink(&self, target: &str, path: &str) -> io::Result<()> {
+        let (parent, name) = self.parent(path)?;
+        parent.unlink(name)?;
+        symlinkat(target, &parent.dir, name)?;
+        let (user, group) = self.owner;
+        Ok(chownat(&parent.dir, name, Some(user), Some(group), AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+
+    /// Gives the file at `other` a second name. A symbolic link there is not followed.
+    pub(super) fn link(&self, other: &str, path: &str) -> io::Result<()> {
+        let ((from, old), (parent, name)) = (self.parent(other)?, self.parent(path)?);
+        parent.unlink(name)?;
+        Ok(linkat(&from.dir, old, &parent.dir, name, AtFlags::empty())?)
     }
 
     /// Takes away what is there, a directory with all that is in it.
