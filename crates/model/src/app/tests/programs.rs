@@ -11,8 +11,12 @@ const PROTO: &str = include_str!("../../../../../proto/skerry/type/v1/app.proto"
 type Row = (&'static str, fn(&mut pb::ServiceSpec), Option<&'static str>);
 
 fn process(service: &mut pb::ServiceSpec) {
-    let process = pb::Process { program: "/bin/web".into(), args: vec!["-v".into()] };
+    let process = pb::Process { program: "/bin/web".into(), args: vec!["-v".into()], ..Default::default() };
     service.program = Some(pb::service_spec::Program::Process(process));
+}
+
+fn env_file(path: &str) -> pb::EnvSource {
+    pb::EnvSource { source: Some(pb::env_source::Source::File(path.into())), ..Default::default() }
 }
 
 fn limits(limits: pb::ResourceList) -> pb::Resources {
@@ -36,8 +40,11 @@ fn rows() -> Vec<Row> {
         ),
         ("process", |_| (), None),
         ("env", |s| drop(s.env.insert("A".into(), "1".into())), None),
+        ("env_from", |s| s.env_from = vec![env_file("/etc/default/web")], None),
+        ("env_from", |s| s.env_from = vec![env_file("web")], Some("env_from[0].file")),
+        ("restart_time", |s| s.restart_time = Some(prost_types::Timestamp::default()), None),
         ("working_directory", |s| s.working_directory = "/srv".into(), None),
-        ("user", |s| s.user = "nobody".into(), Some("user")),
+        ("user", |s| s.user = "nobody".into(), None),
         (
             "configs",
             |s| s.configs = vec![pb::ConfigMount { config: "site".into(), ..Default::default() }],
@@ -46,12 +53,12 @@ fn rows() -> Vec<Row> {
         (
             "resources",
             |s| s.resources = Some(limits(pb::ResourceList { cpu_millis: Some(1), ..Default::default() })),
-            Some("resources.limits"),
+            None,
         ),
         (
             "resources",
             |s| s.resources = Some(limits(pb::ResourceList { pids: Some(1), ..Default::default() })),
-            Some("resources.limits"),
+            None,
         ),
         (
             "health_check",
