@@ -109,6 +109,8 @@ mod tests {
             image_health: None,
             drift: None,
             place,
+            started: None,
+            warnings: Vec::new(),
         }
     }
 
