@@ -95,6 +95,16 @@ impl Query {
     pub(crate) fn all(kind: Type) -> Self {
         Self { kind, selector: String::new(), app: None, below: None, node: None, regarding: String::new() }
     }
+
+    /// Whether one is asked for by its whole name: `APP/HASH`, `APP/SERVICE/NODE/INDEX`.
+    pub(crate) fn names_one(&self) -> bool {
+        let parts = self.below.as_ref().map_or(0, |below| below.split('/').count());
+        match self.kind {
+            Type::Revision => parts == 2,
+            Type::Instance => parts == 4,
+            Type::Node | Type::App | Type::Config | Type::Event => false,
+        }
+    }
 }
 
 /// A listing, and the version that a watch continues from (empty where there is none).

@@ -6,6 +6,7 @@ use crate::args::Color;
 use crate::error::CliError;
 use crate::patience::Seen;
 use crate::render::bar;
+use crate::render::table::plain;
 
 /// Where commands write.
 pub(crate) struct Printer {
@@ -127,7 +128,7 @@ impl Drop for Progress {
 
 /// `text` in one line of a terminal, over what is there.
 fn over(text: &str, width: usize) -> String {
-    let plain: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let plain = plain(text);
     // The last column stays free: some terminals go to the next line after it.
     let room = width.saturating_sub(1);
     let cut = if plain.chars().count() > room {

@@ -145,6 +145,7 @@ impl<'a> Decoder<'a> {
             (None, kind) => match scalar::scalar(&kind, node) {
                 Ok(value) => Some(value),
                 Err(message) => {
+                    let message = out_of_bounds(field, node).unwrap_or(message);
                     let mend = unit_form(field)
                         .map(|(name, unit)| format!("; or write \"{name}: {}\"", scalar::example(unit)));
                     self.error(node.at, message + mend.as_deref().unwrap_or_default());
@@ -220,4 +221,14 @@ fn find_field(message: &MessageDescriptor, key: &str) -> Option<Named> {
 /// The real oneof that `field` is in: those behind `optional` exclude nothing.
 fn exclusive(field: &FieldDescriptor) -> Option<OneofDescriptor> {
     field.containing_oneof().filter(|oneof| !oneof.is_synthetic())
+}
+
+/// What is wrong with a number that its type cannot hold, where the field has narrower bounds than that.
+fn out_of_bounds(field: &FieldDescriptor, node: &Node) -> Option<String> {
+    let most = match field.full_name() {
+        "skerry.type.v1.Deployment.replicas" => skerry_model::app::REPLICAS_MAX,
+        _ => return None,
+    };
+    let Content::Scalar(found) = &node.content else { return None };
+    Some(format!("{} is out of range: 0 to {most}", found.integer()?))
 }

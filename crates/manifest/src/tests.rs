@@ -416,3 +416,21 @@ fn sizes_are_written_as_people_write_them() {
     assert!(refused(&with("shm: 8Mi"))[0].contains("unknown field"));
     assert!(refused(&with("gpus: all"))[0].contains("not available yet"));
 }
+
+#[test]
+fn replicas_below_none_are_told_their_own_bounds() {
+    let text = "\
+apiVersion: skerry/v1
+kind: App
+metadata: {name: a}
+spec:
+  services:
+    - name: web
+      container: {image: x}
+      deployment: {replicas: -1}
+";
+    assert_eq!(
+        refused(text),
+        ["f.yaml:8:30: spec.services[0].deployment.replicas: -1 is out of range: 0 to 100"]
+    );
+}

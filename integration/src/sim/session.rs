@@ -96,7 +96,7 @@ impl Actor {
                 _ = shutdown.wait_for(|ending| *ending), if !draining => {
                     draining = true;
                     let retry_after = process.sim.between_ms(0, 500);
-                    self.feed(SessionEvent::Drain { retry_after }).await;
+                    self.feed(SessionEvent::Drain { why: "this gateway stops", retry_after }).await;
                 }
                 Some(done) = self.doing.next() => self.done(done).await,
                 () = wake.notified() => self.suspect().await,
@@ -205,7 +205,7 @@ impl Actor {
         current.look_at = None;
         if term > current.epoch.term {
             let retry_after = self.process.sim.between_ms(0, TERM_SPREAD_MS);
-            return self.feed(SessionEvent::Drain { retry_after }).await;
+            return self.feed(SessionEvent::Drain { why: "the store was restored", retry_after }).await;
         }
         if current.looking {
             current.again = true;

@@ -113,7 +113,7 @@ pub struct AgentArgs {
     pub gateways: Vec<String>,
 
     /// Name of this node: a DNS label; absent: the host name
-    #[arg(long, env = "SKERRY_NODE", value_name = "NAME")]
+    #[arg(long, visible_alias = "node-name", env = "SKERRY_NODE", value_name = "NAME")]
     pub node: Option<String>,
 
     /// Project of this node

@@ -117,7 +117,7 @@ fn of_current(hold: Option<&Hold>, observed: &Observed, about: About<'_>) -> Tol
 
 /// An old copy runs on until the new one can take its place.
 fn of_old(spec: &InstanceSpec, hold: Option<&Hold>, about: About<'_>) -> Told {
-    let runs_on = |message: &str| format!("the copy of the revision before runs on: {message}");
+    let runs_on = |message: &str| format!("the former revision still runs: {message}");
     if let Some(error) = about.away {
         return told(Phase::Running, "RuntimeUnavailable", format!("ran when last seen; {}", error.message));
     }
@@ -361,6 +361,6 @@ mod tests {
             (status.ready, status.reason.as_str(), status.revision.as_str()),
             (true, "ImagePullFailed", "old")
         );
-        assert!(status.message.contains("no route"));
+        assert_eq!(status.message, "the former revision still runs: no route");
     }
 }

@@ -43,6 +43,11 @@ const DRAIN_SPREAD_MIN: Duration = Duration::from_millis(500);
 /// The span over which agents come back after the store's term was raised: all gateways send theirs off at once.
 const TERM_SPREAD: Duration = Duration::from_secs(3);
 
+/// Why the agents of a stopping gateway are sent off.
+pub(crate) const STOPS: &str = "this gateway stops";
+/// Why agents are sent off after the store's term was raised.
+const TERM_RAISED: &str = "the store was restored: the session is opened anew";
+
 type Doing = Pin<Box<dyn Future<Output = Done> + Send>>;
 
 /// Something that was asked of the store.
@@ -132,7 +137,7 @@ impl Actor {
                 () = shutdown.cancelled(), if !draining => {
                     draining = true;
                     let spread = self.drain_spread();
-                    self.feed(SessionEvent::Drain { retry_after: jitter(spread) }).await;
+                    self.feed(SessionEvent::Drain { why: STOPS, retry_after: jitter(spread) }).await;
                 }
                 permit = outbound.reserve(), if !self.backlog.is_empty() => {
                     let frame = self.backlog.pop_front();
@@ -315,7 +320,7 @@ impl Actor {
         current.look_at = None;
         if term > current.epoch.term {
             // The store is another one than the session was opened in: what fences it is worth nothing there.
-            self.feed(SessionEvent::Drain { retry_after: jitter(TERM_SPREAD) }).await;
+            self.feed(SessionEvent::Drain { why: TERM_RAISED, retry_after: jitter(TERM_SPREAD) }).await;
             return;
         }
         if current.looking {

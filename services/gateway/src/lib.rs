@@ -5,6 +5,7 @@
 
 mod actor;
 mod admission;
+mod claims;
 mod clock;
 mod close;
 mod commit;
@@ -29,6 +30,7 @@ use tokio::sync::{mpsc, watch};
 pub use self::config::{Args, Config};
 
 use self::admission::Admission;
+use self::claims::Claims;
 use self::clock::Clock;
 use self::contents::Contents;
 use self::live::Live;
@@ -62,6 +64,7 @@ pub(crate) struct Shared {
     pub(crate) mirror: Mirror,
     pub(crate) contents: Contents,
     pub(crate) admission: Admission,
+    pub(crate) claims: Claims,
     pub(crate) live: Live,
     pub(crate) closing: mpsc::Sender<close::Closed>,
     pub(crate) clock: Clock,
@@ -99,6 +102,7 @@ impl Gateway {
         let shared = Arc::new(Shared {
             id: id.into(),
             admission: Admission::new(config.sessions_per_second),
+            claims: Claims::default(),
             config,
             contents: Contents::new(store.clone()),
             live: Live::default(),

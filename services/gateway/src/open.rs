@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::Shared;
+use crate::claims::is_plausible;
 use crate::clock::jitter;
 
 /// How long opening may take, beside waiting to be admitted.
@@ -154,22 +155,26 @@ async fn check_term(
     held: Version,
     assignment: Option<&Versioned<stored::AssignmentRecord>>,
 ) -> Result<(), OpenFailure> {
-    let store = &shared.store;
-    let term = store.term();
-    let behind = assignment.is_some_and(|stored| held > Version::new(term, stored.mod_revision));
-    let known = Version::new(term, shared.mirror.snapshot().revision());
-    let seen = if behind {
-        // Within a term the revision of a node's assignment never falls, so that term is over even if the store has counted on
-        // beyond what the agent holds.
-        StoreVersion { term: held.term, revision: i64::MAX }
-    } else if held > known {
-        StoreVersion { term: held.term, revision: held.revision }
-    } else {
+    if newer_than_the_store(shared, held, assignment).is_none() {
         return Ok(());
-    };
-    match store.raise_term(seen).await {
+    }
+    let turn = shared.claims.turn().await;
+    // Whoever had the turn before has raised the term for all who come back after a restore.
+    let Some(seen) = newer_than_the_store(shared, held, assignment) else { return Ok(()) };
+    let stored = shared.mirror.snapshot().revision();
+    if !is_plausible(held.revision, stored) {
+        return Err(OpenFailure::Denied(format!(
+            "it holds a version of revision {}; the store is at revision {stored}",
+            held.revision
+        )));
+    }
+    let now = Instant::now();
+    turn.may_raise(now).map_err(|retry_after| OpenFailure::Overloaded { retry_after })?;
+    let term = shared.store.term();
+    match shared.store.raise_term(seen).await {
         Ok(raised) => {
             if raised > term {
+                turn.raised(now);
                 tracing::warn!(%held, term = raised, "an agent holds a newer version than the store: the store was restored");
             }
             Ok(())
@@ -179,4 +184,20 @@ async fn check_term(
         ))),
         Err(error) => Err(OpenFailure::Unavailable(error.to_string())),
     }
+}
+
+/// What the store must have given out, if that is newer than what it is known to have.
+fn newer_than_the_store(
+    shared: &Shared,
+    held: Version,
+    assignment: Option<&Versioned<stored::AssignmentRecord>>,
+) -> Option<StoreVersion> {
+    let term = shared.store.term();
+    if assignment.is_some_and(|stored| held > Version::new(term, stored.mod_revision)) {
+        // Within a term the revision of a node's assignment never falls, so that term is over even if the store has counted on
+        // beyond what the agent holds.
+        return Some(StoreVersion { term: held.term, revision: i64::MAX });
+    }
+    let known = Version::new(term, shared.mirror.snapshot().revision());
+    (held > known).then_some(StoreVersion { term: held.term, revision: held.revision })
 }

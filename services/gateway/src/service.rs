@@ -11,7 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::Shared;
-use crate::actor::{Actor, EGRESS_MAX, Egress};
+use crate::actor::{Actor, EGRESS_MAX, Egress, STOPS};
 
 #[derive(Clone)]
 pub(crate) struct Sync {
@@ -35,7 +35,7 @@ impl SyncService for Sync {
     ) -> Result<Response<Self::SyncStream>, Status> {
         let peer = Peer::of(&request).map_err(|fault| status_of(&fault))?;
         if self.shared.shutdown.is_ending() {
-            return Err(Status::unavailable("this gateway stops"));
+            return Err(Status::unavailable(STOPS));
         }
         let (sender, receiver) = mpsc::channel(EGRESS_MAX);
         let actor = Actor::new(Arc::clone(&self.shared), peer, request.into_inner(), sender);

@@ -324,7 +324,35 @@ async fn an_agent_that_holds_more_than_the_store_makes_it_a_new_term() {
     assert!(update.version.unwrap().store_term > ahead.store_term, "else the agent would refuse it");
     assert_eq!(update.resources.len(), 2);
     // Sessions of the old term are opened anew: what fenced them means nothing now.
-    assert_eq!(bystander.hear_closing().await.reason(), Reason::Draining);
+    let closing = bystander.hear_closing().await;
+    assert_eq!(closing.reason(), Reason::Draining);
+    assert!(closing.message.contains("restored"), "{closing:?}");
+}
+
+#[tokio::test]
+async fn an_agent_that_claims_to_be_ahead_again_and_again_sends_nobody_away_twice() {
+    let stage = Stage::start().await;
+    let claim = |name: &str, store_term, revision| {
+        let version = Some(pb::Version { store_term, revision });
+        pb::Hello { version, ..hello(&node(name), "b1") }
+    };
+    let before = stage.store.term();
+    let mut absurd = Agent::dial(&stage.address).await;
+    absurd.say(Up::Hello(claim("n1", before, i64::MAX))).await;
+    assert!(absurd.next().await.is_err(), "no store counts so far");
+
+    let (_liar, welcome) = Agent::open(&stage.address, claim("n1", before, 1_000_000)).await;
+    let term = welcome.epoch.unwrap().store_term;
+    assert_eq!(term, before + 1);
+    for name in ["n1", "n3"] {
+        let mut liar = Agent::dial(&stage.address).await;
+        liar.say(Up::Hello(claim(name, term, 1_000_000))).await;
+        let closing = liar.hear_closing().await;
+        assert_eq!(closing.reason(), Reason::Overloaded);
+        assert!(closing.retry_after.is_some());
+    }
+    let (_honest, welcome) = Agent::open(&stage.address, hello(&node("n2"), "b1")).await;
+    assert_eq!(welcome.epoch.unwrap().store_term, term);
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use skerry_daemon::Shutdown;
 use skerry_rpc::trace;
 use skerry_store::keys::LeaderName;
 use skerry_store::{Committed, Leadership, Lease, Store, Txn, TxnError, campaign};
+use tokio::time::MissedTickBehavior;
 use tracing::{Span, debug, info, warn};
 
 use crate::follow::Shared;
@@ -62,6 +63,7 @@ async fn lead_once(shared: &Shared, store: &Store, name: &LeaderName, lease: &Le
 async fn assign(shared: &Shared, store: &Store, leadership: &Leadership, shutdown: &Shutdown) {
     let mut wake = shared.subscribe();
     let mut clear = tokio::time::interval(CLEAR_EVERY);
+    clear.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while !shutdown.is_ending() {
         wake.mark_unchanged();
         let open = shared.world().unsettled(NODES_PER_PASS);
@@ -86,7 +88,12 @@ async fn assign(shared: &Shared, store: &Store, leadership: &Leadership, shutdow
             }
         }
         if failed > 0 {
-            let _ = tokio::time::timeout(RETRY_WAIT, wake.changed()).await;
+            // One assignment that cannot be written keeps nobody from clearing away.
+            tokio::select! {
+                _ = wake.changed() => {}
+                () = tokio::time::sleep(RETRY_WAIT) => {}
+                _ = clear.tick() => gc::clear_unused(shared, store, leadership).await,
+            }
         }
     }
 }

@@ -155,15 +155,7 @@ impl Look<'_> {
                 "acknowledged by the node, and nothing reported yet".to_owned(),
             );
         } else if !is_current {
-            let message = if status.ready {
-                "the former revision still runs".to_owned()
-            } else {
-                std::mem::take(&mut status.message)
-            };
-            let reason =
-                if status.ready { "Updating".to_owned() } else { std::mem::take(&mut status.reason) };
-            status.ready = false;
-            (status.reason, status.message) = (reason, message);
+            behind(&mut status);
         }
         let updated = acknowledged && is_current;
         Seen { name: placed.instance.clone(), status, wanted: true, updated }
@@ -202,6 +194,14 @@ fn not_ready(status: &mut InstanceStatus, reason: &str, message: String) {
     status.ready = false;
     reason.clone_into(&mut status.reason);
     status.message = message;
+}
+
+/// Its former revision is there. The node says why it is not replaced, if it has begun with the successor; it is not ready as what is wanted.
+fn behind(status: &mut InstanceStatus) {
+    if status.reason.is_empty() {
+        not_ready(status, "Updating", "the former revision still runs".to_owned());
+    }
+    status.ready = false;
 }
 
 /// What is there of an instance that cannot be placed as wanted.
@@ -385,6 +385,22 @@ mod tests {
         assert_eq!(refusal(&status, &placed).unwrap().0, "UnsupportedFeature");
         let alone = StatusRecord { refused: vec![own], ..StatusRecord::default() };
         assert_eq!(refusal(&alone, &placed).unwrap().0, "MissingReference");
+    }
+
+    #[test]
+    fn an_update_that_cannot_be_made_says_why() {
+        let mut waits = InstanceStatus {
+            ready: true,
+            reason: "ImagePullFailed".into(),
+            message: "the former revision still runs: no route".into(),
+            ..InstanceStatus::default()
+        };
+        behind(&mut waits);
+        assert!(!waits.ready);
+        assert_eq!((waits.reason.as_str(), waits.message.contains("no route")), ("ImagePullFailed", true));
+        let mut untold = InstanceStatus { ready: true, ..InstanceStatus::default() };
+        behind(&mut untold);
+        assert_eq!((untold.ready, untold.reason.as_str()), (false, "Updating"));
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub(crate) struct UpArgs {
     no_agent: bool,
 
     /// Name of this machine's node [default: its host name]
-    #[arg(long, value_name = "NAME", conflicts_with = "no_agent")]
+    #[arg(long, visible_alias = "node", value_name = "NAME", conflicts_with = "no_agent")]
     node_name: Option<String>,
 
     /// Run processes only, even where Docker answers

@@ -44,7 +44,7 @@ pub struct GlobalArgs {
     pub context: Option<String>,
 
     /// Longest that one call may take, as 30s
-    #[arg(long, global = true, default_value = "30s", value_name = "DURATION", value_parser = duration, hide_short_help = true)]
+    #[arg(long, global = true, default_value = "30s", value_name = "DURATION", value_parser = call_time, hide_short_help = true)]
     pub request_timeout: Duration,
 
     /// When to use colours; auto: on a terminal, unless NO_COLOR is set
@@ -115,6 +115,14 @@ fn targets() -> ArgValueCompleter {
 /// Completes the names of apps, as `app/NAME`.
 fn app_targets() -> ArgValueCompleter {
     ArgValueCompleter::new(complete::apps)
+}
+
+/// A duration in which a call can be made.
+fn call_time(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("no call can be made in no time: use a longer one, as 30s".into()),
+        time => Ok(time),
+    }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

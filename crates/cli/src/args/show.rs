@@ -84,7 +84,7 @@ Examples:
   skerry get revisions hello
   skerry get apps -o jsonpath='{{range .items[*]}}{{.metadata.name}}{{\"\\n\"}}{{end}}'"))]
 pub struct GetArgs {
-    /// TYPE, TYPE/NAME..., or TYPE NAME...
+    /// TYPE, TYPE,TYPE..., TYPE/NAME..., or TYPE NAME...
     #[arg(value_name = "TYPE", required = true, add = targets())]
     pub targets: Vec<String>,
 

@@ -14,8 +14,7 @@ use crate::target::{Selection, Target, Type, parse_selection};
 use crate::watch::{follow, follow_events};
 
 pub(crate) async fn run(client: &Client, args: &GetArgs, printer: &mut Printer) -> Result<(), CliError> {
-    let selection = parse_selection(&args.targets)?;
-    let asked = Asked::from(selection, args)?;
+    let asked = Asked::of(args)?;
     let (format, template) = match &args.output {
         Output::Format(format) => (*format, None),
         Output::JsonPath(template) => (Format::Json, Some(template)),
@@ -29,8 +28,11 @@ pub(crate) async fn run(client: &Client, args: &GetArgs, printer: &mut Printer) 
                 note(&render::nothing(&query, client.project().as_str()));
                 return Ok(());
             }
-            show(&items, query.kind, style, false, printer)
+            let single = query.names_one() && items.len() == 1;
+            show(&items, query.kind, style, single, printer)
         }
+        Asked::Listings(_) if args.watch => Err(CliError::Usage("--watch follows one type at a time".into())),
+        Asked::Listings(queries) => several_types(client, &queries, style, printer).await,
         Asked::Named(targets) if args.watch => {
             let kind = one_kind(&targets)?;
             let names: Vec<String> = targets.iter().map(ToString::to_string).collect();
@@ -45,10 +47,31 @@ pub(crate) async fn run(client: &Client, args: &GetArgs, printer: &mut Printer) 
 #[derive(Debug)]
 enum Asked {
     Listing(Query),
+    /// Of several types.
+    Listings(Vec<Query>),
     Named(Vec<Target>),
 }
 
 impl Asked {
+    fn of(args: &GetArgs) -> Result<Self, CliError> {
+        let [kinds] = args.targets.as_slice() else {
+            return Self::from(parse_selection(&args.targets)?, args);
+        };
+        if !kinds.contains(',') || kinds.contains('/') {
+            return Self::from(parse_selection(&args.targets)?, args);
+        }
+        let mut queries: Vec<Query> = Vec::new();
+        for kind in kinds.split(',') {
+            let Self::Listing(query) = Self::from(Selection::All(Type::parse(kind)?), args)? else {
+                unreachable!("all of a type are listed")
+            };
+            if queries.iter().all(|known| known.kind != query.kind) {
+                queries.push(query);
+            }
+        }
+        Ok(Self::Listings(queries))
+    }
+
     fn from(selection: Selection, args: &GetArgs) -> Result<Self, CliError> {
         let kind = match &selection {
             Selection::All(kind) => *kind,
@@ -106,6 +129,32 @@ pub(super) struct Style<'a> {
     pub(super) template: Option<&'a Template>,
     pub(super) headers: bool,
     pub(super) with_kind: bool,
+}
+
+/// Lists several types: a table for each, or one list of all.
+async fn several_types(
+    client: &Client,
+    queries: &[Query],
+    style: Style<'_>,
+    printer: &mut Printer,
+) -> Result<(), CliError> {
+    let is_table = style.template.is_none() && matches!(style.format, Format::Table | Format::Wide);
+    let mut all = Vec::new();
+    let mut shown = false;
+    for query in queries {
+        let (items, _) = client.list(query).await?;
+        if !is_table {
+            all.extend(items);
+        } else if items.is_empty() {
+            note(&render::nothing(query, client.project().as_str()));
+        } else {
+            if std::mem::replace(&mut shown, true) {
+                printer.line("")?;
+            }
+            show(&items, query.kind, style, false, printer)?;
+        }
+    }
+    if is_table { Ok(()) } else { show(&all, queries[0].kind, style, false, printer) }
 }
 
 /// Fetches what was named; what is missing is said, the rest is shown.
@@ -218,8 +267,7 @@ mod tests {
     }
 
     fn asked(args: &GetArgs) -> Result<Asked, String> {
-        let selection = parse_selection(&args.targets).map_err(|error| error.text().expect("printed"))?;
-        Asked::from(selection, args).map_err(|error| error.text().expect("printed"))
+        Asked::of(args).map_err(|error| error.text().expect("printed"))
     }
 
     #[test]
@@ -237,6 +285,26 @@ mod tests {
     fn a_revision_is_asked_for_by_the_first_digits_of_its_hash() {
         let Ok(Asked::Listing(query)) = asked(&args(&["rev/hello/12ab"])) else { panic!() };
         assert_eq!((query.app.as_deref(), query.below.as_deref()), (Some("hello"), Some("hello/12ab")));
+    }
+
+    #[test]
+    fn several_types_are_asked_for_as_kubectl_does() {
+        let Ok(Asked::Listings(queries)) = asked(&args(&["apps,inst,app"])) else { panic!() };
+        let kinds: Vec<Type> = queries.iter().map(|query| query.kind).collect();
+        assert_eq!(kinds, [Type::App, Type::Instance]);
+        assert!(asked(&args(&["apps,pods"])).expect_err("refused").contains("\"pods\""));
+        let labelled = GetArgs { selector: Some("a=b".into()), ..args(&["apps,instances"]) };
+        assert!(asked(&labelled).expect_err("refused").contains("-l"));
+    }
+
+    #[test]
+    fn a_whole_name_is_one_and_an_app_s_are_a_list() {
+        let one = |words: &[&str]| {
+            let Ok(Asked::Listing(query)) = asked(&args(words)) else { panic!() };
+            query.names_one()
+        };
+        assert!(one(&["rev/hello/12ab"]) && one(&["instance/hello/web/n1/0"]));
+        assert!(!one(&["revisions", "hello"]) && !one(&["instance/hello/web"]) && !one(&["apps"]));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use skerry_proto::types::v1::{Condition, InstanceStatus, LabelSelector, Metadata
 
 use crate::item::Item;
 use crate::render::rows::{app_state, cells, headers, labels, node_state, phase, short_hash};
-use crate::render::table::Table;
+use crate::render::table::{Table, plain};
 use crate::render::time::{age, bytes, moment, processors};
 use crate::target::Type;
 
@@ -189,7 +189,7 @@ fn head(metadata: Option<&Metadata>) -> String {
     field(&mut text, "Project", &project);
     field(&mut text, "Labels", &labels(Some(&metadata)));
     for (key, value) in &metadata.annotations {
-        field(&mut text, "Annotation", &format!("{key}: {}", value.replace('\n', " ")));
+        field(&mut text, "Annotation", &format!("{key}: {value}"));
     }
     field(&mut text, "Created", &moment(metadata.create_time.as_ref()));
     field(&mut text, "Generation", &metadata.generation.to_string());
@@ -198,7 +198,8 @@ fn head(metadata: Option<&Metadata>) -> String {
 
 fn field(text: &mut String, name: &str, value: &str) {
     let label = format!("{name}:");
-    let value = if value.trim().is_empty() { "-" } else { value };
+    let value = plain(value);
+    let value = if value.trim().is_empty() { "-" } else { &value };
     writeln!(text, "{label:<13}{value}").expect("writing to a string");
 }
 
@@ -369,6 +370,19 @@ Events:
   -      Normal     Started   -           it runs
 "
         );
+    }
+
+    #[test]
+    fn what_an_agent_says_moves_no_cursor_and_is_one_line() {
+        let status = InstanceStatus {
+            instance: "a/w/n1/0".into(),
+            message: "no\x1b[2J\nReady:       yes".into(),
+            warnings: vec!["\u{9b}31m".into()],
+            ..Default::default()
+        };
+        let text = instance(&status, "p", &[], 10);
+        assert!(text.contains("Message:     no [2J Ready:       yes\n"), "{text}");
+        assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
     }
 
     #[test]

@@ -90,7 +90,7 @@ fn line(text: &mut String, cells: &[String], widths: &[usize], painted: impl Fn(
             text.push_str(&" ".repeat(GAP));
         }
         // One row of a table is one line, whatever a server says.
-        let cell: String = cell.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let cell = plain(cell);
         let length = cell.chars().count();
         let cut = if length > *width {
             cell.chars().take(width.saturating_sub(1)).chain(['…']).collect()
@@ -104,6 +104,11 @@ fn line(text: &mut String, cells: &[String], widths: &[usize], painted: impl Fn(
         }
     }
     text.push('\n');
+}
+
+/// `text` on one line, with nothing in it that commands a terminal.
+pub(crate) fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ pub use container::{
 };
 pub use env::EnvSource;
 pub use graph::start_order;
-pub use parse::{SERVICES_MAX, SPEC_BYTES_MAX};
+pub use parse::{REPLICAS_MAX, SERVICES_MAX, SPEC_BYTES_MAX};
 pub use process::{LogBounds, Process};
 
 /// What an app is made of.

@@ -22,7 +22,9 @@ pub const SERVICES_MAX: usize = 64;
 /// Most bytes of an encoded spec.
 pub const SPEC_BYTES_MAX: usize = 256 * 1024;
 /// Most copies of a `Deployment` in one cluster.
-const REPLICAS_MAX: u32 = 100;
+pub const REPLICAS_MAX: u32 = 100;
+/// Longest wait before a restart, where none is said.
+const BACKOFF_MAX: Duration = Duration::from_secs(300);
 /// Most entries of any other list or map of a service.
 const ENTRIES_MAX: usize = 256;
 const SIGNALS: [&str; 10] = [
@@ -101,13 +103,17 @@ fn check_together(services: &[ServiceSpec], v: &mut Violations) {
                     format!("{path}.service"),
                     format!("no service `{}` in this app", dependency.service),
                 ),
+                Some(other) if other.name == service.name => {
+                    v.add(format!("{path}.service"), "a service cannot depend on itself");
+                }
                 Some(other) => check_condition(&path, other, dependency.condition, v),
             }
         }
     }
     if let Err(cycle) = start_order(services)
-        && let Some(first) = cycle.first()
+        && let [first, _, ..] = cycle.as_slice()
     {
+        // A circle of one was told at its dependency.
         let text: Vec<&str> = cycle.iter().chain([first]).map(ServiceName::as_str).collect();
         v.add("spec.services", format!("dependencies go round in a circle: {}", text.join(" -> ")));
     }
@@ -479,15 +485,20 @@ fn parse_restart(at: &str, restart: Option<&pb::RestartPolicy>, v: &mut Violatio
     let range = (Duration::from_millis(100), Duration::from_secs(3600));
     let backoff =
         duration(&format!("{at}.backoff"), restart.backoff.as_ref(), Duration::from_secs(1), range, v);
-    let backoff_max = duration(
-        &format!("{at}.backoff_max"),
-        restart.backoff_max.as_ref(),
-        Duration::from_secs(300),
-        range,
-        v,
-    );
+    let backoff_max =
+        duration(&format!("{at}.backoff_max"), restart.backoff_max.as_ref(), BACKOFF_MAX, range, v);
     if backoff_max < backoff {
-        v.add(format!("{at}.backoff_max"), "it is shorter than backoff");
+        // Named is what was written.
+        match restart.backoff_max {
+            Some(_) => v.add(format!("{at}.backoff_max"), "it is shorter than backoff"),
+            None => v.add(
+                format!("{at}.backoff"),
+                format!(
+                    "it is longer than backoffMax, {} s unless said otherwise: say backoffMax too",
+                    BACKOFF_MAX.as_secs()
+                ),
+            ),
+        }
     }
     RestartPolicy { when, backoff, backoff_max }
 }

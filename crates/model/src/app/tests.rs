@@ -123,6 +123,7 @@ fn dependencies_exist_and_do_not_go_round() {
     };
     assert_eq!(refused(&app(vec![depends("a", "b")])), ["spec.services[0].depends_on[0].service"]);
     assert_eq!(refused(&app(vec![depends("a", "b"), depends("b", "a")])), ["spec.services"]);
+    assert_eq!(refused(&app(vec![depends("a", "a")])), ["spec.services[0].depends_on[0].service"]);
     let spec = AppSpec::from_proto(&app(vec![depends("a", "b"), container("b")])).unwrap();
     assert_eq!(start_order(&spec.services), Ok(vec![1, 0]));
     assert_eq!(refused(&app(vec![container("a"), container("a")])), ["spec.services[1].name"]);

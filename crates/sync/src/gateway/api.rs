@@ -118,8 +118,10 @@ pub enum SessionEvent {
     },
     /// The node was deleted.
     NodeDeleted,
-    /// The gateway stops.
+    /// The agent shall open a new session: the gateway stops, or what the session was opened in is over.
     Drain {
+        /// Why, for the agent's log.
+        why: &'static str,
         /// When this agent shall come back; spread over the agents by the driver.
         retry_after: Duration,
     },

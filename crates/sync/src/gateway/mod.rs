@@ -110,8 +110,8 @@ impl GatewaySession {
                 let closing = closing(Reason::NodeDeleted, "the node was deleted", limits::DELETED_WAIT);
                 self.leave(Some(closing), false, Ending::Finished, &mut out);
             }
-            SessionEvent::Drain { retry_after } => {
-                let closing = closing(Reason::Draining, "this gateway stops", retry_after);
+            SessionEvent::Drain { why, retry_after } => {
+                let closing = closing(Reason::Draining, why, retry_after);
                 self.leave(Some(closing), true, Ending::Finished, &mut out);
             }
             SessionEvent::Timer => {}

@@ -15,6 +15,10 @@ fn process(service: &mut pb::ServiceSpec) {
     service.program = Some(pb::service_spec::Program::Process(process));
 }
 
+fn env_file(path: &str) -> pb::EnvSource {
+    pb::EnvSource { source: Some(pb::env_source::Source::File(path.into())), ..Default::default() }
+}
+
 fn limits(limits: pb::ResourceList) -> pb::Resources {
     pb::Resources { limits: Some(limits), requests: None }
 }
@@ -36,17 +40,11 @@ fn rows() -> Vec<Row> {
         ),
         ("process", |_| (), None),
         ("env", |s| drop(s.env.insert("A".into(), "1".into())), None),
+        ("env_from", |s| s.env_from = vec![env_file("/etc/default/web")], None),
+        ("env_from", |s| s.env_from = vec![env_file("web")], Some("env_from[0].file")),
+        ("restart_time", |s| s.restart_time = Some(prost_types::Timestamp::default()), None),
         ("working_directory", |s| s.working_directory = "/srv".into(), None),
-        (
-            "env_from",
-            |s| {
-                let file = pb::env_source::Source::File("/etc/default/web".into());
-                s.env_from = vec![pb::EnvSource { source: Some(file), ..Default::default() }];
-            },
-            None,
-        ),
         ("user", |s| s.user = "nobody".into(), None),
-        ("user", |s| s.user = "a:b:c".into(), Some("user")),
         (
             "configs",
             |s| s.configs = vec![pb::ConfigMount { config: "site".into(), ..Default::default() }],
@@ -59,8 +57,8 @@ fn rows() -> Vec<Row> {
         ),
         (
             "resources",
-            |s| s.resources = Some(limits(pb::ResourceList { swap_bytes: Some(1), ..Default::default() })),
-            Some("resources.limits.swap_bytes"),
+            |s| s.resources = Some(limits(pb::ResourceList { pids: Some(1), ..Default::default() })),
+            None,
         ),
         (
             "health_check",
@@ -81,7 +79,6 @@ fn rows() -> Vec<Row> {
         ("depends_on", |_| (), None),
         ("restart", |s| s.restart = Some(pb::RestartPolicy::default()), None),
         ("stop", |s| s.stop = Some(pb::StopPolicy { signal: "SIGINT".into(), ..Default::default() }), None),
-        ("restart_time", |s| s.restart_time = Some(prost_types::Timestamp::default()), None),
         ("update", |s| s.update = Some(pb::UpdatePolicy::default()), None),
         ("update", start_first, Some("update.order")),
     ]

@@ -229,3 +229,15 @@ fn pids_and_swap_are_limits_of_containers() {
     assert_eq!(with(None, Some(list(None, Some(5), None))), ["spec.services[0].resources.limits.swap_bytes"]);
     assert_eq!(with(None, Some(list(Some(0), None, None))), ["spec.services[0].resources.limits.pids"]);
 }
+
+#[test]
+fn a_first_wait_above_the_longest_is_refused_by_the_field_that_was_written() {
+    let wait = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
+    let with = |backoff, backoff_max| {
+        let restart = pb::RestartPolicy { backoff, backoff_max, ..Default::default() };
+        refused_with(|service| service.restart = Some(restart))
+    };
+    assert_eq!(with(wait(301), None), ["spec.services[0].restart.backoff"]);
+    assert_eq!(with(wait(301), wait(300)), ["spec.services[0].restart.backoff_max"]);
+    assert!(with(wait(301), wait(301)).is_empty());
+}
