@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use flate2::Compression;
@@ -16,11 +17,11 @@ use skerry_model::app::{Artifact, Program, Unpack};
 use skerry_testing::TarBuilder;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::support::{World, change, spec_of};
 
@@ -45,7 +46,7 @@ struct Server {
     site: Arc<Mutex<Site>>,
     /// Of https: the certificate, as its clients are to trust it.
     certificate: String,
-    _serving: AbortOnDropHandle<()>,
+    _serving: JoinSet<()>,
 }
 
 impl Server {
@@ -64,7 +65,8 @@ impl Server {
             .expect("a configuration");
         let acceptor = secure.then(|| TlsAcceptor::from(Arc::new(config)));
         let served = Arc::clone(&site);
-        let serving = tokio::spawn(async move {
+        let mut serving = JoinSet::new();
+        serving.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 // One that goes away, or trusts nothing, is of no concern to the next.
                 let _ = match &acceptor {
@@ -76,7 +78,7 @@ impl Server {
                 };
             }
         });
-        Self { host, site, certificate: cert.pem(), _serving: AbortOnDropHandle::new(serving) }
+        Self { host, site, certificate: cert.pem(), _serving: serving }
     }
 
     fn set(&self, change: impl FnOnce(&mut Site)) {
@@ -129,7 +131,11 @@ async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, site: &Mutex<Si
 }
 
 fn sha256(content: &[u8]) -> String {
-    Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
+    use std::fmt::Write as _;
+    Sha256::digest(content).iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 fn artifact(url: &str, content: &[u8], path: &str) -> Artifact {
@@ -245,7 +251,11 @@ async fn what_cannot_be_had_says_why_and_is_not_kept() {
     assert_eq!(refused(&world, other).await, ("ChecksumMismatch", false));
     server.set(|site| site.length = Some((2 << 30) + 1));
     assert_eq!(refused(&world, at("file")).await, ("ArtifactTooLarge", false));
-    assert!(kept(&world).iter().all(|name| name.ends_with(".part")), "{:?}", kept(&world));
+    assert!(
+        kept(&world).iter().all(|name| Path::new(name).extension().is_some_and(|end| end == "part")),
+        "{:?}",
+        kept(&world)
+    );
     for entry in fs::read_dir(&world.config.artifacts).expect("read") {
         assert_eq!(entry.expect("an entry").metadata().expect("it is there").len(), 0);
     }
