@@ -61,7 +61,7 @@ impl Default for LogArgs {
     }
 }
 
-/// What was begun by [`LogArgs::init`]. Traces and metrics flow while [`Telemetry::run`] does.
+/// What was begun by [`LogArgs::init`]. Traces and metrics flow while [`Telemetry::during`] does.
 #[derive(Debug, Default)]
 pub struct Telemetry {
     otlp: Option<Otlp>,
