@@ -16,11 +16,11 @@ use skerry_model::app::{Artifact, Program, Unpack};
 use skerry_testing::TarBuilder;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::support::{World, change, spec_of};
 
@@ -45,7 +45,7 @@ struct Server {
     site: Arc<Mutex<Site>>,
     /// Of https: the certificate, as its clients are to trust it.
     certificate: String,
-    _serving: AbortOnDropHandle<()>,
+    _serving: JoinSet<()>,
 }
 
 impl Server {
@@ -64,7 +64,8 @@ impl Server {
             .expect("a configuration");
         let acceptor = secure.then(|| TlsAcceptor::from(Arc::new(config)));
         let served = Arc::clone(&site);
-        let serving = tokio::spawn(async move {
+        let mut serving = JoinSet::new();
+        serving.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 // One that goes away, or trusts nothing, is of no concern to the next.
                 let _ = match &acceptor {
@@ -76,7 +77,7 @@ impl Server {
                 };
             }
         });
-        Self { host, site, certificate: cert.pem(), _serving: AbortOnDropHandle::new(serving) }
+        Self { host, site, certificate: cert.pem(), _serving: serving }
     }
 
     fn set(&self, change: impl FnOnce(&mut Site)) {

@@ -40,10 +40,10 @@ fn file(path: &str) -> pb::EnvSource {
     pb::EnvSource { source: Some(pb::env_source::Source::File(path.into())), ..Default::default() }
 }
 
-fn limits(change: fn(&mut pb::ResourceList)) -> Option<pb::Resources> {
+fn limits(change: fn(&mut pb::ResourceList)) -> pb::Resources {
     let mut limits = pb::ResourceList::default();
     change(&mut limits);
-    Some(pb::Resources { requests: None, limits: Some(limits) })
+    pb::Resources { requests: None, limits: Some(limits) }
 }
 
 const URL: &str = "https://example.org/server";
@@ -61,10 +61,10 @@ fn what_no_agent_could_run_is_refused_by_its_field() {
         (|s| s.user = "a:b:c".into(), Some("user")),
         (|s| s.user = ":b".into(), Some("user")),
         (|s| s.user = "a b".into(), Some("user")),
-        (|s| s.resources = limits(|l| l.memory_bytes = Some(1 << 20)), None),
-        (|s| s.resources = limits(|l| l.memory_bytes = Some(1)), Some("resources.limits.memory_bytes")),
-        (|s| s.resources = limits(|l| l.pids = Some(3)), None),
-        (|s| s.resources = limits(|l| l.swap_bytes = Some(3)), Some("resources.limits.swap_bytes")),
+        (|s| s.resources = Some(limits(|l| l.memory_bytes = Some(1 << 20))), None),
+        (|s| s.resources = Some(limits(|l| l.memory_bytes = Some(1))), Some("resources.limits.memory_bytes")),
+        (|s| s.resources = Some(limits(|l| l.pids = Some(3))), None),
+        (|s| s.resources = Some(limits(|l| l.swap_bytes = Some(3))), Some("resources.limits.swap_bytes")),
         (|s| inner(s).artifacts = vec![artifact(URL, "./bin/server")], None),
         (|s| inner(s).artifacts = vec![artifact("http://192.0.2.1:80/x?y", "x")], None),
         (

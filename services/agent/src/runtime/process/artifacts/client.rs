@@ -13,12 +13,12 @@ use hyper::{Request, Response, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
-use tokio_util::task::AbortOnDropHandle;
 
 /// The longest that a server may take to be reached and to begin its answer.
 const ANSWER_WAIT: Duration = Duration::from_secs(60);
@@ -28,7 +28,8 @@ const REDIRECTS_MAX: usize = 8;
 /// An answer whose body is read while its connection is held.
 pub(super) struct Answer {
     pub(super) response: Response<Incoming>,
-    _connection: AbortOnDropHandle<()>,
+    /// Ends the connection when dropped.
+    _driver: JoinSet<()>,
 }
 
 /// GETs `url` from byte `from` on; the server may answer with all of it nevertheless. Errors are sentences for people.
@@ -102,9 +103,10 @@ where
     let asking = |error: hyper::Error| format!("asking: {error}");
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(asking)?;
     // Its errors come out at the response and its body.
-    let connection = AbortOnDropHandle::new(tokio::spawn(async move { drop(connection.await) }));
+    let mut driver = JoinSet::new();
+    driver.spawn(async move { drop(connection.await) });
     let response = sender.send_request(request).await.map_err(asking)?;
-    Ok(Answer { response, _connection: connection })
+    Ok(Answer { response, _driver: driver })
 }
 
 /// Whom to trust: read for each connection, so that an idle agent holds no certificates and new ones count at once.
