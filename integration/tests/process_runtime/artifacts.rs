@@ -130,7 +130,7 @@ async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, site: &Mutex<Si
 }
 
 fn sha256(content: &[u8]) -> String {
-    Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
 }
 
 fn artifact(url: &str, content: &[u8], path: &str) -> Artifact {
@@ -246,7 +246,7 @@ async fn what_cannot_be_had_says_why_and_is_not_kept() {
     assert_eq!(refused(&world, other).await, ("ChecksumMismatch", false));
     server.set(|site| site.length = Some((2 << 30) + 1));
     assert_eq!(refused(&world, at("file")).await, ("ArtifactTooLarge", false));
-    assert!(kept(&world).iter().all(|name| name.ends_with(".part")), "{:?}", kept(&world));
+    assert!(kept(&world).iter().all(|name| name.strip_suffix(".part").is_some()), "{:?}", kept(&world));
     for entry in fs::read_dir(&world.config.artifacts).expect("read") {
         assert_eq!(entry.expect("an entry").metadata().expect("it is there").len(), 0);
     }
