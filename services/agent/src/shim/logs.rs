@@ -166,7 +166,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("out.log");
             let mut log = Log::open(&path, bounds(100, max_files)).unwrap();
-            let all: String = (0..80).fold(String::new(), |all, n| all + &format!("line {n:03}\n"));
+            let all = (0..80).map(|n| format!("line {n:03}\n")).collect::<Vec<_>>().concat();
             // In pieces that end anywhere.
             for piece in all.as_bytes().chunks(7) {
                 log.take(piece);

@@ -28,7 +28,8 @@ const REDIRECTS_MAX: usize = 8;
 /// An answer whose body is read while its connection is held.
 pub(super) struct Answer {
     pub(super) response: Response<Incoming>,
-    _connection: JoinSet<()>,
+    /// Ends the connection when dropped.
+    _driver: JoinSet<()>,
 }
 
 /// GETs `url` from byte `from` on; the server may answer with all of it nevertheless. Errors are sentences for people.
@@ -105,7 +106,7 @@ where
     let mut driver = JoinSet::new();
     driver.spawn(async move { drop(connection.await) });
     let response = sender.send_request(request).await.map_err(asking)?;
-    Ok(Answer { response, _connection: driver })
+    Ok(Answer { response, _driver: driver })
 }
 
 /// Whom to trust: read for each connection, so that an idle agent holds no certificates and new ones count at once.

@@ -11,6 +11,9 @@ use tar::{Builder, Header};
 
 use super::*;
 
+/// Kind, path, target and content.
+type Row<'r> = (EntryType, &'r str, &'r str, &'r [u8]);
+
 /// One entry, its path as it is, which the library itself would not write.
 fn entry(builder: &mut Builder<Vec<u8>>, kind: EntryType, path: &str, link: &str, content: &[u8]) {
     let mut header = Header::new_gnu();
@@ -24,7 +27,7 @@ fn entry(builder: &mut Builder<Vec<u8>>, kind: EntryType, path: &str, link: &str
     builder.append(&header, content).unwrap();
 }
 
-fn archive(of: &[(EntryType, &str, &str, &[u8])]) -> Vec<u8> {
+fn archive(of: &[Row<'_>]) -> Vec<u8> {
     let mut builder = Builder::new(Vec::new());
     for (kind, path, link, content) in of {
         entry(&mut builder, *kind, path, link, content);
@@ -79,7 +82,7 @@ fn files_directories_and_links_come_out() {
 #[test]
 fn what_leads_out_or_is_no_file_is_refused() {
     let file = (EntryType::Regular, "x", "", &b"x"[..]);
-    let rows: Vec<Vec<(EntryType, &str, &str, &[u8])>> = vec![
+    let rows: Vec<Vec<Row<'_>>> = vec![
         vec![(EntryType::Regular, "../x", "", b"x")],
         vec![(EntryType::Regular, "a/../../x", "", b"x")],
         vec![(EntryType::Regular, "/x", "", b"x")],
