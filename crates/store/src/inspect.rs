@@ -18,6 +18,8 @@ use crate::store::Store;
 
 /// Between two looks whether the store answers.
 const PERIOD: Duration = Duration::from_secs(2);
+/// The same while it did not: whoever waits for it is told soon.
+const PERIOD_UNREADY: Duration = Duration::from_millis(100);
 /// Longest that it may take to answer and count as ready.
 const DEADLINE: Duration = Duration::from_secs(3);
 /// Longest that a member may take to say how it is.
@@ -77,17 +79,14 @@ impl Store {
         })
     }
 
-    /// Whether the store answers and every mirror of this connection follows it, looked at every two seconds. The last value stays when the
+    /// Whether the store answers and every mirror of this connection follows it, looked at every two seconds, more often while they do not. The last value stays when the
     /// connection closes.
     pub fn watch_ready(&self) -> watch::Receiver<bool> {
         let (tell, ready) = watch::channel(false);
         let (client, mirrors) = (Arc::clone(&self.client), Arc::clone(&self.mirrors));
         self.spawn(|stop| async move {
             let looking = async {
-                let mut period = tokio::time::interval(PERIOD);
-                period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
                 loop {
-                    period.tick().await;
                     let answers = matches!(timeout(DEADLINE, client.range(&probe())).await, Ok(Ok(_)));
                     let live = {
                         let mut mirrors = mirrors.lock().unwrap_or_else(PoisonError::into_inner);
@@ -97,6 +96,7 @@ impl Store {
                     let is_ready = answers && live;
                     observe::ready(is_ready);
                     tell.send_if_modified(|told| std::mem::replace(told, is_ready) != is_ready);
+                    tokio::time::sleep(if is_ready { PERIOD } else { PERIOD_UNREADY }).await;
                 }
             };
             tokio::select! {

@@ -119,7 +119,7 @@ pub(crate) async fn run(args: UpArgs, project: Option<String>, shutdown: Shutdow
     ended
 }
 
-/// Starts the control plane, waits until this machine's node is connected, says that all is ready, and serves until it fails.
+/// Starts the control plane, waits until its health says so and this machine's node is connected, says that all is ready, and serves until it fails.
 async fn serve(
     control: &mut ControlPlane,
     settings: &Settings,
@@ -128,7 +128,10 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let address = listener.local_addr().context("finding the listener's address")?;
     control.start(settings, listener).await?;
+    let mut ready = control.ready();
     let announce = async {
+        // An error means that the control plane ends, which is told by it.
+        let _ = ready.wait_for(|ready| *ready).await;
         let connected = settings.node.is_none() || parts::node_connects(settings, address).await;
         say(&settings.next_steps(address, start.elapsed(), connected));
         std::future::pending().await

@@ -17,6 +17,7 @@ use opentelemetry_sdk::metrics::data::ResourceMetrics;
 use opentelemetry_sdk::metrics::reader::MetricReader;
 use opentelemetry_sdk::metrics::{InstrumentKind, ManualReader, Pipeline, SdkMeterProvider, Temporality};
 use opentelemetry_sdk::trace::SdkTracerProvider;
+use tracing::Metadata;
 use tracing_subscriber::filter::{LevelFilter, Targets, filter_fn};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -145,12 +146,18 @@ impl LogArgs {
         let terminal = std::io::stderr().is_terminal();
         let format = self.format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
         let traced = traces.is_some();
-        // A span is there to be exported. Where it is, log lines within it say of which trace.
+        // A span is there to be exported. Where it is, log lines within it say of which trace. Those of libraries are not even made: one of a
+        // connection would hold the call's that opened it open for as long as it lives.
+        let is_ours = |metadata: &Metadata<'_>| metadata.is_span() && metadata.target().starts_with("skerry");
         let filter = self.filter.clone();
         let logged = filter_fn(move |metadata| {
-            if metadata.is_span() { traced } else { filter.would_enable(metadata.target(), metadata.level()) }
+            if metadata.is_span() {
+                traced && is_ours(metadata)
+            } else {
+                filter.would_enable(metadata.target(), metadata.level())
+            }
         });
-        let exported = filter_fn(|metadata| metadata.is_span() && metadata.target().starts_with("skerry"));
+        let exported = filter_fn(is_ours);
         let otel = traces.map(|tracer| {
             tracing_opentelemetry::layer()
                 .with_tracer(tracer)
