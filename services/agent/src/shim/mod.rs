@@ -52,8 +52,9 @@ pub(crate) const FAILED: &str = "failed ";
 const PUMP_STACK_BYTES: usize = 64 * 1024;
 /// How often what is left in the cgroups is killed: each may have forked while it was looked for.
 const KILL_ROUNDS_MAX: usize = 16;
-/// How long output is waited for after everything has ended: somebody else may hold the pipe for ever.
-const PUMP_WAIT: Duration = Duration::from_secs(1);
+/// How long output is waited for after everything has ended: somebody else may hold the pipe for ever. Less than the agent waits for a shim
+/// that clears up, more than a disk takes that others keep busy.
+const PUMP_WAIT: Duration = Duration::from_secs(4);
 
 /// Runs the shim, or the step by which a program is entered, and never returns, if that is what this process was started for. To be called first in `main`, before any runtime is built
 /// and any thread is started.
