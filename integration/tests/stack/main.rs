@@ -7,6 +7,7 @@ mod cli;
 mod degraded;
 mod docker_outages;
 mod docker_restart;
+mod ends;
 mod guide;
 mod observed;
 mod operator;

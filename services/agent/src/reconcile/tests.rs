@@ -12,6 +12,7 @@ use crate::testing::runtime::FakeRuntime;
 use crate::testing::{app, instance_resource, process, revision_resource, service};
 
 mod room;
+mod told;
 
 use pb::InstancePhase as Phase;
 
