@@ -5,6 +5,7 @@ mod bounds;
 mod churn;
 mod cli;
 mod degraded;
+mod directories;
 mod docker_outages;
 mod docker_restart;
 mod ends;
