@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use skerry_agent::runtime::docker::{DockerRuntime, ImageGc};
 use skerry_agent::runtime::{Needs, Runtime as _};
+use skerry_integration::Registry;
+use skerry_integration::registry::PASSWORD;
 use skerry_model::app::{Container, PullPolicy};
 
-use super::registry::{PASSWORD, Registry};
+use super::registry::login;
 use super::world::{IDLE, World, runtime, shell, spec};
 
 /// What is unused counts one second when that is first seen.
@@ -25,14 +27,14 @@ struct Fixture {
 impl Fixture {
     async fn new(test: &str) -> Option<Self> {
         let world = World::new(test)?;
-        Some(Self { world, registry: Registry::start().await })
+        Some(Self { world, registry: Registry::start().await.expect("a registry") })
     }
 
     /// An image of the registry that this machine has.
     fn present(&self, name: &str) -> String {
         let name = format!("{name}-{}", std::process::id());
-        self.registry.push_own(&self.world.docker, &name);
-        format!("{}/{name}:1", self.registry.host)
+        self.registry.push_own(&self.world.docker, &name).expect("the image is pushed");
+        format!("{}/{name}:1", self.registry.host())
     }
 
     /// An image of the registry that this machine does not have.
@@ -44,7 +46,7 @@ impl Fixture {
 
     fn agent(&self, gc: ImageGc) -> DockerRuntime {
         runtime(&self.world.docker, &self.world.owner, &self.world.dir)
-            .with_credentials(self.registry.login(PASSWORD))
+            .with_credentials(login(&self.registry, PASSWORD))
             .with_upkeep(self.world.dir.path(), gc)
     }
 
@@ -112,10 +114,25 @@ async fn a_nearly_full_disk_lets_unused_ones_go_before_their_time() {
     assert_eq!(agent.collect(&Needs::default()).await.unwrap(), []);
     // No disk is used for less than nothing: there is pressure.
     let pressed = ImageGc { high_percent: Some(0), ..never };
-    let told = fixture.agent(pressed).collect(&needing(&[&image])).await.unwrap();
-    assert!(told.is_empty() && fixture.has(&image), "{told:?}");
+    let agent = fixture.agent(pressed);
+    let told = agent.collect(&needing(&[&image])).await.unwrap();
+    assert!(fixture.has(&image), "a spec names it");
+    assert!(told.len() == 1 && told[0].is_warning() && told[0].reason == "DiskNearlyFull", "{told:?}");
+    let figures = told[0].message.contains(" GiB, and images go from 0 % on, but none can: all");
+    assert!(figures && told[0].message.ends_with("in use, 1"), "{told:?}");
+    for _ in 0..3 {
+        assert_eq!(agent.collect(&needing(&[&image])).await.unwrap(), [], "it was told");
+    }
+    let told = agent.collect(&Needs::default()).await.unwrap();
+    assert!(told.len() == 1 && told[0].reason == "ImagesRemoved" && !fixture.has(&image), "{told:?}");
+    assert_eq!(agent.collect(&Needs::default()).await.unwrap(), [], "it was told before");
+    // An agent that pulled nothing says so too, unless it is to leave images alone.
     let told = fixture.agent(pressed).collect(&Needs::default()).await.unwrap();
-    assert!(told.len() == 1 && !fixture.has(&image), "{told:?}");
+    assert!(
+        told.len() == 1 && told[0].message.ends_with("nothing here was pulled by this agent"),
+        "{told:?}"
+    );
+    assert_eq!(fixture.agent(never).collect(&Needs::default()).await.unwrap(), []);
 }
 
 #[tokio::test]

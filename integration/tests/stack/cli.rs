@@ -251,3 +251,48 @@ async fn colours_and_templates_are_for_whom_they_are_asked() -> Result<()> {
     ensure!(unknown.0 == Some(2) && unknown.2.contains("did you mean lab?"), "{unknown:?}");
     stack.finish(None).await
 }
+
+#[tokio::test]
+async fn a_config_in_use_is_refused_in_the_word_for_its_use_and_no_error_commands_a_terminal() -> Result<()> {
+    let stack = Stack::start().await?;
+    let operator = Operator::new(&stack).await?;
+    let mounts = "      configs: [{config: c, path: c}]\n";
+    let reads = "      envFrom: [{config: c}]\n";
+    operator.file("c.yaml", &config("c"))?;
+    ensure!(operator.run(&["apply", "-f", "c.yaml"]).await?.0 == Some(0), "applied");
+    for (uses, word) in
+        [(mounts.to_owned(), "mounted"), (reads.to_owned(), "used"), (format!("{mounts}{reads}"), "mounted")]
+    {
+        operator.file("web.yaml", &format!("{}{uses}", web(1)))?;
+        let applied = operator.run(&["apply", "-f", "web.yaml"]).await?;
+        ensure!(applied.0 == Some(0), "{applied:?}");
+        let expected = format!(
+            "error: projects/default/configs/c is {word} by web: remove it from there first (CONFIG_IN_USE)\n"
+        );
+        let refused = operator.run(&["delete", "config/c"]).await?;
+        assert_eq!(refused, (Some(1), String::new(), expected), "{uses}");
+    }
+    operator.file("web.yaml", &web(1))?;
+    for words in [["apply", "-f", "web.yaml"].as_slice(), &["delete", "config/c"]] {
+        let done = operator.run(words).await?;
+        ensure!(done.0 == Some(0), "{words:?}: {done:?}");
+    }
+
+    let evil = "x\x1b[2J\x07";
+    operator.file("evil.yaml", &config("c").replace("data: {a: b}", "data: {\"a\\e[2J\": b}"))?;
+    let said = [
+        operator.run(&["get", "apps", &format!("--context={evil}")]).await?,
+        operator.run(&["get", &format!("app/{evil}")]).await?,
+        operator.run(&["get", &format!("{evil}/web")]).await?,
+        operator.run(&["apply", "-f", &format!("{evil}.yaml")]).await?,
+        operator.run(&["apply", "-f", "evil.yaml"]).await?,
+    ];
+    for (code, _, errors) in said {
+        ensure!(
+            code != Some(0) && errors.starts_with("error: ") || errors.contains("evil.yaml"),
+            "{errors:?}"
+        );
+        ensure!(errors.chars().all(|c| c == '\n' || !c.is_control()), "{errors:?}");
+    }
+    stack.finish(None).await
+}

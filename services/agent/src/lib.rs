@@ -11,6 +11,7 @@ mod features;
 mod fingerprint;
 mod former;
 pub mod health;
+mod hex;
 mod ledger;
 mod machine;
 mod memory;

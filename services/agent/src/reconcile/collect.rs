@@ -16,7 +16,7 @@ const SPACING: Duration = Duration::from_secs(5);
 /// Longest that one may take: many images on a slow disk.
 const DEADLINE: Duration = Duration::from_secs(600);
 
-/// What a runtime removed.
+/// What a runtime has to tell of it.
 pub(super) struct Told(Vec<Progress>);
 
 /// When room is freed. One at a time.
@@ -71,10 +71,11 @@ impl Reconciler {
         now + SPACING
     }
 
-    /// Tells what was removed.
+    /// Tells what was removed, and where that is not enough.
     pub(super) fn take_collected(&mut self, told: Told) {
-        for Progress { reason, message } in told.0 {
-            self.tell_node_event(reason, message, false);
+        for progress in told.0 {
+            let warning = progress.is_warning();
+            self.tell_node_event(progress.reason, progress.message, warning);
         }
     }
 }

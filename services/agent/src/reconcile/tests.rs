@@ -11,6 +11,9 @@ use crate::runtime::RunState;
 use crate::testing::runtime::FakeRuntime;
 use crate::testing::{app, instance_resource, process, revision_resource, service};
 
+mod room;
+mod told;
+
 use pb::InstancePhase as Phase;
 
 /// Enough for everything but waits of minutes.

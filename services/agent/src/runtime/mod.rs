@@ -114,6 +114,16 @@ pub struct Progress {
     pub message: String,
 }
 
+/// The reason of the progress that tells of want of room which the agent cannot end by itself.
+pub(crate) const DISK_NEARLY_FULL: &str = "DiskNearlyFull";
+
+impl Progress {
+    /// Whether somebody should do something about it.
+    pub fn is_warning(&self) -> bool {
+        self.reason == DISK_NEARLY_FULL
+    }
+}
+
 /// Where progress goes. Must not block.
 pub type ProgressSink<'a> = &'a (dyn Fn(Progress) + Send + Sync);
 

@@ -9,6 +9,8 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
+use crate::hex::hex;
+
 /// Longest record that is read, in bytes. An app's spec has at most 256 KiB, and escaping doubles it at worst.
 const RECORD_BYTES_MAX: u64 = 1024 * 1024;
 const HEAD: &str = "skerry-record 1\n";
@@ -117,11 +119,7 @@ fn create(path: &Path) -> io::Result<File> {
 }
 
 fn checksum(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(16);
-    for byte in &blake3::hash(bytes).as_bytes()[..8] {
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
+    hex(&blake3::hash(bytes).as_bytes()[..8])
 }
 
 fn unescape(text: &str) -> String {

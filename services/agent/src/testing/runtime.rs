@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use crate::desired::InstanceSpec;
 use crate::runtime::{
-    Observed, Progress, ProgressSink, RunState, Runtime, RuntimeError, RuntimeKind, Wanted,
+    Needs, Observed, Progress, ProgressSink, RunState, Runtime, RuntimeError, RuntimeKind, Wanted,
 };
 
 /// What the runtime holds and how it behaves.
@@ -27,6 +27,10 @@ pub(crate) struct State {
     /// Every look hangs.
     pub(crate) hangs: bool,
     pub(crate) sweeps: u32,
+    /// What each copy that is started from now on lacks.
+    pub(crate) warnings: Vec<String>,
+    /// What the next look for room comes to.
+    pub(crate) collected: Vec<Progress>,
     started: u64,
 }
 
@@ -111,7 +115,7 @@ impl Runtime for FakeRuntime {
             drift: None,
             place: crate::runtime::Place::Own,
             started: None,
-            warnings: Vec::new(),
+            warnings: state.warnings.clone(),
         };
         state.instances.insert(instance.name.clone(), observed);
         Ok(())
@@ -141,6 +145,11 @@ impl Runtime for FakeRuntime {
         self.answer()?;
         self.state().sweeps += 1;
         Ok(())
+    }
+
+    async fn collect(&self, _: &Needs) -> Result<Vec<Progress>, RuntimeError> {
+        self.answer()?;
+        Ok(std::mem::take(&mut self.state().collected))
     }
 
     async fn changed(&self) {

@@ -162,6 +162,7 @@ impl Runtime for DockerRuntime {
 
     async fn prepare(&self, instance: &InstanceSpec, progress: ProgressSink<'_>) -> Result<(), RuntimeError> {
         let container = spec::container(instance)?;
+        lifecycle::variables(instance).await?;
         self.obtain_image(instance, container, progress).await?;
         let mut prepared = self.prepared();
         if prepared.len() >= PREPARED_MAX {

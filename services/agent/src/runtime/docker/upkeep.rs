@@ -15,7 +15,7 @@ pub(super) use images::id_of;
 pub(super) use kept::Kept;
 
 impl DockerRuntime {
-    /// Removes what `needs` does not have. Answers what was removed, for people.
+    /// Removes what `needs` does not have. Answers what was removed, and where that does not help, for people.
     pub(super) async fn collect_all(&self, needs: &Needs) -> Result<Vec<Progress>, RuntimeError> {
         let mut told = Vec::new();
         told.extend(volumes::collect(&self.client, &self.owner, &self.kept, needs).await?);

@@ -11,12 +11,12 @@ use bollard::query_parameters::{ListContainersOptionsBuilder, RemoveImageOptions
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::decide::{Candidate, ImageGc, Room, decide};
+use super::decide::{Candidate, ImageGc, Room, Told, decide};
 use super::kept::{Content, Image, Kept, settle};
 use crate::runtime::docker::client::{Client, LOOK_DEADLINE, REMOVE_DEADLINE};
 use crate::runtime::docker::error::{Failure, Kind};
 use crate::runtime::docker::pull::{mebibytes, split_reference};
-use crate::runtime::{Needs, Progress, RuntimeError};
+use crate::runtime::{DISK_NEARLY_FULL, Needs, Progress, RuntimeError};
 
 /// The file is written when the time for which an image is unused has grown by so much: less than that is lost with the agent's process.
 const KEEP_EVERY: Duration = Duration::from_secs(3600);
@@ -35,6 +35,7 @@ struct Found {
 pub(in crate::runtime::docker) struct Counted {
     at: Option<Instant>,
     content: Content,
+    full: Told,
 }
 
 pub(super) async fn collect(
@@ -42,12 +43,17 @@ pub(super) async fn collect(
     kept: &Kept,
     gc: ImageGc,
     needs: &Needs,
-) -> Result<Option<Progress>, RuntimeError> {
-    if kept.content().await.images.is_empty() {
-        return Ok(None);
+) -> Result<Vec<Progress>, RuntimeError> {
+    // Where nothing is kept no image is known to be the agent's, and room is not its business.
+    if kept.directory().is_none() {
+        return Ok(Vec::new());
     }
     let failed = |failure: Failure| failure.while_doing("looking for unused images", "ImageGcFailed");
-    let found = look(client, kept, needs).await.map_err(failed)?;
+    let found = if kept.content().await.images.is_empty() {
+        Vec::new()
+    } else {
+        look(client, kept, needs).await.map_err(failed)?
+    };
     let now = Instant::now();
     let mut counted = kept.counted().await;
     let since = counted.at.replace(now).map_or(Duration::ZERO, |before| now - before);
@@ -80,17 +86,41 @@ pub(super) async fn collect(
         .collect();
     keep(kept, &found, &images).await;
     counted.content.images = images;
-    drop(counted);
-    let bytes: u64 = removed.iter().map(|at| found[*at].bytes).sum();
-    let names: Vec<String> = removed.iter().map(|at| format!("`{}`", found[*at].image.reference)).collect();
-    Ok((!removed.is_empty()).then(|| Progress {
-        reason: "ImagesRemoved",
-        message: format!(
+    let told = if removed.is_empty() {
+        room.filter(|room| counted.full.is_due(&candidates, Some(*room), gc))
+            .map(|room| Progress { reason: DISK_NEARLY_FULL, message: nothing_goes(&candidates, room, gc) })
+    } else {
+        let bytes: u64 = removed.iter().map(|at| found[*at].bytes).sum();
+        let names: Vec<String> =
+            removed.iter().map(|at| format!("`{}`", found[*at].image.reference)).collect();
+        let message = format!(
             "removed what nothing uses, {} with shared layers: {}",
             mebibytes(bytes),
             super::names(&names)
-        ),
-    }))
+        );
+        Some(Progress { reason: "ImagesRemoved", message })
+    };
+    Ok(told.into_iter().collect())
+}
+
+/// That the disk is nearly full and that removing images does not help, for people.
+fn nothing_goes(images: &[Candidate], room: Room, gc: ImageGc) -> String {
+    let gibibytes = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    let percent = u128::from(room.used_bytes) * 100 / u128::from(room.total_bytes).max(1);
+    let unused = images.iter().filter(|image| image.unused.is_some()).count();
+    let why = match (images.len(), unused) {
+        (0, _) => "nothing here was pulled by this agent".to_owned(),
+        (all, 0) => format!("all that this agent pulled are in use, {all}"),
+        (all, unused) => {
+            format!("of {all} that this agent pulled {unused} cannot be removed, the others are in use")
+        }
+    };
+    format!(
+        "the disk that Docker keeps images on is used to {percent} %, {:.1} of {:.1} GiB, and images go from {} % on, but none can: {why}",
+        gibibytes(room.used_bytes),
+        gibibytes(room.total_bytes),
+        gc.high_percent.unwrap_or(100)
+    )
 }
 
 /// Writes what is worth it: what went, what is used again, and times that have grown by much.
@@ -218,4 +248,27 @@ async fn room(client: &Client, own: Option<&Path>) -> Option<Room> {
     let used = stat.f_blocks.saturating_sub(stat.f_bfree).saturating_mul(stat.f_frsize);
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
     Some(Room { used_bytes: used, total_bytes: used.saturating_add(free) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_with_figures_and_why_no_image_goes() {
+        let room = Room { used_bytes: 91 << 29, total_bytes: 100 << 29 };
+        let used = Candidate { unused: None, bytes: 1 };
+        let unused = Candidate { unused: Some(Duration::from_secs(1)), bytes: 1 };
+        let text = |images: &[Candidate]| nothing_goes(images, room, ImageGc::default());
+        assert_eq!(
+            text(&[used, used]),
+            "the disk that Docker keeps images on is used to 91 %, 45.5 of 50.0 GiB, and images go from 85 % on, but none can: \
+             all that this agent pulled are in use, 2"
+        );
+        assert!(
+            text(&[used, unused])
+                .ends_with("of 2 that this agent pulled 1 cannot be removed, the others are in use")
+        );
+        assert!(text(&[]).ends_with("nothing here was pulled by this agent"));
+    }
 }

@@ -18,7 +18,8 @@ use tokio::io::{AsyncSeekExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout};
 
 use super::super::error::{failed, io_failed};
-use super::{BYTES_MAX, client, hash, hexadecimal, mebibytes, url_for_people};
+use super::{BYTES_MAX, client, hash, mebibytes, url_for_people};
+use crate::hex::hex;
 use crate::runtime::{Progress, ProgressSink, RuntimeError};
 
 /// A download of which nothing comes for so long has failed.
@@ -103,7 +104,7 @@ pub(super) async fn download(
     }
     there.file.flush().await.map_err(writing)?;
     there.file.sync_all().await.map_err(writing)?;
-    let found = hexadecimal(there.hash.clone());
+    let found = hex(&there.hash.clone().finalize());
     if found != artifact.sha256 {
         there.clear().await.map_err(writing)?;
         let message = format!("{url} has the SHA-256 {found}, not {}", artifact.sha256);

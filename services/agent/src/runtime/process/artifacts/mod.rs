@@ -15,6 +15,7 @@ use tokio::sync::OwnedMutexGuard;
 use super::error::{failed, io_failed};
 use super::layout::make_dir;
 use super::tree::Tree;
+use crate::hex::hex;
 use crate::runtime::{Progress, ProgressSink, RuntimeError};
 
 mod client;
@@ -144,7 +145,7 @@ fn open(dir: &Path, artifact: &Artifact) -> Result<File, RuntimeError> {
     let doing = || format!("reading artifact `{}`", artifact.path);
     let mut file = File::open(&path).map_err(|error| io_failed(&doing(), &error))?;
     let (hash, _) = hash(&mut file).map_err(|error| io_failed(&doing(), &error))?;
-    if hexadecimal(hash) != artifact.sha256 {
+    if hex(&hash.finalize()) != artifact.sha256 {
         let _ = fs::remove_file(&path);
         let message = format!("artifact `{}` was damaged on disk: it is downloaded again", artifact.path);
         return Err(failed("ChecksumMismatch", message, true));
@@ -164,14 +165,6 @@ fn hash(file: &mut File) -> io::Result<(Sha256, u64)> {
         hash.update(&buffer[..read]);
         bytes += read as u64;
     }
-}
-
-fn hexadecimal(hash: Sha256) -> String {
-    use std::fmt::Write as _;
-    hash.finalize().iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// A URL without its query, which may hold a secret.
