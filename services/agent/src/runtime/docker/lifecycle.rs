@@ -21,8 +21,7 @@ use super::observe::{is_named, is_running, list, missing_networks};
 use super::spec::{self, LABEL_FINGERPRINT, LABEL_GRACE, LABEL_INSTANCE, LABEL_OWNER, attachments};
 use super::{DockerRuntime, layout, network, pull};
 use crate::desired::InstanceSpec;
-use crate::runtime::environment::environment;
-use crate::runtime::{GRACE_DEFAULT, Place, Progress, ProgressSink, RuntimeError};
+use crate::runtime::{GRACE_DEFAULT, Place, Progress, ProgressSink, RuntimeError, environment};
 
 /// Passes that need no waiting: replace, find the network gone, make both anew, and then some.
 const PASSES_MAX: u32 = 12;
@@ -231,12 +230,7 @@ impl DockerRuntime {
         let _laying_out = self.layouts.read().await;
         self.lay_out(instance).await?;
         self.ensure_networks(instance, container).await?;
-        let reads_from = instance.clone();
-        let env = tokio::task::spawn_blocking(move || environment(&reads_from)).await;
-        let env = env.unwrap_or_else(|error| {
-            let message = format!("reading its variables: {error}");
-            Err(RuntimeError { reason: "InvalidEnvironment", message, transient: true })
-        })?;
+        let env = environment::read(instance).await?;
         let body = spec::create_body(instance, &self.owner, &self.configs, &env)?;
         let name = match place {
             Place::Own => self.owner.container(&instance.name),
