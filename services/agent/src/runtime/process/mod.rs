@@ -194,9 +194,14 @@ impl ProcessRuntime {
     ) -> Result<(Claim, bool), RuntimeError> {
         // Before the step, which nobody can interrupt.
         let variables = environment::read(spec).await?;
+        let worker = match start::process_of(spec)?.artifacts.as_slice() {
+            [] => None,
+            [..] => Some(self.artifacts.worker().await),
+        };
         let (dir, spec, config, boot) = (dir.to_owned(), spec.clone(), self.config.clone(), self.boot()?);
         let children = Arc::clone(&self.children);
         let step = move || {
+            let _worker = worker;
             start::spawn(&dir, &spec, variables, &config, &boot).map(|spawned| match spawned {
                 Spawned::Held => None,
                 Spawned::Shim { child, answer } => {
@@ -218,9 +223,17 @@ impl ProcessRuntime {
     /// Downloads what the instance needs, and looks through what is to be unpacked.
     async fn fetch(&self, spec: &InstanceSpec, progress: ProgressSink<'_>) -> Result<(), RuntimeError> {
         let artifacts = start::process_of(spec)?.artifacts.clone();
+        artifacts::check_paths(&artifacts)?;
         self.artifacts.fetch(&artifacts, progress).await?;
-        let dir = self.config.artifacts.clone();
-        self.look(move || artifacts::check(&dir, &artifacts)).await?
+        if artifacts.iter().all(|artifact| artifact.unpack.is_none()) {
+            return Ok(());
+        }
+        let (dir, worker) = (self.config.artifacts.clone(), self.artifacts.worker().await);
+        let check = move || {
+            let _worker = worker;
+            artifacts::check(&dir, &artifacts)
+        };
+        self.look(check).await?
     }
 
     /// Begins to wait for the end of what was just started.
