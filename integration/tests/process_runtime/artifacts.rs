@@ -290,6 +290,8 @@ async fn archives_are_unpacked_and_those_that_lead_out_are_refused_before_anythi
     for bad in [
         TarBuilder::new().file("../../stdout.log", 0o644, b"x").finish(),
         TarBuilder::new().symlink("out", "/etc").file("out/x", 0o644, b"x").finish(),
+        // It stays within, and could not be unpacked.
+        TarBuilder::new().symlink("through", "bin").file("through/x", 0o644, b"x").finish(),
         b"no archive at all".to_vec(),
     ] {
         server.set(|site| site.content.clone_from(&bad));
