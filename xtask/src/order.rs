@@ -141,7 +141,7 @@ impl Run<'_> {
 /// The daily work: connect, run containers and a process, idle, take one away.
 fn work(up: &Up, dir: &Path, image: &str, interrupt: &Interrupt) -> Result<()> {
     let manifest = dir.join("work.yaml");
-    let mut services = "  - {name: process, process: {executable: sleep, args: [\"1000000\"]}}\n".to_owned();
+    let mut services = "  - {name: process, process: {program: sleep, args: [\"1000000\"]}}\n".to_owned();
     for n in 0..CONTAINERS {
         services += &format!(
             "  - {{name: c{n}, container: {{image: \"{image}\", command: [sleep, \"1000000\"]}}}}\n"

@@ -233,6 +233,11 @@ pub trait Runtime: Send + Sync {
     async fn changed(&self);
 }
 
+/// So many bytes, for people.
+pub(crate) fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
 fn no_overlap(instance: &InstanceName) -> RuntimeError {
     RuntimeError {
         reason: "OverlapUnsupported",

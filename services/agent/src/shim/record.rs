@@ -11,8 +11,9 @@ use std::path::Path;
 
 use crate::hex::hex;
 
-/// Longest record that is read, in bytes. An app's spec has at most 256 KiB, and escaping doubles it at worst.
-const RECORD_BYTES_MAX: u64 = 1024 * 1024;
+/// Longest record that is read, in bytes. An app's spec has at most 256 KiB and all variables 512 KiB (`ENV_BYTES_MAX`); escaping, and the word
+/// before each, at worst make three times as many of them.
+const RECORD_BYTES_MAX: u64 = 3 * (256 + 512) * 1024;
 const HEAD: &str = "skerry-record 1\n";
 const SUM: &str = "sum ";
 

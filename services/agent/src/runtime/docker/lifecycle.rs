@@ -5,7 +5,6 @@
 //! is fixed, and it refuses a second container of that name, also when the answer to the first request got lost. Of a copy that is started
 //! beside the one that it is to replace the name is another, as fixed; once the old one is gone it is renamed.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bollard::models::{ContainerSummary, ContainerSummaryStateEnum as State};
@@ -22,8 +21,7 @@ use super::observe::{is_named, is_running, list, missing_networks};
 use super::spec::{self, LABEL_FINGERPRINT, LABEL_GRACE, LABEL_INSTANCE, LABEL_OWNER, attachments};
 use super::{DockerRuntime, layout, network, pull};
 use crate::desired::InstanceSpec;
-use crate::runtime::environment::{INVALID, environment};
-use crate::runtime::{GRACE_DEFAULT, Place, Progress, ProgressSink, RuntimeError};
+use crate::runtime::{GRACE_DEFAULT, Place, Progress, ProgressSink, RuntimeError, environment};
 
 /// Passes that need no waiting: replace, find the network gone, make both anew, and then some.
 const PASSES_MAX: u32 = 12;
@@ -43,19 +41,6 @@ struct Copy {
     beside: bool,
     /// Networks that it was put in and is not in any more.
     missing_networks: Vec<String>,
-}
-
-/// All variables of an instance, read off the threads that wait for nothing.
-pub(super) async fn variables(instance: &InstanceSpec) -> Result<BTreeMap<String, String>, RuntimeError> {
-    let reads_from = instance.clone();
-    let read = tokio::task::spawn_blocking(move || environment(&reads_from)).await;
-    read.unwrap_or_else(|error| {
-        Err(RuntimeError {
-            reason: INVALID,
-            message: format!("reading its variables: {error}"),
-            transient: true,
-        })
-    })
 }
 
 /// Of a container that is to be started.
@@ -164,7 +149,7 @@ impl DockerRuntime {
         if !copies.is_empty() {
             if kept.is_none() {
                 // What cannot run takes nothing away.
-                variables(instance).await?;
+                environment::read(instance).await?;
                 if !*image_ready {
                     self.obtain_image(instance, container, progress).await?;
                     *image_ready = true;
@@ -249,7 +234,7 @@ impl DockerRuntime {
         let _laying_out = self.layouts.read().await;
         self.lay_out(instance).await?;
         self.ensure_networks(instance, container).await?;
-        let env = variables(instance).await?;
+        let env = environment::read(instance).await?;
         let body = spec::create_body(instance, &self.owner, &self.configs, &env)?;
         let name = match place {
             Place::Own => self.owner.container(&instance.name),

@@ -26,6 +26,7 @@ pub use self::upkeep::ImageGc;
 use self::upkeep::Kept;
 use super::{
     Needs, Observed, Place, Progress, ProgressSink, Runtime, RuntimeDirs, RuntimeError, RuntimeKind, Wanted,
+    environment,
 };
 use crate::desired::InstanceSpec;
 
@@ -162,7 +163,7 @@ impl Runtime for DockerRuntime {
 
     async fn prepare(&self, instance: &InstanceSpec, progress: ProgressSink<'_>) -> Result<(), RuntimeError> {
         let container = spec::container(instance)?;
-        lifecycle::variables(instance).await?;
+        environment::read(instance).await?;
         self.obtain_image(instance, container, progress).await?;
         let mut prepared = self.prepared();
         if prepared.len() >= PREPARED_MAX {

@@ -16,7 +16,7 @@ use super::client::{Client, LOOK_DEADLINE};
 use super::credentials::CredentialsFile;
 use super::error::{Failure, Kind};
 use super::upkeep::{Kept, id_of};
-use crate::runtime::{Progress, ProgressSink, RuntimeError};
+use crate::runtime::{Progress, ProgressSink, RuntimeError, mebibytes};
 
 /// A pull of which nothing is heard for so long has failed.
 pub(super) const PULL_STALL: Duration = Duration::from_secs(120);
@@ -248,10 +248,6 @@ impl Layers {
         let percent = (current * 100).checked_div(total)?;
         Some(format!("{percent} % ({} of {})", mebibytes(current), mebibytes(total)))
     }
-}
-
-pub(super) fn mebibytes(bytes: u64) -> String {
-    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
 #[cfg(test)]

@@ -15,8 +15,8 @@ use super::decide::{Candidate, ImageGc, Room, Told, decide};
 use super::kept::{Content, Image, Kept, settle};
 use crate::runtime::docker::client::{Client, LOOK_DEADLINE, REMOVE_DEADLINE};
 use crate::runtime::docker::error::{Failure, Kind};
-use crate::runtime::docker::pull::{mebibytes, split_reference};
-use crate::runtime::{DISK_NEARLY_FULL, Needs, Progress, RuntimeError};
+use crate::runtime::docker::pull::split_reference;
+use crate::runtime::{DISK_NEARLY_FULL, Needs, Progress, RuntimeError, mebibytes};
 
 /// The file is written when the time for which an image is unused has grown by so much: less than that is lost with the agent's process.
 const KEEP_EVERY: Duration = Duration::from_secs(3600);
