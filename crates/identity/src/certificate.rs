@@ -173,12 +173,7 @@ impl PeerCertificate {
         if !read.signs_messages {
             return Err(Nobody::Usage);
         }
-        let usage = match (read.client, read.server) {
-            (true, true) => Usage::Both,
-            (true, false) => Usage::Client,
-            (false, true) => Usage::Server,
-            (false, false) => return Err(Nobody::Usage),
-        };
+        let usage = read.usage.ok_or(Nobody::Usage)?;
         Ok(Self {
             identity,
             key_id: read.public_key.id(),
@@ -235,14 +230,14 @@ pub(crate) struct Read {
     pub(crate) not_after: SystemTime,
     pub(crate) uris: Vec<String>,
     /// RFC 4514, for comparing with what we write.
+    #[cfg(feature = "authority")]
     pub(crate) subject: String,
     /// May issue certificates.
     pub(crate) authority: bool,
     /// Subject and issuer are the same, as of a root.
     pub(crate) self_issued: bool,
     signs_messages: bool,
-    client: bool,
-    server: bool,
+    usage: Option<Usage>,
     /// What the issuer signed, and how.
     signed: Vec<u8>,
     signature: Vec<u8>,
@@ -267,12 +262,12 @@ impl Read {
             not_before,
             not_after,
             uris: Vec::new(),
+            #[cfg(feature = "authority")]
             subject: tbs.subject().to_string(),
             authority: false,
             self_issued: tbs.subject() == tbs.issuer(),
             signs_messages: true,
-            client: false,
-            server: false,
+            usage: None,
             signed: tbs.to_der().map_err(|_| Nobody::Malformed("its contents"))?,
             signature: certificate.signature().as_bytes().ok_or(Nobody::Malformed("its signature"))?.to_vec(),
         };
@@ -294,7 +289,7 @@ impl Read {
                 for name in names.0 {
                     match name {
                         GeneralName::UniformResourceIdentifier(uri) => {
-                            self.uris.push(uri.as_str().to_owned())
+                            self.uris.push(uri.as_str().to_owned());
                         }
                         GeneralName::DnsName(_) | GeneralName::IpAddress(_) => {}
                         _ => return Err(Nobody::NameKind),
@@ -311,8 +306,12 @@ impl Read {
             }
             EXTENDED_KEY_USAGE => {
                 let usage: ExtendedKeyUsage = decode(value, "its purposes")?;
-                self.client = usage.0.contains(&CLIENT_AUTH);
-                self.server = usage.0.contains(&SERVER_AUTH);
+                self.usage = match (usage.0.contains(&CLIENT_AUTH), usage.0.contains(&SERVER_AUTH)) {
+                    (true, true) => Some(Usage::Both),
+                    (true, false) => Some(Usage::Client),
+                    (false, true) => Some(Usage::Server),
+                    (false, false) => None,
+                };
             }
             _ if extension.critical => return Err(Nobody::Malformed("a critical extension is not known")),
             _ => {}

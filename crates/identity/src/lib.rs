@@ -39,7 +39,8 @@ pub mod tls;
 pub mod token;
 pub mod verify;
 
-#[cfg(all(test, feature = "authority"))]
+#[cfg(test)]
+#[cfg(feature = "authority")]
 mod tests;
 
 pub use bundle::{Trust, TrustBundle};

@@ -6,6 +6,8 @@
 //! certificate's beginning after it are all the times that need to be tried. That finds every path, and a presented certificate that is on
 //! none cannot spoil one that is: it adds a time to try and takes none away.
 
+use std::error::Error;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -105,7 +107,22 @@ fn times(
 pub(crate) fn refused(nobody: Nobody) -> CertificateError {
     match nobody {
         Nobody::Malformed(_) | Nobody::TooLong => CertificateError::BadEncoding,
-        other => CertificateError::Other(OtherError(Arc::new(other))),
+        other => told(other),
+    }
+}
+
+/// An error that rustls does not know. It prints those by their `Debug`, so that says what `Display` does.
+pub(crate) fn told<E: Error + Send + Sync + 'static>(error: E) -> CertificateError {
+    CertificateError::Other(OtherError(Arc::new(Told(error))))
+}
+
+#[derive(thiserror::Error)]
+#[error(transparent)]
+struct Told<E: Error + 'static>(E);
+
+impl<E: Error + 'static> fmt::Debug for Told<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
     }
 }
 
@@ -120,6 +137,6 @@ fn of_webpki(error: webpki::Error) -> CertificateError {
         }
         webpki::Error::InvalidSignatureForPublicKey => CertificateError::BadSignature,
         webpki::Error::UnknownIssuer => CertificateError::UnknownIssuer,
-        other => CertificateError::Other(OtherError(Arc::new(other))),
+        other => told(other),
     }
 }

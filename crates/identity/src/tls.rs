@@ -68,6 +68,14 @@ impl Credentials {
         Ok(credentials)
     }
 
+    /// Whatever `chain` is: what an attacker presents.
+    #[cfg(all(test, feature = "authority"))]
+    pub(crate) fn unchecked(chain: Vec<CertificateDer<'static>>, key: Arc<dyn SigningKey>) -> Arc<Self> {
+        let credentials = Self::none();
+        credentials.current.store(Some(Arc::new(CertifiedKey::new(chain, Arc::new(TlsKey(key))))));
+        credentials
+    }
+
     /// Presents `chain` from the next handshake on. On an error, what was presented before stays.
     pub fn replace(
         &self,

@@ -300,11 +300,10 @@ fn unexpected(found: &Identity, expected: &Expected) -> Error {
         Expected::Dialled => "a service".to_owned(),
         Expected::Services { project, names } => {
             let names: Vec<_> = names.iter().map(ServiceName::as_str).collect();
-            format!("service {} of project {project}", names.join(" or "))
+            format!("the service {} of project {project}", names.join(" or "))
         }
     };
-    let error = Unexpected { found: found.clone(), wanted };
-    CertificateError::Other(rustls::OtherError(Arc::new(error))).into()
+    path::told(Unexpected { found: found.clone(), wanted }).into()
 }
 
 fn tls12() -> Error {

@@ -9,7 +9,7 @@ use crate::bundle;
 use crate::certificate::PeerCertificate;
 use crate::path::{Side, When, verify};
 
-fn flip(bytes: &mut [u8], position: &Index, bit: u8) {
+fn flip(bytes: &mut [u8], position: Index, bit: u8) {
     let position = position.index(bytes.len());
     bytes[position] ^= 1 << bit;
 }
@@ -47,7 +47,7 @@ proptest! {
             for which in 0..chain.len() {
                 let mut changed = chain.clone();
                 let mut der = changed[which].to_vec();
-                flip(&mut der, &position, bit);
+                flip(&mut der, position, bit);
                 changed[which] = der.into();
                 // A flipped bit in the intermediate's signature or names leaves no path; nothing of it is ever admitted.
                 prop_assert_eq!(admitted(&trust, &changed), None);
@@ -63,7 +63,7 @@ proptest! {
         let world = World::new();
         for (position, bit) in changes {
             let mut der = world.root.trusted().certificate().to_vec();
-            flip(&mut der, &position, bit);
+            flip(&mut der, position, bit);
             prop_assert!(bundle::Root::parse(&der.into()).is_err());
         }
     }
@@ -74,7 +74,7 @@ proptest! {
         let bundle = one.bundle().with(two.root.trusted().clone()).unwrap();
         for (position, bit) in changes {
             let mut pem = bundle.to_pem().into_bytes();
-            flip(&mut pem, &position, bit);
+            flip(&mut pem, position, bit);
             if let Ok(read) = TrustBundle::parse_pem(&pem) {
                 // A flipped bit in a label may hide a root; it never makes one.
                 prop_assert!(read.roots().iter().all(|root| bundle.roots().contains(root)));
@@ -89,7 +89,7 @@ proptest! {
         let root = Root::create(&domain, key.clone(), life(today(), YEAR)).unwrap();
         for (position, bit) in changes {
             let mut pem = root.to_pem().into_bytes();
-            flip(&mut pem, &position, bit);
+            flip(&mut pem, position, bit);
             if let Ok(read) = Root::load(&pem, key.clone()) {
                 prop_assert_eq!(read.trusted(), root.trusted());
             }
