@@ -3,7 +3,7 @@
 //! **Clients, by a server** ([`ClientVerifier`]): the chain must lead to a trusted root, the name must parse in our trust domain, the purpose
 //! must be a client's. Time is the one thing that does not fail the handshake: a chain passes if it was valid together at any time at all.
 //! A node that was offline for a year comes back with an expired certificate, and if it could not even connect it could not renew. Whoever
-//! serves the connection asks [`PeerCertificate::standing`](crate::PeerCertificate::standing) and lets one that is not valid now do nothing
+//! serves the connection asks [`Trust::client`] and lets one that is out of time do nothing
 //! but renew, by a key that the node's record names. Its times are those of the whole presented chain, so a leaf that was made later with
 //! the stolen key of an expired intermediate has expired too.
 //!

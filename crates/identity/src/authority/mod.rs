@@ -27,8 +27,9 @@ use std::time::{Duration, SystemTime};
 pub use intermediate::{IntermediateAuthority, Issued, NAMES_MAX, Order};
 pub use root::RootAuthority;
 
-use crate::bundle::{BUNDLE_BYTES_MAX, BundleError};
-use crate::certificate::{CHAIN_CERTIFICATES_MAX, Nobody};
+use crate::bundle::BundleError;
+use crate::certificate::Nobody;
+use crate::chain::InvalidChain;
 use crate::{Identity, KeyId, RandomError, TrustDomain};
 
 #[cfg(test)]
@@ -77,14 +78,9 @@ pub enum IssueError {
 /// An authority that could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// Longer than any of ours.
-    #[error(
-        "loading an authority: more than {CHAIN_CERTIFICATES_MAX} certificates, or {BUNDLE_BYTES_MAX} bytes"
-    )]
-    TooLong,
-    /// Not certificates in PEM.
-    #[error("loading an authority: not certificates in PEM")]
-    Pem,
+    /// Not certificates in PEM, or too many.
+    #[error("loading an authority: {0}")]
+    Chain(#[from] InvalidChain),
     /// One of the certificates is none of ours.
     #[error("loading an authority: {0}")]
     Certificate(#[from] Nobody),
