@@ -101,6 +101,14 @@ impl IntermediateAuthority {
     /// The same intermediate with `link` in its servers' chains, and `old`, the root that made the link: for as long as there are peers that
     /// know only `old`.
     pub fn with_link(mut self, link: CertificateDer<'static>, old: &Root) -> Result<Self, LoadError> {
+        let read = Read::of(&link)?;
+        let own = Read::of(self.above.last().expect("an intermediate has its root"))?;
+        if read.public_key != own.public_key {
+            return Err(LoadError::Foreign("the link is to another root than its own"));
+        }
+        if !read.is_signed_by(&Read::of(old.certificate())?.public_key) {
+            return Err(LoadError::Foreign("the link is not signed by the root that comes with it"));
+        }
         self.above.insert(0, link);
         // The own root stays last: it says which domain this is.
         self.above.insert(1, old.certificate().clone());

@@ -55,6 +55,14 @@ pub enum IssueError {
         /// The authority's own.
         domain: TrustDomain,
     },
+    /// The root that follows is another installation's.
+    #[error("linking to a root of the trust domain {next}: this one is of {own}")]
+    LinkDomain {
+        /// The trust domain of the root that would sign.
+        own: TrustDomain,
+        /// That of the other.
+        next: TrustDomain,
+    },
     /// Nodes and users serve nobody.
     #[error("issuing a certificate for {0}: only services may be servers and have DNS names and addresses")]
     NotAService(Box<Identity>),

@@ -85,6 +85,10 @@ impl RootAuthority {
 
     /// A link to `next`, the root that follows: its key, signed by this one. Who knows only this root can check what `next` issued.
     pub fn link(&self, next: &Root, life: Life) -> Result<CertificateDer<'static>, IssueError> {
+        if next.domain() != self.root.domain() {
+            let (own, next) = (self.root.domain().clone(), next.domain().clone());
+            return Err(IssueError::LinkDomain { own, next });
+        }
         let (not_before, not_after) = span(life, Some(&self.authority))?;
         let public_key = Read::of(next.certificate())?.public_key;
         let mut params = params(not_before, not_after)?;
