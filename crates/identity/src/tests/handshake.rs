@@ -472,14 +472,18 @@ fn renewed_credentials_count_from_the_next_handshake_and_open_connections_stay()
 }
 
 #[test]
-fn no_session_is_resumed() {
+fn no_session_is_resumed_even_by_a_client_that_would() {
     let world = World::new();
-    let (client, server) =
-        (client_config(world.node(), exact(&world, today())), server(&world, Clients::Required));
-    for _ in 0..3 {
-        let met = meet(client.clone(), server.clone(), DIALLED).unwrap();
-        assert_eq!(met.client.tls13_tickets_received(), 0);
-        assert_eq!(met.client.handshake_kind(), Some(rustls::HandshakeKind::Full));
-        assert_eq!(met.server.handshake_kind(), Some(rustls::HandshakeKind::Full));
+    let ours = client_config(world.node(), exact(&world, today()));
+    let mut eager = ours.clone();
+    eager.resumption = rustls::client::Resumption::in_memory_sessions(8);
+    let server = server(&world, Clients::Required);
+    for client in [ours, eager] {
+        for _ in 0..3 {
+            let met = meet(client.clone(), server.clone(), DIALLED).unwrap();
+            assert_eq!(met.client.tls13_tickets_received(), 0);
+            assert_eq!(met.client.handshake_kind(), Some(rustls::HandshakeKind::Full));
+            assert_eq!(met.server.handshake_kind(), Some(rustls::HandshakeKind::Full));
+        }
     }
 }

@@ -165,3 +165,13 @@ fn an_authority_s_certificate_is_no_peer_s() {
     assert_eq!(PeerCertificate::parse(root, domain), Err(Nobody::Authority));
     assert_eq!(world.trust().server(&[]), Err(Nobody::Missing));
 }
+
+#[test]
+fn a_certificate_for_a_key_of_another_kind_is_nobody_s() {
+    let domain = TrustDomain::parse("example.org").unwrap();
+    for algorithm in [&rcgen::PKCS_ED25519, &rcgen::PKCS_ECDSA_P384_SHA384] {
+        let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
+        let certificate = rcgen::CertificateParams::default().self_signed(&key).unwrap();
+        assert_eq!(PeerCertificate::parse(certificate.der(), &domain), Err(Nobody::Key));
+    }
+}
