@@ -385,10 +385,15 @@ fn a_server_that_is_not_the_expected_one_is_refused() {
     assert!(dial(&world, Expected::Dialled, DIALLED).is_ok());
     assert!(dial(&world, Expected::Dialled, "127.0.0.1").is_ok());
     assert!(dial(&world, services(&["registry", "gateway"]), "anything.example").is_ok());
+    let elsewhere = Expected::Services {
+        project: ProjectName::parse("default").unwrap(),
+        names: vec![ServiceName::parse("gateway").unwrap()],
+    };
     for (server_of, expected, dialled, word) in [
         (&world, Expected::Dialled, "other.example.org", "NotValidForName"),
         (&world, Expected::Dialled, "127.0.0.2", "NotValidForName"),
         (&world, services(&["registry"]), DIALLED, "the service registry of project system"),
+        (&world, elsewhere, DIALLED, "the service gateway of project default"),
         (&world, services(&[]), DIALLED, "is spiffe://example.org/project/system/service/gateway, where"),
         (&other, Expected::Dialled, DIALLED, "UnknownIssuer"),
     ] {
