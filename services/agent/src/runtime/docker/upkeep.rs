@@ -28,9 +28,5 @@ impl DockerRuntime {
 fn names(names: &[String]) -> String {
     /// More than these are only counted.
     const NAMED_MAX: usize = 8;
-    let named = names.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(NAMED_MAX) {
-        0 => named,
-        more => format!("{named} and {more} more"),
-    }
+    skerry_model::few(names, NAMED_MAX)
 }
