@@ -12,6 +12,7 @@ mod fingerprint;
 mod former;
 pub mod health;
 mod ledger;
+mod lock;
 mod machine;
 mod memory;
 mod meters;

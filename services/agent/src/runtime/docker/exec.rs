@@ -5,7 +5,7 @@
 //! is checked by the process's cgroup. Elsewhere it ends with its container, and until it has ended no second one begins for that
 //! instance: they never pile up.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use bollard::exec::StartExecResults;
@@ -17,6 +17,7 @@ use tracing::debug;
 
 use super::client::{Client, LOOK_DEADLINE, START_DEADLINE};
 use super::error::{Failure, Kind};
+use crate::lock::lock;
 use crate::runtime::RuntimeError;
 
 /// For a command, beyond every timeout that a health check may ask for (10 min): the backstop of callers without one.
@@ -148,7 +149,7 @@ impl Execs {
     }
 
     fn noted(&self) -> std::sync::MutexGuard<'_, Vec<Overdue>> {
-        self.overdue.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.overdue)
     }
 }
 

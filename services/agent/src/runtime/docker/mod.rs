@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use skerry_model::{AppName, InstanceName, NetworkName};
@@ -28,6 +28,7 @@ use super::{
     Needs, Observed, Place, Progress, ProgressSink, Runtime, RuntimeDirs, RuntimeError, RuntimeKind, Wanted,
 };
 use crate::desired::InstanceSpec;
+use crate::lock::lock;
 
 mod client;
 mod credentials;
@@ -129,7 +130,7 @@ impl DockerRuntime {
     }
 
     fn prepared(&self) -> std::sync::MutexGuard<'_, BTreeMap<InstanceName, (String, Instant)>> {
-        self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.prepared)
     }
 
     /// The id of a container of an instance: as last observed, else as listed now.

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bollard::models::{
@@ -22,6 +22,7 @@ use tracing::{debug, warn};
 use super::client::{Client, LOOK_DEADLINE};
 use super::error::{Failure, Kind};
 use super::spec::{LABEL_FINGERPRINT, LABEL_INSTANCE, LABEL_NETWORKS, LABEL_REVISION, Owner};
+use crate::lock::lock;
 use crate::runtime::{Observed, Place, RunState};
 
 /// For one inspection. Short: Docker can list a container that it cannot inspect, and the others must not wait for it.
@@ -295,10 +296,6 @@ fn image_health(one: &ContainerSummary) -> Option<bool> {
 /// `Exited (137) 3 minutes ago` -> 137.
 fn exit_code_in(status: Option<&str>) -> Option<i32> {
     status?.strip_prefix("Exited (")?.split(')').next()?.parse().ok()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
