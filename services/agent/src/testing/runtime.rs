@@ -9,13 +9,15 @@ use tokio::sync::Notify;
 
 use crate::desired::InstanceSpec;
 use crate::runtime::{
-    Observed, Progress, ProgressSink, RunState, Runtime, RuntimeError, RuntimeKind, Wanted,
+    Observed, Place, Progress, ProgressSink, RunState, Runtime, RuntimeError, RuntimeKind, Wanted,
 };
 
 /// What the runtime holds and how it behaves.
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) instances: BTreeMap<InstanceName, Observed>,
+    /// Copies beside those.
+    pub(crate) beside: BTreeMap<InstanceName, Observed>,
     /// Each call that changes something, as `ensure app/web/n1/0 <fingerprint>`.
     pub(crate) calls: Vec<String>,
     /// Images (fingerprints of instances) whose fetch never ends.
@@ -27,7 +29,30 @@ pub(crate) struct State {
     /// Every look hangs.
     pub(crate) hangs: bool,
     pub(crate) sweeps: u32,
+    /// Commands in a copy beside exit with 1.
+    pub(crate) beside_fails: bool,
     started: u64,
+}
+
+impl State {
+    /// A copy that is started now.
+    fn start(&mut self, instance: &InstanceSpec, place: Place) -> Observed {
+        self.started += 1;
+        let since = SystemTime::UNIX_EPOCH + Duration::from_secs(self.started);
+        Observed {
+            instance: instance.name.clone(),
+            fingerprint: instance.fingerprint.clone(),
+            revision: instance.revision.to_string(),
+            runtime_id: format!("id{}", self.started),
+            state: RunState::Running { since },
+            address: None,
+            image_health: None,
+            drift: None,
+            place,
+            started: None,
+            warnings: Vec::new(),
+        }
+    }
 }
 
 pub(crate) struct FakeRuntime {
@@ -97,23 +122,38 @@ impl Runtime for FakeRuntime {
     async fn ensure(&self, instance: &InstanceSpec, _: ProgressSink<'_>) -> Result<(), RuntimeError> {
         self.answer()?;
         let mut state = self.state();
-        state.started += 1;
         state.calls.push(format!("ensure {} {}", instance.name, instance.fingerprint));
-        let since = SystemTime::UNIX_EPOCH + Duration::from_secs(state.started);
-        let observed = Observed {
-            instance: instance.name.clone(),
-            fingerprint: instance.fingerprint.clone(),
-            revision: instance.revision.to_string(),
-            runtime_id: format!("id{}", state.started),
-            state: RunState::Running { since },
-            address: None,
-            image_health: None,
-            drift: None,
-            place: crate::runtime::Place::Own,
-            started: None,
-            warnings: Vec::new(),
+        let moved = state.beside.remove(&instance.name).filter(|one| one.fingerprint == instance.fingerprint);
+        let observed = match moved {
+            Some(beside) => Observed { place: Place::Own, ..beside },
+            None => state.start(instance, Place::Own),
         };
         state.instances.insert(instance.name.clone(), observed);
+        Ok(())
+    }
+
+    async fn ensure_at(
+        &self,
+        place: Place,
+        instance: &InstanceSpec,
+        progress: ProgressSink<'_>,
+    ) -> Result<(), RuntimeError> {
+        if place == Place::Own {
+            return self.ensure(instance, progress).await;
+        }
+        self.answer()?;
+        let mut state = self.state();
+        state.calls.push(format!("beside {} {}", instance.name, instance.fingerprint));
+        let observed = state.start(instance, Place::Beside);
+        state.beside.insert(instance.name.clone(), observed);
+        Ok(())
+    }
+
+    async fn withdraw(&self, instance: &InstanceName, runtime_id: &str) -> Result<(), RuntimeError> {
+        self.answer()?;
+        let mut state = self.state();
+        state.calls.push(format!("withdraw {instance} {runtime_id}"));
+        state.beside.retain(|_, one| one.runtime_id != runtime_id);
         Ok(())
     }
 
@@ -130,11 +170,17 @@ impl Runtime for FakeRuntime {
             std::future::pending::<()>().await;
         }
         self.answer()?;
-        Ok(self.state().instances.values().cloned().collect())
+        let state = self.state();
+        Ok(state.instances.values().chain(state.beside.values()).cloned().collect())
     }
 
     async fn exec(&self, _: &InstanceName, _: &[String]) -> Result<i32, RuntimeError> {
         self.answer().map(|()| 0)
+    }
+
+    async fn exec_at(&self, place: Place, _: &InstanceName, _: &[String]) -> Result<i32, RuntimeError> {
+        self.answer()?;
+        Ok(i32::from(place == Place::Beside && self.state().beside_fails))
     }
 
     async fn sweep(&self, _: &Wanted) -> Result<(), RuntimeError> {
