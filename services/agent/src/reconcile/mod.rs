@@ -197,7 +197,7 @@ impl Reconciler {
                 Some(ended) = self.acts.next() => self.take_end(ended),
                 Some(seen) = self.looks.next() => self.take_look(seen),
                 Some(_) = self.sweeping.join_next() => {}
-                Some(told) = self.collector.next() => self.take_collected(told),
+                Some(ended) = self.collector.next() => self.take_collector(ended),
                 () = self.monitor.changed() => {}
                 () = self.beside_monitor.changed() => {}
                 () = self.ledger.written() => self.ledger.write(),
@@ -266,7 +266,7 @@ impl Reconciler {
         if self.desired.trace_parent != desired.trace_parent {
             self.traced_since = self.clock.mono();
         }
-        self.collector.hurry();
+        self.collect_for(&desired);
         self.desired = desired;
     }
 

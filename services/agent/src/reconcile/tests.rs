@@ -13,6 +13,8 @@ use crate::testing::{app, instance_resource, process, revision_resource, service
 
 use pb::InstancePhase as Phase;
 
+mod collect;
+
 /// Enough for everything but waits of minutes.
 const SOON: Duration = Duration::from_secs(20);
 

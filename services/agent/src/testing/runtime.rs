@@ -9,7 +9,8 @@ use tokio::sync::Notify;
 
 use crate::desired::InstanceSpec;
 use crate::runtime::{
-    Observed, Place, Progress, ProgressSink, RunState, Runtime, RuntimeError, RuntimeKind, Wanted,
+    Needs, Observed, Place, Progress, ProgressSink, RunState, Runtime, RuntimeError, RuntimeKind, VolumeWords,
+    Wanted,
 };
 
 /// What the runtime holds and how it behaves.
@@ -29,6 +30,16 @@ pub(crate) struct State {
     /// Every look hangs.
     pub(crate) hangs: bool,
     pub(crate) sweeps: u32,
+    /// What was last said of volumes.
+    said: VolumeWords,
+    /// Volumes that went with their app.
+    pub(crate) removed_volumes: Vec<String>,
+    /// The images that each look for unneeded things was told to keep.
+    pub(crate) collects: Vec<BTreeSet<String>>,
+    /// Such a look never ends.
+    pub(crate) hanging_collects: bool,
+    /// Such looks that were given up.
+    pub(crate) collects_given_up: u32,
     /// Commands in a copy beside exit with 1.
     pub(crate) beside_fails: bool,
     started: u64,
@@ -92,6 +103,15 @@ impl FakeRuntime {
             return Err(RuntimeError { reason: "RuntimeUnavailable", message, transient: true });
         }
         Ok(())
+    }
+}
+
+/// Counts when it is dropped.
+struct GivenUp<'a>(&'a FakeRuntime);
+
+impl Drop for GivenUp<'_> {
+    fn drop(&mut self) {
+        self.0.state().collects_given_up += 1;
     }
 }
 
@@ -162,6 +182,7 @@ impl Runtime for FakeRuntime {
         let mut state = self.state();
         state.calls.push(format!("remove {instance}"));
         state.instances.remove(instance);
+        state.beside.remove(instance);
         Ok(())
     }
 
@@ -187,6 +208,31 @@ impl Runtime for FakeRuntime {
         self.answer()?;
         self.state().sweeps += 1;
         Ok(())
+    }
+
+    async fn note(&self, volumes: &VolumeWords) -> Result<(), RuntimeError> {
+        self.state().said.extend(volumes.clone());
+        Ok(())
+    }
+
+    async fn collect(&self, needs: &Needs) -> Result<Vec<Progress>, RuntimeError> {
+        self.answer()?;
+        let hangs = {
+            let mut state = self.state();
+            state.collects.push(needs.images.clone());
+            state.said.extend(needs.volumes.clone());
+            let (stay, go): (VolumeWords, VolumeWords) = std::mem::take(&mut state.said)
+                .into_iter()
+                .partition(|((app, _), remove)| !remove || needs.apps.contains(app));
+            state.said = stay;
+            state.removed_volumes.extend(go.into_keys().map(|(_, volume)| volume.to_string()));
+            state.hanging_collects
+        };
+        if hangs {
+            let _given_up = GivenUp(self);
+            std::future::pending::<()>().await;
+        }
+        Ok(Vec::new())
     }
 
     async fn changed(&self) {

@@ -25,7 +25,8 @@ use self::spec::Owner;
 pub use self::upkeep::ImageGc;
 use self::upkeep::Kept;
 use super::{
-    Needs, Observed, Place, Progress, ProgressSink, Runtime, RuntimeDirs, RuntimeError, RuntimeKind, Wanted,
+    Needs, Observed, Place, Progress, ProgressSink, Runtime, RuntimeDirs, RuntimeError, RuntimeKind,
+    VolumeWords, Wanted,
 };
 use crate::desired::InstanceSpec;
 use crate::lock::lock;
@@ -232,6 +233,10 @@ impl Runtime for DockerRuntime {
             message: format!("removing laid-out configs: {error}"),
             transient: true,
         })
+    }
+
+    async fn note(&self, volumes: &VolumeWords) -> Result<(), RuntimeError> {
+        self.note_volumes(volumes).await
     }
 
     async fn collect(&self, needs: &Needs) -> Result<Vec<Progress>, RuntimeError> {

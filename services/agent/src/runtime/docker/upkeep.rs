@@ -3,7 +3,7 @@
 //! What cannot be seen by looking at Docker is kept in a file of the agent's: which images it pulled, and what was last said of volumes.
 
 use super::DockerRuntime;
-use crate::runtime::{Needs, Progress, RuntimeError};
+use crate::runtime::{Needs, Progress, RuntimeError, VolumeWords};
 
 mod decide;
 mod images;
@@ -15,6 +15,11 @@ pub(super) use images::id_of;
 pub(super) use kept::Kept;
 
 impl DockerRuntime {
+    /// Keeps in mind what is said of volumes.
+    pub(super) async fn note_volumes(&self, said: &VolumeWords) -> Result<(), RuntimeError> {
+        volumes::note(&self.owner, &self.kept, said).await
+    }
+
     /// Removes what `needs` does not have. Answers what was removed, for people.
     pub(super) async fn collect_all(&self, needs: &Needs) -> Result<Vec<Progress>, RuntimeError> {
         let mut told = Vec::new();
