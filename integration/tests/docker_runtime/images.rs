@@ -139,3 +139,17 @@ async fn what_other_hands_pulled_or_named_stays() {
         fixture.untag(image);
     }
 }
+
+#[tokio::test]
+async fn an_image_that_goes_after_it_was_found_is_pulled_again() {
+    let Some(fixture) = Fixture::new("gone-again").await else { return };
+    let image = fixture.image("gone-again");
+    let agent = fixture.agent(AT_ONCE);
+    let web = running(&image);
+    agent.prepare(&web, &|_| ()).await.expect("it is pulled");
+    fixture.untag(&image);
+    assert!(!fixture.has(&image));
+    agent.ensure(&web, &|_| ()).await.expect("it is pulled again and runs");
+    agent.remove(&web.name).await.expect("it is removed");
+    fixture.untag(&image);
+}
