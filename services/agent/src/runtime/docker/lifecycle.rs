@@ -443,7 +443,7 @@ impl DockerRuntime {
         let options = RemoveContainerOptionsBuilder::new().v(volumes == Volumes::Go).force(true).build();
         match self.client.within(REMOVE_DEADLINE, docker.remove_container(id, Some(options))).await {
             Ok(()) | Err(Failure { kind: Kind::NotFound, .. }) => {
-                self.observer.forget(id);
+                self.observer.gone(id);
                 Ok(Pass::Again)
             }
             Err(failure) if failure.kind == Kind::BeingRemoved => Ok(Pass::Wait(failed(failure))),

@@ -106,6 +106,12 @@ impl Observer {
         lock(&self.details).remove(id);
     }
 
+    /// The container is no more: commands do not go to it.
+    pub(super) fn gone(&self, id: &str) {
+        self.forget(id);
+        lock(&self.ids).retain(|_, of| of != id);
+    }
+
     /// A container of an instance, as last listed.
     pub(super) fn id(&self, place: Place, instance: &InstanceName) -> Option<String> {
         lock(&self.ids).get(&(instance.clone(), place)).cloned()
