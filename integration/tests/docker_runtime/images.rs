@@ -5,6 +5,7 @@ use std::time::Duration;
 use skerry_agent::runtime::docker::{DockerRuntime, ImageGc};
 use skerry_agent::runtime::{Needs, Runtime as _};
 use skerry_model::app::{Container, PullPolicy};
+use skerry_model::{AppName, VolumeName};
 
 use super::registry::{PASSWORD, Registry};
 use super::world::{IDLE, World, runtime, shell, spec};
@@ -172,4 +173,22 @@ async fn what_somebody_brought_after_a_pull_that_failed_stays() {
     }
     assert!(fixture.has(&image));
     fixture.untag(&image);
+}
+
+#[tokio::test]
+async fn images_go_also_where_nothing_can_be_kept_of_volumes() {
+    let Some(fixture) = Fixture::new("no-words").await else { return };
+    let image = fixture.image("no-words");
+    let kept = tempfile::tempdir().expect("a directory");
+    let agent = runtime(&fixture.world.docker, &fixture.world.owner, &fixture.world.dir)
+        .with_credentials(fixture.registry.login(PASSWORD))
+        .with_upkeep(kept.path(), AT_ONCE);
+    agent.prepare(&running(&image), &|_| ()).await.expect("it is pulled");
+    // As good as a full disk.
+    drop(kept);
+    let volume = (AppName::parse("app").expect("a name"), VolumeName::parse("db").expect("a name"));
+    let needs =
+        Needs { apps: [volume.0.clone()].into(), volumes: [(volume, true)].into(), ..Needs::default() };
+    let told = agent.collect(&needs).await.expect("what can go goes");
+    assert!(told.len() == 1 && told[0].reason == "ImagesRemoved" && !fixture.has(&image), "{told:?}");
 }

@@ -20,12 +20,26 @@ impl DockerRuntime {
         volumes::note(&self.owner, &self.kept, said).await
     }
 
-    /// Removes what `needs` does not have. Answers what was removed, for people.
+    /// Removes what `needs` does not have. Answers what was removed, for people. Where one kind cannot be, the other goes all the same: on a
+    /// full disk nothing can be kept of volumes until images have gone.
     pub(super) async fn collect_all(&self, needs: &Needs) -> Result<Vec<Progress>, RuntimeError> {
-        let mut told = Vec::new();
-        told.extend(volumes::collect(&self.client, &self.owner, &self.kept, needs).await?);
-        told.extend(images::collect(&self.client, &self.kept, self.image_gc, needs).await?);
-        Ok(told)
+        let volumes = volumes::collect(&self.client, &self.owner, &self.kept, needs).await;
+        let images = images::collect(&self.client, &self.kept, self.image_gc, needs).await;
+        let (mut told, mut failed) = (Vec::new(), None);
+        for collected in [volumes, images] {
+            match collected {
+                Ok(removed) => told.extend(removed),
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        match failed {
+            Some(error) if told.is_empty() => Err(error),
+            Some(error) => {
+                tracing::warn!(%error, "cannot free all room");
+                Ok(told)
+            }
+            None => Ok(told),
+        }
     }
 }
 
