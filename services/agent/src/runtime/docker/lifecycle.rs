@@ -5,6 +5,7 @@
 //! is fixed, and it refuses a second container of that name, also when the answer to the first request got lost. Of a copy that is started
 //! beside the one that it is to replace the name is another, as fixed; once the old one is gone it is renamed.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bollard::models::{ContainerSummary, ContainerSummaryStateEnum as State, MountPoint};
@@ -21,7 +22,7 @@ use super::observe::{is_named, is_running, list, missing_networks};
 use super::spec::{self, LABEL_FINGERPRINT, LABEL_GRACE, LABEL_INSTANCE, LABEL_OWNER, attachments};
 use super::{DockerRuntime, layout, network, pull};
 use crate::desired::InstanceSpec;
-use crate::runtime::environment::environment;
+use crate::runtime::environment::{INVALID, environment};
 use crate::runtime::{GRACE_DEFAULT, Place, Progress, ProgressSink, RuntimeError};
 
 /// Passes that need no waiting: replace, find the network gone, make both anew, and then some.
@@ -196,6 +197,9 @@ impl DockerRuntime {
             copies.retain(|copy| copy.beside);
         }
         if !copies.is_empty() {
+            if kept.is_none() {
+                self.variables(instance).await?;
+            }
             if kept.is_none() && work.image == Image::Unknown {
                 self.obtain_image(instance, container, progress).await?;
                 work.image = Image::Here;
@@ -286,12 +290,7 @@ impl DockerRuntime {
         let _laying_out = self.layouts.read().await;
         self.lay_out(instance).await?;
         self.ensure_networks(instance, container).await?;
-        let reads_from = instance.clone();
-        let env = tokio::task::spawn_blocking(move || environment(&reads_from)).await;
-        let env = env.unwrap_or_else(|error| {
-            let message = format!("reading its variables: {error}");
-            Err(RuntimeError { reason: "InvalidEnvironment", message, transient: true })
-        })?;
+        let env = self.variables(instance).await?;
         let body = spec::create_body(instance, &self.owner, &self.configs, &env)?;
         let body = spec::with_volumes(body, &work.carried);
         let name = match place {
@@ -462,6 +461,19 @@ impl DockerRuntime {
             pull::require_health_check(&self.client, &container.image).await?;
         }
         Ok(())
+    }
+
+    /// The variables of an instance, as they read now.
+    pub(super) async fn variables(
+        &self,
+        instance: &InstanceSpec,
+    ) -> Result<BTreeMap<String, String>, RuntimeError> {
+        let reads_from = instance.clone();
+        let read = tokio::task::spawn_blocking(move || environment(&reads_from)).await;
+        read.unwrap_or_else(|error| {
+            let message = format!("reading its variables: {error}");
+            Err(RuntimeError { reason: INVALID, message, transient: true })
+        })
     }
 
     async fn ensure_networks(

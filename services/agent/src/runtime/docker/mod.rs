@@ -164,6 +164,8 @@ impl Runtime for DockerRuntime {
 
     async fn prepare(&self, instance: &InstanceSpec, progress: ProgressSink<'_>) -> Result<(), RuntimeError> {
         let container = spec::container(instance)?;
+        // What does not read takes nothing away: it is known before the old copy goes.
+        self.variables(instance).await?;
         self.obtain_image(instance, container, progress).await?;
         let mut prepared = self.prepared();
         if prepared.len() >= PREPARED_MAX {
