@@ -129,11 +129,8 @@ async fn what_a_container_wrote_outlives_a_start_that_fails() {
     let plugged = world.dir.path().join("usb");
     let plug = || std::os::unix::fs::symlink("/dev/null", &plugged).expect("it is plugged in");
     plug();
-    let device = Device {
-        path: plugged.display().to_string(),
-        target: "/dev/usb".into(),
-        permissions: "rw".into(),
-    };
+    let device =
+        Device { path: plugged.display().to_string(), target: "/dev/usb".into(), permissions: "rw".into() };
     let container = Container {
         image: asking.image.clone(),
         isolation: Isolation { devices: vec![device], ..Isolation::default() },

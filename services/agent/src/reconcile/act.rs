@@ -230,9 +230,7 @@ impl Job {
                 let withdraw = self.runtime.withdraw(&self.instance, copy);
                 in_time(self.deadline, "removing the copy beside", withdraw).await
             }
-            Work::Remove => {
-                in_time(self.deadline, "removing it", self.runtime.remove(&self.instance)).await
-            }
+            Work::Remove => in_time(self.deadline, "removing it", self.runtime.remove(&self.instance)).await,
         }
     }
 

@@ -512,7 +512,7 @@ async fn what_was_found_of_a_copy_that_is_withdrawn_is_not_held_against_the_old_
         let old = apps(&[("app", vec![start_first("web", "1")])]);
         bench.want(old.clone());
         bench.until("it runs", |b| b.ready(WEB)).await;
-        bench.docker.state().beside_fails = true;
+        bench.docker.state().beside_code = 1;
         let mut new = apps(&[("app", vec![start_first("web", "2")])]);
         new.formers.clone_from(&old.instances);
         bench.want(new);
@@ -529,9 +529,11 @@ async fn what_was_found_of_a_copy_that_is_withdrawn_is_not_held_against_the_old_
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert!(bench.ready(WEB));
         assert_eq!(bench.events("Healthy"), 1, "nothing changed for the old one");
-        bench.docker.state().beside_fails = false;
+        bench.docker.state().beside_code = 0;
         tokio::time::sleep(Duration::from_secs(120)).await;
-        bench.until("the new one has its place", |b| b.ready(WEB) && b.docker.state().beside.is_empty()).await;
+        bench
+            .until("the new one has its place", |b| b.ready(WEB) && b.docker.state().beside.is_empty())
+            .await;
         assert_eq!(bench.calls().iter().filter(|call| call.starts_with("ensure")).count(), 2);
         bench.end().await;
     })

@@ -9,8 +9,8 @@ use tokio::sync::Notify;
 
 use crate::desired::InstanceSpec;
 use crate::runtime::{
-    Needs, Observed, Place, Progress, ProgressSink, RunState, Runtime, RuntimeError, RuntimeKind, VolumeWords,
-    Wanted,
+    Needs, Observed, Place, Progress, ProgressSink, RunState, Runtime, RuntimeError, RuntimeKind,
+    VolumeWords, Wanted,
 };
 
 /// What the runtime holds and how it behaves.
@@ -40,8 +40,8 @@ pub(crate) struct State {
     pub(crate) hanging_collects: bool,
     /// Such looks that were given up.
     pub(crate) collects_given_up: u32,
-    /// Commands in a copy beside exit with 1.
-    pub(crate) beside_fails: bool,
+    /// What commands in a copy beside exit with.
+    pub(crate) beside_code: i32,
     started: u64,
 }
 
@@ -201,7 +201,7 @@ impl Runtime for FakeRuntime {
 
     async fn exec_at(&self, place: Place, _: &InstanceName, _: &[String]) -> Result<i32, RuntimeError> {
         self.answer()?;
-        Ok(i32::from(place == Place::Beside && self.state().beside_fails))
+        Ok(if place == Place::Beside { self.state().beside_code } else { 0 })
     }
 
     async fn sweep(&self, _: &Wanted) -> Result<(), RuntimeError> {

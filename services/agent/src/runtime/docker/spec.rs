@@ -101,7 +101,8 @@ pub(super) fn with_volumes(mut body: ContainerCreateBody, earlier: &[MountPoint]
     let mounts = body.host_config.get_or_insert_default().mounts.get_or_insert_default();
     for volume in earlier {
         let (Some(name), Some(target)) = (&volume.name, &volume.destination) else { continue };
-        let has = |mount: &Mount| mount.target.as_ref() == Some(target) || mount.source.as_ref() == Some(name);
+        let has =
+            |mount: &Mount| mount.target.as_ref() == Some(target) || mount.source.as_ref() == Some(name);
         if mounts.iter().any(has) {
             continue;
         }

@@ -299,7 +299,8 @@ fn volumes_of_an_earlier_copy_are_mounted_where_the_spec_mounts_nothing() {
     };
     let earlier = [volume(&own, "/data"), volume("0123", "/var/lib/db"), volume("4567", "/data/")];
     let mounts = with_volumes(body(), &earlier).host_config.unwrap().mounts.unwrap();
-    let mounts: Vec<_> = mounts.iter().map(|mount| (mount.source.as_deref(), mount.target.as_deref())).collect();
+    let mounts: Vec<_> =
+        mounts.iter().map(|mount| (mount.source.as_deref(), mount.target.as_deref())).collect();
     assert_eq!(mounts, [(Some(own.as_str()), Some("/data/")), (Some("0123"), Some("/var/lib/db"))]);
     assert_eq!(with_volumes(body(), &[]), body());
 }

@@ -16,7 +16,9 @@ use crate::runtime::{Needs, Progress, RuntimeError, VolumeWords};
 /// Keeps in mind what is said of volumes, also of those that Docker does not have yet: it may be away.
 pub(super) async fn note(owner: &Owner, kept: &Kept, said: &VolumeWords) -> Result<(), RuntimeError> {
     let noted = kept.change(|content| {
-        content.volumes.extend(said.iter().map(|((app, volume), remove)| (owner.volume(app, volume), *remove)));
+        content
+            .volumes
+            .extend(said.iter().map(|((app, volume), remove)| (owner.volume(app, volume), *remove)));
     });
     noted.await.map_err(|error| not_kept(&error))
 }
