@@ -158,21 +158,25 @@ async fn an_image_that_goes_after_it_was_found_is_pulled_again() {
 #[tokio::test]
 async fn what_somebody_brought_after_a_pull_that_failed_stays() {
     let Some(fixture) = Fixture::new("brought").await else { return };
-    let image = fixture.image("brought");
+    let (image, held) = (fixture.present("brought"), format!("held-{}:1", std::process::id()));
+    fixture.tag(&image, &held);
+    fixture.untag(&image);
     let refused = runtime(&fixture.world.docker, &fixture.world.owner, &fixture.world.dir)
         .with_credentials(fixture.registry.login("guess"))
         .with_upkeep(fixture.world.dir.path(), AT_ONCE);
     let error = refused.prepare(&running(&image), &|_| ()).await.expect_err("it may not");
     assert_eq!(error.reason, "RegistryUnauthorized");
     // As `docker load` does.
-    fixture.tag(skerry_testing::BUSYBOX_IMAGE, &image);
+    fixture.tag(&held, &image);
     refused.ensure(&running(&image), &|_| ()).await.expect("it runs");
     refused.remove(&running(&image).name).await.expect("it is removed");
     for _ in 0..2 {
         assert_eq!(refused.collect(&Needs::default()).await.unwrap(), []);
     }
     assert!(fixture.has(&image));
-    fixture.untag(&image);
+    for image in [&image, &held] {
+        fixture.untag(image);
+    }
 }
 
 #[tokio::test]
