@@ -46,7 +46,7 @@ pub(super) struct Collector {
 }
 
 impl Collector {
-    /// Something changed: looks again soon.
+    /// Something changed, or a runtime answers that was away: looks again soon.
     pub(super) fn hurry(&mut self) {
         self.hurries = true;
     }
@@ -134,9 +134,6 @@ impl Reconciler {
                         },
                     )
                 });
-            } else {
-                // It is looked for again as soon as that one answers.
-                self.collector.hurries = true;
             }
         }
         now + SPACING

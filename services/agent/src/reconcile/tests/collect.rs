@@ -81,3 +81,20 @@ async fn what_is_needed_again_is_not_removed_on_account_of_what_was_wanted_befor
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_runtime_that_is_away_makes_no_other_look_more_often_and_is_seen_to_when_it_answers() {
+    on_local(async {
+        let bench = Bench::new();
+        bench.docker.state().away = true;
+        bench.want(of_images(&["one:1"]));
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let looks = bench.process.state().collects.len();
+        assert!((1..=3).contains(&looks), "{looks} in a minute");
+        assert_eq!(bench.docker.state().collects.len(), 0);
+        bench.docker.stir(|state| state.away = false);
+        bench.until("it is seen to", |b| b.docker.state().collects.len() == 1).await;
+        bench.end().await;
+    })
+    .await;
+}
