@@ -7,6 +7,7 @@ use skerry_agent::runtime::{Needs, Runtime as _};
 use skerry_integration::Registry;
 use skerry_integration::registry::PASSWORD;
 use skerry_model::app::{Container, PullPolicy};
+use skerry_model::{AppName, VolumeName};
 
 use super::registry::login;
 use super::world::{IDLE, World, runtime, shell, spec};
@@ -155,4 +156,60 @@ async fn what_other_hands_pulled_or_named_stays() {
     for image in [&present, &mine] {
         fixture.untag(image);
     }
+}
+
+#[tokio::test]
+async fn an_image_that_goes_after_it_was_found_is_pulled_again() {
+    let Some(fixture) = Fixture::new("gone-again").await else { return };
+    let image = fixture.image("gone-again");
+    let agent = fixture.agent(AT_ONCE);
+    let web = running(&image);
+    agent.prepare(&web, &|_| ()).await.expect("it is pulled");
+    fixture.untag(&image);
+    assert!(!fixture.has(&image));
+    agent.ensure(&web, &|_| ()).await.expect("it is pulled again and runs");
+    agent.remove(&web.name).await.expect("it is removed");
+    fixture.untag(&image);
+}
+
+#[tokio::test]
+async fn what_somebody_brought_after_a_pull_that_failed_stays() {
+    let Some(fixture) = Fixture::new("brought").await else { return };
+    let (image, held) = (fixture.present("brought"), format!("held-{}:1", std::process::id()));
+    fixture.tag(&image, &held);
+    fixture.untag(&image);
+    let refused = runtime(&fixture.world.docker, &fixture.world.owner, &fixture.world.dir)
+        .with_credentials(fixture.registry.login("guess"))
+        .with_upkeep(fixture.world.dir.path(), AT_ONCE);
+    let error = refused.prepare(&running(&image), &|_| ()).await.expect_err("it may not");
+    assert_eq!(error.reason, "RegistryUnauthorized");
+    // As `docker load` does.
+    fixture.tag(&held, &image);
+    refused.ensure(&running(&image), &|_| ()).await.expect("it runs");
+    refused.remove(&running(&image).name).await.expect("it is removed");
+    for _ in 0..2 {
+        assert_eq!(refused.collect(&Needs::default()).await.unwrap(), []);
+    }
+    assert!(fixture.has(&image));
+    for image in [&image, &held] {
+        fixture.untag(image);
+    }
+}
+
+#[tokio::test]
+async fn images_go_also_where_nothing_can_be_kept_of_volumes() {
+    let Some(fixture) = Fixture::new("no-words").await else { return };
+    let image = fixture.image("no-words");
+    let kept = tempfile::tempdir().expect("a directory");
+    let agent = runtime(&fixture.world.docker, &fixture.world.owner, &fixture.world.dir)
+        .with_credentials(fixture.registry.login(PASSWORD))
+        .with_upkeep(kept.path(), AT_ONCE);
+    agent.prepare(&running(&image), &|_| ()).await.expect("it is pulled");
+    // As good as a full disk.
+    drop(kept);
+    let volume = (AppName::parse("app").expect("a name"), VolumeName::parse("db").expect("a name"));
+    let needs =
+        Needs { apps: [volume.0.clone()].into(), volumes: [(volume, true)].into(), ..Needs::default() };
+    let told = agent.collect(&needs).await.expect("what can go goes");
+    assert!(told.len() == 1 && told[0].reason == "ImagesRemoved" && !fixture.has(&image), "{told:?}");
 }

@@ -13,6 +13,7 @@ mod former;
 pub mod health;
 mod hex;
 mod ledger;
+mod lock;
 mod machine;
 mod memory;
 mod meters;

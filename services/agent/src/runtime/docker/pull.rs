@@ -110,11 +110,38 @@ async fn pull(
     let image = container.image.as_str();
     let failed = |failure: Failure| pull_error(image, failure);
     let login = login(credentials, image).await?;
-    let given = login.is_some();
-    let docker = client.docker().await.map_err(failed)?;
     let before = id_of(client, image).await.map_err(failed)?;
     kept.pulling(image, before.as_deref()).await;
     let started = Instant::now();
+    let pulled = transfer(client, credentials, container, login, progress).await;
+    // Also where it failed: the image may be here all the same. Where Docker is away, that is seen later.
+    match id_of(client, image).await {
+        Ok(id) => kept.pulled(image, before.as_deref(), id.as_deref()).await,
+        Err(failure) => return pulled.and(Err(failed(failure))),
+    }
+    pulled?;
+    let size = size_of(client, image).await.map_err(failed)?;
+    let message = format!(
+        "pulled image `{image}` in {:.1} s, {} on disk",
+        started.elapsed().as_secs_f64(),
+        mebibytes(size)
+    );
+    progress(Progress { reason: "Pulled", message });
+    Ok(())
+}
+
+/// Has Docker pull the image, until it says that it is done.
+async fn transfer(
+    client: &Client,
+    credentials: &CredentialsFile,
+    container: &Container,
+    login: Option<DockerCredentials>,
+    progress: ProgressSink<'_>,
+) -> Result<(), RuntimeError> {
+    let image = container.image.as_str();
+    let failed = |failure: Failure| pull_error(image, failure);
+    let given = login.is_some();
+    let docker = client.docker().await.map_err(failed)?;
     progress(Progress { reason: "Pulling", message: format!("pulling image `{image}`") });
     let (name, tag) = split_reference(image);
     let options = CreateImageOptionsBuilder::new().from_image(name).tag(tag);
@@ -124,7 +151,7 @@ async fn pull(
     };
     let mut stream = docker.create_image(Some(options), None, login);
     let mut layers = Layers::default();
-    let mut told = started;
+    let mut told = Instant::now();
     loop {
         let next = async { stream.next().await.transpose() };
         let next = client.within(PULL_STALL, next).await.map_err(|failure| {
@@ -146,16 +173,6 @@ async fn pull(
             });
         }
     }
-    if let Some(id) = id_of(client, image).await.map_err(failed)? {
-        kept.pulled(image, before.as_deref(), &id).await;
-    }
-    let size = size_of(client, image).await.map_err(failed)?;
-    let message = format!(
-        "pulled image `{image}` in {:.1} s, {} on disk",
-        started.elapsed().as_secs_f64(),
-        mebibytes(size)
-    );
-    progress(Progress { reason: "Pulled", message });
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Child;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use skerry_model::{InstanceName, NodeName};
@@ -25,6 +25,7 @@ use super::{
     environment,
 };
 use crate::desired::InstanceSpec;
+use crate::lock::lock;
 use crate::shim::program;
 
 mod artifacts;
@@ -434,8 +435,4 @@ fn boot_id(path: &Path) -> Result<String, RuntimeError> {
         failed("RuntimeUnavailable", format!("reading the boot id at {}: {error}", path.display()), true)
     })?;
     Ok(text.trim().to_owned())
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

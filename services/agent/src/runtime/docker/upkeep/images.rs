@@ -159,7 +159,13 @@ async fn look(client: &Client, kept: &Kept, needs: &Needs) -> Result<Vec<Found>,
         if image.id.is_empty() {
             // A pull whose end was not seen; one that is needed may be under way.
             if !needed {
-                let id = id_of(client, &image.reference).await?.unwrap_or_else(|| image.before.clone());
+                let id = match id_of(client, &image.reference).await {
+                    Ok(id) => id.unwrap_or_else(|| image.before.clone()),
+                    Err(failure) => {
+                        pass_over(&image, failure)?;
+                        continue;
+                    }
+                };
                 let settled = kept.change(|content| settle(content, &image.reference, &image.before, &id));
                 if let Err(error) = settled.await {
                     tracing::warn!(%error, "an image that was pulled cannot be kept in mind");
@@ -173,7 +179,10 @@ async fn look(client: &Client, kept: &Kept, needs: &Needs) -> Result<Vec<Found>,
                 gone.push(image);
                 continue;
             }
-            Err(failure) => return Err(failure),
+            Err(failure) => {
+                pass_over(&image, failure)?;
+                continue;
+            }
         };
         let tags = inspected.repo_tags.unwrap_or_default();
         let (name, tag) = split_reference(&image.reference);
@@ -201,6 +210,15 @@ async fn look(client: &Client, kept: &Kept, needs: &Needs) -> Result<Vec<Found>,
         tracing::warn!(%error, "which images are gone cannot be kept");
     }
     Ok(found)
+}
+
+/// An image that Docker cannot tell of stays, and holds up no other: one that lost its layers is so for ever.
+fn pass_over(image: &Image, failure: Failure) -> Result<(), Failure> {
+    if matches!(failure.kind, Kind::Unavailable | Kind::TimedOut) {
+        return Err(failure);
+    }
+    debug!(image = image.reference, error = failure.message, "an image cannot be looked at");
+    Ok(())
 }
 
 /// The id that a reference has now.
@@ -252,7 +270,71 @@ async fn room(client: &Client, own: Option<&Path>) -> Option<Room> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::UnixListener;
+
     use super::*;
+    use crate::lock::lock;
+
+    /// A Docker that cannot tell of the image `broken` and has `fine`; answers until it is dropped, and notes what it is asked to remove.
+    async fn serve(listener: &UnixListener, removed: &Mutex<Vec<String>>) -> std::io::Result<()> {
+        loop {
+            let (mut stream, _) = listener.accept().await?;
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await?);
+            }
+            let head = String::from_utf8_lossy(&head).into_owned();
+            let path = head.split(' ').nth(1).unwrap_or_default();
+            let (status, body) = match path {
+                _ if head.starts_with("DELETE ") => {
+                    lock(removed).push(path.to_owned());
+                    ("200 OK", "[]")
+                }
+                path if path.contains("/containers/json") => ("200 OK", "[]"),
+                path if path.contains("broken") => {
+                    ("500 Internal Server Error", r#"{"message":"layer does not exist"}"#)
+                }
+                path if path.contains("/images/") => {
+                    ("200 OK", r#"{"Id":"fine","RepoTags":["fine:1"],"Size":7}"#)
+                }
+                _ => ("200 OK", r#"{"ApiVersion":"1.41"}"#),
+            };
+            let answer = format!(
+                "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                body.len()
+            );
+            stream.write_all(answer.as_bytes()).await?;
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_docker_cannot_tell_of_stays_and_keeps_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("docker.sock");
+        let (listener, removed) = (UnixListener::bind(&socket).unwrap(), Mutex::default());
+        let (client, kept) = (Client::new(socket), Kept::open(dir.path()));
+        let image = |reference: &str, id: &str| Image {
+            reference: reference.to_owned(),
+            id: id.to_owned(),
+            ..Image::default()
+        };
+        let images = vec![image("broken:1", ""), image("broken:2", "broken"), image("fine:1", "fine")];
+        kept.change(|content| content.images.clone_from(&images)).await.unwrap();
+        let gc = ImageGc { age: Some(Duration::from_secs(1)), high_percent: None, ..ImageGc::default() };
+        let needs = Needs::default();
+        let collected = tokio::select! {
+            ended = serve(&listener, &removed) => panic!("it serves on: {ended:?}"),
+            collected = collect(&client, &kept, gc, &needs) => collected,
+        };
+        let told = collected.expect("what can go goes");
+        assert!(told.len() == 1 && told[0].message.contains("`fine:1`"), "{told:?}");
+        let removed = lock(&removed).clone();
+        assert!(removed.len() == 1 && removed[0].contains("fine"), "{removed:?}");
+        assert_eq!(kept.content().await.images, images[..2]);
+    }
 
     #[test]
     fn a_full_disk_is_told_with_figures_and_why_no_image_goes() {
