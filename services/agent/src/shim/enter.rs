@@ -94,8 +94,15 @@ fn execute(
     });
     let variables = variables.collect::<Result<Vec<_>, NulError>>()?;
     let program = CString::new(program.as_os_str().as_bytes())?;
-    // Rust programs ignore SIGPIPE, which `execve` would hand on; a signal that has a handler is at its default after it.
-    signal_hook::flag::register(signal_hook::consts::SIGPIPE, Arc::default())?;
+    // What is ignored here, `execve` would hand on: SIGPIPE by Rust, SIGHUP where the agent was started by `nohup`. A signal that has a handler
+    // is at its default after it; only those that are ignored get one, since what has one is not heard until then.
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    for signal in ignored(&status) {
+        // The few that nobody may handle stay as they are.
+        if !signal_hook::consts::FORBIDDEN.contains(&signal) {
+            signal_hook::flag::register(signal, Arc::default())?;
+        }
+    }
     Ok(nix::unistd::execve(&program, &args, &variables)?)
 }
 
@@ -105,4 +112,27 @@ fn take_user(user: &RunAs) -> rustix::io::Result<()> {
     rustix::thread::set_thread_groups(&groups)?;
     rustix::thread::set_thread_gid(Gid::from_raw(user.gid))?;
     rustix::thread::set_thread_uid(Uid::from_raw(user.uid))
+}
+
+/// The signals that a process ignores, by its `/proc/…/status` (proc_pid_status(5)): the lowest bit of `SigIgn` is signal 1. Without 32 and
+/// 33, which are the C library's own.
+fn ignored(status: &str) -> impl Iterator<Item = i32> + use<> {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    (1..=64).filter(move |signal| mask & (1 << (signal - 1)) != 0 && !matches!(signal, 32 | 33))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_signals_that_are_ignored_are_read_from_the_kernels_mask() {
+        let of =
+            |mask: &str| ignored(&format!("Name:\tx\nSigIgn:\t{mask}\nSigCgt:\tffff\n")).collect::<Vec<_>>();
+        assert_eq!(of("0000000000001001"), [1, 13]);
+        assert_eq!(of("8000000180000000"), [64]);
+        assert_eq!(of("0000000000000000"), [0; 0]);
+        assert_eq!(ignored("Name:\tx\n").count(), 0);
+    }
 }
