@@ -17,7 +17,7 @@ use ::hpke::kem::X25519HkdfSha256;
 use ::hpke::{
     Deserializable as _, Kem, OpModeR, OpModeS, Serializable as _, single_shot_open, single_shot_seal,
 };
-use zeroize::Zeroizing;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::encode::{from_pem, to_pem, write_hex};
 use crate::key::KeyError;
@@ -184,9 +184,11 @@ impl HpkeKeyPair {
 
     /// As PKCS#8 in PEM.
     pub fn to_pem(&self) -> Zeroizing<String> {
-        let mut der = Zeroizing::new(PKCS8_PREFIX.to_vec());
-        der.reserve_exact(32);
-        der.extend_from_slice(&self.private.to_bytes());
+        let mut der = Zeroizing::new(Vec::with_capacity(PKCS8_PREFIX.len() + 32));
+        der.extend_from_slice(&PKCS8_PREFIX);
+        let mut private = self.private.to_bytes();
+        der.extend_from_slice(&private);
+        private.as_mut_slice().zeroize();
         to_pem(PRIVATE_KEY_LABEL, &der)
     }
 

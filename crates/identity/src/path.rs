@@ -2,9 +2,10 @@
 //!
 //! webpki checks a chain at one time. "Valid together at some time not before the floor" comes down to it: the certificates of a path are
 //! all valid from the latest of their beginnings to the earliest of their ends. If that span reaches past the floor at all, it contains the
-//! later of its beginning and the floor, and its beginning is the beginning of one of the certificates. So the floor and each presented
-//! certificate's beginning after it are all the times that need to be tried. That finds every path, and a presented certificate that is on
-//! none cannot spoil one that is: it adds a time to try and takes none away.
+//! later of its beginning and the floor, and its beginning is the beginning of one of the certificates. So each presented certificate's
+//! beginning, or the floor if that is later, are all the times that need to be tried. That finds every path, and a presented certificate that
+//! is on none cannot spoil one that is: it adds a time to try and takes none away. The leaf's own beginning comes first, since honest leaves
+//! begin last; and only a failure for its time is tried again, so that a stranger's chain costs one look.
 
 use std::error::Error;
 use std::fmt;
@@ -74,14 +75,18 @@ pub(crate) fn verify(
             .verify_for_usage(ALGORITHMS, anchors, presented, time, side.key_usage(), None, None)
             .map(|_| ())
             .map_err(of_webpki);
-        if result.is_ok() {
+        // Of several failed paths webpki tells the one that failed for its time before all others.
+        if !matches!(
+            result,
+            Err(CertificateError::ExpiredContext { .. } | CertificateError::NotValidYetContext { .. })
+        ) {
             break;
         }
     }
     result
 }
 
-/// The times to try, in order: at most one more than there are certificates.
+/// The times to try, at most one for each certificate: the leaf's beginning, then the others', none of them before the floor.
 fn times(
     leaf: &CertificateDer<'_>,
     presented: &[CertificateDer<'_>],
@@ -91,15 +96,13 @@ fn times(
         When::At(time) => return Ok(vec![time]),
         When::AnyTimeFrom(floor) => floor,
     };
-    let mut times = vec![floor];
+    let mut times = Vec::with_capacity(CHAIN_CERTIFICATES_MAX);
     for certificate in [leaf].into_iter().chain(presented) {
-        let begins = Read::of(certificate).map_err(refused)?.not_before;
-        if begins > floor {
-            times.push(begins);
+        let time = Read::of(certificate).map_err(refused)?.not_before.max(floor);
+        if !times.contains(&time) {
+            times.push(time);
         }
     }
-    times.sort_unstable();
-    times.dedup();
     Ok(times)
 }
 

@@ -169,7 +169,7 @@ pub fn server_config(credentials: Arc<Credentials>, clients: Arc<dyn ClientCertV
 }
 
 /// A client that presents `credentials` and looks at servers as `servers` does ([`crate::verify::ServerVerifier`], or
-/// [`crate::verify::PinnedVerifier`] where it enrols).
+/// [`crate::verify::ServerVerifier::pinned`] where it enrols).
 pub fn client_config(credentials: Arc<Credentials>, servers: Arc<dyn ServerCertVerifier>) -> ClientConfig {
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])

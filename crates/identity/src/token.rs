@@ -2,7 +2,7 @@
 //!
 //! Text: `skt1_<id>_<body>`, both in lower-case base32. The id names the token's record, and may be printed. The body is the secret (32
 //! bytes), the pin of the root to trust (32 bytes) and a checksum (6 bytes), so that a token that was cut or mistyped is told from one that is
-//! not known, and a machine needs nothing beside it to know its server ([`crate::verify::PinnedVerifier`]).
+//! not known, and a machine needs nothing beside it to know its server ([`crate::verify::ServerVerifier::pinned`]).
 //!
 //! The record keeps only [`TokenHash`], a SHA-256. That is enough here: slow hashes and salts make guessing dear where people choose the
 //! secret; this one is 256 random bits, and guessing those is hopeless at any speed. The id is hashed too, so that a record's hash is good

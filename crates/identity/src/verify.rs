@@ -11,7 +11,7 @@
 //! and the one that is expected: by its name in the certificate, or by the host name or address that was dialled. Time is either exact, on
 //! machines whose clock is kept right, or at any time from a floor on ([`crate::clock`] has the reasoning): agents.
 //!
-//! **A server, by a machine that has only a token** ([`PinnedVerifier`]): as before, with the root of the server's chain that has the token's
+//! **A server, by a machine that has only a token** ([`ServerVerifier::pinned`]): as before, with the root of the server's chain that has the token's
 //! pin as the only one trusted. Servers present their roots for that.
 //!
 //! What is signed with is fixed: ECDSA on P-256 with SHA-256, in certificates and in the handshake. TLS 1.2 is not spoken.
@@ -135,15 +135,58 @@ pub enum Time {
 /// How a client looks at servers.
 #[derive(Debug)]
 pub struct ServerVerifier {
-    trust: Arc<Trust>,
+    roots: Roots,
     expected: Expected,
     time: Time,
+}
+
+/// Which roots a client trusts.
+#[derive(Debug)]
+enum Roots {
+    /// Those of the bundle.
+    Bundle(Arc<Trust>),
+    /// The one whose key has this fingerprint, which the server must present.
+    Pinned(KeyId),
 }
 
 impl ServerVerifier {
     /// Trusts what `trust` has at each handshake.
     pub fn new(trust: Arc<Trust>, expected: Expected, time: Time) -> Self {
-        Self { trust, expected, time }
+        Self { roots: Roots::Bundle(trust), expected, time }
+    }
+
+    /// Trusts the root whose key has the fingerprint `pin`, which the server must present; at any time, as a machine that enrols has heard
+    /// no authenticated time yet.
+    pub fn pinned(pin: KeyId, expected: Expected) -> Self {
+        let time = Time::Floor(Arc::new(TimeFloor::default()));
+        Self { roots: Roots::Pinned(pin), expected, time }
+    }
+}
+
+impl ServerVerifier {
+    fn verify(
+        &self,
+        (leaf, presented): (&CertificateDer<'_>, &[CertificateDer<'_>]),
+        (anchors, domain): (&[TrustAnchor<'_>], &TrustDomain),
+        dialled: &ServerName<'_>,
+    ) -> Result<(), CertificateError> {
+        let when = match &self.time {
+            Time::Exact(clock) => When::At(clock.now()),
+            Time::Floor(floor) => When::AnyTimeFrom(floor.get()),
+        };
+        let peer = claims(leaf, domain, Side::Server)?;
+        path::verify(leaf, presented, anchors, Side::Server, when)?;
+        let identity = &peer.identity;
+        let (project, service) = identity.service().ok_or_else(|| unexpected(identity, &self.expected))?;
+        match &self.expected {
+            Expected::Dialled => EndEntityCert::try_from(leaf)
+                .and_then(|leaf| leaf.verify_is_valid_for_subject_name(dialled))
+                .map_err(|_| CertificateError::NotValidForName),
+            Expected::Services { project: wanted, names } if project == wanted && names.contains(service) => {
+                Ok(())
+            }
+            Expected::Services { .. } => Err(unexpected(identity, &self.expected)),
+        }
     }
 }
 
@@ -156,17 +199,18 @@ impl ServerCertVerifier for ServerVerifier {
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let bundle = self.trust.current();
-        let when = match &self.time {
-            Time::Exact(clock) => When::At(clock.now()),
-            Time::Floor(floor) => When::AnyTimeFrom(floor.get()),
-        };
-        server(
-            (end_entity, intermediates),
-            (bundle.anchors(), bundle.domain()),
-            (&self.expected, server_name),
-            when,
-        )
+        match &self.roots {
+            Roots::Bundle(trust) => {
+                let bundle = trust.current();
+                self.verify((end_entity, intermediates), (bundle.anchors(), bundle.domain()), server_name)?;
+            }
+            Roots::Pinned(pin) => {
+                let root = pinned_root(intermediates, *pin).ok_or(CertificateError::UnknownIssuer)?;
+                let anchors = std::slice::from_ref(root.anchor());
+                self.verify((end_entity, intermediates), (anchors, root.domain()), server_name)?;
+            }
+        }
+        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -189,20 +233,6 @@ impl ServerCertVerifier for ServerVerifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         SIGNATURES.supported_schemes()
-    }
-}
-
-/// How a machine that has only a token looks at the server where it enrols.
-#[derive(Debug)]
-pub struct PinnedVerifier {
-    pin: KeyId,
-    expected: Expected,
-}
-
-impl PinnedVerifier {
-    /// Trusts the root whose key has the fingerprint `pin`, which the server must present.
-    pub fn new(pin: KeyId, expected: Expected) -> Self {
-        Self { pin, expected }
     }
 }
 
@@ -210,70 +240,6 @@ impl PinnedVerifier {
 pub fn pinned_root(presented: &[CertificateDer<'_>], pin: KeyId) -> Option<Root> {
     let presented = presented.iter().take(CHAIN_CERTIFICATES_MAX);
     presented.filter_map(|certificate| Root::parse(certificate).ok()).find(|root| root.pin() == pin)
-}
-
-impl ServerCertVerifier for PinnedVerifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let root = pinned_root(intermediates, self.pin).ok_or(CertificateError::UnknownIssuer)?;
-        server(
-            (end_entity, intermediates),
-            (std::slice::from_ref(root.anchor()), root.domain()),
-            (&self.expected, server_name),
-            // A machine that enrols has heard no authenticated time yet.
-            When::AnyTimeFrom(UNIX_EPOCH),
-        )
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(tls12())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &SIGNATURES)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        SIGNATURES.supported_schemes()
-    }
-}
-
-fn server(
-    (leaf, presented): (&CertificateDer<'_>, &[CertificateDer<'_>]),
-    (anchors, domain): (&[TrustAnchor<'_>], &TrustDomain),
-    (expected, dialled): (&Expected, &ServerName<'_>),
-    when: When,
-) -> Result<ServerCertVerified, Error> {
-    let peer = claims(leaf, domain, Side::Server)?;
-    path::verify(leaf, presented, anchors, Side::Server, when)?;
-    let (project, service) = peer.identity.service().ok_or_else(|| unexpected(&peer.identity, expected))?;
-    match expected {
-        Expected::Dialled => EndEntityCert::try_from(leaf)
-            .and_then(|leaf| leaf.verify_is_valid_for_subject_name(dialled))
-            .map_err(|_| CertificateError::NotValidForName)?,
-        Expected::Services { project: wanted, names } => {
-            if project != wanted || !names.contains(service) {
-                return Err(unexpected(&peer.identity, expected));
-            }
-        }
-    }
-    Ok(ServerCertVerified::assertion())
 }
 
 /// What the leaf says, if it says it for this side.
@@ -295,7 +261,7 @@ struct Unexpected {
     wanted: String,
 }
 
-fn unexpected(found: &Identity, expected: &Expected) -> Error {
+fn unexpected(found: &Identity, expected: &Expected) -> CertificateError {
     let wanted = match expected {
         Expected::Dialled => "a service".to_owned(),
         Expected::Services { project, names } => {
@@ -303,7 +269,7 @@ fn unexpected(found: &Identity, expected: &Expected) -> Error {
             format!("the service {} of project {project}", names.join(" or "))
         }
     };
-    path::told(Unexpected { found: found.clone(), wanted }).into()
+    path::told(Unexpected { found: found.clone(), wanted })
 }
 
 fn tls12() -> Error {

@@ -4,7 +4,6 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::*;
-use crate::authority::Root;
 use crate::bundle;
 use crate::certificate::PeerCertificate;
 use crate::path::{Side, When, verify};
@@ -86,11 +85,11 @@ proptest! {
     fn a_changed_authority_is_refused_or_the_same(changes in prop::collection::vec((any::<Index>(), 0u8..8), 100)) {
         let domain = TrustDomain::parse("example.org").unwrap();
         let key = key();
-        let root = Root::create(&domain, key.clone(), life(today(), YEAR)).unwrap();
+        let root = RootAuthority::create(&domain, key.clone(), life(today(), YEAR)).unwrap();
         for (position, bit) in changes {
             let mut pem = root.to_pem().into_bytes();
             flip(&mut pem, position, bit);
-            if let Ok(read) = Root::load(&pem, key.clone()) {
+            if let Ok(read) = RootAuthority::load(&pem, key.clone()) {
                 prop_assert_eq!(read.trusted(), root.trusted());
             }
         }

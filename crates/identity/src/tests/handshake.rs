@@ -13,7 +13,7 @@ use super::*;
 use crate::certificate::{PeerCertificate, Standing};
 use crate::clock::TimeFloor;
 use crate::tls::{client_config, server_config};
-use crate::verify::{ClientVerifier, Clients, Expected, PinnedVerifier, ServerVerifier, Time, pinned_root};
+use crate::verify::{ClientVerifier, Clients, Expected, ServerVerifier, Time, pinned_root};
 
 /// What came of a handshake.
 pub(super) struct Met {
@@ -422,7 +422,7 @@ fn a_node_cannot_stand_as_a_server() {
 fn a_token_s_pin_is_enough_to_know_the_server_and_no_other_is() {
     let (world, other) = (World::new(), World::new());
     let dial = |pin, server_of: &World, expected| {
-        let verifier = Arc::new(PinnedVerifier::new(pin, expected));
+        let verifier = Arc::new(ServerVerifier::pinned(pin, expected));
         let server = server(server_of, Clients::Optional);
         meet(client_config(Credentials::none(), verifier), server, DIALLED)
     };
@@ -443,7 +443,7 @@ fn the_pinned_root_must_have_issued_what_comes_with_it() {
     chain.push(world.root.trusted().certificate().clone());
     let clients = Arc::new(ClientVerifier::new(attacker.trust(), Clients::Optional));
     let server = server_config(Credentials::new(chain, key).unwrap(), clients);
-    let verifier = Arc::new(PinnedVerifier::new(world.root.pin(), Expected::Dialled));
+    let verifier = Arc::new(ServerVerifier::pinned(world.root.pin(), Expected::Dialled));
     let refusal = meet(client_config(Credentials::none(), verifier), server, DIALLED).err();
     let Some(Refusal::ByClient(error)) = refusal else { panic!("{refusal:?}") };
     assert!(said(&error).contains("UnknownIssuer"), "{error:?}");
@@ -453,10 +453,8 @@ fn the_pinned_root_must_have_issued_what_comes_with_it() {
 fn renewed_credentials_count_from_the_next_handshake_and_open_connections_stay() {
     let world = World::new();
     let node = world.node();
-    let (mut client, mut server) =
+    let (client, server) =
         (client_config(node.clone(), exact(&world, today())), server(&world, Clients::Required));
-    client.key_log = Arc::new(rustls::KeyLogFile::new());
-    server.key_log = Arc::new(rustls::KeyLogFile::new());
     let first = meet(client.clone(), server.clone(), DIALLED).unwrap();
     let renewed = key();
     let issued = world.issue(NODE, Usage::Client, life(today(), 30 * DAY), &*renewed);

@@ -60,7 +60,7 @@ fn times_that_no_certificate_can_name_are_refused() {
         life(today(), Duration::MAX),
         life(today(), Duration::ZERO),
     ] {
-        assert!(matches!(Root::create(&domain, key(), life), Err(IssueError::Life)), "{life:?}");
+        assert!(matches!(RootAuthority::create(&domain, key(), life), Err(IssueError::Life)), "{life:?}");
     }
 }
 
@@ -106,24 +106,24 @@ fn serial_numbers_do_not_repeat() {
 fn an_authority_survives_its_file() {
     let domain = TrustDomain::parse("example.org").unwrap();
     let (root_key, key) = (key(), key());
-    let root = Root::create(&domain, root_key.clone(), life(today(), 20 * YEAR)).unwrap();
-    let loaded = Root::load(root.to_pem().as_bytes(), root_key.clone()).unwrap();
+    let root = RootAuthority::create(&domain, root_key.clone(), life(today(), 20 * YEAR)).unwrap();
+    let loaded = RootAuthority::load(root.to_pem().as_bytes(), root_key.clone()).unwrap();
     assert_eq!(loaded.trusted(), root.trusted());
     let intermediate = loaded.intermediate(key.clone(), life(today(), YEAR)).unwrap();
     let pem = intermediate.to_pem();
-    let loaded = Intermediate::load(pem.as_bytes(), key.clone()).unwrap();
+    let loaded = IntermediateAuthority::load(pem.as_bytes(), key.clone()).unwrap();
     assert_eq!(loaded.to_pem(), pem);
     let world = World { root, intermediate: loaded };
     let issued = world.issue(NODE, Usage::Client, life(today(), DAY), &*key);
     assert!(world.trust().peer(&issued.chain).is_ok());
 
-    let other = Intermediate::load(pem.as_bytes(), root_key);
+    let other = IntermediateAuthority::load(pem.as_bytes(), root_key);
     assert!(matches!(other, Err(LoadError::OtherKey { .. })));
     let stranger = World::new().root.to_pem();
     let own = pem.split_inclusive("-----END CERTIFICATE-----\n").next().unwrap();
-    let under_another = Intermediate::load(format!("{own}{stranger}").as_bytes(), key.clone());
+    let under_another = IntermediateAuthority::load(format!("{own}{stranger}").as_bytes(), key.clone());
     assert!(matches!(under_another, Err(LoadError::Foreign(_))));
-    assert!(matches!(Intermediate::load(b"", key), Err(LoadError::Pem)));
+    assert!(matches!(IntermediateAuthority::load(b"", key), Err(LoadError::Pem)));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Tests across modules: certificates that are issued and read, handshakes in memory, bits that flip.
 
+mod asked;
 mod bits;
 mod handshake;
 mod issue;
@@ -11,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls_pki_types::{CertificateDer, DnsName};
 
-use crate::authority::{Intermediate, Issued, Life, Order, Root};
+use crate::authority::{IntermediateAuthority, Issued, Life, Order, RootAuthority};
 use crate::bundle::{Trust, TrustBundle};
 use crate::certificate::Usage;
 use crate::clock::Clock;
@@ -48,8 +49,8 @@ fn life(not_before: SystemTime, lifetime: Duration) -> Life {
 
 /// An installation: a root and an intermediate that were made a year ago.
 struct World {
-    root: Root,
-    intermediate: Intermediate,
+    root: RootAuthority,
+    intermediate: IntermediateAuthority,
 }
 
 impl World {
@@ -59,7 +60,8 @@ impl World {
 
     fn of(domain: &str) -> Self {
         let made = today() - YEAR;
-        let root = Root::create(&TrustDomain::parse(domain).unwrap(), key(), life(made, 20 * YEAR)).unwrap();
+        let root = RootAuthority::create(&TrustDomain::parse(domain).unwrap(), key(), life(made, 20 * YEAR))
+            .unwrap();
         let intermediate = root.intermediate(key(), life(made, 5 * YEAR)).unwrap();
         Self { root, intermediate }
     }

@@ -1,10 +1,12 @@
 //! One root follows another: who was there, who was away, and who comes new.
 
+use rustls_pki_types::pem::PemObject as _;
+
 use super::handshake::{DIALLED, Refusal, exact, meet};
 use super::*;
 use crate::clock::TimeFloor;
 use crate::tls::{client_config, server_config};
-use crate::verify::{ClientVerifier, Clients, Expected, PinnedVerifier, ServerVerifier, Time};
+use crate::verify::{ClientVerifier, Clients, Expected, ServerVerifier, Time};
 
 /// Two worlds of one domain, of which the second follows the first.
 fn worlds() -> (World, World) {
@@ -59,10 +61,32 @@ fn with_a_link_a_node_that_was_away_comes_back_and_tokens_of_both_roots_are_good
     let knows_old = Arc::new(ServerVerifier::new(old_trust, Expected::Dialled, time));
     assert!(meet(client_config(returning, knows_old), server.clone(), DIALLED).is_ok());
     for pin in [old_root, new_root] {
-        let verifier = Arc::new(PinnedVerifier::new(pin, Expected::Dialled));
+        let verifier = Arc::new(ServerVerifier::pinned(pin, Expected::Dialled));
         assert!(meet(client_config(Credentials::none(), verifier), server.clone(), DIALLED).is_ok());
     }
     assert!(meet(client_config(Credentials::none(), exact(&new, today())), server, DIALLED).is_ok());
+}
+
+#[test]
+fn a_link_may_be_younger_than_the_leaf_and_what_is_on_no_path_spoils_none() {
+    let (old, new) = worlds();
+    // As it is when the link is made later, and the gateway still has its certificate from before.
+    let link = old.root.link(new.root.trusted(), life(today() - DAY, YEAR)).unwrap();
+    let stranger = World::new().root.intermediate(key(), life(today() + YEAR, YEAR)).unwrap();
+    let stranger = CertificateDer::from_pem_slice(stranger.to_pem().as_bytes()).unwrap();
+    let key = key();
+    let issued = new.issue(GATEWAY, Usage::Both, life(today() - 20 * DAY, 30 * DAY), &*key);
+    let chain = vec![issued.chain[0].clone(), stranger, issued.chain[1].clone(), link];
+    let clients = Arc::new(ClientVerifier::new(new.trust(), Clients::Optional));
+    let server = server_config(Credentials::new(chain, key).unwrap(), clients);
+    for (floor, met) in [(-90, true), (0, true), (9, true), (11, false)] {
+        let day = DAY * u32::try_from(90 + floor).unwrap();
+        let floor = Arc::new(TimeFloor::new(today() - 90 * DAY + day));
+        let verifier =
+            Arc::new(ServerVerifier::new(old.trust(), Expected::Dialled, Time::Floor(floor.clone())));
+        let result = meet(client_config(Credentials::none(), verifier), server.clone(), DIALLED);
+        assert_eq!(result.is_ok(), met, "floor {floor:?}");
+    }
 }
 
 #[test]
@@ -81,7 +105,7 @@ fn an_intermediate_with_a_link_survives_its_file() {
     let key = key();
     let intermediate = new.root.intermediate(key.clone(), life(today() - DAY, YEAR)).unwrap();
     let linked = intermediate.with_link(link, old.root.trusted()).unwrap();
-    let loaded = Intermediate::load(linked.to_pem().as_bytes(), key).unwrap();
+    let loaded = IntermediateAuthority::load(linked.to_pem().as_bytes(), key).unwrap();
     assert_eq!(loaded.to_pem(), linked.to_pem());
     let world = World { root: new.root, intermediate: loaded };
     assert_eq!(world.gateway().chain().len(), 5);
