@@ -39,7 +39,11 @@ pub(crate) async fn dial(uri: Uri, tls: Option<ClientTls>) -> Result<TokioIo<Dia
     let Some(tls) = tls else { return Ok(TokioIo::new(Dialled::Plain(Plain { stream, heard: false }))) };
     let name = ServerName::try_from(host.to_owned()).map_err(|_| TlsFailure::Name)?;
     let failed = |error| TlsFailure::of(error).map_or_else(DialError::Io, DialError::Tls);
-    let mut stream = tls.connector.connect(name, stream).await.map_err(failed)?;
+    let connected = tls.connector.connect(name, stream).await;
+    let mut stream = connected.map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => TlsFailure::HungUp.into(),
+        _ => failed(error),
+    })?;
     match tokio::time::timeout(FIRST_WORD_WAIT, stream.fill_buf()).await {
         Ok(Ok([])) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
         Ok(Err(error)) => return Err(failed(error)),

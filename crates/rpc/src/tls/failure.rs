@@ -10,6 +10,9 @@ pub enum TlsFailure {
     /// What answers speaks something else.
     #[error("it does not speak TLS: write http://, if the network is trusted")]
     NotTls,
+    /// What answers said nothing that could be understood, or was too busy.
+    #[error("it hung up during the TLS handshake: it may not speak TLS, or have too much to do")]
+    HungUp,
     /// Its certificate leads to no root that is trusted.
     #[error("its certificate is of an authority that is not in the file of --tls-ca")]
     Authority,
@@ -42,10 +45,6 @@ pub enum TlsFailure {
 impl TlsFailure {
     /// What `error` means, if TLS is what failed.
     pub(super) fn of(error: io::Error) -> Result<Self, io::Error> {
-        // A server that does not understand the first word hangs up.
-        if error.kind() == io::ErrorKind::UnexpectedEof {
-            return Ok(Self::NotTls);
-        }
         match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
             Some(tls) => Ok(Self::of_tls(tls)),
             None => Err(error),
