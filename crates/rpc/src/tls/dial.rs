@@ -59,7 +59,8 @@ pub(crate) enum Dialled {
     Secured(Box<TlsStream<TcpStream>>),
 }
 
-/// A connection without TLS. Its first bytes are looked at: a server that wants TLS answers with an alert.
+/// A connection without TLS. Its first bytes are looked at: a server that wants TLS answers with an alert and hangs up. Writing to it may fail
+/// before the alert was read, so until something was heard a failure is left to the reading, which says why.
 pub(crate) struct Plain {
     stream: TcpStream,
     heard: bool,
@@ -82,6 +83,13 @@ impl Plain {
         }
         Poll::Ready(Ok(()))
     }
+
+    fn written(&self, outcome: Poll<io::Result<usize>>, length: usize) -> Poll<io::Result<usize>> {
+        match outcome {
+            Poll::Ready(Err(_)) if !self.heard => Poll::Ready(Ok(length)),
+            outcome => outcome,
+        }
+    }
 }
 
 impl AsyncRead for Dialled {
@@ -96,7 +104,10 @@ impl AsyncRead for Dialled {
 impl AsyncWrite for Dialled {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Plain(plain) => Pin::new(&mut plain.stream).poll_write(cx, buf),
+            Self::Plain(plain) => {
+                let outcome = Pin::new(&mut plain.stream).poll_write(cx, buf);
+                plain.written(outcome, buf.len())
+            }
             Self::Secured(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
@@ -121,7 +132,10 @@ impl AsyncWrite for Dialled {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Plain(plain) => Pin::new(&mut plain.stream).poll_write_vectored(cx, bufs),
+            Self::Plain(plain) => {
+                let outcome = Pin::new(&mut plain.stream).poll_write_vectored(cx, bufs);
+                plain.written(outcome, bufs.iter().map(|buf| buf.len()).sum())
+            }
             Self::Secured(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }

@@ -153,15 +153,8 @@ async fn the_wrong_scheme_is_told_on_both_sides() {
     assert!(sentence.ends_with("it does not speak TLS: write http://, if the network is trusted"), "{sentence}");
     let secured = serve(access(&authority, GATEWAY)).await;
     let channel = connect(&secured.url("http"), None).await.expect("a TCP connection");
-    let status = skerry_proto::registry::v1::node_service_client::NodeServiceClient::new(channel)
-        .get_node(skerry_proto::registry::v1::GetNodeRequest::default())
-        .await
-        .expect_err("no plain server");
-    let mut cause: &dyn std::error::Error = &status;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    assert!(format!("{cause}").contains("it speaks TLS: write https://"), "{status:?}");
+    let sentence = ask(channel).await.expect_err("no plain server").sentence();
+    assert_eq!(sentence, "it speaks TLS: write https://");
 
     let unchecked = connect(&secured.url("https"), None).await.expect_err("nothing to check it against");
     assert!(unchecked.to_string().ends_with("--tls-ca FILE"), "{unchecked}");

@@ -1,6 +1,7 @@
 //! A server of the tests, which says who calls, and clients of it.
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -109,7 +110,13 @@ impl Failed {
     pub(crate) fn sentence(&self) -> String {
         match self {
             Self::Connect(error) => error.to_string(),
-            Self::Call(status) => status.message().to_owned(),
+            Self::Call(status) => {
+                let mut cause: &dyn Error = &**status;
+                while let Some(source) = cause.source() {
+                    cause = source;
+                }
+                if cause.is::<Status>() { status.message().to_owned() } else { cause.to_string() }
+            }
         }
     }
 
