@@ -21,7 +21,9 @@ pub enum ConnectError {
         address: String,
     },
     /// The server shall be checked, and nothing says against what.
-    #[error("{address} speaks TLS, and no authority is given that it could be checked against: --tls-ca FILE")]
+    #[error(
+        "{address} speaks TLS, and no authority is given that it could be checked against: --tls-ca FILE"
+    )]
     NoAuthority {
         /// As it was given.
         address: String,

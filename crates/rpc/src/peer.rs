@@ -143,11 +143,15 @@ fn identified(caller: Option<&Caller>, now: SystemTime) -> Result<Arc<PeerCertif
         Standing::Valid => Ok(Arc::clone(certificate)),
         Standing::Expired => Err(refused(
             "CERTIFICATE_EXPIRED",
-            format!("the certificate of {who} has expired: it must be renewed, unless this server's clock is wrong"),
+            format!(
+                "the certificate of {who} has expired: it must be renewed, unless this server's clock is wrong"
+            ),
         )),
         Standing::NotYetValid => Err(refused(
             "CERTIFICATE_NOT_YET_VALID",
-            format!("the certificate of {who} is not valid yet: a clock is wrong, here or where it was issued"),
+            format!(
+                "the certificate of {who} is not valid yet: a clock is wrong, here or where it was issued"
+            ),
         )),
     }
 }

@@ -19,6 +19,9 @@ use super::{ClientTls, TlsFailure};
 /// for so long and no longer.
 const FIRST_WORD_WAIT: Duration = Duration::from_secs(1);
 
+/// What is said of a server that answers a plain client with TLS: it comes as the cause of a call's failure.
+pub const SPEAKS_TLS: &str = "it speaks TLS: write https://";
+
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DialError {
@@ -78,7 +81,7 @@ impl Plain {
         if !self.heard && buf.filled().len() > before {
             self.heard = true;
             if is_alert(&buf.filled()[before..]) {
-                return Poll::Ready(Err(io::Error::other("it speaks TLS: write https://")));
+                return Poll::Ready(Err(io::Error::other(SPEAKS_TLS)));
             }
         }
         Poll::Ready(Ok(()))

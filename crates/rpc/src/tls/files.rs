@@ -132,10 +132,17 @@ impl TlsFiles {
             if own.standing(SystemTime::now()) != Standing::Valid {
                 tracing::warn!(file = %certificate.path.display(), "the certificate is not valid now: nobody will accept it");
             }
-            return Ok(ServerTls::new(Arc::clone(&self.credentials), Arc::clone(&self.trust), Clients::Required));
+            return Ok(ServerTls::new(
+                Arc::clone(&self.credentials),
+                Arc::clone(&self.trust),
+                Clients::Required,
+            ));
         }
-        let file = self.paths.own.as_ref().map_or(&self.paths.authority, |(certificate, _)| certificate);
-        Err(wrong(file, "not a service's certificate: it must be for a server and for a client"))
+        Err(self.not_a_service())
+    }
+
+    fn not_a_service(&self) -> TlsFilesError {
+        self.refuse_own("not a service's certificate: it must be for a server and for a client")
     }
 
     /// For a client that reaches servers by their names, on a machine whose clock is kept right.
@@ -144,20 +151,29 @@ impl TlsFiles {
     }
 
     /// For a client that asks this very service, wherever it listens: what is expected is the own identity.
-    pub fn client_of_itself(&self) -> Option<ClientTls> {
-        let expected = exactly(&self.own()?.identity)?;
-        Some(self.client_of(expected, exact_time()))
+    pub fn client_of_itself(&self) -> Result<ClientTls, TlsFilesError> {
+        Ok(self.client_of(self.itself()?, exact_time()))
+    }
+
+    /// What a client expects of this very service.
+    pub fn itself(&self) -> Result<Expected, TlsFilesError> {
+        self.own().and_then(|own| exactly(&own.identity)).ok_or_else(|| self.not_a_service())
     }
 
     /// For the agent of an edge machine, whose clock is not believed: it is not before the beginning of the own certificate.
-    pub fn client_of_node(&self) -> ClientTls {
+    pub fn client_of_node(&self, expected: Expected) -> ClientTls {
         let floor = self.own().map_or(SystemTime::UNIX_EPOCH, |own| own.not_before);
-        self.client_of(Expected::Dialled, Time::Floor(Arc::new(TimeFloor::new(floor))))
+        self.client_of(expected, Time::Floor(Arc::new(TimeFloor::new(floor))))
     }
 
-    /// As [`Self::client_of_node`], for servers that are this service.
-    pub fn client_of(&self, expected: Expected, time: Time) -> ClientTls {
+    fn client_of(&self, expected: Expected, time: Time) -> ClientTls {
         ClientTls::new(Arc::clone(&self.credentials), Arc::clone(&self.trust), expected, time)
+    }
+
+    /// What a setting of these files that does not fit is told as: of the own certificate.
+    pub fn refuse_own(&self, why: impl ToString) -> TlsFilesError {
+        let file = self.paths.own.as_ref().map_or(&self.paths.authority, |(certificate, _)| certificate);
+        wrong(file, why)
     }
 
     /// Looks whether the files have changed, and takes what they hold now. `true`: it did.

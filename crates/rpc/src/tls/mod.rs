@@ -23,6 +23,7 @@ use skerry_identity::{Identity, Principal, Trust};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 pub(crate) use accept::{Caller, incoming};
+pub use dial::SPEAKS_TLS;
 pub(crate) use dial::{DialError, dial};
 pub use failure::TlsFailure;
 pub use files::{TlsFile, TlsFiles, TlsFilesError, TlsPaths};

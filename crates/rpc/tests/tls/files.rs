@@ -73,7 +73,7 @@ async fn a_service_can_ask_itself_wherever_it_listens() {
     let registry = load("registry", "spiffe://example.org/project/system/service/registry");
     let other = registry.client_of_itself().expect("it is a service");
     assert!(check_health(&server.url("https"), Some(&other), PATIENCE).await.is_err(), "another service");
-    assert!(load("node", NODE).client_of_itself().is_none());
+    assert!(load("node", NODE).client_of_itself().is_err());
     let error = load("node", NODE).server().expect_err("a node serves nobody").to_string();
     assert!(error.contains("--tls-cert") && error.contains("not a service's certificate"), "{error}");
 }
@@ -87,13 +87,24 @@ fn what_is_wrong_with_a_file_is_told_with_its_flag_and_its_path() {
     std::fs::copy(&good.key, &open).expect("copied");
     std::fs::set_permissions(&open, std::os::unix::fs::PermissionsExt::from_mode(0o644)).expect("opened");
     let absent = directory.path().join("absent");
-    let told = |files: skerry_testing::TlsFiles| TlsFiles::load(paths(&files)).expect_err("refused").to_string();
+    let told =
+        |files: skerry_testing::TlsFiles| TlsFiles::load(paths(&files)).expect_err("refused").to_string();
     for (setting, path, why, files) in [
-        ("--tls-cert", &absent, "there is no such file", good_with(&good, |f| f.certificate.clone_from(&absent))),
+        (
+            "--tls-cert",
+            &absent,
+            "there is no such file",
+            good_with(&good, |f| f.certificate.clone_from(&absent)),
+        ),
         ("--tls-key", &absent, "there is no such file", good_with(&good, |f| f.key.clone_from(&absent))),
         ("--tls-ca", &absent, "there is no such file", good_with(&good, |f| f.authority.clone_from(&absent))),
         ("--tls-key", &open, "chmod 600", good_with(&good, |f| f.key.clone_from(&open))),
-        ("--tls-ca", &good.certificate, "not a root", good_with(&good, |f| f.authority = good.certificate.clone())),
+        (
+            "--tls-ca",
+            &good.certificate,
+            "not a root",
+            good_with(&good, |f| f.authority = good.certificate.clone()),
+        ),
         ("--tls-key", &good.certificate, "", good_with(&good, |f| f.key = good.certificate.clone())),
         ("--tls-cert", &good.certificate, "the key is", good_with(&good, |f| f.key = elsewhere.key.clone())),
         (

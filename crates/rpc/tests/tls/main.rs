@@ -110,7 +110,10 @@ async fn a_server_that_cannot_be_believed_is_refused() {
     assert!(sentence.ends_with("is of an authority that is not in the file of --tls-ca"), "{sentence}");
     let server = with(credentials(&authority, NODE)).await;
     let sentence = server.who(&known).await.expect_err("no service").sentence();
-    assert!(sentence.ends_with("its certificate is refused: a certificate that is not for a server"), "{sentence}");
+    assert!(
+        sentence.ends_with("its certificate is refused: a certificate that is not for a server"),
+        "{sentence}"
+    );
 
     let server = with(credentials(&authority, GATEWAY)).await;
     // 127.0.0.2 is this machine too, and not in the certificate.
@@ -150,7 +153,10 @@ async fn the_wrong_scheme_is_told_on_both_sides() {
     let known = client(&authority, credentials(&authority, NODE));
     let plain = serve(Access::Loopback).await;
     let sentence = plain.who(&known).await.expect_err("no TLS there").sentence();
-    assert!(sentence.ends_with("it does not speak TLS: write http://, if the network is trusted"), "{sentence}");
+    assert!(
+        sentence.ends_with("it does not speak TLS: write http://, if the network is trusted"),
+        "{sentence}"
+    );
     let secured = serve(access(&authority, GATEWAY)).await;
     let channel = connect(&secured.url("http"), None).await.expect("a TCP connection");
     let sentence = ask(channel).await.expect_err("no plain server").sentence();
@@ -191,7 +197,10 @@ async fn a_stalled_handshake_holds_up_nobody_and_ends() {
     for _ in 0..3 {
         server.who(&known).await.expect("let in beside it");
     }
-    assert!(began.elapsed().expect("a clock that goes on") < Duration::from_secs(5), "before the stalled one ended");
+    assert!(
+        began.elapsed().expect("a clock that goes on") < Duration::from_secs(5),
+        "before the stalled one ended"
+    );
     let ended = tokio::time::timeout(PATIENCE, stalled.read(&mut [0; 64])).await.expect("it is ended");
     assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
 }
