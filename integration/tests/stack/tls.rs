@@ -200,5 +200,6 @@ async fn the_health_of_a_service_with_tls_is_asked_by_the_service_itself() -> Re
         code == Some(1) && said.contains("where the service other of project system is expected"),
         "{said}"
     );
-    stack.finish(None).await
+    // Nothing runs in it, and the stack's own clients have no certificate.
+    Ok(())
 }
