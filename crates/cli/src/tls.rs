@@ -3,7 +3,7 @@
 //! Certificate and key are taken from one source, never one from each. What a context names is for its own servers: who is sent elsewhere by a
 //! flag or a variable brings nothing along.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use skerry_rpc::{ClientTls, TlsFile, TlsFiles, TlsPaths};
 
@@ -61,8 +61,8 @@ pub(crate) fn load(paths: TlsPaths) -> Result<ClientTls, CliError> {
     TlsFiles::load(paths).map(|files| files.client()).map_err(|error| CliError::Usage(error.to_string()))
 }
 
-fn file(setting: &'static str, path: &PathBuf) -> TlsFile {
-    TlsFile { setting, path: path.clone() }
+fn file(setting: &'static str, path: &Path) -> TlsFile {
+    TlsFile { setting, path: path.to_owned() }
 }
 
 fn lonely(given: &str, missing: &str) -> CliError {

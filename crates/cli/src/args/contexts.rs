@@ -53,7 +53,7 @@ What is given empty is taken out: --project=''.
 
 Examples:
   skerry config set-context lab --server http://lab:7770 --use
-  skerry config set-context prod --server https://prod:7770 --tls-cert me.crt --tls-key me.key --tls-ca ca.crt
+  skerry config set-context lab --tls-ca ca.crt --tls-cert me.crt --tls-key me.key
   skerry config set-context --current --project shop")]
 pub struct SetContextArgs {
     /// Name of the context

@@ -3,6 +3,7 @@
 //! What is read anew counts from the next handshake on; open connections stay. A change that cannot be used (a tool has written the
 //! certificate and not yet its key) leaves all three as they were, is told once, and is tried again at the next look.
 
+use std::fmt;
 use std::fs::Metadata;
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -171,7 +172,7 @@ impl TlsFiles {
     }
 
     /// What a setting of these files that does not fit is told as: of the own certificate.
-    pub fn refuse_own(&self, why: impl ToString) -> TlsFilesError {
+    pub fn refuse_own(&self, why: impl fmt::Display) -> TlsFilesError {
         let file = self.paths.own.as_ref().map_or(&self.paths.authority, |(certificate, _)| certificate);
         wrong(file, why)
     }
@@ -218,8 +219,8 @@ impl TlsFiles {
     }
 }
 
-fn wrong(file: &TlsFile, why: impl ToString) -> TlsFilesError {
-    TlsFilesError { setting: file.setting, path: file.path.clone(), why: why.to_string() }
+fn wrong(file: &TlsFile, why: impl fmt::Display) -> TlsFilesError {
+    TlsFilesError { setting: file.setting, path: file.path.clone(), why: format!("{why}") }
 }
 
 fn stamps(paths: &TlsPaths) -> Vec<Option<Stamp>> {
