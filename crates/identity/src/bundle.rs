@@ -9,23 +9,17 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 
-use crate::certificate::{Nobody, PeerCertificate, Read};
-use crate::encode::to_pem;
+use crate::certificate::{Client, Nobody, PeerCertificate, Read, Standing};
+use crate::chain::{self, InvalidChain, chain_to_pem};
 use crate::{KeyId, TrustDomain};
 
 /// Most roots in a bundle.
 pub const ROOTS_MAX: usize = 8;
-
-/// Longest bundle that is read, in bytes of PEM.
-pub const BUNDLE_BYTES_MAX: usize = 64 * 1024;
-
-/// PEM label (RFC 7468, section 5).
-pub(crate) const CERTIFICATE_LABEL: &str = "CERTIFICATE";
 
 /// A root certificate: self-signed, of an authority, for one trust domain.
 #[derive(Clone)]
@@ -46,12 +40,12 @@ pub struct TrustBundle {
 /// A bundle that is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BundleError {
-    /// Longer than any of ours.
-    #[error("a trust bundle of more than {BUNDLE_BYTES_MAX} bytes or {ROOTS_MAX} roots")]
-    TooLong,
-    /// Not certificates in PEM.
-    #[error("reading a trust bundle: not certificates in PEM")]
-    Pem,
+    /// Not certificates in PEM, or too many.
+    #[error("reading a trust bundle: {0}")]
+    Pem(#[from] InvalidChain),
+    /// More than are kept.
+    #[error("a trust bundle with more than {ROOTS_MAX} roots")]
+    TooMany,
     /// Nothing is trusted.
     #[error("a trust bundle without a root")]
     Empty,
@@ -129,7 +123,7 @@ impl TrustBundle {
     pub fn new(roots: Vec<Root>) -> Result<Self, BundleError> {
         let first = roots.first().ok_or(BundleError::Empty)?;
         if roots.len() > ROOTS_MAX {
-            return Err(BundleError::TooLong);
+            return Err(BundleError::TooMany);
         }
         for (index, root) in roots.iter().enumerate() {
             if root.domain != first.domain {
@@ -145,22 +139,14 @@ impl TrustBundle {
 
     /// Reads certificates in PEM, one after the other.
     pub fn parse_pem(pem: &[u8]) -> Result<Self, BundleError> {
-        if pem.len() > BUNDLE_BYTES_MAX {
-            return Err(BundleError::TooLong);
-        }
-        let mut roots = Vec::new();
-        for certificate in CertificateDer::pem_slice_iter(pem) {
-            if roots.len() == ROOTS_MAX {
-                return Err(BundleError::TooLong);
-            }
-            roots.push(Root::parse(&certificate.map_err(|_| BundleError::Pem)?)?);
-        }
+        let certificates = chain::at_most(ROOTS_MAX, pem)?;
+        let roots = certificates.iter().map(Root::parse).collect::<Result<_, _>>()?;
         Self::new(roots)
     }
 
     /// As PEM.
     pub fn to_pem(&self) -> String {
-        certificates_to_pem(self.roots.iter().map(Root::certificate))
+        chain_to_pem(self.roots.iter().map(Root::certificate))
     }
 
     /// The installation whose peers are trusted.
@@ -193,13 +179,6 @@ impl TrustBundle {
     }
 }
 
-/// A chain or a bundle as PEM.
-pub fn certificates_to_pem<'a>(
-    certificates: impl IntoIterator<Item = &'a CertificateDer<'static>>,
-) -> String {
-    certificates.into_iter().map(|certificate| to_pem(CERTIFICATE_LABEL, certificate).to_string()).collect()
-}
-
 /// The bundle that is trusted now, replaceable at run time: handshakes that begin afterwards are held against the new one.
 #[derive(Debug)]
 pub struct Trust {
@@ -222,8 +201,17 @@ impl Trust {
         self.bundle.store(Arc::new(bundle));
     }
 
-    /// Who a connection's peer says that it is, by the chain of a handshake that [`crate::verify`] let through.
-    pub fn peer(&self, presented: &[CertificateDer<'_>]) -> Result<PeerCertificate, Nobody> {
+    /// Who a server's client is, now, by the chain of a handshake that [`crate::verify::ClientVerifier`] let through.
+    pub fn client(&self, presented: &[CertificateDer<'_>], now: SystemTime) -> Result<Client, Nobody> {
+        let peer = PeerCertificate::of_chain(presented, self.current().domain())?;
+        Ok(match peer.standing(now) {
+            Standing::Valid => Client::Valid(peer),
+            Standing::NotYetValid | Standing::Expired => Client::OutOfTime(peer),
+        })
+    }
+
+    /// Who a client's server is, by the chain of a handshake that [`crate::verify::ServerVerifier`] let through.
+    pub fn server(&self, presented: &[CertificateDer<'_>]) -> Result<PeerCertificate, Nobody> {
         PeerCertificate::of_chain(presented, self.current().domain())
     }
 }

@@ -4,7 +4,7 @@
 //! name of nobody or of another trust domain, a key that is not on P-256, a missing purpose, an extension twice. That the claim is true, a
 //! chain of signatures to a root, is for [`crate::verify`] to check; both must pass, and a TLS connection made with [`crate::tls`] has both.
 //!
-//! Times are told, not judged: [`PeerCertificate::standing`] says where a time falls, and the caller decides. They are those of the whole
+//! Times are told, not judged: [`Client`] says that one is out of time, and the caller decides what that leaves. They are those of the whole
 //! chain that was presented (the latest beginning, the earliest end), so that a leaf does not outlive the intermediate that issued it.
 
 use std::fmt;
@@ -113,6 +113,24 @@ pub struct PeerCertificate {
     pub not_after: SystemTime,
 }
 
+/// A client that proved its name and its key. Handshakes pass at any time ([`crate::verify`] says why), so what it may do depends on this.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Client {
+    /// It may do what its identity may do, if its record still has its key.
+    Valid(PeerCertificate),
+    /// Its certificate has expired, or has not begun. A node whose record has its key may renew; nobody may do anything else.
+    OutOfTime(PeerCertificate),
+}
+
+impl Client {
+    /// The certificate, whatever its time.
+    pub fn certificate(&self) -> &PeerCertificate {
+        match self {
+            Self::Valid(certificate) | Self::OutOfTime(certificate) => certificate,
+        }
+    }
+}
+
 /// Why a certificate is nobody's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Nobody {
@@ -215,7 +233,7 @@ impl PeerCertificate {
         }
     }
 
-    /// When to renew: two thirds of its life are over.
+    /// When to renew: two thirds of its life are over. To be held against a server's time, as an agent's own may be wrong.
     pub fn renew_at(&self) -> SystemTime {
         let life = self.not_after.duration_since(self.not_before).unwrap_or_default();
         self.not_before + life * 2 / 3

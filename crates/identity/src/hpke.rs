@@ -19,7 +19,7 @@ use ::hpke::{
 };
 use zeroize::{Zeroize as _, Zeroizing};
 
-use crate::encode::{from_pem, to_pem, write_hex};
+use crate::encode::{from_hex, from_pem, to_pem, write_hex};
 use crate::key::KeyError;
 use crate::{RandomError, SecretBytes, random};
 
@@ -51,13 +51,18 @@ pub struct HpkePublicKey([u8; 32]);
 
 /// Bytes that are no HPKE key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not an HPKE public key: 32 bytes of X25519 are wanted")]
+#[error("not an HPKE public key: 32 bytes of X25519 are wanted, or 64 digits of 0-9 and a-f")]
 pub struct InvalidHpkeKey;
 
 impl HpkePublicKey {
     /// Reads 32 bytes. That nothing can be sealed to them (a point of low order) is seen when something is.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, InvalidHpkeKey> {
         bytes.try_into().map(Self).map_err(|_| InvalidHpkeKey)
+    }
+
+    /// Parses 64 lower-case hexadecimal digits.
+    pub fn parse(text: &str) -> Result<Self, InvalidHpkeKey> {
+        from_hex(text).map(Self).ok_or(InvalidHpkeKey)
     }
 
     /// Its bytes.
@@ -265,6 +270,8 @@ mod tests {
         let key = HpkeKeyPair::generate().unwrap();
         let again = HpkeKeyPair::from_pem(key.to_pem().as_bytes()).unwrap();
         assert_eq!(again.public_key(), key.public_key());
+        assert_eq!(HpkePublicKey::parse(&key.public_key().to_string()), Ok(key.public_key()));
+        assert!(HpkePublicKey::from_bytes(&[1; 31]).is_err());
         let sealed = seal_to(&key.public_key(), &CONTEXT, &SecretBytes::new(vec![1])).unwrap();
         assert_eq!(again.open(&CONTEXT, &sealed).unwrap().expose(), [1]);
         assert_eq!(format!("{key:?}"), format!("HpkeKeyPair({})", key.public_key()));

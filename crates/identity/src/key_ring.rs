@@ -239,6 +239,36 @@ mod tests {
     }
 
     #[test]
+    fn a_value_vouches_for_its_wrapped_key_where_a_kms_does_not() {
+        /// Wraps with a byte that means nothing.
+        #[derive(Debug)]
+        struct Lax(KeyRing);
+        impl KeyEncryption for Lax {
+            fn newest(&self) -> WrappingKeyId {
+                self.0.newest()
+            }
+            fn wrap(&self, key: &DataKey) -> Result<Wrapped, KeyEncryptionError> {
+                let mut wrapped = self.0.wrap(key)?;
+                wrapped.bytes.push(0);
+                Ok(wrapped)
+            }
+            fn unwrap(&self, wrapped: &Wrapped) -> Result<DataKey, KeyEncryptionError> {
+                let mut wrapped = wrapped.clone();
+                wrapped.bytes.pop();
+                self.0.unwrap(&wrapped)
+            }
+        }
+        let lax = Lax(KeyRing::generate().unwrap());
+        let mut sealed = seal(&lax, &secret("hunter2"), b"name").unwrap();
+        assert_eq!(open(&lax, &sealed, b"name"), Ok(secret("hunter2")));
+        // Version, length and id (16 characters), length (2), nonce, wrapped key, tag, and then that byte.
+        let meaningless = 1 + 1 + 16 + 2 + NONCE_BYTES + 32 + 16;
+        assert_eq!(sealed[meaningless], 0);
+        sealed[meaningless] = 1;
+        assert_eq!(open(&lax, &sealed, b"name"), Err(OpenError::Refused));
+    }
+
+    #[test]
     fn after_a_rotation_the_new_key_seals_all_open_and_what_is_old_is_told() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("seal.keys");

@@ -5,7 +5,7 @@
 //! | [`name`] | identities as URI names |
 //! | [`key`], [`key_store`] | P-256 keys and where they are kept |
 //! | [`csr`] | asking for a certificate |
-//! | [`certificate`] | reading a peer's certificate, or refusing it |
+//! | [`certificate`], [`chain`] | reading a peer's certificate, or refusing it; chains as PEM |
 //! | [`bundle`] | the roots that are trusted, replaceable at run time |
 //! | [`clock`] | which time a certificate is held against |
 //! | [`verify`], [`tls`] | the peers of a TLS connection |
@@ -19,6 +19,7 @@
 pub mod authority;
 pub mod bundle;
 pub mod certificate;
+pub mod chain;
 pub mod clock;
 pub mod csr;
 mod encode;
@@ -44,7 +45,7 @@ pub mod verify;
 mod tests;
 
 pub use bundle::{Trust, TrustBundle};
-pub use certificate::{PeerCertificate, Standing};
+pub use certificate::{Client, PeerCertificate, Standing};
 pub use key::{KeyId, KeyPair, PublicKey, SigningKey};
 pub use name::{Identity, InvalidIdentity, Principal, TrustDomain};
 pub use random::RandomError;

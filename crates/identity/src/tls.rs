@@ -163,6 +163,7 @@ pub fn server_config(credentials: Arc<Credentials>, clients: Arc<dyn ClientCertV
         .with_client_cert_verifier(clients)
         .with_cert_resolver(credentials);
     config.alpn_protocols = vec![ALPN.to_vec()];
+    // Either of these would do; both, so that no later default of rustls brings tickets back.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config

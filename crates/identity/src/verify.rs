@@ -3,16 +3,16 @@
 //! **Clients, by a server** ([`ClientVerifier`]): the chain must lead to a trusted root, the name must parse in our trust domain, the purpose
 //! must be a client's. Time is the one thing that does not fail the handshake: a chain passes if it was valid together at any time at all.
 //! A node that was offline for a year comes back with an expired certificate, and if it could not even connect it could not renew. Whoever
-//! serves the connection asks [`PeerCertificate::standing`](crate::PeerCertificate::standing) and lets one that is not valid now do nothing
-//! but renew, by a key that the node's record names. Its times are those of the whole presented chain, so a leaf that was made later with
-//! the stolen key of an expired intermediate has expired too.
+//! serves the connection asks [`Trust::client`] and lets one that is out of time do nothing but renew, by a key that the node's record names.
+//! Its times are those of the whole presented chain, so a leaf that was made later with the stolen key of an expired intermediate has
+//! expired too.
 //!
 //! **Servers, by a client** ([`ServerVerifier`]): the chain must lead to a trusted root, the peer must be a service with a server's purpose,
 //! and the one that is expected: by its name in the certificate, or by the host name or address that was dialled. Time is either exact, on
 //! machines whose clock is kept right, or at any time from a floor on ([`crate::clock`] has the reasoning): agents.
 //!
-//! **A server, by a machine that has only a token** ([`ServerVerifier::pinned`]): as before, with the root of the server's chain that has the token's
-//! pin as the only one trusted. Servers present their roots for that.
+//! **A server, by a machine that has only a token** ([`ServerVerifier::pinned`]): as before, with the root of the server's chain that has the
+//! token's pin as the only one trusted. Servers present their roots for that.
 //!
 //! What is signed with is fixed: ECDSA on P-256 with SHA-256, in certificates and in the handshake. TLS 1.2 is not spoken.
 //! Revocation is not here: a key is struck out of its record, and who serves a session asks the record.

@@ -8,10 +8,11 @@ use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, S
 use rustls_pki_types::{CertificateDer, DnsName};
 
 use super::keys::{Authority, Kind};
-use super::params::{ia5, params, read_pem, span};
+use super::params::{ia5, params, span};
 use super::{IssueError, Life, LoadError};
-use crate::bundle::{Root, certificates_to_pem};
+use crate::bundle::Root;
 use crate::certificate::{CHAIN_CERTIFICATES_MAX, Read, Serial, Usage};
+use crate::chain::{InvalidChain, chain_from_pem, chain_to_pem};
 use crate::key::{PublicKey, SigningKey};
 use crate::{Identity, Principal, TrustDomain};
 
@@ -60,7 +61,7 @@ pub struct Issued {
 impl Issued {
     /// The chain as PEM.
     pub fn to_pem(&self) -> String {
-        certificates_to_pem(&self.chain)
+        chain_to_pem(&self.chain)
     }
 }
 
@@ -75,8 +76,8 @@ impl IntermediateAuthority {
 
     /// The intermediate whose chain is `pem` (as [`IntermediateAuthority::to_pem`] wrote it), with its key.
     pub fn load(pem: &[u8], key: Arc<dyn SigningKey>) -> Result<Self, LoadError> {
-        let mut certificates = read_pem(pem)?.into_iter();
-        let certificate = certificates.next().ok_or(LoadError::Pem)?;
+        let mut certificates = chain_from_pem(pem)?.into_iter();
+        let certificate = certificates.next().expect("a chain has a certificate");
         let above: Vec<_> = certificates.collect();
         let root = above.last().ok_or(LoadError::Foreign("its root is missing from its chain"))?;
         let domain = Root::parse(root)?.domain().clone();
@@ -94,17 +95,25 @@ impl IntermediateAuthority {
 
     /// Its chain as PEM: itself, links, roots. The key is the caller's to keep.
     pub fn to_pem(&self) -> String {
-        certificates_to_pem([&self.certificate].into_iter().chain(&self.above))
+        chain_to_pem([&self.certificate].into_iter().chain(&self.above))
     }
 
     /// The same intermediate with `link` in its servers' chains, and `old`, the root that made the link: for as long as there are peers that
     /// know only `old`.
     pub fn with_link(mut self, link: CertificateDer<'static>, old: &Root) -> Result<Self, LoadError> {
+        let read = Read::of(&link)?;
+        let own = Read::of(self.above.last().expect("an intermediate has its root"))?;
+        if read.public_key != own.public_key {
+            return Err(LoadError::Foreign("the link is to another root than its own"));
+        }
+        if !read.is_signed_by(&Read::of(old.certificate())?.public_key) {
+            return Err(LoadError::Foreign("the link is not signed by the root that comes with it"));
+        }
         self.above.insert(0, link);
         // The own root stays last: it says which domain this is.
         self.above.insert(1, old.certificate().clone());
         if self.above.len() + 2 > CHAIN_CERTIFICATES_MAX {
-            return Err(LoadError::TooLong);
+            return Err(InvalidChain::TooLong { most: CHAIN_CERTIFICATES_MAX }.into());
         }
         Ok(self)
     }

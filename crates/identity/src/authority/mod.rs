@@ -27,8 +27,9 @@ use std::time::{Duration, SystemTime};
 pub use intermediate::{IntermediateAuthority, Issued, NAMES_MAX, Order};
 pub use root::RootAuthority;
 
-use crate::bundle::{BUNDLE_BYTES_MAX, BundleError};
-use crate::certificate::{CHAIN_CERTIFICATES_MAX, Nobody};
+use crate::bundle::BundleError;
+use crate::certificate::Nobody;
+use crate::chain::InvalidChain;
 use crate::{Identity, KeyId, RandomError, TrustDomain};
 
 #[cfg(test)]
@@ -54,6 +55,14 @@ pub enum IssueError {
         /// The authority's own.
         domain: TrustDomain,
     },
+    /// The root that follows is another installation's.
+    #[error("linking to a root of the trust domain {next}: this one is of {own}")]
+    LinkDomain {
+        /// The trust domain of the root that would sign.
+        own: TrustDomain,
+        /// That of the other.
+        next: TrustDomain,
+    },
     /// Nodes and users serve nobody.
     #[error("issuing a certificate for {0}: only services may be servers and have DNS names and addresses")]
     NotAService(Box<Identity>),
@@ -77,14 +86,9 @@ pub enum IssueError {
 /// An authority that could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// Longer than any of ours.
-    #[error(
-        "loading an authority: more than {CHAIN_CERTIFICATES_MAX} certificates, or {BUNDLE_BYTES_MAX} bytes"
-    )]
-    TooLong,
-    /// Not certificates in PEM.
-    #[error("loading an authority: not certificates in PEM")]
-    Pem,
+    /// Not certificates in PEM, or too many.
+    #[error("loading an authority: {0}")]
+    Chain(#[from] InvalidChain),
     /// One of the certificates is none of ours.
     #[error("loading an authority: {0}")]
     Certificate(#[from] Nobody),

@@ -1,16 +1,12 @@
-//! What is written into certificates: lives, numbers, subjects, the rights of authorities; and reading their PEM.
+//! What is written into certificates: lives, numbers, subjects, the rights of authorities.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::string::Ia5String;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyUsagePurpose, SerialNumber};
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject as _;
 
 use super::keys::{Authority, Kind};
-use super::{IssueError, Life, LoadError};
-use crate::bundle::BUNDLE_BYTES_MAX;
-use crate::certificate::CHAIN_CERTIFICATES_MAX;
+use super::{IssueError, Life};
 use crate::key::PublicKey;
 use crate::random;
 
@@ -64,18 +60,4 @@ pub(super) fn subject(kind: Kind, key: &PublicKey) -> rcgen::DistinguishedName {
 
 pub(super) fn ia5(text: &str) -> Result<Ia5String, IssueError> {
     Ok(Ia5String::try_from(text)?)
-}
-
-pub(super) fn read_pem(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, LoadError> {
-    if pem.len() > BUNDLE_BYTES_MAX {
-        return Err(LoadError::TooLong);
-    }
-    let mut certificates = Vec::new();
-    for certificate in CertificateDer::pem_slice_iter(pem) {
-        if certificates.len() == CHAIN_CERTIFICATES_MAX {
-            return Err(LoadError::TooLong);
-        }
-        certificates.push(certificate.map_err(|_| LoadError::Pem)?);
-    }
-    Ok(certificates)
 }

@@ -7,10 +7,11 @@ use rustls_pki_types::CertificateDer;
 
 use super::intermediate::IntermediateAuthority;
 use super::keys::{Authority, Kind, Signs};
-use super::params::{authority_params, ia5, params, read_pem, span};
+use super::params::{authority_params, ia5, params, span};
 use super::{IssueError, Life, LoadError};
-use crate::bundle::{BundleError, Root, certificates_to_pem};
+use crate::bundle::{BundleError, Root};
 use crate::certificate::{Nobody, Read};
+use crate::chain::{chain_from_pem, chain_to_pem};
 use crate::key::SigningKey;
 use crate::{KeyId, TrustDomain};
 
@@ -42,7 +43,7 @@ impl RootAuthority {
 
     /// The root whose certificate is `pem`, with its key.
     pub fn load(pem: &[u8], key: Arc<dyn SigningKey>) -> Result<Self, LoadError> {
-        let certificates = read_pem(pem)?;
+        let certificates = chain_from_pem(pem)?;
         let [certificate] = certificates.as_slice() else {
             return Err(LoadError::Foreign("a root is one certificate"));
         };
@@ -53,7 +54,7 @@ impl RootAuthority {
 
     /// Its certificate as PEM. The key is the caller's to keep.
     pub fn to_pem(&self) -> String {
-        certificates_to_pem([self.root.certificate()])
+        chain_to_pem([self.root.certificate()])
     }
 
     /// What a trust bundle holds of it.
@@ -84,6 +85,10 @@ impl RootAuthority {
 
     /// A link to `next`, the root that follows: its key, signed by this one. Who knows only this root can check what `next` issued.
     pub fn link(&self, next: &Root, life: Life) -> Result<CertificateDer<'static>, IssueError> {
+        if next.domain() != self.root.domain() {
+            let (own, next) = (self.root.domain().clone(), next.domain().clone());
+            return Err(IssueError::LinkDomain { own, next });
+        }
         let (not_before, not_after) = span(life, Some(&self.authority))?;
         let public_key = Read::of(next.certificate())?.public_key;
         let mut params = params(not_before, not_after)?;

@@ -30,9 +30,30 @@ fn what_a_request_asks_for_beyond_its_key_is_not_looked_at() {
                 life: life(today(), DAY),
             })
             .unwrap();
-        let peer = world.trust().peer(&issued.chain).unwrap();
+        let peer = world.trust().server(&issued.chain).unwrap();
         assert_eq!((peer.identity, peer.usage), (identity, Usage::Client));
     }
+}
+
+/// `openssl req -new -addext basicConstraints=critical,CA:TRUE -addext keyUsage=keyCertSign`, with the gateway's name.
+const BY_OPENSSL: &str = "\
+-----BEGIN CERTIFICATE REQUEST-----
+MIIBUjCB+QIBADAoMRAwDgYDVQQKDAdFeGFtcGxlMRQwEgYDVQQDDAtyb290IG9m
+IGFsbDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABIXCTVxMQhmmPUurLalmViNZ
++3CPlIDQ6nGt/Ky2s5xdpYGMsBrR9hxY6XCcUg64zaYzGbWFQM4bh0DQ6ZuNsLqg
+bzBtBgkqhkiG9w0BCQ4xYDBeMD4GA1UdEQQ3MDWGM3NwaWZmZTovL2V4YW1wbGUu
+b3JnL3Byb2plY3Qvc3lzdGVtL3NlcnZpY2UvZ2F0ZXdheTAPBgNVHRMBAf8EBTAD
+AQH/MAsGA1UdDwQEAwICBDAKBggqhkjOPQQDAgNIADBFAiEA0/rqxoxwy8TrAGIY
+vBI4xMcwLYvmtINBa7GvK+wmVtwCIBXFsuY1tSkUSniTTZCLFJ1tgYTJM4MyNmrG
+I7hXTOgS
+-----END CERTIFICATE REQUEST-----
+";
+
+#[test]
+fn a_request_of_openssl_that_asks_to_be_an_authority_yields_its_key_alone() {
+    let request = Request::parse(BY_OPENSSL.as_bytes()).unwrap();
+    let id = "b00663a139aa5c102dcc9bdc681c886895da3a7d53a67dd3686f2f26d6d97a41";
+    assert_eq!(request.public_key().id().to_string(), id);
 }
 
 #[test]

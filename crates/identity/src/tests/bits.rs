@@ -15,7 +15,7 @@ fn flip(bytes: &mut [u8], position: Index, bit: u8) {
 
 /// What a server would make of a chain.
 fn admitted(trust: &Trust, chain: &[CertificateDer<'_>]) -> Option<PeerCertificate> {
-    let peer = trust.peer(chain).ok()?;
+    let peer = trust.server(chain).ok()?;
     let when = When::AnyTimeFrom(UNIX_EPOCH);
     verify(&chain[0], &chain[1..], trust.current().anchors(), Side::Client, when).ok()?;
     Some(peer)

@@ -10,7 +10,7 @@ use rustls_pki_types::ServerName;
 use skerry_model::{ProjectName, ServiceName};
 
 use super::*;
-use crate::certificate::{PeerCertificate, Standing};
+use crate::certificate::{Client, Standing};
 use crate::clock::TimeFloor;
 use crate::tls::{client_config, server_config};
 use crate::verify::{ClientVerifier, Clients, Expected, ServerVerifier, Time, pinned_root};
@@ -30,8 +30,8 @@ pub(super) enum Refusal {
 
 impl Met {
     /// Who the server takes its client for.
-    fn client_is(&self, trust: &Trust) -> Option<PeerCertificate> {
-        self.server.peer_certificates().map(|chain| trust.peer(chain).unwrap())
+    fn client_is(&self, trust: &Trust) -> Option<Client> {
+        self.server.peer_certificates().map(|chain| trust.client(chain, today()).unwrap())
     }
 }
 
@@ -110,7 +110,9 @@ fn a_client_with_a_certificate_is_who_it_says_whenever_it_was_valid() {
         let issued = world.issue(NODE, Usage::Client, life, &*key);
         let met =
             come(&world, issued.chain, key.clone()).unwrap_or_else(|error| panic!("{life:?}: {error:?}"));
-        let peer = met.client_is(&world.trust()).unwrap();
+        let client = met.client_is(&world.trust()).unwrap();
+        let peer = client.certificate();
+        assert_eq!(matches!(client, Client::Valid(_)), standing == Standing::Valid);
         assert_eq!(peer.identity.to_string(), NODE);
         assert_eq!(peer.key_id, key.public_key().id());
         assert_eq!(peer.standing(today()), standing);
@@ -322,7 +324,7 @@ fn a_leaf_has_expired_with_the_intermediate_that_issued_it() {
         server_config(gateway.gateway(), Arc::new(ClientVerifier::new(trust.clone(), Clients::Required)));
     let credentials = Credentials::new(vec![leaf, honest[1].clone()], key).unwrap();
     let met = meet(client_config(credentials, exact(&gateway, today())), server, DIALLED).unwrap();
-    let peer = met.client_is(&trust).unwrap();
+    let Client::OutOfTime(peer) = met.client_is(&trust).unwrap() else { panic!("valid") };
     assert_eq!(peer.not_after, today() - YEAR + 30 * DAY);
     assert_eq!(peer.standing(today()), Standing::Expired);
 }
@@ -383,10 +385,15 @@ fn a_server_that_is_not_the_expected_one_is_refused() {
     assert!(dial(&world, Expected::Dialled, DIALLED).is_ok());
     assert!(dial(&world, Expected::Dialled, "127.0.0.1").is_ok());
     assert!(dial(&world, services(&["registry", "gateway"]), "anything.example").is_ok());
+    let elsewhere = Expected::Services {
+        project: ProjectName::parse("default").unwrap(),
+        names: vec![ServiceName::parse("gateway").unwrap()],
+    };
     for (server_of, expected, dialled, word) in [
         (&world, Expected::Dialled, "other.example.org", "NotValidForName"),
         (&world, Expected::Dialled, "127.0.0.2", "NotValidForName"),
         (&world, services(&["registry"]), DIALLED, "the service registry of project system"),
+        (&world, elsewhere, DIALLED, "the service gateway of project default"),
         (&world, services(&[]), DIALLED, "is spiffe://example.org/project/system/service/gateway, where"),
         (&other, Expected::Dialled, DIALLED, "UnknownIssuer"),
     ] {
@@ -461,23 +468,27 @@ fn renewed_credentials_count_from_the_next_handshake_and_open_connections_stay()
     node.replace(issued.chain, renewed.clone()).unwrap();
     let second = meet(client, server, DIALLED).unwrap();
     let trust = world.trust();
-    assert_ne!(first.client_is(&trust).unwrap().key_id, renewed.public_key().id());
-    assert_eq!(second.client_is(&trust).unwrap().key_id, renewed.public_key().id());
+    assert_ne!(first.client_is(&trust).unwrap().certificate().key_id, renewed.public_key().id());
+    assert_eq!(second.client_is(&trust).unwrap().certificate().key_id, renewed.public_key().id());
     // A certificate for another key changes nothing.
     let wrong = world.issue(NODE, Usage::Client, life(today(), DAY), &*key());
     assert!(node.replace(wrong.chain, renewed).is_err());
-    assert_eq!(trust.peer(&node.chain()).unwrap().serial, issued.serial);
+    assert_eq!(trust.server(&node.chain()).unwrap().serial, issued.serial);
 }
 
 #[test]
-fn no_session_is_resumed() {
+fn no_session_is_resumed_even_by_a_client_that_would() {
     let world = World::new();
-    let (client, server) =
-        (client_config(world.node(), exact(&world, today())), server(&world, Clients::Required));
-    for _ in 0..3 {
-        let met = meet(client.clone(), server.clone(), DIALLED).unwrap();
-        assert_eq!(met.client.tls13_tickets_received(), 0);
-        assert_eq!(met.client.handshake_kind(), Some(rustls::HandshakeKind::Full));
-        assert_eq!(met.server.handshake_kind(), Some(rustls::HandshakeKind::Full));
+    let ours = client_config(world.node(), exact(&world, today()));
+    let mut eager = ours.clone();
+    eager.resumption = rustls::client::Resumption::in_memory_sessions(8);
+    let server = server(&world, Clients::Required);
+    for client in [ours, eager] {
+        for _ in 0..3 {
+            let met = meet(client.clone(), server.clone(), DIALLED).unwrap();
+            assert_eq!(met.client.tls13_tickets_received(), 0);
+            assert_eq!(met.client.handshake_kind(), Some(rustls::HandshakeKind::Full));
+            assert_eq!(met.server.handshake_kind(), Some(rustls::HandshakeKind::Full));
+        }
     }
 }

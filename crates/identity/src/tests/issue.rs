@@ -4,13 +4,14 @@ use super::*;
 use crate::authority::{IssueError, LoadError};
 use crate::bundle::BundleError;
 use crate::certificate::{Nobody, PeerCertificate, Standing};
+use crate::chain::InvalidChain;
 
 #[test]
 fn what_is_issued_is_read_as_it_was_ordered() {
     let world = World::new();
     let key = key();
     let issued = world.issue(NODE, Usage::Client, life(today(), 30 * DAY), &*key);
-    let peer = world.trust().peer(&issued.chain).unwrap();
+    let peer = world.trust().server(&issued.chain).unwrap();
     assert_eq!(peer.identity.to_string(), NODE);
     assert_eq!(peer.key_id, key.public_key().id());
     assert_eq!(peer.serial, issued.serial);
@@ -26,7 +27,7 @@ fn what_is_issued_is_read_as_it_was_ordered() {
 fn a_life_has_its_first_and_its_last_second() {
     let world = World::new();
     let issued = world.issue(NODE, Usage::Client, life(today(), DAY), &*key());
-    let peer = world.trust().peer(&issued.chain).unwrap();
+    let peer = world.trust().server(&issued.chain).unwrap();
     let second = Duration::from_secs(1);
     for (now, standing) in [
         (UNIX_EPOCH, Standing::NotYetValid),
@@ -115,7 +116,7 @@ fn an_authority_survives_its_file() {
     assert_eq!(loaded.to_pem(), pem);
     let world = World { root, intermediate: loaded };
     let issued = world.issue(NODE, Usage::Client, life(today(), DAY), &*key);
-    assert!(world.trust().peer(&issued.chain).is_ok());
+    assert!(world.trust().server(&issued.chain).is_ok());
 
     let other = IntermediateAuthority::load(pem.as_bytes(), root_key);
     assert!(matches!(other, Err(LoadError::OtherKey { .. })));
@@ -123,7 +124,7 @@ fn an_authority_survives_its_file() {
     let own = pem.split_inclusive("-----END CERTIFICATE-----\n").next().unwrap();
     let under_another = IntermediateAuthority::load(format!("{own}{stranger}").as_bytes(), key.clone());
     assert!(matches!(under_another, Err(LoadError::Foreign(_))));
-    assert!(matches!(IntermediateAuthority::load(b"", key), Err(LoadError::Pem)));
+    assert!(matches!(IntermediateAuthority::load(b"", key), Err(LoadError::Chain(InvalidChain::Empty))));
 }
 
 #[test]
@@ -137,9 +138,12 @@ fn a_bundle_survives_its_text_and_is_of_one_domain() {
     assert_eq!(one.bundle().without(one.root.pin()), Err(BundleError::Empty));
     assert_eq!(bundle.with(one.root.trusted().clone()), Err(BundleError::Twice(one.root.pin())));
     assert!(matches!(bundle.with(foreign.root.trusted().clone()), Err(BundleError::Domains(..))));
-    assert_eq!(TrustBundle::parse_pem(b""), Err(BundleError::Empty));
+    assert_eq!(TrustBundle::parse_pem(b""), Err(BundleError::Pem(InvalidChain::Empty)));
     let many: String = (0..9).map(|_| World::new().root.to_pem()).collect();
-    assert_eq!(TrustBundle::parse_pem(many.as_bytes()), Err(BundleError::TooLong));
+    assert_eq!(
+        TrustBundle::parse_pem(many.as_bytes()),
+        Err(BundleError::Pem(InvalidChain::TooLong { most: 8 }))
+    );
 }
 
 #[test]
@@ -159,5 +163,15 @@ fn an_authority_s_certificate_is_no_peer_s() {
     let domain = world.intermediate.domain();
     let root = world.root.trusted().certificate();
     assert_eq!(PeerCertificate::parse(root, domain), Err(Nobody::Authority));
-    assert_eq!(world.trust().peer(&[]), Err(Nobody::Missing));
+    assert_eq!(world.trust().server(&[]), Err(Nobody::Missing));
+}
+
+#[test]
+fn a_certificate_for_a_key_of_another_kind_is_nobody_s() {
+    let domain = TrustDomain::parse("example.org").unwrap();
+    for algorithm in [&rcgen::PKCS_ED25519, &rcgen::PKCS_ECDSA_P384_SHA384] {
+        let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
+        let certificate = rcgen::CertificateParams::default().self_signed(&key).unwrap();
+        assert_eq!(PeerCertificate::parse(certificate.der(), &domain), Err(Nobody::Key));
+    }
 }

@@ -5,6 +5,7 @@ mod bits;
 mod handshake;
 mod issue;
 mod rollover;
+mod times;
 
 use std::net::IpAddr;
 use std::sync::Arc;

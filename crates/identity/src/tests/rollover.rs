@@ -4,6 +4,7 @@ use rustls_pki_types::pem::PemObject as _;
 
 use super::handshake::{DIALLED, Refusal, exact, meet};
 use super::*;
+use crate::authority::{IssueError, LoadError};
 use crate::clock::TimeFloor;
 use crate::tls::{client_config, server_config};
 use crate::verify::{ClientVerifier, Clients, Expected, ServerVerifier, Time};
@@ -96,6 +97,20 @@ fn without_a_link_a_node_that_knows_only_the_old_root_refuses_the_new_one() {
     let server = server_config(new.gateway(), clients);
     let refusal = meet(client_config(Credentials::none(), exact(&old, today())), server, DIALLED).err();
     assert!(matches!(refusal, Some(Refusal::ByClient(_))), "{refusal:?}");
+}
+
+#[test]
+fn only_a_link_between_these_two_roots_is_one() {
+    let (old, new, foreign) = (World::new(), World::new(), World::of("example.com"));
+    let life = life(today() - DAY, YEAR);
+    let to_foreign = old.root.link(foreign.root.trusted(), life);
+    assert!(matches!(to_foreign, Err(IssueError::LinkDomain { .. })));
+    let link = old.root.link(new.root.trusted(), life).unwrap();
+    let other = World::new();
+    let to_another = other.intermediate.with_link(link.clone(), old.root.trusted());
+    assert!(matches!(to_another, Err(LoadError::Foreign(_))));
+    let by_another = new.intermediate.with_link(link, other.root.trusted());
+    assert!(matches!(by_another, Err(LoadError::Foreign(_))));
 }
 
 #[test]
