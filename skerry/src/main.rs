@@ -41,7 +41,7 @@ enum Command {
     #[command(flatten)]
     Client(ClientCommand),
     /// Run everything in one process: control plane, embedded etcd, and an agent for this machine
-    Up(up::UpArgs),
+    Up(Box<up::UpArgs>),
     /// Run the embedded etcd alone
     Etcd(etcd::EtcdArgs),
     /// Print what makes a shell complete commands, flags and the names of resources
@@ -91,7 +91,7 @@ fn main() -> ExitCode {
             let project = cli.global.project;
             let log = args.log.clone();
             let scraped = args.metrics_listen.is_some();
-            skerry_daemon::run("skerry", &log, scraped, |shutdown| up::run(args, project, tls, shutdown))
+            skerry_daemon::run("skerry", &log, scraped, |shutdown| up::run(*args, project, tls, shutdown))
         }
         // It would be a listener that looks guarded and is not.
         Command::Etcd(_) if cli.global.tls != TlsFlags::default() => {

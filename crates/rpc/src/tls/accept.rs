@@ -9,11 +9,11 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use skerry_identity::PeerCertificate;
-use skerry_identity::certificate::Nobody;
+use skerry_identity::certificate::{Client, Nobody};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
@@ -124,7 +124,10 @@ async fn handshake(tls: ServerTls, stream: TcpStream, address: SocketAddr) -> Op
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.acceptor.accept(stream)).await {
         Ok(Ok(stream)) => {
             let presented = stream.get_ref().1.peer_certificates().unwrap_or_default();
-            let certificate = Some(tls.trust.peer(presented).map(Arc::new));
+            // Whether it is valid now is for each request to find out: connections are kept for days.
+            let client = tls.trust.client(presented, SystemTime::now());
+            let certificate = client.map(|(Client::Valid(peer) | Client::OutOfTime(peer))| Arc::new(peer));
+            let certificate = Some(certificate);
             Some(Connection::Secured(Box::new(stream), Caller { address: Some(address), certificate }))
         }
         Ok(Err(error)) => {

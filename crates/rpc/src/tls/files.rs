@@ -11,14 +11,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use skerry_identity::bundle::BUNDLE_BYTES_MAX;
+use skerry_identity::chain::{CHAIN_BYTES_MAX, chain_from_pem};
 use skerry_identity::clock::TimeFloor;
 use skerry_identity::private_file;
 use skerry_identity::tls::Credentials;
 use skerry_identity::verify::{Clients, Expected, Time};
 use skerry_identity::{KeyPair, PeerCertificate, Standing, Trust, TrustBundle};
 use tokio_rustls::rustls::pki_types::CertificateDer;
-use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 
 use super::{ClientTls, ServerTls, exact_time, exactly};
 
@@ -238,8 +237,7 @@ fn read(paths: &TlsPaths) -> Result<Contents, TlsFilesError> {
 
 fn read_own(certificate: &TlsFile, key: &TlsFile, bundle: &TrustBundle) -> Result<Own, TlsFilesError> {
     let pem = public(certificate)?;
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    let chain = chain.map_err(|_| wrong(certificate, "not certificates in PEM"))?;
+    let chain = chain_from_pem(&pem).map_err(|error| wrong(certificate, error))?;
     let says =
         PeerCertificate::of_chain(&chain, bundle.domain()).map_err(|nobody| wrong(certificate, nobody))?;
     let pem = private_file::read(&key.path).map_err(|error| wrong(key, error))?;
@@ -260,7 +258,7 @@ fn present(paths: &TlsPaths, credentials: &Credentials, own: &Own) -> Result<(),
 fn public(file: &TlsFile) -> Result<Vec<u8>, TlsFilesError> {
     let read = |path: &Path| -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        let limit = u64::try_from(BUNDLE_BYTES_MAX + 1).expect("a small constant");
+        let limit = u64::try_from(CHAIN_BYTES_MAX + 1).expect("a small constant");
         std::fs::File::open(path)?.take(limit).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
@@ -268,8 +266,8 @@ fn public(file: &TlsFile) -> Result<Vec<u8>, TlsFilesError> {
         io::ErrorKind::NotFound => wrong(file, "there is no such file"),
         _ => wrong(file, error),
     })?;
-    if bytes.len() > BUNDLE_BYTES_MAX {
-        return Err(wrong(file, format_args!("it has more than {BUNDLE_BYTES_MAX} bytes")));
+    if bytes.len() > CHAIN_BYTES_MAX {
+        return Err(wrong(file, format_args!("it has more than {CHAIN_BYTES_MAX} bytes")));
     }
     Ok(bytes)
 }

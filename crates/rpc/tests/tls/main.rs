@@ -172,7 +172,8 @@ async fn the_wrong_scheme_is_told_on_both_sides() {
 async fn what_is_no_tls_is_dropped_and_the_listener_goes_on() {
     let authority = Authority::new(DOMAIN);
     let server = serve(access(&authority, GATEWAY)).await;
-    for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\x16\x03\x01\xff\xff", b"\0", &[0xff; 64 * 1024]] {
+    let many = vec![0xff; 64 * 1024];
+    for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\x16\x03\x01\xff\xff", b"\0", &many] {
         let mut stream = TcpStream::connect(server.address).await.expect("connected");
         // It may hang up while this is written.
         let _ = stream.write_all(bytes).await;
