@@ -53,6 +53,7 @@ pages! {
     scripting: "scripting.md", Nothing;
     help: "help.md", Nothing;
     services_apart: "services.md", Nothing;
+    tls: "tls.md", Nothing;
     troubleshooting: "troubleshooting.md", Docker;
 }
 
@@ -124,7 +125,12 @@ async fn run(name: &str, needs: Needs) -> Result<()> {
     let data = outer.path().join("skerry");
     // After the page, whatever became of it.
     let _containers = docker.as_ref().map(|docker| Containers::of(docker, &node));
-    guide::run(&page, setting(&node, &data)?).await
+    let mut setting = setting(&node, &data)?;
+    if name == "tls.md" {
+        // It names its server by a context, which the variable would come before.
+        setting.env.remove("SKERRY_SERVER");
+    }
+    guide::run(&page, setting).await
 }
 
 fn setting(node: &str, data: &Path) -> Result<Setting> {
