@@ -113,6 +113,10 @@ impl Accepting {
     }
 
     fn begin(&mut self, stream: TcpStream, address: SocketAddr) {
+        // Behind a slow one, those that have ended stay in the queue; each keeps its task's memory.
+        if self.oldest.len() >= 2 * HANDSHAKES_MAX {
+            self.oldest.retain(|(_, handshake)| !handshake.is_finished());
+        }
         let task = self.handshakes.spawn(handshake(self.tls.clone(), stream, address));
         self.oldest.push_back((Instant::now(), task));
     }
