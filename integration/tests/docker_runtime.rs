@@ -21,6 +21,8 @@ use self::world::{IDLE, SOON, World, idle, idle_with_env, is_running, runtime, s
 
 #[path = "docker_runtime/drift.rs"]
 mod drift;
+#[path = "docker_runtime/environment.rs"]
+mod environment;
 #[path = "docker_runtime/fields.rs"]
 mod fields;
 #[path = "docker_runtime/images.rs"]

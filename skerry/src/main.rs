@@ -129,10 +129,11 @@ fn client(name: &str, global: &GlobalArgs, command: &ClientCommand) -> ExitCode 
         Ok(runtime) => runtime,
         Err(error) => return failed(&format!("cannot start: {error}")),
     };
-    let telemetry = match Telemetry::of_client("skerry-cli") {
-        Ok(telemetry) => telemetry,
-        Err(error) => return failed(&error),
-    };
+    // The variable may be meant for other programs.
+    let telemetry = Telemetry::of_client("skerry-cli").unwrap_or_else(|error| {
+        eprintln!("{error}; this command is not traced, and with OTEL_SDK_DISABLED=true it does not say so");
+        Telemetry::default()
+    });
     let span = tracing::info_span!("command", otel.name = format!("skerry {name}"), otel.kind = "client");
     runtime.block_on(telemetry.during(skerry_cli::run(global, command).instrument(span)))
 }

@@ -96,7 +96,7 @@ fn with_skerry(
     );
     println!("$ {} &", sh::describe(&Up::command(skerry, data_dir, port)));
     let start = Instant::now();
-    let mut up = Up::start(skerry, data_dir, port, interrupt)?;
+    let mut up = Up::start(skerry, data_dir, port, &[], interrupt)?;
     println!("ready after {} ms", start.elapsed().as_millis());
 
     let app_port = or_free_port(APP_PORT)?;

@@ -7,6 +7,7 @@
 mod bench;
 mod demo;
 mod hello;
+mod order;
 mod reference;
 mod sh;
 mod test;
@@ -42,6 +43,8 @@ enum Command {
     },
     /// Write the reference of the command line from the programs' help
     Reference(reference::Args),
+    /// Find which functions the agent uses, and write the order in which the linker lays them
+    Order(order::Args),
     /// Hold the rules that the compiler does not: crate walls, file heads and sizes
     Tidy,
 }
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
             sh::run(sh::cargo().args(["run", "--quiet", "--package=skerry-codegen", "--"]).args(args))
         }
         Command::Reference(args) => reference::run(&args),
+        Command::Order(args) => order::run(&args),
         Command::Tidy => tidy::run(),
     };
     match outcome {

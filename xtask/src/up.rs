@@ -71,12 +71,19 @@ impl Up {
         command
     }
 
-    /// Starts it, and waits until it says that it is ready.
-    pub(crate) fn start(skerry: &Path, data_dir: &Path, port: u16, interrupt: &Interrupt) -> Result<Self> {
+    /// Starts it with `args` more, and waits until it says that it is ready.
+    pub(crate) fn start(
+        skerry: &Path,
+        data_dir: &Path,
+        port: u16,
+        args: &[&str],
+        interrupt: &Interrupt,
+    ) -> Result<Self> {
         fs::create_dir_all(data_dir).with_context(|| format!("creating {}", data_dir.display()))?;
         let log = data_dir.join("up.log");
         let file = File::create(&log).with_context(|| format!("creating {}", log.display()))?;
         let mut command = Self::command(skerry, data_dir, port);
+        command.args(args);
         command.stdin(Stdio::null()).stdout(file.try_clone().context("sharing the log")?).stderr(file);
         // In a process group of its own, so that Ctrl-C reaches xtask alone and everything ends in order.
         let child =

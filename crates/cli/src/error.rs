@@ -7,6 +7,8 @@ use skerry_manifest::{ManifestErrors, Positions};
 use skerry_rpc::{ConnectError, MESSAGE_BYTES_MAX, SPEAKS_TLS, fault_of, is_too_large};
 use tonic::{Code, Status};
 
+use crate::render::table::{plain, plain_lines};
+
 /// The exit codes, for `--help`.
 pub const EXIT_CODES_HELP: &str = "\
 Exit codes:
@@ -104,17 +106,19 @@ impl CliError {
         };
         if let Some(how) = away {
             let detail = if how == Away::Unavailable { fault.message } else { root_cause(status) };
-            return Self::Unreachable { address: address.to_owned(), how, detail };
+            return Self::Unreachable { address: address.to_owned(), how, detail: plain(&detail) };
         }
         let reason = fault.metadata.get("reason").map_or(fault.reason, String::as_str);
         if status.code() == Code::NotFound {
-            return Self::NotFound(fault.message);
+            return Self::NotFound(plain(&fault.message));
         }
-        let fields = fault.violations.iter().map(|v| format!("{}: {}", v.field, v.description)).collect();
+        // Each on one line, whatever a server says: no part of it passes for a line of ours.
+        let fields =
+            fault.violations.iter().map(|v| plain(&format!("{}: {}", v.field, v.description))).collect();
         Self::Refused(Box::new(Refusal {
             code: status.code(),
-            message: fault.message.clone(),
-            reason: reason.to_owned(),
+            message: plain(&fault.message),
+            reason: plain(reason),
             fields,
         }))
     }
@@ -147,7 +151,7 @@ impl CliError {
                 .iter()
                 .map(|violation| {
                     let found = positions.locate(&violation.field);
-                    format!("{file}:{}: {}: {}", found.position, found.path, violation.description)
+                    plain(&format!("{file}:{}: {}: {}", found.position, found.path, violation.description))
                 })
                 .collect();
         }
@@ -186,9 +190,9 @@ impl CliError {
         }
     }
 
-    /// What to print, ending with a newline; `None` for nothing.
+    /// What to print, ending with a newline, with nothing in it that commands a terminal; `None` for nothing.
     pub(crate) fn text(&self) -> Option<String> {
-        Some(match self {
+        let text = match self {
             Self::Usage(message)
             | Self::NotFound(message)
             | Self::Failed(message)
@@ -212,7 +216,8 @@ impl CliError {
             }
             Self::OfDiff(error) => return error.text(),
             Self::Said(_) | Self::Differences | Self::Interrupted | Self::BrokenPipe => return None,
-        })
+        };
+        Some(plain_lines(&text))
     }
 }
 
@@ -336,6 +341,41 @@ mod tests {
                 .expect("printed")
                 .ends_with("run the command again\n")
         );
+    }
+
+    #[test]
+    fn what_a_server_or_a_file_says_commands_no_terminal_and_passes_for_no_line_of_ours() {
+        let evil = "no\x1b[2J\u{9b}31m\r\nerror: all is well\u{7}";
+        let violation = |field: &str| Violation { field: field.into(), description: evil.into() };
+        let faults = [
+            Fault::not_found(evil),
+            Fault::invalid_field("a", evil),
+            Fault::invalid(vec![violation("spec.a"), violation(evil)]),
+            Fault::unavailable(evil),
+        ];
+        let project =
+            skerry_manifest::Project::Default(skerry_model::ProjectName::parse("p").expect("valid"));
+        let manifest = "apiVersion: skerry/v1\nkind: Node\nmetadata:\n  name: n1\nspec:\n  cordoned: true\n";
+        let manifest = &skerry_manifest::parse("n.yaml", manifest.as_bytes(), &project).expect("valid")[0];
+        for fault in &faults {
+            let status = status_of(fault);
+            let told = [
+                CliError::of_status(&status, "http://x"),
+                CliError::of_manifest_status(&status, "http://x", "n.yaml", &manifest.positions),
+            ];
+            for error in told {
+                let text = error.text().expect("printed");
+                assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
+                let ours = text.lines().skip(1).all(|line| line.starts_with("  "));
+                assert!(text.contains("no [2J 31m  error: all is well") && ours, "{text:?}");
+            }
+        }
+        for error in
+            [CliError::Failed(evil.into()), CliError::Usage(evil.into()), CliError::TimedOut(evil.into())]
+        {
+            let text = CliError::OfDiff(Box::new(error)).text().expect("printed");
+            assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod complete;
 mod config_file;
 mod error;
 mod files;
+mod interrupt;
 mod item;
 mod jsonpath;
 mod patience;
@@ -34,9 +35,10 @@ use settings::Settings;
 /// Runs one client command. Errors are printed to stderr; the exit code says which kind (see
 /// [`EXIT_CODES_HELP`]).
 pub async fn run(global: &GlobalArgs, command: &ClientCommand) -> ExitCode {
+    let interrupted = interrupt::interrupted();
     let outcome = tokio::select! {
         outcome = execute(global, command) => outcome,
-        _ = tokio::signal::ctrl_c() => Err(CliError::Interrupted),
+        () = interrupted => Err(CliError::Interrupted),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -6,7 +6,7 @@ use crate::args::Color;
 use crate::error::CliError;
 use crate::patience::Seen;
 use crate::render::bar;
-use crate::render::table::plain;
+use crate::render::table::{plain, plain_lines};
 
 /// Where commands write.
 pub(crate) struct Printer {
@@ -67,9 +67,9 @@ pub(crate) fn complain(error: &CliError) {
     }
 }
 
-/// Tells something on stderr that is not a result.
+/// Tells something on stderr that is not a result. Nothing in it commands a terminal.
 pub(crate) fn note(message: &str) {
-    to_stderr(&format!("{message}\n"));
+    to_stderr(&format!("{}\n", plain_lines(message)));
 }
 
 /// Nobody is told that stderr is gone: there is nobody to tell.

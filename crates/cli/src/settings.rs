@@ -1,7 +1,8 @@
 //! Where to work: servers and project, by what flags, the environment and the configuration file say.
 //!
-//! The first that says something decides: flags, then `SKERRY_*`, then the context, then what is usual. A registry or scheduler apart from
-//! the server belongs to the one who names it: `--server` is not sent astray by a registry of the context.
+//! The first that says something decides: flags, then `SKERRY_*`, then the context, then what is usual. A context that a flag names stands
+//! in place of all `SKERRY_*`: who names it means its servers and its project. A registry or scheduler apart from the server belongs to
+//! the one who names it: `--server` is not sent astray by a registry of the context.
 
 use std::path::PathBuf;
 
@@ -55,16 +56,19 @@ impl Settings {
     /// Of the flags, this process's environment and its configuration file.
     pub(crate) fn of(args: &GlobalArgs) -> Result<Self, CliError> {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let environment = Layer {
-            server: variable("SKERRY_SERVER"),
-            registry: variable("SKERRY_REGISTRY"),
-            scheduler: variable("SKERRY_SCHEDULER"),
-            project: variable("SKERRY_PROJECT"),
-            tls: TlsLayer::new(VARIABLES, VARIABLES.map(|name| variable(name).map(PathBuf::from))),
+        Self::of_all(args, variable, &ConfigFile::load()?)
+    }
+
+    fn of_all(
+        args: &GlobalArgs,
+        variable: impl Fn(&str) -> Option<String>,
+        file: &ConfigFile,
+    ) -> Result<Self, CliError> {
+        let (environment, chosen) = match &args.context {
+            Some(named) => (Layer::default(), Some(named.clone())),
+            None => (of_environment(&variable), variable("SKERRY_CONTEXT")),
         };
-        let chosen = args.context.clone().or_else(|| variable("SKERRY_CONTEXT"));
-        let context = of_context(&ConfigFile::load()?, chosen.as_deref())?;
-        Self::resolve(of_flags(args), environment, context)
+        Self::resolve(of_flags(args), environment, of_context(file, chosen.as_deref())?)
     }
 
     fn resolve(flags: Layer, environment: Layer, context: Layer) -> Result<Self, CliError> {
@@ -100,6 +104,16 @@ fn of_flags(args: &GlobalArgs) -> Layer {
             FLAGS,
             [args.tls.tls_cert.clone(), args.tls.tls_key.clone(), args.tls.tls_ca.clone()],
         ),
+    }
+}
+
+fn of_environment(variable: impl Fn(&str) -> Option<String>) -> Layer {
+    Layer {
+        server: variable("SKERRY_SERVER"),
+        registry: variable("SKERRY_REGISTRY"),
+        scheduler: variable("SKERRY_SCHEDULER"),
+        project: variable("SKERRY_PROJECT"),
+        tls: TlsLayer::new(VARIABLES, VARIABLES.map(|name| variable(name).map(PathBuf::from))),
     }
 }
 
@@ -183,6 +197,43 @@ mod tests {
         let tls = TlsLayer::new(FLAGS, [None, None, Some("/ca.crt".into())]);
         let usual = Settings::resolve(Layer { tls, ..Layer::default() }, Layer::default(), Layer::default());
         assert_eq!(usual.expect("valid").registry, SECURED_SERVER);
+    }
+
+    #[test]
+    fn a_context_that_a_flag_names_stands_in_place_of_all_variables() {
+        let context = |name: &str, server: &str, project: Option<&str>| Context {
+            name: name.into(),
+            server: Some(server.into()),
+            project: project.map(str::to_owned),
+            ..Default::default()
+        };
+        let contexts =
+            vec![context("lab", "http://lab:1", None), context("site", "http://site:1", Some("s"))];
+        let file = ConfigFile::at("/c.yaml", ClientConfig { current: Some("site".into()), contexts });
+        let variables = |given: &'static [(&str, &str)]| {
+            move |name: &str| given.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+        };
+        let found = |args: &GlobalArgs, given: &'static [(&str, &str)]| {
+            let settings = Settings::of_all(args, variables(given), &file).expect("valid");
+            (settings.registry, settings.scheduler, settings.project.to_string())
+        };
+        let prod: &[_] = &[
+            ("SKERRY_SERVER", "http://prod:1"),
+            ("SKERRY_SCHEDULER", "http://prod:2"),
+            ("SKERRY_PROJECT", "p"),
+            ("SKERRY_CONTEXT", "site"),
+        ];
+        let of = |registry: &str, scheduler: &str, project: &str| {
+            (registry.to_owned(), scheduler.to_owned(), project.to_owned())
+        };
+        let lab = GlobalArgs { context: Some("lab".into()), ..Default::default() };
+        assert_eq!(found(&lab, prod), of("http://lab:1", "http://lab:1", "default"));
+        let other = GlobalArgs { project: Some("o".into()), ..lab };
+        assert_eq!(found(&other, prod), of("http://lab:1", "http://lab:1", "o"));
+        let none = GlobalArgs::default();
+        assert_eq!(found(&none, prod), of("http://prod:1", "http://prod:2", "p"));
+        assert_eq!(found(&none, &[("SKERRY_CONTEXT", "lab")]), of("http://lab:1", "http://lab:1", "default"));
+        assert_eq!(found(&none, &[]), of("http://site:1", "http://site:1", "s"));
     }
 
     #[test]

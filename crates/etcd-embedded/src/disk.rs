@@ -4,8 +4,9 @@
 //! have been synced. redb writes pages aside and flips between two commit slots, each checksummed, so after
 //! a crash the file holds exactly the last commit that was synced, or one that was about to be.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -54,7 +55,8 @@ impl DirLock {
             let path = path.to_owned();
             move |source| OpenError::Directory { path, source }
         };
-        std::fs::create_dir_all(dir).map_err(fail(dir))?;
+        // The data are for their owner alone. A directory that is there keeps its mode.
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(fail(dir))?;
         let path = dir.join(LOCK_FILE);
         let mut file = OpenOptions::new()
             .read(true)
@@ -179,7 +181,7 @@ impl Disk {
 pub(crate) fn copy(view: &ReadTransaction, path: &Path) -> Result<(), DiskError> {
     /// Bytes in one transaction of the copy: bounds what it holds in memory.
     const COMMIT_BYTES: usize = 4 << 20;
-    let db = Builder::new().set_cache_size(CACHE_BYTES).create(path)?;
+    let db = new_database(path)?;
     for table in TABLES {
         let source = match view.open_table(definition(table)) {
             Ok(source) => source,
@@ -232,10 +234,18 @@ fn create(dir: &Path, path: &Path, identity: Identity) -> Result<(), OpenError> 
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(fail(error)),
         _ => {}
     }
-    let made = Builder::new().set_cache_size(CACHE_BYTES).create(&new).map_err(DiskError::from);
-    made.and_then(|db| commit(&db, &Core::format(identity))).map_err(|error| explain(&new, error.0))?;
+    new_database(&new)
+        .and_then(|db| commit(&db, &Core::format(identity)))
+        .map_err(|error| explain(&new, error.0))?;
     std::fs::rename(&new, path).map_err(fail)?;
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(fail)
+}
+
+/// A new data file, for its owner alone also where others may read the directory.
+fn new_database(path: &Path) -> Result<Database, DiskError> {
+    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    made.map_err(redb::Error::Io)?;
+    Ok(Builder::new().set_cache_size(CACHE_BYTES).create(path)?)
 }
 
 fn remove_snapshots(dir: &Path) -> std::io::Result<()> {

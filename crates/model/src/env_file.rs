@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 /// Most bytes of an environment file, and of all variables of an instance together: the kernel takes no more than 2 MiB, arguments included.
 pub const ENV_BYTES_MAX: usize = 512 * 1024;
+/// Most bytes of one variable as `NAME=VALUE` with its end, and of one argument with its end: the kernel's own bound for each.
+pub const VARIABLE_BYTES_MAX: usize = 128 * 1024;
 
 /// Why a text is not an environment file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

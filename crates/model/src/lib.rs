@@ -8,6 +8,7 @@ pub mod config;
 pub mod env_file;
 pub mod fault;
 pub mod feature;
+mod few;
 pub mod hash;
 pub mod meta;
 pub mod name;
@@ -17,6 +18,7 @@ pub mod time;
 
 pub use app::AppSpec;
 pub use fault::{Code, Fault, Violation, Violations};
+pub use few::few;
 pub use hash::ContentHash;
 pub use name::{
     AppName, AppRef, ClusterName, ConfigName, ConfigRef, InstanceName, InvalidName, NetworkName, NodeName,

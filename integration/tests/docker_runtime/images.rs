@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use skerry_agent::runtime::docker::{DockerRuntime, ImageGc};
 use skerry_agent::runtime::{Needs, Runtime as _};
+use skerry_integration::Registry;
+use skerry_integration::registry::PASSWORD;
 use skerry_model::app::{Container, PullPolicy};
+use skerry_model::{AppName, VolumeName};
 
-use super::registry::{PASSWORD, Registry};
+use super::registry::login;
 use super::world::{IDLE, World, runtime, shell, spec};
 
 /// What is unused counts one second when that is first seen.
@@ -25,14 +28,14 @@ struct Fixture {
 impl Fixture {
     async fn new(test: &str) -> Option<Self> {
         let world = World::new(test)?;
-        Some(Self { world, registry: Registry::start().await })
+        Some(Self { world, registry: Registry::start().await.expect("a registry") })
     }
 
     /// An image of the registry that this machine has.
     fn present(&self, name: &str) -> String {
         let name = format!("{name}-{}", std::process::id());
-        self.registry.push_own(&self.world.docker, &name);
-        format!("{}/{name}:1", self.registry.host)
+        self.registry.push_own(&self.world.docker, &name).expect("the image is pushed");
+        format!("{}/{name}:1", self.registry.host())
     }
 
     /// An image of the registry that this machine does not have.
@@ -44,7 +47,7 @@ impl Fixture {
 
     fn agent(&self, gc: ImageGc) -> DockerRuntime {
         runtime(&self.world.docker, &self.world.owner, &self.world.dir)
-            .with_credentials(self.registry.login(PASSWORD))
+            .with_credentials(login(&self.registry, PASSWORD))
             .with_upkeep(self.world.dir.path(), gc)
     }
 
@@ -112,10 +115,25 @@ async fn a_nearly_full_disk_lets_unused_ones_go_before_their_time() {
     assert_eq!(agent.collect(&Needs::default()).await.unwrap(), []);
     // No disk is used for less than nothing: there is pressure.
     let pressed = ImageGc { high_percent: Some(0), ..never };
-    let told = fixture.agent(pressed).collect(&needing(&[&image])).await.unwrap();
-    assert!(told.is_empty() && fixture.has(&image), "{told:?}");
+    let agent = fixture.agent(pressed);
+    let told = agent.collect(&needing(&[&image])).await.unwrap();
+    assert!(fixture.has(&image), "a spec names it");
+    assert!(told.len() == 1 && told[0].is_warning() && told[0].reason == "DiskNearlyFull", "{told:?}");
+    let figures = told[0].message.contains(" GiB, and images go from 0 % on, but none can: all");
+    assert!(figures && told[0].message.ends_with("in use, 1"), "{told:?}");
+    for _ in 0..3 {
+        assert_eq!(agent.collect(&needing(&[&image])).await.unwrap(), [], "it was told");
+    }
+    let told = agent.collect(&Needs::default()).await.unwrap();
+    assert!(told.len() == 1 && told[0].reason == "ImagesRemoved" && !fixture.has(&image), "{told:?}");
+    assert_eq!(agent.collect(&Needs::default()).await.unwrap(), [], "it was told before");
+    // An agent that pulled nothing says so too, unless it is to leave images alone.
     let told = fixture.agent(pressed).collect(&Needs::default()).await.unwrap();
-    assert!(told.len() == 1 && !fixture.has(&image), "{told:?}");
+    assert!(
+        told.len() == 1 && told[0].message.ends_with("nothing here was pulled by this agent"),
+        "{told:?}"
+    );
+    assert_eq!(fixture.agent(never).collect(&Needs::default()).await.unwrap(), []);
 }
 
 #[tokio::test]
@@ -138,4 +156,60 @@ async fn what_other_hands_pulled_or_named_stays() {
     for image in [&present, &mine] {
         fixture.untag(image);
     }
+}
+
+#[tokio::test]
+async fn an_image_that_goes_after_it_was_found_is_pulled_again() {
+    let Some(fixture) = Fixture::new("gone-again").await else { return };
+    let image = fixture.image("gone-again");
+    let agent = fixture.agent(AT_ONCE);
+    let web = running(&image);
+    agent.prepare(&web, &|_| ()).await.expect("it is pulled");
+    fixture.untag(&image);
+    assert!(!fixture.has(&image));
+    agent.ensure(&web, &|_| ()).await.expect("it is pulled again and runs");
+    agent.remove(&web.name).await.expect("it is removed");
+    fixture.untag(&image);
+}
+
+#[tokio::test]
+async fn what_somebody_brought_after_a_pull_that_failed_stays() {
+    let Some(fixture) = Fixture::new("brought").await else { return };
+    let (image, held) = (fixture.present("brought"), format!("held-{}:1", std::process::id()));
+    fixture.tag(&image, &held);
+    fixture.untag(&image);
+    let refused = runtime(&fixture.world.docker, &fixture.world.owner, &fixture.world.dir)
+        .with_credentials(fixture.registry.login("guess"))
+        .with_upkeep(fixture.world.dir.path(), AT_ONCE);
+    let error = refused.prepare(&running(&image), &|_| ()).await.expect_err("it may not");
+    assert_eq!(error.reason, "RegistryUnauthorized");
+    // As `docker load` does.
+    fixture.tag(&held, &image);
+    refused.ensure(&running(&image), &|_| ()).await.expect("it runs");
+    refused.remove(&running(&image).name).await.expect("it is removed");
+    for _ in 0..2 {
+        assert_eq!(refused.collect(&Needs::default()).await.unwrap(), []);
+    }
+    assert!(fixture.has(&image));
+    for image in [&image, &held] {
+        fixture.untag(image);
+    }
+}
+
+#[tokio::test]
+async fn images_go_also_where_nothing_can_be_kept_of_volumes() {
+    let Some(fixture) = Fixture::new("no-words").await else { return };
+    let image = fixture.image("no-words");
+    let kept = tempfile::tempdir().expect("a directory");
+    let agent = runtime(&fixture.world.docker, &fixture.world.owner, &fixture.world.dir)
+        .with_credentials(fixture.registry.login(PASSWORD))
+        .with_upkeep(kept.path(), AT_ONCE);
+    agent.prepare(&running(&image), &|_| ()).await.expect("it is pulled");
+    // As good as a full disk.
+    drop(kept);
+    let volume = (AppName::parse("app").expect("a name"), VolumeName::parse("db").expect("a name"));
+    let needs =
+        Needs { apps: [volume.0.clone()].into(), volumes: [(volume, true)].into(), ..Needs::default() };
+    let told = agent.collect(&needs).await.expect("what can go goes");
+    assert!(told.len() == 1 && told[0].reason == "ImagesRemoved" && !fixture.has(&image), "{told:?}");
 }

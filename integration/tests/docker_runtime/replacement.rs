@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use skerry_agent::desired::InstanceSpec;
 use skerry_agent::runtime::{Place, Runtime as _};
+use skerry_model::app::EnvSource;
 use skerry_testing::eventually;
 
-use super::world::{SOON, World, idle_with_env, is_running};
+use super::world::{IDLE, SOON, World, idle_with_env, is_running, shell, spec};
 
 /// The copies of the instance, each with its place, fingerprint and id, as the agent sees them.
 async fn copies(world: &World, spec: &InstanceSpec) -> Vec<(Place, String, String)> {
@@ -138,4 +139,25 @@ async fn one_that_lost_the_old_one_before_it_got_its_name_gets_it() {
     world.ensure(&new).await.expect("it is put right");
     assert_eq!(world.inspect(&new)["Id"], both[1].2);
     assert_eq!(world.observe(&new).await.unwrap().drift, None);
+}
+
+#[tokio::test]
+async fn an_update_whose_variables_do_not_read_takes_nothing_away() {
+    let Some(world) = World::new("no-variables") else { return };
+    let old = idle_with_env("1");
+    world.ensure(&old).await.expect("the old one runs");
+    let before = copies(&world, &old).await;
+    let file = world.dir.path().join("env");
+    let new = spec("web", shell(IDLE), |service| {
+        let path = file.display().to_string();
+        service.env_from = vec![EnvSource::File { path, optional: false }];
+    });
+    let error = world.runtime.prepare(&new, &|_| ()).await.expect_err("it is told before");
+    assert_eq!((error.reason, error.transient), ("InvalidEnvironment", true), "{error}");
+    assert_eq!(world.ensure(&new).await.unwrap_err().reason, "InvalidEnvironment");
+    assert_eq!(copies(&world, &old).await, before);
+    std::fs::write(&file, "VALUE=2\n").expect("it is written");
+    world.runtime.prepare(&new, &|_| ()).await.expect("it reads");
+    world.ensure(&new).await.expect("the new one runs");
+    assert_eq!(world.containers().len(), 1);
 }

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -36,6 +38,9 @@ struct Site {
     cut: Option<usize>,
     /// In place of how much there is.
     length: Option<u64>,
+    /// What it says of which content it has. It heeds conditions on the first.
+    etag: Option<&'static str>,
+    modified: Option<&'static str>,
     /// Path and range of each request.
     asked: Vec<(String, Option<usize>)>,
 }
@@ -105,11 +110,15 @@ async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, site: &Mutex<Si
         let from = range.unwrap_or(0).min(site.content.len());
         let body = &site.content[from..];
         let length = site.length.unwrap_or(body.len() as u64);
+        let etag = site.etag.map(|etag| format!("ETag: {etag}\r\n")).unwrap_or_default();
+        let modified = site.modified.map(|time| format!("Last-Modified: {time}\r\n")).unwrap_or_default();
+        let same = site.etag.is_some_and(|etag| head.contains(&format!("if-none-match: {etag}\r\n")));
         let status = match (path.split('?').next().unwrap_or_default(), range) {
             ("/missing", _) => "404 Not Found\r\nContent-Length: 0\r\n\r\n".to_owned(),
             ("/busy", _) => "503 Service Unavailable\r\nContent-Length: 0\r\n\r\n".to_owned(),
             ("/moved", _) => "302 Found\r\nLocation: /file\r\nContent-Length: 0\r\n\r\n".to_owned(),
-            (_, None) => format!("200 OK\r\nContent-Length: {length}\r\n\r\n"),
+            _ if same => "304 Not Modified\r\nContent-Length: 0\r\n\r\n".to_owned(),
+            (_, None) => format!("200 OK\r\n{etag}{modified}Content-Length: {length}\r\n\r\n"),
             (_, Some(_)) => {
                 let total = site.content.len();
                 format!(
@@ -281,6 +290,8 @@ async fn archives_are_unpacked_and_those_that_lead_out_are_refused_before_anythi
     for bad in [
         TarBuilder::new().file("../../stdout.log", 0o644, b"x").finish(),
         TarBuilder::new().symlink("out", "/etc").file("out/x", 0o644, b"x").finish(),
+        // It stays within, and could not be unpacked.
+        TarBuilder::new().symlink("through", "bin").file("through/x", 0o644, b"x").finish(),
         b"no archive at all".to_vec(),
     ] {
         server.set(|site| site.content.clone_from(&bad));
@@ -295,6 +306,91 @@ async fn archives_are_unpacked_and_those_that_lead_out_are_refused_before_anythi
     world.start(&smaller).await.expect("started");
     let names = |path: &str| fs::read_dir(world.path(&spec, path)).expect("read").count();
     assert_eq!((names("state/release"), names("state/release/bin")), (1, 1));
+}
+
+#[tokio::test]
+async fn what_has_the_wrong_checksum_is_not_downloaded_again_before_it_is_another() {
+    let rows = [
+        (Some("\"1\""), None, Some("\"2\"")),
+        (None, Some("Mon, 01 Jan 2024 00:00:00 GMT"), Some("\"2\"")),
+        (None, None, None),
+    ];
+    for (etag, modified, later) in rows {
+        let world = World::new();
+        let server = Server::start(b"another", false).await;
+        server.set(|site| (site.etag, site.modified) = (etag, modified));
+        let one = artifact(&format!("http://{}/latest", server.host), SCRIPT.as_bytes(), "serve");
+        let spec = with(&spec_of("app/web/n1/0", "./serve", &[]), "one", vec![one.clone()]);
+        for told in [&["Downloading"][..], &[], &[]] {
+            let (result, said) = prepare(&world, &spec).await;
+            let error = result.expect_err("it is another");
+            assert_eq!((error.reason, error.transient), ("ChecksumMismatch", false));
+            assert_eq!(said, told, "{etag:?} {modified:?}");
+        }
+        let is_told = etag.or(modified).is_some();
+        assert_eq!(server.asked().len(), if is_told { 3 } else { 1 }, "{etag:?} {modified:?}");
+        server.set(|site| (site.etag, site.content) = (later, SCRIPT.as_bytes().to_vec()));
+        if !is_told {
+            assert_eq!(refused(&world, one.clone()).await, ("ChecksumMismatch", false), "for some hours");
+            let elsewhere = Artifact { url: format!("{}?2", one.url), ..one };
+            let spec = with(&spec, "two", vec![elsewhere]);
+            prepare(&world, &spec).await.0.expect("it is asked for at another place");
+            continue;
+        }
+        let (result, said) = prepare(&world, &spec).await;
+        result.expect("it is there now");
+        assert_eq!(said, ["Downloading", "Downloaded"]);
+    }
+}
+
+/// Long to decompress and short to download.
+fn zeros() -> Vec<u8> {
+    const BYTES: usize = 8 << 20;
+    let pack = |bytes: &[u8]| {
+        let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+        packed.write_all(bytes).expect("written");
+        packed.finish().expect("packed")
+    };
+    let tar = TarBuilder::new().file("zeros", 0o644, &vec![0; BYTES]).finish();
+    let (file, end) = tar.split_at(512 + BYTES);
+    [pack(file).repeat(32), pack(end)].concat()
+}
+
+#[test]
+fn large_artifacts_hold_up_no_look_at_what_runs() {
+    let archive = zeros();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build();
+    runtime.expect("a runtime").block_on(async {
+        let world = World::new();
+        let server = Server::start(&archive, false).await;
+        let one = Artifact {
+            executable: false,
+            unpack: Some(Unpack::TarGz),
+            ..artifact(&format!("http://{}/file", server.host), &archive, "release")
+        };
+        let prepared = AtomicUsize::new(0);
+        let one_of_four = async |ordinal: usize| {
+            let spec = spec_of(&format!("app/web/n1/{ordinal}"), "./release/serve", &[]);
+            prepare(&world, &with(&spec, "one", vec![one.clone()])).await.0.expect("prepared");
+            prepared.fetch_add(1, Ordering::Relaxed);
+        };
+        let look = async || {
+            while !kept(&world).contains(&one.sha256) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            let mut looks = 0;
+            while prepared.load(Ordering::Relaxed) == 0 {
+                world.runtime.observe().await.expect("observed");
+                looks += 1;
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            looks
+        };
+        let prepares = async { tokio::join!(one_of_four(0), one_of_four(1), one_of_four(2), one_of_four(3)) };
+        let (_, looks) = tokio::join!(prepares, look());
+        // Some come before the archives are read.
+        assert!(looks >= 20, "{looks} looks while four archives are looked through");
+    });
 }
 
 #[tokio::test]

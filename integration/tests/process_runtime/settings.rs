@@ -96,6 +96,31 @@ async fn a_command_beside_a_process_has_its_user_and_directory() {
     );
 }
 
+/// The C library's linker writes into files of this name which programs it loads.
+const LINKER_SAYS: &str = "linker";
+
+#[tokio::test]
+async fn only_the_program_itself_is_loaded_by_what_its_environment_says() {
+    let world = World::new();
+    let told = world.dir.path().join("told");
+    fs::create_dir(&told).expect("made");
+    let spec = change(&shell("echo begun; exec sleep 1000"), "one", |service| {
+        service.env.insert("LD_DEBUG".into(), "libs".into());
+        service.env.insert("LD_DEBUG_OUTPUT".into(), told.join(LINKER_SAYS).display().to_string());
+    });
+    world.start(&spec).await.expect("started");
+    world.has_written(&spec, "stdout.log", "begun").await;
+    assert_eq!(world.runtime.exec(&spec.name, &["true".to_owned()]).await, Ok(0));
+    let mut said = String::new();
+    for entry in fs::read_dir(&told).expect("read") {
+        said += &fs::read_to_string(entry.expect("an entry").path()).expect("text");
+    }
+    for program in ["sh", "true"] {
+        assert!(said.contains(&format!("transferring control: {program}\n")), "the linker is heard: {said}");
+    }
+    assert!(!said.contains("skerry"), "the step before it has the agent's rights: {said}");
+}
+
 #[tokio::test]
 async fn limits_hold_or_are_said_not_to_and_go_with_the_instance() {
     let world = World::new();

@@ -3,11 +3,30 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
+use rustix::process::Signal;
 use skerry_integration::Stack;
+use skerry_integration::apps::{app, script};
 use skerry_integration::stack::PATIENCE;
-use skerry_testing::bin;
+use skerry_proto::scheduler::v1::app_service_server::{AppService, AppServiceServer};
+use skerry_proto::scheduler::v1::{
+    App, CreateAppRequest, CreateAppResponse, DeleteAppRequest, DeleteAppResponse, GetAppRequest,
+    GetAppResponse, ListAppsRequest, ListAppsResponse, ListInstancesRequest, ListInstancesResponse,
+    ListRevisionsRequest, ListRevisionsResponse, UpdateAppRequest, UpdateAppResponse, WatchAppsRequest,
+    WatchAppsResponse,
+};
+use skerry_proto::types::v1::Metadata;
+use skerry_testing::{Process, bin, eventually};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Response, Status};
+
+/// What a server answers.
+type Answer<T> = std::result::Result<T, Status>;
 
 /// The `skerry` command with a home and a directory of its own, against a stack that a context names.
 struct Operator {
@@ -47,6 +66,19 @@ impl Operator {
         let mut command = self.command(bin("skerry"));
         command.args(["edit", target]).env("EDITOR", editor);
         ended(command).await
+    }
+
+    /// Begins an edit, and comes back when its editor has made the file `opened`.
+    async fn open(&self, editor: &Path, target: &str, opened: &str) -> Result<Process> {
+        let mut command = self.command(bin("skerry"));
+        command.args(["edit", target]).env("EDITOR", editor);
+        let edit = Process::spawn_command(&mut command, self.home.join(format!("{opened}.log")))?;
+        eventually("the editor is open", PATIENCE, async || {
+            ensure!(self.home.join(opened).exists(), "{}", edit.output());
+            Ok(())
+        })
+        .await;
+        Ok(edit)
     }
 
     fn file(&self, name: &str, text: &str) -> Result<PathBuf> {
@@ -178,6 +210,144 @@ async fn an_edit_is_taken_refused_or_kept_when_somebody_else_was_faster() -> Res
     stack.finish(None).await
 }
 
+/// The text that is said to be kept, which is then removed.
+fn kept(told: &str) -> Result<String> {
+    let named = told.split_whitespace().find(|word| word.ends_with(".yaml:"));
+    let file = named.with_context(|| format!("a file is named: {told}"))?.trim_end_matches(':');
+    let text = std::fs::read(file).with_context(|| format!("reading {file}"))?;
+    std::fs::remove_file(file)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+#[tokio::test]
+async fn an_interrupt_in_the_editor_is_the_editors_and_a_later_one_keeps_the_text() -> Result<()> {
+    let mut stack = Stack::start().await?;
+    let operator = Operator::new(&stack).await?;
+    operator.file("web.yaml", &web(1_000_001))?;
+    ensure!(operator.run(&["apply", "-f", "web.yaml"]).await?.0 == Some(0), "applied");
+    let waits = |seconds: u32, word: &str| {
+        let script = format!(
+            "sed -i 's/100000[0-9]/{seconds}/' \"$1\"; touch {word}; until test -e {word}.end; do sleep 0.05; done"
+        );
+        operator.editor(&format!("{word}.sh"), &script)
+    };
+
+    let mut edit = operator.open(&waits(1_000_002, "typed")?, "app/web", "typed").await?;
+    edit.signal(Signal::INT)?;
+    edit.signal(Signal::QUIT)?;
+    operator.file("typed.end", "")?;
+    let status = edit.wait(PATIENCE).await?;
+    assert_eq!((status.code(), edit.output().as_str()), (Some(0), "app/web edited\n"), "{status}");
+
+    // The editor has ended, and the server keeps the text waiting.
+    let mut edit = operator.open(&waits(1_000_003, "sent")?, "app/web", "sent").await?;
+    stack.service("scheduler-0")?.pause()?;
+    operator.file("sent.end", "")?;
+    eventually("the command ends", PATIENCE, || {
+        let ended = edit.signal(Signal::INT).and_then(|()| edit.try_wait()?.context("it runs"));
+        std::future::ready(ended)
+    })
+    .await;
+    assert_eq!(edit.wait(PATIENCE).await?.code(), Some(130), "{}", edit.output());
+    ensure!(kept(&edit.output())?.contains("1000003"), "the text of the last edit");
+    stack.service("scheduler-0")?.resume()?;
+    stack.finish(None).await
+}
+
+#[tokio::test]
+async fn an_edit_that_goes_wrong_keeps_the_text_and_one_that_changes_nothing_says_so() -> Result<()> {
+    let stack = Stack::start().await?;
+    let operator = Operator::new(&stack).await?;
+    operator.file("web.yaml", &web(1_000_001))?;
+    ensure!(operator.run(&["apply", "-f", "web.yaml"]).await?.0 == Some(0), "applied");
+    let comment = operator.editor("comment.sh", "echo '# why' >> \"$1\"")?;
+    assert_eq!(operator.edit(&comment, "app/web").await?.1, "app/web unchanged\n");
+
+    // A slip first; then an editor that fails, one that leaves what is no text, and one that fails at once.
+    let slip = "sed -i 's/process:/proces:/; s/1000001/1000009/' \"$1\"";
+    for (name, script) in [
+        ("fails.sh", format!("if grep -q 'did you mean' \"$1\"; then exit 1; else {slip}; fi")),
+        (
+            "binary.sh",
+            format!("if grep -q 'did you mean' \"$1\"; then printf '\\377' >> \"$1\"; else {slip}; fi"),
+        ),
+        ("never.sh", format!("{slip}; exit 1")),
+    ] {
+        let (code, _, told) = operator.edit(&operator.editor(name, &script)?, "app/web").await?;
+        ensure!(code == Some(1), "{name}: {told}");
+        ensure!(kept(&told)?.contains("1000009"), "{name}: {told}");
+    }
+    let (code, _, told) = operator.edit(Path::new("false"), "app/web").await?;
+    ensure!(code == Some(1) && !told.contains("kept"), "nothing was typed: {told}");
+    stack.finish(None).await
+}
+
+/// A scheduler that knows one app once, and to which every change comes too late.
+struct Forgets {
+    asked: AtomicU32,
+}
+
+#[tonic::async_trait]
+impl AppService for Forgets {
+    type WatchAppsStream = futures_util::stream::Empty<Answer<WatchAppsResponse>>;
+
+    async fn get_app(&self, _: Request<GetAppRequest>) -> Answer<Response<GetAppResponse>> {
+        if self.asked.fetch_add(1, Ordering::Relaxed) > 0 {
+            return Err(Status::internal("it broke"));
+        }
+        let metadata = Metadata { name: "projects/default/apps/web".into(), ..Default::default() };
+        let spec = app([script("s", "sleep 1")]);
+        Ok(Response::new(GetAppResponse {
+            app: Some(App { metadata: Some(metadata), spec: Some(spec), status: None }),
+        }))
+    }
+    async fn update_app(&self, _: Request<UpdateAppRequest>) -> Answer<Response<UpdateAppResponse>> {
+        Err(Status::aborted("somebody was faster"))
+    }
+    async fn create_app(&self, _: Request<CreateAppRequest>) -> Answer<Response<CreateAppResponse>> {
+        Err(Status::unimplemented(""))
+    }
+    async fn list_apps(&self, _: Request<ListAppsRequest>) -> Answer<Response<ListAppsResponse>> {
+        Err(Status::unimplemented(""))
+    }
+    async fn watch_apps(&self, _: Request<WatchAppsRequest>) -> Answer<Response<Self::WatchAppsStream>> {
+        Err(Status::unimplemented(""))
+    }
+    async fn delete_app(&self, _: Request<DeleteAppRequest>) -> Answer<Response<DeleteAppResponse>> {
+        Err(Status::unimplemented(""))
+    }
+    async fn list_instances(
+        &self,
+        _: Request<ListInstancesRequest>,
+    ) -> Answer<Response<ListInstancesResponse>> {
+        Err(Status::unimplemented(""))
+    }
+    async fn list_revisions(
+        &self,
+        _: Request<ListRevisionsRequest>,
+    ) -> Answer<Response<ListRevisionsResponse>> {
+        Err(Status::unimplemented(""))
+    }
+}
+
+#[tokio::test]
+async fn an_edit_whose_server_fails_between_two_answers_keeps_the_text() -> Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let scheduler = format!("--scheduler=http://{}", listener.local_addr()?);
+    let mut serving = JoinSet::new();
+    let forgets = AppServiceServer::new(Forgets { asked: AtomicU32::new(0) });
+    serving.spawn(Server::builder().add_service(forgets).serve_with_incoming(TcpIncoming::from(listener)));
+    let home = tempfile::tempdir()?;
+    let operator = Operator { home: home.path().to_owned() };
+    let editor = operator.editor("good.sh", "sed -i 's/sleep 1/sleep 2/' \"$1\"")?;
+    let mut command = operator.command(bin("skerry"));
+    command.args(["edit", "app/web", &scheduler]).env("EDITOR", editor);
+    let (code, _, told) = ended(command).await?;
+    ensure!(code == Some(1) && told.contains("it broke"), "{told}");
+    ensure!(kept(&told)?.contains("sleep 2"), "{told}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn pruning_deletes_what_the_selector_chooses_and_no_manifest_names() -> Result<()> {
     let stack = Stack::start().await?;
@@ -249,5 +419,55 @@ async fn colours_and_templates_are_for_whom_they_are_asked() -> Result<()> {
     assert_eq!(away.0, Some(4), "a flag comes before the context: {away:?}");
     let unknown = operator.run(&["--context=lob", "get", "apps"]).await?;
     ensure!(unknown.0 == Some(2) && unknown.2.contains("did you mean lab?"), "{unknown:?}");
+    // As deliberate as any flag: what the shell happens to have set sends nobody elsewhere.
+    let mut named = operator.command(bin("skerry"));
+    named.args(["--context=lab", "get", "apps", "-o", "name"]);
+    named.env("SKERRY_SERVER", "http://127.0.0.1:1").env("SKERRY_PROJECT", "other");
+    assert_eq!(ended(named).await?, (Some(0), "app/web\n".into(), String::new()));
+    stack.finish(None).await
+}
+
+#[tokio::test]
+async fn a_config_in_use_is_refused_in_the_word_for_its_use_and_no_error_commands_a_terminal() -> Result<()> {
+    let stack = Stack::start().await?;
+    let operator = Operator::new(&stack).await?;
+    let mounts = "      configs: [{config: c, path: c}]\n";
+    let reads = "      envFrom: [{config: c}]\n";
+    operator.file("c.yaml", &config("c"))?;
+    ensure!(operator.run(&["apply", "-f", "c.yaml"]).await?.0 == Some(0), "applied");
+    for (uses, word) in
+        [(mounts.to_owned(), "mounted"), (reads.to_owned(), "used"), (format!("{mounts}{reads}"), "mounted")]
+    {
+        operator.file("web.yaml", &format!("{}{uses}", web(1)))?;
+        let applied = operator.run(&["apply", "-f", "web.yaml"]).await?;
+        ensure!(applied.0 == Some(0), "{applied:?}");
+        let expected = format!(
+            "error: projects/default/configs/c is {word} by web: remove it from there first (CONFIG_IN_USE)\n"
+        );
+        let refused = operator.run(&["delete", "config/c"]).await?;
+        assert_eq!(refused, (Some(1), String::new(), expected), "{uses}");
+    }
+    operator.file("web.yaml", &web(1))?;
+    for words in [["apply", "-f", "web.yaml"].as_slice(), &["delete", "config/c"]] {
+        let done = operator.run(words).await?;
+        ensure!(done.0 == Some(0), "{words:?}: {done:?}");
+    }
+
+    let evil = "x\x1b[2J\x07";
+    operator.file("evil.yaml", &config("c").replace("data: {a: b}", "data: {\"a\\e[2J\": b}"))?;
+    let said = [
+        operator.run(&["get", "apps", &format!("--context={evil}")]).await?,
+        operator.run(&["get", &format!("app/{evil}")]).await?,
+        operator.run(&["get", &format!("{evil}/web")]).await?,
+        operator.run(&["apply", "-f", &format!("{evil}.yaml")]).await?,
+        operator.run(&["apply", "-f", "evil.yaml"]).await?,
+    ];
+    for (code, _, errors) in said {
+        ensure!(
+            code != Some(0) && errors.starts_with("error: ") || errors.contains("evil.yaml"),
+            "{errors:?}"
+        );
+        ensure!(errors.chars().all(|c| c == '\n' || !c.is_control()), "{errors:?}");
+    }
     stack.finish(None).await
 }

@@ -9,6 +9,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
+use skerry_integration::Registry;
 use skerry_integration::containers::{Containers, unique};
 use skerry_integration::guide::{self, Block, Page, Setting};
 use skerry_testing::{BUSYBOX_IMAGE, Docker, bin, busybox_root, free_port};
@@ -17,6 +18,10 @@ use skerry_testing::{BUSYBOX_IMAGE, Docker, bin, busybox_root, free_port};
 const PORTS: [u16; 12] = [7770, 7771, 7772, 7773, 7774, 2379, 2380, 8080, 8081, 8082, 9464, 4317];
 /// The images that pages name, all of them busybox: what is shown is Skerry, not what runs.
 const IMAGES: [&str; 1] = ["busybox:1.37"];
+/// The port of a registry, where a page names one.
+const REGISTRY_PORT: &str = "8083";
+/// The image that it has, and its tags.
+const PRIVATE: (&str, [&str; 2]) = ("team/web", ["1", "2"]);
 /// Programs that pages call.
 const PROGRAMS: [&str; 4] = ["skerry-registry", "skerry-scheduler", "skerry-gateway", "skerry-agent"];
 
@@ -37,6 +42,8 @@ macro_rules! pages {
 enum Needs {
     Nothing,
     Docker,
+    /// Docker, and at [`REGISTRY_PORT`] a registry that has [`PRIVATE`] for who has a password.
+    Registry,
 }
 
 pages! {
@@ -48,7 +55,7 @@ pages! {
     health: "health.md", Docker;
     updates: "updates.md", Docker;
     offline: "offline.md", Docker;
-    images: "images.md", Docker;
+    images: "images.md", Registry;
     watching: "watching.md", Nothing;
     scripting: "scripting.md", Nothing;
     help: "help.md", Nothing;
@@ -109,12 +116,12 @@ async fn the_readme_by_hand() -> Result<()> {
 }
 
 async fn run(name: &str, needs: Needs) -> Result<()> {
-    let docker = if needs == Needs::Docker {
+    let docker = if needs == Needs::Nothing {
+        None
+    } else {
         let Some(docker) = Docker::required() else { return Ok(()) };
         docker.busybox()?;
         Some(docker)
-    } else {
-        None
     };
     let file = root().join("docs/guide").join(name);
     let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
@@ -123,14 +130,33 @@ async fn run(name: &str, needs: Needs) -> Result<()> {
     // What is below is closed by itself; processes with users of their own go through.
     let outer = tempfile::Builder::new().permissions(Permissions::from_mode(0o711)).tempdir()?;
     let data = outer.path().join("skerry");
-    // After the page, whatever became of it.
-    let _containers = docker.as_ref().map(|docker| Containers::of(docker, &node));
     let mut setting = setting(&node, &data)?;
     if name == "tls.md" {
         // It names its server by a context, which the variable would come before.
         setting.env.remove("SKERRY_SERVER");
     }
-    guide::run(&page, setting).await
+    let mut registry = None;
+    if let Some(docker) = docker.as_ref().filter(|_| needs == Needs::Registry) {
+        let started = Registry::start().await?;
+        for tag in PRIVATE.1 {
+            started.push(docker, PRIVATE.0, tag)?;
+        }
+        let port = started.host().rsplit(':').next().unwrap_or_default().to_owned();
+        setting.instead.push((REGISTRY_PORT.to_owned(), port));
+        registry = Some(started);
+    }
+    let ran = {
+        // After the page, whatever became of it.
+        let _containers = docker.as_ref().map(|docker| Containers::of(docker, &node));
+        guide::run(&page, setting).await
+    };
+    if let (Some(docker), Some(registry)) = (&docker, &registry) {
+        for tag in PRIVATE.1 {
+            let image = format!("/images/{}/{}:{tag}", registry.host(), PRIVATE.0);
+            docker.request("DELETE", &image, &[])?;
+        }
+    }
+    ran
 }
 
 fn setting(node: &str, data: &Path) -> Result<Setting> {

@@ -112,6 +112,52 @@ async fn a_collector_that_is_away_holds_nothing_up_and_is_told_once() -> Result<
     stack.finish(None).await
 }
 
+#[tokio::test]
+async fn every_call_of_a_short_command_is_in_its_trace() -> Result<()> {
+    let collector = Collector::start().await?;
+    let stack = Stack::start().await?;
+    stack.apply("web", app([script("s", RUNS)])).await?;
+    let endpoint = collector.endpoint();
+    let restarted =
+        skerry(&stack, &["restart", "app/web"], &[("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str())])
+            .await?;
+    ensure!(restarted.status.success(), "{}", String::from_utf8_lossy(&restarted.stderr));
+    // What was exported was exported before the command ended.
+    let spans = collector.spans();
+    let root = spans.iter().find(|span| span.name == "skerry restart").context("no root")?;
+    for call in ["GetApp", "UpdateApp"] {
+        let name = format!("skerry.scheduler.v1.AppService/{call}");
+        ensure!(find(&spans, root, "skerry-cli", &name)?.parent == root.id, "{call} is the command's");
+    }
+    stack.finish(None).await
+}
+
+#[tokio::test]
+async fn a_collector_that_others_use_and_skerry_cannot_is_noted_and_holds_nothing_up() -> Result<()> {
+    const FOREIGN: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://otel.example:4317");
+    let stack = Stack::start().await?;
+    let nodes = skerry(&stack, &["get", "nodes"], &[FOREIGN]).await?;
+    let said = String::from_utf8_lossy(&nodes.stderr).into_owned();
+    ensure!(nodes.status.success(), "{said}");
+    assert_eq!(said.matches(FOREIGN.1).count(), 1, "{said}");
+
+    let gateway = format!("--gateway=http://{}", stack.address("gateway-0"));
+    let data = format!("--data-dir={}", stack.agent_dir("n1").display());
+    let agent = |more: &[&str]| {
+        let mut command = Command::new(bin("skerry-agent"));
+        command.args(["--node=n1", "--no-docker", &gateway, &data]).args(more).env(FOREIGN.0, FOREIGN.1);
+        command
+    };
+    let asked = format!("--otlp-endpoint={}", FOREIGN.1);
+    let mut refused = Process::spawn_command(&mut agent(&[&asked]), stack.log("refused"))?;
+    ensure!(refused.wait(PATIENCE).await?.code() == Some(1), "a flag is meant: {}", refused.output());
+    let mut running = Process::spawn_command(&mut agent(&[]), stack.log("agent"))?;
+    running.wait_for_line(FOREIGN.1, PATIENCE).await?;
+    stack.wait_connected("n1").await;
+    running.terminate(PATIENCE).await?;
+    stack.finish(None).await
+}
+
 /// The value of a query, as Prometheus answers it; nothing where there is no such series.
 async fn query(port: u16, query: &str) -> Result<Option<f64>> {
     let (address, path) = (format!("127.0.0.1:{port}"), format!("/api/v1/query?query={query}"));
@@ -240,6 +286,21 @@ async fn status_shows_the_installation_and_its_exit_code_tells() -> Result<()> {
     eventually("the node that is away is told first", PATIENCE, async || -> Result<()> {
         let (code, told) = status(&stack).await?;
         ensure!(code == Some(1) && told["problems"][0]["reason"] == "NotConnected", "{told:#}");
+        Ok(())
+    })
+    .await;
+    stack.etcd.kill()?;
+    let (code, told) = status(&stack).await?;
+    ensure!(code == Some(1) && told["problems"][0]["reason"] == "Unavailable", "{told:#}");
+    ensure!(told["problems"][0]["subject"] == "store" && told.get("store").is_none(), "{told:#}");
+    ensure!(told["nodes"]["total"] == 1, "what is known is still told: {told:#}");
+    stack.etcd.restart().await?;
+    eventually("the store is back", PATIENCE, async || -> Result<()> {
+        let (_, told) = status(&stack).await?;
+        ensure!(
+            told["store"]["kind"] == "etcd" && told["problems"][0]["reason"] == "NotConnected",
+            "{told:#}"
+        );
         Ok(())
     })
     .await;

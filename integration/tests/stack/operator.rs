@@ -23,13 +23,13 @@ fn command(stack: &Stack, words: &[&str]) -> Command {
     command
 }
 
-async fn skerry(stack: &Stack, words: &[&str]) -> Result<Output> {
+pub(crate) async fn skerry(stack: &Stack, words: &[&str]) -> Result<Output> {
     let mut command = command(stack, words);
     let output = tokio::task::spawn_blocking(move || command.output());
     tokio::time::timeout(PATIENCE, output).await.context("skerry did not end")??.context("running skerry")
 }
 
-fn said(output: &Output) -> String {
+pub(crate) fn said(output: &Output) -> String {
     format!(
         "{:?}: {}{}",
         output.status.code(),

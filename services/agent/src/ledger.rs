@@ -186,4 +186,37 @@ mod tests {
         }
         assert_eq!(ledger.entries.len(), INSTANCES_MAX);
     }
+
+    #[tokio::test]
+    async fn the_largest_file_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || Ledger::open(Directory::new(dir.path()));
+        let long = "x".repeat(63);
+        let time = Some(Timestamp { seconds: i64::from(u32::MAX), nanos: 999_999_999 });
+        let end = Termination {
+            exit_code: Some(-1),
+            reason: "OutOfMemory".to_owned(),
+            start_time: time,
+            finish_time: time,
+        };
+        let mut ledger = open();
+        for n in 0..INSTANCES_MAX {
+            let name = InstanceName::parse(&format!("{long}/{long}/{long}/{n}")).unwrap();
+            let entry = Entry {
+                instance: name.to_string(),
+                restarts: u32::MAX,
+                code: Some(-1),
+                out_of_memory: true,
+                quick_ends: u32::MAX,
+                ended_at: time,
+                runtime_id: "f".repeat(64),
+                wait_ms: u64::MAX,
+                until: time,
+                terminations: vec![end.clone(); 5],
+            };
+            ledger.put(&name, entry);
+        }
+        ledger.finish().await;
+        assert_eq!(open().entries, ledger.entries);
+    }
 }

@@ -21,6 +21,10 @@ struct Args {
     health: bool,
 }
 
+/// Most threads that wait for disks and names of hosts. More than there are long waits at once (fetches, starts, whole artifacts), so that a look at
+/// what runs and the writing of the desired state are not behind them.
+const BLOCKING_THREADS_MAX: usize = 16;
+
 fn main() -> ExitCode {
     skerry_agent::run_shim_if_asked();
     let args = Args::parse();
@@ -40,10 +44,10 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    // One thread: the agent waits most of the time, and each further thread costs memory.
+    // One thread: the agent waits most of the time, and each further thread costs memory. Those that wait for disks are made as they are needed.
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(4)
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
         .thread_keep_alive(std::time::Duration::from_secs(1))
         .build()
     {

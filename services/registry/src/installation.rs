@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use skerry_api::{Resource as _, reply};
-use skerry_model::{Fault, ProjectName};
+use skerry_model::{Fault, ProjectName, few};
 use skerry_proto::registry::v1 as pb;
 use skerry_proto::registry::v1::installation_service_server::InstallationService;
 use skerry_proto::store::v1 as stored;
-use skerry_store::{Inspection, Prefix, Snapshot, Store};
+use skerry_store::{Inspection, Prefix, ReadError, Snapshot, Store};
 use tonic::{Request, Response, Status};
 
 use crate::follow::Shared;
@@ -36,7 +36,8 @@ impl Installations {
     async fn get(&self, request: &pb::GetInstallationRequest) -> Result<pb::GetInstallationResponse, Fault> {
         let project =
             ProjectName::parse_parent(&request.parent).map_err(|e| Fault::invalid_field("parent", e))?;
-        let store = self.store.inspect().await?;
+        // One that is away is told as a problem: what is known besides it is known from the mirrors.
+        let store = self.store.inspect().await;
         let members = members(&self.shared.mirror.snapshot());
         let mut nodes = pb::NodeCounts::default();
         let mut away = Vec::new();
@@ -51,9 +52,9 @@ impl Installations {
                 away.push(metadata.name.rsplit('/').next().unwrap_or_default().to_owned());
             }
         }
-        let problems = problems(&members, &store, &away);
-        let installation =
-            pb::Installation { problems, members, store: Some(store_state(store)), nodes: Some(nodes) };
+        let problems = problems(&members, store.as_ref(), &away);
+        let store = store.ok().map(store_state);
+        let installation = pb::Installation { problems, members, store, nodes: Some(nodes) };
         Ok(pb::GetInstallationResponse { installation: Some(installation) })
     }
 }
@@ -96,12 +97,59 @@ fn store_state(store: Inspection) -> pb::StoreState {
 }
 
 /// What is wrong, worst first. Pure.
-fn problems(members: &[pb::Member], store: &Inspection, away: &[String]) -> Vec<pb::InstallationProblem> {
+fn problems(
+    members: &[pb::Member],
+    store: Result<&Inspection, &ReadError>,
+    away: &[String],
+) -> Vec<pb::InstallationProblem> {
     let mut problems = Vec::new();
     let mut tell = |subject: &str, reason: &str, message: String, remedy: &str| {
         let (subject, reason, remedy) = (subject.to_owned(), reason.to_owned(), remedy.to_owned());
         problems.push(pb::InstallationProblem { subject, reason, message, remedy });
     };
+    match store {
+        Err(error) => tell(
+            "store",
+            "Unavailable",
+            Fault::from(error.clone()).message,
+            "look at its machine and its log; until it answers nothing changes, and all else here is as it was known last",
+        ),
+        Ok(store) => store_problems(store, &mut tell),
+    }
+    for (service, led) in SERVICES {
+        let replicas = members.iter().filter(|member| member.service == service);
+        if replicas.clone().count() == 0 {
+            let message = format!("no {service} is alive");
+            tell(service, "NoReplica", message, "start one, or look at the log of the one that should run");
+        } else if led && !replicas.clone().any(|member| member.leader) {
+            let message = format!("no {service} leads: nothing new is assigned to nodes");
+            tell(service, "NoLeader", message, "wait some seconds; if it stays so, look at its log");
+        }
+    }
+    if let Some(millis) = store.ok().map(|store| store.latency.as_millis()).filter(|ms| *ms > SLOW_MILLIS) {
+        let message = format!("one read took {millis} ms");
+        tell("store", "Slow", message, "look at the load and the disk of its machine");
+    }
+    let mut versions: Vec<&str> = members.iter().map(|member| member.version.as_str()).collect();
+    versions.sort_unstable();
+    versions.dedup();
+    if versions.len() > 1 {
+        let message = format!("replicas are of versions {}", versions.join(" and "));
+        tell("services", "MixedVersions", message, "finish the update of the others");
+    }
+    if !away.is_empty() {
+        let message = format!("not connected: {}", few(away, NAMED_MAX));
+        let remedy = format!(
+            "skerry describe node/{} says since when; look whether its machine and agent run",
+            away[0]
+        );
+        tell("nodes", "NotConnected", message, &remedy);
+    }
+    problems
+}
+
+/// What is wrong with a store that answers, and must be said before all else.
+fn store_problems(store: &Inspection, tell: &mut impl FnMut(&str, &str, String, &str)) {
     if store.members_healthy < store.members {
         let message = format!("{} of {} members are healthy", store.members_healthy, store.members);
         tell(
@@ -115,39 +163,6 @@ fn problems(members: &[pb::Member], store: &Inspection, away: &[String]) -> Vec<
         let message = format!("it takes {} of the {} bytes that it may", store.size_bytes, store.quota_bytes);
         tell("store", "NearlyFull", message, "defragment it (etcdctl defrag), or raise its quota");
     }
-    for (service, led) in SERVICES {
-        let replicas = members.iter().filter(|member| member.service == service);
-        if replicas.clone().count() == 0 {
-            let message = format!("no {service} is alive");
-            tell(service, "NoReplica", message, "start one, or look at the log of the one that should run");
-        } else if led && !replicas.clone().any(|member| member.leader) {
-            let message = format!("no {service} leads: nothing new is assigned to nodes");
-            tell(service, "NoLeader", message, "wait some seconds; if it stays so, look at its log");
-        }
-    }
-    if store.latency.as_millis() > SLOW_MILLIS {
-        let message = format!("one read took {} ms", store.latency.as_millis());
-        tell("store", "Slow", message, "look at the load and the disk of its machine");
-    }
-    let mut versions: Vec<&str> = members.iter().map(|member| member.version.as_str()).collect();
-    versions.sort_unstable();
-    versions.dedup();
-    if versions.len() > 1 {
-        let message = format!("replicas are of versions {}", versions.join(" and "));
-        tell("services", "MixedVersions", message, "finish the update of the others");
-    }
-    if !away.is_empty() {
-        let named = away.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(", ");
-        let more = away.len().saturating_sub(NAMED_MAX);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        let message = format!("not connected: {named}{more}");
-        let remedy = format!(
-            "skerry describe node/{} says since when; look whether its machine and agent run",
-            away[0]
-        );
-        tell("nodes", "NotConnected", message, &remedy);
-    }
-    problems
 }
 
 #[tonic::async_trait]
@@ -184,7 +199,10 @@ mod tests {
     }
 
     fn reasons(members: &[pb::Member], store: &Inspection, away: &[String]) -> Vec<String> {
-        problems(members, store, away).into_iter().map(|p| format!("{}/{}", p.subject, p.reason)).collect()
+        problems(members, Ok(store), away)
+            .into_iter()
+            .map(|p| format!("{}/{}", p.subject, p.reason))
+            .collect()
     }
 
     #[test]
@@ -204,12 +222,22 @@ mod tests {
             reasons(&all, &ill, &away),
             ["store/MembersUnhealthy", "store/NearlyFull", "store/Slow", "nodes/NotConnected"]
         );
-        let told = problems(&all, &healthy(), &away);
+        let told = problems(&all, Ok(&healthy()), &away);
         assert_eq!(told[0].message, "not connected: n1, n2, n3, n4, n5 and 2 more");
         let other = pb::Member { version: "2".into(), ..member("gateway", false) };
         assert_eq!(
             reasons(&[all[0].clone(), all[1].clone(), other], &healthy(), &[]),
             ["services/MixedVersions"]
         );
+    }
+
+    #[test]
+    fn a_store_that_does_not_answer_is_told_first_and_the_rest_is_told_too() {
+        let all = [member("registry", false), member("scheduler", true)];
+        let error = ReadError::Refused { what: "the state of the store".into(), reason: "no".into() };
+        let told = problems(&all, Err(&error), &["n1".to_owned()]);
+        let reasons: Vec<String> = told.iter().map(|p| format!("{}/{}", p.subject, p.reason)).collect();
+        assert_eq!(reasons, ["store/Unavailable", "gateway/NoReplica", "nodes/NotConnected"]);
+        assert_eq!(told[0].message, "reading the state of the store: no");
     }
 }

@@ -7,7 +7,7 @@ use prost::Message as _;
 use skerry_api::{Call, Create, Delete, Kind, Mask, ResponseStream, Told, Update, reply};
 use skerry_daemon::Shutdown;
 use skerry_model::config::ConfigSpec as Parsed;
-use skerry_model::{Code, ConfigRef, ContentHash, Fault, time};
+use skerry_model::{AppName, Code, ConfigRef, ContentHash, Fault, time};
 use skerry_proto::scheduler::v1::config_service_server::ConfigService;
 use skerry_proto::scheduler::v1::{self as pb, Config, ConfigSpec};
 use skerry_proto::store::v1 as stored;
@@ -20,6 +20,7 @@ use tracing::Span;
 
 use crate::apps::change_type;
 use crate::follow::Shared;
+use crate::world::ConfigUse;
 
 /// Apps that a refusal names.
 const USERS_NAMED: usize = 5;
@@ -98,27 +99,25 @@ impl Kind for Configs {
         Ok(txn.put(&Key::of(&ConfigRevisionRef { config: name.clone(), hash }), &content))
     }
 
-    /// It must not be mounted. An app created at the same moment may still come to mount it: its instances then wait with the reason
+    /// It must not be used. An app created at the same moment may still come to use it: its instances then wait with the reason
     /// `ConfigMissing`.
     fn remove(&self, name: &ConfigRef, txn: Txn) -> Result<Txn, Fault> {
         let world = self.shared.world();
         let Some(project) = world.project(&name.project) else { return Ok(txn) };
-        let users: Vec<&str> = project
-            .apps_that_mount(&name.config)
-            .map(skerry_model::AppName::as_str)
-            .take(USERS_NAMED)
-            .collect();
-        if users.is_empty() {
-            return Ok(txn);
-        }
-        let users = users.join(", ");
-        let message = format!("{name} is mounted by {users}: remove it from there first");
-        Err(Fault::new(Code::FailedPrecondition, "CONFIG_IN_USE", message).with("apps", users))
+        let users: Vec<_> = project.apps_that_use(&name.config).take(USERS_NAMED).collect();
+        if users.is_empty() { Ok(txn) } else { Err(in_use(name, &users)) }
     }
 
     fn show(&self, _: &ConfigRef, metadata: Metadata, spec: ConfigSpec) -> Config {
         Config { metadata: Some(metadata), spec: Some(spec) }
     }
+}
+
+fn in_use(name: &ConfigRef, users: &[(&AppName, ConfigUse)]) -> Fault {
+    let how = if users.iter().all(|(_, how)| *how == ConfigUse::Mounted) { "mounted" } else { "used" };
+    let users = users.iter().map(|(app, _)| app.as_str()).collect::<Vec<_>>().join(", ");
+    let message = format!("{name} is {how} by {users}: remove it from there first");
+    Fault::new(Code::FailedPrecondition, "CONFIG_IN_USE", message).with("apps", users)
 }
 
 fn told(told: &Told<Config>) -> pb::WatchConfigsResponse {

@@ -128,3 +128,6 @@ fn report(open: &[Unsettled], results: &[Result<Committed, TxnError>]) -> usize 
     }
     failed
 }
+
+#[cfg(test)]
+mod tests;

@@ -32,6 +32,15 @@ pub(crate) struct AppView {
     pub(crate) spec: Option<Arc<WireSpec>>,
 }
 
+/// How an app uses a config.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ConfigUse {
+    /// As files.
+    Mounted,
+    /// As environment only.
+    Read,
+}
+
 /// One project.
 #[derive(Debug, Default)]
 pub(crate) struct Project {
@@ -164,7 +173,7 @@ impl World {
             Some(record) => project.configs.insert(name.config.clone(), record),
             None => project.configs.remove(&name.config),
         };
-        let users: Vec<AppName> = project.apps_that_mount(&name.config).cloned().collect();
+        let users: Vec<AppName> = project.apps_that_use(&name.config).map(|(app, _)| app.clone()).collect();
         for app in users {
             project.refresh_app(&name.project, &app, touched);
         }
@@ -226,20 +235,24 @@ impl World {
 }
 
 impl Project {
-    /// Apps of which a service uses the config, as files or as environment.
-    pub(crate) fn apps_that_mount<'a>(&'a self, config: &'a ConfigName) -> impl Iterator<Item = &'a AppName> {
-        let mounts = move |view: &AppView| {
-            let mut services = view.spec.iter().flat_map(|spec| &spec.services);
-            services.any(|service| {
-                let mounted = service.configs.iter().map(|mount| &mount.config);
-                let read = service.env_from.iter().filter_map(|from| match &from.source {
+    /// Apps of which a service uses the config, and how: as files, if any does so, else as environment.
+    pub(crate) fn apps_that_use<'a>(
+        &'a self,
+        config: &'a ConfigName,
+    ) -> impl Iterator<Item = (&'a AppName, ConfigUse)> {
+        self.apps.iter().filter_map(move |(name, view)| {
+            let services = || view.spec.iter().flat_map(|spec| &spec.services);
+            let mut mounted = services().flat_map(|service| &service.configs).map(|mount| &mount.config);
+            let mut read =
+                services().flat_map(|service| &service.env_from).filter_map(|from| match &from.source {
                     Some(env_source::Source::Config(name)) => Some(name),
                     Some(env_source::Source::File(_)) | None => None,
                 });
-                mounted.chain(read).any(|name| name == config.as_str())
-            })
-        };
-        self.apps.iter().filter(move |(_, view)| mounts(view)).map(|(name, _)| name)
+            if mounted.any(|name| name == config.as_str()) {
+                return Some((name, ConfigUse::Mounted));
+            }
+            read.any(|name| name == config.as_str()).then_some((name, ConfigUse::Read))
+        })
     }
 
     /// Whether any node is assigned, or shall be, something of this revision.

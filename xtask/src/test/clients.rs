@@ -65,7 +65,7 @@ fn with_up<T>(
     interrupt: &Interrupt,
     tried: impl FnOnce(&str) -> Result<T>,
 ) -> Result<T> {
-    let up = Up::start(skerry, data_dir, port, interrupt)?;
+    let up = Up::start(skerry, data_dir, port, &[], interrupt)?;
     let tried = tried(up.url().trim_start_matches("http://"));
     if tried.is_err() {
         println!("the last lines of skerry up:\n{}\n", up.tail());

@@ -40,7 +40,8 @@ pub struct GlobalArgs {
     #[arg(long, short, global = true, value_name = "NAME")]
     pub project: Option<String>,
 
-    /// Servers and project under a name, see `skerry config` [env: SKERRY_CONTEXT] [default: the current one]
+    /// Servers and project under a name, see `skerry config`; this flag comes before SKERRY_SERVER and all like it
+    /// [env: SKERRY_CONTEXT] [default: the current one]
     #[arg(long, global = true, value_name = "NAME", hide_short_help = true, add = ArgValueCandidates::new(complete::contexts))]
     pub context: Option<String>,
 

@@ -1,5 +1,6 @@
 //! Whether what was deleted is gone: an app only with the last of its instances, which nodes stop in their own time.
 
+use skerry_model::few;
 use skerry_proto::types::v1::InstanceStatus;
 
 use crate::client::Client;
@@ -90,22 +91,17 @@ fn described(left: &[&InstanceStatus], more: bool) -> String {
     sorted.sort_by_key(|instance| instance.reason != AWAY);
     let named: Vec<String> = sorted
         .iter()
-        .take(NAMED_MAX)
         .map(|instance| {
             let note = if instance.reason == AWAY { " (not connected)" } else { "" };
             format!("{} on {}{note}", instance.instance, node(instance))
         })
         .collect();
-    let others = match left.len().saturating_sub(NAMED_MAX) {
-        0 => String::new(),
-        count => format!(" and {count} more"),
-    };
     let count = match (left.len(), more) {
         (1, false) => "1 instance is".to_owned(),
         (count, false) => format!("{count} instances are"),
         (count, true) => format!("{count} and more instances are"),
     };
-    format!("{count} not gone yet: {}{others}", named.join(", "))
+    format!("{count} not gone yet: {}", few(&named, NAMED_MAX))
 }
 
 #[cfg(test)]

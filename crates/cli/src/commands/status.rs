@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use skerry_manifest::output::Value;
+use skerry_model::few;
 use skerry_proto::registry::v1::{
     GetInstallationRequest, Installation, InstallationProblem, Member, StoreState,
 };
@@ -89,10 +90,7 @@ fn count(items: &[Item]) -> (Apps, Option<InstallationProblem>) {
         }
     }
     let told = ill.first().map(|first| {
-        let more = ill.len().saturating_sub(NAMED_MAX);
-        let named = ill.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(", ");
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        let message = format!("not available: {named}{more}");
+        let message = format!("not available: {}", few(&ill, NAMED_MAX));
         problem("apps", "NotAvailable", message, &format!("skerry describe {first} says why"))
     });
     (apps, told)
@@ -117,9 +115,8 @@ fn table(seen: &Installation, apps: Option<&Apps>, now: i64) -> String {
     let rows: Vec<_> = seen.members.iter().map(row).collect();
     text.push_str(&Table::new(&headers, None, true).rows(&rows));
     text.push('\n');
-    if let Some(store) = &seen.store {
-        writeln!(text, "Store  {}", store_line(store)).expect("writing to a string");
-    }
+    let store = seen.store.as_ref().map_or_else(|| "unknown".to_owned(), store_line);
+    writeln!(text, "Store  {store}").expect("writing to a string");
     let nodes = seen.nodes.unwrap_or_default();
     writeln!(text, "Nodes  {} of {} connected", nodes.connected, nodes.total).expect("writing to a string");
     match apps {
@@ -218,6 +215,8 @@ mod tests {
             "{shown}"
         );
         assert!(shown.ends_with("Nodes  0 of 1 connected\nApps   unknown\n"), "{shown}");
+        let away = table(&Installation { store: None, ..seen.clone() }, None, 0);
+        assert!(away.contains("\nStore  unknown\nNodes  "), "{away}");
         let json = value(&seen, Some(&Apps { total: 2, healthy: 1 })).to_json_pretty();
         assert!(json.contains("\"remedy\": \"look at it\"") && json.contains("\"available\": 1"), "{json}");
     }

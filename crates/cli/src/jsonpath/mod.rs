@@ -65,7 +65,9 @@ enum Pick {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Operand {
     Path(Path),
-    /// A number, a quoted text, true or false.
+    /// A quoted text.
+    Text(String),
+    /// A number, true, false or null.
     Literal(String),
 }
 

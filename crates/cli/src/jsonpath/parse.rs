@@ -294,7 +294,7 @@ impl Parser {
     fn operand(&mut self, depth: usize) -> Result<Operand, String> {
         self.spaces();
         match self.peek() {
-            Some('"' | '\'') => self.quoted().map(Operand::Literal),
+            Some('"' | '\'') => self.quoted().map(Operand::Text),
             Some('@' | '$' | '.') => self.path(depth).map(Operand::Path),
             _ => {
                 let stops = |c: &char| c.is_whitespace() || "()=!<>&|]}".contains(*c);

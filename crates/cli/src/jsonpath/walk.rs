@@ -96,10 +96,11 @@ fn picked<'v>(pick: &Pick, value: &'v Value) -> Option<&'v Value> {
 }
 
 fn passes(condition: &Condition, root: &Value, item: &Value) -> bool {
-    let values = |operand: &Operand| -> Vec<String> {
+    let values = |operand: &Operand| -> Vec<Compared> {
         match operand {
-            Operand::Literal(text) => vec![text.clone()],
-            Operand::Path(path) => find(path, root, item).into_iter().map(text).collect(),
+            Operand::Text(text) => vec![Compared { text: text.clone(), is_text: true }],
+            Operand::Literal(text) => vec![Compared { text: text.clone(), is_text: false }],
+            Operand::Path(path) => find(path, root, item).into_iter().map(Compared::of).collect(),
         }
     };
     let left = values(&condition.left);
@@ -108,10 +109,28 @@ fn passes(condition: &Condition, root: &Value, item: &Value) -> bool {
     left.iter().any(|left| right.iter().any(|right| holds(*compare, left, right)))
 }
 
-fn holds(compare: Compare, left: &str, right: &str) -> bool {
-    let order = match (left.parse::<f64>(), right.parse::<f64>()) {
-        (Ok(left), Ok(right)) => left.partial_cmp(&right),
-        _ => Some(left.cmp(right)),
+/// One side of a comparison.
+struct Compared {
+    text: String,
+    /// It is compared as it is written, even where it looks like a number: version "1.10" is not 1.1.
+    is_text: bool,
+}
+
+impl Compared {
+    fn of(value: &Value) -> Self {
+        let is_text = match value {
+            Value::String(_) | Value::List(_) | Value::Map(_) => true,
+            Value::Bool(_) | Value::Number(_) | Value::Long(_) => false,
+        };
+        Self { text: text(value), is_text }
+    }
+}
+
+fn holds(compare: Compare, left: &Compared, right: &Compared) -> bool {
+    let number = |side: &Compared| side.text.parse::<f64>().ok().filter(|_| !left.is_text && !right.is_text);
+    let order = match (number(left), number(right)) {
+        (Some(left), Some(right)) => left.partial_cmp(&right),
+        _ => Some(left.text.cmp(&right.text)),
     };
     match compare {
         Compare::Equal => order == Some(Ordering::Equal),
@@ -147,6 +166,35 @@ mod tests {
         };
         let items = vec![item("a", "2", true), item("b", "10", false), item("c", "0", true)];
         map(&[("kind", string("List")), ("items", Value::List(items))])
+    }
+
+    #[test]
+    fn texts_are_compared_as_they_are_written() {
+        let labeled = |name: &str, version: &str| {
+            map(&[
+                ("name", string(name)),
+                ("version", string(version)),
+                ("generation", Value::Long("10".into())),
+            ])
+        };
+        let items = vec![labeled("a", "1.1"), labeled("b", "1.10"), labeled("c", "nan"), labeled("d", "9")];
+        let document = map(&[("items", Value::List(items))]);
+        for (filter, expected) in [
+            ("@.version==\"1.10\"", "b"),
+            ("@.version=='1.1'", "a"),
+            ("@.version==1.10", "b"),
+            ("@.version!=\"1.10\"", "a c d"),
+            ("@.version==\"nan\"", "c"),
+            ("@.version==@.version", "a b c d"),
+            ("@.version>\"10\"", "c d"),
+            ("@.generation>9", "a b c d"),
+            ("@.generation==\"10\"", "a b c d"),
+            ("@.generation==10.0", "a b c d"),
+        ] {
+            let template = format!("{{.items[?({filter})].name}}");
+            let read = Template::parse(&template).unwrap_or_else(|fault| panic!("{template}: {fault}"));
+            assert_eq!(read.render(&document), expected, "{template}");
+        }
     }
 
     #[test]

@@ -46,8 +46,8 @@ pub struct LogArgs {
     pub format: Option<LogFormat>,
 
     /// Send traces and metrics to this OpenTelemetry collector, by OTLP over gRPC: http://host:4317; the other OTEL_*
-    /// variables count too
-    #[arg(long = "otlp-endpoint", env = otlp::ENDPOINT, value_name = "URL")]
+    /// variables count too [env: OTEL_EXPORTER_OTLP_ENDPOINT]
+    #[arg(long = "otlp-endpoint", value_name = "URL")]
     pub otlp_endpoint: Option<String>,
 }
 
@@ -112,9 +112,16 @@ impl LogArgs {
     /// `scraped`: somebody will ask for the metrics. A second call in one process changes nothing.
     ///
     /// # Errors
-    /// The endpoint is none that can be dialled.
+    /// The endpoint that the flag names is none that can be dialled. One that only the environment names may be meant for other programs: it is
+    /// logged, and nothing is exported.
     pub fn init(&self, name: &'static str, scraped: bool) -> Result<Telemetry, OtlpError> {
-        let otlp = otlp::target(self.otlp_endpoint.as_deref())?;
+        let (otlp, foreign) = match &self.otlp_endpoint {
+            Some(flag) => (otlp::target(Some(flag))?, None),
+            None => match otlp::target(otlp::of_environment().as_deref()) {
+                Ok(target) => (target, None),
+                Err(error) => (None, Some(error)),
+            },
+        };
         let resource = || resource(name);
         if otlp.is_some() || scraped {
             METRICS.get_or_init(|| {
@@ -139,6 +146,9 @@ impl LogArgs {
             None => (None, None),
         };
         self.subscribe(traces);
+        if let Some(error) = foreign {
+            tracing::warn!(%error, "traces and metrics are not exported");
+        }
         Ok(Telemetry { otlp, without_metrics: false })
     }
 
@@ -196,9 +206,9 @@ impl Telemetry {
     /// Of a command that ends soon: no logs, no metrics, and traces where the environment says where to.
     ///
     /// # Errors
-    /// As [`LogArgs::init`].
+    /// The endpoint is none that can be dialled: the command goes on with [`Telemetry::default`].
     pub fn of_client(name: &'static str) -> Result<Self, OtlpError> {
-        let otlp_endpoint = std::env::var(otlp::ENDPOINT).ok();
+        let otlp_endpoint = otlp::of_environment();
         if otlp_endpoint.is_none() {
             return Ok(Self::default());
         }
@@ -209,8 +219,10 @@ impl Telemetry {
     /// Runs `work` and exports meanwhile; then exports what is left, for a bounded time.
     pub async fn during<T>(self, work: impl Future<Output = T>) -> T {
         match self.otlp {
-            Some(otlp) if self.without_metrics => otlp.during(None, work).await,
-            Some(otlp) => otlp.during(Metrics::of_process(), work).await,
+            Some(otlp) if self.without_metrics => {
+                otlp.during(None, otlp::LAST_DEADLINE_OF_CLIENT, work).await
+            }
+            Some(otlp) => otlp.during(Metrics::of_process(), otlp::LAST_DEADLINE, work).await,
             None => work.await,
         }
     }

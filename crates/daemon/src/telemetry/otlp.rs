@@ -19,7 +19,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use super::Metrics;
 
 /// The variable that turns all of this on.
-pub(super) const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 /// Spans that wait to be exported; more are dropped.
 const QUEUE_MAX: usize = 2048;
 /// Spans in one message.
@@ -33,7 +33,9 @@ const METRICS_PERIOD_MIN: Duration = Duration::from_secs(1);
 /// Longest that one export may take.
 const EXPORT_DEADLINE: Duration = Duration::from_secs(5);
 /// Longest that the last exports of a process may take together.
-const LAST_DEADLINE: Duration = Duration::from_secs(2);
+pub(super) const LAST_DEADLINE: Duration = Duration::from_secs(2);
+/// The same of a command, for which somebody waits.
+pub(super) const LAST_DEADLINE_OF_CLIENT: Duration = Duration::from_millis(500);
 
 /// Why nothing can be exported.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +45,11 @@ const LAST_DEADLINE: Duration = Duration::from_secs(2);
 pub struct OtlpError {
     endpoint: String,
     why: String,
+}
+
+/// What the environment names, which may be meant for other programs.
+pub(super) fn of_environment() -> Option<String> {
+    std::env::var(ENDPOINT).ok()
 }
 
 /// Where to export to. Nothing: nowhere.
@@ -122,8 +129,13 @@ impl Otlp {
         Self { endpoint, queue, spans, _provider: provider, resource }
     }
 
-    /// Runs `work`, exporting meanwhile and for a moment afterwards.
-    pub(super) async fn during<T>(self, metrics: Option<Metrics>, work: impl Future<Output = T>) -> T {
+    /// Runs `work`, exporting meanwhile and afterwards until `last_deadline`.
+    pub(super) async fn during<T>(
+        self,
+        metrics: Option<Metrics>,
+        last_deadline: Duration,
+        work: impl Future<Output = T>,
+    ) -> T {
         let Self { endpoint, queue, mut spans, resource, .. } = self;
         let mut exporter = match Exporter::new(&endpoint, queue, &resource) {
             Ok(exporter) => exporter,
@@ -135,13 +147,16 @@ impl Otlp {
         tracing::info!(endpoint, "traces and metrics are exported");
         let mut period = interval(metrics_period());
         period.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Not of `exporting`, which ends with the work whatever it is at.
+        let mut batch = Vec::new();
         let done = {
             let exporting = async {
                 loop {
                     tokio::select! {
                         Some(span) = spans.recv() => {
+                            batch.push(span);
                             sleep(GATHER).await;
-                            exporter.spans(Some(span), &mut spans).await;
+                            exporter.spans(&mut batch, &mut spans).await;
                         }
                         _ = period.tick() => exporter.metrics(metrics.as_ref()).await,
                     }
@@ -154,11 +169,11 @@ impl Otlp {
             }
         };
         let last = async {
-            exporter.spans(None, &mut spans).await;
+            exporter.spans(&mut batch, &mut spans).await;
             exporter.metrics(metrics.as_ref()).await;
         };
         // What is not taken by then is lost: nobody waits for a collector.
-        let _ = timeout(LAST_DEADLINE, last).await;
+        let _ = timeout(last_deadline, last).await;
         done
     }
 }
@@ -202,9 +217,9 @@ impl Exporter {
         Ok(Self { endpoint: endpoint.to_owned(), spans, metrics, queue, away: false })
     }
 
-    /// Exports what waits, batch by batch; what a collector does not take is lost.
-    async fn spans(&mut self, first: Option<SpanData>, waiting: &mut mpsc::Receiver<SpanData>) {
-        let mut batch: Vec<SpanData> = first.into_iter().collect();
+    /// Exports what waits, batch by batch; what a collector does not take is lost. What is on its way stays in `batch`: where this is given up
+    /// meanwhile, it is told once more rather than not at all.
+    async fn spans(&mut self, batch: &mut Vec<SpanData>, waiting: &mut mpsc::Receiver<SpanData>) {
         loop {
             while batch.len() < BATCH_MAX {
                 let Ok(span) = waiting.try_recv() else { break };
@@ -213,9 +228,12 @@ impl Exporter {
             if batch.is_empty() {
                 return;
             }
-            let batch = std::mem::take(&mut batch);
-            let Some(exporter) = &self.spans else { continue };
-            let sent = timeout(EXPORT_DEADLINE, exporter.export(batch)).await;
+            let Some(exporter) = &self.spans else {
+                batch.clear();
+                continue;
+            };
+            let sent = timeout(EXPORT_DEADLINE, exporter.export(batch.clone())).await;
+            batch.clear();
             if !self.tell(sent) {
                 return;
             }
@@ -256,7 +274,25 @@ impl Exporter {
 
 #[cfg(test)]
 mod tests {
+    use opentelemetry::trace::{Span as _, Tracer as _, TracerProvider as _};
+    use tokio::net::TcpListener;
+    use tokio::time::Instant;
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_collector_that_says_nothing_holds_a_command_up_for_a_moment_only() {
+        let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let endpoint = format!("http://{}", silent.local_addr().expect("an address"));
+        let (queue, spans) = Queue::new();
+        let provider = SdkTracerProvider::builder().with_span_processor(queue.clone()).build();
+        provider.tracer("test").start("a command").end();
+        let otlp = Otlp::new(endpoint, queue, spans, provider, Resource::builder().build());
+        let begun = Instant::now();
+        otlp.during(None, LAST_DEADLINE_OF_CLIENT, async {}).await;
+        let waited = begun.elapsed();
+        assert!(waited >= LAST_DEADLINE_OF_CLIENT && waited < Duration::from_secs(1), "{waited:?}");
+    }
 
     #[test]
     fn only_what_can_be_dialled_is_an_endpoint() {

@@ -6,8 +6,6 @@ use opentelemetry::global::meter;
 
 /// Ticks of a processor's time in a second: what Linux tells programs on every architecture that it runs on.
 const TICKS_PER_SECOND: f64 = 100.0;
-/// Bytes of a page where Skerry runs.
-const PAGE_BYTES: u64 = 4096;
 
 /// Has the process looked at when metrics are.
 pub(super) fn register() {
@@ -29,8 +27,8 @@ pub(super) fn register() {
         .with_unit("By")
         .with_description("Resident memory of the process")
         .with_callback(|out| {
-            if let Some(pages) = resident_pages() {
-                out.observe(pages * PAGE_BYTES, &[]);
+            if let Some(bytes) = resident_bytes() {
+                out.observe(bytes, &[]);
             }
         })
         .build();
@@ -63,8 +61,11 @@ fn stat(field: usize) -> Option<f64> {
     stat.rsplit_once(") ")?.1.split_whitespace().nth(field)?.parse().ok()
 }
 
-fn resident_pages() -> Option<u64> {
-    fs::read_to_string("/proc/self/statm").ok()?.split_whitespace().nth(1)?.parse().ok()
+/// In pages where it is read, which are not of one size: the usual kernel of a Raspberry Pi 5 has 16 KiB.
+fn resident_bytes() -> Option<u64> {
+    let statm = fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
 }
 
 fn boot_time() -> Option<f64> {
@@ -78,9 +79,19 @@ mod tests {
 
     #[test]
     fn the_process_can_be_read() {
-        assert!(stat(11).is_some() && resident_pages().is_some_and(|pages| pages > 0));
+        assert!(stat(11).is_some() && resident_bytes().is_some());
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
         let started = boot_time().expect("a boot time") + stat(19).expect("a start") / TICKS_PER_SECOND;
         assert!(started > 0.0 && started < now.as_secs_f64() + 1.0, "{started}");
+    }
+
+    #[test]
+    fn resident_memory_is_what_the_kernel_tells_in_kibibytes() {
+        let status = fs::read_to_string("/proc/self/status").expect("there");
+        let told = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
+        let told: u64 = told.expect("told").trim().parse().expect("a number");
+        let counted = resident_bytes().expect("counted") / 1024;
+        // It grows meanwhile; a page of another size would be a factor of four.
+        assert!(counted >= told / 2 && counted <= told * 2, "{counted} KiB, {told} KiB");
     }
 }

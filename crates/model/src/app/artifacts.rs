@@ -46,7 +46,7 @@ pub(super) fn parse(at: &str, artifacts: &[pb::Artifact], v: &mut Violations) ->
     let mut parsed = Vec::with_capacity(artifacts.len());
     for (n, artifact) in artifacts.iter().enumerate() {
         let at = format!("{at}[{n}]");
-        let path = normal(&artifact.path);
+        let path = normal_path(&artifact.path);
         if path.is_empty() || artifact.path.starts_with('/') || has_parent(&path) || path.contains('\0') {
             v.add(
                 format!("{at}.path"),
@@ -98,14 +98,14 @@ pub(super) fn parse(at: &str, artifacts: &[pb::Artifact], v: &mut Violations) ->
 /// Refuses configs that would be laid out where an artifact is.
 pub(super) fn check_configs(at: &str, artifacts: &[Artifact], configs: &[ConfigMount], v: &mut Violations) {
     for (n, artifact) in artifacts.iter().enumerate() {
-        if let Some(mount) = configs.iter().find(|mount| overlap(&normal(&mount.path), &artifact.path)) {
+        if let Some(mount) = configs.iter().find(|mount| overlap(&normal_path(&mount.path), &artifact.path)) {
             v.add(format!("{at}[{n}].path"), format!("the files of config `{}` are there", mount.config));
         }
     }
 }
 
-/// Without `.` and doubled slashes.
-fn normal(path: &str) -> String {
+/// `path` without `.` and doubled slashes.
+pub fn normal_path(path: &str) -> String {
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
     parts.join("/")
 }

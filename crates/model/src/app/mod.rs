@@ -17,7 +17,7 @@ mod settings;
 mod tests;
 mod update;
 
-pub use artifacts::{Artifact, Unpack};
+pub use artifacts::{Artifact, Unpack, normal_path};
 pub use container::{
     Container, Device, Dns, ExtraHost, IpcMode, Isolation, Kernel, Log, Mount, MountSource, Network,
     NetworkMode, Port, Protocol, PullPolicy, Ulimit,

@@ -43,7 +43,7 @@ pub struct Installation {
     /// The replicas of all services, by service and start.
     #[prost(message, repeated, tag = "2")]
     pub members: ::prost::alloc::vec::Vec<Member>,
-    /// The store.
+    /// The store. Absent: it does not answer, which is one of the problems.
     #[prost(message, optional, tag = "3")]
     pub store: ::core::option::Option<StoreState>,
     /// The project's nodes.

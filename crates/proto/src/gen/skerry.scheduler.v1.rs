@@ -1951,7 +1951,7 @@ pub mod config_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
-        /// Deletes a config. FAILED_PRECONDITION while an app mounts it; the error names the apps.
+        /// Deletes a config. FAILED_PRECONDITION while an app uses it; the error names the apps.
         pub async fn delete_config(
             &mut self,
             request: impl tonic::IntoRequest<super::DeleteConfigRequest>,
@@ -2039,7 +2039,7 @@ pub mod config_service_server {
             tonic::Response<super::UpdateConfigResponse>,
             tonic::Status,
         >;
-        /// Deletes a config. FAILED_PRECONDITION while an app mounts it; the error names the apps.
+        /// Deletes a config. FAILED_PRECONDITION while an app uses it; the error names the apps.
         async fn delete_config(
             &self,
             request: tonic::Request<super::DeleteConfigRequest>,

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use skerry_model::InstanceName;
@@ -16,6 +16,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use self::probe::Inside;
+use crate::lock::lock;
 use crate::runtime::{Place, Runtime};
 
 mod probe;
@@ -236,10 +237,6 @@ fn started(started_at: SystemTime) -> Instant {
     let now = Instant::now();
     let ago = SystemTime::now().duration_since(started_at).unwrap_or_default();
     now.checked_sub(ago).unwrap_or(now)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -163,42 +163,75 @@ async fn observed(job: Job) -> Result<(), RuntimeError> {
 struct Job {
     instance: InstanceName,
     act: Act,
-    former: bool,
+    work: Work,
     runtime: Arc<dyn Runtime>,
-    spec: Option<Arc<InstanceSpec>>,
-    /// The copy that is withdrawn.
-    copy: Option<String>,
     slots: Arc<Semaphore>,
     news: mpsc::Sender<News>,
     deadline: Duration,
 }
 
+/// What a task does, with what it takes.
+enum Work {
+    Fetch(Arc<InstanceSpec>),
+    Run {
+        spec: Arc<InstanceSpec>,
+        /// Absent: it shall be the only copy.
+        place: Option<Place>,
+        /// Whether what it needs is looked for first.
+        look: bool,
+    },
+    /// Of this copy, by its id.
+    Withdraw(String),
+    /// Of all copies.
+    Remove,
+}
+
+impl Work {
+    fn with(spec: Arc<InstanceSpec>, act: Act, former: bool) -> Self {
+        let place = match (act, former) {
+            (Act::Fetch, _) => return Self::Fetch(spec),
+            (Act::StartBeside, _) => Some(Place::Beside),
+            (_, true) => Some(Place::Own),
+            (_, false) => None,
+        };
+        Self::Run { spec, place, look: former && act == Act::Start }
+    }
+
+    fn spec(&self) -> Option<&Arc<InstanceSpec>> {
+        match self {
+            Self::Fetch(spec) | Self::Run { spec, .. } => Some(spec),
+            Self::Withdraw(_) | Self::Remove => None,
+        }
+    }
+}
+
 impl Job {
     async fn run(self) -> Result<(), RuntimeError> {
-        if let Some(copy) = &self.copy {
-            let withdraw = self.runtime.withdraw(&self.instance, copy);
-            return in_time(self.deadline, "removing the copy beside", withdraw).await;
-        }
-        let Some(spec) = &self.spec else {
-            return in_time(self.deadline, "removing it", self.runtime.remove(&self.instance)).await;
-        };
         let sink = |progress| self.say(progress);
-        if self.act == Act::Fetch {
-            let _slot = tokio::time::timeout(PATIENCE, self.slots.acquire()).await;
-            let prepare = self.runtime.prepare(spec, &sink);
-            return in_time(PREPARE_DEADLINE, "fetching what it needs", prepare).await;
+        match &self.work {
+            Work::Fetch(spec) => {
+                let _slot = tokio::time::timeout(PATIENCE, self.slots.acquire()).await;
+                let prepare = self.runtime.prepare(spec, &sink);
+                in_time(PREPARE_DEADLINE, "fetching what it needs", prepare).await
+            }
+            Work::Run { spec, place, look } => {
+                // What a former copy needs was here once, and should it not be any more, the wanted one is not held up by that for long.
+                if *look {
+                    let prepare = self.runtime.prepare(spec, &sink);
+                    in_time(FORMER_DEADLINE, "looking for what it needs", prepare).await?;
+                }
+                let run = match place {
+                    Some(place) => self.runtime.ensure_at(*place, spec, &sink),
+                    None => self.runtime.ensure(spec, &sink),
+                };
+                in_time(self.deadline, "starting it", run).await
+            }
+            Work::Withdraw(copy) => {
+                let withdraw = self.runtime.withdraw(&self.instance, copy);
+                in_time(self.deadline, "removing the copy beside", withdraw).await
+            }
+            Work::Remove => in_time(self.deadline, "removing it", self.runtime.remove(&self.instance)).await,
         }
-        // What a former copy needs was here once, and should it not be any more, the wanted one is not held up by that for long.
-        if self.former && self.act == Act::Start {
-            let prepare = self.runtime.prepare(spec, &sink);
-            in_time(FORMER_DEADLINE, "looking for what it needs", prepare).await?;
-        }
-        let work = match (self.act, self.former) {
-            (Act::StartBeside, _) => self.runtime.ensure_at(Place::Beside, spec, &sink),
-            (_, true) => self.runtime.ensure_at(Place::Own, spec, &sink),
-            (_, false) => self.runtime.ensure(spec, &sink),
-        };
-        in_time(self.deadline, "starting it", work).await
     }
 
     fn say(&self, progress: Progress) {
@@ -222,16 +255,19 @@ impl Reconciler {
     /// Begins `action`.
     pub(super) fn begin_act(&mut self, action: &Action, news: &mpsc::Sender<News>, now: MonoTime) {
         let Some(driver) = self.runtimes.get(&action.runtime).cloned() else { return };
-        let spec = match action.act {
-            Act::Remove | Act::Withdraw => None,
+        let work = match action.act {
+            Act::Remove => Work::Remove,
+            Act::Withdraw => {
+                let Some(copy) = self.give_up_beside(action, now) else { return };
+                Work::Withdraw(copy)
+            }
             Act::Fetch | Act::Start | Act::Restart | Act::Repair | Act::Replace | Act::StartBeside => {
                 let specs = if action.former { &self.desired.formers } else { &self.desired.instances };
                 let Some(spec) = specs.get(&action.instance) else { return };
-                Some(Arc::clone(spec))
+                Work::with(Arc::clone(spec), action.act, action.former)
             }
         };
-        let copy = if action.act == Act::Withdraw { self.give_up_beside(action, now) } else { None };
-        let fingerprint = spec.as_ref().map(|spec| spec.fingerprint.clone());
+        let fingerprint = work.spec().map(|spec| spec.fingerprint.clone());
         let memory = self.memories.entry(action.instance.clone()).or_default();
         let grace = match (action.act, &fingerprint) {
             (Act::Fetch, Some(fingerprint)) => {
@@ -256,7 +292,7 @@ impl Reconciler {
                     let copy = Copy { fingerprint: fingerprint.clone(), ran: false };
                     self.copies.made.insert(action.instance.clone(), copy);
                 }
-                memory.grace(spec.as_ref().map(|spec| spec.service.stop.grace_period))
+                memory.grace(work.spec().map(|spec| spec.service.stop.grace_period))
             }
             (_, None) => {
                 memory.acts(Busy::Stopping, now);
@@ -269,10 +305,8 @@ impl Reconciler {
         let job = Job {
             instance: action.instance.clone(),
             act: action.act,
-            former,
+            work,
             runtime: driver,
-            spec,
-            copy,
             slots: Arc::clone(&self.acts.slots),
             news: news.clone(),
             deadline: ACT_DEADLINE + grace,

@@ -264,7 +264,9 @@ impl Reconciler {
     fn runtime_answers(&mut self, kind: RuntimeKind, version: Option<String>) {
         let Some(view) = self.world.get_mut(&kind) else { return };
         let was_away = view.error.take().is_some() && !view.version.is_empty();
-        view.available = true;
+        if !std::mem::replace(&mut view.available, true) {
+            self.collector.hurry();
+        }
         if let Some(version) = version {
             view.version = version;
         }

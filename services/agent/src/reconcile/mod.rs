@@ -197,7 +197,7 @@ impl Reconciler {
                 Some(ended) = self.acts.next() => self.take_end(ended),
                 Some(seen) = self.looks.next() => self.take_look(seen),
                 Some(_) = self.sweeping.join_next() => {}
-                Some(told) = self.collector.next() => self.take_collected(told),
+                Some(ended) = self.collector.next() => self.take_collector(ended),
                 () = self.monitor.changed() => {}
                 () = self.beside_monitor.changed() => {}
                 () = self.ledger.written() => self.ledger.write(),
@@ -266,7 +266,7 @@ impl Reconciler {
         if self.desired.trace_parent != desired.trace_parent {
             self.traced_since = self.clock.mono();
         }
-        self.collector.hurry();
+        self.collect_for(&desired);
         self.desired = desired;
     }
 
@@ -274,9 +274,9 @@ impl Reconciler {
     /// restarted, as with Docker: what it means is for dependents, rollouts and people to say.
     fn watch_health(&mut self) {
         let mut watched: BTreeSet<InstanceName> = self.monitor.watched().into_iter().collect();
-        for (name, spec) in &self.desired.instances {
+        for (name, wanted) in &self.desired.instances {
             // One on another runtime than is wanted runs on until it can be replaced.
-            let Some(kind) = crate::world::place_of(&self.world, name, crate::world::kind_of(spec)) else {
+            let Some(kind) = crate::world::place_of(&self.world, name, crate::world::kind_of(wanted)) else {
                 continue;
             };
             let Some((view, runtime)) = self.world.get(&kind).zip(self.runtimes.get(&kind)) else { continue };
@@ -290,7 +290,9 @@ impl Reconciler {
             if let Some(check) = &spec.service.health_check {
                 watched.remove(name);
                 let target = target(check, observed, since, runtime);
-                if !view.beside.contains_key(name) && self.beside_health.contains_key(name) {
+                // The copy that was beside has this place now. One that was withdrawn has left it to the old copy.
+                let moved = !view.beside.contains_key(name) && observed.fingerprint == wanted.fingerprint;
+                if moved && self.beside_health.contains_key(name) {
                     self.monitor.take_over(name, &self.beside_monitor);
                 }
                 self.monitor.set(name, Some(target));

@@ -11,7 +11,12 @@ use crate::runtime::RunState;
 use crate::testing::runtime::FakeRuntime;
 use crate::testing::{app, instance_resource, process, revision_resource, service};
 
+mod room;
+mod told;
+
 use pb::InstancePhase as Phase;
+
+mod collect;
 
 /// Enough for everything but waits of minutes.
 const SOON: Duration = Duration::from_secs(20);
@@ -486,6 +491,53 @@ async fn one_that_moves_to_the_other_runtime_is_ready_all_along() {
         bench.until("it moved", moved).await;
         assert!(bench.docker.state().instances.is_empty());
         assert_eq!(bench.events("Vanished"), 0);
+        bench.end().await;
+    })
+    .await;
+}
+
+/// Started first, with a command as its health check.
+fn start_first(name: &str, value: &str) -> skerry_proto::types::v1::ServiceSpec {
+    use skerry_proto::types::v1::{HealthCheck, UpdatePolicy, health_check, update_policy};
+    let mut service = with_env(name, value);
+    service.health_check = Some(HealthCheck {
+        probe: Some(health_check::Probe::Exec(health_check::Exec { command: vec!["check".to_owned()] })),
+        ..HealthCheck::default()
+    });
+    service.update = Some(UpdatePolicy { order: update_policy::Order::StartFirst.into() });
+    service
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_found_of_a_copy_that_is_withdrawn_is_not_held_against_the_old_one() {
+    on_local(async {
+        let bench = Bench::new();
+        let old = apps(&[("app", vec![start_first("web", "1")])]);
+        bench.want(old.clone());
+        bench.until("it runs", |b| b.ready(WEB)).await;
+        bench.docker.state().beside_code = 1;
+        let mut new = apps(&[("app", vec![start_first("web", "2")])]);
+        new.formers.clone_from(&old.instances);
+        bench.want(new);
+        let withdrawn = |b: &Bench| b.calls().iter().filter(|call| call.starts_with("withdraw")).count();
+        for turn in 1..=3 {
+            let patience = tokio::time::timeout(Duration::from_secs(600), async {
+                while withdrawn(&bench) < turn {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    assert!(bench.ready(WEB), "the old one is healthy all along");
+                }
+            });
+            patience.await.expect("the new one is withdrawn");
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(bench.ready(WEB));
+        assert_eq!(bench.events("Healthy"), 1, "nothing changed for the old one");
+        bench.docker.state().beside_code = 0;
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        bench
+            .until("the new one has its place", |b| b.ready(WEB) && b.docker.state().beside.is_empty())
+            .await;
+        assert_eq!(bench.calls().iter().filter(|call| call.starts_with("ensure")).count(), 2);
         bench.end().await;
     })
     .await;

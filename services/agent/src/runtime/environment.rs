@@ -1,13 +1,18 @@
 //! The variables of an instance: from its configs and from files of the machine, with those that its spec names over them.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use rustix::fs::OFlags;
 use skerry_model::ConfigName;
 use skerry_model::app::{EnvSource, ServiceSpec};
-use skerry_model::env_file::{self, ENV_BYTES_MAX, is_variable};
-use std::sync::Arc;
+use skerry_model::env_file::{self, ENV_BYTES_MAX, VARIABLE_BYTES_MAX, is_variable};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::RuntimeError;
 use crate::desired::{ConfigContent, InstanceSpec};
@@ -15,9 +20,67 @@ use crate::desired::{ConfigContent, InstanceSpec};
 /// One CamelCase word for what is told of a source that does not read.
 pub(crate) const INVALID: &str = "InvalidEnvironment";
 
-type Variables = BTreeMap<String, String>;
+/// Longest that the files of an instance may take to be read.
+const READ_WAIT: Duration = Duration::from_secs(10);
+/// Stack of the thread that reads them, in bytes.
+const READ_STACK_BYTES: usize = 256 << 10;
 
-/// The variables of `instance`. Reads files of the machine: blocks.
+/// Who reads which files: one at a time.
+static TURNS: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>> = Mutex::new(BTreeMap::new());
+
+pub(crate) type Variables = BTreeMap<String, String>;
+
+/// The variables of `instance`, however long the machine takes to read its files: then it is an error.
+pub(crate) async fn read(instance: &InstanceSpec) -> Result<Variables, RuntimeError> {
+    let files: Vec<&str> = instance.service.env_from.iter().filter_map(file_of).collect();
+    if files.is_empty() {
+        return environment(instance);
+    }
+    let files = files.join(", ");
+    let spec = instance.clone();
+    let read = aside(&files, READ_WAIT, move || environment(&spec)).await;
+    read.unwrap_or_else(|why| {
+        let message = format!("reading {files}: {why}");
+        Err(RuntimeError { reason: INVALID, message, transient: true })
+    })
+}
+
+fn file_of(source: &EnvSource) -> Option<&str> {
+    match source {
+        EnvSource::File { path, .. } => Some(path),
+        EnvSource::Config { .. } => None,
+    }
+}
+
+/// Does `work` on a thread of its own, and waits `wait` for it. On a mount that hangs it never ends: that takes none of the threads that all else
+/// shares, holds up no end of the agent, and no other work of that `key` begins, so that there is one such thread for each.
+async fn aside<T: Send + 'static>(
+    key: &str,
+    wait: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, String> {
+    let turn = {
+        let mut turns = TURNS.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        Arc::clone(turns.entry(key.to_owned()).or_default())
+    };
+    let done = async {
+        let turn = turn.lock_owned().await;
+        let (say, answer) = oneshot::channel();
+        let run = move || {
+            let done = work();
+            drop(turn);
+            // Nobody listens where it took too long.
+            let _ = say.send(done);
+        };
+        let thread = std::thread::Builder::new().name("skerry-read".to_owned()).stack_size(READ_STACK_BYTES);
+        thread.spawn(run).map_err(|error| error.to_string())?;
+        answer.await.map_err(|_| "a defect of the agent's: see its log".to_owned())
+    };
+    timeout(wait, done).await.unwrap_or_else(|_| Err(format!("it takes more than {} s", wait.as_secs())))
+}
+
+/// The variables of `instance`. Reads files of the machine: blocks, for ever where a mount hangs.
 pub(crate) fn environment(instance: &InstanceSpec) -> Result<Variables, RuntimeError> {
     let failed = |message| RuntimeError { reason: INVALID, message, transient: true };
     let mut all = Variables::new();
@@ -30,11 +93,24 @@ pub(crate) fn environment(instance: &InstanceSpec) -> Result<Variables, RuntimeE
         });
     }
     all.extend(instance.service.env.clone());
-    let bytes: usize = all.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
-    if bytes > ENV_BYTES_MAX {
-        return Err(failed(format!("its variables have {bytes} bytes: at most {ENV_BYTES_MAX}")));
-    }
+    check_sizes(&all).map_err(failed)?;
     Ok(all)
+}
+
+/// Whether a program can be given these.
+fn check_sizes(all: &Variables) -> Result<(), String> {
+    // With `=`, and the zero at its end.
+    let bytes_of = |(name, value): (&String, &String)| name.len() + value.len() + 2;
+    if let Some((name, _)) = all.iter().find(|variable| bytes_of(*variable) > VARIABLE_BYTES_MAX) {
+        return Err(format!(
+            "its variable {name} has more than the {VARIABLE_BYTES_MAX} bytes that Linux hands on"
+        ));
+    }
+    let bytes: usize = all.iter().map(bytes_of).sum();
+    if bytes > ENV_BYTES_MAX {
+        return Err(format!("its variables have {bytes} bytes: at most {ENV_BYTES_MAX}"));
+    }
+    Ok(())
 }
 
 /// Whether the configs that `service` takes variables from hold such.
@@ -77,16 +153,23 @@ fn of_config(
 }
 
 fn of_file(path: &str, optional: bool) -> Result<Variables, String> {
-    let reading = |error: io::Error| format!("reading the environment file {path}: {error}");
-    let file = match File::open(path) {
+    let reading = |error: &io::Error| format!("reading the environment file {path}: {error}");
+    let irregular = || format!("the environment file {path} is not a regular file");
+    match fs::metadata(path) {
         Err(error) if optional && error.kind() == io::ErrorKind::NotFound => return Ok(Variables::new()),
-        file => file.map_err(reading)?,
-    };
-    if !file.metadata().map_err(reading)?.is_file() {
-        return Err(format!("the environment file {path} is not a regular file"));
+        // Opening some devices does something, and opening a pipe waits for its other end.
+        there if !there.as_ref().map_err(reading)?.is_file() => return Err(irregular()),
+        _ => {}
+    }
+    // It may be another one by now.
+    let flags = OFlags::NONBLOCK.union(OFlags::NOCTTY).bits().cast_signed();
+    let file = File::options().read(true).custom_flags(flags).open(path).map_err(|error| reading(&error))?;
+    if !file.metadata().map_err(|error| reading(&error))?.is_file() {
+        return Err(irregular());
     }
     let mut bytes = Vec::new();
-    file.take(ENV_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).map_err(reading)?;
+    let read = file.take(ENV_BYTES_MAX as u64 + 1).read_to_end(&mut bytes);
+    read.map_err(|error| reading(&error))?;
     if bytes.len() > ENV_BYTES_MAX {
         return Err(format!("the environment file {path} has more than {ENV_BYTES_MAX} bytes"));
     }
@@ -130,5 +213,40 @@ mod tests {
         std::fs::write(&path, "A").unwrap();
         assert!(of_file(text, true).unwrap_err().contains("line 1"));
         assert!(of_file("/dev/zero", false).unwrap_err().contains("regular"));
+    }
+
+    #[test]
+    fn one_variable_is_no_longer_than_the_kernel_takes() {
+        let with = |value: usize| check_sizes(&BTreeMap::from([("A".to_owned(), "x".repeat(value))]));
+        let bound = VARIABLE_BYTES_MAX - "A=".len() - 1;
+        assert_eq!(with(bound), Ok(()));
+        assert!(with(bound + 1).unwrap_err().contains("variable A"));
+    }
+
+    #[test]
+    fn a_pipe_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, kind, mode, 0).unwrap();
+        let path = pipe.to_str().unwrap().to_owned();
+        let (say, answer) = std::sync::mpsc::channel();
+        // Left behind where it waits.
+        std::thread::spawn(move || say.send(of_file(&path, false)));
+        let answer = answer.recv_timeout(Duration::from_secs(5)).expect("it is answered");
+        assert!(answer.unwrap_err().contains("regular"));
+    }
+
+    #[tokio::test]
+    async fn what_hangs_is_given_up_and_not_begun_again_until_it_ends() {
+        let (end, hangs) = std::sync::mpsc::channel::<()>();
+        let short = Duration::from_millis(50);
+        let hung = aside("hangs", short, move || hangs.recv()).await;
+        assert!(hung.unwrap_err().contains("more than"));
+        let begun: Result<(), String> = aside("hangs", short, || unreachable!("it has no turn")).await;
+        assert!(begun.unwrap_err().contains("more than"));
+        assert_eq!(aside("another", READ_WAIT, || 1).await, Ok(1), "others are not held up");
+        end.send(()).unwrap();
+        assert_eq!(aside("hangs", READ_WAIT, || 2).await, Ok(2));
     }
 }

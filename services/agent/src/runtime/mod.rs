@@ -114,6 +114,16 @@ pub struct Progress {
     pub message: String,
 }
 
+/// The reason of the progress that tells of want of room which the agent cannot end by itself.
+pub(crate) const DISK_NEARLY_FULL: &str = "DiskNearlyFull";
+
+impl Progress {
+    /// Whether somebody should do something about it.
+    pub fn is_warning(&self) -> bool {
+        self.reason == DISK_NEARLY_FULL
+    }
+}
+
 /// Where progress goes. Must not block.
 pub type ProgressSink<'a> = &'a (dyn Fn(Progress) + Send + Sync);
 
@@ -130,6 +140,9 @@ pub struct Wanted {
     pub configs: BTreeSet<(ConfigName, String)>,
 }
 
+/// Whether volumes are removed with their apps.
+pub type VolumeWords = BTreeMap<(AppName, VolumeName), bool>;
+
 /// What is still needed on this node, for `collect`.
 #[derive(Debug, Default)]
 pub struct Needs {
@@ -137,10 +150,20 @@ pub struct Needs {
     pub apps: BTreeSet<AppName>,
     /// Images that wanted instances and their former copies are made from, as specs name them.
     pub images: BTreeSet<String>,
-    /// Volumes that wanted instances mount, and whether each is removed with its app.
-    pub volumes: BTreeMap<(AppName, VolumeName), bool>,
+    /// Volumes that wanted instances mount, and whether each is removed with its app; also of what was wanted shortly before, as it was
+    /// said last.
+    pub volumes: VolumeWords,
     /// Checksums of the files that are downloaded for wanted instances and their former copies.
     pub artifacts: BTreeSet<String>,
+}
+
+impl Needs {
+    /// Whether what `newer` needs is needed here too: what goes as unneeded here is unneeded there.
+    pub fn cover(&self, newer: &Self) -> bool {
+        newer.apps.is_subset(&self.apps)
+            && newer.images.is_subset(&self.images)
+            && newer.artifacts.is_subset(&self.artifacts)
+    }
 }
 
 /// How an instance is asked to end, where the instance itself no longer says.
@@ -213,6 +236,12 @@ pub trait Runtime: Send + Sync {
     /// Removes what no wanted instance uses: networks of apps that are gone or that they no longer name, laid-out config files. Never volumes.
     async fn sweep(&self, wanted: &Wanted) -> Result<(), RuntimeError>;
 
+    /// Keeps in mind what is said of volumes, at once: once their app has left nobody says it again, and a `collect` between the two
+    /// need not come.
+    async fn note(&self, _volumes: &VolumeWords) -> Result<(), RuntimeError> {
+        Ok(())
+    }
+
     /// Removes what takes room on the machine and is needed no more, of what the runtime knows to be the agent's: images that it pulled,
     /// files that it downloaded, volumes that go with their app. Answers what was removed, for people.
     async fn collect(&self, _needs: &Needs) -> Result<Vec<Progress>, RuntimeError> {
@@ -221,6 +250,11 @@ pub trait Runtime: Send + Sync {
 
     /// Returns when something may have changed by itself (a container died), so that the reconciler looks sooner.
     async fn changed(&self);
+}
+
+/// So many bytes, for people.
+pub(crate) fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
 fn no_overlap(instance: &InstanceName) -> RuntimeError {

@@ -1,8 +1,12 @@
 //! The last step before a program: this process enters the instance's cgroups, becomes its user, goes to its directory, and turns into it.
 //!
 //! A step of its own because it is one for the program and for commands beside it, and because none of it may happen to the shim, which
-//! keeps the agent's rights. Its environment is already the program's.
+//! keeps the agent's rights.
+//!
+//! Its own environment is empty, and only `execve` is given the program's: a linker that loads this binary heeds what stands there
+//! (`LD_PRELOAD`, `LD_LIBRARY_PATH`), and would load what the program's user put into a place of theirs, as root.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::ffi::{CString, NulError, OsStr, OsString};
 use std::fs::File;
@@ -67,18 +71,23 @@ fn become_program(
         let message = format!("the working directory {} cannot be entered: {error}", directory.display());
         return StartFailure::new(DIRECTORY_MISSING, message);
     }
-    match execute(program, name, args) {
+    match execute(program, name, args, launch.environment(dir)) {
         Err(error) => StartFailure::exec(program, &error),
         Ok(never) => match never {},
     }
 }
 
 /// `execve` itself: `execvp`, which `CommandExt::exec` is, has /bin/sh run what the kernel refuses as no program of this machine.
-fn execute(program: &Path, name: &OsStr, args: impl Iterator<Item = OsString>) -> io::Result<Infallible> {
+fn execute(
+    program: &Path,
+    name: &OsStr,
+    args: impl Iterator<Item = OsString>,
+    environment: BTreeMap<OsString, OsString>,
+) -> io::Result<Infallible> {
     let text = |text: OsString| CString::new(text.into_vec());
     let args =
         std::iter::once(name.to_owned()).chain(args).map(text).collect::<Result<Vec<_>, NulError>>()?;
-    let variables = std::env::vars_os().map(|(mut name, value)| {
+    let variables = environment.into_iter().map(|(mut name, value)| {
         name.push("=");
         name.push(value);
         text(name)

@@ -10,6 +10,7 @@
 //! state/       the program's own: its directory, its HOME, its config files
 //! ```
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -161,11 +162,11 @@ impl Launch {
     }
 
     /// The whole environment of the program. Nothing of the agent's own is handed on.
-    pub(crate) fn environment(&self, dir: &Path) -> Vec<(OsString, OsString)> {
+    pub(crate) fn environment(&self, dir: &Path) -> BTreeMap<OsString, OsString> {
         let state: OsString = state_dir(dir).into();
-        let mut all = vec![("PATH".into(), PATH_DEFAULT.into()), ("HOME".into(), state.clone())];
+        let mut all = BTreeMap::from([("PATH".into(), PATH_DEFAULT.into()), ("HOME".into(), state.clone())]);
         all.extend(self.env.iter().map(|(name, value)| (name.into(), value.into())));
-        all.push(("SKERRY_STATE_DIR".into(), state));
+        all.insert("SKERRY_STATE_DIR".into(), state);
         all
     }
 
@@ -300,6 +301,7 @@ fn time(record: &Record, key: &str) -> Option<SystemTime> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::ffi::OsStr;
 
     #[test]
     fn the_records_read_as_they_were_written() {
@@ -325,7 +327,18 @@ mod tests {
         assert_eq!(Launch::read(dir.path()).unwrap(), Some(launch.clone()));
         assert_eq!(launch.search_path(), "/opt");
         let environment = launch.environment(dir.path());
-        assert!(environment.contains(&("HOME".into(), dir.path().join("state").into())));
+        let of = |name: &str| environment.get(OsStr::new(name)).cloned();
+        assert_eq!(of("HOME"), Some(dir.path().join("state").into()));
+        assert_eq!(of("PATH"), Some("/opt".into()), "the spec's, and only that");
+
+        // The most that a spec and its variables may have, each byte of them escaped.
+        let large = Launch {
+            args: vec!["\\".repeat(256 << 10)],
+            env: (0..4).map(|n| (format!("V{n}"), "\n".repeat(128 << 10))).collect(),
+            ..launch
+        };
+        large.write(dir.path()).unwrap();
+        assert_eq!(Launch::read(dir.path()).unwrap(), Some(large));
 
         let shim = ProcessId { pid: 7, started: 8 };
         let at = UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);

@@ -169,8 +169,8 @@ fn spawn(dir: &Path, launch: &Launch) -> Result<Child, StartFailure> {
         .arg0("skerry-shim")
         .args([OsStr::new(enter::WORD), dir.as_os_str(), path.as_os_str(), OsStr::new(&launch.program)])
         .args(&launch.args)
+        // The program's environment is for the program: the step is linked with the agent's rights.
         .env_clear()
-        .envs(launch.environment(dir))
         .stdin(say)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -9,8 +9,11 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-/// Longest record that is read, in bytes. An app's spec has at most 256 KiB, and escaping doubles it at worst.
-const RECORD_BYTES_MAX: u64 = 1024 * 1024;
+use crate::hex::hex;
+
+/// Longest record that is read, in bytes. An app's spec has at most 256 KiB and all variables 512 KiB (`ENV_BYTES_MAX`); escaping, and the word
+/// before each, at worst make three times as many of them.
+const RECORD_BYTES_MAX: u64 = 3 * (256 + 512) * 1024;
 const HEAD: &str = "skerry-record 1\n";
 const SUM: &str = "sum ";
 
@@ -117,11 +120,7 @@ fn create(path: &Path) -> io::Result<File> {
 }
 
 fn checksum(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(16);
-    for byte in &blake3::hash(bytes).as_bytes()[..8] {
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
+    hex(&blake3::hash(bytes).as_bytes()[..8])
 }
 
 fn unescape(text: &str) -> String {

@@ -9,13 +9,16 @@ use tokio::sync::Notify;
 
 use crate::desired::InstanceSpec;
 use crate::runtime::{
-    Observed, Progress, ProgressSink, RunState, Runtime, RuntimeError, RuntimeKind, Wanted,
+    Needs, Observed, Place, Progress, ProgressSink, RunState, Runtime, RuntimeError, RuntimeKind,
+    VolumeWords, Wanted,
 };
 
 /// What the runtime holds and how it behaves.
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) instances: BTreeMap<InstanceName, Observed>,
+    /// Copies beside those.
+    pub(crate) beside: BTreeMap<InstanceName, Observed>,
     /// Each call that changes something, as `ensure app/web/n1/0 <fingerprint>`.
     pub(crate) calls: Vec<String>,
     /// Images (fingerprints of instances) whose fetch never ends.
@@ -27,7 +30,44 @@ pub(crate) struct State {
     /// Every look hangs.
     pub(crate) hangs: bool,
     pub(crate) sweeps: u32,
+    /// What each copy that is started from now on lacks.
+    pub(crate) warnings: Vec<String>,
+    /// What the next look for room comes to.
+    pub(crate) collected: Vec<Progress>,
+    /// What was last said of volumes.
+    said: VolumeWords,
+    /// Volumes that went with their app.
+    pub(crate) removed_volumes: Vec<String>,
+    /// The images that each look for unneeded things was told to keep.
+    pub(crate) collects: Vec<BTreeSet<String>>,
+    /// Such a look never ends.
+    pub(crate) hanging_collects: bool,
+    /// Such looks that were given up.
+    pub(crate) collects_given_up: u32,
+    /// What commands in a copy beside exit with.
+    pub(crate) beside_code: i32,
     started: u64,
+}
+
+impl State {
+    /// A copy that is started now.
+    fn start(&mut self, instance: &InstanceSpec, place: Place) -> Observed {
+        self.started += 1;
+        let since = SystemTime::UNIX_EPOCH + Duration::from_secs(self.started);
+        Observed {
+            instance: instance.name.clone(),
+            fingerprint: instance.fingerprint.clone(),
+            revision: instance.revision.to_string(),
+            runtime_id: format!("id{}", self.started),
+            state: RunState::Running { since },
+            address: None,
+            image_health: None,
+            drift: None,
+            place,
+            started: None,
+            warnings: self.warnings.clone(),
+        }
+    }
 }
 
 pub(crate) struct FakeRuntime {
@@ -70,6 +110,15 @@ impl FakeRuntime {
     }
 }
 
+/// Counts when it is dropped.
+struct GivenUp<'a>(&'a FakeRuntime);
+
+impl Drop for GivenUp<'_> {
+    fn drop(&mut self) {
+        self.0.state().collects_given_up += 1;
+    }
+}
+
 #[async_trait::async_trait]
 impl Runtime for FakeRuntime {
     fn kind(&self) -> RuntimeKind {
@@ -97,23 +146,38 @@ impl Runtime for FakeRuntime {
     async fn ensure(&self, instance: &InstanceSpec, _: ProgressSink<'_>) -> Result<(), RuntimeError> {
         self.answer()?;
         let mut state = self.state();
-        state.started += 1;
         state.calls.push(format!("ensure {} {}", instance.name, instance.fingerprint));
-        let since = SystemTime::UNIX_EPOCH + Duration::from_secs(state.started);
-        let observed = Observed {
-            instance: instance.name.clone(),
-            fingerprint: instance.fingerprint.clone(),
-            revision: instance.revision.to_string(),
-            runtime_id: format!("id{}", state.started),
-            state: RunState::Running { since },
-            address: None,
-            image_health: None,
-            drift: None,
-            place: crate::runtime::Place::Own,
-            started: None,
-            warnings: Vec::new(),
+        let moved = state.beside.remove(&instance.name).filter(|one| one.fingerprint == instance.fingerprint);
+        let observed = match moved {
+            Some(beside) => Observed { place: Place::Own, ..beside },
+            None => state.start(instance, Place::Own),
         };
         state.instances.insert(instance.name.clone(), observed);
+        Ok(())
+    }
+
+    async fn ensure_at(
+        &self,
+        place: Place,
+        instance: &InstanceSpec,
+        progress: ProgressSink<'_>,
+    ) -> Result<(), RuntimeError> {
+        if place == Place::Own {
+            return self.ensure(instance, progress).await;
+        }
+        self.answer()?;
+        let mut state = self.state();
+        state.calls.push(format!("beside {} {}", instance.name, instance.fingerprint));
+        let observed = state.start(instance, Place::Beside);
+        state.beside.insert(instance.name.clone(), observed);
+        Ok(())
+    }
+
+    async fn withdraw(&self, instance: &InstanceName, runtime_id: &str) -> Result<(), RuntimeError> {
+        self.answer()?;
+        let mut state = self.state();
+        state.calls.push(format!("withdraw {instance} {runtime_id}"));
+        state.beside.retain(|_, one| one.runtime_id != runtime_id);
         Ok(())
     }
 
@@ -122,6 +186,7 @@ impl Runtime for FakeRuntime {
         let mut state = self.state();
         state.calls.push(format!("remove {instance}"));
         state.instances.remove(instance);
+        state.beside.remove(instance);
         Ok(())
     }
 
@@ -130,17 +195,48 @@ impl Runtime for FakeRuntime {
             std::future::pending::<()>().await;
         }
         self.answer()?;
-        Ok(self.state().instances.values().cloned().collect())
+        let state = self.state();
+        Ok(state.instances.values().chain(state.beside.values()).cloned().collect())
     }
 
     async fn exec(&self, _: &InstanceName, _: &[String]) -> Result<i32, RuntimeError> {
         self.answer().map(|()| 0)
     }
 
+    async fn exec_at(&self, place: Place, _: &InstanceName, _: &[String]) -> Result<i32, RuntimeError> {
+        self.answer()?;
+        Ok(if place == Place::Beside { self.state().beside_code } else { 0 })
+    }
+
     async fn sweep(&self, _: &Wanted) -> Result<(), RuntimeError> {
         self.answer()?;
         self.state().sweeps += 1;
         Ok(())
+    }
+
+    async fn note(&self, volumes: &VolumeWords) -> Result<(), RuntimeError> {
+        self.state().said.extend(volumes.clone());
+        Ok(())
+    }
+
+    async fn collect(&self, needs: &Needs) -> Result<Vec<Progress>, RuntimeError> {
+        self.answer()?;
+        let hangs = {
+            let mut state = self.state();
+            state.collects.push(needs.images.clone());
+            state.said.extend(needs.volumes.clone());
+            let (stay, go): (VolumeWords, VolumeWords) = std::mem::take(&mut state.said)
+                .into_iter()
+                .partition(|((app, _), remove)| !remove || needs.apps.contains(app));
+            state.said = stay;
+            state.removed_volumes.extend(go.into_keys().map(|(_, volume)| volume.to_string()));
+            state.hanging_collects
+        };
+        if hangs {
+            let _given_up = GivenUp(self);
+            std::future::pending::<()>().await;
+        }
+        Ok(std::mem::take(&mut self.state().collected))
     }
 
     async fn changed(&self) {

@@ -3,13 +3,14 @@
 //! There is no pool: each call dials the socket, which costs microseconds and leaves nothing to go stale when Docker restarts.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use bollard::errors::Error;
 use bollard::{API_DEFAULT_VERSION, Docker};
 
 use super::error::{Failure, Kind};
+use crate::lock::lock;
 use crate::runtime::RuntimeError;
 
 /// For calls that only look.
@@ -89,7 +90,7 @@ impl Client {
     }
 
     fn slot(&self) -> std::sync::MutexGuard<'_, Option<Docker>> {
-        self.docker.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.docker)
     }
 }
 

@@ -5,7 +5,7 @@
 //! is checked by the process's cgroup. Elsewhere it ends with its container, and until it has ended no second one begins for that
 //! instance: they never pile up.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use bollard::exec::StartExecResults;
@@ -17,6 +17,7 @@ use tracing::debug;
 
 use super::client::{Client, LOOK_DEADLINE, START_DEADLINE};
 use super::error::{Failure, Kind};
+use crate::lock::lock;
 use crate::runtime::RuntimeError;
 
 /// For a command, beyond every timeout that a health check may ask for (10 min): the backstop of callers without one.
@@ -24,6 +25,10 @@ const EXEC_DEADLINE: Duration = Duration::from_secs(15 * 60);
 /// Docker learns of the end of a command after its output ended.
 const SETTLE_DEADLINE: Duration = Duration::from_secs(5);
 const SETTLE_PERIOD: Duration = Duration::from_millis(10);
+/// Longest that ending overdue commands may take, all together: a look at Docker waits for it.
+const REAP_DEADLINE: Duration = Duration::from_secs(2);
+/// Commands that are ended at one time.
+const REAPS_AT_ONCE: usize = 32;
 /// Commands noted at most; beyond it the oldest is forgotten, and ends with its container.
 const OVERDUE_MAX: usize = 256;
 
@@ -132,10 +137,14 @@ impl Execs {
             .filter(|one| only.is_none_or(|only| one.instance == *only))
             .cloned()
             .collect();
-        for overdue in due {
+        // What is not reached in time is left to the next.
+        let reaped = futures_util::stream::iter(due).for_each_concurrent(REAPS_AT_ONCE, async |overdue| {
             if has_ended(client, &overdue).await {
                 self.noted().retain(|one| one.exec != overdue.exec);
             }
+        });
+        if tokio::time::timeout(REAP_DEADLINE, reaped).await.is_err() {
+            debug!("commands that are overdue do not end");
         }
     }
 
@@ -148,7 +157,7 @@ impl Execs {
     }
 
     fn noted(&self) -> std::sync::MutexGuard<'_, Vec<Overdue>> {
-        self.overdue.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.overdue)
     }
 }
 
@@ -211,6 +220,20 @@ mod tests {
         (0..2 * OVERDUE_MAX).for_each(|n| execs.note(overdue(n)));
         assert_eq!(execs.noted().len(), OVERDUE_MAX);
         assert_eq!(execs.noted()[0], overdue(OVERDUE_MAX));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn commands_that_do_not_end_hold_up_a_look_for_moments_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("docker.sock");
+        // Takes connections, and answers none.
+        let _hung = tokio::net::UnixListener::bind(&path).unwrap();
+        let (client, execs) = (Client::new(path), Execs::default());
+        (0..OVERDUE_MAX).for_each(|n| execs.note(overdue(n)));
+        let begin = tokio::time::Instant::now();
+        execs.reap(&client, None).await;
+        assert!(begin.elapsed() <= REAP_DEADLINE, "{:?}", begin.elapsed());
+        assert_eq!(execs.noted().len(), OVERDUE_MAX);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use bollard::models::{ContainerSummary, ContainerSummaryStateEnum as State};
+use bollard::models::{ContainerSummary, ContainerSummaryStateEnum as State, MountPoint};
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder, RenameContainerOptionsBuilder,
 };
@@ -21,8 +21,7 @@ use super::observe::{is_named, is_running, list, missing_networks};
 use super::spec::{self, LABEL_FINGERPRINT, LABEL_GRACE, LABEL_INSTANCE, LABEL_OWNER, attachments};
 use super::{DockerRuntime, layout, network, pull};
 use crate::desired::InstanceSpec;
-use crate::runtime::environment::environment;
-use crate::runtime::{GRACE_DEFAULT, Place, Progress, ProgressSink, RuntimeError};
+use crate::runtime::{GRACE_DEFAULT, Place, Progress, ProgressSink, RuntimeError, environment};
 
 /// Passes that need no waiting: replace, find the network gone, make both anew, and then some.
 const PASSES_MAX: u32 = 12;
@@ -42,6 +41,7 @@ struct Copy {
     beside: bool,
     /// Networks that it was put in and is not in any more.
     missing_networks: Vec<String>,
+    volumes: Vec<MountPoint>,
 }
 
 /// Of a container that is to be started.
@@ -51,6 +51,51 @@ enum Age {
     New,
     /// There before this call.
     Kept,
+}
+
+impl Age {
+    /// Of one that is made anew: what it wrote is still wanted, and one that never ran wrote nothing.
+    fn volumes(self) -> Volumes {
+        match self {
+            Self::New => Volumes::Go,
+            Self::Kept => Volumes::Stay,
+        }
+    }
+}
+
+/// What becomes of the anonymous volumes of a container that is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Volumes {
+    /// They go with it: nobody wants such a copy any more.
+    Go,
+    /// A copy that is made in its stead gets them.
+    Stay,
+}
+
+/// What is known of the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Image {
+    Unknown,
+    /// It was here a while ago.
+    Prepared,
+    /// This call has seen to it.
+    Here,
+}
+
+/// What one pass leaves to the next.
+struct Work {
+    image: Image,
+    /// Volumes of a copy of this fingerprint that may have to be made anew. They are not known to anybody else once that is gone.
+    carried: Vec<MountPoint>,
+}
+
+impl Work {
+    /// What a copy that is made in the stead of this one has to have.
+    fn carry(&mut self, copy: &Copy) {
+        if !copy.volumes.is_empty() {
+            self.carried.clone_from(&copy.volumes);
+        }
+    }
 }
 
 /// What a pass came to.
@@ -70,10 +115,12 @@ impl DockerRuntime {
         place: Option<Place>,
         progress: ProgressSink<'_>,
     ) -> Result<(), RuntimeError> {
-        let mut image_ready = self.take_prepared(instance);
+        let prepared = self.take_prepared(instance);
+        let mut work =
+            Work { image: if prepared { Image::Prepared } else { Image::Unknown }, carried: Vec::new() };
         let mut last = None;
         for pass in 0..PASSES_MAX {
-            match self.pass(instance, place, &mut image_ready, progress).await? {
+            match self.pass(instance, place, &mut work, progress).await? {
                 Pass::Done => return Ok(()),
                 Pass::Again => {}
                 Pass::Wait(why) => {
@@ -105,7 +152,7 @@ impl DockerRuntime {
                 return Ok(());
             }
             for copy in &copies {
-                if let Pass::Wait(why) = self.stop_and_remove(instance, copy).await? {
+                if let Pass::Wait(why) = self.stop_and_remove(instance, copy, Volumes::Go).await? {
                     tokio::time::sleep(wait(pass)).await;
                     last = Some(why);
                 }
@@ -132,7 +179,7 @@ impl DockerRuntime {
         &self,
         instance: &InstanceSpec,
         place: Option<Place>,
-        image_ready: &mut bool,
+        work: &mut Work,
         progress: ProgressSink<'_>,
     ) -> Result<Pass, RuntimeError> {
         let container = spec::container(instance)?;
@@ -148,12 +195,22 @@ impl DockerRuntime {
             copies.retain(|copy| copy.beside);
         }
         if !copies.is_empty() {
-            if kept.is_none() && !*image_ready {
+            if kept.is_none() {
+                // What cannot run takes nothing away.
+                environment::read(instance).await?;
+            }
+            if kept.is_none() && work.image == Image::Unknown {
                 self.obtain_image(instance, container, progress).await?;
-                *image_ready = true;
+                work.image = Image::Here;
             }
             for copy in &copies {
-                if let wait @ Pass::Wait(_) = self.stop_and_remove(&instance.name, copy).await? {
+                let volumes = if copy.fingerprint == instance.fingerprint {
+                    work.carry(copy);
+                    Volumes::Stay
+                } else {
+                    Volumes::Go
+                };
+                if let wait @ Pass::Wait(_) = self.stop_and_remove(&instance.name, copy, volumes).await? {
                     return Ok(wait);
                 }
             }
@@ -164,9 +221,10 @@ impl DockerRuntime {
             Some(copy) => {
                 // A network of the app may be gone since.
                 self.ensure_networks(instance, container).await?;
+                work.carry(&copy);
                 self.connect_and_start(instance, container, &copy.id, Age::Kept).await
             }
-            None => self.create(instance, place.unwrap_or(Place::Own), image_ready, progress).await,
+            None => self.create(instance, place.unwrap_or(Place::Own), work, progress).await,
         }
     }
 
@@ -219,25 +277,21 @@ impl DockerRuntime {
         &self,
         instance: &InstanceSpec,
         place: Place,
-        image_ready: &mut bool,
+        work: &mut Work,
         progress: ProgressSink<'_>,
     ) -> Result<Pass, RuntimeError> {
         let container = spec::container(instance)?;
-        if !*image_ready && must_look_at_image(instance, container) {
+        if work.image == Image::Unknown && must_look_at_image(instance, container) {
             self.obtain_image(instance, container, progress).await?;
-            *image_ready = true;
+            work.image = Image::Here;
         }
         // Until the container exists nothing shows that its configs are in use.
         let _laying_out = self.layouts.read().await;
         self.lay_out(instance).await?;
         self.ensure_networks(instance, container).await?;
-        let reads_from = instance.clone();
-        let env = tokio::task::spawn_blocking(move || environment(&reads_from)).await;
-        let env = env.unwrap_or_else(|error| {
-            let message = format!("reading its variables: {error}");
-            Err(RuntimeError { reason: "InvalidEnvironment", message, transient: true })
-        })?;
+        let env = environment::read(instance).await?;
         let body = spec::create_body(instance, &self.owner, &self.configs, &env)?;
+        let body = spec::with_volumes(body, &work.carried);
         let name = match place {
             Place::Own => self.owner.container(&instance.name),
             Place::Beside => self.owner.beside(&instance.name),
@@ -253,10 +307,11 @@ impl DockerRuntime {
         match self.client.within(CREATE_DEADLINE, docker.create_container(Some(options), body)).await {
             Ok(created) => self.connect_and_start(instance, container, &created.id, Age::New).await,
             Err(failure) => match failure.kind {
-                Kind::NoImage if !*image_ready => {
+                // Also one that was found before: it may have been removed since.
+                Kind::NoImage if work.image != Image::Here => {
                     pull::obtain_absent(&self.client, &self.credentials, &self.kept, container, progress)
                         .await?;
-                    *image_ready = true;
+                    work.image = Image::Here;
                     Ok(Pass::Again)
                 }
                 Kind::NoNetwork => {
@@ -340,7 +395,7 @@ impl DockerRuntime {
                 // It holds on to the network that it was made with, so it is made anew.
                 debug!(instance = %instance.name, error = failure.message, "the network of a container is gone");
                 self.networks.forget(&instance.name.app);
-                self.remove(id).await?;
+                self.remove(id, age.volumes()).await?;
                 Ok(Pass::Wait(failed(failure)))
             }
             // Also for a reason that nobody knows: what a kill or a power loss left behind has many texts, and a new one is free of it.
@@ -348,7 +403,7 @@ impl DockerRuntime {
                 if failure.kind == Kind::StaleTask || (age == Age::Kept && failure.kind == Kind::Other) =>
             {
                 debug!(instance = %instance.name, error = failure.message, "a container that cannot start again is made anew");
-                self.remove(id).await?;
+                self.remove(id, age.volumes()).await?;
                 Ok(Pass::Wait(failed(failure)))
             }
             Err(Failure { kind: Kind::NotFound, .. }) => Ok(Pass::Again),
@@ -357,7 +412,12 @@ impl DockerRuntime {
         }
     }
 
-    async fn stop_and_remove(&self, instance: &InstanceName, copy: &Copy) -> Result<Pass, RuntimeError> {
+    async fn stop_and_remove(
+        &self,
+        instance: &InstanceName,
+        copy: &Copy,
+        volumes: Volumes,
+    ) -> Result<Pass, RuntimeError> {
         if is_running(copy.state) {
             let failed =
                 |failure: Failure| failure.while_doing(&format!("stopping {instance}"), "StopFailed");
@@ -370,18 +430,18 @@ impl DockerRuntime {
                 Err(failure) => return Err(failed(failure)),
             }
         }
-        self.remove(&copy.id).await
+        self.remove(&copy.id, volumes).await
     }
 
-    /// Removes a container that does not run, with its anonymous volumes; named ones stay.
-    async fn remove(&self, id: &str) -> Result<Pass, RuntimeError> {
+    /// Removes a container that does not run; named volumes stay.
+    async fn remove(&self, id: &str, volumes: Volumes) -> Result<Pass, RuntimeError> {
         let failed =
             |failure: Failure| failure.while_doing(&format!("removing container {id}"), "RemoveFailed");
         let docker = self.client.docker().await.map_err(failed)?;
-        let options = RemoveContainerOptionsBuilder::new().v(true).force(true).build();
+        let options = RemoveContainerOptionsBuilder::new().v(volumes == Volumes::Go).force(true).build();
         match self.client.within(REMOVE_DEADLINE, docker.remove_container(id, Some(options))).await {
             Ok(()) | Err(Failure { kind: Kind::NotFound, .. }) => {
-                self.observer.forget(id);
+                self.observer.gone(id);
                 Ok(Pass::Again)
             }
             Err(failure) if failure.kind == Kind::BeingRemoved => Ok(Pass::Wait(failed(failure))),
@@ -449,6 +509,8 @@ fn is_broken(state: Option<State>) -> bool {
 fn copy(listed: ContainerSummary, name: &str, beside: &str) -> Option<Copy> {
     let (named, missing_networks) = (is_named(&listed, name), missing_networks(&listed));
     let beside = !named && is_named(&listed, beside);
+    let volumes = listed.mounts.into_iter().flatten();
+    let volumes = volumes.filter(|mount| mount.typ.as_deref() == Some("volume")).collect();
     let labels = listed.labels.unwrap_or_default();
     let grace = labels.get(LABEL_GRACE).and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
     Some(Copy {
@@ -459,6 +521,7 @@ fn copy(listed: ContainerSummary, name: &str, beside: &str) -> Option<Copy> {
         named,
         beside,
         missing_networks,
+        volumes,
     })
 }
 

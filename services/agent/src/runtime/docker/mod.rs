@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use skerry_model::{AppName, InstanceName, NetworkName};
@@ -25,9 +25,11 @@ use self::spec::Owner;
 pub use self::upkeep::ImageGc;
 use self::upkeep::Kept;
 use super::{
-    Needs, Observed, Place, Progress, ProgressSink, Runtime, RuntimeDirs, RuntimeError, RuntimeKind, Wanted,
+    Needs, Observed, Place, Progress, ProgressSink, Runtime, RuntimeDirs, RuntimeError, RuntimeKind,
+    VolumeWords, Wanted, environment,
 };
 use crate::desired::InstanceSpec;
+use crate::lock::lock;
 
 mod client;
 mod credentials;
@@ -129,7 +131,7 @@ impl DockerRuntime {
     }
 
     fn prepared(&self) -> std::sync::MutexGuard<'_, BTreeMap<InstanceName, (String, Instant)>> {
-        self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.prepared)
     }
 
     /// The id of a container of an instance: as last observed, else as listed now.
@@ -162,6 +164,8 @@ impl Runtime for DockerRuntime {
 
     async fn prepare(&self, instance: &InstanceSpec, progress: ProgressSink<'_>) -> Result<(), RuntimeError> {
         let container = spec::container(instance)?;
+        // What does not read takes nothing away: it is known before the old copy goes.
+        environment::read(instance).await?;
         self.obtain_image(instance, container, progress).await?;
         let mut prepared = self.prepared();
         if prepared.len() >= PREPARED_MAX {
@@ -231,6 +235,10 @@ impl Runtime for DockerRuntime {
             message: format!("removing laid-out configs: {error}"),
             transient: true,
         })
+    }
+
+    async fn note(&self, volumes: &VolumeWords) -> Result<(), RuntimeError> {
+        self.note_volumes(volumes).await
     }
 
     async fn collect(&self, needs: &Needs) -> Result<Vec<Progress>, RuntimeError> {

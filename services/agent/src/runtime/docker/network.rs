@@ -5,7 +5,7 @@
 //! several, the oldest stays.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use bollard::models::{Network, NetworkConnectRequest, NetworkCreateRequest};
 use bollard::query_parameters::ListNetworksOptionsBuilder;
@@ -15,6 +15,7 @@ use tracing::{debug, warn};
 use super::client::{Client, LOOK_DEADLINE, NETWORK_DEADLINE};
 use super::error::{Failure, Kind};
 use super::spec::{Attachment, LABEL_APP, LABEL_NETWORK, LABEL_OWNER, Owner};
+use crate::lock::lock;
 use crate::runtime::{RuntimeError, Wanted};
 
 /// A network of an app: its own one, or a further one by its name.
@@ -93,7 +94,7 @@ impl Networks {
     }
 
     fn slots(&self) -> std::sync::MutexGuard<'_, BTreeMap<NetworkId, Arc<tokio::sync::Mutex<bool>>>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.known)
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bollard::models::{
@@ -22,6 +22,7 @@ use tracing::{debug, warn};
 use super::client::{Client, LOOK_DEADLINE};
 use super::error::{Failure, Kind};
 use super::spec::{LABEL_FINGERPRINT, LABEL_INSTANCE, LABEL_NETWORKS, LABEL_REVISION, Owner};
+use crate::lock::lock;
 use crate::runtime::{Observed, Place, RunState};
 
 /// For one inspection. Short: Docker can list a container that it cannot inspect, and the others must not wait for it.
@@ -37,6 +38,15 @@ struct Detail {
     started: Option<SystemTime>,
     finished: Option<SystemTime>,
     out_of_memory: bool,
+    /// Something happened to the container since.
+    stale: bool,
+}
+
+impl Detail {
+    /// Whether it is about the state that a list shows.
+    fn is_of(&self, one: &ContainerSummary) -> bool {
+        self.state == one.state && (is_running(one.state) || self.code == exit_code_in(one.status.as_deref()))
+    }
 }
 
 /// Kept answers, by container id. Bounded by the containers that the last list had.
@@ -79,11 +89,9 @@ impl Observer {
         let observed = listed
             .iter()
             .filter_map(|one| {
-                observed(
-                    owner,
-                    one,
-                    one.id.as_ref().and_then(|id| details.get(id)).copied().unwrap_or_default(),
-                )
+                // Where nothing new could be learnt, what is known of this state still counts: other times would mean another start.
+                let kept = one.id.as_ref().and_then(|id| details.get(id)).filter(|kept| kept.is_of(one));
+                observed(owner, one, kept.copied().unwrap_or_default())
             })
             .collect();
         let observed = placed(observed);
@@ -97,12 +105,23 @@ impl Observer {
     fn make_do(&self, id: &str, listed: &[ContainerSummary]) {
         let Some(one) = listed.iter().find(|one| one.id.as_deref() == Some(id)) else { return };
         let code = exit_code_in(one.status.as_deref());
-        lock(&self.details).insert(id.to_owned(), Detail { state: one.state, code, ..Detail::default() });
+        let mut details = lock(&self.details);
+        let known = details.get(id).filter(|kept| kept.is_of(one)).copied();
+        let known = known.unwrap_or(Detail { state: one.state, code, ..Detail::default() });
+        details.insert(id.to_owned(), Detail { stale: false, ..known });
     }
 
-    /// The container changed: what is kept of it no longer counts.
+    /// The container changed: what is kept of it is to be asked again.
     pub(super) fn forget(&self, id: &str) {
+        if let Some(kept) = lock(&self.details).get_mut(id) {
+            kept.stale = true;
+        }
+    }
+
+    /// The container is no more: commands do not go to it.
+    pub(super) fn gone(&self, id: &str) {
         lock(&self.details).remove(id);
+        lock(&self.ids).retain(|_, of| of != id);
     }
 
     /// A container of an instance, as last listed.
@@ -119,10 +138,7 @@ impl Observer {
     fn is_known(&self, one: &ContainerSummary) -> bool {
         let Some(id) = &one.id else { return true };
         one.state == Some(State::CREATED)
-            || lock(&self.details).get(id).is_some_and(|kept| {
-                kept.state == one.state
-                    && (is_running(one.state) || kept.code == exit_code_in(one.status.as_deref()))
-            })
+            || lock(&self.details).get(id).is_some_and(|kept| !kept.stale && kept.is_of(one))
     }
 }
 
@@ -166,6 +182,7 @@ fn detail(state: &ContainerState) -> Detail {
         started: state.started_at.as_deref().and_then(time),
         finished: state.finished_at.as_deref().and_then(time),
         out_of_memory: state.oom_killed.unwrap_or(false),
+        stale: false,
     }
 }
 
@@ -297,10 +314,6 @@ fn exit_code_in(status: Option<&str>) -> Option<i32> {
     status?.strip_prefix("Exited (")?.split(')').next()?.parse().ok()
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -423,6 +436,22 @@ mod tests {
         ));
         observer.forget("c1");
         assert!(!observer.is_known(&down), "an event tells of a change");
+    }
+
+    #[test]
+    fn one_whose_inspection_hung_did_not_start_again() {
+        let observer = Observer::default();
+        let (up, paused) =
+            (summary(State::RUNNING, "Up 1 hour"), summary(State::PAUSED, "Up 1 hour (Paused)"));
+        let kept = Detail { state: Some(State::RUNNING), started: Some(at(2000)), ..Detail::default() };
+        lock(&observer.details).insert("c1".into(), kept);
+        observer.forget("c1");
+        assert!(!observer.is_known(&up), "its health changed, say");
+        observer.make_do("c1", std::slice::from_ref(&up));
+        assert!(observer.is_known(&up));
+        let kept = *lock(&observer.details).get("c1").unwrap();
+        assert_eq!(observed(&owner(), &up, kept).unwrap().state, RunState::Running { since: at(2000) });
+        assert!(!observer.is_known(&paused));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::client::{Client, LOOK_DEADLINE};
 use super::credentials::CredentialsFile;
 use super::error::{Failure, Kind};
 use super::upkeep::{Kept, id_of};
-use crate::runtime::{Progress, ProgressSink, RuntimeError};
+use crate::runtime::{Progress, ProgressSink, RuntimeError, mebibytes};
 
 /// A pull of which nothing is heard for so long has failed.
 pub(super) const PULL_STALL: Duration = Duration::from_secs(120);
@@ -110,11 +110,38 @@ async fn pull(
     let image = container.image.as_str();
     let failed = |failure: Failure| pull_error(image, failure);
     let login = login(credentials, image).await?;
-    let given = login.is_some();
-    let docker = client.docker().await.map_err(failed)?;
     let before = id_of(client, image).await.map_err(failed)?;
     kept.pulling(image, before.as_deref()).await;
     let started = Instant::now();
+    let pulled = transfer(client, credentials, container, login, progress).await;
+    // Also where it failed: the image may be here all the same. Where Docker is away, that is seen later.
+    match id_of(client, image).await {
+        Ok(id) => kept.pulled(image, before.as_deref(), id.as_deref()).await,
+        Err(failure) => return pulled.and(Err(failed(failure))),
+    }
+    pulled?;
+    let size = size_of(client, image).await.map_err(failed)?;
+    let message = format!(
+        "pulled image `{image}` in {:.1} s, {} on disk",
+        started.elapsed().as_secs_f64(),
+        mebibytes(size)
+    );
+    progress(Progress { reason: "Pulled", message });
+    Ok(())
+}
+
+/// Has Docker pull the image, until it says that it is done.
+async fn transfer(
+    client: &Client,
+    credentials: &CredentialsFile,
+    container: &Container,
+    login: Option<DockerCredentials>,
+    progress: ProgressSink<'_>,
+) -> Result<(), RuntimeError> {
+    let image = container.image.as_str();
+    let failed = |failure: Failure| pull_error(image, failure);
+    let given = login.is_some();
+    let docker = client.docker().await.map_err(failed)?;
     progress(Progress { reason: "Pulling", message: format!("pulling image `{image}`") });
     let (name, tag) = split_reference(image);
     let options = CreateImageOptionsBuilder::new().from_image(name).tag(tag);
@@ -124,7 +151,7 @@ async fn pull(
     };
     let mut stream = docker.create_image(Some(options), None, login);
     let mut layers = Layers::default();
-    let mut told = started;
+    let mut told = Instant::now();
     loop {
         let next = async { stream.next().await.transpose() };
         let next = client.within(PULL_STALL, next).await.map_err(|failure| {
@@ -146,16 +173,6 @@ async fn pull(
             });
         }
     }
-    if let Some(id) = id_of(client, image).await.map_err(failed)? {
-        kept.pulled(image, before.as_deref(), &id).await;
-    }
-    let size = size_of(client, image).await.map_err(failed)?;
-    let message = format!(
-        "pulled image `{image}` in {:.1} s, {} on disk",
-        started.elapsed().as_secs_f64(),
-        mebibytes(size)
-    );
-    progress(Progress { reason: "Pulled", message });
     Ok(())
 }
 
@@ -248,10 +265,6 @@ impl Layers {
         let percent = (current * 100).checked_div(total)?;
         Some(format!("{percent} % ({} of {})", mebibytes(current), mebibytes(total)))
     }
-}
-
-pub(super) fn mebibytes(bytes: u64) -> String {
-    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
 #[cfg(test)]

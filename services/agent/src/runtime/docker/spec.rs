@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bollard::models::{
-    ContainerCreateBody, HostConfig, PortBinding, PortMap, RestartPolicy, RestartPolicyNameEnum,
+    ContainerCreateBody, HostConfig, Mount, MountPoint, MountType, PortBinding, PortMap, RestartPolicy,
+    RestartPolicyNameEnum,
 };
 use skerry_model::ConfigName;
 use skerry_model::app::{Container, NetworkMode, Port, Program, Protocol};
@@ -92,6 +93,27 @@ pub(super) fn create_body(
         networking_config,
         ..ContainerCreateBody::default()
     })
+}
+
+/// The same with the volumes of an earlier copy, where the spec itself mounts nothing: those that its image asked for, without a name. Docker
+/// counts them as named from then on: they stay on the machine until somebody removes them.
+pub(super) fn with_volumes(mut body: ContainerCreateBody, earlier: &[MountPoint]) -> ContainerCreateBody {
+    let mounts = body.host_config.get_or_insert_default().mounts.get_or_insert_default();
+    for volume in earlier {
+        let (Some(name), Some(target)) = (&volume.name, &volume.destination) else { continue };
+        let has =
+            |mount: &Mount| mount.target.as_ref() == Some(target) || mount.source.as_ref() == Some(name);
+        if mounts.iter().any(has) {
+            continue;
+        }
+        mounts.push(Mount {
+            target: Some(target.clone()),
+            source: Some(name.clone()),
+            typ: Some(MountType::VOLUME),
+            ..Mount::default()
+        });
+    }
+    body
 }
 
 fn hostname(instance: &InstanceSpec, container: &Container) -> Option<String> {

@@ -29,8 +29,8 @@ pub(super) async fn run(
         .arg0("skerry-shim")
         .args([OsStr::new(enter::WORD), dir.as_os_str(), path.as_os_str(), OsStr::new(name)])
         .args(args)
+        // The command's environment is for the command: the step is linked with the agent's rights.
         .env_clear()
-        .envs(launch.environment(dir))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -6,9 +6,9 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use crate::shim::WORD;
 use crate::shim::files::LOCK;
 use crate::shim::procfs::{ProcessId, Stat, all_pids};
+use crate::shim::{WORD, enter};
 
 /// Who holds the lock.
 pub(super) struct Holders {
@@ -32,7 +32,7 @@ pub(super) fn holders(dir: &Path, instance: &str) -> Holders {
         let id = ProcessId { pid, started: stat.started };
         if is_shim(pid, dir) {
             shims.push(id);
-        } else if is_of(pid, instance) {
+        } else if is_step(pid, dir) || is_of(pid, instance) {
             others.insert(pid, (id, stat.parent));
         }
     }
@@ -48,8 +48,17 @@ fn has_open(pid: i32, file: (u64, u64)) -> bool {
 }
 
 fn is_shim(pid: i32, dir: &Path) -> bool {
+    is_ours(pid, WORD, dir)
+}
+
+/// Whether it is about to become the program, whose mark it has not yet.
+fn is_step(pid: i32, dir: &Path) -> bool {
+    is_ours(pid, enter::WORD, dir)
+}
+
+fn is_ours(pid: i32, word: &str, dir: &Path) -> bool {
     let line = parts(pid, "cmdline");
-    line.get(1).is_some_and(|word| word == WORD.as_bytes())
+    line.get(1).is_some_and(|of| of == word.as_bytes())
         && line.get(2).is_some_and(|place| place == dir.as_os_str().as_bytes())
 }
 

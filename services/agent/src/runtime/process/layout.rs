@@ -6,15 +6,20 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, Gid, Uid, flock};
+use rustix::fs::{FlockOperation, Gid, Mode, OFlags, Uid, fchmod, flock, fstat};
+use rustix::io::Errno;
 use skerry_model::InstanceName;
+use skerry_model::app::normal_path;
 
 use super::error::{failed, io_failed};
-use super::tree::Tree;
+use super::tree::{self, Tree};
 use crate::desired::InstanceSpec;
 use crate::runtime::RuntimeError;
 use crate::shim::files::{LOCK, RunAs, state_dir};
 
+/// What the agent has in its data directory beside the instances, and users of processes have no business in.
+const OWN: [&str; 8] =
+    ["lock", "desired.0", "desired.1", "formers", "restarts", "upkeep", "configs", "artifacts"];
 /// How often making a directory is tried again when another instance's removal takes its parent away meanwhile.
 const MAKE_TRIES_MAX: usize = 5;
 
@@ -98,23 +103,21 @@ pub(super) fn config_files(spec: &InstanceSpec) -> Result<Files<'_>, RuntimeErro
                     .files
                     .get(key)
                     .ok_or_else(|| missing(format!("config `{}` has no entry `{key}`", mount.config)))?;
-                files.insert(normal(&mount.path), (bytes.as_slice(), mount.executable));
+                files.insert(normal_path(&mount.path), (bytes.as_slice(), mount.executable));
             }
             None => {
                 for (key, bytes) in &content.files {
-                    let path = normal(&format!("{}/{key}", mount.path));
+                    let path = normal_path(&format!("{}/{key}", mount.path));
                     files.insert(path, (bytes.as_slice(), mount.executable));
                 }
             }
         }
     }
+    for path in files.keys() {
+        tree::check(path)
+            .map_err(|error| failed("MountMissing", format!("a config file: {error}"), false))?;
+    }
     Ok(files)
-}
-
-/// Without `.` and doubled slashes.
-fn normal(path: &str) -> String {
-    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
-    parts.join("/")
 }
 
 /// Opens the state directory of an instance for `user`, who may go to it and see nothing on the way.
@@ -130,15 +133,12 @@ pub(super) fn open_state(root: &Path, dir: &Path, user: Option<&RunAs>) -> Resul
     Tree::open(&state_dir(dir), owner).map_err(making)
 }
 
-/// Lets everybody go through the agent's directories down to an instance's. None may be listed by it, and what is beside them is closed first.
+/// Lets everybody go through the agent's directories down to an instance's. None may be listed by it, and what the agent has beside them is
+/// closed first. What is there of others', who may have had the directory before, stays as it is.
 fn let_through(root: &Path, dir: &Path) -> io::Result<()> {
     let data = root.parent().unwrap_or(root);
-    for entry in fs::read_dir(data)? {
-        let path = entry?.path();
-        let mode = fs::symlink_metadata(&path)?.permissions().mode();
-        if path != root && !path.is_symlink() && mode & 0o077 != 0 {
-            fs::set_permissions(&path, Permissions::from_mode(mode & 0o700))?;
-        }
+    for name in OWN {
+        close(&data.join(name))?;
     }
     let below = dir.ancestors().take_while(|way| way.starts_with(data));
     for way in below {
@@ -146,6 +146,24 @@ fn let_through(root: &Path, dir: &Path) -> io::Result<()> {
         if mode & 0o001 == 0 {
             fs::set_permissions(way, Permissions::from_mode((mode & 0o777) | 0o011))?;
         }
+    }
+    Ok(())
+}
+
+/// Takes the rights to a file or directory from everybody but its owner, the agent.
+fn close(path: &Path) -> io::Result<()> {
+    // A link is not followed, a pipe not waited for, and what is closed is what was looked at.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        // The agent may just be renaming it.
+        Err(Errno::NOENT | Errno::LOOP) => return Ok(()),
+        file => file?,
+    };
+    let stat = fstat(&file)?;
+    let mode = Mode::from_raw_mode(stat.st_mode);
+    let ours = stat.st_uid == rustix::process::geteuid().as_raw();
+    if ours && mode.intersects(Mode::RWXG | Mode::RWXO) {
+        fchmod(&file, mode.intersection(Mode::RWXU))?;
     }
     Ok(())
 }
@@ -262,6 +280,32 @@ mod tests {
         put(root.path(), &[], &["out/a".to_owned(), "out".to_owned()]).unwrap();
         assert!(elsewhere.path().join("a").exists() && !state.join("out").exists());
         assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_user_is_let_through_and_what_is_not_the_agent_s_keeps_its_rights() {
+        let data = tempfile::tempdir().unwrap();
+        let (root, path) = (data.path().join("instances"), |name: &str| data.path().join(name));
+        let dir = root.join("a/b/c/0");
+        make_dir(&dir).unwrap();
+        fs::create_dir(path("www")).unwrap();
+        fs::create_dir(path("configs")).unwrap();
+        for name in ["desired.0", "restarts", "index.html"] {
+            fs::write(path(name), "").unwrap();
+        }
+        std::os::unix::fs::symlink(path("www"), path("artifacts")).unwrap();
+        let set = |name: &str, mode| fs::set_permissions(path(name), Permissions::from_mode(mode)).unwrap();
+        for (name, mode) in [("www", 0o755), ("index.html", 0o644), ("configs", 0o755), ("restarts", 0o644)] {
+            set(name, mode);
+        }
+        fs::set_permissions(data.path(), Permissions::from_mode(0o700)).unwrap();
+        let_through(&root, &dir).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&path("www")), mode(&path("index.html"))), (0o755, 0o644), "of others");
+        assert_eq!((mode(&path("configs")), mode(&path("restarts"))), (0o700, 0o600), "the agent's");
+        for way in dir.ancestors().take_while(|way| way.starts_with(data.path())) {
+            assert_eq!(mode(way), 0o711, "{}", way.display());
+        }
     }
 
     #[test]

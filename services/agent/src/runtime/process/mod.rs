@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Child;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use skerry_model::{InstanceName, NodeName};
@@ -22,8 +22,10 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     Needs, Observed, Progress, ProgressSink, Runtime, RuntimeDirs, RuntimeError, RuntimeKind, Wanted,
+    environment,
 };
 use crate::desired::InstanceSpec;
+use crate::lock::lock;
 use crate::shim::program;
 
 mod artifacts;
@@ -191,10 +193,17 @@ impl ProcessRuntime {
         dir: &Path,
         spec: &InstanceSpec,
     ) -> Result<(Claim, bool), RuntimeError> {
+        // Before the step, which nobody can interrupt.
+        let variables = environment::read(spec).await?;
+        let worker = match start::process_of(spec)?.artifacts.as_slice() {
+            [] => None,
+            [..] => Some(self.artifacts.worker().await),
+        };
         let (dir, spec, config, boot) = (dir.to_owned(), spec.clone(), self.config.clone(), self.boot()?);
         let children = Arc::clone(&self.children);
         let step = move || {
-            start::spawn(&dir, &spec, &config, &boot).map(|spawned| match spawned {
+            let _worker = worker;
+            start::spawn(&dir, &spec, variables, &config, &boot).map(|spawned| match spawned {
                 Spawned::Held => None,
                 Spawned::Shim { child, answer } => {
                     lock(&children).push(child);
@@ -215,9 +224,17 @@ impl ProcessRuntime {
     /// Downloads what the instance needs, and looks through what is to be unpacked.
     async fn fetch(&self, spec: &InstanceSpec, progress: ProgressSink<'_>) -> Result<(), RuntimeError> {
         let artifacts = start::process_of(spec)?.artifacts.clone();
+        artifacts::check_paths(&artifacts)?;
         self.artifacts.fetch(&artifacts, progress).await?;
-        let dir = self.config.artifacts.clone();
-        self.look(move || artifacts::check(&dir, &artifacts)).await?
+        if artifacts.iter().all(|artifact| artifact.unpack.is_none()) {
+            return Ok(());
+        }
+        let (dir, worker) = (self.config.artifacts.clone(), self.artifacts.worker().await);
+        let check = move || {
+            let _worker = worker;
+            artifacts::check(&dir, &artifacts)
+        };
+        self.look(check).await?
     }
 
     /// Begins to wait for the end of what was just started.
@@ -260,7 +277,9 @@ impl Runtime for ProcessRuntime {
 
     async fn prepare(&self, instance: &InstanceSpec, progress: ProgressSink<'_>) -> Result<(), RuntimeError> {
         layout::config_files(instance)?;
-        let launch = start::launch_of(instance, &self.config, "")?;
+        let variables = environment::read(instance).await?;
+        let (spec, config) = (instance.clone(), self.config.clone());
+        let launch = self.look(move || start::launch_of(&spec, variables, &config, "")).await??;
         self.fetch(instance, progress).await?;
         // What is below the state directory may come with the configs and artifacts.
         if launch.program.contains('/') && !launch.program.starts_with('/') {
@@ -416,8 +435,4 @@ fn boot_id(path: &Path) -> Result<String, RuntimeError> {
         failed("RuntimeUnavailable", format!("reading the boot id at {}: {error}", path.display()), true)
     })?;
     Ok(text.trim().to_owned())
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

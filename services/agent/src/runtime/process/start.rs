@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use skerry_model::app::{Process, Program};
+use skerry_model::env_file::VARIABLE_BYTES_MAX;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 use tokio::time::timeout;
@@ -21,7 +22,7 @@ use super::layout::{config_files, lay_out, make_dir, open_state, take_away, try_
 use super::{Config, artifacts, user};
 use crate::desired::InstanceSpec;
 use crate::runtime::RuntimeError;
-use crate::runtime::environment::environment;
+use crate::runtime::environment::Variables;
 use crate::shim::files::{Launch, SHIM_LOG, forget_run};
 use crate::shim::{FAILED, STARTED, WORD};
 
@@ -46,10 +47,18 @@ pub(super) fn process_of(spec: &InstanceSpec) -> Result<&Process, RuntimeError> 
     }
 }
 
-/// What is written down for the shim.
-pub(super) fn launch_of(spec: &InstanceSpec, config: &Config, boot: &str) -> Result<Launch, RuntimeError> {
+/// What is written down for the shim. Blocks on the machine's files of users.
+pub(super) fn launch_of(
+    spec: &InstanceSpec,
+    variables: Variables,
+    config: &Config,
+    boot: &str,
+) -> Result<Launch, RuntimeError> {
     let process = process_of(spec)?;
-    let variables = environment(spec)?;
+    if process.args.iter().any(|arg| arg.len() >= VARIABLE_BYTES_MAX) {
+        let message = format!("an argument has more than the {VARIABLE_BYTES_MAX} bytes that Linux hands on");
+        return Err(failed("StartFailed", message, false));
+    }
     let has_path = variables.contains_key("PATH");
     let mut env: Vec<_> = variables.into_iter().collect();
     // Programs are looked up where the agent's are; nothing else of its environment is handed on.
@@ -86,12 +95,13 @@ pub(super) fn launch_of(spec: &InstanceSpec, config: &Config, boot: &str) -> Res
 pub(super) fn spawn(
     dir: &Path,
     spec: &InstanceSpec,
+    variables: Variables,
     config: &Config,
     boot: &str,
 ) -> Result<Spawned, RuntimeError> {
     let writing = |error| io_failed("writing the instance's state", &error);
     let files = config_files(spec)?;
-    let mut launch = launch_of(spec, config, boot)?;
+    let mut launch = launch_of(spec, variables, config, boot)?;
     make_dir(dir).map_err(|error| io_failed("making the instance's directory", &error))?;
     let Some(lock) = try_lock(dir).map_err(|error| io_failed("taking the instance's lock", &error))? else {
         return Ok(Spawned::Held);

@@ -279,3 +279,28 @@ fn a_process_is_refused() {
     let error = create_body(&process, &Owner::new("o"), Path::new(CONFIGS), &BTreeMap::new()).unwrap_err();
     assert_eq!((error.reason, error.transient), ("WrongRuntime", false));
 }
+
+#[test]
+fn volumes_of_an_earlier_copy_are_mounted_where_the_spec_mounts_nothing() {
+    let mut container = plain();
+    container.mounts = vec![Mount {
+        target: "/data/".into(),
+        source: MountSource::Volume { name: VolumeName::parse("db").unwrap(), remove_with_app: false },
+        read_only: false,
+    }];
+    let instance = instance(container, |_| ());
+    let owner = Owner::new("o");
+    let body = || create_body(&instance, &owner, Path::new(CONFIGS), &BTreeMap::new()).unwrap();
+    let own = owner.volume(&instance.name.app, &VolumeName::parse("db").unwrap());
+    let volume = |name: &str, target: &str| MountPoint {
+        name: Some(name.to_owned()),
+        destination: Some(target.to_owned()),
+        ..MountPoint::default()
+    };
+    let earlier = [volume(&own, "/data"), volume("0123", "/var/lib/db"), volume("4567", "/data/")];
+    let mounts = with_volumes(body(), &earlier).host_config.unwrap().mounts.unwrap();
+    let mounts: Vec<_> =
+        mounts.iter().map(|mount| (mount.source.as_deref(), mount.target.as_deref())).collect();
+    assert_eq!(mounts, [(Some(own.as_str()), Some("/data/")), (Some("0123"), Some("/var/lib/db"))]);
+    assert_eq!(with_volumes(body(), &[]), body());
+}

@@ -50,13 +50,35 @@ fn is_used_to(room: Room, percent: u8) -> bool {
     u128::from(room.used_bytes) * 100 >= u128::from(room.total_bytes) * u128::from(percent)
 }
 
+/// Whether `room` is so full that images go for that.
+fn is_pressed(room: Room, gc: ImageGc) -> bool {
+    gc.high_percent.is_some_and(|high| is_used_to(room, high))
+}
+
+/// Whether it was told that the disk is full and no image can go. It is told once, and again only after the disk was down to the lower threshold.
+#[derive(Debug, Default)]
+pub(super) struct Told(bool);
+
+impl Told {
+    /// Whether it is to be told now. `left` is what is still there after a pass that removed nothing.
+    pub(super) fn is_due(&mut self, left: &[Candidate], room: Option<Room>, gc: ImageGc) -> bool {
+        let Some(room) = room else { return false };
+        if !is_pressed(room, gc) {
+            self.0 &= is_used_to(room, gc.low_percent.saturating_add(1));
+            return false;
+        }
+        // What is only too young goes soon.
+        let goes = |image: &Candidate| image.unused.is_some_and(|unused| unused < gc.pressure_age);
+        !left.iter().any(goes) && !std::mem::replace(&mut self.0, true)
+    }
+}
+
 /// The images to remove, by their places in `images`, the longest unused first.
 pub(super) fn decide(images: &[Candidate], room: Option<Room>, gc: ImageGc) -> Vec<usize> {
     let mut unused: Vec<(Duration, usize)> =
         images.iter().enumerate().filter_map(|(at, image)| Some((image.unused?, at))).collect();
     unused.sort_by(|a, b| b.cmp(a));
-    let pressed = room.zip(gc.high_percent).is_some_and(|(room, high)| is_used_to(room, high));
-    let mut room = room.filter(|_| pressed);
+    let mut room = room.filter(|room| is_pressed(*room, gc));
     let mut going = Vec::new();
     for (for_long, at) in unused {
         let aged = gc.age.is_some_and(|age| for_long >= age);
@@ -135,6 +157,26 @@ mod tests {
             let room = Room { used_bytes: used.saturating_sub(freed), total_bytes: 100 };
             prop_assert!(decide(&left, Some(room), GC).iter().all(|at| left[*at].bytes == 0));
         }
+    }
+
+    #[test]
+    fn a_full_disk_that_no_image_can_ease_is_told_once_until_it_was_eased() {
+        let used = Candidate { unused: None, bytes: 1 };
+        let young = Candidate { unused: Some(Duration::from_secs(9)), bytes: 1 };
+        let stuck = Candidate { unused: Some(Duration::from_secs(10)), bytes: 1 };
+        let at = |used_bytes| Some(Room { used_bytes, total_bytes: 100 });
+        let mut told = Told::default();
+        assert!(!told.is_due(&[used], at(84), GC), "there is room");
+        assert!(!told.is_due(&[used, young], at(90), GC), "one goes soon");
+        assert!(told.is_due(&[used, stuck], at(90), GC));
+        for used_bytes in [85, 100, 84, 81, 85] {
+            assert!(!told.is_due(&[used], at(used_bytes), GC), "it was told: {used_bytes}");
+        }
+        assert!(!told.is_due(&[used], None, GC) && !told.is_due(&[], at(99), GC), "still");
+        assert!(!told.is_due(&[used], at(80), GC), "it is eased");
+        assert!(told.is_due(&[], at(85), GC), "and full again");
+        let off = ImageGc { high_percent: None, ..GC };
+        assert!(!Told::default().is_due(&[], at(100), off), "it is turned off");
     }
 
     #[test]

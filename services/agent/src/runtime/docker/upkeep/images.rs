@@ -11,12 +11,12 @@ use bollard::query_parameters::{ListContainersOptionsBuilder, RemoveImageOptions
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::decide::{Candidate, ImageGc, Room, decide};
+use super::decide::{Candidate, ImageGc, Room, Told, decide};
 use super::kept::{Content, Image, Kept, settle};
 use crate::runtime::docker::client::{Client, LOOK_DEADLINE, REMOVE_DEADLINE};
 use crate::runtime::docker::error::{Failure, Kind};
-use crate::runtime::docker::pull::{mebibytes, split_reference};
-use crate::runtime::{Needs, Progress, RuntimeError};
+use crate::runtime::docker::pull::split_reference;
+use crate::runtime::{DISK_NEARLY_FULL, Needs, Progress, RuntimeError, mebibytes};
 
 /// The file is written when the time for which an image is unused has grown by so much: less than that is lost with the agent's process.
 const KEEP_EVERY: Duration = Duration::from_secs(3600);
@@ -35,6 +35,7 @@ struct Found {
 pub(in crate::runtime::docker) struct Counted {
     at: Option<Instant>,
     content: Content,
+    full: Told,
 }
 
 pub(super) async fn collect(
@@ -42,12 +43,17 @@ pub(super) async fn collect(
     kept: &Kept,
     gc: ImageGc,
     needs: &Needs,
-) -> Result<Option<Progress>, RuntimeError> {
-    if kept.content().await.images.is_empty() {
-        return Ok(None);
+) -> Result<Vec<Progress>, RuntimeError> {
+    // Where nothing is kept no image is known to be the agent's, and room is not its business.
+    if kept.directory().is_none() {
+        return Ok(Vec::new());
     }
     let failed = |failure: Failure| failure.while_doing("looking for unused images", "ImageGcFailed");
-    let found = look(client, kept, needs).await.map_err(failed)?;
+    let found = if kept.content().await.images.is_empty() {
+        Vec::new()
+    } else {
+        look(client, kept, needs).await.map_err(failed)?
+    };
     let now = Instant::now();
     let mut counted = kept.counted().await;
     let since = counted.at.replace(now).map_or(Duration::ZERO, |before| now - before);
@@ -80,17 +86,41 @@ pub(super) async fn collect(
         .collect();
     keep(kept, &found, &images).await;
     counted.content.images = images;
-    drop(counted);
-    let bytes: u64 = removed.iter().map(|at| found[*at].bytes).sum();
-    let names: Vec<String> = removed.iter().map(|at| format!("`{}`", found[*at].image.reference)).collect();
-    Ok((!removed.is_empty()).then(|| Progress {
-        reason: "ImagesRemoved",
-        message: format!(
+    let told = if removed.is_empty() {
+        room.filter(|room| counted.full.is_due(&candidates, Some(*room), gc))
+            .map(|room| Progress { reason: DISK_NEARLY_FULL, message: nothing_goes(&candidates, room, gc) })
+    } else {
+        let bytes: u64 = removed.iter().map(|at| found[*at].bytes).sum();
+        let names: Vec<String> =
+            removed.iter().map(|at| format!("`{}`", found[*at].image.reference)).collect();
+        let message = format!(
             "removed what nothing uses, {} with shared layers: {}",
             mebibytes(bytes),
             super::names(&names)
-        ),
-    }))
+        );
+        Some(Progress { reason: "ImagesRemoved", message })
+    };
+    Ok(told.into_iter().collect())
+}
+
+/// That the disk is nearly full and that removing images does not help, for people.
+fn nothing_goes(images: &[Candidate], room: Room, gc: ImageGc) -> String {
+    let gibibytes = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    let percent = u128::from(room.used_bytes) * 100 / u128::from(room.total_bytes).max(1);
+    let unused = images.iter().filter(|image| image.unused.is_some()).count();
+    let why = match (images.len(), unused) {
+        (0, _) => "nothing here was pulled by this agent".to_owned(),
+        (all, 0) => format!("all that this agent pulled are in use, {all}"),
+        (all, unused) => {
+            format!("of {all} that this agent pulled {unused} cannot be removed, the others are in use")
+        }
+    };
+    format!(
+        "the disk that Docker keeps images on is used to {percent} %, {:.1} of {:.1} GiB, and images go from {} % on, but none can: {why}",
+        gibibytes(room.used_bytes),
+        gibibytes(room.total_bytes),
+        gc.high_percent.unwrap_or(100)
+    )
 }
 
 /// Writes what is worth it: what went, what is used again, and times that have grown by much.
@@ -129,7 +159,13 @@ async fn look(client: &Client, kept: &Kept, needs: &Needs) -> Result<Vec<Found>,
         if image.id.is_empty() {
             // A pull whose end was not seen; one that is needed may be under way.
             if !needed {
-                let id = id_of(client, &image.reference).await?.unwrap_or_else(|| image.before.clone());
+                let id = match id_of(client, &image.reference).await {
+                    Ok(id) => id.unwrap_or_else(|| image.before.clone()),
+                    Err(failure) => {
+                        pass_over(&image, failure)?;
+                        continue;
+                    }
+                };
                 let settled = kept.change(|content| settle(content, &image.reference, &image.before, &id));
                 if let Err(error) = settled.await {
                     tracing::warn!(%error, "an image that was pulled cannot be kept in mind");
@@ -143,7 +179,10 @@ async fn look(client: &Client, kept: &Kept, needs: &Needs) -> Result<Vec<Found>,
                 gone.push(image);
                 continue;
             }
-            Err(failure) => return Err(failure),
+            Err(failure) => {
+                pass_over(&image, failure)?;
+                continue;
+            }
         };
         let tags = inspected.repo_tags.unwrap_or_default();
         let (name, tag) = split_reference(&image.reference);
@@ -171,6 +210,15 @@ async fn look(client: &Client, kept: &Kept, needs: &Needs) -> Result<Vec<Found>,
         tracing::warn!(%error, "which images are gone cannot be kept");
     }
     Ok(found)
+}
+
+/// An image that Docker cannot tell of stays, and holds up no other: one that lost its layers is so for ever.
+fn pass_over(image: &Image, failure: Failure) -> Result<(), Failure> {
+    if matches!(failure.kind, Kind::Unavailable | Kind::TimedOut) {
+        return Err(failure);
+    }
+    debug!(image = image.reference, error = failure.message, "an image cannot be looked at");
+    Ok(())
 }
 
 /// The id that a reference has now.
@@ -218,4 +266,91 @@ async fn room(client: &Client, own: Option<&Path>) -> Option<Room> {
     let used = stat.f_blocks.saturating_sub(stat.f_bfree).saturating_mul(stat.f_frsize);
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
     Some(Room { used_bytes: used, total_bytes: used.saturating_add(free) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::UnixListener;
+
+    use super::*;
+    use crate::lock::lock;
+
+    /// A Docker that cannot tell of the image `broken` and has `fine`; answers until it is dropped, and notes what it is asked to remove.
+    async fn serve(listener: &UnixListener, removed: &Mutex<Vec<String>>) -> std::io::Result<()> {
+        loop {
+            let (mut stream, _) = listener.accept().await?;
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await?);
+            }
+            let head = String::from_utf8_lossy(&head).into_owned();
+            let path = head.split(' ').nth(1).unwrap_or_default();
+            let (status, body) = match path {
+                _ if head.starts_with("DELETE ") => {
+                    lock(removed).push(path.to_owned());
+                    ("200 OK", "[]")
+                }
+                path if path.contains("/containers/json") => ("200 OK", "[]"),
+                path if path.contains("broken") => {
+                    ("500 Internal Server Error", r#"{"message":"layer does not exist"}"#)
+                }
+                path if path.contains("/images/") => {
+                    ("200 OK", r#"{"Id":"fine","RepoTags":["fine:1"],"Size":7}"#)
+                }
+                _ => ("200 OK", r#"{"ApiVersion":"1.41"}"#),
+            };
+            let answer = format!(
+                "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                body.len()
+            );
+            stream.write_all(answer.as_bytes()).await?;
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_docker_cannot_tell_of_stays_and_keeps_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("docker.sock");
+        let (listener, removed) = (UnixListener::bind(&socket).unwrap(), Mutex::default());
+        let (client, kept) = (Client::new(socket), Kept::open(dir.path()));
+        let image = |reference: &str, id: &str| Image {
+            reference: reference.to_owned(),
+            id: id.to_owned(),
+            ..Image::default()
+        };
+        let images = vec![image("broken:1", ""), image("broken:2", "broken"), image("fine:1", "fine")];
+        kept.change(|content| content.images.clone_from(&images)).await.unwrap();
+        let gc = ImageGc { age: Some(Duration::from_secs(1)), high_percent: None, ..ImageGc::default() };
+        let needs = Needs::default();
+        let collected = tokio::select! {
+            ended = serve(&listener, &removed) => panic!("it serves on: {ended:?}"),
+            collected = collect(&client, &kept, gc, &needs) => collected,
+        };
+        let told = collected.expect("what can go goes");
+        assert!(told.len() == 1 && told[0].message.contains("`fine:1`"), "{told:?}");
+        let removed = lock(&removed).clone();
+        assert!(removed.len() == 1 && removed[0].contains("fine"), "{removed:?}");
+        assert_eq!(kept.content().await.images, images[..2]);
+    }
+
+    #[test]
+    fn a_full_disk_is_told_with_figures_and_why_no_image_goes() {
+        let room = Room { used_bytes: 91 << 29, total_bytes: 100 << 29 };
+        let used = Candidate { unused: None, bytes: 1 };
+        let unused = Candidate { unused: Some(Duration::from_secs(1)), bytes: 1 };
+        let text = |images: &[Candidate]| nothing_goes(images, room, ImageGc::default());
+        assert_eq!(
+            text(&[used, used]),
+            "the disk that Docker keeps images on is used to 91 %, 45.5 of 50.0 GiB, and images go from 85 % on, but none can: \
+             all that this agent pulled are in use, 2"
+        );
+        assert!(
+            text(&[used, unused])
+                .ends_with("of 2 that this agent pulled 1 cannot be removed, the others are in use")
+        );
+        assert!(text(&[]).ends_with("nothing here was pulled by this agent"));
+    }
 }

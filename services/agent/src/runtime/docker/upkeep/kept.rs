@@ -114,34 +114,47 @@ impl Kept {
 
     /// A pull begins, while the reference has the id `before`.
     pub(in crate::runtime::docker) async fn pulling(&self, reference: &str, before: Option<&str>) {
-        let image = Image {
-            reference: reference.to_owned(),
-            before: before.unwrap_or_default().to_owned(),
-            ..Image::default()
-        };
-        let begun = self.change(|content| {
-            content.images.retain(|one| one.reference != reference || !one.id.is_empty());
-            content.images.push(image);
-        });
+        let begun = self.change(|content| begin(content, reference, before.unwrap_or_default()));
         if let Err(error) = begun.await {
             tracing::warn!(%error, reference, "that it was pulled cannot be kept: it will stay on this machine");
         }
     }
 
-    /// A pull has ended: the reference has this id now.
-    pub(in crate::runtime::docker) async fn pulled(&self, reference: &str, before: Option<&str>, id: &str) {
-        let ended = self.change(|content| settle(content, reference, before.unwrap_or_default(), id));
+    /// A pull has failed, or ended: the reference has this id now, if it has one. What somebody brings by other ways after that is not ours.
+    pub(in crate::runtime::docker) async fn pulled(
+        &self,
+        reference: &str,
+        before: Option<&str>,
+        id: Option<&str>,
+    ) {
+        let (before, id) = (before.unwrap_or_default(), id.unwrap_or_default());
+        let ended = self.change(|content| settle(content, reference, before, id));
         if let Err(error) = ended.await {
             tracing::warn!(%error, reference, "that it was pulled cannot be kept yet");
         }
     }
 }
 
+/// A pull of `reference` begins. What was there before an earlier one whose end was not seen is still what was there before: what is there
+/// now came by that one.
+fn begin(content: &mut Content, reference: &str, before: &str) {
+    let before = take_begun(content, reference).unwrap_or_else(|| before.to_owned());
+    content.images.push(Image { reference: reference.to_owned(), before, ..Image::default() });
+}
+
+/// Forgets a pull of `reference` whose end was not seen: the id that was there before it.
+fn take_begun(content: &mut Content, reference: &str) -> Option<String> {
+    let is_begun = |one: &Image| one.reference == reference && one.id.is_empty();
+    let begun = content.images.iter().find(|one| is_begun(one)).map(|one| one.before.clone());
+    content.images.retain(|one| !is_begun(one));
+    begun
+}
+
 /// The pull of `reference` has ended with `id`: an image of the agent's, if it was not there before.
 pub(super) fn settle(content: &mut Content, reference: &str, before: &str, id: &str) {
-    content.images.retain(|one| one.reference != reference || !one.id.is_empty());
+    let before = take_begun(content, reference).unwrap_or_else(|| before.to_owned());
     let known = content.images.iter().any(|one| one.reference == reference && one.id == id);
-    if id != before && !known {
+    if !id.is_empty() && id != before && !known {
         let (reference, id) = (reference.to_owned(), id.to_owned());
         content.images.push(Image { reference, id, ..Image::default() });
     }
@@ -168,15 +181,34 @@ mod tests {
         let kept = Kept::open(dir.path());
         kept.pulling("web:1", Some("a")).await;
         assert_eq!(ids(&Kept::open(dir.path())).await, [""], "begun");
-        kept.pulled("web:1", Some("a"), "a").await;
+        kept.pulled("web:1", Some("a"), Some("a")).await;
         assert_eq!(ids(&kept).await, [""; 0], "somebody else had it");
-        kept.pulled("web:1", Some("a"), "b").await;
-        kept.pulled("web:1", Some("b"), "b").await;
-        kept.pulled("web:1", None, "c").await;
+        kept.pulled("web:1", Some("a"), Some("b")).await;
+        kept.pulled("web:1", Some("b"), Some("b")).await;
+        kept.pulled("web:1", None, Some("c")).await;
         assert_eq!(ids(&Kept::open(dir.path())).await, ["b", "c"]);
         std::fs::write(dir.path().join(FILE), b"x").unwrap();
         assert_eq!(ids(&Kept::open(dir.path())).await, [""; 0], "damaged");
         kept.change(|content| content.images = vec![Image::default(); 2 * IMAGES_MAX]).await.unwrap();
         assert_eq!(ids(&kept).await.len(), IMAGES_MAX);
+    }
+
+    #[tokio::test]
+    async fn what_a_pull_brought_whose_end_was_not_seen_is_the_agents_at_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = Kept::open(dir.path());
+        kept.pulling("web:1", None).await;
+        // Killed here, and Docker has it by now.
+        let kept = Kept::open(dir.path());
+        kept.pulling("web:1", Some("a")).await;
+        assert_eq!(ids(&kept).await, [""]);
+        kept.pulled("web:1", Some("a"), Some("a")).await;
+        assert_eq!(ids(&kept).await, ["a"]);
+        // One that brought nothing ends so: what comes later came by other hands.
+        kept.pulling("db:1", None).await;
+        kept.pulled("db:1", None, None).await;
+        kept.pulling("db:1", Some("b")).await;
+        kept.pulled("db:1", Some("b"), Some("b")).await;
+        assert_eq!(ids(&kept).await, ["a"]);
     }
 }

@@ -1,6 +1,7 @@
 //! Volumes that go with their app: told so when they were made, by a label, or since, in the agent's own file.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
 
 use bollard::query_parameters::ListVolumesOptionsBuilder;
 use skerry_model::{AppName, VolumeName};
@@ -10,7 +11,25 @@ use super::kept::Kept;
 use crate::runtime::docker::client::{Client, LOOK_DEADLINE, REMOVE_DEADLINE};
 use crate::runtime::docker::error::{Failure, Kind};
 use crate::runtime::docker::spec::{LABEL_APP, LABEL_OWNER, LABEL_REMOVE_WITH_APP, LABEL_VOLUME, Owner};
-use crate::runtime::{Needs, Progress, RuntimeError};
+use crate::runtime::{Needs, Progress, RuntimeError, VolumeWords};
+
+/// Keeps in mind what is said of volumes, also of those that Docker does not have yet: it may be away.
+pub(super) async fn note(owner: &Owner, kept: &Kept, said: &VolumeWords) -> Result<(), RuntimeError> {
+    let noted = kept.change(|content| {
+        content
+            .volumes
+            .extend(said.iter().map(|((app, volume), remove)| (owner.volume(app, volume), *remove)));
+    });
+    noted.await.map_err(|error| not_kept(&error))
+}
+
+fn not_kept(error: &io::Error) -> RuntimeError {
+    RuntimeError {
+        reason: "VolumeFailed",
+        message: format!("keeping what was said of volumes: {error}"),
+        transient: true,
+    }
+}
 
 /// Removes the volumes of apps that have left, where they were told to go with them. One that is in use stays until a later time.
 pub(super) async fn collect(
@@ -27,23 +46,16 @@ pub(super) async fn collect(
     let listed = listed.volumes.unwrap_or_default();
     let present: BTreeSet<&String> = listed.iter().map(|volume| &volume.name).collect();
     let said = kept.change(|content| {
-        content.volumes.retain(|name, _| present.contains(name));
-        for ((app, volume), remove) in &needs.volumes {
-            let name = owner.volume(app, volume);
-            // Only what differs from what its label says has to be kept.
-            let label = listed.iter().find(|one| one.name == name).map(|one| is_told(&one.labels));
-            match label {
-                Some(label) if label == *remove => drop(content.volumes.remove(&name)),
-                Some(_) => drop(content.volumes.insert(name, *remove)),
-                None => {}
-            }
-        }
+        let said = needs.volumes.iter();
+        let said = said.map(|((app, volume), remove)| (owner.volume(app, volume), (app, *remove)));
+        let said: BTreeMap<_, _> = said.collect();
+        // One that is not made yet is kept in mind while its app is here.
+        let may_come = |name: &String| said.get(name).is_some_and(|(app, _)| needs.apps.contains(*app));
+        content.volumes.retain(|name, _| present.contains(name) || may_come(name));
+        let counts = said.iter().filter(|(name, _)| present.contains(name) || may_come(name));
+        content.volumes.extend(counts.map(|(name, (_, remove))| (name.clone(), *remove)));
     });
-    said.await.map_err(|error| RuntimeError {
-        reason: "VolumeFailed",
-        message: format!("keeping what was said of volumes: {error}"),
-        transient: true,
-    })?;
+    said.await.map_err(|error| not_kept(&error))?;
     let content = kept.content().await;
     let mut removed = Vec::new();
     for volume in &listed {

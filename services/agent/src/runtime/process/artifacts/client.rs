@@ -7,7 +7,7 @@ use std::time::Duration;
 use http_body_util::Empty;
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
-use hyper::header::{HOST, LOCATION, RANGE, USER_AGENT};
+use hyper::header::{HOST, HeaderName, LOCATION, RANGE, USER_AGENT};
 use hyper::http::uri::Scheme;
 use hyper::{Request, Response, Uri};
 use hyper_util::rt::TokioIo;
@@ -32,11 +32,17 @@ pub(super) struct Answer {
     _driver: JoinSet<()>,
 }
 
-/// GETs `url` from byte `from` on; the server may answer with all of it nevertheless. Errors are sentences for people.
-pub(super) async fn get(url: &str, from: u64, certificates: Option<&Path>) -> Result<Answer, String> {
+/// GETs `url` from byte `from` on; the server may answer with all of it nevertheless. With `unless`, a header that asks for other content than some,
+/// it may answer that it has no other. Errors are sentences for people.
+pub(super) async fn get(
+    url: &str,
+    from: u64,
+    unless: Option<(HeaderName, &str)>,
+    certificates: Option<&Path>,
+) -> Result<Answer, String> {
     let mut uri: Uri = url.parse().map_err(|error| format!("the URL does not read: {error}"))?;
     for _ in 0..=REDIRECTS_MAX {
-        let answer = timeout(ANSWER_WAIT, ask(&uri, from, certificates));
+        let answer = timeout(ANSWER_WAIT, ask(&uri, from, unless.clone(), certificates));
         let answer = answer.await.map_err(|_| format!("no answer in {} s", ANSWER_WAIT.as_secs()))??;
         let status = answer.response.status();
         if !matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308) {
@@ -68,7 +74,12 @@ fn follow(from: &Uri, location: &str) -> Result<Uri, String> {
     }
 }
 
-async fn ask(uri: &Uri, from: u64, certificates: Option<&Path>) -> Result<Answer, String> {
+async fn ask(
+    uri: &Uri,
+    from: u64,
+    unless: Option<(HeaderName, &str)>,
+    certificates: Option<&Path>,
+) -> Result<Answer, String> {
     let authority = uri.authority().ok_or("the URL names no host")?;
     let host = authority.host().trim_start_matches('[').trim_end_matches(']');
     let secure = uri.scheme() == Some(&Scheme::HTTPS);
@@ -79,6 +90,9 @@ async fn ask(uri: &Uri, from: u64, certificates: Option<&Path>) -> Result<Answer
         .header(USER_AGENT, concat!("skerry-agent/", env!("CARGO_PKG_VERSION")));
     if from > 0 {
         request = request.header(RANGE, format!("bytes={from}-"));
+    }
+    if let Some((name, value)) = unless {
+        request = request.header(name, value);
     }
     let request = request.body(Empty::new()).map_err(|error| format!("the URL does not read: {error}"))?;
     let stream = TcpStream::connect((host, port))

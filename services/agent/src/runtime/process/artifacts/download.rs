@@ -18,8 +18,10 @@ use tokio::io::{AsyncSeekExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout};
 
 use super::super::error::{failed, io_failed};
-use super::{BYTES_MAX, client, hash, hexadecimal, mebibytes, url_for_people};
-use crate::runtime::{Progress, ProgressSink, RuntimeError};
+use super::wrong::{Version, Wrong};
+use super::{BYTES_MAX, Store, client, hash, url_for_people};
+use crate::hex::hex;
+use crate::runtime::{Progress, ProgressSink, RuntimeError, mebibytes};
 
 /// A download of which nothing comes for so long has failed.
 const STALL: Duration = Duration::from_secs(60);
@@ -35,24 +37,42 @@ struct Part {
 
 /// Downloads the artifact to `part`, or what is missing of it. What is there afterwards has the checksum.
 pub(super) async fn download(
+    store: &Store,
     artifact: &Artifact,
     part: &Path,
-    certificates: Option<&Path>,
     progress: ProgressSink<'_>,
 ) -> Result<(), RuntimeError> {
     let url = url_for_people(&artifact.url);
     let error =
         |what: String, transient| failed("DownloadFailed", format!("downloading {url}: {what}"), transient);
     let writing = |error: io::Error| io_failed(&format!("writing the download of {url}"), &error);
+    let known = store.wrong(artifact);
+    if let Some(known) = known.as_ref().filter(|known| known.holds()) {
+        return Err(known.error(artifact, false));
+    }
     let started = Instant::now();
-    let mut there = open(part).await.map_err(writing)?;
+    let mut there = open(store, part).await.map_err(writing)?;
     let message = match there.bytes {
         0 => format!("downloading {url}"),
         bytes => format!("downloading {url}, after the {} that are there", mebibytes(bytes)),
     };
-    progress(Progress { reason: "Downloading", message });
-    let mut answer =
-        client::get(&artifact.url, there.bytes, certificates).await.map_err(|what| error(what, true))?;
+    let began = Progress { reason: "Downloading", message };
+    // What is known to be wrong is asked for without a word, and only if it is another one by now.
+    let known = known.filter(|_| there.bytes == 0);
+    let unless = known.as_ref().and_then(|known| known.version.unless());
+    if known.is_none() {
+        progress(began.clone());
+    }
+    let get = client::get(&artifact.url, there.bytes, unless, store.certificates.as_deref());
+    let mut answer = get.await.map_err(|what| error(what, true))?;
+    let version = Version::of(answer.response.headers());
+    if let Some(known) = known {
+        let status = answer.response.status();
+        if status == StatusCode::NOT_MODIFIED || (status == StatusCode::OK && known.version == version) {
+            return Err(known.error(artifact, false));
+        }
+        progress(began);
+    }
     let resumed = match accept(&answer.response, there.bytes) {
         Ok(resumed) => resumed,
         Err(Refusal { what, transient, stale }) => {
@@ -103,12 +123,16 @@ pub(super) async fn download(
     }
     there.file.flush().await.map_err(writing)?;
     there.file.sync_all().await.map_err(writing)?;
-    let found = hexadecimal(there.hash.clone());
+    let found = hex(&there.hash.clone().finalize());
     if found != artifact.sha256 {
         there.clear().await.map_err(writing)?;
-        let message = format!("{url} has the SHA-256 {found}, not {}", artifact.sha256);
+        let wrong = Wrong::new(artifact, found, version);
+        let error = wrong.error(artifact, resumed);
         // What was there before may have been of something else.
-        return Err(failed("ChecksumMismatch", message, resumed));
+        if !resumed {
+            store.note_wrong(artifact, wrong);
+        }
+        return Err(error);
     }
     let (size, time) = (mebibytes(there.bytes), started.elapsed().as_secs_f64());
     progress(Progress { reason: "Downloaded", message: format!("downloaded {url} in {time:.1} s, {size}") });
@@ -146,11 +170,13 @@ fn header<'r>(response: &'r Response<Incoming>, name: &str) -> Option<&'r str> {
     response.headers().get(name)?.to_str().ok()
 }
 
-async fn open(path: &Path) -> io::Result<Part> {
+async fn open(store: &Store, path: &Path) -> io::Result<Part> {
+    let worker = store.worker().await;
     let mut options = OpenOptions::new();
     let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path).await?;
     let mut file = file.into_std().await;
     let read = move || {
+        let _worker = worker;
         let (hash, bytes) = hash(&mut file)?;
         file.seek(SeekFrom::End(0))?;
         io::Result::Ok(Part { file: File::from_std(file), hash, bytes })

@@ -1,6 +1,7 @@
 //! Archives, read entry by entry, of which nothing may land outside their directory.
 //!
-//! Paths are plain and below it, what leads out is refused and not mended, and `Tree` follows no link on the way to where it writes.
+//! Paths are plain and below it, what leads out is refused and not mended, and `Tree` follows no link on the way to where it writes. What could
+//! not be put where it says (`places`) is refused as well, so that an archive that was looked through can be unpacked.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -10,14 +11,19 @@ use skerry_model::app::Unpack;
 use tar::{Archive, EntryType, PaxExtensions};
 
 use super::super::tree::Tree;
-use super::{BUFFER, mebibytes};
+use super::BUFFER;
+use crate::runtime::mebibytes;
+
+mod places;
+
+use places::{Kind, Places};
 
 /// Most entries of an archive.
 const ENTRIES_MAX: usize = 10_000;
-/// Most bytes that one unpacks to.
+/// Most bytes that one unpacks to, and that are read of one.
 const UNPACKED_MAX: u64 = 4 << 30;
-/// Longest path, and target of a link, in bytes.
-const PATH_BYTES_MAX: usize = 4096;
+/// Longest path, and target of a link, in bytes: the kernel's own bound.
+const PATH_BYTES_MAX: usize = 4095;
 /// Deepest path, in names. Directories can be given to another user and removed to any such depth.
 const DEPTH_MAX: usize = 48;
 /// Most bytes of an entry that says something about the next one.
@@ -94,7 +100,7 @@ struct Notes {
 }
 
 fn entries(reader: impl Read, visit: Visit<'_>) -> Result<(), Failure> {
-    let (mut count, mut bytes, mut notes) = (0, 0_u64, Notes::default());
+    let (mut count, mut bytes, mut notes, mut places) = (0, 0_u64, Notes::default(), Places::new());
     // Raw: what says something about the next entry would else be read however long it is.
     for entry in Archive::new(reader).entries().map_err(unreadable)?.raw(true) {
         let mut entry = entry.map_err(unreadable)?;
@@ -103,6 +109,11 @@ fn entries(reader: impl Read, visit: Visit<'_>) -> Result<(), Failure> {
             return refuse(format!("it has more than {ENTRIES_MAX} entries"));
         }
         let (kind, size) = (entry.header().entry_type(), entry.header().entry_size().map_err(unreadable)?);
+        // Whatever it is: what nobody wants is decompressed all the same, to be passed over.
+        bytes = bytes.saturating_add(size);
+        if bytes > UNPACKED_MAX {
+            return refuse(format!("it unpacks to more than {}", mebibytes(UNPACKED_MAX)));
+        }
         match kind {
             EntryType::XGlobalHeader => continue,
             EntryType::GNULongName => {
@@ -130,20 +141,40 @@ fn entries(reader: impl Read, visit: Visit<'_>) -> Result<(), Failure> {
             None => text(entry.header().link_name_bytes().unwrap_or_default().into_owned())?,
         };
         match kind {
-            EntryType::Directory => visit(&path, Item::Directory)?,
+            EntryType::Directory => {
+                places.put(&path, Kind::Directory)?;
+                visit(&path, Item::Directory)?;
+            }
             EntryType::Regular | EntryType::Continuous => {
-                bytes = bytes.saturating_add(size);
-                if bytes > UNPACKED_MAX {
-                    return refuse(format!("it unpacks to more than {}", mebibytes(UNPACKED_MAX)));
-                }
+                places.put(&path, Kind::File)?;
                 let executable = entry.header().mode().map_err(unreadable)? & 0o111 != 0;
                 visit(&path, Item::File { executable, content: &mut entry })?;
             }
-            EntryType::Symlink => visit(&path, Item::Symlink(inward(&path, link)?))?,
-            EntryType::Link => match plain(&link)? {
-                Some(other) => visit(&path, Item::Hardlink(other))?,
-                None => return refuse(format!("`{path}` is a link to the archive itself")),
-            },
+            EntryType::Symlink => {
+                let target = inward(&path, link)?;
+                places.put(&path, Kind::Symlink)?;
+                visit(&path, Item::Symlink(target))?;
+            }
+            EntryType::Link => {
+                let other = plain(&link)?.unwrap_or_default();
+                match places.get(&other) {
+                    Some(Kind::File) => {}
+                    // A second name elsewhere would make it lead elsewhere.
+                    Some(Kind::Symlink) => {
+                        return refuse(format!("`{path}` is a second name of the link `{other}`"));
+                    }
+                    Some(Kind::Directory) | None => {
+                        return refuse(format!(
+                            "`{path}` is a second name of `{link}`, which is no file before it"
+                        ));
+                    }
+                }
+                places.put(&path, Kind::File)?;
+                // Of itself: some archives say twice what is there.
+                if other != path {
+                    visit(&path, Item::Hardlink(other))?;
+                }
+            }
             _ => return refuse(format!("`{path}` is neither file, directory nor link")),
         }
     }

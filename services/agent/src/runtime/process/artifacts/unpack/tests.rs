@@ -118,8 +118,39 @@ fn nothing_is_written_through_a_link() {
         (EntryType::Symlink, "l", "d", b""),
         (EntryType::Regular, "l/x", "", b"x"),
     ]);
-    assert!(matches!(unpack_in(dir.path(), &through, Unpack::Tar), Err(Failure::Io(_))));
+    assert!(matches!(unpack_in(dir.path(), &through, Unpack::Tar), Err(Failure::Refused(_))));
     assert!(!dir.path().join("state/a/b/d/x").exists());
+}
+
+#[test]
+fn what_cannot_be_put_where_it_says_is_refused_when_it_is_looked_through() {
+    let name = "n".repeat(244);
+    let mut long = Builder::new(Vec::new());
+    let mut header = Header::new_gnu();
+    header.set_size(1);
+    header.set_mode(0o644);
+    long.append_data(&mut header, &name, &b"x"[..]).unwrap();
+    let regular = |path| (EntryType::Regular, path, "", &b"x"[..]);
+    let rows: [(Vec<Row<'_>>, &str); 9] = [
+        (vec![(EntryType::Link, "l", "none", b"")], "no file before it"),
+        (vec![(EntryType::Directory, "d/", "", b""), (EntryType::Link, "l", "d", b"")], "no file before it"),
+        (vec![(EntryType::Link, "l", "", b""), regular("x")], "no file before it"),
+        (vec![(EntryType::Symlink, "s", "x", b""), (EntryType::Link, "d/l", "s", b"")], "second name"),
+        (vec![(EntryType::Symlink, "s", "d", b""), regular("s/x")], "through a link"),
+        (vec![regular("x"), regular("x/y")], "through a file"),
+        (vec![regular("d/x"), regular("d")], "directory and something else"),
+        (vec![regular("d"), (EntryType::Directory, "d/", "", b"")], "directory and something else"),
+        (vec![regular("d/.x.skerry-new")], "unfinished"),
+    ];
+    let archives = rows.iter().map(|(row, why)| (archive(row), *why));
+    for (bytes, why) in archives.chain([(long.into_inner().unwrap(), "more than 243 bytes")]) {
+        match check(file(&bytes), Unpack::Tar) {
+            Err(Failure::Refused(said)) => assert!(said.contains(why), "{why}: {said}"),
+            passed => panic!("{why}: {passed:?}"),
+        }
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(unpack_in(dir.path(), &bytes, Unpack::Tar), Err(Failure::Refused(_))), "{why}");
+    }
 }
 
 #[test]
@@ -138,9 +169,57 @@ fn more_than_the_bounds_is_refused() {
     for bytes in [large.as_bytes().to_vec(), note.as_bytes().to_vec(), archive(&many)] {
         assert!(matches!(check(file(&bytes), Unpack::Tar), Err(Failure::Refused(_))));
     }
+    // Whatever the bytes are of: to pass them over they are decompressed.
+    for kind in [EntryType::Directory, EntryType::Symlink, EntryType::XGlobalHeader, EntryType::Regular] {
+        large.set_entry_type(kind);
+        large.set_cksum();
+        match check(file(large.as_bytes()), Unpack::Tar) {
+            Err(Failure::Refused(said)) => assert!(said.contains("unpacks to more"), "{kind:?}: {said}"),
+            passed => panic!("{kind:?}: {passed:?}"),
+        }
+    }
+}
+
+/// Entries whose paths meet: over, below and by links to each other.
+fn meeting() -> impl Strategy<Value = Vec<(EntryType, String, String)>> {
+    let kind = prop::sample::select(vec![
+        EntryType::Regular,
+        EntryType::Directory,
+        EntryType::Symlink,
+        EntryType::Link,
+    ]);
+    let path = "[ab](/[ab]){0,2}";
+    proptest::collection::vec((kind, path, path), 1..8)
 }
 
 proptest! {
+    /// Nothing is stopped for an archive that is refused only then.
+    #[test]
+    fn what_was_looked_through_is_unpacked_and_what_is_refused_is_so_at_both_times(entries in meeting()) {
+        let rows: Vec<Row<'_>> = entries
+            .iter()
+            .map(|(kind, path, link)| match kind {
+                EntryType::Regular => (*kind, path.as_str(), "", &b"x"[..]),
+                EntryType::Directory => (*kind, path.as_str(), "", &b""[..]),
+                _ => (*kind, path.as_str(), link.as_str(), &b""[..]),
+            })
+            .collect();
+        let bytes = archive(&rows);
+        let dir = tempfile::tempdir().unwrap();
+        let unpacked = unpack_in(dir.path(), &bytes, Unpack::Tar);
+        match check(file(&bytes), Unpack::Tar) {
+            Ok(()) => prop_assert!(unpacked.is_ok(), "{unpacked:?}"),
+            Err(_) => prop_assert!(matches!(unpacked, Err(Failure::Refused(_))), "{unpacked:?}"),
+        }
+        // No link leads out, by whatever other name.
+        let root = dir.path().join("state/a/b").canonicalize().unwrap();
+        for path in ["a", "b", "a/a", "a/b", "b/a", "b/b", "a/a/a", "a/a/b", "b/b/a", "b/b/b"] {
+            if let Ok(real) = root.join(path).canonicalize() {
+                prop_assert!(real.starts_with(&root), "{path} leads to {}", real.display());
+            }
+        }
+    }
+
     /// Whatever the bytes are, there is an answer, and nothing beside the directory.
     #[test]
     fn any_bytes_stay_within(mut bytes in proptest::collection::vec(any::<u8>(), 0..2048), flip in 0..1024_usize) {
