@@ -197,7 +197,7 @@ impl Stack {
 
     async fn channel(&self, service: &str) -> Result<Channel> {
         let address = &self.addresses[service];
-        skerry_rpc::connect(address).await.with_context(|| format!("connecting to {service}"))
+        skerry_rpc::connect(address, None).await.with_context(|| format!("connecting to {service}"))
     }
 
     /// A client of the registry.

@@ -7,12 +7,13 @@ mod files;
 mod up;
 
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::env::{Bash, CompleteEnv, EnvCompleter, Fish, Shells, Zsh};
-use skerry_cli::{ClientCommand, EXIT_CODES_HELP, GlobalArgs};
-use skerry_daemon::Telemetry;
+use skerry_cli::{ClientCommand, EXIT_CODES_HELP, GlobalArgs, TlsFlags};
+use skerry_daemon::{Telemetry, TlsArgs};
 use tracing::Instrument as _;
 
 const EXAMPLES: &str = "\
@@ -40,7 +41,7 @@ enum Command {
     #[command(flatten)]
     Client(ClientCommand),
     /// Run everything in one process: control plane, embedded etcd, and an agent for this machine
-    Up(up::UpArgs),
+    Up(Box<up::UpArgs>),
     /// Run the embedded etcd alone
     Etcd(etcd::EtcdArgs),
     /// Print what makes a shell complete commands, flags and the names of resources
@@ -86,16 +87,35 @@ fn main() -> ExitCode {
     match cli.command {
         Command::Client(command) => client(&name, &cli.global, &command),
         Command::Up(args) => {
+            let tls = up_tls(&cli.global.tls);
             let project = cli.global.project;
             let log = args.log.clone();
             let scraped = args.metrics_listen.is_some();
-            skerry_daemon::run("skerry", &log, scraped, |shutdown| up::run(args, project, shutdown))
+            skerry_daemon::run("skerry", &log, scraped, |shutdown| up::run(*args, project, tls, shutdown))
+        }
+        // It would be a listener that looks guarded and is not.
+        Command::Etcd(_) if cli.global.tls != TlsFlags::default() => {
+            eprintln!("error: skerry etcd has no TLS: --tls-cert, --tls-key and --tls-ca are not for it");
+            ExitCode::from(2)
         }
         Command::Etcd(args) => {
             let log = args.log.clone();
             skerry_daemon::run("skerry-etcd", &log, false, |shutdown| etcd::run(args, shutdown))
         }
         Command::Completion(args) => completion(args.shell),
+    }
+}
+
+/// The TLS files of `up`: the flags are those of every command, the variables those of every service.
+fn up_tls(flags: &TlsFlags) -> TlsArgs {
+    let given = |flag: &Option<PathBuf>, name: &str| {
+        let variable = || std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        flag.clone().or_else(variable)
+    };
+    TlsArgs {
+        tls_cert: given(&flags.tls_cert, "SKERRY_TLS_CERT"),
+        tls_key: given(&flags.tls_key, "SKERRY_TLS_KEY"),
+        tls_ca: given(&flags.tls_ca, "SKERRY_TLS_CA"),
     }
 }
 

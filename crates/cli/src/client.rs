@@ -14,14 +14,14 @@ use skerry_proto::registry::v1::installation_service_client::InstallationService
 use skerry_proto::registry::v1::node_service_client::NodeServiceClient;
 use skerry_proto::scheduler::v1::app_service_client::AppServiceClient;
 use skerry_proto::scheduler::v1::config_service_client::ConfigServiceClient;
-use skerry_rpc::{ConnectError, MESSAGE_BYTES_MAX, Traced};
+use skerry_rpc::{ClientTls, ConnectError, MESSAGE_BYTES_MAX, Traced};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 use tonic_types::StatusExt as _;
 
-use crate::error::{CliError, is_timeout, is_transport_failure};
+use crate::error::{CliError, is_timeout, is_transport_failure, speaks_tls};
 use crate::settings::Settings;
 use crate::watch::is_version_gone;
 
@@ -49,16 +49,17 @@ pub(crate) struct Client {
 
 struct Remote {
     address: String,
+    tls: Option<ClientTls>,
     channel: OnceCell<Channel>,
 }
 
 impl Remote {
-    fn new(address: String) -> Self {
-        Self { address, channel: OnceCell::new() }
+    fn new(address: String, tls: Option<ClientTls>) -> Self {
+        Self { address, tls, channel: OnceCell::new() }
     }
 
     async fn channel(&self) -> Result<Channel, ConnectError> {
-        self.channel.get_or_try_init(|| skerry_rpc::connect(&self.address)).await.cloned()
+        self.channel.get_or_try_init(|| skerry_rpc::connect(&self.address, self.tls.as_ref())).await.cloned()
     }
 }
 
@@ -89,7 +90,8 @@ impl CallError {
         match self {
             Self::Connect(error) => matches!(error, ConnectError::Unreachable { .. }),
             Self::Status(status, _) => {
-                is_transport_failure(status) || status.code() == tonic::Code::DeadlineExceeded
+                (is_transport_failure(status) && !speaks_tls(status))
+                    || status.code() == tonic::Code::DeadlineExceeded
             }
         }
     }
@@ -113,14 +115,16 @@ impl From<CallError> for CliError {
 }
 
 impl Client {
-    pub(crate) fn new(settings: Settings, timeout: Duration) -> Self {
-        Self {
-            registry: Remote::new(settings.registry),
-            scheduler: Remote::new(settings.scheduler),
+    /// Reads the TLS files, if there are any, and asks nobody yet.
+    pub(crate) fn new(settings: Settings, timeout: Duration) -> Result<Self, CliError> {
+        let tls = settings.tls.map(crate::tls::load).transpose()?;
+        Ok(Self {
+            registry: Remote::new(settings.registry, tls.clone()),
+            scheduler: Remote::new(settings.scheduler, tls),
             project: settings.project,
             project_is_required: settings.project_is_required,
             timeout,
-        }
+        })
     }
 
     /// The project to work in.
@@ -167,7 +171,7 @@ impl Client {
                 }
             };
             let wait = asked_wait(&status) + jittered(tries);
-            let worth_it = is_transport_failure(&status) || is_contended(&status);
+            let worth_it = (is_transport_failure(&status) && !speaks_tls(&status)) || is_contended(&status);
             if !worth_it || tries >= RETRIES_MAX || Instant::now() + wait >= deadline {
                 return Err(CallError::Status(Box::new(status), remote.address.clone()));
             }
@@ -241,8 +245,9 @@ mod tests {
             scheduler: server.to_owned(),
             project: ProjectName::parse("default").expect("valid"),
             project_is_required: false,
+            tls: None,
         };
-        Client::new(settings, Duration::from_secs(5))
+        Client::new(settings, Duration::from_secs(5)).expect("without files")
     }
 
     #[test]

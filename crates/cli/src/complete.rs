@@ -140,7 +140,7 @@ impl Line {
             return vec![];
         };
         runtime.block_on(async {
-            let client = Client::new(settings, PATIENCE);
+            let Ok(client) = Client::new(settings, PATIENCE) else { return vec![] };
             let query = Query::all(kind);
             match tokio::time::timeout(PATIENCE, client.first_page(&query)).await {
                 Ok(Ok((items, _))) => items.iter().map(|item| item.target().name).collect(),

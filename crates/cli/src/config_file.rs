@@ -65,6 +65,14 @@ impl ConfigFile {
             .map_err(|error| CliError::Failed(format!("cannot write {}: {error}", path.display())))
     }
 
+    /// A path that stands in it: a relative one begins at its directory, wherever the command is typed.
+    pub(crate) fn beside(&self, path: &str) -> PathBuf {
+        match self.path.as_deref().and_then(Path::parent) {
+            Some(directory) => directory.join(path),
+            None => path.into(),
+        }
+    }
+
     /// The file's name for people.
     pub(crate) fn shown(&self) -> String {
         self.path.as_ref().map_or_else(|| "the configuration".to_owned(), |path| path.display().to_string())

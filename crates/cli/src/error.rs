@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use skerry_manifest::{ManifestErrors, Positions};
-use skerry_rpc::{ConnectError, MESSAGE_BYTES_MAX, fault_of, is_too_large};
+use skerry_rpc::{ConnectError, MESSAGE_BYTES_MAX, SPEAKS_TLS, fault_of, is_too_large};
 use tonic::{Code, Status};
 
 use crate::render::table::{plain, plain_lines};
@@ -16,7 +16,7 @@ Exit codes:
   1    refused by the server, or failed; diff: there are differences
   2    wrong usage, or an error in a manifest
   3    not found
-  4    the server cannot be reached, or does not answer in time
+  4    the server cannot be reached or trusted, or does not answer in time
   5    the time of a wait is over
   130  interrupted";
 
@@ -40,6 +40,8 @@ pub(crate) enum CliError {
         /// What happened.
         detail: String,
     },
+    /// A server is there, and it or this client is not trusted by the other. Trying again is in vain.
+    Untrusted(String),
     /// `wait` waited long enough.
     TimedOut(String),
     /// Anything else.
@@ -88,6 +90,9 @@ impl CliError {
                 "a message from or to {address} is larger than the {MESSAGE_BYTES_MAX} bytes that are taken: ask for less"
             ));
         }
+        if speaks_tls(status) {
+            return Self::Untrusted(format!("cannot talk to {address}: {SPEAKS_TLS}, with --tls-ca"));
+        }
         let fault = fault_of(status);
         let away = match status.code() {
             // The server waited in vain for its store, and says so.
@@ -124,7 +129,10 @@ impl CliError {
             ConnectError::Unreachable { address, source } => {
                 Self::Unreachable { address, how: Away::Absent, detail: innermost(&source) }
             }
-            error @ ConnectError::Address { .. } => Self::Usage(error.to_string()),
+            error @ ConnectError::Tls { .. } => Self::Untrusted(error.to_string()),
+            error @ (ConnectError::Address { .. }
+            | ConnectError::NoAuthority { .. }
+            | ConnectError::Plain { .. }) => Self::Usage(error.to_string()),
         }
     }
 
@@ -174,7 +182,7 @@ impl CliError {
             }
             Self::Usage(_) | Self::Manifest(_) => ExitCode::from(2),
             Self::NotFound(_) => ExitCode::from(3),
-            Self::Unreachable { .. } => ExitCode::from(4),
+            Self::Unreachable { .. } | Self::Untrusted(_) => ExitCode::from(4),
             Self::TimedOut(_) => ExitCode::from(5),
             Self::Said(first) => first.exit_code(),
             Self::Interrupted => ExitCode::from(130),
@@ -188,6 +196,7 @@ impl CliError {
             Self::Usage(message)
             | Self::NotFound(message)
             | Self::Failed(message)
+            | Self::Untrusted(message)
             | Self::TimedOut(message) => {
                 format!("error: {message}\n")
             }
@@ -250,6 +259,11 @@ pub(crate) fn is_transport_failure(status: &Status) -> bool {
         Code::Unknown | Code::Cancelled | Code::Internal => std::error::Error::source(status).is_some(),
         _ => false,
     }
+}
+
+/// Whether the server answered a plain call with TLS.
+pub(crate) fn speaks_tls(status: &Status) -> bool {
+    is_transport_failure(status) && root_cause(status) == SPEAKS_TLS
 }
 
 pub(crate) fn root_cause(status: &Status) -> String {

@@ -18,11 +18,12 @@ mod print;
 mod render;
 mod settings;
 mod target;
+mod tls;
 mod watch;
 
 use std::process::ExitCode;
 
-pub use args::{ClientCommand, GlobalArgs};
+pub use args::{ClientCommand, GlobalArgs, TlsFlags};
 pub use error::EXIT_CODES_HELP;
 
 use client::Client;
@@ -55,7 +56,7 @@ async fn execute(global: &GlobalArgs, command: &ClientCommand) -> Result<(), Cli
         ClientCommand::Version(args) => return commands::version::run(args, printer),
         _ => {}
     }
-    let client = &Client::new(Settings::of(global)?, global.request_timeout);
+    let client = &Client::new(Settings::of(global)?, global.request_timeout)?;
     match command {
         ClientCommand::Apply(args) => commands::apply::run(client, args, printer).await,
         ClientCommand::Diff(args) => commands::diff::run(client, args, printer).await,

@@ -4,20 +4,32 @@
 //! in place of all `SKERRY_*`: who names it means its servers and its project. A registry or scheduler apart from the server belongs to
 //! the one who names it: `--server` is not sent astray by a registry of the context.
 
+use std::path::PathBuf;
+
 use skerry_model::ProjectName;
+use skerry_rpc::TlsPaths;
 
 use crate::args::GlobalArgs;
 use crate::config_file::ConfigFile;
 use crate::error::CliError;
+use crate::tls::{Names, TlsLayer};
 
-/// Where `skerry up` listens if nothing else is said.
+/// Where `skerry up` listens if nothing else is said: without TLS, and with it.
 const SERVER: &str = "http://127.0.0.1:7770";
+const SECURED_SERVER: &str = "https://127.0.0.1:7770";
+
+/// How each source calls certificate, key and authority.
+const FLAGS: Names = ["--tls-cert", "--tls-key", "--tls-ca"];
+const VARIABLES: Names = ["SKERRY_TLS_CERT", "SKERRY_TLS_KEY", "SKERRY_TLS_CA"];
+const FIELDS: Names = ["the context's certificate", "the context's key", "the context's authority"];
 
 /// Where to work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Settings {
     pub(crate) registry: String,
     pub(crate) scheduler: String,
+    /// Absent: no TLS.
+    pub(crate) tls: Option<TlsPaths>,
     pub(crate) project: ProjectName,
     /// Whether the project is a demand, which a manifest may not contradict: `--project` is, the others are defaults.
     pub(crate) project_is_required: bool,
@@ -30,6 +42,14 @@ struct Layer {
     registry: Option<String>,
     scheduler: Option<String>,
     project: Option<String>,
+    tls: TlsLayer,
+}
+
+impl Layer {
+    /// Whether it says where to go.
+    fn names_a_server(&self) -> bool {
+        [&self.server, &self.registry, &self.scheduler].into_iter().any(Option::is_some)
+    }
 }
 
 impl Settings {
@@ -53,15 +73,21 @@ impl Settings {
 
     fn resolve(flags: Layer, environment: Layer, context: Layer) -> Result<Self, CliError> {
         let project_is_required = flags.project.is_some();
+        let elsewhere = flags.names_a_server() || environment.names_a_server();
         let layers = [flags, environment, context];
+        let counting = if elsewhere { &layers[..2] } else { &layers[..] };
+        let tls: Vec<TlsLayer> = counting.iter().map(|layer| layer.tls.clone()).collect();
+        let tls = crate::tls::resolve(&tls)?;
+        let usual = if tls.is_some() { SECURED_SERVER } else { SERVER };
         let find = |own: fn(&Layer) -> Option<&String>| {
             let found = layers.iter().find_map(|layer| own(layer).or(layer.server.as_ref()));
-            found.map_or_else(|| SERVER.to_owned(), String::clone)
+            found.map_or_else(|| usual.to_owned(), String::clone)
         };
         let project = layers.iter().find_map(|layer| layer.project.as_deref()).unwrap_or("default");
         Ok(Self {
             registry: find(|layer| layer.registry.as_ref()),
             scheduler: find(|layer| layer.scheduler.as_ref()),
+            tls,
             project: ProjectName::parse(project).map_err(|error| CliError::Usage(error.to_string()))?,
             project_is_required,
         })
@@ -74,6 +100,10 @@ fn of_flags(args: &GlobalArgs) -> Layer {
         registry: args.registry.clone(),
         scheduler: args.scheduler.clone(),
         project: args.project.clone(),
+        tls: TlsLayer::new(
+            FLAGS,
+            [args.tls.tls_cert.clone(), args.tls.tls_key.clone(), args.tls.tls_ca.clone()],
+        ),
     }
 }
 
@@ -83,6 +113,7 @@ fn of_environment(variable: impl Fn(&str) -> Option<String>) -> Layer {
         registry: variable("SKERRY_REGISTRY"),
         scheduler: variable("SKERRY_SCHEDULER"),
         project: variable("SKERRY_PROJECT"),
+        tls: TlsLayer::new(VARIABLES, VARIABLES.map(|name| variable(name).map(PathBuf::from))),
     }
 }
 
@@ -95,6 +126,11 @@ fn of_context(file: &ConfigFile, chosen: Option<&str>) -> Result<Layer, CliError
         registry: context.registry.clone(),
         scheduler: context.scheduler.clone(),
         project: context.project.clone(),
+        tls: TlsLayer::new(
+            FIELDS,
+            [&context.certificate, &context.key, &context.authority]
+                .map(|path| path.as_ref().map(|path| file.beside(path))),
+        ),
     })
 }
 
@@ -106,7 +142,13 @@ mod tests {
 
     fn layer(server: &str, registry: &str, project: &str) -> Layer {
         let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        Layer { server: given(server), registry: given(registry), scheduler: None, project: given(project) }
+        Layer {
+            server: given(server),
+            registry: given(registry),
+            scheduler: None,
+            project: given(project),
+            ..Layer::default()
+        }
     }
 
     fn resolved(flags: Layer, environment: Layer, context: Layer) -> (String, String, String, bool) {
@@ -130,6 +172,31 @@ mod tests {
             all("f", "f", "z", true)
         );
         assert!(Settings::resolve(layer("", "", "Not A Name"), none(), none()).is_err());
+    }
+
+    #[test]
+    fn the_tls_files_of_a_context_are_for_its_own_server() {
+        let file = ConfigFile::at(
+            "/etc/skerry/c.yaml",
+            ClientConfig {
+                current: Some("prod".into()),
+                contexts: vec![Context {
+                    name: "prod".into(),
+                    server: Some("https://prod:7770".into()),
+                    authority: Some("ca.crt".into()),
+                    ..Default::default()
+                }],
+            },
+        );
+        let context = || of_context(&file, None).expect("there");
+        let settings = Settings::resolve(Layer::default(), Layer::default(), context()).expect("valid");
+        let authority = settings.tls.expect("TLS").authority;
+        assert_eq!(authority.path, PathBuf::from("/etc/skerry/ca.crt"), "beside the file");
+        let elsewhere = Settings::resolve(layer("http://lab:7770", "", ""), Layer::default(), context());
+        assert_eq!(elsewhere.expect("valid").tls, None);
+        let tls = TlsLayer::new(FLAGS, [None, None, Some("/ca.crt".into())]);
+        let usual = Settings::resolve(Layer { tls, ..Layer::default() }, Layer::default(), Layer::default());
+        assert_eq!(usual.expect("valid").registry, SECURED_SERVER);
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod monitor;
 mod service;
 mod shutdown;
 mod telemetry;
+mod tls;
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -14,6 +15,7 @@ pub use monitor::Monitor;
 pub use service::{Listening, ServiceArgs, local_url};
 pub use shutdown::{Shutdown, signals};
 pub use telemetry::{LogArgs, LogFormat, OtlpError, Telemetry};
+pub use tls::{TlsArgs, access, follow};
 
 /// Runs the service `name` on a runtime of its own until it ends by itself or a signal ends it in order. A second signal ends it at once (exit
 /// code 130). Errors are printed to stderr as one line; the exit code is then 1.

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
@@ -44,9 +44,14 @@ struct Answers {
 }
 
 impl Monitor {
-    /// Binds `address`, if it may be served with this access: the rule is that of the service's own listener.
-    pub async fn bind(address: SocketAddr, access: Access) -> anyhow::Result<Self> {
+    /// Binds `address`, if it may be served with this access: the rule is that of the service's own listener, but that there is no TLS here.
+    pub async fn bind(address: SocketAddr, access: &Access) -> anyhow::Result<Self> {
         let metrics = Metrics::of_process().context("metrics are not counted in this process")?;
+        if matches!(access, Access::Certificate(_)) && !address.ip().is_loopback() {
+            bail!(
+                "--metrics-listen {address} is reachable from other machines, and metrics are served without TLS: listen on 127.0.0.1; a collector elsewhere gets them by --otlp-endpoint"
+            );
+        }
         access.check_listener(address).map_err(|fault| {
             anyhow::anyhow!("{}", fault.message.replacen("--listen", "--metrics-listen", 1))
         })?;

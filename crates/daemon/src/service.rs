@@ -3,16 +3,18 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use skerry_rpc::{Access, Server};
+use skerry_rpc::{Access, Server, TlsFiles};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::fail;
 use crate::monitor::Monitor;
 use crate::shutdown::Shutdown;
+use crate::tls::{TlsArgs, access, follow};
 
 /// Longest that a service may take to tell its health.
 const HEALTH_DEADLINE: Duration = Duration::from_secs(3);
@@ -28,9 +30,13 @@ pub struct ServiceArgs<const PORT: u16> {
     #[arg(long, env = "SKERRY_ETCD", default_value = "http://127.0.0.1:2379", value_name = "TARGET")]
     pub etcd: String,
 
-    /// Serve other machines without checking who they are (until identities come)
+    /// Serve other machines without checking who they are, and without TLS
     #[arg(long, env = "SKERRY_INSECURE")]
     pub insecure: bool,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a comment here would become the title of all flags in --help")]
+    pub tls: TlsArgs,
 
     /// Serve /metrics (for Prometheus), /healthz and /readyz on this address; absent: nowhere
     #[arg(long, env = "SKERRY_METRICS_LISTEN", value_name = "ADDRESS")]
@@ -41,14 +47,15 @@ pub struct ServiceArgs<const PORT: u16> {
     pub health: bool,
 }
 
-/// Where this machine reaches a listener at `address`.
-pub fn local_url(address: SocketAddr) -> String {
+/// Where this machine reaches a listener at `address`, which has TLS if it is `secured`.
+pub fn local_url(address: SocketAddr, secured: bool) -> String {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
         ip => ip,
     };
-    format!("http://{}", SocketAddr::new(ip, address.port()))
+    let scheme = if secured { "https" } else { "http" };
+    format!("{scheme}://{}", SocketAddr::new(ip, address.port()))
 }
 
 /// A bound listener that nobody serves yet: early, so that a port that is taken is told before anything else begins.
@@ -56,34 +63,47 @@ pub struct Listening {
     listener: TcpListener,
     address: SocketAddr,
     access: Access,
+    tls: Option<Arc<TlsFiles>>,
     monitor: Option<Monitor>,
 }
 
 impl<const PORT: u16> ServiceArgs<PORT> {
-    /// What `--health` does, on a runtime of its own: asks the service on this machine that listens as these flags say. Exit code 1, and
-    /// the reason as one line on stderr, unless it serves.
+    /// What `--health` does, on a runtime of its own: asks the service on this machine that listens as these flags say. With TLS it asks
+    /// with the service's own certificate, and is content with nobody but that service. Exit code 1, and the reason as one line on stderr,
+    /// unless it serves.
     pub fn check_health(&self) -> ExitCode {
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => return fail(&anyhow::Error::from(error).context("starting the runtime")),
         };
-        match runtime.block_on(skerry_rpc::check_health(&local_url(self.listen), HEALTH_DEADLINE)) {
+        match runtime.block_on(self.ask_health()) {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(&error.into()),
+            Err(error) => fail(&error),
         }
+    }
+
+    async fn ask_health(&self) -> anyhow::Result<()> {
+        let files = self.tls.load()?;
+        let tls = match &files {
+            Some(files) => Some(files.client_of_itself()?),
+            None => None,
+        };
+        let url = local_url(self.listen, tls.is_some());
+        Ok(skerry_rpc::check_health(&url, tls.as_ref(), HEALTH_DEADLINE).await?)
     }
 
     /// Binds the address, if it may be served with this access.
     pub async fn bind(&self) -> anyhow::Result<Listening> {
-        let access = if self.insecure { Access::Insecure } else { Access::Loopback };
+        let tls = self.tls.load()?;
+        let access = access(tls.as_deref(), self.insecure)?;
         access.check_listener(self.listen)?;
         let listener = TcpListener::bind(self.listen).await;
         let listener = listener.with_context(|| format!("listening on {}", self.listen))?;
         let monitor = match self.metrics_listen {
-            Some(address) => Some(Monitor::bind(address, access).await?),
+            Some(address) => Some(Monitor::bind(address, &access).await?),
             None => None,
         };
-        Ok(Listening { address: listener.local_addr()?, listener, access, monitor })
+        Ok(Listening { address: listener.local_addr()?, listener, access, tls, monitor })
     }
 }
 
@@ -111,7 +131,10 @@ impl Listening {
             shutdown.spawn(monitor.serve(Some(ready.clone()), shutdown.clone()));
         }
         server.ready_when(ready);
-        tracing::info!(address = %self.address, "serving");
+        if let Some(tls) = &self.tls {
+            follow(tls, shutdown);
+        }
+        tracing::info!(tls = self.tls.is_some(), address = %self.address, "serving");
         server.serve(self.listener, shutdown.token()).await?;
         shutdown.finish().await;
         Ok(())
@@ -133,20 +156,21 @@ mod tests {
             listen,
             etcd: String::new(),
             insecure: false,
+            tls: TlsArgs::default(),
             metrics_listen: None,
             health: true,
         };
         let listening = args.bind().await.expect("it listens");
-        let url = local_url(listening.address());
+        let url = local_url(listening.address(), false);
         let shutdown = Shutdown::new();
         let (tell, ready) = watch::channel(true);
         let ((), served) = tokio::join!(
             async {
-                check_health(&url, SOON).await.expect("it serves");
+                check_health(&url, None, SOON).await.expect("it serves");
                 tell.send_replace(false);
                 let error = loop {
                     // It is told at its next turn.
-                    if let Err(error) = check_health(&url, SOON).await {
+                    if let Err(error) = check_health(&url, None, SOON).await {
                         break error;
                     }
                 };
@@ -156,7 +180,7 @@ mod tests {
             listening.serve(ready, |_| (), &shutdown)
         );
         served.expect("it ends in order");
-        let error = check_health(&url, SOON).await.expect_err("nobody is there any more");
+        let error = check_health(&url, None, SOON).await.expect_err("nobody is there any more");
         assert!(error.to_string().starts_with(&format!("cannot reach {url}")), "{error}");
     }
 
@@ -164,14 +188,14 @@ mod tests {
     async fn a_service_that_is_silent_is_not_healthy() {
         // Bound, so that connections are taken; not served, so that nothing answers.
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let url = local_url(listener.local_addr().expect("an address"));
-        let error = check_health(&url, Duration::from_millis(50)).await.expect_err("nothing answers");
+        let url = local_url(listener.local_addr().expect("an address"), false);
+        let error = check_health(&url, None, Duration::from_millis(50)).await.expect_err("nothing answers");
         assert!(error.to_string().contains("has not answered"), "{error}");
     }
 
     #[test]
     fn a_listener_for_all_is_asked_on_loopback() {
-        let url = |text: &str| local_url(text.parse().expect("an address"));
+        let url = |text: &str| local_url(text.parse().expect("an address"), false);
         assert_eq!(url("0.0.0.0:7771"), "http://127.0.0.1:7771");
         assert_eq!(url("[::]:1"), "http://[::1]:1");
         assert_eq!(url("10.1.2.3:1"), "http://10.1.2.3:1");

@@ -15,7 +15,8 @@ pub const CONTEXTS_MAX: usize = 256;
 const NAME_CHARS_MAX: usize = 128;
 
 const TOP: [&str; 2] = ["currentContext", "contexts"];
-const FIELDS: [&str; 5] = ["name", "server", "registry", "scheduler", "project"];
+const FIELDS: [&str; 8] =
+    ["name", "server", "registry", "scheduler", "project", "certificate", "key", "authority"];
 
 /// What the configuration file holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -39,6 +40,12 @@ pub struct Context {
     pub scheduler: Option<String>,
     /// Project to work in.
     pub project: Option<String>,
+    /// The file of the certificate that proves who calls.
+    pub certificate: Option<String>,
+    /// The file of its key.
+    pub key: Option<String>,
+    /// The file of the authorities that servers are held against.
+    pub authority: Option<String>,
 }
 
 impl Context {
@@ -90,6 +97,9 @@ impl ClientConfig {
                 ("registry", context.registry.as_ref()),
                 ("scheduler", context.scheduler.as_ref()),
                 ("project", context.project.as_ref()),
+                ("certificate", context.certificate.as_ref()),
+                ("key", context.key.as_ref()),
+                ("authority", context.authority.as_ref()),
             ];
             let given = fields.into_iter().filter_map(|(key, value)| Some((key.to_owned(), text(value?))));
             Value::Map(given.collect())
@@ -158,6 +168,9 @@ fn read_context(decoder: &mut Decoder<'_>, node: &Node) -> Option<Context> {
                 "registry" => &mut context.registry,
                 "scheduler" => &mut context.scheduler,
                 "project" => &mut context.project,
+                "certificate" => &mut context.certificate,
+                "key" => &mut context.key,
+                "authority" => &mut context.authority,
                 key => return unknown(decoder, key, entry.at, &FIELDS),
             };
             *field = decoder.text(&entry.value);
@@ -188,6 +201,9 @@ mod tests {
             name: "prod".into(),
             server: Some("http://10.0.0.1:7770".into()),
             project: Some("shop".into()),
+            certificate: Some("/me.crt".into()),
+            key: Some("/me.key".into()),
+            authority: Some("/ca.crt".into()),
             ..Default::default()
         };
         let config = ClientConfig { current: Some("prod".into()), contexts: vec![context] };

@@ -7,6 +7,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::channel::{ConnectError, connect};
+use crate::tls::ClientTls;
 
 /// Why a server does not count as healthy.
 #[derive(Debug, thiserror::Error)]
@@ -40,13 +41,17 @@ pub enum HealthError {
     },
 }
 
-/// Asks the server at `address` (`http://host:port`) whether it serves at all, and waits at most `deadline` for all of it.
+/// Asks the server at `address` (as [`connect`] takes it) whether it serves at all, and waits at most `deadline` for all of it.
 ///
 /// # Errors
 /// Unless it says SERVING.
-pub async fn check_health(address: &str, deadline: Duration) -> Result<(), HealthError> {
+pub async fn check_health(
+    address: &str,
+    tls: Option<&ClientTls>,
+    deadline: Duration,
+) -> Result<(), HealthError> {
     let asking = async {
-        let mut client = HealthClient::new(connect(address).await?);
+        let mut client = HealthClient::new(connect(address, tls).await?);
         let answer = client.check(HealthCheckRequest::default()).await;
         let answer = answer
             .map_err(|source| HealthError::Call { address: address.to_owned(), source: Box::new(source) })?;

@@ -1,4 +1,4 @@
-//! What every gRPC server and client of Skerry shares: builders with limits, the peer's identity, health, reflection, errors.
+//! What every gRPC server and client of Skerry shares: builders with limits, TLS, the peer's identity, health, reflection, errors.
 //!
 //! Services bring their handlers; which of them share a listener is decided by whoever hosts them.
 
@@ -11,15 +11,17 @@ mod observe;
 mod peer;
 mod refuse;
 mod server;
+mod tls;
 pub mod trace;
 
-pub use channel::{ConnectError, Endpoint, check_address, connect};
+pub use channel::{ConnectError, Endpoint, check_address, connect, open};
 pub use client::Traced;
 pub use error::{fault_of, is_too_large, status_of};
 pub use health::{HealthError, check_health};
 pub use peer::{Access, Peer};
 pub use refuse::refuse_all;
 pub use server::{LIVENESS, ServeError, Server};
+pub use tls::{ClientTls, SPEAKS_TLS, ServerTls, TlsFailure, TlsFile, TlsFiles, TlsFilesError, TlsPaths};
 
 /// The error domain of `google.rpc.ErrorInfo`.
 pub const ERROR_DOMAIN: &str = "skerry.dev";

@@ -1,32 +1,41 @@
 //! Who calls: the one place where a peer's identity comes from.
 //!
-//! Until certificates come, a caller is trusted because of where it calls from: this machine, or anywhere when the listener was opened
-//! with `--insecure`. Handlers ask [`Peer::of`] and nothing else, so that identity can arrive without touching them.
+//! With TLS it is what the caller's certificate says, read once for its connection; without, a caller is trusted because of where it calls
+//! from: this machine, or anywhere when the listener was opened with `--insecure`. Handlers ask [`Peer::of`] and nothing else.
+//!
+//! A certificate that has expired passes the handshake, so that a node which was away can come back and renew; here each call is held
+//! against the clock, and until there is a call to renew by, all are refused.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::SystemTime;
 
-use skerry_identity::Identity;
+use skerry_identity::{Identity, PeerCertificate, Standing};
 use skerry_model::{Code, Fault};
-use tonic::transport::server::{TcpConnectInfo, UdsConnectInfo};
 use tower::{Layer, Service};
 
 use crate::error::status_of;
+use crate::tls::{Caller, ServerTls};
 
 /// Whom a listener lets in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Access {
     /// Callers on this machine only.
     Loopback,
     /// Anybody, unauthenticated: `--insecure`.
     Insecure,
+    /// Who proves by a certificate to be somebody.
+    Certificate(ServerTls),
 }
 
 impl Access {
     /// Checks that a listener at `address` may be opened with this access.
-    pub fn check_listener(self, address: SocketAddr) -> Result<(), Fault> {
-        if self == Self::Insecure || address.ip().is_loopback() {
-            return Ok(());
+    pub fn check_listener(&self, address: SocketAddr) -> Result<(), Fault> {
+        match self {
+            Self::Insecure | Self::Certificate(_) => return Ok(()),
+            Self::Loopback if address.ip().is_loopback() => return Ok(()),
+            Self::Loopback => {}
         }
         Err(Fault::new(
             Code::FailedPrecondition,
@@ -36,18 +45,31 @@ impl Access {
             ),
         ))
     }
+
+    /// The TLS of the listener.
+    pub(crate) fn tls(&self) -> Option<ServerTls> {
+        match self {
+            Self::Certificate(tls) => Some(tls.clone()),
+            Self::Loopback | Self::Insecure => None,
+        }
+    }
 }
 
 /// Who calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
-    /// Where from; absent inside the process or over a Unix socket.
+    /// Where from; absent where it has gone already.
     pub address: Option<SocketAddr>,
-    /// What it proved to be. `None` for everybody until certificates come.
-    pub identity: Option<Identity>,
+    /// What it proved to be, by which key and until when. `None` on a listener without TLS.
+    pub certificate: Option<Arc<PeerCertificate>>,
 }
 
 impl Peer {
+    /// What it proved to be. `None` on a listener without TLS.
+    pub fn identity(&self) -> Option<&Identity> {
+        self.certificate.as_ref().map(|certificate| &certificate.identity)
+    }
+
     /// The peer of a request, as the server established it.
     pub fn of<T>(request: &tonic::Request<T>) -> Result<Self, Fault> {
         request.extensions().get::<Self>().cloned().ok_or_else(|| {
@@ -58,21 +80,86 @@ impl Peer {
 
 /// Establishes the peer of each request, or refuses it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct PeerLayer {
-    pub(crate) access: Access,
-}
+pub(crate) struct PeerLayer(Gate);
 
 /// The service that [`PeerLayer`] makes.
 #[derive(Debug, Clone)]
 pub(crate) struct PeerService<S> {
     inner: S,
-    access: Access,
+    gate: Gate,
+}
+
+/// What of [`Access`] each request is held against.
+#[derive(Debug, Clone, Copy)]
+enum Gate {
+    Loopback,
+    Insecure,
+    Certificate,
+}
+
+impl PeerLayer {
+    pub(crate) fn new(access: &Access) -> Self {
+        Self(match access {
+            Access::Loopback => Gate::Loopback,
+            Access::Insecure => Gate::Insecure,
+            Access::Certificate(_) => Gate::Certificate,
+        })
+    }
+}
+
+impl Gate {
+    /// The peer, if it is let in. A request beside which nothing is said of its connection is nobody's.
+    fn admit(self, caller: Option<&Caller>, now: SystemTime) -> Result<Peer, Fault> {
+        let address = caller.and_then(|caller| caller.address);
+        match self {
+            Self::Insecure => Ok(Peer { address, certificate: None }),
+            Self::Loopback if address.is_some_and(|address| address.ip().to_canonical().is_loopback()) => {
+                Ok(Peer { address, certificate: None })
+            }
+            Self::Loopback => Err(Fault::new(
+                Code::PermissionDenied,
+                "NOT_LOCAL",
+                "this listener serves callers on its own machine only",
+            )),
+            Self::Certificate => {
+                let certificate = identified(caller, now)?;
+                Ok(Peer { address, certificate: Some(certificate) })
+            }
+        }
+    }
+}
+
+fn identified(caller: Option<&Caller>, now: SystemTime) -> Result<Arc<PeerCertificate>, Fault> {
+    let refused = |reason, why: String| Fault::new(Code::Unauthenticated, reason, why);
+    let certificate = match caller.and_then(|caller| caller.certificate.as_ref()) {
+        Some(Ok(certificate)) => certificate,
+        Some(Err(nobody)) => {
+            return Err(refused("PEER_UNKNOWN", format!("the caller has not proved who it is: {nobody}")));
+        }
+        None => return Err(refused("PEER_UNKNOWN", "the caller has not proved who it is".to_owned())),
+    };
+    let who = &certificate.identity;
+    match certificate.standing(now) {
+        Standing::Valid => Ok(Arc::clone(certificate)),
+        Standing::Expired => Err(refused(
+            "CERTIFICATE_EXPIRED",
+            format!(
+                "the certificate of {who} has expired: it must be renewed, unless this server's clock is wrong"
+            ),
+        )),
+        Standing::NotYetValid => Err(refused(
+            "CERTIFICATE_NOT_YET_VALID",
+            format!(
+                "the certificate of {who} is not valid yet: a clock is wrong, here or where it was issued"
+            ),
+        )),
+    }
 }
 
 impl<S> Layer<S> for PeerLayer {
     type Service = PeerService<S>;
     fn layer(&self, inner: S) -> Self::Service {
-        PeerService { inner, access: self.access }
+        PeerService { inner, gate: self.0 }
     }
 }
 
@@ -90,24 +177,15 @@ where
     }
 
     fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
-        let extensions = request.extensions();
-        let tcp = extensions.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
-        let local = extensions.get::<UdsConnectInfo>().is_some();
-        let trusted = match self.access {
-            Access::Insecure => true,
-            Access::Loopback => local || tcp.is_some_and(|address| address.ip().to_canonical().is_loopback()),
-        };
-        if !trusted {
-            let fault = Fault::new(
-                Code::PermissionDenied,
-                "NOT_LOCAL",
-                "this listener serves callers on its own machine only",
-            );
-            return futures_util::future::Either::Right(std::future::ready(
-                Ok(status_of(&fault).into_http()),
-            ));
+        match self.gate.admit(request.extensions().get::<Caller>(), SystemTime::now()) {
+            Ok(peer) => {
+                request.extensions_mut().insert(peer);
+                futures_util::future::Either::Left(self.inner.call(request))
+            }
+            Err(fault) => {
+                let refusal = status_of(&fault).into_http();
+                futures_util::future::Either::Right(std::future::ready(Ok(refusal)))
+            }
         }
-        request.extensions_mut().insert(Peer { address: tcp, identity: None });
-        futures_util::future::Either::Left(self.inner.call(request))
     }
 }

@@ -7,19 +7,21 @@ use skerry_model::Fault;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
-use tonic::transport::server::TcpIncoming;
 use tower::{Layer, Service};
 
 use crate::error::status_of;
+use crate::peer::Access;
 use crate::server::ServeError;
+use crate::tls::incoming;
 
-/// Answers every call on `listener` with `fault`, until `end`.
+/// Answers every call on `listener` with `fault`, until `end`. Of `access` only its TLS counts: there is nothing to guard.
 pub async fn refuse_all(
     listener: TcpListener,
+    access: &Access,
     fault: Fault,
     end: CancellationToken,
 ) -> Result<(), ServeError> {
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = incoming(listener, access.tls());
     let server = tonic::transport::Server::builder()
         .layer(RefuseLayer(Arc::new(fault)))
         .add_routes(Routes::default())
@@ -80,9 +82,9 @@ mod tests {
         let copy = TcpListener::from_std(listener.try_clone().expect("cloned")).expect("a listener");
         let end = CancellationToken::new();
         let fault = Fault::unavailable("the store does not answer yet");
-        let refusing = refuse_all(copy, fault, end.clone());
+        let refusing = refuse_all(copy, &Access::Loopback, fault, end.clone());
         let asking = async {
-            let channel = crate::connect(&address.to_string()).await.expect("connected");
+            let channel = crate::connect(&address.to_string(), None).await.expect("connected");
             let answer = NodeServiceClient::new(channel).get_node(GetNodeRequest::default()).await;
             end.cancel();
             answer.expect_err("refused")

@@ -9,7 +9,6 @@ use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tonic::service::RoutesBuilder;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tower::Service;
@@ -17,6 +16,7 @@ use tower::Service;
 use crate::limit::LimitLayer;
 use crate::observe::ObserveLayer;
 use crate::peer::{Access, PeerLayer};
+use crate::tls::incoming;
 
 /// Longest that a unary call may take, and a stream to begin.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -105,11 +105,11 @@ impl Server {
         names.push("");
         health.set_service_status(LIVENESS, ServingStatus::Serving).await;
         let telling = tell_health(health, names, ready, shutdown.clone());
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let incoming = incoming(listener, access.tls());
         let server = tonic::transport::Server::builder()
             .layer(ObserveLayer)
             .layer(LimitLayer)
-            .layer(PeerLayer { access })
+            .layer(PeerLayer::new(&access))
             .timeout(CALL_TIMEOUT)
             .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)

@@ -1,9 +1,10 @@
-//! What tests share: real etcd, facts about Docker, processes that end with their test, waiting with a good excuse, and the
+//! What tests share: an authority, real etcd, facts about Docker, processes that end with their test, waiting with a good excuse, and the
 //! printer of benchmark figures. A dev-dependency only.
 //!
 //! Helpers panic where a test would only `expect`; what a test may want to look at is a `Result`.
 #![allow(clippy::print_stdout, reason = "tests and benches talk to a terminal")]
 
+mod authority;
 mod compose;
 mod docker;
 mod etcd;
@@ -16,6 +17,7 @@ mod tar;
 mod wait;
 
 pub use self::{
+    authority::{Authority, TlsFiles},
     compose::{COMPOSE, NO_COMPOSE, compose_required},
     docker::{BUSYBOX_IMAGE, Docker, NO_DOCKER, busybox_root},
     etcd::Etcd,

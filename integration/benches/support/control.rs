@@ -45,7 +45,7 @@ impl Control {
         let address = line.split("http://").nth(1).and_then(|rest| rest.split(',').next());
         let address = address.with_context(|| format!("no address in `{line}`"))?.trim().to_owned();
         process.wait_for_line("ready after", PATIENCE).await?;
-        let channel = skerry_rpc::connect(&format!("http://{address}")).await?;
+        let channel = skerry_rpc::connect(&format!("http://{address}"), None).await?;
         Ok(Self { dir, process, address, channel })
     }
 

@@ -60,6 +60,7 @@ pages! {
     scripting: "scripting.md", Nothing;
     help: "help.md", Nothing;
     services_apart: "services.md", Nothing;
+    tls: "tls.md", Nothing;
     troubleshooting: "troubleshooting.md", Docker;
 }
 
@@ -130,6 +131,10 @@ async fn run(name: &str, needs: Needs) -> Result<()> {
     let outer = tempfile::Builder::new().permissions(Permissions::from_mode(0o711)).tempdir()?;
     let data = outer.path().join("skerry");
     let mut setting = setting(&node, &data)?;
+    if name == "tls.md" {
+        // It names its server by a context, which the variable would come before.
+        setting.env.remove("SKERRY_SERVER");
+    }
     let mut registry = None;
     if let Some(docker) = docker.as_ref().filter(|_| needs == Needs::Registry) {
         let started = Registry::start().await?;

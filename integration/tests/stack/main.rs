@@ -18,3 +18,4 @@ mod restore;
 mod sessions;
 mod slow_watchers;
 mod start_first;
+mod tls;

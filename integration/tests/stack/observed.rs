@@ -248,7 +248,7 @@ async fn who_cannot_reach_the_store_is_alive_and_not_ready() -> Result<()> {
             eventually(&format!("{name} is at {ready}"), PATIENCE, async || -> Result<()> {
                 let told = health(&stack, name, "readyz").await?;
                 ensure!(told == ready, "{told}");
-                let grpc = skerry_rpc::check_health(stack.address(name), PATIENCE).await;
+                let grpc = skerry_rpc::check_health(stack.address(name), None, PATIENCE).await;
                 ensure!(grpc.is_ok() == (ready == 200), "{grpc:?}");
                 Ok(())
             })

@@ -2,8 +2,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use skerry_daemon::TlsArgs;
+use skerry_identity::verify::Expected;
 use skerry_model::{NodeName, NodeRef, ProjectName};
+use skerry_rpc::{ClientTls, TlsFiles};
 use tonic::transport::Uri;
 
 use crate::machine::host_name;
@@ -40,6 +44,15 @@ pub enum ConfigError {
         "the gateway {0} is not on this machine, and nothing would prove who answers there: add --insecure if the network is trusted"
     )]
     Insecure(String),
+    /// A gateway with TLS, and nothing to check it against.
+    #[error("the gateway {0} speaks TLS: give --tls-cert, --tls-key and --tls-ca")]
+    NoTlsFiles(String),
+    /// TLS is set up, and a gateway would be talked to without.
+    #[error("the gateway {0} would be talked to without TLS, although TLS files are given: write https://")]
+    Plain(String),
+    /// The TLS files.
+    #[error("{0}")]
+    Tls(String),
     /// Metrics for other machines.
     #[error(
         "--metrics-listen {0} is reachable from other machines: an agent serves its metrics on this machine only, as 127.0.0.1:9464; a collector elsewhere gets them by --otlp-endpoint"
@@ -108,7 +121,7 @@ impl ImageGcArgs {
 /// Flags of `skerry-agent`, each with its environment variable.
 #[derive(Debug, Clone, clap::Args)]
 pub struct AgentArgs {
-    /// Address of a gateway, as http://host:port; repeated (or separated by commas) they are tried in turn
+    /// Address of a gateway, as http://host:port, or https:// with --tls-cert; repeated (or separated by commas) they are tried in turn
     #[arg(long = "gateway", env = "SKERRY_GATEWAY", value_name = "URL", value_delimiter = ',')]
     pub gateways: Vec<String>,
 
@@ -127,6 +140,9 @@ pub struct AgentArgs {
     /// Connect to gateways on other machines, although nothing proves who they are
     #[arg(long, env = "SKERRY_INSECURE")]
     pub insecure: bool,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would take them for the program's own description")]
+    pub tls: TlsArgs,
 
     /// Run no containers
     #[arg(long, env = "SKERRY_NO_DOCKER")]
@@ -154,6 +170,8 @@ pub struct AgentArgs {
 pub struct Config {
     /// Gateways, tried in turn. At least one.
     pub gateways: Vec<Gateway>,
+    /// How they are talked to. Absent: without TLS.
+    pub tls: Option<NodeTls>,
     /// Which node it is.
     pub node: NodeRef,
     /// Where its state is. Made if it is not there.
@@ -164,6 +182,37 @@ pub struct Config {
     pub credentials: CredentialsFile,
     /// When images go that the agent pulled.
     pub image_gc: ImageGc,
+}
+
+/// How the agent proves to be its node, and which servers count as gateways.
+#[derive(Debug, Clone)]
+pub struct NodeTls {
+    files: Arc<TlsFiles>,
+    expected: Expected,
+}
+
+impl NodeTls {
+    /// By the certificate in `files`, which must be that of `node`: a gateway would refuse any other.
+    pub fn new(files: Arc<TlsFiles>, expected: Expected, node: &NodeRef) -> Result<Self, ConfigError> {
+        let identity = files.own().map(|own| own.identity);
+        if let Some(identity) = identity.filter(|identity| identity.node().as_ref() != Some(node)) {
+            let why = format!("it is the certificate of {identity}, and this agent is that of {node}");
+            return Err(ConfigError::Tls(files.refuse_own(why).to_string()));
+        }
+        Ok(Self { files, expected })
+    }
+
+    pub(crate) fn client(&self) -> ClientTls {
+        self.files.client_of_node(self.expected.clone())
+    }
+
+    /// Reads the files again when they change, for as long as it is polled.
+    pub(crate) async fn follow(tls: Option<Self>) {
+        match tls {
+            Some(tls) => tls.files.follow().await,
+            None => std::future::pending().await,
+        }
+    }
 }
 
 /// How Docker is reached. A daemon need not be there: it may come later.
@@ -193,13 +242,12 @@ impl DockerAccess {
 pub struct Gateway(Uri);
 
 impl Gateway {
-    /// Parses `http://host:port`.
+    /// Parses `http://host:port` or `https://host:port`.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let wrong = |why| ConfigError::Gateway { text: text.to_owned(), why };
         let uri: Uri = text.parse().map_err(|_| wrong("write it as http://host:port"))?;
         match uri.scheme_str() {
-            Some("http") => {}
-            Some("https") => return Err(wrong("certificates are not available yet: use http://")),
+            Some("http" | "https") => {}
             _ => return Err(wrong("write it as http://host:port")),
         }
         if uri.host().is_none_or(str::is_empty) || uri.port_u16().is_none() {
@@ -214,6 +262,11 @@ impl Gateway {
     /// The address.
     pub fn uri(&self) -> &Uri {
         &self.0
+    }
+
+    /// Whether it is talked to with TLS.
+    fn is_secured(&self) -> bool {
+        self.0.scheme_str() == Some("https")
     }
 
     /// Whether it is on this machine by its address alone, without asking a resolver.
@@ -240,7 +293,8 @@ impl AgentArgs {
         let gateways: Vec<Gateway> =
             self.gateways.iter().map(|text| Gateway::parse(text)).collect::<Result<_, _>>()?;
         if !self.insecure
-            && let Some(remote) = gateways.iter().find(|gateway| !gateway.is_loopback())
+            && let Some(remote) =
+                gateways.iter().find(|gateway| !gateway.is_secured() && !gateway.is_loopback())
         {
             return Err(ConfigError::Insecure(remote.uri().to_string()));
         }
@@ -254,9 +308,16 @@ impl AgentArgs {
             DockerAccess::from_host(self.docker_host.as_deref())?
         };
         let node = NodeRef { project: ProjectName::parse(&self.project)?, node };
+        let files = self.tls.load().map_err(|error| ConfigError::Tls(error.to_string()))?;
+        let tls = files.map(|files| NodeTls::new(files, Expected::Dialled, &node)).transpose()?;
+        if let Some(other) = gateways.iter().find(|gateway| gateway.is_secured() != tls.is_some()) {
+            let address = other.uri().to_string();
+            let plain = tls.is_some();
+            return Err(if plain { ConfigError::Plain(address) } else { ConfigError::NoTlsFiles(address) });
+        }
         let credentials = CredentialsFile::find(self.docker_config);
         let image_gc = self.image_gc.parse()?;
-        Ok(Config { gateways, node, data_dir: self.data_dir, docker, credentials, image_gc })
+        Ok(Config { gateways, tls, node, data_dir: self.data_dir, docker, credentials, image_gc })
     }
 }
 
@@ -286,6 +347,7 @@ mod tests {
             project: "default".into(),
             data_dir: "/tmp/agent".into(),
             insecure: false,
+            tls: TlsArgs::default(),
             no_docker: false,
             docker_host: None,
             docker_config: None,
@@ -329,11 +391,20 @@ mod tests {
 
     #[test]
     fn an_address_that_cannot_be_dialled_is_refused() {
-        for bad in ["", "127.0.0.1:1", "https://127.0.0.1:1", "http://127.0.0.1", "http://:1", "http://a:1/x"]
-        {
+        for bad in [
+            "",
+            "127.0.0.1:1",
+            "ftp://127.0.0.1:1",
+            "https://127.0.0.1",
+            "http://127.0.0.1",
+            "http://:1",
+            "http://a:1/x",
+        ] {
             assert!(matches!(Gateway::parse(bad), Err(ConfigError::Gateway { .. })), "{bad}");
         }
         assert!(matches!(args(&[]).into_config(), Err(ConfigError::NoGateway)));
+        let unchecked = args(&["https://example.org:1"]).into_config();
+        assert!(matches!(unchecked, Err(ConfigError::NoTlsFiles(_))), "nothing to check it against");
     }
 
     #[test]

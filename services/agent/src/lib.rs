@@ -30,7 +30,9 @@ mod world;
 #[cfg(test)]
 mod testing;
 
-pub use config::{AgentArgs, Config, ConfigError, DockerAccess, Gateway, ImageGcArgs, default_node_name};
+pub use config::{
+    AgentArgs, Config, ConfigError, DockerAccess, Gateway, ImageGcArgs, NodeTls, default_node_name,
+};
 pub use runtime::docker::{CredentialsFile, ImageGc};
 pub use serve::{NotRunning, ServeError, check_running, serve};
 pub use shim::run_shim_if_asked;

@@ -61,7 +61,7 @@ fn main() -> ExitCode {
         let metrics = args.agent.metrics_listen;
         let config = args.agent.into_config()?;
         if let Some(address) = metrics {
-            let monitor = Monitor::bind(address, Access::Loopback).await?;
+            let monitor = Monitor::bind(address, &Access::Loopback).await?;
             shutdown.spawn(monitor.serve(None, shutdown.clone()));
         }
         Ok(skerry_agent::serve(config, shutdown.token()).await?)

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::config::{Config, DockerAccess};
+use crate::config::{Config, DockerAccess, NodeTls};
 use crate::ledger::Ledger;
 use crate::machine::Sampler;
 use crate::reconcile::{Copies, LOCAL_MAX, Links, Reconciler, RuntimeStatuses};
@@ -77,6 +77,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> Result<(), Se
     let uplink = Uplink::new(Parts {
         node: config.node.clone(),
         gateways: config.gateways,
+        tls: config.tls.as_ref().map(NodeTls::client),
         clock,
         boot_id: boot_id().map_err(ServeError::Random)?,
         files,
@@ -91,7 +92,11 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> Result<(), Se
     let ledger = Ledger::open(Directory::new(&data_dir));
     let reconciler = Reconciler::new(config.node, clock, runtimes, links).with_ledger(ledger);
     // Boxed: these two live as long as the agent, and their caller need not hold them on its stack.
-    tokio::join!(Box::pin(uplink.run(shutdown.clone())), Box::pin(reconciler.run(shutdown)));
+    tokio::join!(
+        Box::pin(uplink.run(shutdown.clone())),
+        Box::pin(reconciler.run(shutdown.clone())),
+        Box::pin(shutdown.run_until_cancelled(NodeTls::follow(config.tls))),
+    );
     Ok(())
 }
 
@@ -225,6 +230,7 @@ mod tests {
         fn is_send<T: Send>(_: &T) {}
         let config = Config {
             gateways: Vec::new(),
+            tls: None,
             node: NodeRef::parse("projects/default/nodes/n1").unwrap(),
             data_dir: PathBuf::new(),
             credentials: crate::CredentialsFile::None,

@@ -9,10 +9,10 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use skerry_model::NodeRef;
+use skerry_model::{Code, Fault, NodeRef};
 use skerry_proto::gateway::v1 as pb;
 use skerry_proto::store::v1 as stored;
-use skerry_rpc::{Peer, trace};
+use skerry_rpc::{Peer, status_of, trace};
 use skerry_sync::{Ending, GatewaySession, OpenFailure, SessionConfig, SessionEffect, SessionEvent, Version};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -391,7 +391,9 @@ impl Actor {
             None | Some(Ending::Finished) => None,
             Some(Ending::NoHello(why)) => Some(Status::failed_precondition(why)),
             Some(Ending::HelloTimeout) => Some(Status::deadline_exceeded("no hello came")),
-            Some(Ending::Denied(why)) => Some(Status::permission_denied(why)),
+            Some(Ending::Denied(why)) => {
+                Some(status_of(&Fault::new(Code::PermissionDenied, "SESSION_DENIED", why)))
+            }
             Some(Ending::Silent) => Some(Status::unavailable("nothing was heard of the agent for too long")),
             Some(Ending::NotReading) => {
                 Some(Status::resource_exhausted("the agent does not take what it is sent"))

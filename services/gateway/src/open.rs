@@ -59,11 +59,12 @@ pub(crate) async fn open(
         .unwrap_or_else(|_| Err(OpenFailure::Unavailable("the store is too slow".to_owned())))
 }
 
-/// A peer speaks for its own node. Until certificates come nobody has an identity, and the listener has decided whom it lets in.
+/// A peer speaks for its own node. Without TLS nobody has an identity, and the listener has decided whom it lets in.
 fn admit_peer(peer: &Peer, node: &NodeRef) -> Result<(), OpenFailure> {
-    match &peer.identity {
+    match peer.identity() {
         None => Ok(()),
-        Some(identity) => Err(OpenFailure::Denied(format!("{identity:?} may not speak for {node}"))),
+        Some(identity) if identity.node().as_ref() == Some(node) => Ok(()),
+        Some(identity) => Err(OpenFailure::Denied(format!("{identity} may not speak for {node}"))),
     }
 }
 

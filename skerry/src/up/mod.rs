@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Context as _;
-use skerry_daemon::{LogArgs, Monitor, Shutdown};
+use skerry_daemon::{LogArgs, Monitor, Shutdown, TlsArgs};
 use tokio::net::TcpListener;
 
 use crate::files::{DirectoryLock, make_data_dir};
@@ -30,7 +30,8 @@ machine's agent runs meanwhile what it was told before.
 Examples:
   skerry up
   skerry up --data-dir /tmp/skerry --listen 127.0.0.1:7777
-  skerry up --etcd http://127.0.0.1:2379 --no-agent")]
+  skerry up --etcd http://127.0.0.1:2379 --no-agent
+  skerry up --no-agent --listen 0.0.0.0:7770 --tls-cert up.crt --tls-key up.key --tls-ca ca.crt")]
 pub(crate) struct UpArgs {
     /// Directory for all state [default: /var/lib/skerry for root, else $XDG_STATE_HOME/skerry or ~/.local/state/skerry]
     #[arg(long, value_name = "DIR")]
@@ -68,9 +69,17 @@ pub(crate) struct UpArgs {
     #[command(flatten)]
     image_gc: skerry_agent::ImageGcArgs,
 
-    /// Serve other machines without checking who they are
+    /// Serve other machines without checking who they are, and without TLS
     #[arg(long, env = "SKERRY_INSECURE")]
     insecure: bool,
+
+    /// Certificate of this machine's node (PEM), for its agent; needed with --tls-cert, unless there is --no-agent
+    #[arg(long, env = "SKERRY_NODE_TLS_CERT", value_name = "FILE", conflicts_with = "no_agent")]
+    node_tls_cert: Option<PathBuf>,
+
+    /// Key of --node-tls-cert (PEM), readable by its owner only
+    #[arg(long, env = "SKERRY_NODE_TLS_KEY", value_name = "FILE", conflicts_with = "no_agent")]
+    node_tls_key: Option<PathBuf>,
 
     /// Serve /metrics (for Prometheus), /healthz and /readyz on this address; absent: nowhere
     #[arg(long, env = "SKERRY_METRICS_LISTEN", value_name = "ADDRESS")]
@@ -81,15 +90,20 @@ pub(crate) struct UpArgs {
 }
 
 /// Runs until `shutdown`, or until a part of it fails.
-pub(crate) async fn run(args: UpArgs, project: Option<String>, shutdown: Shutdown) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    args: UpArgs,
+    project: Option<String>,
+    tls: TlsArgs,
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
     let start = Instant::now();
     let metrics_listen = args.metrics_listen;
-    let settings = Settings::of(args, project)?;
+    let settings = Settings::of(args, project, &tls)?;
     make_data_dir(&settings.data_dir)?;
     let _lock = DirectoryLock::take(&settings.data_dir, "skerry up")?;
     let (listener, address) = bind(settings.listen).await?;
     let monitor = match metrics_listen {
-        Some(address) => Some(Monitor::bind(address, settings.access).await?),
+        Some(address) => Some(Monitor::bind(address, &settings.access).await?),
         None => None,
     };
     let metrics = monitor.as_ref().map(Monitor::address);
@@ -98,6 +112,9 @@ pub(crate) async fn run(args: UpArgs, project: Option<String>, shutdown: Shutdow
     // First, and whatever becomes of the control plane: it has its desired state on disk and runs that.
     let mut agent = settings.agent(address)?.map(Agent::start);
     let mut control = ControlPlane::new(metrics);
+    if let Some(tls) = &settings.tls {
+        skerry_daemon::follow(tls, &shutdown);
+    }
     if let Some(monitor) = monitor {
         shutdown.spawn(monitor.serve(Some(control.ready()), shutdown.clone()));
     }

@@ -141,7 +141,8 @@ impl ControlPlane {
         let refusing = async {
             let Some(target) = &settings.etcd else { return std::future::pending().await };
             let why = format!("this server waits for its store ({}): try again", target.described());
-            skerry_rpc::refuse_all(copy, Fault::unavailable(why), CancellationToken::new()).await
+            skerry_rpc::refuse_all(copy, &settings.access, Fault::unavailable(why), CancellationToken::new())
+                .await
         };
         let server = tokio::select! {
             server = starting => server?,
@@ -181,7 +182,7 @@ impl ControlPlane {
         shutdown: &Shutdown,
     ) -> anyhow::Result<Server> {
         let gateway = skerry_gateway::Config::new(address.to_string());
-        let mut server = Server::new(settings.access)?;
+        let mut server = Server::new(settings.access.clone())?;
         let [registry_member, scheduler_member, gateway_member] =
             ["registry", "scheduler", "gateway"].map(|service| Member::new(service, address, metrics));
         let leader = scheduler_member.id();
@@ -268,7 +269,8 @@ pub(super) async fn node_connects(settings: &Settings, address: SocketAddr) -> b
     let name = node.to_string();
     let deadline = Instant::now() + CONNECT_DEADLINE;
     let asking = async {
-        let channel = skerry_rpc::connect(&skerry_daemon::local_url(address)).await.ok()?;
+        let tls = settings.tls.as_ref().and_then(|files| files.client_of_itself().ok());
+        let channel = skerry_rpc::connect(&settings.url(address), tls.as_ref()).await.ok()?;
         let mut nodes = NodeServiceClient::new(channel);
         loop {
             let mut request = tonic::Request::new(GetNodeRequest { name: name.clone() });

@@ -2,13 +2,14 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
-use skerry_agent::{Config, CredentialsFile, DockerAccess, Gateway, ImageGc, default_node_name};
-use skerry_daemon::local_url;
+use anyhow::{Context as _, bail};
+use skerry_agent::{Config, CredentialsFile, DockerAccess, Gateway, ImageGc, NodeTls, default_node_name};
+use skerry_daemon::{TlsArgs, local_url};
 use skerry_model::{NodeName, NodeRef, ProjectName};
-use skerry_rpc::Access;
+use skerry_rpc::{Access, TlsFile, TlsFiles, TlsPaths};
 use skerry_store::Target;
 
 use super::UpArgs;
@@ -23,6 +24,9 @@ pub(super) struct Settings {
     pub(super) data_dir: PathBuf,
     pub(super) listen: SocketAddr,
     pub(super) access: Access,
+    /// What it proves to be and whom it trusts. Absent: no TLS.
+    pub(super) tls: Option<Arc<TlsFiles>>,
+    node_tls: Option<NodeTls>,
     /// A real etcd. Absent: the embedded one.
     pub(super) etcd: Option<Target>,
     /// This machine's node. Absent: none.
@@ -34,8 +38,9 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    pub(super) fn of(args: UpArgs, project: Option<String>) -> anyhow::Result<Self> {
-        let access = if args.insecure { Access::Insecure } else { Access::Loopback };
+    pub(super) fn of(args: UpArgs, project: Option<String>, tls_args: &TlsArgs) -> anyhow::Result<Self> {
+        let tls = tls_args.load()?;
+        let access = skerry_daemon::access(tls.as_deref(), args.insecure)?;
         access.check_listener(args.listen)?;
         let from_environment = std::env::var("SKERRY_PROJECT").ok().filter(|name| !name.is_empty());
         let project =
@@ -61,15 +66,40 @@ impl Settings {
             None => default_data_dir()?,
         };
         let node = node.map(|node| NodeRef { project: project.clone(), node });
-        Ok(Self { data_dir, listen: args.listen, access, etcd, node, docker, credentials, image_gc, project })
+        let node_files = (args.node_tls_cert, args.node_tls_key);
+        let node_tls = match (&tls, &tls_args.tls_ca, &node) {
+            (Some(tls), Some(authority), Some(node)) => {
+                Some(NodeTls::new(node_tls(node_files, authority)?, tls.itself()?, node)?)
+            }
+            _ => None,
+        };
+        Ok(Self {
+            data_dir,
+            listen: args.listen,
+            access,
+            tls,
+            node_tls,
+            etcd,
+            node,
+            docker,
+            credentials,
+            image_gc,
+            project,
+        })
+    }
+
+    /// Where this machine reaches the services that answer at `address`.
+    pub(super) fn url(&self, address: SocketAddr) -> String {
+        local_url(address, self.tls.is_some())
     }
 
     /// What the agent is told, where the services answer at `address`.
     pub(super) fn agent(&self, address: SocketAddr) -> anyhow::Result<Option<Config>> {
         let Some(node) = self.node.clone() else { return Ok(None) };
-        let gateways = vec![Gateway::parse(&local_url(address))?];
+        let gateways = vec![Gateway::parse(&self.url(address))?];
         Ok(Some(Config {
             gateways,
+            tls: self.node_tls.clone(),
             node,
             data_dir: self.data_dir.join("agent"),
             docker: self.docker.clone(),
@@ -87,7 +117,9 @@ impl Settings {
         let open = match self.access {
             Access::Insecure => ", to anybody who can reach it",
             Access::Loopback => "",
+            Access::Certificate(_) => ", to who has a certificate",
         };
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
         let node = match &self.node {
             Some(node) => format!("{} in project {}", node.node, node.project),
             None => "none (--no-agent)".to_owned(),
@@ -96,18 +128,15 @@ impl Settings {
             format!("skerry {}", env!("CARGO_PKG_VERSION")),
             format!("  data     {}", self.data_dir.display()),
             format!("  store    {store}"),
-            format!("  serving  http://{address}{open}"),
+            format!("  serving  {scheme}://{address}{open}"),
             format!("  node     {node}"),
         ]
     }
 
     /// The line that says that all is ready, and the command to type next.
     pub(super) fn next_steps(&self, address: SocketAddr, took: Duration, connected: bool) -> Vec<String> {
-        let server = if address.port() == DEFAULT_PORT && address.ip().is_loopback() {
-            String::new()
-        } else {
-            format!(" --server {}", local_url(address))
-        };
+        let is_default = address.port() == DEFAULT_PORT && address.ip().is_loopback() && self.tls.is_none();
+        let server = if is_default { String::new() } else { format!(" --server {}", self.url(address)) };
         let project =
             if self.project.as_str() == "default" { String::new() } else { format!(" -p {}", self.project) };
         let after = format!("{:.1} s", took.as_secs_f64());
@@ -119,8 +148,27 @@ impl Settings {
             )
         };
         let next = if self.node.is_some() { "get nodes" } else { "get apps" };
-        vec![format!("{state}; now type: skerry{server}{project} {next}")]
+        let own = if self.tls.is_some() { ", with --tls-cert, --tls-key and --tls-ca of a user" } else { "" };
+        vec![format!("{state}; now type: skerry{server}{project} {next}{own}")]
     }
+}
+
+/// The files of this machine's node, which trusts the authority that the services trust.
+fn node_tls(
+    files: (Option<PathBuf>, Option<PathBuf>),
+    authority: &std::path::Path,
+) -> anyhow::Result<Arc<TlsFiles>> {
+    let (Some(certificate), Some(key)) = files else {
+        bail!(
+            "with --tls-cert, this machine's node needs a certificate of its own: --node-tls-cert FILE and --node-tls-key FILE, or --no-agent"
+        );
+    };
+    let own = (
+        TlsFile { setting: "--node-tls-cert", path: certificate },
+        TlsFile { setting: "--node-tls-key", path: key },
+    );
+    let authority = TlsFile { setting: "--tls-ca", path: authority.to_owned() };
+    Ok(Arc::new(TlsFiles::load(TlsPaths { own: Some(own), authority })?))
 }
 
 #[cfg(test)]
@@ -137,7 +185,7 @@ mod tests {
 
     fn settings(words: &[&str]) -> anyhow::Result<Settings> {
         let words = ["up", "--data-dir", "/data", "--node-name", "n1"].iter().chain(words);
-        Settings::of(Cli::try_parse_from(words)?.args, Some("default".into()))
+        Settings::of(Cli::try_parse_from(words)?.args, Some("default".into()), &TlsArgs::default())
     }
 
     fn address(text: &str) -> SocketAddr {

@@ -13,9 +13,10 @@ use crate::sh;
 const ALLOWED: &[(&str, &[&str])] = &[
     ("skerry-proto", &[]),
     ("skerry-etcd-embedded", &[]),
-    ("skerry-testing", &[]),
     ("skerry-model", &["skerry-proto"]),
     ("skerry-identity", &["skerry-proto", "skerry-model"]),
+    // It issues certificates for tests.
+    ("skerry-testing", &["skerry-identity"]),
     ("skerry-store", &["skerry-proto", "skerry-model"]),
     ("skerry-sync", &["skerry-proto", "skerry-model"]),
     ("skerry-placement", &["skerry-proto", "skerry-model"]),

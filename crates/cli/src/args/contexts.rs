@@ -22,7 +22,7 @@ pub enum ConfigCommand {
     CurrentContext,
     /// Make a context the current one
     UseContext(ContextName),
-    /// Make a context, or change what is named of one: the --server, --registry, --scheduler and --project that are given
+    /// Make a context, or change what is named of one: the --server, --registry, --scheduler, --project, --tls-cert, --tls-key and --tls-ca that are given
     SetContext(SetContextArgs),
     /// Delete a context
     DeleteContext(ContextName),
@@ -53,6 +53,7 @@ What is given empty is taken out: --project=''.
 
 Examples:
   skerry config set-context lab --server http://lab:7770 --use
+  skerry config set-context lab --tls-ca ca.crt --tls-cert me.crt --tls-key me.key
   skerry config set-context --current --project shop")]
 pub struct SetContextArgs {
     /// Name of the context

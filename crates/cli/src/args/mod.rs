@@ -5,6 +5,7 @@ mod contexts;
 mod rollout;
 mod show;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -44,6 +45,10 @@ pub struct GlobalArgs {
     #[arg(long, global = true, value_name = "NAME", hide_short_help = true, add = ArgValueCandidates::new(complete::contexts))]
     pub context: Option<String>,
 
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a comment here would become the title of all flags in --help")]
+    pub tls: TlsFlags,
+
     /// Longest that one call may take, as 30s
     #[arg(long, global = true, default_value = "30s", value_name = "DURATION", value_parser = call_time, hide_short_help = true)]
     pub request_timeout: Duration,
@@ -51,6 +56,24 @@ pub struct GlobalArgs {
     /// When to use colours; auto: on a terminal, unless NO_COLOR is set
     #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN", hide_short_help = true)]
     pub color: Color,
+}
+
+/// Flags that name TLS files. With up, they are the server's own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+#[command(next_help_heading = "Client options")]
+pub struct TlsFlags {
+    /// Certificate to prove who calls (PEM: its own first, then the intermediates); with up, that of the server, which then lets in only
+    /// who has one. Files of up that change are read again within a minute and count from the next handshake on [env: SKERRY_TLS_CERT]
+    #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
+    pub tls_cert: Option<PathBuf>,
+
+    /// Key of --tls-cert (PEM, PKCS#8, P-256), readable by its owner only [env: SKERRY_TLS_KEY]
+    #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
+    pub tls_key: Option<PathBuf>,
+
+    /// Authorities that an https:// server is held against (PEM); with up, also its clients and agents [env: SKERRY_TLS_CA]
+    #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
+    pub tls_ca: Option<PathBuf>,
 }
 
 /// When to use colours.

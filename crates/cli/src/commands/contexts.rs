@@ -1,5 +1,7 @@
 //! `config`: the contexts in the configuration file. Asks no server.
 
+use std::path::Path;
+
 use skerry_manifest::contexts::Context;
 use skerry_model::ProjectName;
 
@@ -119,6 +121,16 @@ fn changed(mut context: Context, global: &GlobalArgs) -> Result<Context, CliErro
             *field = Some(url.clone()).filter(|url| !url.is_empty());
         }
     }
+    let files = [
+        (&mut context.certificate, &global.tls.tls_cert, "--tls-cert"),
+        (&mut context.key, &global.tls.tls_key, "--tls-key"),
+        (&mut context.authority, &global.tls.tls_ca, "--tls-ca"),
+    ];
+    for (field, given, flag) in files {
+        if let Some(path) = given {
+            *field = kept(path).map_err(|why| CliError::Usage(format!("{flag}: {why}")))?;
+        }
+    }
     if let Some(project) = &global.project {
         if !project.is_empty() {
             ProjectName::parse(project).map_err(|error| CliError::Usage(format!("--project: {error}")))?;
@@ -126,6 +138,16 @@ fn changed(mut context: Context, global: &GlobalArgs) -> Result<Context, CliErro
         context.project = Some(project.clone()).filter(|project| !project.is_empty());
     }
     Ok(context)
+}
+
+/// A file as the configuration keeps it: from the root, since the next command may be typed elsewhere. Nothing, if it is given empty.
+fn kept(path: &Path) -> Result<Option<String>, String> {
+    if path.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let path = std::path::absolute(path).map_err(|error| error.to_string())?;
+    let text = path.to_str().ok_or_else(|| format!("{} is no text in UTF-8", path.display()))?;
+    Ok(Some(text.to_owned()))
 }
 
 #[cfg(test)]

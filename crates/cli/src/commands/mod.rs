@@ -34,9 +34,12 @@ impl Several {
     fn take(&mut self, outcome: Result<(), CliError>) -> Result<(), CliError> {
         match outcome {
             Ok(()) => Ok(()),
-            Err(error @ (CliError::Unreachable { .. } | CliError::BrokenPipe | CliError::Interrupted)) => {
-                Err(error)
-            }
+            Err(
+                error @ (CliError::Unreachable { .. }
+                | CliError::Untrusted(_)
+                | CliError::BrokenPipe
+                | CliError::Interrupted),
+            ) => Err(error),
             Err(error) => {
                 complain(&error);
                 self.first.get_or_insert(error);

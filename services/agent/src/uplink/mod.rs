@@ -14,7 +14,7 @@ use skerry_model::NodeRef;
 use skerry_model::time::to_timestamp;
 use skerry_proto::gateway::v1 as pb;
 use skerry_proto::types::v1 as types;
-use skerry_rpc::trace;
+use skerry_rpc::{ClientTls, trace};
 use skerry_sync::{AgentConfig, AgentEffect, AgentEvent, AgentMachine, Told, limits};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -36,6 +36,8 @@ pub(crate) struct Parts {
     pub(crate) node: NodeRef,
     /// Gateways, tried in turn.
     pub(crate) gateways: Vec<Gateway>,
+    /// How they are talked to, if with TLS.
+    pub(crate) tls: Option<ClientTls>,
     /// The clocks.
     pub(crate) clock: Clock,
     /// Random for each start of the process.
@@ -61,6 +63,7 @@ pub(crate) struct Uplink {
     machine: AgentMachine,
     node: NodeRef,
     gateways: Vec<Gateway>,
+    tls: Option<ClientTls>,
     /// Dials so far: the gateways are tried in turn.
     dials: usize,
     clock: Clock,
@@ -105,6 +108,7 @@ impl Uplink {
             machine,
             node: parts.node,
             gateways: parts.gateways,
+            tls: parts.tls,
             dials: 0,
             clock: parts.clock,
             wire: Wire::Off,
@@ -191,7 +195,7 @@ impl Uplink {
                 let gateway = &self.gateways[self.dials % self.gateways.len()];
                 self.dials += 1;
                 tracing::debug!(gateway = %gateway.uri(), "dialling");
-                self.wire = Wire::dial(gateway.uri().clone());
+                self.wire = Wire::dial(gateway.uri().clone(), self.tls.clone());
             }
             AgentEffect::Send(frame) => {
                 if let Err(why) = self.wire.send(frame) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use skerry_proto::gateway::v1 as pb;
 use skerry_proto::gateway::v1::sync_service_client::SyncServiceClient;
+use skerry_rpc::{ClientTls, ConnectError};
 use skerry_sync::limits::{DIAL_TIMEOUT, FRAME_BYTES_MAX};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -54,8 +55,8 @@ pub(super) enum Wire {
 
 impl Wire {
     /// Begins to dial.
-    pub(super) fn dial(uri: Uri) -> Self {
-        Self::Dialing(Box::pin(connect(uri)))
+    pub(super) fn dial(uri: Uri, tls: Option<ClientTls>) -> Self {
+        Self::Dialing(Box::pin(connect(uri, tls)))
     }
 
     /// What happens next. May be dropped and called again.
@@ -133,19 +134,21 @@ fn linger(ending: impl Future<Output = ()> + Send + 'static) -> Boxed<()> {
     })
 }
 
-async fn connect(uri: Uri) -> Result<Channel, String> {
+async fn connect(uri: Uri, tls: Option<ClientTls>) -> Result<Channel, String> {
     let address = uri.to_string();
     // Heartbeats tell a dead link: HTTP/2 sends no pings of its own.
     let endpoint = Endpoint::from(uri)
         .connect_timeout(DIAL_TIMEOUT)
-        .tcp_nodelay(true)
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)
         .http2_max_header_list_size(HEADER_BYTES_MAX)
         .buffer_size(CALLS_MAX);
-    match tokio::time::timeout(DIAL_TIMEOUT, endpoint.connect()).await {
+    match tokio::time::timeout(DIAL_TIMEOUT, skerry_rpc::open(&endpoint, &address, tls.as_ref())).await {
         Ok(Ok(channel)) => Ok(channel),
-        Ok(Err(error)) => Err(format!("cannot reach {address}: {}", root_cause(&error))),
+        Ok(Err(ConnectError::Unreachable { source, .. })) => {
+            Err(format!("cannot reach {address}: {}", root_cause(&source)))
+        }
+        Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("{address} does not answer")),
     }
 }

@@ -1,0 +1,273 @@
+//! Certificate, key and trusted authorities from PEM files, read again when they change.
+//!
+//! What is read anew counts from the next handshake on; open connections stay. A change that cannot be used (a tool has written the
+//! certificate and not yet its key) leaves all three as they were, is told once, and is tried again at the next look.
+
+use std::fmt;
+use std::fs::Metadata;
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use skerry_identity::chain::{CHAIN_BYTES_MAX, chain_from_pem};
+use skerry_identity::clock::TimeFloor;
+use skerry_identity::private_file;
+use skerry_identity::tls::Credentials;
+use skerry_identity::verify::{Clients, Expected, Time};
+use skerry_identity::{KeyPair, PeerCertificate, Standing, Trust, TrustBundle};
+use tokio_rustls::rustls::pki_types::CertificateDer;
+
+use super::{ClientTls, ServerTls, exact_time, exactly};
+
+/// Between two looks whether the files have changed. Certificates are renewed when a third of their life is left, hours at least.
+const LOOK_PERIOD: Duration = Duration::from_secs(60);
+
+/// A file, and what a person calls the setting that names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFile {
+    /// As `--tls-cert`.
+    pub setting: &'static str,
+    /// Where it is.
+    pub path: PathBuf,
+}
+
+/// Which files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsPaths {
+    /// Certificate chain, leaf first, and its key. Absent: nothing is presented.
+    pub own: Option<(TlsFile, TlsFile)>,
+    /// Roots that are trusted.
+    pub authority: TlsFile,
+}
+
+/// A file that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{setting} {}: {why}", path.display())]
+pub struct TlsFilesError {
+    /// Which setting names it.
+    setting: &'static str,
+    path: PathBuf,
+    why: String,
+}
+
+/// Files that were read, and what they hold, replaced where they change.
+#[derive(Debug)]
+pub struct TlsFiles {
+    paths: TlsPaths,
+    credentials: Arc<Credentials>,
+    trust: Arc<Trust>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    seen: Vec<Option<Stamp>>,
+    own: Option<PeerCertificate>,
+    /// The last failure that was told.
+    told: Option<TlsFilesError>,
+}
+
+/// Tells one state of a file from another without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    length: u64,
+    seconds: i64,
+    nanoseconds: i64,
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            length: metadata.len(),
+            seconds: metadata.mtime(),
+            nanoseconds: metadata.mtime_nsec(),
+        }
+    }
+}
+
+/// What the files hold.
+struct Contents {
+    own: Option<Own>,
+    bundle: TrustBundle,
+}
+
+struct Own {
+    chain: Vec<CertificateDer<'static>>,
+    key: Arc<KeyPair>,
+    says: PeerCertificate,
+}
+
+impl TlsFiles {
+    /// Reads `paths`.
+    pub fn load(paths: TlsPaths) -> Result<Self, TlsFilesError> {
+        let seen = stamps(&paths);
+        let Contents { own, bundle } = read(&paths)?;
+        let credentials = Credentials::none();
+        let mut says = None;
+        if let Some(own) = own {
+            present(&paths, &credentials, &own)?;
+            says = Some(own.says);
+        }
+        let state = Mutex::new(State { seen, own: says, told: None });
+        Ok(Self { credentials, trust: Trust::new(bundle), state, paths })
+    }
+
+    /// Who the own certificate says that this is; nothing without one.
+    pub fn own(&self) -> Option<PeerCertificate> {
+        self.state().own.clone()
+    }
+
+    /// For a server that lets in only who has a certificate. The own one must be a server's.
+    pub fn server(&self) -> Result<ServerTls, TlsFilesError> {
+        if let (Some((certificate, _)), Some(own)) = (&self.paths.own, self.own())
+            && own.usage.is_server()
+        {
+            // Told here, where it is a deployment's mistake; a client says it of itself otherwise.
+            if own.standing(SystemTime::now()) != Standing::Valid {
+                tracing::warn!(file = %certificate.path.display(), "the certificate is not valid now: nobody will accept it");
+            }
+            return Ok(ServerTls::new(
+                Arc::clone(&self.credentials),
+                Arc::clone(&self.trust),
+                Clients::Required,
+            ));
+        }
+        Err(self.not_a_service())
+    }
+
+    fn not_a_service(&self) -> TlsFilesError {
+        self.refuse_own("not a service's certificate: it must be for a server and for a client")
+    }
+
+    /// For a client that reaches servers by their names, on a machine whose clock is kept right.
+    pub fn client(&self) -> ClientTls {
+        self.client_of(Expected::Dialled, exact_time())
+    }
+
+    /// For a client that asks this very service, wherever it listens: what is expected is the own identity.
+    pub fn client_of_itself(&self) -> Result<ClientTls, TlsFilesError> {
+        Ok(self.client_of(self.itself()?, exact_time()))
+    }
+
+    /// What a client expects of this very service.
+    pub fn itself(&self) -> Result<Expected, TlsFilesError> {
+        self.own().and_then(|own| exactly(&own.identity)).ok_or_else(|| self.not_a_service())
+    }
+
+    /// For the agent of an edge machine, whose clock is not believed: it is not before the beginning of the own certificate.
+    pub fn client_of_node(&self, expected: Expected) -> ClientTls {
+        let floor = self.own().map_or(SystemTime::UNIX_EPOCH, |own| own.not_before);
+        self.client_of(expected, Time::Floor(Arc::new(TimeFloor::new(floor))))
+    }
+
+    fn client_of(&self, expected: Expected, time: Time) -> ClientTls {
+        ClientTls::new(Arc::clone(&self.credentials), Arc::clone(&self.trust), expected, time)
+    }
+
+    /// What a setting of these files that does not fit is told as: of the own certificate.
+    pub fn refuse_own(&self, why: impl fmt::Display) -> TlsFilesError {
+        let file = self.paths.own.as_ref().map_or(&self.paths.authority, |(certificate, _)| certificate);
+        wrong(file, why)
+    }
+
+    /// Looks whether the files have changed, and takes what they hold now. `true`: it did.
+    pub fn look(&self) -> Result<bool, TlsFilesError> {
+        let seen = stamps(&self.paths);
+        if self.state().seen == seen {
+            return Ok(false);
+        }
+        let Contents { own, bundle } = read(&self.paths)?;
+        if let Some(own) = &own {
+            present(&self.paths, &self.credentials, own)?;
+        }
+        self.trust.replace(bundle);
+        let mut state = self.state();
+        *state = State { seen, own: own.map(|own| own.says), told: None };
+        Ok(true)
+    }
+
+    /// Looks for ever, once a minute. To be dropped at the end.
+    pub async fn follow(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(LOOK_PERIOD).await;
+            // Read here and not on another thread: three small files, seldom.
+            match self.look() {
+                Ok(true) => tracing::info!("the TLS files have changed and count from the next handshake on"),
+                Ok(false) => {}
+                Err(error) => self.tell(error),
+            }
+        }
+    }
+
+    fn tell(&self, error: TlsFilesError) {
+        let mut state = self.state();
+        if state.told.as_ref() != Some(&error) {
+            tracing::warn!(%error, "the TLS files have changed and cannot be used: what they held before still counts");
+            state.told = Some(error);
+        }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn wrong(file: &TlsFile, why: impl fmt::Display) -> TlsFilesError {
+    TlsFilesError { setting: file.setting, path: file.path.clone(), why: format!("{why}") }
+}
+
+fn stamps(paths: &TlsPaths) -> Vec<Option<Stamp>> {
+    let own = paths.own.iter().flat_map(|(certificate, key)| [certificate, key]);
+    let files = own.chain([&paths.authority]);
+    files.map(|file| std::fs::metadata(&file.path).ok().as_ref().map(Stamp::of)).collect()
+}
+
+fn read(paths: &TlsPaths) -> Result<Contents, TlsFilesError> {
+    let bundle = public(&paths.authority)?;
+    let bundle = TrustBundle::parse_pem(&bundle).map_err(|error| wrong(&paths.authority, error))?;
+    let own = paths.own.as_ref().map(|(certificate, key)| read_own(certificate, key, &bundle)).transpose()?;
+    Ok(Contents { own, bundle })
+}
+
+fn read_own(certificate: &TlsFile, key: &TlsFile, bundle: &TrustBundle) -> Result<Own, TlsFilesError> {
+    let pem = public(certificate)?;
+    let chain = chain_from_pem(&pem).map_err(|error| wrong(certificate, error))?;
+    let says =
+        PeerCertificate::of_chain(&chain, bundle.domain()).map_err(|nobody| wrong(certificate, nobody))?;
+    let pem = private_file::read(&key.path).map_err(|error| wrong(key, error))?;
+    let pem = pem.ok_or_else(|| wrong(key, "there is no such file"))?;
+    let read = KeyPair::from_pem(&pem).map_err(|error| wrong(key, error))?;
+    Ok(Own { chain, key: Arc::new(read), says })
+}
+
+fn present(paths: &TlsPaths, credentials: &Credentials, own: &Own) -> Result<(), TlsFilesError> {
+    let key: Arc<KeyPair> = Arc::clone(&own.key);
+    credentials.replace(own.chain.clone(), key).map_err(|error| {
+        let file = paths.own.as_ref().map_or(&paths.authority, |(certificate, _)| certificate);
+        wrong(file, error)
+    })
+}
+
+/// Reads what anybody may read, up to what a bundle may have.
+fn public(file: &TlsFile) -> Result<Vec<u8>, TlsFilesError> {
+    let read = |path: &Path| -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let limit = u64::try_from(CHAIN_BYTES_MAX + 1).expect("a small constant");
+        std::fs::File::open(path)?.take(limit).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read(&file.path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => wrong(file, "there is no such file"),
+        _ => wrong(file, error),
+    })?;
+    if bytes.len() > CHAIN_BYTES_MAX {
+        return Err(wrong(file, format_args!("it has more than {CHAIN_BYTES_MAX} bytes")));
+    }
+    Ok(bytes)
+}
