@@ -3,6 +3,8 @@
 //! With TLS it is what the caller's certificate says, read once for its connection; without, a caller is trusted because of where it calls
 //! from: this machine, or anywhere when the listener was opened with `--insecure`. Handlers ask [`Peer::of`] and nothing else.
 //!
+//! A node's certificate opens its agent's stream and nothing else: what users and services may do is told apart when roles come.
+//!
 //! A certificate that has expired passes the handshake, so that a node which was away can come back and renew; here each call is held
 //! against the clock, and until there is a call to renew by, all are refused.
 
@@ -17,6 +19,14 @@ use tower::{Layer, Service};
 
 use crate::error::status_of;
 use crate::tls::{Caller, ServerTls};
+
+/// What a node may call: its agent's stream, and what a server says of itself.
+const FOR_NODES: [&str; 4] = [
+    "/skerry.gateway.v1.SyncService/",
+    "/grpc.health.v1.Health/",
+    "/grpc.reflection.v1.ServerReflection/",
+    "/grpc.reflection.v1alpha.ServerReflection/",
+];
 
 /// Whom a listener lets in.
 #[derive(Debug, Clone)]
@@ -108,8 +118,8 @@ impl PeerLayer {
 }
 
 impl Gate {
-    /// The peer, if it is let in. A request beside which nothing is said of its connection is nobody's.
-    fn admit(self, caller: Option<&Caller>, now: SystemTime) -> Result<Peer, Fault> {
+    /// The peer, if it may call `path`. A request beside which nothing is said of its connection is nobody's.
+    fn admit(self, caller: Option<&Caller>, path: &str, now: SystemTime) -> Result<Peer, Fault> {
         let address = caller.and_then(|caller| caller.address);
         match self {
             Self::Insecure => Ok(Peer { address, certificate: None }),
@@ -123,6 +133,7 @@ impl Gate {
             )),
             Self::Certificate => {
                 let certificate = identified(caller, now)?;
+                check_call(&certificate.identity, path)?;
                 Ok(Peer { address, certificate: Some(certificate) })
             }
         }
@@ -156,6 +167,15 @@ fn identified(caller: Option<&Caller>, now: SystemTime) -> Result<Arc<PeerCertif
     }
 }
 
+fn check_call(who: &Identity, path: &str) -> Result<(), Fault> {
+    if who.node().is_none() || FOR_NODES.iter().any(|service| path.starts_with(service)) {
+        return Ok(());
+    }
+    let method = path.trim_start_matches('/');
+    let why = format!("{who} may not call {method}: a node's certificate is for its agent's stream");
+    Err(Fault::new(Code::PermissionDenied, "NOT_FOR_NODES", why))
+}
+
 impl<S> Layer<S> for PeerLayer {
     type Service = PeerService<S>;
     fn layer(&self, inner: S) -> Self::Service {
@@ -177,7 +197,7 @@ where
     }
 
     fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
-        match self.gate.admit(request.extensions().get::<Caller>(), SystemTime::now()) {
+        match self.gate.admit(request.extensions().get::<Caller>(), request.uri().path(), SystemTime::now()) {
             Ok(peer) => {
                 request.extensions_mut().insert(peer);
                 futures_util::future::Either::Left(self.inner.call(request))

@@ -179,7 +179,7 @@ async fn what_somebody_brought_after_a_pull_that_failed_stays() {
     fixture.tag(&image, &held);
     fixture.untag(&image);
     let refused = runtime(&fixture.world.docker, &fixture.world.owner, &fixture.world.dir)
-        .with_credentials(fixture.registry.login("guess"))
+        .with_credentials(login(&fixture.registry, "guess"))
         .with_upkeep(fixture.world.dir.path(), AT_ONCE);
     let error = refused.prepare(&running(&image), &|_| ()).await.expect_err("it may not");
     assert_eq!(error.reason, "RegistryUnauthorized");
@@ -202,7 +202,7 @@ async fn images_go_also_where_nothing_can_be_kept_of_volumes() {
     let image = fixture.image("no-words");
     let kept = tempfile::tempdir().expect("a directory");
     let agent = runtime(&fixture.world.docker, &fixture.world.owner, &fixture.world.dir)
-        .with_credentials(fixture.registry.login(PASSWORD))
+        .with_credentials(login(&fixture.registry, PASSWORD))
         .with_upkeep(kept.path(), AT_ONCE);
     agent.prepare(&running(&image), &|_| ()).await.expect("it is pulled");
     // As good as a full disk.

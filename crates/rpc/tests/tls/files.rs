@@ -8,7 +8,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::support::{DOMAIN, GATEWAY, NODE, PATIENCE, client, credentials, paths, serve};
+use crate::support::{DOMAIN, GATEWAY, NODE, PATIENCE, USER, client, credentials, paths, serve};
 
 #[tokio::test]
 async fn files_that_change_count_from_the_next_handshake_on_and_open_streams_stay() {
@@ -17,8 +17,8 @@ async fn files_that_change_count_from_the_next_handshake_on_and_open_streams_sta
     let files = before.write(directory.path(), "gateway", GATEWAY);
     let files = Arc::new(TlsFiles::load(paths(&files)).expect("they are good"));
     let server = serve(Access::Certificate(files.server().expect("a server's"))).await;
-    let known_before = client(&before, credentials(&before, NODE));
-    let known_after = client(&after, credentials(&after, NODE));
+    let known_before = client(&before, credentials(&before, USER));
+    let known_after = client(&after, credentials(&after, USER));
 
     let channel = connect(&server.url("https"), Some(&known_before)).await.expect("let in");
     let watch = HealthClient::new(channel).watch(HealthCheckRequest::default()).await;
@@ -52,7 +52,7 @@ async fn a_half_written_change_leaves_what_was_there() {
     std::fs::write(&files.key, &old).expect("written");
     let error = loaded.look().expect_err("they do not belong together").to_string();
     assert!(error.starts_with(&format!("--tls-cert {}", files.certificate.display())), "{error}");
-    let known = client(&authority, credentials(&authority, NODE));
+    let known = client(&authority, credentials(&authority, USER));
     assert!(server.who(&known).await.is_ok());
     std::fs::write(&files.key, &new).expect("written");
     assert!(loaded.look().expect("they belong together"));

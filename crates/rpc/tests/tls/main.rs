@@ -11,7 +11,7 @@ use skerry_identity::verify::{Clients, Expected};
 use skerry_identity::{Identity, Trust};
 use skerry_rpc::{Access, ServerTls, check_health, connect};
 use skerry_testing::Authority;
-use support::{DOMAIN, GATEWAY, NODE, PATIENCE};
+use support::{DOMAIN, GATEWAY, NODE, PATIENCE, USER};
 use support::{access, ask, client, credentials, expecting, self_signed, serve};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 async fn a_caller_is_who_its_certificate_says() {
     let authority = Authority::new(DOMAIN);
     let server = serve(access(&authority, GATEWAY)).await;
-    for who in [NODE, GATEWAY, "spiffe://example.org/project/default/user/ada"] {
+    for who in [USER, GATEWAY] {
         let (issued, key) = authority.issue(who);
         let says = PeerCertificate::parse(&issued.chain[0], authority.bundle().domain()).expect("ours");
         let credentials = Credentials::new(issued.chain, key).expect("they belong together");
@@ -30,12 +30,26 @@ async fn a_caller_is_who_its_certificate_says() {
 }
 
 #[tokio::test]
+async fn a_node_may_not_call_what_is_for_users() {
+    let authority = Authority::new(DOMAIN);
+    let server = serve(access(&authority, GATEWAY)).await;
+    let refused = server.who(&client(&authority, credentials(&authority, NODE))).await.expect_err("a node");
+    assert_eq!(refused.reason(), "NOT_FOR_NODES");
+    let told = format!(
+        "{NODE} may not call skerry.registry.v1.NodeService/GetNode: a node's certificate is for its agent's stream"
+    );
+    assert_eq!(refused.sentence(), told);
+}
+
+#[tokio::test]
 async fn health_is_told_to_who_has_a_certificate_and_to_nobody_else() {
     let authority = Authority::new(DOMAIN);
     let server = serve(access(&authority, GATEWAY)).await;
     let url = server.url("https");
-    let known = client(&authority, credentials(&authority, NODE));
+    let known = client(&authority, credentials(&authority, USER));
     check_health(&url, Some(&known), PATIENCE).await.expect("it serves");
+    let node = client(&authority, credentials(&authority, NODE));
+    check_health(&url, Some(&node), PATIENCE).await.expect("nodes are told too");
     let unknown = client(&authority, Credentials::none());
     let error = check_health(&url, Some(&unknown), PATIENCE).await.expect_err("refused").to_string();
     assert!(error.ends_with("give one with --tls-cert and --tls-key"), "{error}");
@@ -54,19 +68,19 @@ async fn each_mistake_has_a_sentence_of_its_own() {
         ),
         (
             "a certificate of another authority",
-            client(&authority, credentials(&other, NODE)),
+            client(&authority, credentials(&other, USER)),
             "it does not know the authority of our certificate: use one that its own --tls-ca names",
         ),
         (
             "trust in another authority",
-            client(&other, credentials(&authority, NODE)),
+            client(&other, credentials(&authority, USER)),
             "its certificate is of an authority that is not in the file of --tls-ca",
         ),
         (
             "another service is expected",
             expecting(
                 &authority,
-                credentials(&authority, NODE),
+                credentials(&authority, USER),
                 Expected::Services {
                     project: "system".parse().expect("a name"),
                     names: vec!["registry".parse().expect("a name")],
@@ -76,7 +90,7 @@ async fn each_mistake_has_a_sentence_of_its_own() {
         ),
         (
             "signed by itself",
-            client(&authority, self_signed(NODE)),
+            client(&authority, self_signed(USER)),
             "it does not know the authority of our certificate: use one that its own --tls-ca names",
         ),
     ] {
@@ -89,14 +103,14 @@ async fn each_mistake_has_a_sentence_of_its_own() {
         project: "system".parse().expect("a name"),
         names: vec!["gateway".parse().expect("a name")],
     };
-    let tls = expecting(&authority, credentials(&authority, NODE), exactly);
+    let tls = expecting(&authority, credentials(&authority, USER), exactly);
     assert!(server.who(&tls).await.is_ok());
 }
 
 #[tokio::test]
 async fn a_server_that_cannot_be_believed_is_refused() {
     let authority = Authority::new(DOMAIN);
-    let known = client(&authority, credentials(&authority, NODE));
+    let known = client(&authority, credentials(&authority, USER));
     let with = |credentials| {
         let trust = Trust::new(authority.bundle());
         serve(Access::Certificate(ServerTls::new(credentials, trust, Clients::Required)))
@@ -108,7 +122,7 @@ async fn a_server_that_cannot_be_believed_is_refused() {
     let server = with(self_signed(GATEWAY)).await;
     let sentence = server.who(&known).await.expect_err("signed by itself").sentence();
     assert!(sentence.ends_with("is of an authority that is not in the file of --tls-ca"), "{sentence}");
-    let server = with(credentials(&authority, NODE)).await;
+    let server = with(credentials(&authority, USER)).await;
     let sentence = server.who(&known).await.expect_err("no service").sentence();
     assert!(
         sentence.ends_with("its certificate is refused: a certificate that is not for a server"),
@@ -128,11 +142,11 @@ async fn a_server_that_cannot_be_believed_is_refused() {
 async fn an_expired_certificate_passes_the_handshake_and_no_call() {
     let authority = Authority::new(DOMAIN);
     let server = serve(access(&authority, GATEWAY)).await;
-    let (issued, key) = authority.issue_expired(NODE);
+    let (issued, key) = authority.issue_expired(USER);
     let credentials = Credentials::new(issued.chain, key).expect("they belong together");
     let refused = server.who(&client(&authority, credentials)).await.expect_err("refused");
     assert_eq!(refused.reason(), "CERTIFICATE_EXPIRED");
-    assert!(refused.sentence().contains(NODE), "{}", refused.sentence());
+    assert!(refused.sentence().contains(USER), "{}", refused.sentence());
 }
 
 #[tokio::test]
@@ -143,14 +157,14 @@ async fn who_proves_nothing_is_nobody_where_certificates_are_optional() {
     let server = serve(Access::Certificate(tls)).await;
     let refused = server.who(&client(&authority, Credentials::none())).await.expect_err("refused");
     assert_eq!(refused.reason(), "PEER_UNKNOWN");
-    let known = client(&authority, credentials(&authority, NODE));
+    let known = client(&authority, credentials(&authority, USER));
     assert!(server.who(&known).await.is_ok());
 }
 
 #[tokio::test]
 async fn the_wrong_scheme_is_told_on_both_sides() {
     let authority = Authority::new(DOMAIN);
-    let known = client(&authority, credentials(&authority, NODE));
+    let known = client(&authority, credentials(&authority, USER));
     let plain = serve(Access::Loopback).await;
     let sentence = plain.who(&known).await.expect_err("no TLS there").sentence();
     assert!(
@@ -182,7 +196,7 @@ async fn what_is_no_tls_is_dropped_and_the_listener_goes_on() {
         let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("it hangs up");
         assert!(answer.len() < 64, "no more than an alert: {answer:?}");
     }
-    let known = client(&authority, credentials(&authority, NODE));
+    let known = client(&authority, credentials(&authority, USER));
     assert!(server.who(&known).await.is_ok());
 }
 
@@ -194,7 +208,7 @@ async fn a_stalled_handshake_holds_up_nobody_and_ends() {
     let mut stalled = TcpStream::connect(server.address).await.expect("connected");
     // The head of a record that never comes.
     stalled.write_all(&[0x16, 0x03, 0x01, 0x02, 0x00, 0x01]).await.expect("sent");
-    let known = client(&authority, credentials(&authority, NODE));
+    let known = client(&authority, credentials(&authority, USER));
     for _ in 0..3 {
         server.who(&known).await.expect("let in beside it");
     }
@@ -214,8 +228,8 @@ async fn more_stalled_handshakes_than_may_be_give_way_to_an_honest_one() {
     for _ in 0..600 {
         stalled.push(TcpStream::connect(server.address).await.expect("connected"));
     }
-    let known = client(&authority, credentials(&authority, NODE));
-    let who = Identity::parse(NODE).expect("an identity").to_string();
+    let known = client(&authority, credentials(&authority, USER));
+    let who = Identity::parse(USER).expect("an identity").to_string();
     assert!(server.who(&known).await.expect("let in").starts_with(&who));
 }
 

@@ -28,6 +28,7 @@ use tonic::{Code, Status};
 pub(crate) const DOMAIN: &str = "example.org";
 pub(crate) const GATEWAY: &str = "spiffe://example.org/project/system/service/gateway";
 pub(crate) const NODE: &str = "spiffe://example.org/project/default/node/n1";
+pub(crate) const USER: &str = "spiffe://example.org/project/default/user/ada";
 /// Longer than anything here may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
