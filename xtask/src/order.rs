@@ -142,12 +142,10 @@ impl Run<'_> {
 /// valgrind's here; and where processes run, their shims share the agent's code.
 fn work(up: &Up, dir: &Path, image: &str, interrupt: &Interrupt) -> Result<()> {
     let manifest = dir.join("work.yaml");
-    let mut services = String::new();
-    for n in 0..CONTAINERS {
-        services += &format!(
-            "  - {{name: c{n}, container: {{image: \"{image}\", command: [sleep, \"1000000\"]}}}}\n"
-        );
-    }
+    let service = |n: usize| {
+        format!("  - {{name: c{n}, container: {{image: \"{image}\", command: [sleep, \"1000000\"]}}}}\n")
+    };
+    let services: String = (0..CONTAINERS).map(service).collect();
     let head = "apiVersion: skerry/v1\nkind: App\nmetadata: {name: work}\nspec:\n  services:\n";
     fs::write(&manifest, format!("{head}{services}")).context("writing the manifest")?;
 
@@ -180,11 +178,7 @@ fn text(groups: &[Vec<String>]) -> String {
          docs/adr/0009-link-order.md. GNU ld and lld read it; a pattern that matches nothing is no fault. */\n\
          SECTIONS {\n  .text_hot : {\n",
     );
-    for group in groups {
-        for pattern in group {
-            // `.text.` or `.text.unlikely.`, as the compiler thinks.
-            text += &format!("    *(.text*{pattern})\n");
-        }
-    }
+    // `.text.` or `.text.unlikely.`, as the compiler thinks.
+    text.extend(groups.iter().flatten().map(|pattern| format!("    *(.text*{pattern})\n")));
     text + "  }\n} INSERT BEFORE .text;\n"
 }
