@@ -83,7 +83,7 @@ async fn a_new_agent_adopts_what_runs() {
         world.start(&spec).await.expect("nothing to do");
         assert_eq!(world.pid(&spec).await, pid);
     }
-    kill("KILL", pid);
+    kill(pid);
     assert_eq!(world.exited(&spec).await, Some(137));
     world.runtime.remove(&spec.name).await.expect("removed");
 }
@@ -186,7 +186,7 @@ async fn an_orphan_is_ended_gracefully_before_its_successor_starts() {
         world.start(&spec).await.expect("started");
         world.has_written(&spec, "stdout.log", "begun").await;
         let (pid, shim) = (world.pid(&spec).await, world.shim(&spec).await);
-        kill("KILL", shim);
+        kill(shim);
         gone(shim).await;
         for _ in 0..2 {
             eventually("it runs, and not as it should", SOON, async || {
@@ -212,7 +212,7 @@ async fn an_orphan_that_ends_by_itself_is_told_and_what_it_left_does_not_outlive
     world.start(&spec).await.expect("started");
     world.has_written(&spec, "stdout.log", "begun").await;
     let shim = world.shim(&spec).await;
-    kill("KILL", shim);
+    kill(shim);
     gone(shim).await;
     assert!(world.seen(&spec).await.is_some());
     fs::write(world.path(&spec, "state/stop"), "").expect("written");
@@ -229,8 +229,8 @@ async fn a_reboot_leaves_exited_instances_without_a_code() {
     let spec = shell(IDLE);
     world.start(&spec).await.expect("started");
     let (pid, shim) = (world.pid(&spec).await, world.shim(&spec).await);
-    kill("KILL", shim);
-    kill("KILL", pid);
+    kill(shim);
+    kill(pid);
     gone(pid).await;
     fs::write(&world.config.boot_id, "boot-2\n").expect("written");
     world.another_agent();
@@ -395,7 +395,7 @@ async fn there_are_never_two_copies() {
             // Up, and its shim killed; unless it goes down just now because an agent that is no more had asked it to.
             world.start(spec).await.expect("started");
             if let Some(shim) = world.read(spec, "shim").lines().find_map(shim_of) {
-                kill("KILL", shim.parse().expect("a process id"));
+                kill(shim.parse().expect("a process id"));
             }
         }
     }

@@ -177,7 +177,7 @@ async fn grandchildren_end_with_the_process_though_their_shim_was_killed() {
     .await;
     let all = inside();
     let shim = world.shim(&spec).await;
-    kill("KILL", shim);
+    kill(shim);
     gone(shim).await;
     world.runtime.remove(&spec.name).await.expect("removed");
     assert!(all.iter().all(|pid| !is_alive(*pid)), "{all:?}");

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -99,7 +98,7 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         for pid in processes_with(&format!("SKERRY_STATE_DIR={}", self.dir.path().display())) {
-            kill("KILL", pid);
+            kill(pid);
         }
     }
 }
@@ -153,8 +152,11 @@ pub(super) fn change(
     InstanceSpec { service: Arc::new(service), fingerprint: fingerprint.to_owned(), ..spec.clone() }
 }
 
-pub(super) fn kill(signal: &str, pid: i32) {
-    let _ = Command::new("kill").arg(format!("-{signal}")).arg(pid.to_string()).output();
+/// SIGKILL.
+pub(super) fn kill(pid: i32) {
+    let pid = rustix::process::Pid::from_raw(pid).expect("a process id");
+    // Failure means that it has ended.
+    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
 }
 
 pub(super) fn parent(pid: i32) -> i32 {

@@ -215,8 +215,8 @@ async fn up_runs_its_machine_while_etcd_is_away_and_serves_when_it_is_back() -> 
     process.kill()?;
     etcd.kill()?;
     for start in witness.running() {
-        let killed = Command::new("kill").args(["-9", &start.pid.to_string()]).status()?;
-        ensure!(killed.success(), "killing {start:?}");
+        let pid = rustix::process::Pid::from_raw(start.pid.try_into()?).context("a process id")?;
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
     }
     let mut process = up(dir.path(), port, &etcd.endpoint())?;
     process.wait_for_line("waiting for etcd at", PATIENCE).await?;
