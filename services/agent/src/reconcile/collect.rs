@@ -25,7 +25,7 @@ const SAID_MAX: usize = 4096;
 
 /// What came of it.
 pub(super) enum End {
-    /// This a runtime has to tell of it.
+    /// What a runtime tells of it.
     Collected(Vec<Progress>),
     /// This could not be noted.
     Noted(VolumeWords),
