@@ -4,14 +4,13 @@
 //! the libraries that they need, etcd's image the machine's etcd. All else is the file as people use it.
 
 use std::fmt::Write as _;
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
-use skerry_testing::{Docker, busybox_root, find_program, free_port, shared_libraries};
+use skerry_testing::{Docker, busybox_root, find_program, free_ports, shared_libraries};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
 
@@ -22,8 +21,6 @@ pub const PROGRAMS: [&str; 5] =
 const COMMAND_DEADLINE: Duration = Duration::from_mins(5);
 /// How many ports each service gets: as many replicas can be.
 const PORTS: u16 = 2;
-/// A neighbour of a free port may be taken.
-const PORT_TRIES: usize = 50;
 /// How much of a failed command's words an error shows.
 const TAIL_LINES: usize = 40;
 /// Variables that would change what the file says.
@@ -56,7 +53,8 @@ impl Compose {
         place: impl Fn(&str) -> Result<PathBuf>,
     ) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("skerry-compose-").tempdir()?;
-        let ports = Ports { registry: free_ports()?, scheduler: free_ports()?, gateway: free_ports()? };
+        let ports =
+            Ports { registry: free_ports(PORTS), scheduler: free_ports(PORTS), gateway: free_ports(PORTS) };
         let project = format!("skerry-test-{}-{}", std::process::id(), ports.gateway);
         let made = Self { program, docker, dir, project, ports };
         let programs: Vec<PathBuf> = PROGRAMS.iter().map(|name| place(name)).collect::<Result<_>>()?;
@@ -322,12 +320,4 @@ fn inside(file: &Path) -> &str {
 
 fn read(file: &Path) -> Result<Vec<u8>> {
     std::fs::read(file).with_context(|| format!("reading {}", file.display()))
-}
-
-/// The first of [`PORTS`] neighbouring ports that were free a moment ago.
-fn free_ports() -> Result<u16> {
-    let free = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
-    let mut tries = std::iter::repeat_with(free_port).take(PORT_TRIES);
-    let found = tries.find(|first| (1..PORTS).all(|next| first.checked_add(next).is_some_and(free)));
-    found.context("no free ports beside one another")
 }

@@ -170,10 +170,12 @@ impl Drop for Up {
     }
 }
 
-/// A TCP port of 127.0.0.1 that was free a moment ago.
+/// A TCP port of 127.0.0.1 that was free a moment ago, from below the range that the kernel gives to outgoing connections.
 pub(crate) fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("looking for a free port")?;
-    Ok(listener.local_addr().context("reading the port")?.port())
+    const PORTS: std::ops::Range<u16> = 12_000..32_768;
+    let start = PORTS.start + u16::try_from(std::process::id() % u32::from(PORTS.end - PORTS.start))?;
+    let mut ports = (start..PORTS.end).chain(PORTS.start..start);
+    ports.find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok()).context("no port is free")
 }
 
 /// A new directory under the target directory, for what this run leaves behind.

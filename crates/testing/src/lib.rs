@@ -12,6 +12,7 @@ mod figures;
 mod http;
 mod libraries;
 mod paths;
+mod ports;
 mod process;
 mod tar;
 mod wait;
@@ -25,7 +26,8 @@ pub use self::{
     http::{Response, http_get},
     libraries::shared_libraries,
     paths::{bin, bin_in, find_program, target_dir},
+    ports::{free_port, free_ports},
     process::Process,
     tar::TarBuilder,
-    wait::{eventually, free_port},
+    wait::eventually,
 };

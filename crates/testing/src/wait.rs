@@ -1,8 +1,7 @@
-//! Waiting for something to become true, and free ports.
+//! Waiting for something to become true.
 
 use std::{
     fmt::Display,
-    net::{Ipv4Addr, TcpListener},
     time::{Duration, Instant},
 };
 
@@ -44,16 +43,6 @@ where
     }
 }
 
-/// A TCP port of 127.0.0.1 that was free a moment ago. Where a program can bind port 0 itself, let it.
-///
-/// # Panics
-/// When the machine has no port left.
-#[must_use]
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("binding port 0");
-    listener.local_addr().expect("a bound listener has an address").port()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,10 +68,5 @@ mod tests {
     #[should_panic(expected = "the first try has not ended")]
     async fn cuts_off_a_probe_that_hangs() {
         eventually("it", Duration::from_secs(1), std::future::pending::<Result<(), String>>).await;
-    }
-
-    #[test]
-    fn a_free_port_can_be_bound() {
-        TcpListener::bind((Ipv4Addr::LOCALHOST, free_port())).expect("the port is free");
     }
 }
