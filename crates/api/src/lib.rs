@@ -27,5 +27,6 @@ pub use member::Member;
 pub use metadata::{Etag, metadata_of};
 pub use request::{PageArgs, page_size};
 pub use serve::{ResponseStream, list, reply, watch};
+pub use tries::Tries;
 pub use version::ResourceVersion;
 pub use watch::{Told, Watcher};

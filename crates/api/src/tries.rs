@@ -10,7 +10,8 @@ const TRIES: u32 = 8;
 const WAIT: Duration = Duration::from_millis(5);
 
 /// Counts the tries of one change and waits between them.
-pub(crate) struct Tries {
+#[derive(Debug)]
+pub struct Tries {
     left: u32,
     wait: Duration,
 }
@@ -23,7 +24,7 @@ impl Default for Tries {
 
 impl Tries {
     /// Waits before the next try; ABORTED after the last.
-    pub(crate) async fn again(&mut self, what: &(impl std::fmt::Display + Sync)) -> Result<(), Fault> {
+    pub async fn again(&mut self, what: &(impl std::fmt::Display + Sync)) -> Result<(), Fault> {
         self.left -= 1;
         if self.left == 0 {
             return Err(Fault::contended(what));

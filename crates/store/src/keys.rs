@@ -15,6 +15,9 @@
 //! | `sessions/<project>/<node>` | `SessionRecord` | 1 Ki | the gateway of the session | as long as the node |
 //! | `status/<project>/<node>` | `StatusRecord` | 256 Ki | the gateway of the session | as long as the node |
 //! | `events/<project>/nodes/<node>`, `events/<project>/apps/<app>` | `EventsRecord` | 192 Ki | gateways; scheduler | as long as the node or app |
+//! | `authority/authority` | `AuthorityRecord` | 64 Ki | registry, `skerry authority` | for ever |
+//! | `tokens/<project>/<token id>` | `TokenRecord` | 256 Ki | registry | until a day after it expired, or deleted |
+//! | `enrollments/<project>/<key id>` | `EnrollmentRecord` | 2 Ki | registry | leased: ten minutes after the machine asked last |
 //! | `gateways/<id>` | `GatewayRecord` | 1 Ki | that gateway | leased: while it lives |
 //! | `members/<id>` | `MemberRecord` | 1 Ki | that replica of a service | leased: while it lives |
 //! | `leaders/<name>` | `LeaderRecord` | 256 | the leader | leased: while it leads |
@@ -32,8 +35,8 @@ use skerry_model::ProjectName;
 use skerry_proto::store::v1 as pb;
 
 pub use self::names::{
-    ConfigRevisionRef, EventSource, GatewayId, ID_BYTES_MAX, InvalidId, KeyName, LeaderName, MemberId,
-    RequestId, RequestName, TheStore,
+    ConfigRevisionRef, EnrollmentKey, EnrollmentName, EventSource, GatewayId, ID_BYTES_MAX, InvalidId,
+    KeyName, LeaderName, MemberId, RequestId, RequestName, TheAuthority, TheStore, TokenId, TokenName,
 };
 
 /// What every key begins with.
@@ -64,6 +67,12 @@ pub enum Family {
     Status,
     /// `events/`.
     Events,
+    /// `authority/`.
+    Authority,
+    /// `tokens/`.
+    Tokens,
+    /// `enrollments/`.
+    Enrollments,
     /// `gateways/`.
     Gateways,
     /// `members/`.
@@ -76,7 +85,7 @@ pub enum Family {
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::Meta,
         Self::Nodes,
         Self::Apps,
@@ -87,6 +96,9 @@ impl Family {
         Self::Sessions,
         Self::Status,
         Self::Events,
+        Self::Authority,
+        Self::Tokens,
+        Self::Enrollments,
         Self::Gateways,
         Self::Members,
         Self::Leaders,
@@ -106,6 +118,9 @@ impl Family {
             Self::Sessions => "/skerry/v1/sessions/",
             Self::Status => "/skerry/v1/status/",
             Self::Events => "/skerry/v1/events/",
+            Self::Authority => "/skerry/v1/authority/",
+            Self::Tokens => "/skerry/v1/tokens/",
+            Self::Enrollments => "/skerry/v1/enrollments/",
             Self::Gateways => "/skerry/v1/gateways/",
             Self::Members => "/skerry/v1/members/",
             Self::Leaders => "/skerry/v1/leaders/",
@@ -120,11 +135,11 @@ impl Family {
             Self::Nodes | Self::Apps | Self::Configs => 128 * KIB,
             Self::Revisions => 257 * KIB,
             Self::ConfigRevisions => 513 * KIB,
-            Self::Assignments => 64 * KIB,
+            Self::Assignments | Self::Authority => 64 * KIB,
             Self::Sessions | Self::Gateways | Self::Members => KIB,
-            Self::Status => 256 * KIB,
+            Self::Status | Self::Tokens => 256 * KIB,
             Self::Events => 192 * KIB,
-            Self::RequestIds => 2 * KIB,
+            Self::RequestIds | Self::Enrollments => 2 * KIB,
         }
     }
 
@@ -168,6 +183,9 @@ records! {
     SessionRecord in Sessions by skerry_model::NodeRef, InProject;
     StatusRecord in Status by skerry_model::NodeRef, InProject;
     EventsRecord in Events by EventSource, InProject;
+    AuthorityRecord in Authority by TheAuthority;
+    TokenRecord in Tokens by TokenName, InProject;
+    EnrollmentRecord in Enrollments by EnrollmentName, InProject;
     GatewayRecord in Gateways by GatewayId;
     MemberRecord in Members by MemberId;
     LeaderRecord in Leaders by LeaderName;

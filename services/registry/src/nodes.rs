@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use skerry_api::{Call, Delete, Kind, Mask, ResponseStream, Told, Update, reply};
+use skerry_api::{Call, Delete, Kind, Mask, ResponseStream, Told, Tries, Update, reply};
 use skerry_daemon::Shutdown;
 use skerry_model::{Fault, NodeRef};
 use skerry_proto::registry::v1::node_service_server::NodeService;
@@ -10,7 +10,7 @@ use skerry_proto::registry::v1::{self as pb, ChangeType, Node, NodeSpec};
 use skerry_proto::store::v1 as stored;
 use skerry_proto::types::v1::Metadata;
 use skerry_store::keys::EventSource;
-use skerry_store::{Key, Mirror, Store, Txn};
+use skerry_store::{Key, Mirror, Store, Txn, TxnError};
 use tonic::{Request, Response, Status};
 
 use crate::follow::Shared;
@@ -26,6 +26,29 @@ pub(crate) struct Nodes {
 impl Nodes {
     pub(crate) fn new(shared: Arc<Shared>, store: Store, shutdown: Shutdown) -> Self {
         Self { shared, store, shutdown }
+    }
+}
+
+impl Nodes {
+    /// Takes the key out of a node's record. The gateway sees the record change and ends the session.
+    async fn strike_key(&self, name: &NodeRef) -> Result<(), Fault> {
+        let key = Key::<stored::NodeRecord>::of(name);
+        let mut tries = Tries::default();
+        loop {
+            let found = self.store.get(&key).await?.ok_or_else(|| Fault::not_found(name))?;
+            let mut record = found.value.clone();
+            record.key_id.clear();
+            record.next_key_id.clear();
+            record.sealing_key.clear();
+            if record == found.value {
+                return Ok(());
+            }
+            match self.store.commit(Txn::new().when_same(&found).put(&key, &record)).await {
+                Ok(_) => return Ok(()),
+                Err(TxnError::Conflict(_)) => tries.again(name).await?,
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 }
 
@@ -150,6 +173,18 @@ impl NodeService for Nodes {
         };
         let done = skerry_api::update(self, Call { method, id: &request.request_id, request }, update).await;
         reply(done.map(|(node, _)| pb::UpdateNodeResponse { node: Some(node) }))
+    }
+
+    async fn revoke_node(
+        &self,
+        request: Request<pb::RevokeNodeRequest>,
+    ) -> Result<Response<pb::RevokeNodeResponse>, Status> {
+        let node = async {
+            let name = NodeRef::parse(&request.get_ref().name)?;
+            self.strike_key(&name).await?;
+            skerry_api::read(self, &name).await
+        };
+        reply(node.await.map(|node| pb::RevokeNodeResponse { node: Some(node) }))
     }
 
     async fn delete_node(

@@ -64,6 +64,15 @@ pub struct NodeRecord {
     /// No new instances.
     #[prost(bool, tag = "2")]
     pub cordoned: bool,
+    /// SHA-256 of the key (SubjectPublicKeyInfo) whose certificates are the node's. Empty: none is, it was struck out or never enrolled.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub key_id: ::prost::bytes::Bytes,
+    /// The X25519 key to which its secrets are sealed. Empty: it gets none.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub sealing_key: ::prost::bytes::Bytes,
+    /// The key of the certificate that was asked for last, until the node has been seen with it: both are good meanwhile.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub next_key_id: ::prost::bytes::Bytes,
 }
 impl ::prost::Name for NodeRecord {
     const NAME: &'static str = "NodeRecord";
@@ -440,5 +449,128 @@ impl ::prost::Name for RequestRecord {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/skerry.store.v1.RequestRecord".into()
+    }
+}
+/// authority/authority: who issues certificates.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuthorityRecord {
+    /// DER of the roots that are trusted, the newest first.
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    pub roots: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// PEM of the issuing intermediate, then links if any, then its root.
+    #[prost(string, tag = "2")]
+    pub chain: ::prost::alloc::string::String,
+    /// Its key (PKCS#8 PEM), sealed under the key file.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub sealed_key: ::prost::bytes::Bytes,
+    /// Intermediates before it, as `chain` and `sealed_key` were: kept until what they issued has expired, and they issue no more.
+    #[prost(string, repeated, tag = "4")]
+    pub former_chains: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+impl ::prost::Name for AuthorityRecord {
+    const NAME: &'static str = "AuthorityRecord";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.AuthorityRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.AuthorityRecord".into()
+    }
+}
+/// tokens/<project>/<token id>: leave to enrol. The token itself is nowhere.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TokenRecord {
+    /// Common part.
+    #[prost(message, optional, tag = "1")]
+    pub meta: ::core::option::Option<Meta>,
+    /// SHA-256 of the token, 32 bytes.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub hash: ::prost::bytes::Bytes,
+    /// How often it may be used. 0: without bound.
+    #[prost(uint32, tag = "3")]
+    pub uses_max: u32,
+    /// How often it was.
+    #[prost(uint32, tag = "4")]
+    pub uses: u32,
+    /// Until when.
+    #[prost(message, optional, tag = "5")]
+    pub expire_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Labels of the nodes that enrol by it.
+    #[prost(btree_map = "string, string", tag = "6")]
+    pub node_labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// Names of the nodes, with `{serial}`, `{machine_id}`, `{host}` and `{n}` (the use's number). Empty: as the machine asks.
+    #[prost(string, tag = "7")]
+    pub node_name_template: ::prost::alloc::string::String,
+    /// Each machine (its serial, else its machine id) may use it once; those that did.
+    #[prost(bool, tag = "8")]
+    pub once_per_machine: bool,
+    /// SHA-256 of the machines that used it, 16 bytes each.
+    #[prost(bytes = "bytes", repeated, tag = "9")]
+    pub machines: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// The cluster that they join. Empty: each is one of its own.
+    #[prost(string, tag = "10")]
+    pub cluster: ::prost::alloc::string::String,
+    /// Apps that run on them besides what matches.
+    #[prost(string, repeated, tag = "11")]
+    pub system_apps: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+impl ::prost::Name for TokenRecord {
+    const NAME: &'static str = "TokenRecord";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.TokenRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.TokenRecord".into()
+    }
+}
+/// enrollments/<project>/<key id>, leased: a machine that waits for approval.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EnrollmentRecord {
+    /// SHA-256 of its key.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub key_id: ::prost::bytes::Bytes,
+    /// The key (SubjectPublicKeyInfo, DER).
+    #[prost(bytes = "bytes", tag = "2")]
+    pub public_key: ::prost::bytes::Bytes,
+    /// Its sealing key.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub sealing_key: ::prost::bytes::Bytes,
+    /// The name that it asks for.
+    #[prost(string, tag = "4")]
+    pub node: ::prost::alloc::string::String,
+    /// Claimed: `/etc/machine-id`.
+    #[prost(string, tag = "5")]
+    pub machine_id: ::prost::alloc::string::String,
+    /// Claimed: the product's serial number.
+    #[prost(string, tag = "6")]
+    pub serial: ::prost::alloc::string::String,
+    /// Claimed: its host name.
+    #[prost(string, tag = "7")]
+    pub host_name: ::prost::alloc::string::String,
+    /// Where from, as the gateway saw it.
+    #[prost(string, tag = "8")]
+    pub address: ::prost::alloc::string::String,
+    /// When it asked first.
+    #[prost(message, optional, tag = "9")]
+    pub create_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// An operator approved it, as this node.
+    #[prost(string, tag = "10")]
+    pub approved_as: ::prost::alloc::string::String,
+    /// An operator denied it.
+    #[prost(bool, tag = "11")]
+    pub denied: bool,
+}
+impl ::prost::Name for EnrollmentRecord {
+    const NAME: &'static str = "EnrollmentRecord";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.EnrollmentRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.EnrollmentRecord".into()
     }
 }

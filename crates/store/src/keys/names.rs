@@ -30,6 +30,10 @@ impl<N: KeyName> fmt::Display for Path<'_, N> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TheStore;
 
+/// The one name in `authority/`: `authority`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TheAuthority;
+
 /// `projects/<project>/configs/<config>` at a content.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConfigRevisionRef {
@@ -55,6 +59,24 @@ pub struct RequestName {
     pub project: ProjectName,
     /// The caller's id.
     pub id: RequestId,
+}
+
+/// An enrolment token of a project.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TokenName {
+    /// The tenant.
+    pub project: ProjectName,
+    /// The part of the token that is no secret.
+    pub id: TokenId,
+}
+
+/// A machine that waits for approval in a project.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EnrollmentName {
+    /// The tenant.
+    pub project: ProjectName,
+    /// Its key, hashed, in hexadecimal.
+    pub key: EnrollmentKey,
 }
 
 /// A text that cannot be an id.
@@ -122,6 +144,16 @@ id!(
     RequestId,
     "request id"
 );
+id!(
+    /// The part of an enrolment token that is no secret.
+    TokenId,
+    "token id"
+);
+id!(
+    /// The hash of a machine's key, in hexadecimal.
+    EnrollmentKey,
+    "key"
+);
 
 fn two(path: &str) -> Option<(&str, &str)> {
     path.split_once('/').filter(|(_, rest)| !rest.contains('/'))
@@ -139,6 +171,15 @@ impl KeyName for TheStore {
     }
     fn from_path(path: &str) -> Option<Self> {
         (path == "store").then_some(Self)
+    }
+}
+
+impl KeyName for TheAuthority {
+    fn write_path(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("authority")
+    }
+    fn from_path(path: &str) -> Option<Self> {
+        (path == "authority").then_some(Self)
     }
 }
 
@@ -246,5 +287,25 @@ impl KeyName for RequestName {
     fn from_path(path: &str) -> Option<Self> {
         let (project, id) = two(path)?;
         Some(Self { project: ProjectName::parse(project).ok()?, id: RequestId::parse(id).ok()? })
+    }
+}
+
+impl KeyName for TokenName {
+    fn write_path(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.project, self.id)
+    }
+    fn from_path(path: &str) -> Option<Self> {
+        let (project, id) = two(path)?;
+        Some(Self { project: ProjectName::parse(project).ok()?, id: TokenId::parse(id).ok()? })
+    }
+}
+
+impl KeyName for EnrollmentName {
+    fn write_path(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.project, self.key)
+    }
+    fn from_path(path: &str) -> Option<Self> {
+        let (project, key) = two(path)?;
+        Some(Self { project: ProjectName::parse(project).ok()?, key: EnrollmentKey::parse(key).ok()? })
     }
 }

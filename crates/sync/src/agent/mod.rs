@@ -142,6 +142,7 @@ impl AgentMachine {
                 version: base.desired.version.map(Into::into),
                 held: base.desired.held(),
                 report_digest: self.digest.clone(),
+                roots_digest: Bytes::new(),
             }),
         );
         self.link = Link::Greeting { until: now.mono + limits::WELCOME_TIMEOUT, base };
@@ -167,7 +168,7 @@ impl AgentMachine {
             }
             // A heartbeat's answer was heard, which is all that it says. A frame of a kind that we do not know is of a newer
             // gateway, and not for us.
-            (Some(Down::HeartbeatAck(_)) | None, _) => {}
+            (Some(Down::HeartbeatAck(_) | Down::Renewal(_)) | None, _) => {}
         }
     }
 
@@ -315,7 +316,7 @@ impl AgentMachine {
                 self.wait(retry, now);
                 out.push(AgentEffect::Told(Told::Superseded { message: closing.message, retry }));
             }
-            Reason::NodeDeleted => {
+            Reason::NodeDeleted | Reason::Revoked => {
                 let asked = asked.unwrap_or_default().max(limits::DELETED_WAIT);
                 let retry = self.redial.wait(Some(asked), self.link.lived(now.mono), &mut self.rng);
                 self.wait(retry, now);
@@ -325,7 +326,8 @@ impl AgentMachine {
             | Reason::Draining
             | Reason::Overloaded
             | Reason::ProtocolError
-            | Reason::StoreUnavailable => self.lost(why, asked, now, out),
+            | Reason::StoreUnavailable
+            | Reason::Renewed => self.lost(why, asked, now, out),
         }
     }
 

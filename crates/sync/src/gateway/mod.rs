@@ -211,7 +211,8 @@ impl GatewaySession {
             ),
             (Phase::Open(_), Some(Up::Farewell(_))) => self.leave(None, true, Ending::Finished, out),
             // What comes after the last word; and a frame of a kind that we do not know, of a newer agent.
-            (Phase::Leaving { .. } | Phase::Ended, _) | (Phase::Open(_), None) => {}
+            (Phase::Leaving { .. } | Phase::Ended, _)
+            | (Phase::Open(_), Some(Up::RenewalRequest(_)) | None) => {}
         }
     }
 
@@ -248,6 +249,7 @@ impl GatewaySession {
                     self.config.heartbeat_interval,
                 )),
                 full_report: hello.report_digest.is_empty() || hello.report_digest != opened.status_digest,
+                renew_only: false,
             }),
         );
         let held = hello.version.map(Version::from);
