@@ -80,6 +80,11 @@ pub async fn open(
     })
 }
 
+/// A channel that connects, without TLS, with its first call, and again with the first one after the connection was lost.
+pub fn open_lazy(endpoint: &Endpoint) -> Channel {
+    endpoint.connect_with_connector_lazy(tower::service_fn(move |uri| dial(uri, None)))
+}
+
 /// Whether [`connect`] could take `address`: it asks nobody.
 pub fn check_address(address: &str) -> Result<(), ConnectError> {
     endpoint(address, false).map(drop)

@@ -14,7 +14,7 @@ mod server;
 mod tls;
 pub mod trace;
 
-pub use channel::{ConnectError, Endpoint, check_address, connect, open};
+pub use channel::{ConnectError, Endpoint, check_address, connect, open, open_lazy};
 pub use client::Traced;
 pub use error::{fault_of, is_too_large, status_of};
 pub use health::{HealthError, check_health};

@@ -8,11 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use opentelemetry_otlp::{MetricExporter, SpanExporter, WithExportConfig as _};
+use opentelemetry_otlp::{
+    ExporterBuildError, MetricExporter, SpanExporter, WithExportConfig as _, WithTonicConfig as _,
+};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::metrics::exporter::PushMetricExporter as _;
 use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData, SpanExporter as _, SpanProcessor};
+use skerry_rpc::Endpoint;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
@@ -193,11 +196,12 @@ struct Exporter {
 }
 
 impl Exporter {
-    fn new(
-        endpoint: &str,
-        queue: Queue,
-        resource: &Resource,
-    ) -> Result<Self, opentelemetry_otlp::ExporterBuildError> {
+    fn new(endpoint: &str, queue: Queue, resource: &Resource) -> Result<Self, ExporterBuildError> {
+        // One connection for both.
+        let address = Endpoint::from_shared(endpoint.to_owned());
+        let address = address.map_err(|error| ExporterBuildError::InvalidConfiguration(error.to_string()))?;
+        let channel =
+            skerry_rpc::open_lazy(&address.connect_timeout(EXPORT_DEADLINE).timeout(EXPORT_DEADLINE));
         let wanted = |variable: &str| std::env::var(variable).map_or(true, |value| value != "none");
         let mut spans = None;
         if wanted("OTEL_TRACES_EXPORTER") {
@@ -205,6 +209,7 @@ impl Exporter {
                 .with_tonic()
                 .with_endpoint(endpoint)
                 .with_timeout(EXPORT_DEADLINE)
+                .with_channel(channel.clone())
                 .build()?;
             exporter.set_resource(resource);
             spans = Some(exporter);
@@ -212,7 +217,7 @@ impl Exporter {
         let mut metrics = None;
         if wanted("OTEL_METRICS_EXPORTER") {
             let builder = MetricExporter::builder().with_tonic().with_endpoint(endpoint);
-            metrics = Some(builder.with_timeout(EXPORT_DEADLINE).build()?);
+            metrics = Some(builder.with_timeout(EXPORT_DEADLINE).with_channel(channel).build()?);
         }
         Ok(Self { endpoint: endpoint.to_owned(), spans, metrics, queue, away: false })
     }
@@ -226,6 +231,8 @@ impl Exporter {
                 batch.push(span);
             }
             if batch.is_empty() {
+                // What a burst took is given back.
+                *batch = Vec::new();
                 return;
             }
             let Some(exporter) = &self.spans else {
