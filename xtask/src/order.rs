@@ -12,8 +12,9 @@ mod patterns;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Child, Stdio},
     time::{Duration, Instant},
 };
 
@@ -43,6 +44,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let valgrind = sh::find("valgrind").context("valgrind is not installed (apt-get install valgrind)")?;
     sh::run(sh::cargo().args(["build", "--quiet", "--package=skerry"]))?;
+    sh::run(sh::cargo().args(["build", "--quiet", "--package=skerry-integration", "--example=collector"]))?;
     // With its symbols: what is built next without these arguments is stripped again.
     sh::run(sh::cargo().args(["rustc", "--quiet", "--profile=edge", "--package=skerry-agent"]).args([
         "--bin=skerry-agent",
@@ -59,7 +61,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut seen = BTreeSet::new();
     for traced in [false, true] {
         println!("running the agent under valgrind, telemetry {}", if traced { "on" } else { "off" });
-        let run = Run { skerry: target.join("debug/skerry"), agent: &agent, valgrind: &valgrind, traced };
+        let collector = target.join("debug/examples/collector");
+        let run = Run {
+            skerry: target.join("debug/skerry"),
+            agent: &agent,
+            valgrind: &valgrind,
+            collector: &collector,
+            traced,
+        };
         let used = run.used(&dir.join(if traced { "traced" } else { "plain" }), &args.image, &interrupt)?;
         let group = patterns::cover(&sizes, &used, &seen);
         println!("{} functions used, {} new patterns", used.len(), group.len());
@@ -100,7 +109,33 @@ struct Run<'a> {
     skerry: PathBuf,
     agent: &'a Path,
     valgrind: &'a Path,
+    collector: &'a Path,
     traced: bool,
+}
+
+/// A collector that answers: an agent whose exports fail runs less of its code. Ends when dropped.
+struct Collector {
+    child: Child,
+    endpoint: String,
+}
+
+impl Collector {
+    fn start(program: &Path) -> Result<Self> {
+        let mut child =
+            sh::command(program).stdout(Stdio::piped()).spawn().context("starting the collector")?;
+        let mut endpoint = String::new();
+        let out = child.stdout.take().context("the collector's output")?;
+        BufReader::new(out).read_line(&mut endpoint).context("reading the collector's endpoint")?;
+        Ok(Self { child, endpoint: endpoint.trim().to_owned() })
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        // Failure means that it has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 impl Run<'_> {
@@ -117,9 +152,9 @@ impl Run<'_> {
             .arg(dir.join("agent"))
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        if self.traced {
-            // No collector: what gathers, encodes and sends runs all the same.
-            agent.args(["--otlp-endpoint", up.url()]);
+        let collector = if self.traced { Some(Collector::start(self.collector)?) } else { None };
+        if let Some(collector) = &collector {
+            agent.args(["--otlp-endpoint", &collector.endpoint]);
         }
         let mut agent = agent.spawn().context("starting valgrind")?;
         let outcome = work(&up, dir, image, interrupt);
