@@ -268,7 +268,6 @@ impl Gateway {
     fn is_secured(&self) -> bool {
         self.0.scheme_str() == Some("https")
     }
-
 }
 
 impl AgentArgs {
