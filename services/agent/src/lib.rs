@@ -33,6 +33,7 @@ mod testing;
 pub use config::{
     AgentArgs, Config, ConfigError, DockerAccess, Gateway, ImageGcArgs, NodeTls, default_node_name,
 };
+pub use machine::host_name;
 pub use runtime::docker::{CredentialsFile, ImageGc};
 pub use serve::{NotRunning, ServeError, check_running, serve};
 pub use shim::run_shim_if_asked;

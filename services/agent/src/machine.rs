@@ -187,7 +187,7 @@ fn facts() -> pb::MachineStatus {
 }
 
 /// The machine's host name.
-pub(crate) fn host_name() -> String {
+pub fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
