@@ -177,8 +177,8 @@ async fn told(word: &str, store: &Store, done: &Changed) -> anyhow::Result<Strin
 fn shown(head: &str, domain: &TrustDomain, roots: &[Root]) -> String {
     let mut text = format!("{head}\n  domain  {domain}");
     for (index, pin) in roots.iter().map(Root::pin).enumerate() {
-        let kind: &str = if index == 0 { "root" } else { "former root" };
-        let _ = write!(text, "\n  {kind}    {pin}");
+        let kind = if index == 0 { "root  " } else { "former" };
+        let _ = write!(text, "\n  {kind}  {pin}");
     }
     text
 }
