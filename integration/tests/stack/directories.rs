@@ -81,7 +81,9 @@ async fn what_up_makes_is_read_by_nobody_else_and_its_store_not_even_entered() -
         ensure!(mode & 0o066 == 0, "{} has {mode:o}", path.display());
     }
     // Keys and certificates.
-    for secret in ["keys", "tls/services.key", "tls/admin.key", "tls/admin.crt", "tls/ca.crt"] {
+    for secret in
+        ["keys", "tls/services.key", "tls/admin.key", "tls/admin.crt", "tls/ca.crt", "agent/identity/tls.key"]
+    {
         assert_eq!(mode(&data.join(secret))?, 0o600, "{secret}");
     }
     for closed in ["authority", "tls"] {

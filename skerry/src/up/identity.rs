@@ -18,6 +18,7 @@ use skerry_registry::authority::{AuthorityDir, Force, Issuer, renew};
 use skerry_rpc::{TlsFile, TlsFiles, TlsPaths};
 use skerry_store::Store;
 
+use super::own_node::OwnKeys;
 use crate::authority::{Held, Whose, authority_dir, ensure_authority, key_file, keys_for};
 
 /// Between two looks at the certificates. They live for 30 days, but a new root is to be presented soon.
@@ -34,6 +35,8 @@ pub(super) struct OwnIdentity {
     dns_names: Vec<DnsName<'static>>,
     addresses: Vec<IpAddr>,
     node: Option<NodeRef>,
+    /// Where the machine's own keys are.
+    node_keys: PathBuf,
 }
 
 /// The files that were read. Those that change are read again.
@@ -49,6 +52,7 @@ pub(super) struct Keeper {
     store: Store,
     keys: Arc<dyn KeyEncryption>,
     issuer: Issuer,
+    node_keys: Option<OwnKeys>,
 }
 
 impl OwnIdentity {
@@ -79,6 +83,7 @@ impl OwnIdentity {
             dns_names,
             addresses,
             node,
+            node_keys: data_dir.join("agent/identity"),
         }
     }
 
@@ -93,7 +98,8 @@ impl OwnIdentity {
 
     fn node(&self) -> Option<(Held, Whose)> {
         let node = self.node.clone()?;
-        Some((Held::new(&self.directory, "node"), Whose::Node(node)))
+        let held = Held { key: self.node_keys.join("tls.key"), ..Held::new(&self.directory, "node") };
+        Some((held, Whose::Node(node)))
     }
 
     /// The files of the person who started it: an administrator of the installation.
@@ -140,7 +146,11 @@ impl OwnIdentity {
         ensure_authority(store, &AuthorityDir::new(&self.authority_dir), &*keys, None).await?;
         let issuer = Issuer::new(store, Some(Arc::clone(&keys)));
         issuer.ready().await.map_err(|fault| anyhow::anyhow!(fault.message))?;
-        let keeper = Keeper { identity: self, store: store.clone(), keys, issuer };
+        let node_keys = match &self.node {
+            Some(_) => Some(OwnKeys::load_or_make(&self.node_keys).context("making this machine's keys")?),
+            None => None,
+        };
+        let mut keeper = Keeper { identity: self, store: store.clone(), keys, issuer, node_keys };
         keeper.look().await.context("making certificates")?;
         let files = keeper.identity.load()?;
         Ok((keeper, files))
@@ -160,7 +170,10 @@ impl OwnFiles {
 
 impl Keeper {
     /// Renews what is due. `true`: something was.
-    async fn look(&self) -> anyhow::Result<bool> {
+    async fn look(&mut self) -> anyhow::Result<bool> {
+        if let (Some(keys), Some(node)) = (&mut self.node_keys, &self.identity.node) {
+            keys.enter(&self.store, node).await.context("entering this machine's keys")?;
+        }
         let OwnIdentity { authority_dir, .. } = &self.identity;
         // A store that others share may have its root's key elsewhere: then it is theirs to renew.
         let renewed = renew(&self.store, &AuthorityDir::new(authority_dir), &*self.keys, Force::No).await;
@@ -177,7 +190,7 @@ impl Keeper {
     }
 
     /// Looks until the end.
-    pub(super) async fn run(self, files: OwnFiles, shutdown: Shutdown) {
+    pub(super) async fn run(mut self, files: OwnFiles, shutdown: Shutdown) {
         loop {
             tokio::select! {
                 () = shutdown.wait() => return,

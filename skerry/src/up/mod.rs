@@ -5,6 +5,7 @@
 //! last. Each step of that has a deadline. Apps that run keep running: the agent finds them again.
 
 mod identity;
+mod own_node;
 mod parts;
 mod security;
 mod settings;

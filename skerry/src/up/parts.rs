@@ -135,14 +135,13 @@ impl ControlPlane {
             Choice::Insecure => return Ok(Secured::insecure()),
             Choice::Own(identity) => identity,
         };
-        let files = match identity.find() {
-            Some(files) => files,
-            None => {
-                let storage = Self::storage(&mut self.storage, settings).await?;
-                let (keeper, files) = (**identity).clone().keep(&storage.store).await?;
-                self.keeper = Some(keeper);
-                files
-            }
+        let files = if let Some(files) = identity.find() {
+            files
+        } else {
+            let storage = Self::storage(&mut self.storage, settings).await?;
+            let (keeper, files) = (**identity).clone().keep(&storage.store).await?;
+            self.keeper = Some(keeper);
+            files
         };
         let secured = Secured::own(&files, settings.node.as_ref());
         self.own = Some(files);

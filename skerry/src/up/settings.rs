@@ -182,7 +182,7 @@ fn names_of(texts: &[String]) -> anyhow::Result<(Vec<DnsName<'static>>, Vec<IpAd
             Err(_) => {
                 names.push(DnsName::try_from(text.clone()).map_err(|_| {
                     anyhow::anyhow!("--advertise `{text}` is neither a DNS name nor an address")
-                })?)
+                })?);
             }
         }
     }
