@@ -4,6 +4,7 @@
 // VERSION: a resource version of nodes that was seen before; the watch continues from there.
 
 import { randomUUID } from "node:crypto";
+import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import grpc from "@grpc/grpc-js";
 import loader from "@grpc/proto-loader";
@@ -129,11 +130,18 @@ async function waitHealthy(apps, generation) {
   }
 }
 
+/** Mutual TLS by the files that SKERRY_TLS_CA, _KEY and _CERT name; without them plain HTTP/2, for a server with --insecure. */
+function openCredentials() {
+  const files = ["CA", "KEY", "CERT"].map((name) => process.env[`SKERRY_TLS_${name}`]);
+  if (!files.every(Boolean)) return grpc.credentials.createInsecure();
+  return grpc.credentials.createSsl(...files.map((file) => readFileSync(file)));
+}
+
 async function main(protoDir, address, version) {
   const files = ["skerry/registry/v1/registry.proto", "skerry/scheduler/v1/scheduler.proto"];
   const options = { includeDirs: [protoDir], longs: String, enums: String, defaults: true, oneofs: true };
   const { skerry } = grpc.loadPackageDefinition(await loader.load(files, options));
-  const credentials = grpc.credentials.createInsecure();
+  const credentials = openCredentials();
   const nodes = new skerry.registry.v1.NodeService(address, credentials);
   const apps = new skerry.scheduler.v1.AppService(address, credentials);
   try {

@@ -4,6 +4,8 @@ Usage: deploy.py HOST:PORT [VERSION]
 VERSION: a resource version of nodes that was seen before; the watch continues from there.
 """
 
+import os
+import pathlib
 import random
 import sys
 import time
@@ -111,8 +113,16 @@ def wait_healthy(apps: scheduler_pb2_grpc.AppServiceStub, generation: int) -> No
                 return
 
 
+def open_channel(address: str) -> grpc.Channel:
+    """Mutual TLS by the files that SKERRY_TLS_CA, _KEY and _CERT name; without them plain HTTP/2, for a server with --insecure."""
+    files = [os.environ.get(f"SKERRY_TLS_{name}") for name in ("CA", "KEY", "CERT")]
+    if not all(files):
+        return grpc.insecure_channel(address)
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(*(pathlib.Path(file).read_bytes() for file in files)))
+
+
 def main(address: str, version: str = "") -> None:
-    with grpc.insecure_channel(address) as channel:
+    with open_channel(address) as channel:
         nodes = registry_pb2_grpc.NodeServiceStub(channel)
         apps = scheduler_pb2_grpc.AppServiceStub(channel)
         print(f"{connected_node(nodes, version)} is connected")

@@ -3,6 +3,8 @@
 Usage: from_protos.py HOST:PORT, with generate.py's output on PYTHONPATH.
 """
 
+import os
+import pathlib
 import sys
 import time
 import uuid
@@ -59,8 +61,16 @@ def apply(apps: scheduler_pb2_grpc.AppServiceStub, wanted: scheduler_pb2.App) ->
     return apps.UpdateApp(request, timeout=DEADLINE_S)
 
 
+def open_channel(address: str) -> grpc.Channel:
+    """Mutual TLS by the files that SKERRY_TLS_CA, _KEY and _CERT name; without them plain HTTP/2, for a server with --insecure."""
+    files = [os.environ.get(f"SKERRY_TLS_{name}") for name in ("CA", "KEY", "CERT")]
+    if not all(files):
+        return grpc.insecure_channel(address)
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(*(pathlib.Path(file).read_bytes() for file in files)))
+
+
 def main(address: str) -> None:
-    with grpc.insecure_channel(address) as channel:
+    with open_channel(address) as channel:
         found = wait_for_nodes(registry_pb2_grpc.NodeServiceStub(channel))
         for node in found:
             print(f"{node.metadata.name}: {node.status.machine.os}/{node.status.machine.architecture}")

@@ -3,6 +3,8 @@
 Usage: from_reflection.py HOST:PORT
 """
 
+import os
+import pathlib
 import sys
 import uuid
 
@@ -59,8 +61,16 @@ def app(greeting: str) -> dict:
     }
 
 
+def open_channel(address: str) -> grpc.Channel:
+    """Mutual TLS by the files that SKERRY_TLS_CA, _KEY and _CERT name; without them plain HTTP/2, for a server with --insecure."""
+    files = [os.environ.get(f"SKERRY_TLS_{name}") for name in ("CA", "KEY", "CERT")]
+    if not all(files):
+        return grpc.insecure_channel(address)
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(*(pathlib.Path(file).read_bytes() for file in files)))
+
+
 def main(address: str) -> None:
-    with grpc.insecure_channel(address) as channel:
+    with open_channel(address) as channel:
         client = Client(channel)
         missing = SERVICES - client.services
         assert not missing, f"reflection does not tell of {missing}, only of {client.services}"

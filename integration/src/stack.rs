@@ -94,6 +94,9 @@ impl Stack {
             format!("--listen={address}"),
             format!("--etcd={}", self.etcd.endpoint()),
         ];
+        if !more.iter().any(|arg| arg.starts_with("--tls-cert")) {
+            args.push("--insecure".to_owned());
+        }
         args.extend_from_slice(more);
         self.metrics.insert(name.to_owned(), metrics);
         self.addresses.insert(name.to_owned(), address);
@@ -158,7 +161,7 @@ impl Stack {
 
     /// Starts an agent for `node`, against all gateways; without Docker unless `extra` says otherwise.
     pub fn add_agent(&mut self, node: &str, extra: &[&str]) -> Result<()> {
-        let mut args = vec!["skerry-agent".to_owned(), format!("--node={node}")];
+        let mut args = vec!["skerry-agent".to_owned(), "--insecure".to_owned(), format!("--node={node}")];
         args.push(format!("--data-dir={}", self.agent_dir(node).display()));
         for (name, address) in &self.addresses {
             if name.starts_with("gateway") {

@@ -1,7 +1,8 @@
-//! The `skerry` binary: the client commands, `up` (everything in one process) and `etcd` (the embedded store alone).
+//! The `skerry` binary: the client commands, `up` (everything in one process), `etcd` (the embedded store alone) and `authority`.
 //!
-//! What each command does is in `skerry-cli`, [`up`] and [`etcd`].
+//! What each command does is in `skerry-cli`, [`up`], [`etcd`] and [`authority`].
 
+mod authority;
 mod etcd;
 mod files;
 mod up;
@@ -14,6 +15,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::env::{Bash, CompleteEnv, EnvCompleter, Fish, Shells, Zsh};
 use skerry_cli::{ClientCommand, EXIT_CODES_HELP, GlobalArgs, TlsFlags};
 use skerry_daemon::{Telemetry, TlsArgs};
+use skerry_model::ProjectName;
 use tracing::Instrument as _;
 
 const EXAMPLES: &str = "\
@@ -44,6 +46,8 @@ enum Command {
     Up(Box<up::UpArgs>),
     /// Run the embedded etcd alone
     Etcd(etcd::EtcdArgs),
+    /// Make the installation's own authority and care for it, and issue certificates for services and users
+    Authority(Box<authority::AuthorityArgs>),
     /// Print what makes a shell complete commands, flags and the names of resources
     Completion(CompletionArgs),
 }
@@ -102,8 +106,30 @@ fn main() -> ExitCode {
             let log = args.log.clone();
             skerry_daemon::run("skerry-etcd", &log, false, |shutdown| etcd::run(args, shutdown))
         }
+        Command::Authority(args) => authority(*args, cli.global.project),
         Command::Completion(args) => completion(args.shell),
     }
+}
+
+/// Works on the store, and asks no server.
+fn authority(args: authority::AuthorityArgs, project: Option<String>) -> ExitCode {
+    let done = project_of(project).and_then(|project| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(authority::run(args, &project))
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The project that a flag or the environment names, else the usual one.
+pub(crate) fn project_of(flag: Option<String>) -> anyhow::Result<ProjectName> {
+    let from_environment = || std::env::var("SKERRY_PROJECT").ok().filter(|name| !name.is_empty());
+    Ok(ProjectName::parse(&flag.or_else(from_environment).unwrap_or_else(|| "default".to_owned()))?)
 }
 
 /// The TLS files of `up`: the flags are those of every command, the variables those of every service.

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use crate::{
     hello, sh,
-    up::{Interrupt, Up, free_port, fresh_dir},
+    up::{CONFIG, Interrupt, Up, free_port, fresh_dir},
 };
 
 /// Where `skerry` looks for its server when nothing else is said.
@@ -94,6 +94,7 @@ fn with_skerry(
     say(
         "Start the whole of Skerry in one process: control plane, embedded etcd, and an agent for this machine.",
     );
+    println!("$ export {CONFIG}={}", Up::config(data_dir).display());
     println!("$ {} &", sh::describe(&Up::command(skerry, data_dir, port)));
     let start = Instant::now();
     let mut up = Up::start(skerry, data_dir, port, &[], interrupt)?;
@@ -168,7 +169,7 @@ fn node(up: &Up, interrupt: &Interrupt) -> Result<String> {
 
 /// Until Ctrl-C.
 fn stay(up: &mut Up, app_port: u16, keep: bool, interrupt: &Interrupt) -> Result<()> {
-    say("It stays up until Ctrl-C. From another terminal:");
+    say("It stays up until Ctrl-C. From another terminal, with the same SKERRY_CONFIG:");
     for command in [&["get", "apps", "-w"][..], &["get", "nodes", "-o", "yaml"], &["delete", "app/hello"]] {
         println!("$ {}", sh::describe(&up.client(command)));
     }

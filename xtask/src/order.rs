@@ -141,14 +141,21 @@ impl Drop for Collector {
 impl Run<'_> {
     /// The functions that it called.
     fn used(&self, dir: &Path, image: &str, interrupt: &Interrupt) -> Result<BTreeSet<String>> {
-        let up = Up::start(&self.skerry, &dir.join("up"), up::free_port()?, &["--no-agent"], interrupt)?;
+        let up = Up::start(
+            &self.skerry,
+            &dir.join("up"),
+            up::free_port()?,
+            &["--no-agent", "--insecure"],
+            interrupt,
+        )?;
+        let url = format!("http://{}", up.address());
         let profile = dir.join("callgrind.out");
         let mut agent = sh::command(self.valgrind);
         agent
             .args(["--tool=callgrind", "--demangle=no", "--trace-children=no"])
             .arg(format!("--callgrind-out-file={}", profile.display()))
             .arg(self.agent)
-            .args(["--node", NODE, "--gateway", up.url(), "--data-dir"])
+            .args(["--node", NODE, "--insecure", "--gateway", &url, "--data-dir"])
             .arg(dir.join("agent"))
             .stdout(Stdio::null())
             .stderr(Stdio::null());

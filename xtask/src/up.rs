@@ -20,8 +20,10 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::sh;
 
-/// Where `skerry` looks for its server when nothing else is said: shown commands leave it out.
-const DEFAULT_URL: &str = "http://127.0.0.1:7770";
+/// Names the client's configuration file.
+pub(crate) const CONFIG: &str = "SKERRY_CONFIG";
+/// Without TLS, and so without a context either.
+const INSECURE: &str = "--insecure";
 /// `skerry up` is ready in about a second; a machine that does much else may take longer.
 const START_DEADLINE: Duration = Duration::from_secs(60);
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
@@ -54,7 +56,9 @@ impl Interrupt {
 pub(crate) struct Up {
     child: Child,
     skerry: PathBuf,
-    url: String,
+    data_dir: PathBuf,
+    port: u16,
+    insecure: bool,
     log: PathBuf,
 }
 
@@ -68,7 +72,18 @@ impl Up {
         let path = env::var_os("PATH").unwrap_or_default();
         let path = env::join_paths(programs.into_iter().chain(env::split_paths(&path)));
         command.env("PATH", path.unwrap_or_else(|_| OsString::new()));
+        command.env(CONFIG, Self::config(data_dir));
         command
+    }
+
+    /// Where it keeps the client's context: whoever runs this keeps the configuration that they have.
+    pub(crate) fn config(data_dir: &Path) -> PathBuf {
+        data_dir.join("config.yaml")
+    }
+
+    /// The files of its administrator: certificate, key and authority.
+    pub(crate) fn admin(&self) -> [PathBuf; 3] {
+        ["admin.crt", "admin.key", "ca.crt"].map(|name| self.data_dir.join("tls").join(name))
     }
 
     /// Starts it with `args` more, and waits until it says that it is ready.
@@ -88,8 +103,9 @@ impl Up {
         // In a process group of its own, so that Ctrl-C reaches xtask alone and everything ends in order.
         let child =
             command.process_group(0).spawn().with_context(|| format!("starting {}", skerry.display()))?;
-        let url = format!("http://127.0.0.1:{port}");
-        let mut up = Self { child, skerry: skerry.to_path_buf(), url, log };
+        let insecure = args.contains(&INSECURE);
+        let (skerry, data_dir) = (skerry.to_path_buf(), data_dir.to_path_buf());
+        let mut up = Self { child, skerry, data_dir, port, insecure, log };
         let start = Instant::now();
         loop {
             if up.output().contains("ready") {
@@ -113,16 +129,22 @@ impl Up {
         for variable in ["SERVER", "REGISTRY", "SCHEDULER", "PROJECT", "CONTEXT"] {
             command.env_remove(format!("SKERRY_{variable}"));
         }
-        command.env("SKERRY_CONFIG", "/dev/null");
-        if self.url != DEFAULT_URL {
-            command.arg("--server").arg(&self.url);
+        command.env(CONFIG, Self::config(&self.data_dir));
+        if self.insecure {
+            command.arg("--server").arg(format!("http://{}", self.address()));
         }
         command.args(args);
         command
     }
 
-    pub(crate) fn url(&self) -> &str {
-        &self.url
+    /// Whether it does without TLS.
+    pub(crate) fn is_insecure(&self) -> bool {
+        self.insecure
+    }
+
+    /// Where it serves, as `host:port`.
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
     }
 
     /// Fails when it has ended by itself.

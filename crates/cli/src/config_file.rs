@@ -61,6 +61,13 @@ impl ConfigFile {
         }
         // Through a link, so that a configuration which is kept elsewhere stays there.
         let place = std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+        // A device such as /dev/null says that there is none; a file in its place would be nobody's wish.
+        if std::fs::metadata(&place).is_ok_and(|there| !there.is_file()) {
+            return Err(CliError::Failed(format!(
+                "{} is no regular file: SKERRY_CONFIG names another place for the configuration",
+                path.display()
+            )));
+        }
         write(&place, &self.config.to_value().to_yaml())
             .map_err(|error| CliError::Failed(format!("cannot write {}: {error}", path.display())))
     }
@@ -155,6 +162,17 @@ mod tests {
         assert_eq!(ConfigFile::load_from(real).expect("read").config, linked.config);
         let left = std::fs::read_dir(directory.path().join("real")).expect("there").count();
         assert_eq!(left, 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_replaced() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let socket = directory.path().join("c.yaml");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
+        let file = ConfigFile { path: Some(socket.clone()), config: ClientConfig::default() };
+        let error = file.save().expect_err("refused").summary();
+        assert!(error.contains("is no regular file"), "{error}");
+        assert!(!std::fs::metadata(&socket).expect("there").is_file());
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod files;
 mod interrupt;
 mod item;
 mod jsonpath;
+mod own_context;
 mod patience;
 mod print;
 mod render;
@@ -25,6 +26,7 @@ use std::process::ExitCode;
 
 pub use args::{ClientCommand, GlobalArgs, TlsFlags};
 pub use error::EXIT_CODES_HELP;
+pub use own_context::{OwnContext, OwnServer, keep_own_context, own_context_command};
 
 use client::Client;
 use commands::label::Field;

@@ -30,7 +30,7 @@ pub struct ServiceArgs<const PORT: u16> {
     #[arg(long, env = "SKERRY_ETCD", default_value = "http://127.0.0.1:2379", value_name = "TARGET")]
     pub etcd: String,
 
-    /// Serve other machines without checking who they are, and without TLS
+    /// Serve plain HTTP/2 to whoever reaches the address, without TLS and without asking who it is
     #[arg(long, env = "SKERRY_INSECURE")]
     pub insecure: bool,
 
@@ -155,7 +155,7 @@ mod tests {
         let args = ServiceArgs::<0> {
             listen,
             etcd: String::new(),
-            insecure: false,
+            insecure: true,
             tls: TlsArgs::default(),
             metrics_listen: None,
             health: true,

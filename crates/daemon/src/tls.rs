@@ -8,7 +8,7 @@ use skerry_rpc::{Access, TlsFile, TlsFiles, TlsPaths};
 
 use crate::shutdown::Shutdown;
 
-/// Flags of a program that has a certificate. All three, or none: then nothing is changed.
+/// Flags of a program that has a certificate. All three, or none: then it needs `--insecure`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
 pub struct TlsArgs {
     /// Certificate of this program (PEM: its own first, then the intermediates), for mutual TLS with --tls-key and --tls-ca; files
@@ -54,7 +54,8 @@ impl TlsArgs {
     }
 }
 
-/// Whom a listener lets in that has these files, or was opened with `--insecure`.
+/// Whom a listener lets in that has these files, or was opened with `--insecure`. Plain HTTP/2 is never served without that word, on loopback
+/// neither: every user and every program of a machine reaches its loopback.
 pub fn access(tls: Option<&TlsFiles>, insecure: bool) -> anyhow::Result<Access> {
     match (tls, insecure) {
         (Some(_), true) => {
@@ -64,7 +65,9 @@ pub fn access(tls: Option<&TlsFiles>, insecure: bool) -> anyhow::Result<Access> 
         }
         (Some(files), false) => Ok(Access::Certificate(files.server()?)),
         (None, true) => Ok(Access::Insecure),
-        (None, false) => Ok(Access::Loopback),
+        (None, false) => bail!(
+            "nothing would prove who calls: give --tls-cert, --tls-key and --tls-ca (`skerry authority issue service NAME` makes these files), or --insecure to serve whoever reaches this address, without TLS"
+        ),
     }
 }
 
@@ -89,6 +92,13 @@ mod tests {
         let some = TlsArgs { tls_cert: Some("a".into()), ..Default::default() };
         let error = some.load().expect_err("not all").to_string();
         assert!(error.ends_with("--tls-key and --tls-ca is missing"), "{error}");
+    }
+
+    #[test]
+    fn plain_http_is_served_by_an_explicit_word_only() {
+        let error = access(None, false).expect_err("not by default").to_string();
+        assert!(error.contains("--tls-cert") && error.contains("--insecure"), "{error}");
+        assert!(matches!(access(None, true), Ok(Access::Insecure)));
     }
 
     #[test]

@@ -10,7 +10,7 @@
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, ServerName};
 use x509_cert::Certificate;
 use x509_cert::der::asn1::ObjectIdentifier;
 use x509_cert::der::{Decode, Encode as _};
@@ -220,6 +220,12 @@ impl PeerCertificate {
             }
         }
         Ok(peer)
+    }
+
+    /// Whether `leaf` is for a server that is reached by `name`.
+    pub fn is_for(leaf: &CertificateDer<'_>, name: &ServerName<'_>) -> bool {
+        let leaf = webpki::EndEntityCert::try_from(leaf);
+        leaf.is_ok_and(|leaf| leaf.verify_is_valid_for_subject_name(name).is_ok())
     }
 
     /// Where `now` falls in its life.

@@ -37,6 +37,7 @@ impl Control {
         let args = [
             "up".to_owned(),
             "--no-agent".to_owned(),
+            "--insecure".to_owned(),
             format!("--data-dir={}", dir.path().join("up").display()),
             "--listen=127.0.0.1:0".to_owned(),
         ];
@@ -182,6 +183,7 @@ impl AgentPlan {
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command
+            .arg("--insecure")
             .arg(format!("--gateway=http://{}", self.gateway))
             .arg(format!("--node={}", self.node))
             .arg(format!("--data-dir={}", self.data_dir.display()))

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use skerry_integration::stack::PATIENCE;
@@ -30,8 +31,10 @@ fn all(dir: &Path) -> Result<Vec<PathBuf>> {
 /// Runs `skerry` with these words, which serves on a port of its own, until `done`.
 async fn served(words: &[&str], log: &Path, done: &Path) -> Result<()> {
     let address = format!("127.0.0.1:{}", free_port());
-    let words = words.iter().copied().chain(["--listen", &address]);
-    let mut process = Process::spawn(bin("skerry"), words, log)?;
+    let mut command = Command::new(bin("skerry"));
+    command.args(words).args(["--listen", &address]);
+    command.env("SKERRY_CONFIG", log.with_extension("yaml"));
+    let mut process = Process::spawn_command(&mut command, log)?;
     process.wait_for_port(address.parse()?, PATIENCE).await?;
     eventually("its files are there", PATIENCE, async || {
         ensure!(done.exists(), "no {}: {}", done.display(), process.output());
@@ -76,6 +79,15 @@ async fn what_up_makes_is_read_by_nobody_else_and_its_store_not_even_entered() -
     for path in all(&data)?.iter().filter(|path| path.is_dir()) {
         let mode = mode(path)?;
         ensure!(mode & 0o066 == 0, "{} has {mode:o}", path.display());
+    }
+    // Keys and certificates.
+    for secret in
+        ["keys", "tls/services.key", "tls/admin.key", "tls/admin.crt", "tls/ca.crt", "agent/identity/tls.key"]
+    {
+        assert_eq!(mode(&data.join(secret))?, 0o600, "{secret}");
+    }
+    for closed in ["authority", "tls"] {
+        assert_eq!(mode(&data.join(closed))?, 0o700, "{closed}");
     }
     assert_eq!(mode(&data.join("etcd/store.redb"))?, 0o600);
     Ok(())

@@ -131,9 +131,10 @@ async fn run(name: &str, needs: Needs) -> Result<()> {
     let outer = tempfile::Builder::new().permissions(Permissions::from_mode(0o711)).tempdir()?;
     let data = outer.path().join("skerry");
     let mut setting = setting(&node, &data)?;
-    if name == "tls.md" {
-        // It names its server by a context, which the variable would come before.
-        setting.env.remove("SKERRY_SERVER");
+    if text.contains("$ skerry up") && text.contains("--insecure") {
+        // Nothing keeps a context for such a server, and here it is not at its usual port.
+        let server = format!("http://127.0.0.1:{}", setting.instead[0].1);
+        setting.env.insert("SKERRY_SERVER".to_owned(), server);
     }
     let mut registry = None;
     if let Some(docker) = docker.as_ref().filter(|_| needs == Needs::Registry) {
@@ -163,10 +164,7 @@ fn setting(node: &str, data: &Path) -> Result<Setting> {
     let ports: Vec<(String, String)> =
         PORTS.iter().map(|port| (port.to_string(), free_port().to_string())).collect();
     let server = format!("127.0.0.1:{}", ports[0].1);
-    // At its usual port it need not be named.
-    let named = format!("type: skerry --server http://{server} get");
-    let mut instead = vec![("type: skerry get".to_owned(), named)];
-    instead.extend(ports);
+    let mut instead = ports;
     instead.push(("/var/lib/skerry".to_owned(), data.display().to_string()));
     instead.extend(IMAGES.iter().map(|image| ((*image).to_owned(), BUSYBOX_IMAGE.to_owned())));
     instead.push(("n1".to_owned(), node.to_owned()));
@@ -183,10 +181,9 @@ fn setting(node: &str, data: &Path) -> Result<Setting> {
     for name in PROGRAMS {
         programs.insert(name.to_owned(), format!("#!/bin/sh\nexec '{}' \"$@\"\n", bin(name).display()));
     }
-    let env = BTreeMap::from([("SKERRY_SERVER".to_owned(), format!("http://{server}"))]);
     // Processes outlive `skerry up`, by design.
     let farewell = "skerry get apps -o name | xargs -r skerry delete --timeout 60s".to_owned();
-    Ok(Setting { instead, env, programs, farewell: Some(farewell) })
+    Ok(Setting { instead, env: BTreeMap::new(), programs, farewell: Some(farewell) })
 }
 
 fn root() -> PathBuf {

@@ -1,6 +1,7 @@
 //! The whole of Skerry from outside: separate service processes on a real etcd, real agents, real processes. Each test states a promise.
 
 mod api;
+mod authority;
 mod bounds;
 mod churn;
 mod cli;

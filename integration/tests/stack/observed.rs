@@ -145,7 +145,10 @@ async fn a_collector_that_others_use_and_skerry_cannot_is_noted_and_holds_nothin
     let data = format!("--data-dir={}", stack.agent_dir("n1").display());
     let agent = |more: &[&str]| {
         let mut command = Command::new(bin("skerry-agent"));
-        command.args(["--node=n1", "--no-docker", &gateway, &data]).args(more).env(FOREIGN.0, FOREIGN.1);
+        command
+            .args(["--insecure", "--node=n1", "--no-docker", &gateway, &data])
+            .args(more)
+            .env(FOREIGN.0, FOREIGN.1);
         command
     };
     let asked = format!("--otlp-endpoint={}", FOREIGN.1);

@@ -172,6 +172,7 @@ fn up(dir: &Path, port: u16, etcd: &str) -> Result<Process> {
     let mut command = Command::new(bin("skerry"));
     command.args(["up", "--no-docker", "--node-name=n1", "--listen"]).arg(format!("127.0.0.1:{port}"));
     command.args(["--etcd", etcd, "--data-dir"]).arg(dir.join("data")).stdin(Stdio::null());
+    command.env("SKERRY_CONFIG", dir.join("config.yaml"));
     Process::spawn_command(&mut command, dir.join("up.log"))
 }
 
@@ -196,10 +197,11 @@ async fn up_runs_its_machine_while_etcd_is_away_and_serves_when_it_is_back() -> 
     let witness = Witness::new()?;
     let mut etcd = Etcd::start().await?;
     let port = free_port();
-    let server = format!("--server=http://127.0.0.1:{port}");
+    // By the context that `up` keeps.
+    let config = dir.path().join("config.yaml");
     let client = async |words: Vec<String>| -> Result<Output> {
         let mut command = Command::new(bin("skerry"));
-        command.arg(&server).args(words).env("SKERRY_CONFIG", "/dev/null").stdin(Stdio::null());
+        command.args(words).env("SKERRY_CONFIG", &config).stdin(Stdio::null());
         tokio::task::spawn_blocking(move || command.output()).await?.context("running skerry")
     };
     let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();

@@ -60,8 +60,11 @@ async fn of_two_agents_with_one_name_the_newer_wins_and_the_older_is_told() -> R
     stack.wait_connected("n1").await;
     let gateway = format!("--gateway=http://{}", stack.address("gateway-0"));
     let dir = format!("--data-dir={}", stack.dir().join("twin").display());
-    let mut twin =
-        Process::spawn(bin("skerry-agent"), ["--node=n1", "--no-docker", &gateway, &dir], stack.log("twin"))?;
+    let mut twin = Process::spawn(
+        bin("skerry-agent"),
+        ["--insecure", "--node=n1", "--no-docker", &gateway, &dir],
+        stack.log("twin"),
+    )?;
     eventually("the older is told", PATIENCE, async || {
         let log = fs::read_to_string(stack.log("agent-n1"))?;
         ensure!(log.contains("another agent uses this node's name"), "{log}");

@@ -1,6 +1,6 @@
 //! What the agent is told at its start: flags and environment, parsed once into valid types.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -41,9 +41,9 @@ pub enum ConfigError {
         /// What is wrong.
         why: &'static str,
     },
-    /// A gateway on another machine, and nothing that would prove who it is.
+    /// A gateway without TLS, and nothing that would prove who it is.
     #[error(
-        "the gateway {0} is not on this machine, and nothing would prove who answers there: add --insecure if the network is trusted"
+        "the gateway {0} would be talked to without TLS, and nothing would prove who answers there: write https://, or add --insecure"
     )]
     Insecure(String),
     /// TLS is set up, and a gateway would be talked to without.
@@ -156,7 +156,7 @@ pub struct AgentArgs {
     #[arg(long, env = "SKERRY_AGENT_DATA_DIR", value_name = "DIR", default_value = DATA_DIR_DEFAULT)]
     pub data_dir: PathBuf,
 
-    /// Connect to gateways on other machines, although nothing proves who they are
+    /// Talk to http:// gateways, without TLS and although nothing proves who they are
     #[arg(long, env = "SKERRY_INSECURE")]
     pub insecure: bool,
     #[command(flatten)]
@@ -286,14 +286,6 @@ impl Gateway {
     fn is_secured(&self) -> bool {
         self.0.scheme_str() == Some("https")
     }
-
-    /// Whether it is on this machine by its address alone, without asking a resolver.
-    pub fn is_loopback(&self) -> bool {
-        let host = self.0.host().unwrap_or_default();
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        host == "localhost"
-            || bare.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
-    }
 }
 
 impl AgentArgs {
@@ -311,10 +303,10 @@ impl AgentArgs {
         let gateways: Vec<Gateway> =
             self.gateways.iter().map(|text| Gateway::parse(text)).collect::<Result<_, _>>()?;
         if !self.insecure
-            && let Some(remote) =
-                gateways.iter().find(|gateway| !gateway.is_secured() && !gateway.is_loopback())
+            && self.tls == TlsArgs::default()
+            && let Some(plain) = gateways.iter().find(|gateway| !gateway.is_secured())
         {
-            return Err(ConfigError::Insecure(remote.uri().to_string()));
+            return Err(ConfigError::Insecure(plain.uri().to_string()));
         }
         let name = self.node.as_deref().map(NodeName::parse).transpose()?;
         let project = ProjectName::parse(&self.project)?;
@@ -426,15 +418,12 @@ mod tests {
     }
 
     #[test]
-    fn only_loopback_needs_no_insecure() {
-        for near in ["http://127.0.0.1:1", "http://localhost:1", "http://[::1]:1/", "http://127.9.9.9:1"] {
-            assert!(args(&[near]).into_config().is_ok(), "{near}");
-        }
-        for far in ["http://10.0.0.1:1", "http://example.org:1", "http://localhost.example.org:1"] {
-            let error = args(&["http://127.0.0.1:1", far]).into_config().unwrap_err();
-            assert!(matches!(&error, ConfigError::Insecure(uri) if uri.starts_with(far)), "{error}");
-            let insecure = AgentArgs { insecure: true, ..args(&[far]) };
-            assert!(insecure.into_config().is_ok(), "{far}");
+    fn without_tls_every_gateway_needs_insecure() {
+        for plain in ["http://127.0.0.1:1", "http://localhost:1", "http://[::1]:1/", "http://10.0.0.1:1"] {
+            let error = args(&[plain]).into_config().unwrap_err();
+            assert!(matches!(&error, ConfigError::Insecure(uri) if uri.starts_with(plain)), "{error}");
+            let insecure = AgentArgs { insecure: true, ..args(&[plain]) };
+            assert!(insecure.into_config().is_ok(), "{plain}");
         }
     }
 

@@ -211,7 +211,7 @@ pub(crate) fn machine_fingerprint() -> MachineFingerprint {
 }
 
 /// The machine's host name.
-pub(crate) fn host_name() -> String {
+pub fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 

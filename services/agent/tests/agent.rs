@@ -157,7 +157,7 @@ impl Agent {
     fn start_with(gateway: std::net::SocketAddr, data_dir: &Path, more: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_skerry-agent"));
         command
-            .args(["--gateway", &format!("http://{gateway}"), "--node", "n1", "--data-dir"])
+            .args(["--insecure", "--gateway", &format!("http://{gateway}"), "--node", "n1", "--data-dir"])
             .arg(data_dir)
             .args(more)
             .args(["--log", "info,skerry_agent=debug"])
@@ -568,11 +568,13 @@ async fn a_gateway_that_is_away_is_left_for_the_next_one() {
     let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let both = format!("http://{gone},http://{}", gateway.address);
     let mut command = Command::new(env!("CARGO_BIN_EXE_skerry-agent"));
-    command.args(["--gateway", &both, "--node", "n1", "--no-docker", "--data-dir"]).arg(dir.path());
+    command
+        .args(["--insecure", "--gateway", &both, "--node", "n1", "--no-docker", "--data-dir"])
+        .arg(dir.path());
     let agent = Agent(command.stdin(Stdio::null()).spawn().unwrap());
     gateway.session().await;
     let second = Command::new(env!("CARGO_BIN_EXE_skerry-agent"))
-        .args(["--gateway", &both, "--node", "n1", "--no-docker", "--data-dir"])
+        .args(["--insecure", "--gateway", &both, "--node", "n1", "--no-docker", "--data-dir"])
         .arg(dir.path())
         .stdin(Stdio::null())
         .output()
@@ -583,10 +585,10 @@ async fn a_gateway_that_is_away_is_left_for_the_next_one() {
 }
 
 #[test]
-fn a_gateway_elsewhere_needs_insecure() {
+fn a_gateway_without_tls_needs_insecure() {
     let dir = tempfile::tempdir().unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_skerry-agent"))
-        .args(["--gateway", "http://192.0.2.1:1", "--node", "n1", "--no-docker", "--data-dir"])
+        .args(["--gateway", "http://127.0.0.1:1", "--node", "n1", "--no-docker", "--data-dir"])
         .arg(dir.path())
         .output()
         .unwrap();

@@ -4,7 +4,10 @@
 //! elsewhere is waited for. It stops from the outside in: the agent says farewell, the services end their streams, the store is closed
 //! last. Each step of that has a deadline. Apps that run keep running: the agent finds them again.
 
+mod identity;
+mod own_node;
 mod parts;
+mod security;
 mod settings;
 
 use std::io::Write as _;
@@ -13,12 +16,14 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Context as _;
+use skerry_cli::{OwnContext, OwnServer, keep_own_context, own_context_command};
 use skerry_daemon::{LogArgs, Monitor, Shutdown, TlsArgs};
 use tokio::net::TcpListener;
 
 use crate::files::{DirectoryLock, make_data_dir};
 use parts::{Agent, ControlPlane};
-use settings::Settings;
+use security::{Choice, Secured};
+use settings::{Settings, Unnamed};
 
 /// `up`
 #[derive(Debug, Clone, clap::Args)]
@@ -27,10 +32,15 @@ The same data directory continues where it was. Ctrl-C stops in order, a second 
 apps that run keep running and are found again. With --etcd, an etcd that is away is waited for; this
 machine's agent runs meanwhile what it was told before.
 
+Everything goes over mutual TLS. Without --tls-cert it has an authority of its own, in its data directory: it
+makes certificates for its services, its node and who started it, renews them, and keeps a context for this
+user's `skerry`.
+
 Examples:
   skerry up
   skerry up --data-dir /tmp/skerry --listen 127.0.0.1:7777
   skerry up --etcd http://127.0.0.1:2379 --no-agent
+  skerry up --listen 0.0.0.0:7770 --advertise edge.example.org
   skerry up --no-agent --listen 0.0.0.0:7770 --tls-cert up.crt --tls-key up.key --tls-ca ca.crt")]
 pub(crate) struct UpArgs {
     /// Directory for all state [default: /var/lib/skerry for root, else $XDG_STATE_HOME/skerry or ~/.local/state/skerry]
@@ -69,7 +79,16 @@ pub(crate) struct UpArgs {
     #[command(flatten)]
     image_gc: skerry_agent::ImageGcArgs,
 
-    /// Serve other machines without checking who they are, and without TLS
+    /// Name or address by which other machines reach this one: it goes into the certificate, beside localhost, the host name and what
+    /// --listen says; may be repeated
+    #[arg(long, value_name = "NAME", value_delimiter = ',', conflicts_with = "insecure")]
+    advertise: Vec<String>,
+
+    /// File that the authority's keys are sealed under, made if it is not there [default: keys in the data directory]
+    #[arg(long, env = "SKERRY_KEY_FILE", value_name = "FILE")]
+    key_file: Option<PathBuf>,
+
+    /// Serve plain HTTP/2 to whoever reaches the address, without TLS and without asking who it is
     #[arg(long, env = "SKERRY_INSECURE")]
     insecure: bool,
 
@@ -102,24 +121,37 @@ pub(crate) async fn run(
     make_data_dir(&settings.data_dir)?;
     let _lock = DirectoryLock::take(&settings.data_dir, "skerry up")?;
     let (listener, address) = bind(settings.listen).await?;
+    say(&settings.summary(address));
+    let mut control = ControlPlane::new();
+    let prepared = tokio::select! {
+        prepared = control.secure(&settings) => prepared,
+        () = shutdown.wait() => {
+            control.stop().await;
+            return Ok(());
+        }
+    };
+    let secured = match prepared {
+        Ok(secured) => secured,
+        Err(error) => {
+            control.stop().await;
+            return Err(error);
+        }
+    };
     let monitor = match metrics_listen {
-        Some(address) => Some(Monitor::bind(address, &settings.access).await?),
+        Some(address) => Some(Monitor::bind(address, &secured.access).await?),
         None => None,
     };
-    let metrics = monitor.as_ref().map(Monitor::address);
-
-    say(&settings.summary(address));
+    control.metrics = monitor.as_ref().map(Monitor::address);
     // First, and whatever becomes of the control plane: it has its desired state on disk and runs that.
-    let mut agent = settings.agent(address)?.map(Agent::start);
-    let mut control = ControlPlane::new(metrics);
-    if let Some(tls) = &settings.tls {
+    let mut agent = settings.agent(address, secured.node.clone())?.map(Agent::start);
+    if let Some(tls) = &secured.tls {
         skerry_daemon::follow(tls, &shutdown);
     }
     if let Some(monitor) = monitor {
         shutdown.spawn(monitor.serve(Some(control.ready()), shutdown.clone()));
     }
     let ended = tokio::select! {
-        ended = serve(&mut control, &settings, listener, start) => ended,
+        ended = serve(&mut control, &settings, &secured, listener, start) => ended,
         ended = Agent::ended(&mut agent) => ended.context("the agent ended"),
         () = shutdown.wait() => {
             say(&["stopping; Ctrl-C once more stops at once".to_owned()]);
@@ -140,23 +172,41 @@ pub(crate) async fn run(
 async fn serve(
     control: &mut ControlPlane,
     settings: &Settings,
+    secured: &Secured,
     listener: TcpListener,
     start: Instant,
 ) -> anyhow::Result<()> {
     let address = listener.local_addr().context("finding the listener's address")?;
-    control.start(settings, listener).await?;
+    control.start(settings, secured, listener).await?;
     let mut ready = control.ready();
     let announce = async {
         // An error means that the control plane ends, which is told by it.
         let _ = ready.wait_for(|ready| *ready).await;
-        let connected = settings.node.is_none() || parts::node_connects(settings, address).await;
-        say(&settings.next_steps(address, start.elapsed(), connected));
+        let connected = settings.node.is_none() || parts::node_connects(settings, secured, address).await;
+        let own = own_context(settings, address);
+        say(&settings.next_steps(address, start.elapsed(), connected, own.as_ref()));
         std::future::pending().await
     };
     tokio::select! {
         ended = control.ended() => ended.context("the services ended"),
         never = announce => never,
     }
+}
+
+/// Keeps a context for the client, where the certificates are our own.
+fn own_context(settings: &Settings, address: SocketAddr) -> Option<Result<OwnContext, Unnamed>> {
+    let Choice::Own(identity) = &settings.security else { return None };
+    let (admin, url) = (identity.admin(), settings.url(address));
+    let server = OwnServer {
+        url: &url,
+        port: address.port(),
+        project: settings.other_project(),
+        certificate: &admin.certificate,
+        key: &admin.key,
+        authority: &admin.authority,
+    };
+    let kept = keep_own_context(&server);
+    Some(kept.map_err(|why| Unnamed { why, command: own_context_command(&server) }))
 }
 
 /// Listens at `address`; answers with the port that was taken.

@@ -22,7 +22,9 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::identity::{Keeper, OwnFiles};
 use super::say;
+use super::security::{Choice, Secured};
 use super::settings::Settings;
 use crate::files::make_store_dir;
 
@@ -106,7 +108,12 @@ impl Storage {
 /// stopped at any point of its start.
 pub(super) struct ControlPlane {
     storage: Option<Storage>,
-    metrics: Option<SocketAddr>,
+    /// What keeps certificates of the own authority good.
+    keeper: Option<Keeper>,
+    /// The files that it keeps.
+    own: Option<OwnFiles>,
+    /// Where metrics are served.
+    pub(super) metrics: Option<SocketAddr>,
     /// Whether it can answer: not before its store does.
     ready: watch::Sender<bool>,
     shutdown: Shutdown,
@@ -114,10 +121,45 @@ pub(super) struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// Nothing runs yet. `metrics`: where they are served.
-    pub(super) fn new(metrics: Option<SocketAddr>) -> Self {
+    /// Nothing runs yet.
+    pub(super) fn new() -> Self {
         let (ready, _) = watch::channel(false);
-        Self { storage: None, metrics, ready, shutdown: Shutdown::new(), serving: None }
+        let shutdown = Shutdown::new();
+        Self { storage: None, keeper: None, own: None, metrics: None, ready, shutdown, serving: None }
+    }
+
+    /// What it is served with. Certificates of its own are those of before; the first ones need the store, which is waited for.
+    pub(super) async fn secure(&mut self, settings: &Settings) -> anyhow::Result<Secured> {
+        let identity = match &settings.security {
+            Choice::Given(secured) => return Ok(secured.clone()),
+            Choice::Insecure => return Ok(Secured::insecure()),
+            Choice::Own(identity) => identity,
+        };
+        let files = if let Some(files) = identity.find() {
+            files
+        } else {
+            let storage = Self::storage(&mut self.storage, settings).await?;
+            let (keeper, files) = (**identity).clone().keep(&storage.store).await?;
+            self.keeper = Some(keeper);
+            files
+        };
+        let secured = Secured::own(&files, settings.node.as_ref());
+        self.own = Some(files);
+        secured
+    }
+
+    /// The store, opened if it is not yet.
+    async fn storage<'a>(
+        storage: &'a mut Option<Storage>,
+        settings: &Settings,
+    ) -> anyhow::Result<&'a Storage> {
+        if storage.is_none() {
+            *storage = Some(match &settings.etcd {
+                Some(target) => Storage::connect(target).await?,
+                None => Storage::open(settings).await?,
+            });
+        }
+        Ok(storage.as_ref().expect("opened above"))
     }
 
     /// Whether it can answer.
@@ -126,22 +168,34 @@ impl ControlPlane {
     }
 
     /// Starts it on `listener`. Callers are answered while an etcd elsewhere is waited for.
-    pub(super) async fn start(&mut self, settings: &Settings, listener: TcpListener) -> anyhow::Result<()> {
+    pub(super) async fn start(
+        &mut self,
+        settings: &Settings,
+        secured: &Secured,
+        listener: TcpListener,
+    ) -> anyhow::Result<()> {
         let address = listener.local_addr().context("finding the listener's address")?;
         let (listener, copy) = shared(listener).context("sharing the listener")?;
-        let Self { storage, shutdown, metrics, .. } = self;
+        let Self { storage, shutdown, metrics, keeper, own, .. } = self;
         let metrics = *metrics;
         let starting = async {
-            let storage = storage.insert(match &settings.etcd {
-                Some(target) => Storage::connect(target).await?,
-                None => Storage::open(settings).await?,
-            });
-            Self::server(settings, (address, metrics), storage.store.clone(), shutdown).await
+            let store = Self::storage(storage, settings).await?.store.clone();
+            let keeping = async {
+                let (Choice::Own(identity), None) = (&settings.security, &keeper) else { return Ok(()) };
+                let (kept, _) = (**identity).clone().keep(&store).await?;
+                if let Some(files) = own {
+                    files.look();
+                }
+                *keeper = Some(kept);
+                Ok(())
+            };
+            let server = Self::server(secured, (address, metrics), store.clone(), shutdown);
+            tokio::try_join!(server, keeping).map(|(server, ())| server)
         };
         let refusing = async {
             let Some(target) = &settings.etcd else { return std::future::pending().await };
             let why = format!("this server waits for its store ({}): try again", target.described());
-            skerry_rpc::refuse_all(copy, &settings.access, Fault::unavailable(why), CancellationToken::new())
+            skerry_rpc::refuse_all(copy, &secured.access, Fault::unavailable(why), CancellationToken::new())
                 .await
         };
         let server = tokio::select! {
@@ -169,6 +223,9 @@ impl ControlPlane {
                 }
             });
         }
+        if let (Some(keeper), Some(files)) = (self.keeper.take(), self.own.clone()) {
+            self.shutdown.spawn(keeper.run(files, self.shutdown.clone()));
+        }
         let mut server = server;
         server.ready_when(self.ready());
         self.serving = Some(self.shutdown.spawn(server.serve(listener, self.shutdown.token())));
@@ -176,13 +233,13 @@ impl ControlPlane {
     }
 
     async fn server(
-        settings: &Settings,
+        secured: &Secured,
         (address, metrics): (SocketAddr, Option<SocketAddr>),
         store: Store,
         shutdown: &Shutdown,
     ) -> anyhow::Result<Server> {
         let gateway = skerry_gateway::Config::new(address.to_string());
-        let mut server = Server::new(settings.access.clone())?;
+        let mut server = Server::new(secured.access.clone())?;
         let [registry_member, scheduler_member, gateway_member] =
             ["registry", "scheduler", "gateway"].map(|service| Member::new(service, address, metrics));
         let leader = scheduler_member.id();
@@ -264,12 +321,12 @@ impl Agent {
 }
 
 /// Whether this machine's node is connected within the deadline.
-pub(super) async fn node_connects(settings: &Settings, address: SocketAddr) -> bool {
+pub(super) async fn node_connects(settings: &Settings, secured: &Secured, address: SocketAddr) -> bool {
     let Some(node) = &settings.node else { return false };
     let name = node.to_string();
     let deadline = Instant::now() + CONNECT_DEADLINE;
     let asking = async {
-        let tls = settings.tls.as_ref().and_then(|files| files.client_of_itself().ok());
+        let tls = secured.tls.as_ref().and_then(|files| files.client_of_itself().ok());
         let channel = skerry_rpc::connect(&settings.url(address), tls.as_ref()).await.ok()?;
         let mut nodes = NodeServiceClient::new(channel);
         loop {

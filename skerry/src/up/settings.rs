@@ -1,32 +1,28 @@
 //! What `up` was told, as valid values, and what it tells people. No I/O but the host name and the environment.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
+use rustls_pki_types::DnsName;
 use skerry_agent::{Config, CredentialsFile, DockerAccess, Gateway, ImageGc, NodeTls, default_node_name};
+use skerry_cli::OwnContext;
 use skerry_daemon::{TlsArgs, local_url};
 use skerry_model::{NodeName, NodeRef, ProjectName};
-use skerry_rpc::{Access, TlsFile, TlsFiles, TlsPaths};
 use skerry_store::Target;
 
 use super::UpArgs;
+use super::identity::OwnIdentity;
+use super::security::Choice;
 use crate::files::default_data_dir;
-
-/// Where `up` listens if nothing else is said; clients look there.
-const DEFAULT_PORT: u16 = 7770;
 
 /// What `up` was told.
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
     pub(super) data_dir: PathBuf,
     pub(super) listen: SocketAddr,
-    pub(super) access: Access,
-    /// What it proves to be and whom it trusts. Absent: no TLS.
-    pub(super) tls: Option<Arc<TlsFiles>>,
-    node_tls: Option<NodeTls>,
+    pub(super) security: Choice,
     /// A real etcd. Absent: the embedded one.
     pub(super) etcd: Option<Target>,
     /// This machine's node. Absent: none.
@@ -39,12 +35,7 @@ pub(super) struct Settings {
 
 impl Settings {
     pub(super) fn of(args: UpArgs, project: Option<String>, tls_args: &TlsArgs) -> anyhow::Result<Self> {
-        let tls = tls_args.load()?;
-        let access = skerry_daemon::access(tls.as_deref(), args.insecure)?;
-        access.check_listener(args.listen)?;
-        let from_environment = std::env::var("SKERRY_PROJECT").ok().filter(|name| !name.is_empty());
-        let project =
-            ProjectName::parse(&project.or(from_environment).unwrap_or_else(|| "default".to_owned()))?;
+        let project = crate::project_of(project)?;
         let node = match (args.no_agent, &args.node_name) {
             (true, _) => None,
             (false, Some(name)) => Some(NodeName::parse(name)?),
@@ -67,18 +58,14 @@ impl Settings {
         };
         let node = node.map(|node| NodeRef { project: project.clone(), node });
         let node_files = (args.node_tls_cert, args.node_tls_key);
-        let node_tls = match (&tls, &tls_args.tls_ca, &node) {
-            (Some(tls), Some(authority), Some(node)) => {
-                Some(NodeTls::new(node_tls(node_files, authority)?, tls.itself()?, node)?)
-            }
-            _ => None,
-        };
+        let given = Choice::given(tls_args, node_files, node.as_ref(), args.insecure)?;
+        let names = names_of(&args.advertise)?;
+        let own = || OwnIdentity::new(&data_dir, args.key_file, args.listen, names, node.clone());
+        let security = given.unwrap_or_else(|| Choice::Own(Box::new(own())));
         Ok(Self {
             data_dir,
             listen: args.listen,
-            access,
-            tls,
-            node_tls,
+            security,
             etcd,
             node,
             docker,
@@ -88,18 +75,23 @@ impl Settings {
         })
     }
 
+    /// Whether there is TLS.
+    fn is_secured(&self) -> bool {
+        !matches!(self.security, Choice::Insecure)
+    }
+
     /// Where this machine reaches the services that answer at `address`.
     pub(super) fn url(&self, address: SocketAddr) -> String {
-        local_url(address, self.tls.is_some())
+        local_url(address, self.is_secured())
     }
 
     /// What the agent is told, where the services answer at `address`.
-    pub(super) fn agent(&self, address: SocketAddr) -> anyhow::Result<Option<Config>> {
+    pub(super) fn agent(&self, address: SocketAddr, tls: Option<NodeTls>) -> anyhow::Result<Option<Config>> {
         let Some(node) = self.node.clone() else { return Ok(None) };
         let gateways = vec![Gateway::parse(&self.url(address))?];
         Ok(Some(Config {
             gateways,
-            tls: self.node_tls.clone(),
+            tls,
             node,
             data_dir: self.data_dir.join("agent"),
             docker: self.docker.clone(),
@@ -114,12 +106,10 @@ impl Settings {
             Some(target) => format!("etcd at {target}"),
             None => "embedded etcd".to_owned(),
         };
-        let open = match self.access {
-            Access::Insecure => ", to anybody who can reach it",
-            Access::Loopback => "",
-            Access::Certificate(_) => ", to who has a certificate",
+        let (scheme, open) = match self.security {
+            Choice::Insecure => ("http", ", without TLS, to anybody who can reach it"),
+            Choice::Own(_) | Choice::Given(_) => ("https", ", to who has a certificate"),
         };
-        let scheme = if self.tls.is_some() { "https" } else { "http" };
         let node = match &self.node {
             Some(node) => format!("{} in project {}", node.node, node.project),
             None => "none (--no-agent)".to_owned(),
@@ -133,12 +123,19 @@ impl Settings {
         ]
     }
 
-    /// The line that says that all is ready, and the command to type next.
-    pub(super) fn next_steps(&self, address: SocketAddr, took: Duration, connected: bool) -> Vec<String> {
-        let is_default = address.port() == DEFAULT_PORT && address.ip().is_loopback() && self.tls.is_none();
-        let server = if is_default { String::new() } else { format!(" --server {}", self.url(address)) };
-        let project =
-            if self.project.as_str() == "default" { String::new() } else { format!(" -p {}", self.project) };
+    /// The project to work in, where it is not the usual one.
+    pub(super) fn other_project(&self) -> Option<&str> {
+        Some(self.project.as_str()).filter(|project| *project != "default")
+    }
+
+    /// The lines that say that all is ready, and the command to type next. `own`: how a context names this server, or why none does.
+    pub(super) fn next_steps(
+        &self,
+        address: SocketAddr,
+        took: Duration,
+        connected: bool,
+        own: Option<&Result<OwnContext, Unnamed>>,
+    ) -> Vec<String> {
         let after = format!("{:.1} s", took.as_secs_f64());
         let state = if connected {
             format!("ready after {after}")
@@ -148,27 +145,48 @@ impl Settings {
             )
         };
         let next = if self.node.is_some() { "get nodes" } else { "get apps" };
-        let own = if self.tls.is_some() { ", with --tls-cert, --tls-key and --tls-ca of a user" } else { "" };
-        vec![format!("{state}; now type: skerry{server}{project} {next}{own}")]
+        let project = self.other_project().map(|project| format!(" -p {project}")).unwrap_or_default();
+        let line = |words: String| vec![format!("{state}; now type: {words}")];
+        match own {
+            Some(Ok(OwnContext::Current)) => line(format!("skerry {next}")),
+            Some(Ok(OwnContext::Named(name))) => line(format!("skerry --context {name} {next}")),
+            Some(Err(Unnamed { why, command })) => vec![
+                format!("no context was kept: {why}"),
+                format!("{state}; now type: {command} && skerry{project} {next}"),
+            ],
+            None => {
+                let own = if self.is_secured() {
+                    ", with --tls-cert, --tls-key and --tls-ca of a user"
+                } else {
+                    ""
+                };
+                line(format!("skerry --server {}{project} {next}{own}", self.url(address)))
+            }
+        }
     }
 }
 
-/// The files of this machine's node, which trusts the authority that the services trust.
-fn node_tls(
-    files: (Option<PathBuf>, Option<PathBuf>),
-    authority: &std::path::Path,
-) -> anyhow::Result<Arc<TlsFiles>> {
-    let (Some(certificate), Some(key)) = files else {
-        bail!(
-            "with --tls-cert, this machine's node needs a certificate of its own: --node-tls-cert FILE and --node-tls-key FILE, or --no-agent"
-        );
-    };
-    let own = (
-        TlsFile { setting: "--node-tls-cert", path: certificate },
-        TlsFile { setting: "--node-tls-key", path: key },
-    );
-    let authority = TlsFile { setting: "--tls-ca", path: authority.to_owned() };
-    Ok(Arc::new(TlsFiles::load(TlsPaths { own: Some(own), authority })?))
+/// Why no context names this server, and the command that makes one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Unnamed {
+    pub(super) why: String,
+    pub(super) command: String,
+}
+
+/// Names and addresses apart.
+fn names_of(texts: &[String]) -> anyhow::Result<(Vec<DnsName<'static>>, Vec<IpAddr>)> {
+    let (mut names, mut addresses) = (Vec::new(), Vec::new());
+    for text in texts {
+        match text.parse::<IpAddr>() {
+            Ok(address) => addresses.push(address),
+            Err(_) => {
+                names.push(DnsName::try_from(text.clone()).map_err(|_| {
+                    anyhow::anyhow!("--advertise `{text}` is neither a DNS name nor an address")
+                })?);
+            }
+        }
+    }
+    Ok((names, addresses))
 }
 
 #[cfg(test)]
@@ -193,23 +211,31 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_for_others_needs_insecure() {
-        let error = settings(&["--listen", "0.0.0.0:7770"]).expect_err("refused").to_string();
-        assert!(error.contains("--insecure"), "{error}");
-        assert!(settings(&["--listen", "0.0.0.0:7770", "--insecure"]).is_ok());
-        assert!(settings(&["--listen", "[::1]:7770"]).is_ok());
+    fn without_a_word_it_has_an_authority_of_its_own_wherever_it_listens() {
+        for listen in ["127.0.0.1:7770", "0.0.0.0:7770", "[::1]:7770"] {
+            let settings = settings(&["--listen", listen]).expect("valid");
+            assert!(matches!(settings.security, Choice::Own(_)), "{listen}");
+        }
+        assert!(matches!(settings(&["--insecure"]).expect("valid").security, Choice::Insecure));
+        let error = settings(&["--advertise", "not a name"]).expect_err("refused").to_string();
+        assert!(error.contains("--advertise `not a name`"), "{error}");
     }
 
     #[test]
     fn the_agent_reaches_the_services_on_this_machine() {
-        let settings = settings(&["--listen", "0.0.0.0:1", "--insecure"]).expect("valid");
-        let config = settings.agent(address("0.0.0.0:7000")).expect("valid").expect("an agent");
-        assert_eq!(config.gateways[0].uri().to_string(), "http://127.0.0.1:7000/");
-        assert_eq!(config.data_dir, PathBuf::from("/data/agent"));
+        for (more, url) in [(None, "https://127.0.0.1:7000/"), (Some("--insecure"), "http://127.0.0.1:7000/")]
+        {
+            let words: Vec<&str> = ["--listen", "0.0.0.0:1"].into_iter().chain(more).collect();
+            let settings = settings(&words).expect("valid");
+            let config = settings.agent(address("0.0.0.0:7000"), None).expect("valid").expect("an agent");
+            assert_eq!(config.gateways[0].uri().to_string(), url);
+            assert_eq!(config.data_dir, PathBuf::from("/data/agent"));
+        }
     }
 
     #[test]
     fn what_is_said_fits_on_a_few_lines() {
+        let plain = settings(&["--insecure"]).expect("valid");
         let settings = settings(&[]).expect("valid");
         let version = env!("CARGO_PKG_VERSION");
         assert_eq!(
@@ -218,18 +244,32 @@ mod tests {
                 format!("skerry {version}").as_str(),
                 "  data     /data",
                 "  store    embedded etcd",
-                "  serving  http://127.0.0.1:7770",
+                "  serving  https://127.0.0.1:7770, to who has a certificate",
                 "  node     n1 in project default",
             ]
         );
         let took = Duration::from_millis(640);
-        let next = |port: &str, connected| settings.next_steps(address(port), took, connected).join("\n");
-        assert_eq!(next("127.0.0.1:7770", true), "ready after 0.6 s; now type: skerry get nodes");
+        let next = |settings: &Settings, connected, own: Option<Result<OwnContext, Unnamed>>| {
+            settings.next_steps(address("127.0.0.1:7770"), took, connected, own.as_ref()).join("\n")
+        };
         assert_eq!(
-            next("127.0.0.1:1", true),
-            "ready after 0.6 s; now type: skerry --server http://127.0.0.1:1 get nodes"
+            next(&settings, true, Some(Ok(OwnContext::Current))),
+            "ready after 0.6 s; now type: skerry get nodes"
         );
-        assert!(next("127.0.0.1:7770", false).contains("has not connected yet"));
+        assert_eq!(
+            next(&settings, true, Some(Ok(OwnContext::Named("local-1".into())))),
+            "ready after 0.6 s; now type: skerry --context local-1 get nodes"
+        );
+        let unnamed = Unnamed { why: "the disk is full".into(), command: "skerry config x".into() };
+        assert_eq!(
+            next(&settings, true, Some(Err(unnamed))),
+            "no context was kept: the disk is full\nready after 0.6 s; now type: skerry config x && skerry get nodes"
+        );
+        assert_eq!(
+            next(&plain, true, None),
+            "ready after 0.6 s; now type: skerry --server http://127.0.0.1:7770 get nodes"
+        );
+        assert!(next(&settings, false, None).contains("has not connected yet"));
     }
 
     #[test]

@@ -45,13 +45,14 @@ pub(super) fn run(interrupt: &Interrupt) -> Result<()> {
     let data_dir = fresh_dir("clients")?;
     let skerry = sh::target_dir()?.join("debug/skerry");
     let port = free_port()?;
-    let first = with_up(&skerry, &data_dir, port, interrupt, |address| {
-        sh::run(&mut clients.python("from_protos.py", address))?;
-        sh::run(&mut clients.python("from_reflection.py", address))?;
-        clients.deploy(address, None)
+    let first = with_up(&skerry, &data_dir, port, &[], interrupt, |up| {
+        sh::run(&mut clients.python("from_protos.py", up))?;
+        sh::run(&mut clients.python("from_reflection.py", up))?;
+        clients.deploy(up, None)
     })?;
-    // Another server has another memory of what changed: what the first one said is too old for it.
-    with_up(&skerry, &data_dir, port, interrupt, |address| clients.deploy(address, Some(&first)).map(drop))?;
+    // Another server has another memory of what changed: what the first one said is too old for it. This one does without TLS.
+    let insecure = &["--insecure"];
+    with_up(&skerry, &data_dir, port, insecure, interrupt, |up| clients.deploy(up, Some(&first)).map(drop))?;
     for dir in [clients.generated, data_dir] {
         fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))?;
     }
@@ -62,11 +63,12 @@ fn with_up<T>(
     skerry: &Path,
     data_dir: &Path,
     port: u16,
+    args: &[&str],
     interrupt: &Interrupt,
-    tried: impl FnOnce(&str) -> Result<T>,
+    tried: impl FnOnce(&Up) -> Result<T>,
 ) -> Result<T> {
-    let up = Up::start(skerry, data_dir, port, &[], interrupt)?;
-    let tried = tried(up.url().trim_start_matches("http://"));
+    let up = Up::start(skerry, data_dir, port, args, interrupt)?;
+    let tried = tried(&up);
     if tried.is_err() {
         println!("the last lines of skerry up:\n{}\n", up.tail());
     }
@@ -84,27 +86,29 @@ struct Clients {
 }
 
 impl Clients {
-    fn python(&self, name: &str, address: &str) -> Command {
+    fn python(&self, name: &str, up: &Up) -> Command {
         let mut command = sh::command(&self.python);
-        command.arg(sh::root().join(SOURCES).join(name)).arg(address);
+        command.arg(sh::root().join(SOURCES).join(name)).arg(up.address());
+        identify(&mut command, up);
         command.env("PYTHONPATH", &self.generated).env("PYTHONDONTWRITEBYTECODE", "1");
         command
     }
 
     /// Node looks for modules beside the program, so it runs a copy beside them.
-    fn node(&self, name: &str, address: &str) -> Result<Command> {
+    fn node(&self, name: &str, up: &Up) -> Result<Command> {
         let copy = self.node_modules.join(name);
         fs::copy(sh::root().join(SOURCES).join(name), &copy)
             .with_context(|| format!("copying {name} to {}", copy.display()))?;
         let mut command = sh::command("node");
-        command.arg(copy).arg(sh::root().join("proto")).arg(address);
+        command.arg(copy).arg(sh::root().join("proto")).arg(up.address());
+        identify(&mut command, up);
         Ok(command)
     }
 
     /// Runs the programs that are shown, and returns a version of the nodes that they saw. With one from before, they have to begin anew.
-    fn deploy(&self, address: &str, version: Option<&str>) -> Result<String> {
+    fn deploy(&self, up: &Up, version: Option<&str>) -> Result<String> {
         let mut seen = String::new();
-        for mut command in [self.python("deploy.py", address), self.node("deploy.mjs", address)?] {
+        for mut command in [self.python("deploy.py", up), self.node("deploy.mjs", up)?] {
             command.args(version);
             let output = sh::output(&mut command)?;
             print!("{output}");
@@ -116,6 +120,16 @@ impl Clients {
             found.context("it names no version of the nodes")?.clone_into(&mut seen);
         }
         Ok(seen)
+    }
+}
+
+/// Gives a client the certificate of the server's administrator, unless the server does without.
+fn identify(command: &mut Command, up: &Up) {
+    for (name, file) in ["SKERRY_TLS_CERT", "SKERRY_TLS_KEY", "SKERRY_TLS_CA"].into_iter().zip(up.admin()) {
+        command.env_remove(name);
+        if !up.is_insecure() {
+            command.env(name, file);
+        }
     }
 }
 
