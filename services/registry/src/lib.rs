@@ -2,6 +2,7 @@
 //!
 //! It follows the store and answers from memory. It writes what operators decide about nodes; what nodes report is written by their gateway.
 
+pub mod authority;
 mod events;
 mod follow;
 mod installation;
