@@ -96,11 +96,6 @@ impl Server {
         self
     }
 
-    /// Whom it asks.
-    pub fn authorizer(&self) -> Arc<dyn Authorizer> {
-        Arc::clone(&self.authorizer)
-    }
-
     /// Health says SERVING only while `ready` is true. A server that is told nothing is ready from its start to its end.
     pub fn ready_when(&mut self, ready: watch::Receiver<bool>) -> &mut Self {
         self.ready = Some(ready);

@@ -26,7 +26,7 @@ pub struct RoleBindingSpec {
     /// The role.
     #[prost(enumeration = "Role", tag = "1")]
     pub role: i32,
-    /// Full names of users, of any project: `projects/<project>/users/<user>`. In a manifest the last part is enough. At most 1,000.
+    /// Full names of users, of any project: `projects/<project>/users/<user>`. At most 1,000.
     #[prost(string, repeated, tag = "2")]
     pub users: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// Full names of groups, of any project: `projects/<project>/groups/<group>`. At most 1,000.
