@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use skerry_api::{ADMIN, Call, Create, Delete, Kind, Mask, Update, reply};
 use skerry_identity::KeyId;
-use skerry_model::{Code, Fault, UserRef, time};
+use skerry_model::{Code, Fault, ProjectName, UserRef, time};
 use skerry_proto::registry::v1::user_service_server::UserService;
 use skerry_proto::registry::v1::{self as pb, User, UserKey, UserSpec};
 use skerry_proto::store::v1 as stored;
@@ -108,17 +108,25 @@ fn needed(name: &UserRef, what: &str) -> Fault {
     Fault::new(Code::FailedPrecondition, "ADMIN_NEEDED", message)
 }
 
-/// The first admin does not take the very key out by which it calls.
-fn keeps_own_key(peer: &Peer, user: Option<&User>, mask: &Mask) -> Result<(), Fault> {
+/// The first admin does not take the very key out by which it calls. `project`: that of short names.
+fn keeps_own_key(
+    peer: &Peer,
+    project: Option<&ProjectName>,
+    user: Option<&User>,
+    mask: &Mask,
+) -> Result<(), Fault> {
     let Some(certificate) = &peer.certificate else { return Ok(()) };
     let (Some(caller), Some(user)) = (certificate.identity.user(), user) else { return Ok(()) };
     let name = user.metadata.as_ref().map_or("", |metadata| &metadata.name);
-    let itself = UserRef::parse_in(&caller.project, name).is_ok_and(|name| name == caller);
-    let own = certificate.key_id.to_string();
-    let keys = user.spec.as_ref().map_or(&[][..], |spec| &spec.keys);
-    if !itself || !Users::is_first_admin(&caller) || !mask.covers("spec.keys") {
+    let named = match project {
+        Some(project) => UserRef::parse_in(project, name),
+        None => UserRef::parse(name),
+    };
+    if !Users::is_first_admin(&caller) || named.as_ref() != Ok(&caller) || !mask.covers("spec.keys") {
         return Ok(());
     }
+    let own = certificate.key_id.to_string();
+    let keys = user.spec.as_ref().map_or(&[][..], |spec| &spec.keys);
     if keys.iter().any(|key| key.id == own) {
         return Ok(());
     }
@@ -135,7 +143,8 @@ impl UserService for Users {
         let request = request.get_ref();
         let method = "skerry.registry.v1.UserService/CreateUser";
         let pb::CreateUserRequest { parent, user, validate_only, .. } = request;
-        if let Err(fault) = keeps_own_key(&peer, user.as_ref(), &Mask::all()) {
+        let project = ProjectName::parse_parent(parent).ok();
+        if let Err(fault) = keeps_own_key(&peer, project.as_ref(), user.as_ref(), &Mask::all()) {
             return reply(Err(fault));
         }
         let create = Create { parent, resource: user.as_ref(), validate_only: *validate_only };
@@ -173,7 +182,7 @@ impl UserService for Users {
         let request = request.get_ref();
         let method = "skerry.registry.v1.UserService/UpdateUser";
         let kept = Mask::parse(request.update_mask.as_ref(), Self::SPEC_PATHS)
-            .and_then(|mask| keeps_own_key(&peer, request.user.as_ref(), &mask));
+            .and_then(|mask| keeps_own_key(&peer, None, request.user.as_ref(), &mask));
         if let Err(fault) = kept {
             return reply(Err(fault));
         }
