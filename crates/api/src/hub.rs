@@ -50,6 +50,9 @@ macro_rules! resources {
 
 resources!(
     skerry_proto::registry::v1::Node,
+    skerry_proto::registry::v1::User,
+    skerry_proto::registry::v1::Group,
+    skerry_proto::registry::v1::RoleBinding,
     skerry_proto::scheduler::v1::App,
     skerry_proto::scheduler::v1::Config
 );

@@ -3,6 +3,7 @@
 //! A service derives its resources from the store and publishes them in a [`Hub`]; listing and watching is then this crate's. It says in a
 //! [`Kind`] what a resource means and how it is stored; creating, reading, updating and deleting it is then this crate's too.
 
+mod access;
 mod change;
 mod follow;
 mod hub;
@@ -18,13 +19,14 @@ mod tries;
 mod version;
 mod watch;
 
+pub use access::{ADMIN, AccessMirror};
 pub use change::{Call, Create, Delete, Update, create, delete, read, update};
 pub use follow::follow;
 pub use hub::{Change, Hub, ListPage, Listed, Pinned, Resource};
 pub use kind::{Kind, NameOf, ResourceName};
 pub use mask::Mask;
 pub use member::Member;
-pub use metadata::{Etag, metadata_of};
+pub use metadata::{Etag, metadata_of, new_meta};
 pub use request::{PageArgs, page_size};
 pub use serve::{ResponseStream, list, reply, watch};
 pub use tries::Tries;

@@ -46,7 +46,7 @@ pub fn metadata_of(name: &impl fmt::Display, meta: Option<&stored::Meta>, etag: 
 }
 
 /// The common part of a record that is new; nothing of it is a user's yet.
-pub(crate) fn new_meta(now: SystemTime) -> stored::Meta {
+pub fn new_meta(now: SystemTime) -> stored::Meta {
     stored::Meta {
         uid: uuid::Uuid::new_v4().to_string(),
         create_time: Some(time::to_timestamp(now)),

@@ -79,6 +79,9 @@ async fn execute(global: &GlobalArgs, command: &ClientCommand) -> Result<(), Cli
         ClientCommand::Events(args) => commands::events::run(client, args, printer).await,
         ClientCommand::Wait(args) => commands::wait::run(client, args, printer).await,
         ClientCommand::Status(args) => commands::status::run(client, args, printer).await,
+        ClientCommand::User(command) => commands::access::user::run(client, command, printer).await,
+        ClientCommand::Role(command) => commands::access::role::run(client, command, printer).await,
+        ClientCommand::Auth(command) => commands::access::auth::run(client, command, printer).await,
         ClientCommand::Config(_) | ClientCommand::Explain(_) | ClientCommand::Version(_) => {
             unreachable!("done above")
         }

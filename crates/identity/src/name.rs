@@ -6,7 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use skerry_model::{NodeName, NodeRef, ProjectName, ServiceName};
+use skerry_model::{NodeName, NodeRef, ProjectName, ServiceName, UserName, UserRef};
 
 /// Longest trust domain, in bytes (SPIFFE ID, section 2.1).
 const TRUST_DOMAIN_BYTES_MAX: usize = 255;
@@ -124,6 +124,17 @@ impl Identity {
         match &self.principal {
             Principal::Node(node) => Some(NodeRef { project: self.project.clone(), node: node.clone() }),
             Principal::Service(_) | Principal::User(_) => None,
+        }
+    }
+
+    /// The user that it is, if it is one.
+    pub fn user(&self) -> Option<UserRef> {
+        match &self.principal {
+            Principal::User(name) => {
+                let user = UserName::parse(name.as_str()).expect("names of services and users have one form");
+                Some(UserRef { project: self.project.clone(), user })
+            }
+            Principal::Node(_) | Principal::Service(_) => None,
         }
     }
 

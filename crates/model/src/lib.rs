@@ -21,7 +21,8 @@ pub use fault::{Code, Fault, Violation, Violations};
 pub use few::few;
 pub use hash::ContentHash;
 pub use name::{
-    AppName, AppRef, ClusterName, ConfigName, ConfigRef, InstanceName, InvalidName, NetworkName, NodeName,
-    NodeRef, ProjectName, RevisionRef, ServiceName, VolumeName,
+    AppName, AppRef, ClusterName, ConfigName, ConfigRef, GroupName, GroupRef, InstanceName, InvalidName,
+    NetworkName, NodeName, NodeRef, ProjectName, RevisionRef, RoleBindingName, RoleBindingRef, ServiceName,
+    UserName, UserRef, VolumeName,
 };
 pub use selector::Selector;

@@ -120,6 +120,21 @@ label!(
     "config"
 );
 label!(
+    /// A user, within its project.
+    UserName,
+    "user"
+);
+label!(
+    /// A group of users, within its project.
+    GroupName,
+    "group"
+);
+label!(
+    /// A binding of a role, within its project.
+    RoleBindingName,
+    "role binding"
+);
+label!(
     /// A further network of an app, within its app and node.
     NetworkName,
     "network"
@@ -191,6 +206,18 @@ reference!(
     /// `projects/<project>/configs/<config>`.
     ConfigRef, config: ConfigName, "configs", "projects/<project>/configs/<config>"
 );
+reference!(
+    /// `projects/<project>/users/<user>`.
+    UserRef, user: UserName, "users", "projects/<project>/users/<user>"
+);
+reference!(
+    /// `projects/<project>/groups/<group>`.
+    GroupRef, group: GroupName, "groups", "projects/<project>/groups/<group>"
+);
+reference!(
+    /// `projects/<project>/roleBindings/<binding>`.
+    RoleBindingRef, binding: RoleBindingName, "roleBindings", "projects/<project>/roleBindings/<binding>"
+);
 
 /// `projects/<project>/apps/<app>/revisions/<hash>`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -208,6 +235,27 @@ impl fmt::Display for RevisionRef {
 }
 
 impl ProjectName {
+    /// The project that is the installation's own: roles in it hold everywhere, and its services are the control plane.
+    pub const SYSTEM: &str = "system";
+
+    /// [`Self::SYSTEM`].
+    pub fn system() -> Self {
+        Self(Self::SYSTEM.into())
+    }
+
+    /// Whether it is [`Self::SYSTEM`].
+    pub fn is_system(&self) -> bool {
+        &*self.0 == Self::SYSTEM
+    }
+
+    /// The project of a full resource name, or of `projects/<project>` itself.
+    pub fn of_resource(text: &str) -> Result<Self, InvalidName> {
+        match text.strip_prefix("projects/") {
+            Some(rest) => Self::parse(rest.split_once('/').map_or(rest, |(project, _)| project)),
+            None => Err(InvalidName::Form { form: "projects/<project>/...", text: cut(text, 160) }),
+        }
+    }
+
     /// Parses `projects/<project>`.
     pub fn parse_parent(text: &str) -> Result<Self, InvalidName> {
         match text.strip_prefix("projects/") {

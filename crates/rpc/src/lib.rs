@@ -2,6 +2,7 @@
 //!
 //! Services bring their handlers; which of them share a listener is decided by whoever hosts them.
 
+pub mod access;
 mod channel;
 mod client;
 mod error;

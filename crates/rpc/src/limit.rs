@@ -55,7 +55,8 @@ fn renamed<R: Default>(response: http::Response<R>) -> http::Response<R> {
     }
 }
 
-fn too_large() -> Fault {
+/// What a caller is told whose message is larger than is taken.
+pub(crate) fn too_large() -> Fault {
     let message = format!("the message is larger than the {MESSAGE_BYTES_MAX} bytes that are taken");
     Fault::new(Code::ResourceExhausted, "MESSAGE_TOO_LARGE", message).with("bytes_max", MESSAGE_BYTES_MAX)
 }

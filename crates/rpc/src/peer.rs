@@ -3,16 +3,18 @@
 //! With TLS it is what the caller's certificate says, read once for its connection; without, a caller is trusted because of where it calls
 //! from: this machine, or anywhere when the listener was opened with `--insecure`. Handlers ask [`Peer::of`] and nothing else.
 //!
-//! A node's certificate opens its agent's stream and nothing else: what users and services may do is told apart when roles come.
+//! What each may do is for [`crate::access`], the layer behind.
 //!
 //! A certificate that has expired passes the handshake, so that a node which was away can come back and renew; here each call is held
-//! against the clock, and until there is a call to renew by, all are refused.
+//! against the clock, and of those that are out of time only a node's is let through, to its agent's stream, where it can do nothing but
+//! renew. Who proves nothing at all passes only where the listener takes such, and then as nobody.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
+use skerry_identity::certificate::Nobody;
 use skerry_identity::{Identity, PeerCertificate, Standing};
 use skerry_model::{Code, Fault};
 use tower::{Layer, Service};
@@ -20,13 +22,8 @@ use tower::{Layer, Service};
 use crate::error::status_of;
 use crate::tls::{Caller, ServerTls};
 
-/// What a node may call: its agent's stream, and what a server says of itself.
-const FOR_NODES: [&str; 4] = [
-    "/skerry.gateway.v1.SyncService/",
-    "/grpc.health.v1.Health/",
-    "/grpc.reflection.v1.ServerReflection/",
-    "/grpc.reflection.v1alpha.ServerReflection/",
-];
+/// Where a node goes whose certificate is out of time.
+const SYNC: &str = "/skerry.gateway.v1.SyncService/Sync";
 
 /// Whom a listener lets in.
 #[derive(Debug, Clone)]
@@ -70,7 +67,8 @@ impl Access {
 pub struct Peer {
     /// Where from; absent where it has gone already.
     pub address: Option<SocketAddr>,
-    /// What it proved to be, by which key and until when. `None` on a listener without TLS.
+    /// What it proved to be, by which key and until when. `None` on a listener without TLS, and of who has no certificate yet: a machine
+    /// that enrols, which may call nothing else.
     pub certificate: Option<Arc<PeerCertificate>>,
 }
 
@@ -78,6 +76,11 @@ impl Peer {
     /// What it proved to be. `None` on a listener without TLS.
     pub fn identity(&self) -> Option<&Identity> {
         self.certificate.as_ref().map(|certificate| &certificate.identity)
+    }
+
+    /// Whether its certificate, if it has one, is valid at `now`. One that is not can do nothing but renew.
+    pub fn is_in_time(&self, now: SystemTime) -> bool {
+        self.certificate.as_ref().is_none_or(|certificate| certificate.standing(now) == Standing::Valid)
     }
 
     /// The peer of a request, as the server established it.
@@ -131,19 +134,21 @@ impl Gate {
                 "NOT_LOCAL",
                 "this listener serves callers on its own machine only",
             )),
-            Self::Certificate => {
-                let certificate = identified(caller, now)?;
-                check_call(&certificate.identity, path)?;
-                Ok(Peer { address, certificate: Some(certificate) })
-            }
+            Self::Certificate => Ok(Peer { address, certificate: identified(caller, path, now)? }),
         }
     }
 }
 
-fn identified(caller: Option<&Caller>, now: SystemTime) -> Result<Arc<PeerCertificate>, Fault> {
+fn identified(
+    caller: Option<&Caller>,
+    path: &str,
+    now: SystemTime,
+) -> Result<Option<Arc<PeerCertificate>>, Fault> {
     let refused = |reason, why: String| Fault::new(Code::Unauthenticated, reason, why);
     let certificate = match caller.and_then(|caller| caller.certificate.as_ref()) {
         Some(Ok(certificate)) => certificate,
+        // The handshake let it in, so the listener takes such.
+        Some(Err(Nobody::Missing)) => return Ok(None),
         Some(Err(nobody)) => {
             return Err(refused("PEER_UNKNOWN", format!("the caller has not proved who it is: {nobody}")));
         }
@@ -151,7 +156,10 @@ fn identified(caller: Option<&Caller>, now: SystemTime) -> Result<Arc<PeerCertif
     };
     let who = &certificate.identity;
     match certificate.standing(now) {
-        Standing::Valid => Ok(Arc::clone(certificate)),
+        Standing::Valid => Ok(Some(Arc::clone(certificate))),
+        Standing::Expired | Standing::NotYetValid if path == SYNC && who.node().is_some() => {
+            Ok(Some(Arc::clone(certificate)))
+        }
         Standing::Expired => Err(refused(
             "CERTIFICATE_EXPIRED",
             format!(
@@ -165,15 +173,6 @@ fn identified(caller: Option<&Caller>, now: SystemTime) -> Result<Arc<PeerCertif
             ),
         )),
     }
-}
-
-fn check_call(who: &Identity, path: &str) -> Result<(), Fault> {
-    if who.node().is_none() || FOR_NODES.iter().any(|service| path.starts_with(service)) {
-        return Ok(());
-    }
-    let method = path.trim_start_matches('/');
-    let why = format!("{who} may not call {method}: a node's certificate is for its agent's stream");
-    Err(Fault::new(Code::PermissionDenied, "NOT_FOR_NODES", why))
 }
 
 impl<S> Layer<S> for PeerLayer {

@@ -1,6 +1,7 @@
 //! The gRPC server: handlers on one listener with health, reflection, limits and an end that comes.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -13,6 +14,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tower::Service;
 
+use crate::access::{AccessLayer, Authorizer, KnowsNobody};
 use crate::limit::LimitLayer;
 use crate::observe::ObserveLayer;
 use crate::peer::{Access, PeerLayer};
@@ -50,6 +52,7 @@ pub struct Server {
     health: HealthReporter,
     names: Vec<&'static str>,
     access: Access,
+    authorizer: Arc<dyn Authorizer>,
     ready: Option<watch::Receiver<bool>>,
 }
 
@@ -67,7 +70,8 @@ impl Server {
         routes.add_service(health_service);
         routes.add_service(reflection().build_v1().map_err(broken)?);
         routes.add_service(reflection().build_v1alpha().map_err(broken)?);
-        Ok(Self { routes, health, names: Vec::new(), access, ready: None })
+        let authorizer = Arc::new(KnowsNobody::new());
+        Ok(Self { routes, health, names: Vec::new(), access, authorizer, ready: None })
     }
 
     /// Adds a handler (a generated `...Server`, with its own message limits).
@@ -86,6 +90,12 @@ impl Server {
         self
     }
 
+    /// Whom to ask who the users are and what they may do. A server that is not told takes no user's certificate.
+    pub fn authorize(&mut self, authorizer: Arc<dyn Authorizer>) -> &mut Self {
+        self.authorizer = authorizer;
+        self
+    }
+
     /// Health says SERVING only while `ready` is true. A server that is told nothing is ready from its start to its end.
     pub fn ready_when(&mut self, ready: watch::Receiver<bool>) -> &mut Self {
         self.ready = Some(ready);
@@ -101,7 +111,7 @@ impl Server {
     /// [`LIVENESS`] only that the process lives: who cannot answer for want of its store gets no better by a restart. At the end: health says NOT_SERVING, nothing new is accepted, open calls get five seconds. Handlers end their
     /// streams by the same token; one that does not is cut off.
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), ServeError> {
-        let Self { routes, health, mut names, access, ready } = self;
+        let Self { routes, health, mut names, access, authorizer, ready } = self;
         names.push("");
         health.set_service_status(LIVENESS, ServingStatus::Serving).await;
         let telling = tell_health(health, names, ready, shutdown.clone());
@@ -110,6 +120,7 @@ impl Server {
             .layer(ObserveLayer)
             .layer(LimitLayer)
             .layer(PeerLayer::new(&access))
+            .layer(AccessLayer::new(&access, authorizer))
             .timeout(CALL_TIMEOUT)
             .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)

@@ -18,6 +18,9 @@
 //! | `authority/authority` | `AuthorityRecord` | 64 Ki | registry, `skerry authority` | for ever |
 //! | `tokens/<project>/<token id>` | `TokenRecord` | 256 Ki | registry | until a day after it expired, or deleted |
 //! | `enrollments/<project>/<key id>` | `EnrollmentRecord` | 2 Ki | registry | leased: ten minutes after the machine asked last |
+//! | `users/<project>/<user>` | `UserRecord` | 128 Ki | registry; who bootstraps, for the first admin | until deleted |
+//! | `groups/<project>/<group>` | `GroupRecord` | 256 Ki | registry | until deleted |
+//! | `role-bindings/<project>/<binding>` | `RoleBindingRecord` | 384 Ki | registry | until deleted |
 //! | `gateways/<id>` | `GatewayRecord` | 1 Ki | that gateway | leased: while it lives |
 //! | `members/<id>` | `MemberRecord` | 1 Ki | that replica of a service | leased: while it lives |
 //! | `leaders/<name>` | `LeaderRecord` | 256 | the leader | leased: while it leads |
@@ -73,6 +76,12 @@ pub enum Family {
     Tokens,
     /// `enrollments/`.
     Enrollments,
+    /// `users/`.
+    Users,
+    /// `groups/`.
+    Groups,
+    /// `role-bindings/`.
+    RoleBindings,
     /// `gateways/`.
     Gateways,
     /// `members/`.
@@ -85,7 +94,7 @@ pub enum Family {
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 20] = [
         Self::Meta,
         Self::Nodes,
         Self::Apps,
@@ -99,6 +108,9 @@ impl Family {
         Self::Authority,
         Self::Tokens,
         Self::Enrollments,
+        Self::Users,
+        Self::Groups,
+        Self::RoleBindings,
         Self::Gateways,
         Self::Members,
         Self::Leaders,
@@ -121,6 +133,9 @@ impl Family {
             Self::Authority => "/skerry/v1/authority/",
             Self::Tokens => "/skerry/v1/tokens/",
             Self::Enrollments => "/skerry/v1/enrollments/",
+            Self::Users => "/skerry/v1/users/",
+            Self::Groups => "/skerry/v1/groups/",
+            Self::RoleBindings => "/skerry/v1/role-bindings/",
             Self::Gateways => "/skerry/v1/gateways/",
             Self::Members => "/skerry/v1/members/",
             Self::Leaders => "/skerry/v1/leaders/",
@@ -132,12 +147,13 @@ impl Family {
     pub const fn value_bytes_max(self) -> usize {
         match self {
             Self::Meta | Self::Leaders => 256,
-            Self::Nodes | Self::Apps | Self::Configs => 128 * KIB,
+            Self::Nodes | Self::Apps | Self::Configs | Self::Users => 128 * KIB,
             Self::Revisions => 257 * KIB,
             Self::ConfigRevisions => 513 * KIB,
             Self::Assignments | Self::Authority => 64 * KIB,
             Self::Sessions | Self::Gateways | Self::Members => KIB,
-            Self::Status | Self::Tokens => 256 * KIB,
+            Self::Status | Self::Tokens | Self::Groups => 256 * KIB,
+            Self::RoleBindings => 384 * KIB,
             Self::Events => 192 * KIB,
             Self::RequestIds | Self::Enrollments => 2 * KIB,
         }
@@ -186,6 +202,9 @@ records! {
     AuthorityRecord in Authority by TheAuthority;
     TokenRecord in Tokens by TokenName, InProject;
     EnrollmentRecord in Enrollments by EnrollmentName, InProject;
+    UserRecord in Users by skerry_model::UserRef, InProject;
+    GroupRecord in Groups by skerry_model::GroupRef, InProject;
+    RoleBindingRecord in RoleBindings by skerry_model::RoleBindingRef, InProject;
     GatewayRecord in Gateways by GatewayId;
     MemberRecord in Members by MemberId;
     LeaderRecord in Leaders by LeaderName;
@@ -400,6 +419,11 @@ mod tests {
             let token = TokenName { project: request.project.clone(), id: TokenId::parse(&name).unwrap() };
             round_trips::<pb::TokenRecord>(&token);
             round_trips::<pb::EventsRecord>(&EventSource::Token(token));
+            let of = |collection: &str| format!("projects/{project}/{collection}/{name}");
+            round_trips::<pb::UserRecord>(&skerry_model::UserRef::parse(&of("users")).unwrap());
+            round_trips::<pb::GroupRecord>(&skerry_model::GroupRef::parse(&of("groups")).unwrap());
+            let binding = skerry_model::RoleBindingRef::parse(&of("roleBindings")).unwrap();
+            round_trips::<pb::RoleBindingRecord>(&binding);
             round_trips::<pb::GatewayRecord>(&GatewayId::parse(&name).unwrap());
             round_trips::<pb::LeaderRecord>(&LeaderName::parse(&name).unwrap());
             round_trips::<pb::RequestRecord>(&request);

@@ -95,7 +95,7 @@ fn node(name: &str) -> String {
 #[tokio::test]
 async fn up_its_client_and_agents_speak_tls_and_nothing_else() -> Result<()> {
     let world = World::start().await?;
-    let ada = world.files("ada", "spiffe://example.org/project/default/user/ada");
+    let ada = world.files("ada", "spiffe://example.org/project/system/user/admin");
     let server = format!("--server={}", world.url("https"));
     let flags = ada.flags();
     let mut words = vec!["config", "set-context", "prod", &server];
@@ -138,26 +138,36 @@ async fn a_node_speaks_for_itself_only() -> Result<()> {
     );
 
     // One that does not look is refused by the gateway.
-    for (who, files) in [(node("n2"), other), (SERVICE.to_owned(), world.files("service", SERVICE))] {
-        let tls = skerry_rpc::TlsFiles::load(paths(&files))?.client();
-        let channel = skerry_rpc::connect(&world.url("https"), Some(&tls)).await?;
-        let hello = pb::Hello {
-            protocol_version: 1,
-            node: "projects/default/nodes/n1".to_owned(),
-            boot_id: "another".to_owned(),
-            agent_version: "test".to_owned(),
-            ..pb::Hello::default()
-        };
-        let first = pb::SyncRequest { body: Some(Body::Hello(hello)) };
-        let frames = futures_util::stream::iter([first]).chain(futures_util::stream::pending());
-        let mut answers = SyncServiceClient::new(channel).sync(frames).await?.into_inner();
-        let status = tokio::time::timeout(PATIENCE, answers.message()).await?.err().context("let in")?;
-        assert_eq!(status.code(), tonic::Code::PermissionDenied, "{status:?}");
-        assert_eq!(status.message(), format!("{who} may not speak for projects/default/nodes/n1"));
-        let reason = status.get_details_error_info().map(|info| info.reason);
-        assert_eq!(reason.as_deref(), Some("SESSION_DENIED"));
-    }
+    let status = hello(&world, &other).await?;
+    assert_eq!(status.code(), tonic::Code::PermissionDenied, "{status:?}");
+    assert_eq!(status.message(), format!("{} may not speak for projects/default/nodes/n1", node("n2")));
+    let reason = |status: &tonic::Status| status.get_details_error_info().map(|info| info.reason);
+    assert_eq!(reason(&status).as_deref(), Some("SESSION_DENIED"));
+
+    // And nobody but nodes comes that far.
+    let status = hello(&world, &world.files("service", SERVICE)).await?;
+    assert_eq!(reason(&status).as_deref(), Some("NOT_FOR_SERVICES"));
     world.finish().await
+}
+
+/// What is answered to who says that it is n1.
+async fn hello(world: &World, files: &TlsFiles) -> Result<tonic::Status> {
+    let tls = skerry_rpc::TlsFiles::load(paths(files))?.client();
+    let channel = skerry_rpc::connect(&world.url("https"), Some(&tls)).await?;
+    let hello = pb::Hello {
+        protocol_version: 1,
+        node: "projects/default/nodes/n1".to_owned(),
+        boot_id: "another".to_owned(),
+        agent_version: "test".to_owned(),
+        ..pb::Hello::default()
+    };
+    let first = pb::SyncRequest { body: Some(Body::Hello(hello)) };
+    let frames = futures_util::stream::iter([first]).chain(futures_util::stream::pending());
+    let mut answers = match SyncServiceClient::new(channel).sync(frames).await {
+        Ok(answers) => answers.into_inner(),
+        Err(status) => return Ok(status),
+    };
+    tokio::time::timeout(PATIENCE, answers.message()).await?.err().context("let in")
 }
 
 fn paths(files: &TlsFiles) -> TlsPaths {

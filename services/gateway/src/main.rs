@@ -1,11 +1,13 @@
 //! The gateway as a process of its own.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
-use skerry_api::Member;
+use skerry_api::{AccessMirror, Member};
 use skerry_daemon::LogArgs;
 use skerry_gateway::{Args, Config, Gateway};
+use skerry_rpc::Server;
 use skerry_store::{Store, StoreConfig, Target};
 
 /// Skerry's gateway: the streams of agents.
@@ -33,7 +35,13 @@ fn main() -> ExitCode {
         let member = Member::new("gateway", listening.address(), listening.metrics_address());
         shutdown.spawn(member.keep(store.clone(), shutdown.wait()));
         tracing::info!(gateway = gateway.id(), "this gateway is known");
-        listening.serve(store.watch_ready(), |server| gateway.register(server), &shutdown).await?;
+        let access = AccessMirror::start(&store).await?;
+        shutdown.spawn(access.clone().follow(shutdown.wait()));
+        let register = |server: &mut Server| {
+            server.authorize(Arc::new(access));
+            gateway.register(server);
+        };
+        listening.serve(store.watch_ready(), register, &shutdown).await?;
         store.close().await;
         Ok(())
     })

@@ -3,6 +3,7 @@
 //! It follows the store and answers from memory. It writes what operators decide about nodes; what nodes report is written by their gateway.
 //! It lets machines in (`enrol`) and issues certificates ([`authority`]) where the installation has an authority; without one all else works.
 
+mod access;
 pub mod authority;
 mod enrol;
 mod events;
@@ -15,6 +16,7 @@ mod view;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use skerry_api::AccessMirror;
 use skerry_daemon::{ServiceArgs, Shutdown};
 use skerry_identity::key_ring::{KeyRing, KeyRingError};
 use skerry_identity::seal::KeyEncryption;
@@ -27,6 +29,7 @@ use skerry_proto::registry::v1::token_service_server::TokenServiceServer;
 use skerry_rpc::{MESSAGE_BYTES_MAX, Server};
 use skerry_store::{Store, WaitError};
 
+use crate::access::Access;
 use crate::authority::Issuer;
 use crate::enrol::{Enroller, Issuing, Tokens, Waiting};
 use crate::events::Events;
@@ -77,11 +80,17 @@ pub struct Registry {
     installation: Installations,
     tokens: Tokens,
     enroller: Enroller,
+    access: Access,
 }
 
 impl Registry {
-    /// Reads the fleet, then follows the store until `shutdown`.
-    pub async fn start(config: Config, store: Store, shutdown: &Shutdown) -> Result<Self, StartError> {
+    /// Reads the fleet, then follows the store until `shutdown`. `access` is what its server judges callers by.
+    pub async fn start(
+        config: Config,
+        store: Store,
+        access: &AccessMirror,
+        shutdown: &Shutdown,
+    ) -> Result<Self, StartError> {
         let shared = Arc::new(Shared::new(&store));
         let issuer = Issuer::new(&store, config.keys);
         shared.mirror.ready().await?;
@@ -92,12 +101,14 @@ impl Registry {
         let nodes = Nodes::new(Arc::clone(&shared), store.clone(), shutdown.clone());
         let tokens = Tokens::new(Arc::clone(&shared), store.clone(), issuer.clone());
         shutdown.spawn(enrol::sweep(Arc::clone(&shared), store.clone(), shutdown.clone()));
+        let access = Access::start(&store, access, issuer.clone(), shutdown);
         let enroller = Enroller::new(shared, store, issuer, nodes.clone());
-        Ok(Self { nodes, events, installation, tokens, enroller })
+        Ok(Self { nodes, events, installation, tokens, enroller, access })
     }
 
     /// Adds the handlers to a server.
     pub fn register(&self, server: &mut Server) {
+        self.access.register(server);
         let nodes = NodeServiceServer::new(self.nodes.clone());
         let events = EventServiceServer::new(self.events.clone());
         let waiting = EnrollmentRequestServiceServer::new(Waiting(self.enroller.clone()));

@@ -1,12 +1,14 @@
 //! The registry as a process of its own.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Parser;
-use skerry_api::Member;
+use skerry_api::{AccessMirror, Member};
 use skerry_daemon::LogArgs;
 use skerry_registry::{Args, Config, Registry};
+use skerry_rpc::Server;
 use skerry_store::{Store, StoreConfig, Target};
 
 /// Skerry's node registry: nodes, their state, events.
@@ -30,9 +32,15 @@ fn main() -> ExitCode {
         let listening = args.service.bind().await?;
         let store = Store::connect(StoreConfig::new(Target::parse(&args.service.etcd)?)).await?;
         let member = Member::new("registry", listening.address(), listening.metrics_address());
-        let registry = Registry::start(config, store.clone(), &shutdown).await?;
+        let access = AccessMirror::start(&store).await?;
+        shutdown.spawn(access.clone().follow(shutdown.wait()));
+        let registry = Registry::start(config, store.clone(), &access, &shutdown).await?;
         shutdown.spawn(member.keep(store.clone(), shutdown.wait()));
-        listening.serve(store.watch_ready(), |server| registry.register(server), &shutdown).await?;
+        let register = |server: &mut Server| {
+            server.authorize(Arc::new(access));
+            registry.register(server);
+        };
+        listening.serve(store.watch_ready(), register, &shutdown).await?;
         store.close().await;
         Ok(())
     })

@@ -1,10 +1,12 @@
 //! The scheduler as a process of its own.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
-use skerry_api::Member;
+use skerry_api::{AccessMirror, Member};
 use skerry_daemon::LogArgs;
+use skerry_rpc::Server;
 use skerry_scheduler::{Args, Scheduler};
 use skerry_store::{Store, StoreConfig, Target};
 
@@ -30,7 +32,13 @@ fn main() -> ExitCode {
         let member = Member::new("scheduler", listening.address(), listening.metrics_address());
         let scheduler = Scheduler::start(store.clone(), &member.id(), &shutdown).await?;
         shutdown.spawn(member.keep(store.clone(), shutdown.wait()));
-        listening.serve(store.watch_ready(), |server| scheduler.register(server), &shutdown).await?;
+        let access = AccessMirror::start(&store).await?;
+        shutdown.spawn(access.clone().follow(shutdown.wait()));
+        let register = |server: &mut Server| {
+            server.authorize(Arc::new(access));
+            scheduler.register(server);
+        };
+        listening.serve(store.watch_ready(), register, &shutdown).await?;
         store.close().await;
         Ok(())
     })

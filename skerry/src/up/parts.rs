@@ -2,10 +2,11 @@
 //! deadline.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use skerry_api::Member;
+use skerry_api::{AccessMirror, Member};
 use skerry_daemon::Shutdown;
 use skerry_etcd_embedded::EmbeddedEtcd;
 use skerry_gateway::Gateway;
@@ -244,8 +245,14 @@ impl ControlPlane {
             ["registry", "scheduler", "gateway"].map(|service| Member::new(service, address, metrics));
         let leader = scheduler_member.id();
         // Each reads the fleet first: at the same time, to be ready sooner.
+        let access = async { AccessMirror::start(&store).await.context("reading the users from the store") };
         let (registry, scheduler, gateway) = tokio::try_join!(
-            async { Registry::start(skerry_registry::Config::default(), store.clone(), shutdown).await.context("starting the registry") },
+            async {
+                let access = access.await?;
+                let config = skerry_registry::Config::default();
+                let started = Registry::start(config, store.clone(), &access, shutdown).await;
+                started.context("starting the registry").map(|registry| (registry, access))
+            },
             async {
                 Scheduler::start(store.clone(), &leader, shutdown).await.context("starting the scheduler")
             },
@@ -254,6 +261,9 @@ impl ControlPlane {
         for member in [registry_member, scheduler_member, gateway_member] {
             shutdown.spawn(member.keep(store.clone(), shutdown.wait()));
         }
+        let (registry, access) = registry;
+        shutdown.spawn(access.clone().follow(shutdown.wait()));
+        server.authorize(Arc::new(access));
         registry.register(&mut server);
         scheduler.register(&mut server);
         gateway.register(&mut server);

@@ -24,7 +24,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("skerry-rpc", &["skerry-proto", "skerry-model", "skerry-identity"]),
     ("skerry-daemon", &["skerry-proto", "skerry-model", "skerry-identity", "skerry-rpc"]),
     // What API services share: names, etags, pages, watches over the store.
-    ("skerry-api", &["skerry-proto", "skerry-model", "skerry-store", "skerry-rpc"]),
+    ("skerry-api", &["skerry-proto", "skerry-model", "skerry-store", "skerry-identity", "skerry-rpc"]),
     ("skerry-cli", &["skerry-proto", "skerry-model", "skerry-manifest", "skerry-identity", "skerry-rpc"]),
     ("skerry-registry", CLOUD_SERVICE),
     ("skerry-scheduler", CLOUD_SERVICE),

@@ -1,5 +1,6 @@
 //! What can be typed: every client command with its flags and help. Meaning is in `commands`.
 
+mod access;
 mod change;
 mod contexts;
 mod rollout;
@@ -13,6 +14,10 @@ use clap_complete::engine::{ArgValueCandidates, ArgValueCompleter};
 
 use crate::complete;
 
+pub use access::{
+    AuthCommand, BindArgs, CanIArgs, CreateUserArgs, ListArgs, RenewUserArgs, RevokeUserArgs, RoleCommand,
+    RoleName, UserArgs, UserCommand,
+};
 pub use change::{AnnotateArgs, ApplyArgs, CordonArgs, DeleteArgs, DiffArgs, EditArgs, LabelArgs};
 pub use contexts::{ConfigCommand, GetContextsArgs, SetContextArgs};
 pub use rollout::{HistoryArgs, RestartArgs, RolloutCommand, RolloutStatusArgs, UndoArgs};
@@ -124,6 +129,15 @@ pub enum ClientCommand {
     Wait(WaitArgs),
     /// Show how the installation itself is: services, store, nodes, apps
     Status(StatusArgs),
+    /// Users: their keys and certificates
+    #[command(subcommand)]
+    User(UserCommand),
+    /// Who may do what in a project
+    #[command(subcommand)]
+    Role(RoleCommand),
+    /// Who calls, and what it may
+    #[command(subcommand)]
+    Auth(AuthCommand),
     /// Contexts: servers and a project under a name
     #[command(subcommand)]
     Config(ConfigCommand),

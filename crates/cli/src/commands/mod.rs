@@ -1,5 +1,6 @@
 //! The commands: each calls servers and writes what [`crate::render`] made of the answers.
 
+pub(crate) mod access;
 pub(crate) mod apply;
 pub(crate) mod contexts;
 pub(crate) mod cordon;

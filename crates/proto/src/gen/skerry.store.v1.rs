@@ -574,3 +574,89 @@ impl ::prost::Name for EnrollmentRecord {
         "/skerry.store.v1.EnrollmentRecord".into()
     }
 }
+/// users/<project>/<user>: a person, or a program of theirs.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UserRecord {
+    /// Common part.
+    #[prost(message, optional, tag = "1")]
+    pub meta: ::core::option::Option<Meta>,
+    /// The keys whose certificates are the user's. None: nobody is.
+    #[prost(message, repeated, tag = "2")]
+    pub keys: ::prost::alloc::vec::Vec<UserKeyRecord>,
+}
+impl ::prost::Name for UserRecord {
+    const NAME: &'static str = "UserRecord";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.UserRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.UserRecord".into()
+    }
+}
+/// A key of a user's.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UserKeyRecord {
+    /// SHA-256 of the key (SubjectPublicKeyInfo), 32 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub key_id: ::prost::bytes::Bytes,
+    /// When it was added.
+    #[prost(message, optional, tag = "2")]
+    pub create_time: ::core::option::Option<::prost_types::Timestamp>,
+}
+impl ::prost::Name for UserKeyRecord {
+    const NAME: &'static str = "UserKeyRecord";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.UserKeyRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.UserKeyRecord".into()
+    }
+}
+/// groups/<project>/<group>: users who get roles together.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GroupRecord {
+    /// Common part.
+    #[prost(message, optional, tag = "1")]
+    pub meta: ::core::option::Option<Meta>,
+    /// `projects/<project>/users/<user>`.
+    #[prost(string, repeated, tag = "2")]
+    pub members: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+impl ::prost::Name for GroupRecord {
+    const NAME: &'static str = "GroupRecord";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.GroupRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.GroupRecord".into()
+    }
+}
+/// role-bindings/<project>/<binding>: who has a role in the project.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RoleBindingRecord {
+    /// Common part.
+    #[prost(message, optional, tag = "1")]
+    pub meta: ::core::option::Option<Meta>,
+    /// As skerry.registry.v1.Role numbers them: 1 viewer, 2 operator, 3 admin.
+    #[prost(int32, tag = "2")]
+    pub role: i32,
+    /// `projects/<project>/users/<user>`.
+    #[prost(string, repeated, tag = "3")]
+    pub users: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// `projects/<project>/groups/<group>`.
+    #[prost(string, repeated, tag = "4")]
+    pub groups: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+impl ::prost::Name for RoleBindingRecord {
+    const NAME: &'static str = "RoleBindingRecord";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.RoleBindingRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.RoleBindingRecord".into()
+    }
+}

@@ -11,7 +11,7 @@ use skerry_identity::verify::{Clients, Expected};
 use skerry_identity::{Identity, Trust};
 use skerry_rpc::{Access, ServerTls, check_health, connect};
 use skerry_testing::Authority;
-use support::{DOMAIN, GATEWAY, NODE, PATIENCE, USER};
+use support::{ALL_IN_ONE, DOMAIN, GATEWAY, NODE, PATIENCE, USER};
 use support::{access, ask, client, credentials, expecting, self_signed, serve};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 async fn a_caller_is_who_its_certificate_says() {
     let authority = Authority::new(DOMAIN);
     let server = serve(access(&authority, GATEWAY)).await;
-    for who in [USER, GATEWAY] {
+    for who in [USER, ALL_IN_ONE] {
         let (issued, key) = authority.issue(who);
         let says = PeerCertificate::parse(&issued.chain[0], authority.bundle().domain()).expect("ours");
         let credentials = Credentials::new(issued.chain, key).expect("they belong together");

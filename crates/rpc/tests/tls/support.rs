@@ -11,9 +11,11 @@ use std::time::Duration;
 use skerry_identity::clock::SystemClock;
 use skerry_identity::tls::Credentials;
 use skerry_identity::verify::{Clients, Expected, Time};
-use skerry_identity::{KeyPair, Trust};
+use skerry_identity::{KeyId, KeyPair, Trust};
+use skerry_model::{ProjectName, UserRef};
 use skerry_proto::registry::v1::GetNodeRequest;
 use skerry_proto::registry::v1::node_service_client::NodeServiceClient;
+use skerry_rpc::access::{Authorizer, Role};
 use skerry_rpc::{Access, ClientTls, ConnectError, Peer, Server, ServerTls, TlsFile, TlsPaths, connect};
 use skerry_testing::Authority;
 use tokio::net::TcpListener;
@@ -27,6 +29,7 @@ use tonic::{Code, Status};
 
 pub(crate) const DOMAIN: &str = "example.org";
 pub(crate) const GATEWAY: &str = "spiffe://example.org/project/system/service/gateway";
+pub(crate) const ALL_IN_ONE: &str = "spiffe://example.org/project/system/service/skerry";
 pub(crate) const NODE: &str = "spiffe://example.org/project/default/node/n1";
 pub(crate) const USER: &str = "spiffe://example.org/project/default/user/ada";
 /// Longer than anything here may take.
@@ -59,6 +62,28 @@ impl tower::Service<http::Request<Body>> for WhoCalls {
     }
 }
 
+/// Here every user is an admin: these tests are about who somebody is.
+#[derive(Debug)]
+struct AllAreAdmins(watch::Sender<u64>);
+
+impl Authorizer for AllAreAdmins {
+    fn knows(&self, _: &UserRef, _: &KeyId) -> bool {
+        true
+    }
+
+    fn role(&self, _: &UserRef, _: &ProjectName) -> Option<Role> {
+        Some(Role::Admin)
+    }
+
+    fn roles(&self, _: &UserRef) -> Vec<(ProjectName, Role)> {
+        Vec::new()
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.0.subscribe()
+    }
+}
+
 /// A running server. It ends when it is dropped.
 pub(crate) struct Running {
     pub(crate) address: SocketAddr,
@@ -70,7 +95,7 @@ pub(crate) async fn serve(access: Access) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
     let mut server = Server::new(access).expect("a server");
-    server.add(WhoCalls);
+    server.add(WhoCalls).authorize(Arc::new(AllAreAdmins(watch::Sender::new(0))));
     let (ready, told) = watch::channel(true);
     server.ready_when(told);
     let mut tasks = JoinSet::new();

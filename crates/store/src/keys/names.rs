@@ -3,7 +3,8 @@
 use std::fmt;
 
 use skerry_model::{
-    AppName, AppRef, ConfigName, ConfigRef, ContentHash, NodeName, NodeRef, ProjectName, RevisionRef,
+    AppName, AppRef, ConfigName, ConfigRef, ContentHash, GroupName, GroupRef, NodeName, NodeRef, ProjectName,
+    RevisionRef, RoleBindingName, RoleBindingRef, UserName, UserRef,
 };
 
 /// The longest gateway id, leader name and request id, in bytes.
@@ -212,6 +213,37 @@ impl KeyName for ConfigRef {
     fn from_path(path: &str) -> Option<Self> {
         let (project, config) = two(path)?;
         Some(Self { project: ProjectName::parse(project).ok()?, config: ConfigName::parse(config).ok()? })
+    }
+}
+
+impl KeyName for UserRef {
+    fn write_path(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.project, self.user)
+    }
+    fn from_path(path: &str) -> Option<Self> {
+        let (project, user) = two(path)?;
+        Some(Self { project: ProjectName::parse(project).ok()?, user: UserName::parse(user).ok()? })
+    }
+}
+
+impl KeyName for GroupRef {
+    fn write_path(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.project, self.group)
+    }
+    fn from_path(path: &str) -> Option<Self> {
+        let (project, group) = two(path)?;
+        Some(Self { project: ProjectName::parse(project).ok()?, group: GroupName::parse(group).ok()? })
+    }
+}
+
+impl KeyName for RoleBindingRef {
+    fn write_path(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.project, self.binding)
+    }
+    fn from_path(path: &str) -> Option<Self> {
+        let (project, binding) = two(path)?;
+        let project = ProjectName::parse(project).ok()?;
+        Some(Self { project, binding: RoleBindingName::parse(binding).ok()? })
     }
 }
 

@@ -1,0 +1,161 @@
+//! Whether a caller may make a call: pure decisions over the table, the peer and what the authorizer knows.
+
+use std::sync::LazyLock;
+
+use skerry_identity::{PeerCertificate, Principal};
+use skerry_model::{Code, Fault, ProjectName, UserRef};
+
+use super::project::{Path, find};
+use super::role::{Authorizer, Role};
+use super::table::{ForUsers, Rule, rule};
+
+static SYSTEM: LazyLock<ProjectName> = LazyLock::new(ProjectName::system);
+
+/// What is known of a call before its request is read.
+#[derive(Debug)]
+pub(crate) enum Early {
+    /// It may be made, and its answer streams by no user's role.
+    Pass,
+    /// It may be made, whatever the project, as long as the user has the role.
+    Everywhere(Claim),
+    /// That depends on the project.
+    ByProject(Claim),
+}
+
+/// A user who calls what is for users.
+#[derive(Debug, Clone)]
+pub(crate) struct Claim {
+    pub(crate) user: UserRef,
+    pub(crate) needs: ForUsers,
+}
+
+/// Judges as far as that goes without the request. `method` is the path of the call.
+pub(crate) fn judge(
+    method: &str,
+    peer: Option<&PeerCertificate>,
+    authorizer: &dyn Authorizer,
+) -> Result<Early, Fault> {
+    let rule = rule(method);
+    if rule == Some(Rule::Anybody) {
+        return Ok(Early::Pass);
+    }
+    let peer = peer.ok_or_else(|| {
+        let message = "the caller has not proved who it is: without a certificate a machine can only enrol";
+        Fault::new(Code::Unauthenticated, "PEER_UNKNOWN", message)
+    })?;
+    let called = method.trim_start_matches('/');
+    let rule = rule.ok_or_else(|| {
+        let message = format!("there is no method {called} here");
+        Fault::new(Code::Unimplemented, "METHOD_UNKNOWN", message).with("method", called)
+    })?;
+    let who = &peer.identity;
+    let denied = |reason, why: &str| {
+        let message = format!("{who} may not call {called}: {why}");
+        Fault::new(Code::PermissionDenied, reason, message).with("method", called)
+    };
+    match (rule, &who.principal) {
+        // A user that is nobody any more is not told anything either.
+        (_, Principal::User(_)) => {
+            let user = known(peer, authorizer)?;
+            match rule {
+                Rule::Anybody | Rule::Peers => Ok(Early::Pass),
+                Rule::Nodes => Err(denied("NOT_FOR_USERS", "it is for the agents of nodes")),
+                Rule::Services(_) => Err(denied("NOT_FOR_USERS", "it is for services of the control plane")),
+                Rule::Users(needs) => {
+                    let everywhere = authorizer.role(&user, &SYSTEM) >= Some(needs.role);
+                    let claim = Claim { user, needs };
+                    Ok(if everywhere { Early::Everywhere(claim) } else { Early::ByProject(claim) })
+                }
+            }
+        }
+        (Rule::Anybody | Rule::Peers, _) | (Rule::Nodes, Principal::Node(_)) => Ok(Early::Pass),
+        (_, Principal::Node(_)) => {
+            Err(denied("NOT_FOR_NODES", "a node's certificate is for its agent's stream"))
+        }
+        (Rule::Services(services) | Rule::Users(ForUsers { services, .. }), Principal::Service(service))
+            if who.project.is_system() && services.contains(&service.as_str()) =>
+        {
+            Ok(Early::Pass)
+        }
+        (_, Principal::Service(_)) => {
+            Err(denied("NOT_FOR_SERVICES", "it is not among what that service needs"))
+        }
+    }
+}
+
+/// Judges a user by the request.
+pub(crate) fn judge_request(
+    method: &str,
+    claim: &Claim,
+    request: &[u8],
+    authorizer: &dyn Authorizer,
+) -> Result<Option<ProjectName>, Fault> {
+    let Claim { user, needs } = claim;
+    let name = find(request, needs.path)?;
+    if needs.or_itself && name == user.to_string() {
+        return Ok(None);
+    }
+    let project =
+        ProjectName::of_resource(name).map_err(|error| Fault::invalid_field(field(needs.path), error))?;
+    check_role(method, claim, &project, authorizer)?;
+    Ok(Some(project))
+}
+
+/// Whether the user has the role that the call takes in `project`.
+pub(crate) fn check_role(
+    method: &str,
+    Claim { user, needs }: &Claim,
+    project: &ProjectName,
+    authorizer: &dyn Authorizer,
+) -> Result<(), Fault> {
+    if authorizer.role(user, project) >= Some(needs.role) {
+        return Ok(());
+    }
+    let (called, role) = (method.trim_start_matches('/'), needs.role);
+    let message = format!("{user} may not call {called} in project {project}: that takes the role {role}");
+    Err(Fault::new(Code::PermissionDenied, "ROLE_NEEDED", message)
+        .with("method", called)
+        .with("project", project)
+        .with("role", role))
+}
+
+/// The user of a certificate, if it has a record with that key.
+pub(crate) fn known(peer: &PeerCertificate, authorizer: &dyn Authorizer) -> Result<UserRef, Fault> {
+    let user = peer.identity.user().filter(|user| authorizer.knows(user, &peer.key_id));
+    user.ok_or_else(|| {
+        let message = format!(
+            "{} with this key is nobody here: the user was deleted, or its key struck out; an admin can issue a certificate",
+            peer.identity
+        );
+        Fault::new(Code::Unauthenticated, "USER_UNKNOWN", message)
+    })
+}
+
+/// What a caller would be told who calls `method` about `project`.
+pub(crate) fn would_say(
+    method: &str,
+    peer: Option<&PeerCertificate>,
+    project: &ProjectName,
+    authorizer: &dyn Authorizer,
+) -> Result<(), Fault> {
+    match judge(method, peer, authorizer)? {
+        Early::Pass | Early::Everywhere(_) => Ok(()),
+        Early::ByProject(claim) => check_role(method, &claim, project, authorizer),
+    }
+}
+
+/// The role that users need for `method`, if it is theirs.
+pub(crate) fn role_for(method: &str) -> Option<Role> {
+    match rule(method)? {
+        Rule::Users(needs) => Some(needs.role),
+        Rule::Anybody | Rule::Peers | Rule::Nodes | Rule::Services(_) => None,
+    }
+}
+
+/// As a person calls what is at `path`.
+fn field(path: Path) -> &'static str {
+    if path.len() == 1 { "name" } else { "metadata.name" }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,114 @@
+//! Who may what, as sentences. The whole table of methods and callers is a test of the running services.
+
+use prost::Message as _;
+use skerry_identity::KeyId;
+use skerry_proto::registry::v1::{GetNodeRequest, IssueCertificateRequest};
+use skerry_testing::Authority;
+use tokio::sync::watch;
+
+use super::*;
+
+const GET: &str = "/skerry.registry.v1.NodeService/GetNode";
+const DELETE: &str = "/skerry.registry.v1.NodeService/DeleteNode";
+const ISSUE: &str = "/skerry.registry.v1.UserService/IssueCertificate";
+const KEY: KeyId = KeyId::from_bytes([7; 32]);
+
+/// One user of project `a`, who has one role in one project.
+#[derive(Debug)]
+struct Knows(&'static str, &'static str, Role);
+
+impl Authorizer for Knows {
+    fn knows(&self, user: &UserRef, key: &KeyId) -> bool {
+        user.to_string() == self.0 && *key == KEY
+    }
+
+    fn role(&self, user: &UserRef, project: &ProjectName) -> Option<Role> {
+        let holds = user.to_string() == self.0 && (project.as_str() == self.1 || self.1 == "system");
+        holds.then_some(self.2)
+    }
+
+    fn roles(&self, _: &UserRef) -> Vec<(ProjectName, Role)> {
+        Vec::new()
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        watch::Sender::new(0).subscribe()
+    }
+}
+
+fn peer(path: &str, key_id: KeyId) -> PeerCertificate {
+    let authority = Authority::new("example.org");
+    let (issued, _) = authority.issue(&format!("spiffe://example.org/project/{path}"));
+    let says = PeerCertificate::parse(&issued.chain[0], authority.bundle().domain()).expect("ours");
+    PeerCertificate { key_id, ..says }
+}
+
+fn told(method: &str, who: Option<&PeerCertificate>, request: &[u8], knows: &Knows) -> &'static str {
+    let judged = judge(method, who, knows).and_then(|early| match early {
+        Early::Pass | Early::Everywhere(_) => Ok(()),
+        Early::ByProject(claim) => judge_request(method, &claim, request, knows).map(|_| ()),
+    });
+    judged.map_or_else(|fault| fault.reason, |()| "may")
+}
+
+fn node(name: &str) -> Vec<u8> {
+    GetNodeRequest { name: name.to_owned() }.encode_to_vec()
+}
+
+#[test]
+fn a_role_holds_in_its_project_and_in_system_everywhere() {
+    let ada = peer("a/user/ada", KEY);
+    let ask = |method, name: &str, knows| told(method, Some(&ada), &node(name), knows);
+    let here = Knows("projects/a/users/ada", "a", Role::Viewer);
+    assert_eq!(ask(GET, "projects/a/nodes/n", &here), "may");
+    assert_eq!(ask(GET, "projects/b/nodes/n", &here), "ROLE_NEEDED");
+    assert_eq!(ask(DELETE, "projects/a/nodes/n", &here), "ROLE_NEEDED");
+    assert_eq!(ask(GET, "nodes/n", &here), "INVALID_FIELD");
+    let everywhere = Knows("projects/a/users/ada", "system", Role::Admin);
+    assert_eq!(ask(DELETE, "projects/b/nodes/n", &everywhere), "may");
+}
+
+#[test]
+fn a_key_that_does_not_count_is_nobody_s_whatever_the_name() {
+    let knows = Knows("projects/a/users/ada", "a", Role::Admin);
+    let other_key = peer("a/user/ada", KeyId::from_bytes([8; 32]));
+    for method in [GET, "/skerry.registry.v1.AccessService/WhoAmI", "/grpc.health.v1.Health/Check"] {
+        assert_eq!(told(method, Some(&other_key), &node("projects/a/nodes/n"), &knows), "USER_UNKNOWN");
+        assert_eq!(told(method, None, &[], &knows), "PEER_UNKNOWN");
+    }
+    let namesake = peer("b/user/ada", KEY);
+    assert_eq!(told(GET, Some(&namesake), &node("projects/a/nodes/n"), &knows), "USER_UNKNOWN");
+}
+
+#[test]
+fn a_user_without_a_role_may_renew_its_own_certificate_and_no_other() {
+    let ada = peer("a/user/ada", KEY);
+    let knows = Knows("projects/a/users/ada", "b", Role::Viewer);
+    let ask = |name: &str| {
+        let request = IssueCertificateRequest { name: name.to_owned(), ..Default::default() };
+        told(ISSUE, Some(&ada), &request.encode_to_vec(), &knows)
+    };
+    assert_eq!(ask("projects/a/users/ada"), "may");
+    assert_eq!(ask("projects/a/users/bob"), "ROLE_NEEDED");
+    assert_eq!(ask("projects/b/users/ada"), "ROLE_NEEDED");
+    assert_eq!(ask("projects/a/users/adaa"), "ROLE_NEEDED");
+}
+
+#[test]
+fn services_are_those_of_the_system_project() {
+    let knows = Knows("projects/a/users/ada", "a", Role::Admin);
+    let issue = "/skerry.registry.v1.IssuerService/GetRoots";
+    assert_eq!(told(issue, Some(&peer("system/service/gateway", KEY)), &[], &knows), "may");
+    assert_eq!(told(issue, Some(&peer("a/service/gateway", KEY)), &[], &knows), "NOT_FOR_SERVICES");
+    assert_eq!(told(issue, Some(&peer("system/service/scheduler", KEY)), &[], &knows), "NOT_FOR_SERVICES");
+    assert_eq!(told(issue, Some(&peer("a/node/gateway", KEY)), &[], &knows), "NOT_FOR_NODES");
+    assert_eq!(told(issue, Some(&peer("a/user/ada", KEY)), &[], &knows), "NOT_FOR_USERS");
+}
+
+#[test]
+fn a_method_that_is_not_in_the_table_is_refused() {
+    let knows = Knows("projects/a/users/ada", "system", Role::Admin);
+    let made_up = "/skerry.registry.v1.NodeService/MadeUp";
+    assert_eq!(told(made_up, Some(&peer("a/user/ada", KEY)), &[], &knows), "METHOD_UNKNOWN");
+    assert_eq!(told(made_up, None, &[], &knows), "PEER_UNKNOWN");
+}

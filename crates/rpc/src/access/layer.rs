@@ -1,0 +1,235 @@
+//! The layer in which it is decided whether a call may be made, for every method of a listener.
+//!
+//! Behind it a handler sees only requests that were judged: what a user asks for is read out of the request before the handler gets it. An
+//! answer that streams by a user's role ends when the role, the key or the certificate does.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use http_body::{Frame, SizeHint};
+use skerry_identity::PeerCertificate;
+use skerry_model::{Code, Fault, ProjectName};
+use tonic::Status;
+use tonic::body::Body;
+use tower::{Layer, Service};
+
+use super::judge::{Claim, Early, check_role, judge, judge_request, known};
+use super::message;
+use super::role::Authorizer;
+use super::table::{Rule, rule};
+use crate::error::status_of;
+use crate::peer::{Access, Peer};
+
+/// Judges each call.
+#[derive(Debug, Clone)]
+pub(crate) struct AccessLayer(Gate);
+
+/// The service that [`AccessLayer`] makes.
+#[derive(Debug, Clone)]
+pub(crate) struct AccessService<S> {
+    inner: S,
+    gate: Gate,
+}
+
+#[derive(Debug, Clone)]
+enum Gate {
+    /// The listener takes nobody's certificate and has decided who may reach it: all but what takes a service's certificate.
+    Trusted,
+    /// By the table.
+    Judged(Arc<dyn Authorizer>),
+}
+
+impl AccessLayer {
+    pub(crate) fn new(access: &Access, authorizer: Arc<dyn Authorizer>) -> Self {
+        Self(match access {
+            Access::Loopback | Access::Insecure => Gate::Trusted,
+            Access::Certificate(_) => Gate::Judged(authorizer),
+        })
+    }
+}
+
+impl<S> Layer<S> for AccessLayer {
+    type Service = AccessService<S>;
+    fn layer(&self, inner: S) -> Self::Service {
+        AccessService { inner, gate: self.0.clone() }
+    }
+}
+
+type Answer<E> = Result<http::Response<Body>, E>;
+
+impl<S> Service<http::Request<Body>> for AccessService<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Send,
+{
+    type Response = http::Response<Body>;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Answer<S::Error>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        match self.gate.judge(&request) {
+            Ok(Judged::Pass) => self.inner.call(request).boxed(),
+            Ok(Judged::OfUser(call, claim)) => {
+                // The clone that was ready is used, and the other one left to become it.
+                let ready = self.inner.clone();
+                let inner = std::mem::replace(&mut self.inner, ready);
+                call.make(claim, request, inner).boxed()
+            }
+            Err(fault) => std::future::ready(Ok(status_of(&fault).into_http())).boxed(),
+        }
+    }
+}
+
+enum Judged {
+    Pass,
+    OfUser(Call, Early),
+}
+
+/// A call of a user's.
+#[derive(Debug, Clone)]
+struct Call {
+    method: String,
+    peer: Arc<PeerCertificate>,
+    authorizer: Arc<dyn Authorizer>,
+}
+
+impl Gate {
+    fn judge(&self, request: &http::Request<Body>) -> Result<Judged, Fault> {
+        let method = request.uri().path();
+        let authorizer = match self {
+            Self::Judged(authorizer) => authorizer,
+            Self::Trusted if matches!(rule(method), Some(Rule::Services(_))) => {
+                let message = format!(
+                    "{} is for services, and this listener asks nobody who it is",
+                    method.trim_start_matches('/')
+                );
+                return Err(Fault::new(Code::Unauthenticated, "PEER_UNKNOWN", message));
+            }
+            Self::Trusted => return Ok(Judged::Pass),
+        };
+        let peer = request.extensions().get::<Peer>().and_then(|peer| peer.certificate.as_ref());
+        match (judge(method, peer.map(Arc::as_ref), &**authorizer)?, peer) {
+            (early @ (Early::Everywhere(_) | Early::ByProject(_)), Some(peer)) => {
+                let method = method.to_owned();
+                let call = Call { method, peer: Arc::clone(peer), authorizer: Arc::clone(authorizer) };
+                Ok(Judged::OfUser(call, early))
+            }
+            (Early::Pass | Early::Everywhere(_) | Early::ByProject(_), _) => Ok(Judged::Pass),
+        }
+    }
+}
+
+impl Call {
+    async fn make<S>(self, early: Early, request: http::Request<Body>, mut inner: S) -> Answer<S::Error>
+    where
+        S: Service<http::Request<Body>, Response = http::Response<Body>>,
+    {
+        // Before the judgement: a change that comes while it is made is seen by the stream.
+        let changes = self.authorizer.changes();
+        let (request, claim, project) = match early {
+            Early::Pass => return inner.call(request).await,
+            Early::Everywhere(claim) => (request, claim, ProjectName::system()),
+            Early::ByProject(claim) => match self.judge_request(request, &claim).await {
+                Ok((request, Some(project))) => (request, claim, project),
+                // About itself, and no stream.
+                Ok((request, None)) => return inner.call(request).await,
+                Err(fault) => return Ok(status_of(&fault).into_http()),
+            },
+        };
+        let response = inner.call(request).await?;
+        if !claim.needs.streams {
+            return Ok(response);
+        }
+        let lost = self.lost(claim, project, changes).boxed();
+        Ok(response.map(|body| Body::new(Watched { body, lost, over: false })))
+    }
+
+    async fn judge_request(
+        &self,
+        request: http::Request<Body>,
+        claim: &Claim,
+    ) -> Result<(http::Request<Body>, Option<ProjectName>), Fault> {
+        let (parts, body) = request.into_parts();
+        let read = message::read(body).await?;
+        let project = judge_request(&self.method, claim, read.message(), &*self.authorizer)?;
+        Ok((http::Request::from_parts(parts, read.into_body()), project))
+    }
+
+    /// Waits until the user may no longer have what it asked for.
+    async fn lost(
+        self,
+        claim: Claim,
+        project: ProjectName,
+        mut changes: tokio::sync::watch::Receiver<u64>,
+    ) -> Status {
+        let left = self.peer.not_after.duration_since(SystemTime::now()).unwrap_or_default();
+        let judging = async {
+            loop {
+                let judged = known(&self.peer, &*self.authorizer)
+                    .and_then(|_| check_role(&self.method, &claim, &project, &*self.authorizer));
+                if let Err(fault) = judged {
+                    return fault;
+                }
+                if changes.changed().await.is_err() {
+                    // Nobody says any more who may what: the service is stopping.
+                    return std::future::pending().await;
+                }
+            }
+        };
+        let fault = tokio::select! {
+            fault = judging => fault,
+            () = tokio::time::sleep(left) => {
+                let message = format!("the certificate of {} has expired", self.peer.identity);
+                Fault::new(Code::Unauthenticated, "CERTIFICATE_EXPIRED", message)
+            }
+        };
+        status_of(&fault)
+    }
+}
+
+/// An answer that ends with a status when the right to it is lost.
+struct Watched {
+    body: Body,
+    lost: BoxFuture<'static, Status>,
+    over: bool,
+}
+
+impl http_body::Body for Watched {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.over {
+            return Poll::Ready(None);
+        }
+        if let Poll::Ready(status) = self.lost.poll_unpin(cx) {
+            self.over = true;
+            // What the handler holds goes now, not when the client has hung up.
+            self.body = Body::empty();
+            let (head, ()) = status.into_http().into_parts();
+            return Poll::Ready(Some(Ok(Frame::trailers(head.headers))));
+        }
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.over || self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::default()
+    }
+}

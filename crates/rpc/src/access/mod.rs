@@ -1,0 +1,48 @@
+//! What a caller may do, decided in one place, for every method: denied unless the table says otherwise.
+//!
+//! | module | job |
+//! |---|---|
+//! | `table` | which method is for whom, and where its request names the project |
+//! | `project` | finds that name in the encoded request |
+//! | `judge` | the decision: table, peer, roles |
+//! | `message` | reads a request ahead of its handler, and hands on the same bytes |
+//! | `layer` | does all this for each call, and ends streams whose reader lost the right |
+//! | `role` | roles, and who knows who has which |
+
+mod judge;
+mod layer;
+mod message;
+mod project;
+mod role;
+mod table;
+
+use skerry_model::{Fault, ProjectName};
+
+use crate::peer::Peer;
+
+pub(crate) use layer::AccessLayer;
+pub(crate) use role::KnowsNobody;
+pub use role::{Authorizer, Role};
+
+/// What `peer` would be told if it called `method` (`package.Service/Method`) about `project`: nothing if it may. A peer of a listener
+/// without TLS may; there, the listener has decided.
+pub fn check(
+    method: &str,
+    peer: &Peer,
+    project: &ProjectName,
+    authorizer: &dyn Authorizer,
+) -> Result<(), Fault> {
+    match &peer.certificate {
+        Some(certificate) => judge::would_say(&path_of(method), Some(certificate), project, authorizer),
+        None => Ok(()),
+    }
+}
+
+/// The role that users need to call `method`, if it is for users.
+pub fn role_for(method: &str) -> Option<Role> {
+    judge::role_for(&path_of(method))
+}
+
+fn path_of(method: &str) -> String {
+    format!("/{}", method.trim_start_matches('/'))
+}

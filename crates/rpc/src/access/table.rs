@@ -1,0 +1,147 @@
+//! Which method is for whom: the whole of what callers may do. What is not here is refused.
+//!
+//! A test holds this table against the descriptors: every method of the contract is in it, and each path leads to the text that names the
+//! resource or its project.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use super::project::Path;
+use super::role::Role;
+use super::role::Role::{Admin, Operator, Viewer};
+
+/// Whom a method is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rule {
+    /// Anybody at all, without a certificate.
+    Anybody,
+    /// Whoever has proved to be somebody.
+    Peers,
+    /// Nodes.
+    Nodes,
+    /// These services of the control plane.
+    Services(&'static [&'static str]),
+    /// Users with a role in the project of the resource that the request names.
+    Users(ForUsers),
+}
+
+/// Which users a method is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ForUsers {
+    /// The role that it takes at least.
+    pub(crate) role: Role,
+    /// Where the request names the resource, or the project itself.
+    pub(crate) path: Path,
+    /// It answers with a stream, which ends when the role is lost.
+    pub(crate) streams: bool,
+    /// Whom the request names may call it too, about itself.
+    pub(crate) or_itself: bool,
+    /// Services that may call it too.
+    pub(crate) services: &'static [&'static str],
+}
+
+/// The name of a resource or of its project, as the first field of a request.
+const FIRST: Path = &[1];
+/// The name in the metadata of a resource that is the first field of a request.
+const METADATA: Path = &[1, 1, 1];
+
+const fn users(role: Role, path: Path) -> Rule {
+    Rule::Users(ForUsers { role, path, streams: false, or_itself: false, services: &[] })
+}
+
+const fn watches(role: Role, path: Path) -> Rule {
+    Rule::Users(ForUsers { role, path, streams: true, or_itself: false, services: &[] })
+}
+
+/// The service that is all of them in one process.
+const ALL_IN_ONE: &str = "skerry";
+
+pub(crate) const TABLE: &[(&str, Rule)] = &[
+    // What a server says of itself.
+    ("/grpc.health.v1.Health/Check", Rule::Peers),
+    ("/grpc.health.v1.Health/Watch", Rule::Peers),
+    ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Rule::Peers),
+    ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Rule::Peers),
+    // Machines.
+    ("/skerry.gateway.v1.EnrollmentService/Enroll", Rule::Anybody),
+    ("/skerry.gateway.v1.SyncService/Sync", Rule::Nodes),
+    // Between services.
+    ("/skerry.registry.v1.IssuerService/EnrollNode", Rule::Services(&["gateway", ALL_IN_ONE])),
+    ("/skerry.registry.v1.IssuerService/RenewNode", Rule::Services(&["gateway", ALL_IN_ONE])),
+    ("/skerry.registry.v1.IssuerService/GetRoots", Rule::Services(&["gateway", ALL_IN_ONE])),
+    // Nodes, events, the installation.
+    (
+        "/skerry.registry.v1.NodeService/GetNode",
+        // `up` looks whether its own node is connected.
+        Rule::Users(ForUsers {
+            role: Viewer,
+            path: FIRST,
+            streams: false,
+            or_itself: false,
+            services: &[ALL_IN_ONE],
+        }),
+    ),
+    ("/skerry.registry.v1.NodeService/ListNodes", users(Viewer, FIRST)),
+    ("/skerry.registry.v1.NodeService/WatchNodes", watches(Viewer, FIRST)),
+    ("/skerry.registry.v1.NodeService/UpdateNode", users(Operator, METADATA)),
+    ("/skerry.registry.v1.NodeService/RevokeNode", users(Admin, FIRST)),
+    ("/skerry.registry.v1.NodeService/DeleteNode", users(Admin, FIRST)),
+    ("/skerry.registry.v1.EventService/ListEvents", users(Viewer, FIRST)),
+    ("/skerry.registry.v1.EventService/WatchEvents", watches(Viewer, FIRST)),
+    ("/skerry.registry.v1.InstallationService/GetInstallation", users(Viewer, FIRST)),
+    // Who gets in.
+    ("/skerry.registry.v1.TokenService/CreateToken", users(Admin, FIRST)),
+    ("/skerry.registry.v1.TokenService/ListTokens", users(Admin, FIRST)),
+    ("/skerry.registry.v1.TokenService/DeleteToken", users(Admin, FIRST)),
+    ("/skerry.registry.v1.EnrollmentRequestService/ListEnrollments", users(Admin, FIRST)),
+    ("/skerry.registry.v1.EnrollmentRequestService/ApproveEnrollment", users(Admin, FIRST)),
+    ("/skerry.registry.v1.EnrollmentRequestService/DenyEnrollment", users(Admin, FIRST)),
+    // Who may what.
+    ("/skerry.registry.v1.AccessService/WhoAmI", Rule::Peers),
+    ("/skerry.registry.v1.AccessService/CheckAccess", Rule::Peers),
+    ("/skerry.registry.v1.RoleBindingService/CreateRoleBinding", users(Admin, FIRST)),
+    ("/skerry.registry.v1.RoleBindingService/GetRoleBinding", users(Admin, FIRST)),
+    ("/skerry.registry.v1.RoleBindingService/ListRoleBindings", users(Admin, FIRST)),
+    ("/skerry.registry.v1.RoleBindingService/UpdateRoleBinding", users(Admin, METADATA)),
+    ("/skerry.registry.v1.RoleBindingService/DeleteRoleBinding", users(Admin, FIRST)),
+    ("/skerry.registry.v1.GroupService/CreateGroup", users(Admin, FIRST)),
+    ("/skerry.registry.v1.GroupService/GetGroup", users(Admin, FIRST)),
+    ("/skerry.registry.v1.GroupService/ListGroups", users(Admin, FIRST)),
+    ("/skerry.registry.v1.GroupService/UpdateGroup", users(Admin, METADATA)),
+    ("/skerry.registry.v1.GroupService/DeleteGroup", users(Admin, FIRST)),
+    ("/skerry.registry.v1.UserService/CreateUser", users(Admin, FIRST)),
+    ("/skerry.registry.v1.UserService/GetUser", users(Admin, FIRST)),
+    ("/skerry.registry.v1.UserService/ListUsers", users(Admin, FIRST)),
+    ("/skerry.registry.v1.UserService/UpdateUser", users(Admin, METADATA)),
+    ("/skerry.registry.v1.UserService/DeleteUser", users(Admin, FIRST)),
+    (
+        "/skerry.registry.v1.UserService/IssueCertificate",
+        // Users renew their own.
+        Rule::Users(ForUsers { role: Admin, path: FIRST, streams: false, or_itself: true, services: &[] }),
+    ),
+    // Apps and configs.
+    ("/skerry.scheduler.v1.AppService/CreateApp", users(Operator, FIRST)),
+    ("/skerry.scheduler.v1.AppService/GetApp", users(Viewer, FIRST)),
+    ("/skerry.scheduler.v1.AppService/ListApps", users(Viewer, FIRST)),
+    ("/skerry.scheduler.v1.AppService/WatchApps", watches(Viewer, FIRST)),
+    ("/skerry.scheduler.v1.AppService/UpdateApp", users(Operator, METADATA)),
+    ("/skerry.scheduler.v1.AppService/DeleteApp", users(Operator, FIRST)),
+    ("/skerry.scheduler.v1.AppService/ListInstances", users(Viewer, FIRST)),
+    ("/skerry.scheduler.v1.AppService/ListRevisions", users(Viewer, FIRST)),
+    ("/skerry.scheduler.v1.ConfigService/CreateConfig", users(Operator, FIRST)),
+    ("/skerry.scheduler.v1.ConfigService/GetConfig", users(Viewer, FIRST)),
+    ("/skerry.scheduler.v1.ConfigService/ListConfigs", users(Viewer, FIRST)),
+    ("/skerry.scheduler.v1.ConfigService/WatchConfigs", watches(Viewer, FIRST)),
+    ("/skerry.scheduler.v1.ConfigService/UpdateConfig", users(Operator, METADATA)),
+    ("/skerry.scheduler.v1.ConfigService/DeleteConfig", users(Operator, FIRST)),
+];
+
+static RULES: LazyLock<HashMap<&'static str, Rule>> = LazyLock::new(|| TABLE.iter().copied().collect());
+
+/// Whom the method at `path` (`/package.Service/Method`) is for; nothing for one that is not in the table.
+pub(crate) fn rule(path: &str) -> Option<Rule> {
+    RULES.get(path).copied()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,96 @@
+//! The table is complete, and its paths lead where they should.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use prost::Message as _;
+use prost_types::field_descriptor_proto::{Label, Type};
+use prost_types::{DescriptorProto, FileDescriptorSet, MethodDescriptorProto};
+
+use super::*;
+
+struct Contract {
+    methods: BTreeMap<String, MethodDescriptorProto>,
+    messages: BTreeMap<String, DescriptorProto>,
+}
+
+/// All that a listener can serve.
+fn contract() -> Contract {
+    let (mut methods, mut messages) = (BTreeMap::new(), BTreeMap::new());
+    for set in [
+        skerry_proto::FILE_DESCRIPTOR_SET,
+        tonic_health::pb::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+    ] {
+        for file in FileDescriptorSet::decode(set).expect("the build made it").file {
+            for service in &file.service {
+                for method in &service.method {
+                    let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
+                    methods.insert(path, method.clone());
+                }
+            }
+            for message in &file.message_type {
+                messages.insert(format!(".{}.{}", file.package(), message.name()), message.clone());
+            }
+        }
+    }
+    Contract { methods, messages }
+}
+
+#[test]
+fn every_method_of_the_contract_is_in_the_table_once_and_nothing_else_is() {
+    let wanted: BTreeSet<String> = contract().methods.into_keys().collect();
+    let there: BTreeSet<String> = TABLE.iter().map(|(path, _)| (*path).to_owned()).collect();
+    assert_eq!(wanted, there);
+    assert_eq!(there.len(), TABLE.len(), "one stands in it twice");
+}
+
+#[test]
+fn a_path_leads_to_the_text_that_names_the_resource_or_its_project() {
+    let Contract { methods, messages } = contract();
+    for (path, rule) in TABLE {
+        let method = &methods[*path];
+        let Rule::Users(users) = rule else { continue };
+        assert!(!method.client_streaming(), "{path}: only a request of one message can be judged by it");
+        assert_eq!(users.streams, method.server_streaming(), "{path}: what streams ends with the role");
+        let mut message = &messages[method.input_type()];
+        let (last, above) = users.path.split_last().expect("a path");
+        let field = |message: &DescriptorProto, number: u32| {
+            let found = message.field.iter().find(|field| field.number() == number.cast_signed());
+            let field = found.unwrap_or_else(|| panic!("{path}: no field {number}")).clone();
+            // Merged as the reader takes it: neither repeated nor one of several.
+            assert_eq!(field.label(), Label::Optional, "{path}");
+            assert!(field.oneof_index.is_none(), "{path}");
+            field
+        };
+        for number in above {
+            let field = field(message, *number);
+            assert_eq!(field.r#type(), Type::Message, "{path}");
+            message = &messages[field.type_name()];
+        }
+        let field = field(message, *last);
+        assert_eq!(field.r#type(), Type::String, "{path}");
+        assert!(["name", "parent"].contains(&field.name()), "{path} is judged by {}", field.name());
+    }
+}
+
+#[test]
+fn reading_takes_the_least_role_and_deciding_who_is_in_the_highest() {
+    let role = |path: &str| match rule(path) {
+        Some(Rule::Users(users)) => users.role,
+        other => panic!("{path}: {other:?}"),
+    };
+    for (path, expected) in [
+        ("/skerry.scheduler.v1.AppService/WatchApps", Viewer),
+        ("/skerry.scheduler.v1.AppService/DeleteApp", Operator),
+        ("/skerry.registry.v1.NodeService/UpdateNode", Operator),
+        ("/skerry.registry.v1.NodeService/DeleteNode", Admin),
+        ("/skerry.registry.v1.RoleBindingService/CreateRoleBinding", Admin),
+    ] {
+        assert_eq!(role(path), expected, "{path}");
+    }
+    let anybody: Vec<_> =
+        TABLE.iter().filter(|(_, rule)| *rule == Rule::Anybody).map(|(path, _)| *path).collect();
+    assert_eq!(anybody, ["/skerry.gateway.v1.EnrollmentService/Enroll"]);
+    assert_eq!(rule("/skerry.registry.v1.NodeService/MadeUp"), None);
+}

@@ -1,0 +1,7 @@
+//! Who may call what: every method of the contract and every kind of caller, against the real services behind one listener with TLS.
+
+mod calls;
+mod lost;
+mod records;
+mod table;
+mod world;

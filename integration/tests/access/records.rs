@@ -1,0 +1,130 @@
+//! Users, groups and bindings as resources, and the one user who is always there.
+
+use anyhow::{Context as _, Result};
+use skerry_proto::registry::v1 as pb;
+use skerry_proto::registry::v1::access_service_client::AccessServiceClient;
+use skerry_proto::registry::v1::group_service_client::GroupServiceClient;
+use skerry_proto::registry::v1::role_binding_service_client::RoleBindingServiceClient;
+use skerry_proto::registry::v1::user_service_client::UserServiceClient;
+use skerry_proto::types::v1::Metadata;
+use tonic::{Code, Status};
+
+use crate::world::{Caller, World, uri};
+
+fn reason(status: &Status) -> String {
+    skerry_rpc::fault_of(status).metadata.get("reason").cloned().unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_calls_is_told_who_it_is_and_what_it_may() -> Result<()> {
+    let world = World::start().await?;
+    let ada = world.user("default/user/ada").await?;
+    let name = "projects/default/users/ada";
+    world.bind("projects/default/roleBindings/some", pb::Role::Viewer, &[name], &[]).await?;
+    world.group("projects/other/groups/all", &[name]).await?;
+    world
+        .bind("projects/default/roleBindings/more", pb::Role::Operator, &[], &["projects/other/groups/all"])
+        .await?;
+    world.bind("projects/other/roleBindings/one", pb::Role::Admin, &[name], &[]).await?;
+    let mut client = AccessServiceClient::new(world.connect(&ada).await?);
+    let told = client.who_am_i(pb::WhoAmIRequest {}).await?.into_inner();
+    assert_eq!(told.identity, uri("default/user/ada"));
+    assert_eq!(Some(&told.key_id), ada.key.as_ref());
+    let roles: Vec<_> = told.roles.iter().map(|role| (role.project.as_str(), role.role())).collect();
+    assert_eq!(roles, [("projects/default", pb::Role::Operator), ("projects/other", pb::Role::Admin)]);
+
+    let node = Caller::of(&world.authority, "default/node/n1");
+    let mut client = AccessServiceClient::new(world.connect(&node).await?);
+    let told = client.who_am_i(pb::WhoAmIRequest {}).await?.into_inner();
+    assert_eq!((told.identity, told.roles), (uri("default/node/n1"), Vec::new()));
+    world.finish().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_binding_is_checked_listed_and_deleted_as_any_resource() -> Result<()> {
+    let world = World::start().await?;
+    let mut client = RoleBindingServiceClient::new(world.admin().await?);
+    let binding = |name: &str, role: i32, users: &[&str]| pb::RoleBinding {
+        metadata: Some(Metadata { name: name.to_owned(), ..Metadata::default() }),
+        spec: Some(pb::RoleBindingSpec {
+            role,
+            users: users.iter().map(|user| (*user).to_owned()).collect(),
+            groups: Vec::new(),
+        }),
+    };
+    let parent = "projects/default".to_owned();
+    for (wrong, field) in [
+        (binding("b", 0, &[]), "role_binding.spec.role"),
+        (binding("b", 9, &[]), "role_binding.spec.role"),
+        (binding("b", 1, &["ada"]), "role_binding.spec.users[0]"),
+        (binding("b", 1, &["projects/p/users/a", "projects/p/users/a"]), "role_binding.spec.users[1]"),
+        (binding("projects/other/roleBindings/b", 1, &[]), "role_binding.metadata.name"),
+    ] {
+        let request = pb::CreateRoleBindingRequest {
+            parent: parent.clone(),
+            role_binding: Some(wrong),
+            ..Default::default()
+        };
+        let status = client.create_role_binding(request).await.expect_err("refused");
+        assert_eq!(skerry_rpc::fault_of(&status).violations[0].field, field, "{status:?}");
+    }
+    let made = binding("b", 1, &["projects/default/users/ada"]);
+    let request = pb::CreateRoleBindingRequest {
+        parent: parent.clone(),
+        role_binding: Some(made),
+        ..Default::default()
+    };
+    let made =
+        client.create_role_binding(request.clone()).await?.into_inner().role_binding.context("made")?;
+    assert_eq!(client.create_role_binding(request).await.expect_err("there").code(), Code::AlreadyExists);
+    let name = made.metadata.as_ref().context("metadata")?.name.clone();
+    assert_eq!(name, "projects/default/roleBindings/b");
+    let got = client.get_role_binding(pb::GetRoleBindingRequest { name: name.clone() }).await?.into_inner();
+    assert_eq!(got.role_binding.as_ref(), Some(&made));
+    let listed =
+        client.list_role_bindings(pb::ListRoleBindingsRequest { parent, ..Default::default() }).await?;
+    assert_eq!(listed.into_inner().role_bindings, [made]);
+    client
+        .delete_role_binding(pb::DeleteRoleBindingRequest { name: name.clone(), ..Default::default() })
+        .await?;
+    let gone = client.get_role_binding(pb::GetRoleBindingRequest { name }).await.expect_err("deleted");
+    assert_eq!(gone.code(), Code::NotFound);
+    let none = GroupServiceClient::new(world.admin().await?)
+        .list_groups(pb::ListGroupsRequest { parent: "projects/default".to_owned(), ..Default::default() })
+        .await?;
+    assert!(none.into_inner().groups.is_empty());
+    world.finish().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_admin_cannot_be_locked_out() -> Result<()> {
+    let world = World::start().await?;
+    let admin = Caller::of(&world.authority, "system/user/admin");
+    let mut client = UserServiceClient::new(world.connect(&admin).await?);
+    let user = |keys: &[&str]| pb::User {
+        metadata: Some(Metadata { name: "projects/system/users/admin".to_owned(), ..Metadata::default() }),
+        spec: Some(pb::UserSpec {
+            keys: keys.iter().map(|id| pb::UserKey { id: (*id).to_owned(), create_time: None }).collect(),
+        }),
+    };
+    let update = |user| pb::UpdateUserRequest { user: Some(user), allow_missing: true, ..Default::default() };
+    let (other, own) = ("0".repeat(64), admin.key.clone().context("a key")?);
+    for keys in [&[][..], &[other.as_str()]] {
+        let refused = client.update_user(update(user(keys))).await.expect_err("refused");
+        assert_eq!(reason(&refused), "ADMIN_NEEDED");
+    }
+    client.update_user(update(user(&[&own, &other]))).await?;
+    let delete =
+        pb::DeleteUserRequest { name: "projects/system/users/admin".to_owned(), ..Default::default() };
+    assert_eq!(reason(&client.delete_user(delete).await.expect_err("refused")), "ADMIN_NEEDED");
+
+    // Now that there is a record, a certificate of the same name with another key is nobody's.
+    let namesake = Caller::of(&world.authority, "system/user/admin");
+    let mut client = AccessServiceClient::new(world.connect(&namesake).await?);
+    let refused = client.who_am_i(pb::WhoAmIRequest {}).await.expect_err("refused");
+    assert_eq!((refused.code(), reason(&refused)), (Code::Unauthenticated, "USER_UNKNOWN".to_owned()));
+    world.finish().await;
+    Ok(())
+}

@@ -1,0 +1,141 @@
+//! `GroupService`: what is a group's own in the ways of `skerry-api`, and the handlers.
+
+use std::sync::Arc;
+
+use skerry_api::{Call, Create, Delete, Kind, Mask, Update, reply};
+use skerry_model::{Fault, GroupRef, UserRef};
+use skerry_proto::registry::v1::group_service_server::GroupService;
+use skerry_proto::registry::v1::{self as pb, Group, GroupSpec};
+use skerry_proto::store::v1 as stored;
+use skerry_proto::types::v1::Metadata;
+use skerry_store::{Mirror, Store, Txn};
+use tonic::{Request, Response, Status};
+
+use super::shown::{Shown, check_names};
+use super::{NAMES_MAX, outcome};
+
+/// The handlers.
+#[derive(Clone)]
+pub(crate) struct Groups {
+    pub(crate) shown: Arc<Shown>,
+    pub(crate) store: Store,
+}
+
+impl Kind for Groups {
+    type Record = stored::GroupRecord;
+    type Spec = GroupSpec;
+    type Resource = Group;
+
+    const FIELD: &'static str = "group";
+    const SPEC_PATHS: &'static [&'static str] = &["spec", "spec.members"];
+
+    fn store(&self) -> &Store {
+        &self.store
+    }
+
+    fn mirror(&self) -> &Mirror {
+        self.shown.access.mirror()
+    }
+
+    fn meta(record: &mut stored::GroupRecord) -> &mut Option<stored::Meta> {
+        &mut record.meta
+    }
+
+    async fn spec(&self, _: &GroupRef, record: &stored::GroupRecord) -> Result<GroupSpec, Fault> {
+        Ok(GroupSpec { members: record.members.clone() })
+    }
+
+    fn merge(stored: Option<&GroupSpec>, sent: &Group, mask: &Mask) -> Result<GroupSpec, Fault> {
+        let mut spec = stored.cloned().unwrap_or_default();
+        if mask.covers("spec.members") {
+            spec.members = sent.spec.clone().unwrap_or_default().members;
+        }
+        check_names("group.spec.members", &spec.members, NAMES_MAX, UserRef::parse)?;
+        Ok(spec)
+    }
+
+    async fn write(
+        &self,
+        _: &GroupRef,
+        record: &mut stored::GroupRecord,
+        spec: &GroupSpec,
+        txn: Txn,
+    ) -> Result<Txn, Fault> {
+        record.members.clone_from(&spec.members);
+        Ok(txn)
+    }
+
+    fn remove(&self, _: &GroupRef, txn: Txn) -> Result<Txn, Fault> {
+        Ok(txn)
+    }
+
+    fn show(&self, _: &GroupRef, metadata: Metadata, spec: GroupSpec) -> Group {
+        Group { metadata: Some(metadata), spec: Some(spec) }
+    }
+}
+
+#[tonic::async_trait]
+impl GroupService for Groups {
+    async fn create_group(
+        &self,
+        request: Request<pb::CreateGroupRequest>,
+    ) -> Result<Response<pb::CreateGroupResponse>, Status> {
+        let request = request.get_ref();
+        let method = "skerry.registry.v1.GroupService/CreateGroup";
+        let pb::CreateGroupRequest { parent, group, validate_only, .. } = request;
+        let create = Create { parent, resource: group.as_ref(), validate_only: *validate_only };
+        let made = skerry_api::create(self, Call { method, id: &request.request_id, request }, create).await;
+        reply(made.map(|group| pb::CreateGroupResponse { group: Some(group) }))
+    }
+
+    async fn get_group(
+        &self,
+        request: Request<pb::GetGroupRequest>,
+    ) -> Result<Response<pb::GetGroupResponse>, Status> {
+        let group = async { skerry_api::read(self, &GroupRef::parse(&request.get_ref().name)?).await };
+        reply(group.await.map(|group| pb::GetGroupResponse { group: Some(group) }))
+    }
+
+    async fn list_groups(
+        &self,
+        request: Request<pb::ListGroupsRequest>,
+    ) -> Result<Response<pb::ListGroupsResponse>, Status> {
+        let pb::ListGroupsRequest { parent, label_selector, page_size, page_token } = request.get_ref();
+        let page = skerry_api::list(&self.shown.groups, parent, label_selector, *page_size, page_token);
+        reply(
+            page.map(|page| pb::ListGroupsResponse {
+                groups: page.items,
+                next_page_token: page.next_page_token,
+            }),
+        )
+    }
+
+    async fn update_group(
+        &self,
+        request: Request<pb::UpdateGroupRequest>,
+    ) -> Result<Response<pb::UpdateGroupResponse>, Status> {
+        let request = request.get_ref();
+        let method = "skerry.registry.v1.GroupService/UpdateGroup";
+        let update = Update {
+            resource: request.group.as_ref(),
+            mask: request.update_mask.as_ref(),
+            allow_missing: request.allow_missing,
+            validate_only: request.validate_only,
+        };
+        let done = skerry_api::update(self, Call { method, id: &request.request_id, request }, update).await;
+        reply(
+            done.map(|(group, came)| pb::UpdateGroupResponse { group: Some(group), outcome: outcome(came) }),
+        )
+    }
+
+    async fn delete_group(
+        &self,
+        request: Request<pb::DeleteGroupRequest>,
+    ) -> Result<Response<pb::DeleteGroupResponse>, Status> {
+        let request = request.get_ref();
+        let method = "skerry.registry.v1.GroupService/DeleteGroup";
+        let delete = Delete { name: &request.name, etag: &request.etag };
+        let done = skerry_api::delete(self, Call { method, id: &request.request_id, request }, delete).await;
+        reply(done.map(|()| pb::DeleteGroupResponse {}))
+    }
+}

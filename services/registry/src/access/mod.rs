@@ -1,0 +1,77 @@
+//! Users, groups, role bindings, and what a caller is told of itself. Who is judged by them, and how, is `skerry-rpc`'s and `skerry-api`'s.
+
+mod bindings;
+mod groups;
+mod issue;
+mod shown;
+mod users;
+mod whoami;
+
+use std::sync::Arc;
+
+use skerry_api::AccessMirror;
+use skerry_daemon::Shutdown;
+use skerry_proto::registry::v1::ChangeOutcome;
+use skerry_proto::registry::v1::access_service_server::AccessServiceServer;
+use skerry_proto::registry::v1::group_service_server::GroupServiceServer;
+use skerry_proto::registry::v1::role_binding_service_server::RoleBindingServiceServer;
+use skerry_proto::registry::v1::user_service_server::UserServiceServer;
+use skerry_proto::scheduler::v1::update_app_response::Outcome;
+use skerry_rpc::{MESSAGE_BYTES_MAX, Server};
+use skerry_store::Store;
+
+use crate::authority::Issuer;
+
+/// Most names in one list of a group or a binding.
+const NAMES_MAX: usize = 1000;
+
+/// The handlers.
+pub(crate) struct Access {
+    users: users::Users,
+    groups: groups::Groups,
+    bindings: bindings::Bindings,
+    whoami: whoami::WhoAmI,
+}
+
+impl Access {
+    pub(crate) fn start(store: &Store, mirror: &AccessMirror, issuer: Issuer, shutdown: &Shutdown) -> Self {
+        let shown = Arc::new(shown::Shown::new(mirror.clone()));
+        shutdown.spawn(shown::follow(Arc::clone(&shown), shutdown.clone()));
+        Self {
+            users: users::Users { shown: Arc::clone(&shown), store: store.clone(), issuer },
+            groups: groups::Groups { shown: Arc::clone(&shown), store: store.clone() },
+            bindings: bindings::Bindings { shown, store: store.clone() },
+            whoami: whoami::WhoAmI { access: mirror.clone() },
+        }
+    }
+
+    pub(crate) fn register(&self, server: &mut Server) {
+        server
+            .add(
+                UserServiceServer::new(self.users.clone())
+                    .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                    .max_encoding_message_size(MESSAGE_BYTES_MAX),
+            )
+            .add(
+                GroupServiceServer::new(self.groups.clone())
+                    .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                    .max_encoding_message_size(MESSAGE_BYTES_MAX),
+            )
+            .add(
+                RoleBindingServiceServer::new(self.bindings.clone())
+                    .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                    .max_encoding_message_size(MESSAGE_BYTES_MAX),
+            )
+            .add(AccessServiceServer::new(self.whoami.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX));
+    }
+}
+
+fn outcome(outcome: Outcome) -> i32 {
+    match outcome {
+        Outcome::Unspecified => ChangeOutcome::Unspecified,
+        Outcome::Created => ChangeOutcome::Created,
+        Outcome::Updated => ChangeOutcome::Updated,
+        Outcome::Unchanged => ChangeOutcome::Unchanged,
+    }
+    .into()
+}

@@ -1,0 +1,71 @@
+//! `AccessService`: what the server sees in a caller, and what it would say to it.
+
+use skerry_api::{AccessMirror, reply};
+use skerry_model::{Code, Fault, ProjectName, time};
+use skerry_proto::registry::v1::access_service_server::AccessService;
+use skerry_proto::registry::v1::{self as pb};
+use skerry_rpc::Peer;
+use skerry_rpc::access::{self, Authorizer as _, Role};
+use tonic::{Request, Response, Status};
+
+/// The handlers.
+#[derive(Clone)]
+pub(crate) struct WhoAmI {
+    pub(crate) access: AccessMirror,
+}
+
+fn role(role: Role) -> pb::Role {
+    match role {
+        Role::Viewer => pb::Role::Viewer,
+        Role::Operator => pb::Role::Operator,
+        Role::Admin => pb::Role::Admin,
+    }
+}
+
+impl WhoAmI {
+    fn who(&self, peer: &Peer) -> pb::WhoAmIResponse {
+        let Some(certificate) = &peer.certificate else { return pb::WhoAmIResponse::default() };
+        let roles = certificate.identity.user().map(|user| self.access.roles(&user)).unwrap_or_default();
+        let told = |(project, held): (ProjectName, Role)| pb::ProjectRole {
+            project: project.parent(),
+            role: role(held).into(),
+        };
+        pb::WhoAmIResponse {
+            identity: certificate.identity.to_string(),
+            key_id: certificate.key_id.to_string(),
+            expire_time: Some(time::to_timestamp(certificate.not_after)),
+            roles: roles.into_iter().map(told).collect(),
+        }
+    }
+
+    fn check(&self, peer: &Peer, request: &pb::CheckAccessRequest) -> Result<pb::CheckAccessResponse, Fault> {
+        let project =
+            ProjectName::parse_parent(&request.parent).map_err(|e| Fault::invalid_field("parent", e))?;
+        let needed = access::role_for(&request.method).map_or(pb::Role::Unspecified, role).into();
+        match access::check(&request.method, peer, &project, &self.access) {
+            Ok(()) => Ok(pb::CheckAccessResponse { allowed: true, reason: String::new(), role: needed }),
+            Err(fault) if fault.code == Code::Unimplemented => {
+                Err(Fault::invalid_field("method", format!("there is no method `{}`", request.method)))
+            }
+            Err(fault) => Ok(pb::CheckAccessResponse { allowed: false, reason: fault.message, role: needed }),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl AccessService for WhoAmI {
+    async fn who_am_i(
+        &self,
+        request: Request<pb::WhoAmIRequest>,
+    ) -> Result<Response<pb::WhoAmIResponse>, Status> {
+        reply(Peer::of(&request).map(|peer| self.who(&peer)))
+    }
+
+    async fn check_access(
+        &self,
+        request: Request<pb::CheckAccessRequest>,
+    ) -> Result<Response<pb::CheckAccessResponse>, Status> {
+        let answer = Peer::of(&request).and_then(|peer| self.check(&peer, request.get_ref()));
+        reply(answer)
+    }
+}
