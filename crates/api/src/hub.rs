@@ -51,7 +51,8 @@ macro_rules! resources {
 resources!(
     skerry_proto::registry::v1::Node,
     skerry_proto::scheduler::v1::App,
-    skerry_proto::scheduler::v1::Config
+    skerry_proto::scheduler::v1::Config,
+    skerry_proto::scheduler::v1::Secret
 );
 
 /// Resources by full name, as they were at one version.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 
-use skerry_model::{AppRef, ConfigRef, Fault, InvalidName, NodeRef, ProjectName};
+use skerry_model::{AppRef, ConfigRef, Fault, InvalidName, NodeRef, ProjectName, SecretRef};
 use skerry_proto::store::v1 as stored;
 use skerry_proto::types::v1::Metadata;
 use skerry_store::keys::KeyName;
@@ -40,7 +40,7 @@ macro_rules! resource_names {
     };
 }
 
-resource_names!(NodeRef, AppRef, ConfigRef);
+resource_names!(NodeRef, AppRef, ConfigRef, SecretRef);
 
 /// One kind of resource, as [`create`](crate::create), [`read`](crate::read), [`update`](crate::update) and [`delete`](crate::delete) need
 /// it. What is the same for every kind (names, masks, etags, request ids, retries) is theirs and not repeated here.

@@ -13,6 +13,7 @@ pub mod hash;
 pub mod meta;
 pub mod name;
 pub mod quantity;
+pub mod secret;
 pub mod selector;
 pub mod time;
 
@@ -22,6 +23,7 @@ pub use few::few;
 pub use hash::ContentHash;
 pub use name::{
     AppName, AppRef, ClusterName, ConfigName, ConfigRef, InstanceName, InvalidName, NetworkName, NodeName,
-    NodeRef, ProjectName, RevisionRef, ServiceName, VolumeName,
+    NodeRef, ProjectName, RevisionRef, SecretName, SecretRef, ServiceName, VolumeName,
 };
+pub use secret::{SealId, SecretVersion};
 pub use selector::Selector;

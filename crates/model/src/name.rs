@@ -120,6 +120,11 @@ label!(
     "config"
 );
 label!(
+    /// A secret, within its project.
+    SecretName,
+    "secret"
+);
+label!(
     /// A further network of an app, within its app and node.
     NetworkName,
     "network"
@@ -190,6 +195,11 @@ reference!(
 reference!(
     /// `projects/<project>/configs/<config>`.
     ConfigRef, config: ConfigName, "configs", "projects/<project>/configs/<config>"
+);
+
+reference!(
+    /// `projects/<project>/secrets/<secret>`.
+    SecretRef, secret: SecretName, "secrets", "projects/<project>/secrets/<secret>"
 );
 
 /// `projects/<project>/apps/<app>/revisions/<hash>`.

@@ -17,6 +17,7 @@ use crate::reconcile::{Copies, LOCAL_MAX, Links, Reconciler, RuntimeStatuses};
 use crate::runtime::docker::DockerRuntime;
 use crate::runtime::process::{self, ProcessRuntime};
 use crate::runtime::{Runtime, RuntimeDirs};
+use crate::secrets::Secrets;
 use crate::state::{Directory, StateFiles};
 use crate::uplink::{Parts, Uplink};
 
@@ -68,7 +69,9 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> Result<(), Se
             "the desired state on disk is damaged; nothing that runs is stopped until it has been sent anew"
         );
     }
-    let runtimes = runtimes(&config, &data_dir);
+    let secrets = Secrets::new(&config.node, &data_dir).in_directory(config.secrets_dir.clone());
+    let secrets = Arc::new(secrets);
+    let runtimes = runtimes(&config, &data_dir, &secrets);
     let clock = Clock::default();
     let (desired_in, desired) = watch::channel(Arc::default());
     let (local_in, local) = mpsc::channel(LOCAL_MAX);
@@ -90,7 +93,8 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> Result<(), Se
     });
     let links = Links { desired, local: local_in, runtimes: runtimes_in, copies: copies_in };
     let ledger = Ledger::open(Directory::new(&data_dir));
-    let reconciler = Reconciler::new(config.node, clock, runtimes, links).with_ledger(ledger);
+    let reconciler =
+        Reconciler::new(config.node, clock, runtimes, links).with_ledger(ledger).with_secrets(secrets);
     // Boxed: these two live as long as the agent, and their caller need not hold them on its stack.
     tokio::join!(
         Box::pin(uplink.run(shutdown.clone())),
@@ -100,7 +104,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> Result<(), Se
     Ok(())
 }
 
-fn runtimes(config: &Config, data_dir: &Path) -> Vec<Arc<dyn Runtime>> {
+fn runtimes(config: &Config, data_dir: &Path, secrets: &Arc<Secrets>) -> Vec<Arc<dyn Runtime>> {
     let dirs = RuntimeDirs {
         configs: data_dir.join("configs"),
         instances: data_dir.join("instances"),
@@ -111,13 +115,14 @@ fn runtimes(config: &Config, data_dir: &Path) -> Vec<Arc<dyn Runtime>> {
         tracing::warn!(%error, "the directory of configs cannot be made");
     }
     let node = Some(config.node.node.clone());
-    let processes = process::Config { node, ..process::Config::new(&dirs) };
+    let processes = process::Config { node, secrets: Arc::clone(secrets), ..process::Config::new(&dirs) };
     let mut runtimes: Vec<Arc<dyn Runtime>> = vec![Arc::new(ProcessRuntime::new(processes))];
     if let DockerAccess::Socket(socket) = &config.docker {
         let owner = owner(&config.node, data_dir);
         runtimes.push(Arc::new(
             DockerRuntime::at_socket(socket, &owner, &dirs)
                 .with_credentials(config.credentials.clone())
+                .with_secrets(Arc::clone(secrets))
                 .with_upkeep(data_dir, config.image_gc),
         ));
     }
@@ -236,6 +241,7 @@ mod tests {
             credentials: crate::CredentialsFile::None,
             docker: DockerAccess::Off,
             image_gc: crate::ImageGc::default(),
+            secrets_dir: None,
         };
         is_send(&serve(config, CancellationToken::new()));
     }
