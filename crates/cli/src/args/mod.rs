@@ -3,6 +3,7 @@
 mod change;
 mod contexts;
 mod rollout;
+mod secret;
 mod show;
 
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use crate::complete;
 pub use change::{AnnotateArgs, ApplyArgs, CordonArgs, DeleteArgs, DiffArgs, EditArgs, LabelArgs};
 pub use contexts::{ConfigCommand, GetContextsArgs, SetContextArgs};
 pub use rollout::{HistoryArgs, RestartArgs, RolloutCommand, RolloutStatusArgs, UndoArgs};
+pub use secret::{ResealArgs, SecretCommand, SecretSetArgs};
 pub use show::{
     DescribeArgs, EventsArgs, ExplainArgs, Format, GetArgs, Output, StatusArgs, VersionArgs, WaitArgs,
 };
@@ -116,6 +118,9 @@ pub enum ClientCommand {
     /// The revisions of an app: how the current one comes along, go back to another, start anew
     #[command(subcommand)]
     Rollout(RolloutCommand),
+    /// Values that services are given and nobody reads back
+    #[command(subcommand)]
+    Secret(SecretCommand),
     /// Start the instances of an app anew
     Restart(RestartArgs),
     /// Show what happened
