@@ -10,6 +10,7 @@ use skerry_proto::registry::v1::node_service_client::NodeServiceClient;
 use skerry_proto::registry::v1::{DeleteNodeRequest, GetNodeRequest, ListEventsRequest, Node};
 use skerry_proto::scheduler::v1::app_service_client::AppServiceClient;
 use skerry_proto::scheduler::v1::config_service_client::ConfigServiceClient;
+use skerry_proto::scheduler::v1::secret_service_client::SecretServiceClient;
 use skerry_proto::scheduler::v1::{
     App, Config, DeleteAppRequest, GetAppRequest, ListInstancesRequest, UpdateAppRequest, UpdateConfigRequest,
 };
@@ -30,11 +31,13 @@ pub struct StackConfig {
     pub schedulers: usize,
     /// Further arguments of every service.
     pub service_args: Vec<String>,
+    /// Further arguments of every scheduler.
+    pub scheduler_args: Vec<String>,
 }
 
 impl Default for StackConfig {
     fn default() -> Self {
-        Self { gateways: 1, schedulers: 1, service_args: Vec::new() }
+        Self { gateways: 1, schedulers: 1, service_args: Vec::new(), scheduler_args: Vec::new() }
     }
 }
 
@@ -77,7 +80,8 @@ impl Stack {
         let gateways = (0..config.gateways).map(|n| (format!("gateway-{n}"), "skerry-gateway"));
         let registry = [("registry-0".to_owned(), "skerry-registry")];
         for (name, program) in registry.into_iter().chain(schedulers).chain(gateways) {
-            stack.add_service(&name, program, &config.service_args)?;
+            let more = if program == "skerry-scheduler" { config.scheduler_args.as_slice() } else { &[] };
+            stack.add_service(&name, program, &[&config.service_args, more].concat())?;
         }
         for name in stack.services.keys().cloned().collect::<Vec<_>>() {
             stack.wait_service(&name).await?;
@@ -216,6 +220,11 @@ impl Stack {
     /// A client of the first scheduler.
     pub async fn configs(&self) -> Result<ConfigServiceClient<Channel>> {
         Ok(ConfigServiceClient::new(self.channel("scheduler-0").await?))
+    }
+
+    /// A client of the first scheduler.
+    pub async fn secrets(&self) -> Result<SecretServiceClient<Channel>> {
+        Ok(SecretServiceClient::new(self.channel("scheduler-0").await?))
     }
 
     /// Creates or updates an app.

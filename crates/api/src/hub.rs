@@ -54,7 +54,8 @@ resources!(
     skerry_proto::registry::v1::Group,
     skerry_proto::registry::v1::RoleBinding,
     skerry_proto::scheduler::v1::App,
-    skerry_proto::scheduler::v1::Config
+    skerry_proto::scheduler::v1::Config,
+    skerry_proto::scheduler::v1::Secret
 );
 
 /// Resources by full name, as they were at one version.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 
 use skerry_model::{
-    AppRef, ConfigRef, Fault, GroupRef, InvalidName, NodeRef, ProjectName, RoleBindingRef, UserRef,
+    AppRef, ConfigRef, Fault, GroupRef, InvalidName, NodeRef, ProjectName, RoleBindingRef, SecretRef, UserRef,
 };
 use skerry_proto::store::v1 as stored;
 use skerry_proto::types::v1::Metadata;
@@ -42,7 +42,7 @@ macro_rules! resource_names {
     };
 }
 
-resource_names!(NodeRef, AppRef, ConfigRef, UserRef, GroupRef, RoleBindingRef);
+resource_names!(NodeRef, AppRef, ConfigRef, SecretRef, UserRef, GroupRef, RoleBindingRef);
 
 /// One kind of resource, as [`create`](crate::create), [`read`](crate::read), [`update`](crate::update) and [`delete`](crate::delete) need
 /// it. What is the same for every kind (names, masks, etags, request ids, retries) is theirs and not repeated here.

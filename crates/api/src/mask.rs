@@ -54,6 +54,12 @@ impl Mask {
             .any(|p| p == path || path.strip_prefix(p.as_str()).is_some_and(|rest| rest.starts_with('.')))
     }
 
+    /// The keys of the map at `path` that are meant one by one.
+    pub fn keys_of<'a>(&'a self, path: &'a str) -> impl Iterator<Item = &'a str> {
+        let paths = self.paths.iter().flatten();
+        paths.filter_map(move |p| p.strip_prefix(path).and_then(|rest| rest.strip_prefix('.')))
+    }
+
     /// Brings the map at `path` to what the caller sent, as far as it is meant: whole, or single keys (absent ones are removed).
     pub fn merge_map(
         &self,

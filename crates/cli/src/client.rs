@@ -14,6 +14,7 @@ use skerry_proto::registry::v1::installation_service_client::InstallationService
 use skerry_proto::registry::v1::node_service_client::NodeServiceClient;
 use skerry_proto::scheduler::v1::app_service_client::AppServiceClient;
 use skerry_proto::scheduler::v1::config_service_client::ConfigServiceClient;
+use skerry_proto::scheduler::v1::secret_service_client::SecretServiceClient;
 use skerry_rpc::{ClientTls, ConnectError, MESSAGE_BYTES_MAX, Traced};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
@@ -231,6 +232,10 @@ pub(crate) fn apps(channel: Channel) -> AppServiceClient<Traced> {
 
 pub(crate) fn configs(channel: Channel) -> ConfigServiceClient<Traced> {
     ConfigServiceClient::new(Traced::new(channel)).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+pub(crate) fn secrets(channel: Channel) -> SecretServiceClient<Traced> {
+    SecretServiceClient::new(Traced::new(channel)).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 #[cfg(test)]

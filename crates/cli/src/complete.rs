@@ -31,7 +31,8 @@ pub(crate) fn targets(current: &OsStr) -> Vec<CompletionCandidate> {
     if let Some(kind) = line.kind() {
         return matching(line.names(kind).into_iter(), current);
     }
-    let types = [Type::Node, Type::App, Type::Config, Type::Instance, Type::Revision, Type::Event];
+    let types =
+        [Type::Node, Type::App, Type::Config, Type::Secret, Type::Instance, Type::Revision, Type::Event];
     let words = types.iter().map(|kind| kind.plural().to_owned());
     let begun = types.iter().map(|kind| format!("{}/", kind.singular()));
     matching(words.chain(begun), current)

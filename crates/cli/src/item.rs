@@ -7,7 +7,7 @@ use skerry_proto::scheduler::v1 as scheduler;
 use skerry_proto::types::v1 as types;
 use tonic::{Status, Streaming};
 
-use crate::client::{CallError, Client, Service, apps, configs, events, nodes, request};
+use crate::client::{CallError, Client, Service, apps, configs, events, nodes, request, secrets};
 use crate::error::CliError;
 use crate::target::{Target, Type};
 
@@ -24,6 +24,7 @@ pub(crate) enum Item {
     Node(Box<registry::Node>),
     App(Box<scheduler::App>),
     Config(Box<scheduler::Config>),
+    Secret(Box<scheduler::Secret>),
     Instance(Box<types::InstanceStatus>),
     Revision(Box<scheduler::Revision>),
     Event(Box<types::Event>),
@@ -36,6 +37,7 @@ impl Item {
             Self::Node(node) => Target::of_full_name(Type::Node, name_of(node.metadata.as_ref())),
             Self::App(app) => Target::of_full_name(Type::App, name_of(app.metadata.as_ref())),
             Self::Config(config) => Target::of_full_name(Type::Config, name_of(config.metadata.as_ref())),
+            Self::Secret(secret) => Target::of_full_name(Type::Secret, name_of(secret.metadata.as_ref())),
             Self::Instance(instance) => Target { kind: Type::Instance, name: instance.instance.clone() },
             Self::Revision(revision) => {
                 let mut parts = revision.name.rsplit('/');
@@ -60,6 +62,7 @@ impl Item {
             Self::Node(node) => output::resource(&Resource::Node(node.clone())),
             Self::App(app) => output::resource(&Resource::App(app.clone())),
             Self::Config(config) => output::resource(&Resource::Config(config.clone())),
+            Self::Secret(secret) => output::resource(&Resource::Secret(secret.clone())),
             Self::Instance(instance) => {
                 output::other("Instance", "skerry.type.v1.InstanceStatus", instance.as_ref())
             }
@@ -102,7 +105,7 @@ impl Query {
         match self.kind {
             Type::Revision => parts == 2,
             Type::Instance => parts == 4,
-            Type::Node | Type::App | Type::Config | Type::Event => false,
+            Type::Node | Type::App | Type::Config | Type::Secret | Type::Event => false,
         }
     }
 }
@@ -135,6 +138,13 @@ impl Client {
                     async move { configs(channel).get_config(request(message, left)).await }
                 });
                 answer.await?.config.map(|config| Item::Config(Box::new(config)))
+            }
+            Type::Secret => {
+                let answer = self.call(Service::Scheduler, |channel, left| {
+                    let message = scheduler::GetSecretRequest { name: name.clone() };
+                    async move { secrets(channel).get_secret(request(message, left)).await }
+                });
+                answer.await?.secret.map(|secret| Item::Secret(Box::new(secret)))
             }
             Type::Instance | Type::Revision | Type::Event => {
                 let message = format!("{} are listed, not fetched one by one", target.kind.plural());
@@ -225,6 +235,20 @@ impl Client {
                 let answer = answer.await?;
                 Ok((wrap(answer.configs, Item::Config), answer.next_page_token, answer.resource_version))
             }
+            Type::Secret => {
+                let message = scheduler::ListSecretsRequest {
+                    parent,
+                    page_size: PAGE_SIZE,
+                    page_token,
+                    label_selector,
+                };
+                let answer = self.call(Service::Scheduler, |channel, left| {
+                    let message = message.clone();
+                    async move { secrets(channel).list_secrets(request(message, left)).await }
+                });
+                let answer = answer.await?;
+                Ok((wrap(answer.secrets, Item::Secret), answer.next_page_token, answer.resource_version))
+            }
             Type::Instance => {
                 let parent = query.app.as_ref().map_or(parent.clone(), |app| format!("{parent}/apps/{app}"));
                 let node = query
@@ -305,6 +329,14 @@ impl Client {
                     async move { configs(channel).watch_configs(message).await }
                 });
                 stream.await.map(Changes::Configs)
+            }
+            Type::Secret => {
+                let message = scheduler::WatchSecretsRequest { parent, resource_version, label_selector };
+                let stream = self.call(Service::Scheduler, |channel, _| {
+                    let message = message.clone();
+                    async move { secrets(channel).watch_secrets(message).await }
+                });
+                stream.await.map(Changes::Secrets)
             }
             Type::Event | Type::Instance | Type::Revision => {
                 let message = registry::WatchEventsRequest { parent, regarding: query.regarding.clone() };
@@ -388,6 +420,7 @@ pub(crate) enum Changes {
     Nodes(Streaming<registry::WatchNodesResponse>),
     Apps(Streaming<scheduler::WatchAppsResponse>),
     Configs(Streaming<scheduler::WatchConfigsResponse>),
+    Secrets(Streaming<scheduler::WatchSecretsResponse>),
     Events(Streaming<registry::WatchEventsResponse>),
 }
 
@@ -406,6 +439,10 @@ impl Changes {
             Self::Configs(stream) => stream.message().await?.map(|change| {
                 let kind = scheduler_kind(change.r#type());
                 of(kind, change.config.map(|config| Item::Config(Box::new(config))), change.resource_version)
+            }),
+            Self::Secrets(stream) => stream.message().await?.map(|change| {
+                let kind = scheduler_kind(change.r#type());
+                of(kind, change.secret.map(|secret| Item::Secret(Box::new(secret))), change.resource_version)
             }),
             Self::Events(stream) => stream.message().await?.map(|change| {
                 of(

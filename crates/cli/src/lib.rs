@@ -75,6 +75,7 @@ async fn execute(global: &GlobalArgs, command: &ClientCommand) -> Result<(), Cli
         ClientCommand::Cordon(args) => commands::cordon::run(client, args, true, printer).await,
         ClientCommand::Uncordon(args) => commands::cordon::run(client, args, false, printer).await,
         ClientCommand::Rollout(command) => commands::rollout::run(client, command, printer).await,
+        ClientCommand::Secret(command) => commands::secret::run(client, command, printer).await,
         ClientCommand::Restart(args) => commands::restart::run(client, args, printer).await,
         ClientCommand::Events(args) => commands::events::run(client, args, printer).await,
         ClientCommand::Wait(args) => commands::wait::run(client, args, printer).await,

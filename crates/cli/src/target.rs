@@ -3,12 +3,12 @@
 use std::fmt;
 
 use skerry_manifest::nearest;
-use skerry_model::{AppRef, ConfigRef, NodeRef, ProjectName};
+use skerry_model::{AppRef, ConfigRef, NodeRef, ProjectName, SecretRef};
 
 use crate::error::CliError;
 
 /// The types, as people name many of one.
-const TYPES: [&str; 6] = ["nodes", "apps", "configs", "instances", "revisions", "events"];
+const TYPES: [&str; 7] = ["nodes", "apps", "configs", "secrets", "instances", "revisions", "events"];
 
 /// What can be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +16,7 @@ pub(crate) enum Type {
     Node,
     App,
     Config,
+    Secret,
     Instance,
     Revision,
     Event,
@@ -27,6 +28,7 @@ impl Type {
             "nodes" | "node" | "no" => Self::Node,
             "apps" | "app" => Self::App,
             "configs" | "config" | "cfg" => Self::Config,
+            "secrets" | "secret" => Self::Secret,
             "instances" | "instance" | "inst" => Self::Instance,
             "revisions" | "revision" | "rev" => Self::Revision,
             "events" | "event" | "ev" => Self::Event,
@@ -46,6 +48,7 @@ impl Type {
             Self::Node => "node",
             Self::App => "app",
             Self::Config => "config",
+            Self::Secret => "secret",
             Self::Instance => "instance",
             Self::Revision => "revision",
             Self::Event => "event",
@@ -58,6 +61,7 @@ impl Type {
             Self::Node => "nodes",
             Self::App => "apps",
             Self::Config => "configs",
+            Self::Secret => "secrets",
             Self::Instance => "instances",
             Self::Revision => "revisions",
             Self::Event => "events",
@@ -84,6 +88,7 @@ impl Target {
             Type::Node => NodeRef::parse_in(project, &self.name).map(|name| name.to_string()),
             Type::App => AppRef::parse_in(project, &self.name).map(|name| name.to_string()),
             Type::Config => ConfigRef::parse_in(project, &self.name).map(|name| name.to_string()),
+            Type::Secret => SecretRef::parse_in(project, &self.name).map(|name| name.to_string()),
             Type::Instance => return Ok(format!("{}/instances/{}", project.parent(), self.name)),
             Type::Revision | Type::Event => {
                 return Err(CliError::Usage(format!("{} cannot be named here", self.kind.plural())));
@@ -182,7 +187,7 @@ mod tests {
         assert_eq!(shown("instances hello/web"), "instance/hello/web");
         assert_eq!(
             shown("pods"),
-            "error: there is no type \"pods\"; known: nodes, apps, configs, instances, revisions, events"
+            "error: there is no type \"pods\"; known: nodes, apps, configs, secrets, instances, revisions, events"
         );
         assert_eq!(shown("nods"), "error: there is no type \"nods\"; did you mean nodes?");
         assert_eq!(shown("app/"), "error: name the app: app/NAME");

@@ -21,7 +21,12 @@ pub(crate) struct Decoder<'a> {
     pub(crate) positions: Positions,
     /// The path of the field being decoded, as written.
     path: String,
+    /// What is found may be secret: faults do not quote it.
+    pub(crate) is_secret: bool,
 }
+
+/// What is said instead of what was found in a secret.
+const NOT_SHOWN: &str = "not what is expected here (it is not shown, as it may be secret): write text in quotes, and bytes in Base64";
 
 /// A field as it was named: with its unit in the name, or without.
 struct Named {
@@ -31,11 +36,17 @@ struct Named {
 
 impl<'a> Decoder<'a> {
     pub(crate) fn new(errors: &'a mut ErrorSink, root: Position) -> Self {
-        Self { errors, positions: Positions::new(root), path: String::new() }
+        Self { errors, positions: Positions::new(root), path: String::new(), is_secret: false }
     }
 
     pub(crate) fn error(&mut self, at: Position, message: impl Into<String>) {
         self.errors.add(at, &self.path, message);
+    }
+
+    /// A fault that quotes what was found, where it may.
+    fn mismatch(&mut self, node: &Node, message: String) {
+        let message = if self.is_secret { NOT_SHOWN.to_owned() } else { message };
+        self.error(node.at, message);
     }
 
     /// Runs `work` one step further down: in the field `written`, known to others as `name`.
@@ -66,7 +77,7 @@ impl<'a> Decoder<'a> {
         if let Content::Map(entries) = &node.content {
             return Some(entries);
         }
-        self.error(node.at, format!("expected a mapping, found {}", node.describe()));
+        self.mismatch(node, format!("expected a mapping, found {}", node.describe()));
         None
     }
 
@@ -148,7 +159,7 @@ impl<'a> Decoder<'a> {
                     let message = out_of_bounds(field, node).unwrap_or(message);
                     let mend = unit_form(field)
                         .map(|(name, unit)| format!("; or write \"{name}: {}\"", scalar::example(unit)));
-                    self.error(node.at, message + mend.as_deref().unwrap_or_default());
+                    self.mismatch(node, message + mend.as_deref().unwrap_or_default());
                     None
                 }
             },
@@ -160,7 +171,7 @@ impl<'a> Decoder<'a> {
             Content::List(items) => items.as_slice(),
             _ if node.is_null() => &[],
             _ => {
-                self.error(node.at, format!("expected a list, found {}", node.describe()));
+                self.mismatch(node, format!("expected a list, found {}", node.describe()));
                 return None;
             }
         };
@@ -198,7 +209,7 @@ impl<'a> Decoder<'a> {
     }
 
     fn value_or_error(&mut self, node: &Node, value: Result<Value, String>) -> Option<Value> {
-        value.map_err(|message| self.error(node.at, message)).ok()
+        value.map_err(|message| self.mismatch(node, message)).ok()
     }
 }
 

@@ -1,7 +1,10 @@
 //! The envelope: `apiVersion`, `kind`, `metadata`, `spec`; then the rules of `skerry-model`, each fault at its line.
 
 use prost_reflect::MessageDescriptor;
-use skerry_model::{AppRef, AppSpec, ConfigRef, Fault, InvalidName, NodeRef, ProjectName, Violations};
+use skerry_model::{
+    AppRef, AppSpec, ConfigRef, Fault, InvalidName, NodeRef, ProjectName, SecretRef, Violations,
+};
+use skerry_proto::scheduler::v1::Secret;
 use skerry_proto::types::v1::Metadata;
 
 use crate::decode::Decoder;
@@ -85,7 +88,7 @@ fn header(
         }),
     }
     let Some(entry) = kind else {
-        decoder.error(at, "kind: missing; one of App, Config or Node");
+        decoder.error(at, "kind: missing; one of App, Config, Secret or Node");
         return None;
     };
     decoder.within("kind", "kind", entry.at, |decoder| {
@@ -98,7 +101,7 @@ fn header(
             None => String::new(),
         };
         let found = shorten(&text, 40);
-        decoder.error(entry.value.at, format!("expected App, Config or Node, found {found:?}{hint}"));
+        decoder.error(entry.value.at, format!("expected App, Config, Secret or Node, found {found:?}{hint}"));
         None
     })
 }
@@ -171,6 +174,7 @@ fn resolve_name(
     let (found, full) = match kind {
         Kind::App => AppRef::parse_in(&project, name).map(|r| (r.project.clone(), r.to_string())),
         Kind::Config => ConfigRef::parse_in(&project, name).map(|r| (r.project.clone(), r.to_string())),
+        Kind::Secret => SecretRef::parse_in(&project, name).map(|r| (r.project.clone(), r.to_string())),
         Kind::Node => NodeRef::parse_in(&project, name).map(|r| (r.project.clone(), r.to_string())),
     }
     .map_err(invalid("name"))?;
@@ -194,9 +198,15 @@ fn decode_spec(
     metadata: Option<Metadata>,
 ) -> Option<Resource> {
     let message = spec_message(kind);
+    decoder.is_secret = kind == Kind::Secret;
     let decoded = match spec {
         Some(entry) => {
             decoder.within("spec", "spec", entry.at, |decoder| decoder.message(&message, &entry.value))?
+        }
+        // Values that are not written stay as they are.
+        None if kind == Kind::Secret => {
+            let secret = Secret { metadata: Some(metadata?), spec: None, status: None };
+            return Some(Resource::Secret(Box::new(secret)));
         }
         None if kind == Kind::Node => prost_reflect::DynamicMessage::new(message),
         None => {
@@ -214,6 +224,10 @@ fn decode_spec(
         Kind::Config => {
             let spec = Some(decoded.transcode_to().expect(transcode));
             Resource::Config(Box::new(skerry_proto::scheduler::v1::Config { metadata, spec }))
+        }
+        Kind::Secret => {
+            let spec = Some(decoded.transcode_to().expect(transcode));
+            Resource::Secret(Box::new(Secret { metadata, spec, status: None }))
         }
         Kind::Node => {
             let spec = Some(decoded.transcode_to().expect(transcode));
@@ -243,6 +257,9 @@ fn check(resource: &Resource, positions: &Positions, errors: &mut ErrorSink) {
         Resource::Config(config) => {
             let spec = config.spec.as_ref();
             spec.map_or(Ok(()), |spec| skerry_model::config::ConfigSpec::from_proto(spec).map(drop))
+        }
+        Resource::Secret(secret) => {
+            secret.spec.as_ref().map_or(Ok(()), |spec| skerry_model::secret::content(spec).map(drop))
         }
         Resource::Node(_) => Ok(()),
     };

@@ -22,9 +22,10 @@ static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
 });
 
 /// The kinds that can be explained: how manifests and output name them, and their message. Those in [`crate::Kind`] first.
-const KINDS: [(&str, &str); 6] = [
+const KINDS: [(&str, &str); 7] = [
     ("App", "skerry.scheduler.v1.App"),
     ("Config", "skerry.scheduler.v1.Config"),
+    ("Secret", "skerry.scheduler.v1.Secret"),
     ("Node", "skerry.registry.v1.Node"),
     ("Instance", "skerry.type.v1.InstanceStatus"),
     ("Revision", "skerry.scheduler.v1.Revision"),

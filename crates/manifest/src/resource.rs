@@ -12,6 +12,8 @@ pub enum Resource {
     App(Box<scheduler::App>),
     /// Files that services mount.
     Config(Box<scheduler::Config>),
+    /// Values that services are given and nobody reads back.
+    Secret(Box<scheduler::Secret>),
     /// What users decide about a node.
     Node(Box<registry::Node>),
 }
@@ -23,19 +25,22 @@ pub enum Kind {
     App,
     /// `Config`.
     Config,
+    /// `Secret`.
+    Secret,
     /// `Node`.
     Node,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::App, Self::Config, Self::Node];
+    pub const ALL: [Self; 4] = [Self::App, Self::Config, Self::Secret, Self::Node];
 
     /// As `kind:` names it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::App => "App",
             Self::Config => "Config",
+            Self::Secret => "Secret",
             Self::Node => "Node",
         }
     }
@@ -45,6 +50,7 @@ impl Kind {
         match self {
             Self::App => "skerry.scheduler.v1.App",
             Self::Config => "skerry.scheduler.v1.Config",
+            Self::Secret => "skerry.scheduler.v1.Secret",
             Self::Node => "skerry.registry.v1.Node",
         }
     }
@@ -56,6 +62,7 @@ impl Resource {
         match self {
             Self::App(_) => Kind::App,
             Self::Config(_) => Kind::Config,
+            Self::Secret(_) => Kind::Secret,
             Self::Node(_) => Kind::Node,
         }
     }
@@ -65,6 +72,7 @@ impl Resource {
         match self {
             Self::App(app) => app.metadata.as_ref(),
             Self::Config(config) => config.metadata.as_ref(),
+            Self::Secret(secret) => secret.metadata.as_ref(),
             Self::Node(node) => node.metadata.as_ref(),
         }
     }

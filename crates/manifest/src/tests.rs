@@ -229,6 +229,22 @@ fn units_in_names_take_plain_numbers_and_say_the_other_way() {
 }
 
 #[test]
+fn no_fault_in_a_secret_quotes_a_value() {
+    let head = "apiVersion: skerry/v1\nkind: Secret\nmetadata: {name: a}\nspec:";
+    let wrong = [
+        " {stringData: {k: 4711}}",
+        " {data: {k: 4711}}",
+        " {data: {k: 'not Base64, 4711'}}",
+        " {data: 4711}",
+        " 4711",
+    ];
+    for spec in wrong {
+        let errors = refused(&format!("{head}{spec}\n")).join("\n");
+        assert!(errors.contains("f.yaml:4:") && !errors.contains("4711"), "{spec}: {errors}");
+    }
+}
+
+#[test]
 fn the_envelope_is_checked() {
     for (text, error) in [
         (
@@ -241,7 +257,7 @@ fn the_envelope_is_checked() {
         ),
         (
             "apiVersion: skerry/v1\nkind: Ap\n",
-            "f.yaml:2:7: kind: expected App, Config or Node, found \"Ap\"; did you mean \"App\"?",
+            "f.yaml:2:7: kind: expected App, Config, Secret or Node, found \"Ap\"; did you mean \"App\"?",
         ),
         (
             "apiVersion: skerry/v1\nkind: App\nmetadata: {}\nspec: {}\n",

@@ -41,12 +41,18 @@ pub const EXECUTABLE_CONFIGS: &str = "executable-configs";
 /// Files are downloaded before a process starts.
 pub const ARTIFACTS: &str = "artifacts";
 
+/// Secrets come sealed to the node, and are given as files in memory or as variables. `skerry-identity` seals and opens them.
+pub const SEALED_SECRETS: &str = "sealed-secrets-1";
+
 /// The features that an agent needs for `spec`, each once, in order.
 pub fn of_app(spec: &AppSpec) -> Vec<&'static str> {
     let mut needed = BTreeSet::new();
     for service in &spec.services {
         if !service.env_from.is_empty() {
             needed.insert(ENV_FROM);
+        }
+        if !service.secret_names().is_empty() {
+            needed.insert(SEALED_SECRETS);
         }
         let container = match &service.program {
             Program::Container(container) => container,

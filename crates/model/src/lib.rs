@@ -13,6 +13,7 @@ pub mod hash;
 pub mod meta;
 pub mod name;
 pub mod quantity;
+pub mod secret;
 pub mod selector;
 pub mod time;
 
@@ -22,7 +23,8 @@ pub use few::few;
 pub use hash::ContentHash;
 pub use name::{
     AppName, AppRef, ClusterName, ConfigName, ConfigRef, GroupName, GroupRef, InstanceName, InvalidName,
-    NetworkName, NodeName, NodeRef, ProjectName, RevisionRef, RoleBindingName, RoleBindingRef, ServiceName,
-    UserName, UserRef, VolumeName,
+    NetworkName, NodeName, NodeRef, ProjectName, RevisionRef, RoleBindingName, RoleBindingRef, SecretName,
+    SecretRef, ServiceName, UserName, UserRef, VolumeName,
 };
+pub use secret::{SealId, SecretVersion};
 pub use selector::Selector;

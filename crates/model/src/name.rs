@@ -135,6 +135,11 @@ label!(
     "role binding"
 );
 label!(
+    /// A secret, within its project.
+    SecretName,
+    "secret"
+);
+label!(
     /// A further network of an app, within its app and node.
     NetworkName,
     "network"
@@ -217,6 +222,11 @@ reference!(
 reference!(
     /// `projects/<project>/roleBindings/<binding>`.
     RoleBindingRef, binding: RoleBindingName, "roleBindings", "projects/<project>/roleBindings/<binding>"
+);
+
+reference!(
+    /// `projects/<project>/secrets/<secret>`.
+    SecretRef, secret: SecretName, "secrets", "projects/<project>/secrets/<secret>"
 );
 
 /// `projects/<project>/apps/<app>/revisions/<hash>`.

@@ -10,8 +10,8 @@
 mod node;
 mod state;
 
-pub use node::{INSTANCES_MAX, NodePlan, Placed, Reason, Unplaced};
-pub use state::{App, Delta, Node, Solution, State, apply, solve};
+pub use node::{INSTANCES_MAX, NodePlan, Placed, Reason, SealedSecret, Unplaced};
+pub use state::{App, Delta, Node, Secret, Solution, State, apply, solve};
 
 #[cfg(test)]
 mod tests;

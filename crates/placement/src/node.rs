@@ -5,9 +5,11 @@ use std::fmt;
 use std::net::IpAddr;
 
 use skerry_model::app::{Amounts, Kind, Port, Protocol, ServiceSpec};
-use skerry_model::{AppName, ClusterName, ConfigName, ContentHash, InstanceName, NodeName};
+use skerry_model::{
+    AppName, ClusterName, ConfigName, ContentHash, InstanceName, NodeName, SealId, SecretName, SecretVersion,
+};
 
-use crate::state::{App, Node};
+use crate::state::{App, Node, Secret};
 
 /// Most instances of one node: what an agent, its reports and its assignment are made for.
 pub const INSTANCES_MAX: usize = 256;
@@ -23,10 +25,21 @@ pub struct Placed {
     pub revision: ContentHash,
     /// Content of each config that it mounts.
     pub configs: BTreeMap<ConfigName, ContentHash>,
+    /// Each secret that it uses.
+    pub secrets: BTreeMap<SecretName, SealedSecret>,
     /// What is kept free for it.
     pub booked: Amounts,
     /// Ports of the machine that it takes.
     pub ports: Vec<Port>,
+}
+
+/// A secret as a node has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SealedSecret {
+    /// Its values.
+    pub version: SecretVersion,
+    /// What it is sealed to.
+    pub seal: SealId,
 }
 
 impl Placed {
@@ -35,6 +48,7 @@ impl Placed {
         let entry = |name: usize| name + 64 + 12;
         entry(self.instance.to_string().len())
             + self.configs.keys().map(|config| entry(config.as_str().len())).sum::<usize>()
+            + self.secrets.keys().map(|secret| entry(secret.as_str().len())).sum::<usize>()
     }
 }
 
@@ -58,6 +72,23 @@ pub enum Reason {
     ConfigMissing {
         /// Which.
         config: ConfigName,
+    },
+    /// A secret that it uses does not exist.
+    SecretMissing {
+        /// Which.
+        secret: SecretName,
+    },
+    /// A secret that it uses cannot be opened by the scheduler, so that it can be sealed to no node.
+    SecretUnreadable {
+        /// Which.
+        secret: SecretName,
+        /// Why, and what mends it.
+        why: String,
+    },
+    /// It uses a secret, and the node has no key to which it could be sealed.
+    NodeHasNoSealingKey {
+        /// Which secret.
+        secret: SecretName,
     },
     /// Another instance has the port.
     PortTaken {
@@ -93,6 +124,9 @@ impl Reason {
         match self {
             Self::NodeCordoned => "NodeCordoned",
             Self::ConfigMissing { .. } => "ConfigMissing",
+            Self::SecretMissing { .. } => "SecretMissing",
+            Self::SecretUnreadable { .. } => "SecretUnreadable",
+            Self::NodeHasNoSealingKey { .. } => "NodeHasNoSealingKey",
             Self::PortTaken { .. } => "PortTaken",
             Self::NodeFull { .. } => "NodeFull",
             Self::InsufficientCpu { .. } => "InsufficientCpu",
@@ -106,6 +140,14 @@ impl fmt::Display for Reason {
         match self {
             Self::NodeCordoned => f.write_str("the node is cordoned and takes nothing new"),
             Self::ConfigMissing { config } => write!(f, "config `{config}` does not exist"),
+            Self::SecretMissing { secret } => write!(f, "secret `{secret}` does not exist"),
+            Self::SecretUnreadable { secret, why } => write!(f, "secret `{secret}` cannot be opened: {why}"),
+            Self::NodeHasNoSealingKey { secret } => {
+                write!(
+                    f,
+                    "the node has no key to which secret `{secret}` could be sealed: it has not enrolled"
+                )
+            }
             Self::PortTaken { port, by } => write!(f, "port {port} of the node is taken by {by}"),
             Self::NodeFull { instances } => {
                 write!(
@@ -165,7 +207,7 @@ pub(crate) fn plan(
         let before = open.len();
         let mut refused = Vec::new();
         open.retain(|(instance, want)| {
-            let unplaced = books.settle(instance, want, node.cordoned);
+            let unplaced = books.settle(instance, want, node);
             let stays = unplaced.is_some();
             refused.extend(unplaced);
             stays
@@ -224,20 +266,50 @@ impl Want<'_> {
             .collect()
     }
 
-    fn is_met_by(&self, placed: &Placed) -> bool {
-        placed.revision == self.app.revision && self.configs().is_ok_and(|configs| configs == placed.configs)
+    /// The secrets at their current values, sealed to a node, or the first that cannot be.
+    fn secrets(&self, seal: Option<SealId>) -> Result<BTreeMap<SecretName, SealedSecret>, Reason> {
+        let sealed = |name: &SecretName| {
+            let secret = name.clone();
+            match (self.app.secrets.get(name), seal) {
+                (None, _) => Err(Reason::SecretMissing { secret }),
+                (Some(_), None) => Err(Reason::NodeHasNoSealingKey { secret }),
+                (Some(Secret { unreadable: Some(why), .. }), _) => {
+                    Err(Reason::SecretUnreadable { secret, why: why.clone() })
+                }
+                (Some(Secret { version, .. }), Some(seal)) => {
+                    Ok((secret, SealedSecret { version: *version, seal }))
+                }
+            }
+        };
+        self.service.secret_names().into_iter().map(sealed).collect()
+    }
+
+    fn is_met_by(&self, placed: &Placed, seal: Option<SealId>) -> bool {
+        // What cannot be sealed now need not be, where the node has it.
+        let has = |secret: &Secret, placed: &SealedSecret| {
+            secret.version == placed.version
+                && (secret.unreadable.is_some() || seal.is_none_or(|seal| seal == placed.seal))
+        };
+        let names = self.service.secret_names();
+        let has_secrets = names.len() == placed.secrets.len()
+            && names.iter().all(|name| {
+                self.app.secrets.get(*name).zip(placed.secrets.get(*name)).is_some_and(|(a, b)| has(a, b))
+            });
+        placed.revision == self.app.revision
+            && has_secrets
+            && self.configs().is_ok_and(|configs| configs == placed.configs)
     }
 }
 
 impl Books {
     /// Gives an instance its place in the wanted revision, or leaves it as it was and says why.
-    fn settle(&mut self, instance: &InstanceName, want: &Want<'_>, cordoned: bool) -> Option<Unplaced> {
+    fn settle(&mut self, instance: &InstanceName, want: &Want<'_>, node: &Node) -> Option<Unplaced> {
         let before = self.entries.remove(instance);
-        if let Some(placed) = before.as_ref().filter(|placed| want.is_met_by(placed)) {
+        if let Some(placed) = before.as_ref().filter(|placed| want.is_met_by(placed, node.seal)) {
             self.entries.insert(instance.clone(), placed.clone());
             return None;
         }
-        match self.fit(instance, want, cordoned && before.is_none()) {
+        match self.fit(instance, want, node, before.is_none()) {
             Ok(placed) => {
                 self.entries.insert(instance.clone(), placed);
                 None
@@ -250,11 +322,18 @@ impl Books {
         }
     }
 
-    fn fit(&self, instance: &InstanceName, want: &Want<'_>, shut: bool) -> Result<Placed, Reason> {
-        if shut {
+    fn fit(
+        &self,
+        instance: &InstanceName,
+        want: &Want<'_>,
+        node: &Node,
+        is_new: bool,
+    ) -> Result<Placed, Reason> {
+        if node.cordoned && is_new {
             return Err(Reason::NodeCordoned);
         }
         let configs = want.configs()?;
+        let secrets = want.secrets(node.seal)?;
         let ports = want.service.host_ports().to_vec();
         for port in &ports {
             if let Some(by) = self.holder(port) {
@@ -276,8 +355,14 @@ impl Books {
         if let Some((wanted, free)) = short(self.memory_bytes, sum(|a| a.memory_bytes), booked.memory_bytes) {
             return Err(Reason::InsufficientMemory { wanted, free });
         }
-        let placed =
-            Placed { instance: instance.clone(), revision: want.app.revision, configs, booked, ports };
+        let placed = Placed {
+            instance: instance.clone(),
+            revision: want.app.revision,
+            configs,
+            secrets,
+            booked,
+            ports,
+        };
         if self.entries.len() >= INSTANCES_MAX || self.bytes() + placed.bytes() > ASSIGNMENT_BYTES_MAX {
             return Err(Reason::NodeFull { instances: self.entries.len() });
         }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use skerry_model::{AppName, AppSpec, ConfigName, ContentHash, NodeName};
+use skerry_model::{AppName, AppSpec, ConfigName, ContentHash, NodeName, SealId, SecretName, SecretVersion};
 
 use crate::node::{NodePlan, Placed, plan};
 
@@ -18,6 +18,17 @@ pub struct Node {
     pub cpu_millis: Option<u64>,
     /// Bytes; absent: not known yet, no bound.
     pub memory_bytes: Option<u64>,
+    /// Names the key to which its secrets are sealed; absent: it has none, and so gets none.
+    pub seal: Option<SealId>,
+}
+
+/// A secret as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Secret {
+    /// Its values.
+    pub version: SecretVersion,
+    /// Why they cannot be sealed to anybody. Who has them keeps them.
+    pub unreadable: Option<String>,
 }
 
 /// An app in its current revision.
@@ -29,6 +40,8 @@ pub struct App {
     pub spec: Arc<AppSpec>,
     /// Current content of each config that it mounts; one that does not exist is absent.
     pub configs: BTreeMap<ConfigName, ContentHash>,
+    /// Each secret that it uses; one that does not exist is absent.
+    pub secrets: BTreeMap<SecretName, Secret>,
 }
 
 /// Everything that decides.

@@ -26,7 +26,7 @@ fn app(site: Option<u8>, services: &[ServiceShape], config: Option<u8>) -> App {
     let revision = ContentHash::of(format!("{spec:?}").as_bytes());
     let configs =
         config.map(|n| (ConfigName::parse("c").unwrap(), ContentHash::of(&[n]))).into_iter().collect();
-    App { revision, spec: Arc::new(spec), configs }
+    App { revision, spec: Arc::new(spec), configs, secrets: BTreeMap::new() }
 }
 
 fn service(n: usize, shape: &ServiceShape) -> pb::ServiceSpec {

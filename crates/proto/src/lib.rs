@@ -1,7 +1,9 @@
 //! Skerry's protocol in Rust: messages, clients and servers generated from `proto/`, and the descriptors for reflection.
 //!
-//! Nothing here is written by hand but this table of packages; `cargo xtask codegen` makes the rest. Meaning lives in
-//! `skerry-model`, which turns these messages into valid types.
+//! Nothing here is written by hand but this table of packages and how messages with secrets are shown (`redacted`); `cargo xtask codegen`
+//! makes the rest. Meaning lives in `skerry-model`, which turns these messages into valid types.
+
+mod redacted;
 
 /// The compiled protos with all imports and without comments: what reflection serves.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("../descriptors/skerry.bin");

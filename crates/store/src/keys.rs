@@ -11,6 +11,9 @@
 //! | `revisions/<project>/<app>/<hash>` | `RevisionRecord` | 257 Ki | scheduler | the last ten and all that are referenced |
 //! | `configs/<project>/<config>` | `ConfigRecord` | 128 Ki | scheduler | until deleted |
 //! | `config-revisions/<project>/<config>/<hash>` | `ConfigRevisionRecord` | 513 Ki | scheduler | the last ten and all that are referenced |
+//! | `secrets/<project>/<secret>` | `SecretRecord` | 192 Ki | scheduler | until deleted |
+//! | `secret-revisions/<project>/<secret>/<version>` | `SecretRevisionRecord` | 80 Ki | scheduler | the current one and all that are referenced |
+//! | `sealed/<project>/<node>/<secret>/<version>` | `SealedSecretRecord` | 80 Ki | the leading scheduler | as long as the node's assignment names it |
 //! | `assignments/<project>/<node>` | `AssignmentRecord` | 64 Ki | the leading scheduler | as long as the node |
 //! | `sessions/<project>/<node>` | `SessionRecord` | 1 Ki | the gateway of the session | as long as the node |
 //! | `status/<project>/<node>` | `StatusRecord` | 256 Ki | the gateway of the session | as long as the node |
@@ -39,7 +42,8 @@ use skerry_proto::store::v1 as pb;
 
 pub use self::names::{
     ConfigRevisionRef, EnrollmentKey, EnrollmentName, EventSource, GatewayId, ID_BYTES_MAX, InvalidId,
-    KeyName, LeaderName, MemberId, RequestId, RequestName, TheAuthority, TheStore, TokenId, TokenName,
+    KeyName, LeaderName, MemberId, RequestId, RequestName, SealedSecretRef, SecretRevisionRef, TheAuthority,
+    TheStore, TokenId, TokenName,
 };
 
 /// What every key begins with.
@@ -62,6 +66,12 @@ pub enum Family {
     Configs,
     /// `config-revisions/`.
     ConfigRevisions,
+    /// `secrets/`.
+    Secrets,
+    /// `secret-revisions/`.
+    SecretRevisions,
+    /// `sealed/`.
+    Sealed,
     /// `assignments/`.
     Assignments,
     /// `sessions/`.
@@ -101,6 +111,9 @@ impl Family {
         Self::Revisions,
         Self::Configs,
         Self::ConfigRevisions,
+        Self::Secrets,
+        Self::SecretRevisions,
+        Self::Sealed,
         Self::Assignments,
         Self::Sessions,
         Self::Status,
@@ -126,6 +139,9 @@ impl Family {
             Self::Revisions => "/skerry/v1/revisions/",
             Self::Configs => "/skerry/v1/configs/",
             Self::ConfigRevisions => "/skerry/v1/config-revisions/",
+            Self::Secrets => "/skerry/v1/secrets/",
+            Self::SecretRevisions => "/skerry/v1/secret-revisions/",
+            Self::Sealed => "/skerry/v1/sealed/",
             Self::Assignments => "/skerry/v1/assignments/",
             Self::Sessions => "/skerry/v1/sessions/",
             Self::Status => "/skerry/v1/status/",
@@ -150,6 +166,10 @@ impl Family {
             Self::Nodes | Self::Apps | Self::Configs | Self::Users => 128 * KIB,
             Self::Revisions => 257 * KIB,
             Self::ConfigRevisions => 513 * KIB,
+            // Labels and annotations as those of configs, and 256 keys.
+            Self::Secrets => 192 * KIB,
+            // The longest secret, its encoding, and what sealing adds.
+            Self::SecretRevisions | Self::Sealed => 80 * KIB,
             Self::Assignments | Self::Authority => 64 * KIB,
             Self::Sessions | Self::Gateways | Self::Members => KIB,
             Self::Status | Self::Tokens | Self::Groups => 256 * KIB,
@@ -195,6 +215,9 @@ records! {
     RevisionRecord in Revisions by skerry_model::RevisionRef, InProject;
     ConfigRecord in Configs by skerry_model::ConfigRef, InProject;
     ConfigRevisionRecord in ConfigRevisions by ConfigRevisionRef, InProject;
+    SecretRecord in Secrets by skerry_model::SecretRef, InProject;
+    SecretRevisionRecord in SecretRevisions by SecretRevisionRef, InProject;
+    SealedSecretRecord in Sealed by SealedSecretRef, InProject;
     AssignmentRecord in Assignments by skerry_model::NodeRef, InProject;
     SessionRecord in Sessions by skerry_model::NodeRef, InProject;
     StatusRecord in Status by skerry_model::NodeRef, InProject;
@@ -305,6 +328,13 @@ impl Prefix<pb::ConfigRevisionRecord> {
     }
 }
 
+impl Prefix<pb::SealedSecretRecord> {
+    /// All that is sealed to a node.
+    pub fn sealed_to(node: &skerry_model::NodeRef) -> Self {
+        Self::under(names::Path(node))
+    }
+}
+
 impl<R> Prefix<R> {
     /// The prefix, as etcd has it. Ends with a slash.
     pub fn as_str(&self) -> &str {
@@ -411,6 +441,11 @@ mod tests {
             round_trips::<pb::RevisionRecord>(&RevisionRef { app: app.clone(), hash });
             round_trips::<pb::ConfigRecord>(&config);
             round_trips::<pb::ConfigRevisionRecord>(&ConfigRevisionRef { config, hash });
+            let secret = skerry_model::SecretRef::parse(&format!("projects/{project}/secrets/{name}")).unwrap();
+            let version = skerry_model::SecretVersion::from_bytes(hash.as_bytes()[..16].try_into().unwrap());
+            round_trips::<pb::SecretRecord>(&secret);
+            round_trips::<pb::SecretRevisionRecord>(&SecretRevisionRef { secret: secret.clone(), version });
+            round_trips::<pb::SealedSecretRecord>(&SealedSecretRef { node: node.clone(), secret: secret.secret, version });
             round_trips::<pb::AssignmentRecord>(&node);
             round_trips::<pb::SessionRecord>(&node);
             round_trips::<pb::StatusRecord>(&node);

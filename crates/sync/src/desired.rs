@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message as _;
-use skerry_model::{AppName, ConfigName, ContentHash, InstanceName};
+use skerry_model::{AppName, ConfigName, ContentHash, InstanceName, SecretName, SecretVersion};
 use skerry_proto::gateway::v1 as pb;
 use skerry_proto::store::v1 as store;
 
@@ -34,6 +34,13 @@ pub enum ResourceName {
         /// Of its encoded spec.
         hash: ContentHash,
     },
+    /// `secrets/<secret>/<version>`.
+    Secret {
+        /// Which secret.
+        secret: SecretName,
+        /// Which values.
+        version: SecretVersion,
+    },
 }
 
 impl ResourceName {
@@ -50,6 +57,11 @@ impl ResourceName {
             "configs" => hashed().and_then(|(config, hash)| {
                 Some(Self::Config { config: ConfigName::parse(config).ok()?, hash })
             }),
+            "secrets" => {
+                let (secret, version) = rest.split_once('/')?;
+                let secret = SecretName::parse(secret).ok()?;
+                Some(Self::Secret { secret, version: SecretVersion::parse(version).ok()? })
+            }
             _ => None,
         }
     }
@@ -70,11 +82,22 @@ pub fn config_resource_name(config: &str, hash: &str) -> String {
     format!("configs/{config}/{hash}")
 }
 
-/// The names of the contents that an instance needs: its revision and its configs.
+/// Name of the resource of a secret at a version.
+pub fn secret_resource_name(secret: &str, version: &str) -> String {
+    format!("secrets/{secret}/{version}")
+}
+
+/// Version of the resource of a secret: another key makes another ciphertext of the same values.
+fn sealed_version(version: &str, seal: &str) -> String {
+    format!("{version}.{seal}")
+}
+
+/// The names of the contents that an instance needs: its revision, its configs and its secrets.
 pub fn references(instance: &pb::Instance) -> impl Iterator<Item = String> {
     let app = instance.instance.split('/').next().unwrap_or_default();
     std::iter::once(revision_resource_name(app, &instance.revision))
         .chain(instance.configs.iter().map(|config| config_resource_name(&config.config, &config.hash)))
+        .chain(instance.secrets.iter().map(|one| secret_resource_name(&one.secret, &one.version)))
 }
 
 /// The instance that an assignment asks for, as it travels. Its version is the hash of its encoding.
@@ -86,6 +109,11 @@ pub fn instance_resource(assigned: &store::AssignedInstance) -> pb::Resource {
             .configs
             .iter()
             .map(|config| pb::ConfigReference { config: config.config.clone(), hash: config.hash.clone() })
+            .collect(),
+        secrets: assigned
+            .secrets
+            .iter()
+            .map(|one| pb::SecretReference { secret: one.secret.clone(), version: one.version.clone() })
             .collect(),
     };
     pb::Resource {
@@ -99,7 +127,7 @@ pub fn instance_resource(assigned: &store::AssignedInstance) -> pb::Resource {
 /// A revision or a config as it travels: `bytes` are those that are stored, which `hash` is of.
 pub fn content_resource(name: &ResourceName, bytes: Bytes, requires: Vec<String>) -> Option<pb::Resource> {
     let (name, hash, body) = match name {
-        ResourceName::Instance(_) => return None,
+        ResourceName::Instance(_) | ResourceName::Secret { .. } => return None,
         ResourceName::Revision { app, hash } => (
             revision_resource_name(app.as_str(), &hash.to_string()),
             hash,
@@ -114,7 +142,23 @@ pub fn content_resource(name: &ResourceName, bytes: Bytes, requires: Vec<String>
     Some(pb::Resource { name, version: hash.to_string(), requires, body: Some(body) })
 }
 
-/// The resources that an assignment asks for: each instance, and the revisions and configs that they name.
+/// A secret as it travels: sealed to its node, and refused by an agent that cannot open it.
+pub fn secret_resource(
+    secret: &SecretName,
+    version: &SecretVersion,
+    record: store::SealedSecretRecord,
+) -> pb::Resource {
+    let store::SealedSecretRecord { sealed, node_uid, seal } = record;
+    let version = version.to_string();
+    pb::Resource {
+        name: secret_resource_name(secret.as_str(), &version),
+        version: sealed_version(&version, &seal),
+        requires: vec![skerry_model::feature::SEALED_SECRETS.to_owned()],
+        body: Some(pb::resource::Body::Secret(pb::SealedSecret { sealed, node_uid })),
+    }
+}
+
+/// The resources that an assignment asks for: each instance, and the revisions, configs and secrets that they name.
 pub fn resources_of(assignment: &store::AssignmentRecord) -> ResourceVersions {
     let mut resources = ResourceVersions::new();
     for assigned in &assignment.instances {
@@ -123,6 +167,10 @@ pub fn resources_of(assignment: &store::AssignmentRecord) -> ResourceVersions {
         resources.insert(revision_resource_name(app, &assigned.revision), assigned.revision.clone());
         for config in &assigned.configs {
             resources.insert(config_resource_name(&config.config, &config.hash), config.hash.clone());
+        }
+        for one in &assigned.secrets {
+            let name = secret_resource_name(&one.secret, &one.version);
+            resources.insert(name, sealed_version(&one.version, &one.seal));
         }
         resources.insert(resource.name, resource.version);
     }

@@ -170,7 +170,9 @@ impl Etcd {
         format!("http://127.0.0.1:{}", self.peer_port)
     }
 
-    fn data_dir(&self) -> PathBuf {
+    /// Where its data are.
+    #[must_use]
+    pub fn data_dir(&self) -> PathBuf {
         self.dir.path().join("data")
     }
 

@@ -68,7 +68,8 @@ fn read(map: &Sorted, before: &State) -> State {
     let mut state = State::default();
     for (name, record, _) in records::<stored::NodeRecord>(map) {
         let labels = record.meta.unwrap_or_default().labels;
-        let node = Node { labels, cordoned: record.cordoned, cpu_millis: None, memory_bytes: None };
+        let node =
+            Node { labels, cordoned: record.cordoned, cpu_millis: None, memory_bytes: None, seal: None };
         state.nodes.insert(name.node, node);
     }
     let configs: BTreeMap<ConfigName, ContentHash> = records::<stored::ConfigRecord>(map)
@@ -106,7 +107,7 @@ fn current(
         .into_iter()
         .filter_map(|name| Some((name.clone(), *configs.get(name)?)))
         .collect();
-    Some(App { revision, spec, configs })
+    Some(App { revision, spec, configs, secrets: BTreeMap::new() })
 }
 
 /// What makes `old` into `new`.

@@ -58,8 +58,12 @@ spec:
         resources
             .push(resource(format!("configs/{name}/{hash}"), pb::resource::Body::Config(content.into())));
     }
-    let instance =
-        pb::Instance { instance: INSTANCE.to_owned(), revision: hash.to_string(), configs: references };
+    let instance = pb::Instance {
+        instance: INSTANCE.to_owned(),
+        revision: hash.to_string(),
+        configs: references,
+        ..Default::default()
+    };
     resources.push(resource(format!("instances/{INSTANCE}"), pb::resource::Body::Instance(instance)));
     join(&resources, true).0
 }

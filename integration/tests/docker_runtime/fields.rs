@@ -275,6 +275,7 @@ spec:
         instance: INSTANCE.to_owned(),
         revision: revision_hash.to_string(),
         configs: vec![pb::ConfigReference { config: CONFIG.to_owned(), hash: config_hash.to_string() }],
+        ..Default::default()
     };
     let resource = |name: String, body| pb::Resource { name, body: Some(body), ..pb::Resource::default() };
     let resources = [

@@ -106,6 +106,7 @@ pub(crate) fn shell(script: &str) -> Container {
     Container {
         image: BUSYBOX_IMAGE.to_owned(),
         pull_policy: PullPolicy::IfNotPresent,
+        image_credentials: None,
         entrypoint: vec![],
         command: vec!["sh".into(), "-c".into(), script.into()],
         ports: vec![],
@@ -137,6 +138,7 @@ pub(crate) fn spec(
         working_directory: None,
         user: None,
         configs: vec![],
+        secrets: vec![],
         requests: Amounts::default(),
         limits: Amounts::default(),
         health_check: None,
@@ -157,6 +159,7 @@ pub(crate) fn spec(
         fingerprint: ContentHash::of(format!("{service:?}").as_bytes()).to_string(),
         service: Arc::new(service),
         configs: BTreeMap::new(),
+        secrets: BTreeMap::new(),
     }
 }
 

@@ -120,6 +120,7 @@ pub(super) fn spec_of(name: &str, program: &str, args: &[&str]) -> InstanceSpec 
             working_directory: None,
             user: None,
             configs: Vec::new(),
+            secrets: Vec::new(),
             requests: Amounts::default(),
             limits: Amounts::default(),
             health_check: None,
@@ -134,6 +135,7 @@ pub(super) fn spec_of(name: &str, program: &str, args: &[&str]) -> InstanceSpec 
             update: UpdateOrder::StopFirst,
         }),
         configs: BTreeMap::new(),
+        secrets: BTreeMap::new(),
         fingerprint: "one".to_owned(),
     }
 }

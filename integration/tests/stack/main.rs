@@ -16,6 +16,7 @@ mod operator;
 mod outages;
 mod refusals;
 mod restore;
+mod secrets;
 mod sessions;
 mod slow_watchers;
 mod start_first;

@@ -179,6 +179,10 @@ pub struct AgentArgs {
     #[arg(long, env = "SKERRY_DOCKER_CONFIG", value_name = "FILE")]
     pub docker_config: Option<PathBuf>,
 
+    /// Directory on a tmpfs for the files of secrets, as Docker sees it too; absent: one in /run or /dev/shm
+    #[arg(long, env = "SKERRY_SECRETS_DIR", value_name = "DIR")]
+    pub secrets_dir: Option<PathBuf>,
+
     /// Serve /metrics (for Prometheus), /healthz and /readyz on this loopback address; absent: the agent listens nowhere
     #[arg(long, env = "SKERRY_METRICS_LISTEN", value_name = "ADDRESS")]
     pub metrics_listen: Option<SocketAddr>,
@@ -204,6 +208,8 @@ pub struct Config {
     pub credentials: CredentialsFile,
     /// When images go that the agent pulled.
     pub image_gc: ImageGc,
+    /// Where values of secrets are laid out: on a tmpfs. Absent: in /run or /dev/shm.
+    pub secrets_dir: Option<PathBuf>,
 }
 
 /// How the agent proves to be its node, and which servers count as gateways.
@@ -323,7 +329,8 @@ impl AgentArgs {
         let node = NodeRef { project, node };
         let credentials = CredentialsFile::find(self.docker_config);
         let image_gc = self.image_gc.parse()?;
-        Ok(Config { gateways, tls, node, data_dir: self.data_dir, docker, credentials, image_gc })
+        let (data_dir, secrets_dir) = (self.data_dir, self.secrets_dir);
+        Ok(Config { gateways, tls, node, data_dir, docker, credentials, image_gc, secrets_dir })
     }
 }
 
@@ -394,6 +401,7 @@ mod tests {
             docker_config: None,
             metrics_listen: None,
             image_gc: gc("168h", 85, 80),
+            secrets_dir: None,
         }
     }
 

@@ -9,12 +9,14 @@ use std::sync::Arc;
 use prost::Message as _;
 use skerry_model::app::{AppSpec, Container, MountSource, Program, ServiceSpec};
 use skerry_model::config::ConfigSpec;
-use skerry_model::{AppName, ConfigName, ContentHash, InstanceName, NetworkName};
+use skerry_model::{AppName, ConfigName, ContentHash, InstanceName, NetworkName, SecretName};
 use skerry_proto::gateway::v1 as pb;
 use skerry_proto::scheduler::v1 as scheduler;
+use skerry_sync::desired::secret_resource_name;
 
 use crate::fingerprint::fingerprint;
 use crate::runtime::{Needs, Wanted, environment};
+use crate::secrets::SealedContent;
 
 /// The content of a config.
 #[derive(Debug, PartialEq, Eq)]
@@ -36,6 +38,8 @@ pub struct InstanceSpec {
     pub service: Arc<ServiceSpec>,
     /// The configs that it uses.
     pub configs: BTreeMap<ConfigName, Arc<ConfigContent>>,
+    /// The secrets that it uses, sealed.
+    pub secrets: BTreeMap<SecretName, Arc<SealedContent>>,
     /// Hash over all of it that a running copy depends on: same fingerprint, same copy, nothing to restart. A change of another service
     /// of the app, of health checks, dependencies or restart policy does not alter it.
     pub fingerprint: String,
@@ -189,6 +193,8 @@ struct Parts<'a> {
     instances: Vec<(&'a pb::Resource, &'a pb::Instance)>,
     revisions: BTreeMap<ContentHash, Result<BTreeMap<String, Arc<ServiceSpec>>, Problem>>,
     configs: BTreeMap<(String, ContentHash), Result<Arc<ConfigContent>, Problem>>,
+    /// By name of the resource.
+    secrets: BTreeMap<&'a str, Result<Arc<SealedContent>, Problem>>,
     refusals: Vec<Refusal>,
 }
 
@@ -204,6 +210,16 @@ impl<'a> Parts<'a> {
             }
             Some(pb::resource::Body::Revision(bytes)) => self.take_revision(resource, bytes),
             Some(pb::resource::Body::Config(bytes)) => self.take_config(resource, bytes),
+            Some(pb::resource::Body::Secret(secret)) => {
+                // Whether it opens is seen when it is needed: the key may be away just now.
+                let content = SealedContent {
+                    version: resource.name.rsplit('/').next().unwrap_or_default().to_owned(),
+                    sealed: secret.sealed.clone(),
+                    node_uid: secret.node_uid.clone(),
+                };
+                self.secrets.insert(&resource.name, Ok(Arc::new(content)));
+                None
+            }
             None => Some(("UnknownResource", "this agent does not know resources of its kind".to_owned())),
         };
         if let Some((reason, message)) = problem {
@@ -223,6 +239,9 @@ impl<'a> Parts<'a> {
             }
             (Some(pb::resource::Body::Config(_)), Some(hash)) => {
                 self.configs.insert((name.to_owned(), hash), Err(problem.clone()));
+            }
+            (Some(pb::resource::Body::Secret(_)), _) => {
+                self.secrets.insert(&resource.name, Err(problem.clone()));
             }
             _ => {}
         }
@@ -271,10 +290,15 @@ impl<'a> Parts<'a> {
         for config in service.config_names() {
             configs.insert(config.clone(), self.config(config, wire)?);
         }
+        let mut secrets = BTreeMap::new();
+        for secret in service.secret_names() {
+            secrets.insert(secret.clone(), self.secret(secret, wire)?);
+        }
         check_keys(service, &configs)?;
         environment::check_configs(service, &configs).map_err(|why| (environment::INVALID, why))?;
-        let fingerprint = fingerprint(service, &configs);
-        Ok(InstanceSpec { name: name.clone(), revision, service: Arc::clone(service), configs, fingerprint })
+        let fingerprint = fingerprint(service, &configs, &secrets);
+        let (name, service) = (name.clone(), Arc::clone(service));
+        Ok(InstanceSpec { name, revision, service, configs, secrets, fingerprint })
     }
 
     fn config(&self, config: &ConfigName, wire: &pb::Instance) -> Result<Arc<ConfigContent>, Problem> {
@@ -285,6 +309,17 @@ impl<'a> Parts<'a> {
         match self.configs.get(&(named.config.clone(), hash)) {
             Some(Ok(content)) => Ok(Arc::clone(content)),
             Some(Err((reason, message))) => Err((reason, format!("its config `{config}`: {message}"))),
+            None => Err(missing()),
+        }
+    }
+
+    fn secret(&self, secret: &SecretName, wire: &pb::Instance) -> Result<Arc<SealedContent>, Problem> {
+        let missing = || ("SecretMissing", format!("secret `{secret}` did not come with it"));
+        let named = wire.secrets.iter().find(|one| one.secret == secret.as_str()).ok_or_else(missing)?;
+        let resource = secret_resource_name(&named.secret, &named.version);
+        match self.secrets.get(resource.as_str()) {
+            Some(Ok(content)) => Ok(Arc::clone(content)),
+            Some(Err((reason, message))) => Err((reason, format!("its secret `{secret}`: {message}"))),
             None => Err(missing()),
         }
     }

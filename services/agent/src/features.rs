@@ -6,7 +6,7 @@ use skerry_model::feature;
 use skerry_proto::gateway::v1::Resource;
 
 /// The first are carried out by `runtime/docker/spec.rs`, those of processes by `runtime/process`.
-const FEATURES: [&str; 16] = [
+const FEATURES: [&str; 17] = [
     feature::PORT_HOST_ADDRESS,
     feature::READ_ONLY_MOUNT,
     feature::CONTAINER_USER,
@@ -23,6 +23,7 @@ const FEATURES: [&str; 16] = [
     feature::PROCESS_LOG,
     feature::EXECUTABLE_CONFIGS,
     feature::ARTIFACTS,
+    feature::SEALED_SECRETS,
 ];
 
 /// All of them.

@@ -1,19 +1,21 @@
 //! What makes two copies of an instance the same: a hash over the values that a running copy depends on.
 //!
 //! Over values in one fixed order, each with its length, never over encoded protobuf (which is not canonical). Left out is what the agent
-//! can change its mind about while a copy runs: replicas, requests, health check, dependencies, restart policy, pull policy.
+//! can change its mind about while a copy runs: replicas, requests, health check, dependencies, restart policy, pull policy, credentials for pulls.
+//! Of secrets their versions are in it and never their values: the hash stands in a label, and a short value could be tried out against it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
-use skerry_model::ConfigName;
 use skerry_model::app::{
-    Artifact, Container, Device, EnvSource, ExtraHost, IpcMode, LogBounds, MountSource, NetworkMode, Process,
-    Program, Protocol, ServiceSpec, Ulimit, Unpack,
+    Artifact, Container, Device, EnvSource, ExtraHost, IpcMode, LogBounds, MountSource, NetworkMode,
+    OnChange, Process, Program, Protocol, SecretEntries, ServiceSpec, Ulimit, Unpack,
 };
+use skerry_model::{ConfigName, SecretName};
 
 use crate::desired::ConfigContent;
+use crate::secrets::SealedContent;
 
 /// Changes with the meaning of the hash; raising it restarts every instance, so it is raised for nothing less.
 const FORMAT: &str = "skerry-fingerprint-1";
@@ -22,6 +24,7 @@ const FORMAT: &str = "skerry-fingerprint-1";
 pub(crate) fn fingerprint(
     service: &ServiceSpec,
     configs: &BTreeMap<ConfigName, Arc<ConfigContent>>,
+    secrets: &BTreeMap<SecretName, Arc<SealedContent>>,
 ) -> String {
     let mut hash = Canon::default();
     hash.text(FORMAT);
@@ -73,10 +76,33 @@ pub(crate) fn fingerprint(
                 let key = key.clone().unwrap_or_default();
                 hash.field("env_config", [config.to_string(), key, content.unwrap_or_default()]);
             }
+            EnvSource::Secret { secret, entries } => {
+                let version = secrets.get(secret).map(|one| one.version.clone()).unwrap_or_default();
+                let (key, variable) = match entries {
+                    SecretEntries::All => (None, None),
+                    SecretEntries::File(key) => (Some(key), None),
+                    SecretEntries::Value { key, variable } => (Some(key), Some(variable)),
+                };
+                let text = |text: Option<&String>| text.cloned().unwrap_or_default();
+                hash.field("env_secret", [secret.to_string(), text(key), text(variable), version]);
+            }
             EnvSource::File { path, optional } => {
                 hash.field("env_file", [path.clone(), optional.to_string()]);
             }
         }
+    }
+    for mount in &service.secrets {
+        let version = secrets.get(&mount.secret).map(|one| one.version.clone()).unwrap_or_default();
+        let version = match mount.on_change {
+            OnChange::Restart => version,
+            OnChange::Update => "updated".to_owned(),
+        };
+        let (secret, path, key) =
+            (mount.secret.to_string(), mount.path.clone(), mount.key.clone().unwrap_or_default());
+        let number = |number: Option<u32>| number.map(|number| number.to_string()).unwrap_or_default();
+        let (user, group) = mount.owner.map_or((None, None), |(user, group)| (Some(user), group));
+        let (mode, owner) = (mount.mode.to_string(), format!("{}:{}", number(user), number(group)));
+        hash.field("secret", [secret, path, key, mode, owner, version]);
     }
     match &service.program {
         Program::Container(container) => hash.settings(container),
@@ -259,7 +285,7 @@ mod tests {
     }
 
     fn of(service: &ServiceSpec) -> String {
-        fingerprint(service, &BTreeMap::new())
+        fingerprint(service, &BTreeMap::new(), &BTreeMap::new())
     }
 
     #[test]
@@ -363,7 +389,7 @@ mod tests {
         });
         let with = |bytes: &[u8]| {
             let content = ConfigContent { hash: ContentHash::of(bytes), files: BTreeMap::new() };
-            fingerprint(&web, &BTreeMap::from([(config.clone(), Arc::new(content))]))
+            fingerprint(&web, &BTreeMap::from([(config.clone(), Arc::new(content))]), &BTreeMap::new())
         };
         assert_ne!(with(b"a"), with(b"b"));
         assert_eq!(with(b"a"), with(b"a"));

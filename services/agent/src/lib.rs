@@ -21,6 +21,7 @@ mod meters;
 mod plan;
 mod reconcile;
 pub mod runtime;
+pub mod secrets;
 mod serve;
 pub mod shim;
 mod skew;

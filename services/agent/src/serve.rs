@@ -18,6 +18,7 @@ use crate::reconcile::{Copies, LOCAL_MAX, Links, Reconciler, RuntimeStatuses};
 use crate::runtime::docker::DockerRuntime;
 use crate::runtime::process::{self, ProcessRuntime};
 use crate::runtime::{Runtime, RuntimeDirs};
+use crate::secrets::Secrets;
 use crate::state::{Directory, StateFiles};
 use crate::uplink::{Parts, Uplink};
 
@@ -158,7 +159,9 @@ async fn core(
             "the desired state on disk is damaged; nothing that runs is stopped until it has been sent anew"
         );
     }
-    let runtimes = runtimes(config, &node, data_dir);
+    let secrets = Secrets::new(&node, data_dir).in_directory(config.secrets_dir.clone());
+    let secrets = Arc::new(secrets);
+    let runtimes = runtimes(config, &node, data_dir, &secrets);
     let clock = Clock::default();
     let (desired_in, desired) = watch::channel(Arc::default());
     let (local_in, local) = mpsc::channel(LOCAL_MAX);
@@ -180,7 +183,7 @@ async fn core(
     });
     let links = Links { desired, local: local_in, runtimes: runtimes_in, copies: copies_in };
     let ledger = Ledger::open(Directory::new(data_dir));
-    let reconciler = Reconciler::new(node, clock, runtimes, links).with_ledger(ledger);
+    let reconciler = Reconciler::new(node, clock, runtimes, links).with_ledger(ledger).with_secrets(secrets);
     let ended = shutdown.child_token();
     let linked = async {
         let renamed = uplink.run(ended.clone()).await;
@@ -192,7 +195,12 @@ async fn core(
     Ok(renamed)
 }
 
-fn runtimes(config: &Config, node: &NodeRef, data_dir: &Path) -> Vec<Arc<dyn Runtime>> {
+fn runtimes(
+    config: &Config,
+    node: &NodeRef,
+    data_dir: &Path,
+    secrets: &Arc<Secrets>,
+) -> Vec<Arc<dyn Runtime>> {
     let dirs = RuntimeDirs {
         configs: data_dir.join("configs"),
         instances: data_dir.join("instances"),
@@ -202,13 +210,16 @@ fn runtimes(config: &Config, node: &NodeRef, data_dir: &Path) -> Vec<Arc<dyn Run
     if let Err(error) = make_private(&dirs.configs) {
         tracing::warn!(%error, "the directory of configs cannot be made");
     }
-    let processes = process::Config { node: Some(node.node.clone()), ..process::Config::new(&dirs) };
+    let name = Some(node.node.clone());
+    let processes =
+        process::Config { node: name, secrets: Arc::clone(secrets), ..process::Config::new(&dirs) };
     let mut runtimes: Vec<Arc<dyn Runtime>> = vec![Arc::new(ProcessRuntime::new(processes))];
     if let DockerAccess::Socket(socket) = &config.docker {
         let owner = owner(node, data_dir);
         runtimes.push(Arc::new(
             DockerRuntime::at_socket(socket, &owner, &dirs)
                 .with_credentials(config.credentials.clone())
+                .with_secrets(Arc::clone(secrets))
                 .with_upkeep(data_dir, config.image_gc),
         ));
     }
@@ -327,6 +338,7 @@ mod tests {
             credentials: crate::CredentialsFile::None,
             docker: DockerAccess::Off,
             image_gc: crate::ImageGc::default(),
+            secrets_dir: None,
         };
         is_send(&serve(config, CancellationToken::new()));
     }

@@ -271,6 +271,7 @@ mod tests {
             revision: ContentHash::of(b"new"),
             service: Arc::new(service),
             configs: BTreeMap::new(),
+            secrets: BTreeMap::new(),
             fingerprint: "new".into(),
         }
     }

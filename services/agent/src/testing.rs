@@ -70,6 +70,7 @@ pub(crate) fn instance_resource(
                 hash: last(config),
             })
             .collect(),
+        ..Default::default()
     };
     pb::Resource {
         name: format!("instances/{name}"),

@@ -221,7 +221,7 @@ fn resources(services: Vec<types::ServiceSpec>) -> Vec<pb::Resource> {
     let hash = ContentHash::of(&bytes).to_string();
     let instance = |service: &String| {
         let name = format!("app/{service}/n1/0");
-        let instance = pb::Instance { instance: name.clone(), revision: hash.clone(), configs: Vec::new() };
+        let instance = pb::Instance { instance: name.clone(), revision: hash.clone(), ..Default::default() };
         pb::Resource {
             name: format!("instances/{name}"),
             version: ContentHash::of(&instance.encode_to_vec()).to_string(),

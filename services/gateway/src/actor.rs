@@ -246,9 +246,9 @@ impl Actor {
 
     fn begin_load(&mut self, token: u64, names: Vec<String>) {
         let Some(current) = &self.current else { return };
-        let (shared, project) = (Arc::clone(&self.shared), current.node.project.clone());
+        let (shared, node) = (Arc::clone(&self.shared), current.node.clone());
         self.doing.push(Box::pin(async move {
-            Done::Event(match shared.contents.load(&project, names).await {
+            Done::Event(match shared.contents.load(&node, names).await {
                 Ok(found) => {
                     SessionEvent::Loaded { token, resources: found.resources, missing: found.missing }
                 }

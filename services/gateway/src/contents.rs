@@ -1,14 +1,15 @@
-//! Revisions and configs, read on demand: one copy serves all sessions, and one read serves all that ask at once.
+//! Revisions and configs, read on demand: one copy serves all sessions, and one read serves all that ask at once. Secrets, which are sealed to one
+//! node each, are read for it and not kept.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use skerry_model::{AppRef, ConfigRef, ProjectName, RevisionRef};
+use skerry_model::{AppRef, ConfigRef, NodeRef, ProjectName, RevisionRef, SecretName, SecretVersion};
 use skerry_proto::gateway::v1::{Resource, resource};
 use skerry_proto::store::v1 as stored;
-use skerry_store::keys::ConfigRevisionRef;
+use skerry_store::keys::{ConfigRevisionRef, SealedSecretRef};
 use skerry_store::{Key, ReadError, Store};
-use skerry_sync::desired::{ResourceName, content_resource};
+use skerry_sync::desired::{ResourceName, content_resource, secret_resource};
 use tokio::sync::OnceCell;
 
 /// Most bytes of contents that are kept for the next who asks.
@@ -49,17 +50,33 @@ impl Contents {
         Self { store, cache: Mutex::default() }
     }
 
-    /// Reads the contents of these resource names.
-    pub(crate) async fn load(&self, project: &ProjectName, names: Vec<String>) -> Result<Found, ReadError> {
+    /// Reads the contents of these resource names for a node.
+    pub(crate) async fn load(&self, node: &NodeRef, names: Vec<String>) -> Result<Found, ReadError> {
         let mut found = Found::default();
         for name in names {
-            match self.one((project.clone(), name.clone())).await {
+            let one = match ResourceName::parse(&name) {
+                Some(ResourceName::Secret { secret, version }) => self.secret(node, &secret, &version).await,
+                _ => self.one((node.project.clone(), name.clone())).await,
+            };
+            match one {
                 Ok(resource) => found.resources.push(resource),
                 Err(Failure::Missing) => found.missing.push(name),
                 Err(Failure::Read(error)) => return Err(error),
             }
         }
         Ok(found)
+    }
+
+    async fn secret(
+        &self,
+        node: &NodeRef,
+        secret: &SecretName,
+        version: &SecretVersion,
+    ) -> Result<Resource, Failure> {
+        let name = SealedSecretRef { node: node.clone(), secret: secret.clone(), version: *version };
+        let found = self.store.get(&Key::<stored::SealedSecretRecord>::of(&name)).await;
+        let record = found.map_err(Failure::Read)?.ok_or(Failure::Missing)?;
+        Ok(secret_resource(secret, version, record.value))
     }
 
     async fn one(&self, name: Name) -> Result<Resource, Failure> {
@@ -94,7 +111,7 @@ impl Contents {
         let name = ResourceName::parse(text).ok_or(Failure::Missing)?;
         // What an agent must be able to do is passed on as it is stored: the specs themselves are not read here.
         let found = match &name {
-            ResourceName::Instance(_) => return Err(Failure::Missing),
+            ResourceName::Instance(_) | ResourceName::Secret { .. } => return Err(Failure::Missing),
             ResourceName::Revision { app, hash } => {
                 let app = AppRef { project: project.clone(), app: app.clone() };
                 let key = Key::<stored::RevisionRecord>::of(&RevisionRef { app, hash: *hash });
@@ -132,6 +149,6 @@ impl Cache {
 fn bytes(resource: &Resource) -> usize {
     match &resource.body {
         Some(resource::Body::Revision(bytes) | resource::Body::Config(bytes)) => bytes.len(),
-        Some(resource::Body::Instance(_)) | None => 0,
+        Some(resource::Body::Instance(_) | resource::Body::Secret(_)) | None => 0,
     }
 }

@@ -57,6 +57,7 @@ impl Stage {
                 instance: "web/s/n/0".to_owned(),
                 revision: revision.to_owned(),
                 configs: Vec::new(),
+                secrets: Vec::new(),
             }],
         };
         self.store.commit(Txn::new().put(&Key::of(node), &record)).await.unwrap();

@@ -11,7 +11,7 @@ use skerry_proto::registry::v1::{self as pb, ChangeType, Node, NodeSpec};
 use skerry_proto::store::v1 as stored;
 use skerry_proto::types::v1::Metadata;
 use skerry_store::keys::EventSource;
-use skerry_store::{Key, Mirror, Store, Txn, TxnError};
+use skerry_store::{Key, Mirror, Prefix, Store, Txn, TxnError};
 use tonic::{Request, Response, Status};
 
 use crate::enrol::strike_out;
@@ -100,6 +100,7 @@ impl Kind for Nodes {
             .delete(&Key::<stored::SessionRecord>::of(name))
             .delete(&Key::<stored::StatusRecord>::of(name))
             .delete(&Key::<stored::AssignmentRecord>::of(name))
+            .delete_prefix(&Prefix::<stored::SealedSecretRecord>::sealed_to(name))
             .delete(&Key::<stored::EventsRecord>::of(&EventSource::Node(name.clone()))))
     }
 

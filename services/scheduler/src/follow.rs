@@ -5,13 +5,15 @@ use std::time::SystemTime;
 
 use skerry_api::{Etag, Hub, metadata_of};
 use skerry_daemon::Shutdown;
-use skerry_model::{AppRef, ConfigRef, ContentHash};
-use skerry_proto::scheduler::v1::{App, Config, ConfigSpec};
+use skerry_model::{AppRef, ConfigRef, ContentHash, NodeRef, SecretRef, SecretVersion};
+use skerry_proto::scheduler::v1::{App, Config, ConfigSpec, Secret};
 use skerry_proto::store::v1 as stored;
-use skerry_store::keys::ConfigRevisionRef;
+use skerry_store::keys::{ConfigRevisionRef, SecretRevisionRef};
 use skerry_store::{Changes, Key, Mirror, MirrorConfig, Snapshot, Store};
 use tokio::sync::watch;
 
+use crate::keys::SecretKeys;
+use crate::secrets::shown;
 use crate::status::status_of;
 use crate::world::{Touched, World};
 
@@ -20,6 +22,8 @@ pub(crate) struct Shared {
     world: Mutex<World>,
     pub(crate) apps: Arc<Hub<App>>,
     pub(crate) configs: Arc<Hub<Config>>,
+    pub(crate) secrets: Arc<Hub<Secret>>,
+    pub(crate) keys: SecretKeys,
     pub(crate) mirror: Mirror,
     /// Wakes whoever plans from the world; no payload.
     changed: watch::Sender<()>,
@@ -33,6 +37,9 @@ fn mirrored() -> MirrorConfig {
         .family::<stored::RevisionRecord>()
         .family::<stored::ConfigRecord>()
         .family::<stored::ConfigRevisionRecord>()
+        .family::<stored::SecretRecord>()
+        .family::<stored::SecretRevisionRecord>()
+        .keys_only::<stored::SealedSecretRecord>()
         .family::<stored::AssignmentRecord>()
         .family::<stored::StatusRecord>()
         .family::<stored::SessionRecord>()
@@ -40,9 +47,11 @@ fn mirrored() -> MirrorConfig {
 }
 
 impl Shared {
-    pub(crate) fn new(store: &Store) -> Self {
+    pub(crate) fn new(store: &Store, keys: SecretKeys) -> Self {
         Self {
-            world: Mutex::default(),
+            world: Mutex::new(World::new(keys.clone())),
+            secrets: Arc::default(),
+            keys,
             apps: Arc::default(),
             configs: Arc::default(),
             mirror: Mirror::start(store, mirrored()),
@@ -56,6 +65,34 @@ impl Shared {
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
+    }
+
+    /// Finds out anew which secrets open: the key file is another.
+    pub(crate) fn reread_secrets(&self) {
+        let snapshot = self.mirror.snapshot();
+        let mut touched = Touched::default();
+        let mut world = self.world();
+        for entry in snapshot.entries(&skerry_store::Prefix::<stored::SecretRevisionRecord>::all()) {
+            world.take(&entry.key, Some(entry), &mut touched);
+        }
+        self.show_apps(world, &touched, &snapshot);
+    }
+
+    /// Takes it that nothing can be sealed to a node.
+    pub(crate) fn refuse_sealing(&self, node: &NodeRef) {
+        let mut touched = Touched::default();
+        let mut world = self.world();
+        world.refuse_sealing(node, &mut touched);
+        let snapshot = self.mirror.snapshot();
+        self.show_apps(world, &touched, &snapshot);
+    }
+
+    fn show_apps(&self, world: MutexGuard<'_, World>, touched: &Touched, snapshot: &Snapshot) {
+        let apps: Vec<_> =
+            touched.apps.iter().map(|name| (name.to_string(), self.app(&world, name))).collect();
+        drop(world);
+        self.apps.publish(apps, snapshot);
+        self.changed.send_replace(());
     }
 
     /// Brings all in step with what the mirror shows now; answers where to continue.
@@ -77,12 +114,18 @@ impl Shared {
                     .iter()
                     .map(|name| (name.to_string(), config(&world, snapshot, name)))
                     .collect();
+                let secrets: Vec<_> = touched
+                    .secrets
+                    .iter()
+                    .map(|name| (name.to_string(), secret(&world, snapshot, name)))
+                    .collect();
                 drop(world);
                 self.apps.publish(apps, snapshot);
                 self.configs.publish(configs, snapshot);
+                self.secrets.publish(secrets, snapshot);
             }
             Changes::Resync => {
-                *world = World::default();
+                *world = world.emptied();
                 take_all(&mut world, snapshot, &mut touched);
                 let apps = touched
                     .apps
@@ -94,9 +137,15 @@ impl Shared {
                     .iter()
                     .filter_map(|name| Some((name.to_string(), Arc::new(config(&world, snapshot, name)?))))
                     .collect();
+                let secrets = touched
+                    .secrets
+                    .iter()
+                    .filter_map(|name| Some((name.to_string(), Arc::new(secret(&world, snapshot, name)?))))
+                    .collect();
                 drop(world);
                 self.apps.reset(apps, snapshot);
                 self.configs.reset(configs, snapshot);
+                self.secrets.reset(secrets, snapshot);
             }
         }
         self.changed.send_replace(());
@@ -129,6 +178,14 @@ fn config(world: &World, snapshot: &Snapshot, name: &ConfigRef) -> Option<Config
     Some(Config { metadata: Some(metadata_of(name, record.value.meta.as_ref(), etag)), spec })
 }
 
+fn secret(world: &World, snapshot: &Snapshot, name: &SecretRef) -> Option<Secret> {
+    let record = world.project(&name.project)?.secrets.get(&name.secret)?;
+    let version = SecretVersion::parse(&record.value.version).ok()?;
+    let key = Key::<stored::SecretRevisionRecord>::of(&SecretRevisionRef { secret: name.clone(), version });
+    let values = snapshot.get(&key).ok()??;
+    Some(shown::secret(name, &record.value, &values.value.sealed, record.mod_revision))
+}
+
 fn take_all(world: &mut World, snapshot: &Snapshot, touched: &mut Touched) {
     fn family<R: skerry_store::Record>(world: &mut World, snapshot: &Snapshot, touched: &mut Touched) {
         for entry in snapshot.entries(&skerry_store::Prefix::<R>::all()) {
@@ -139,6 +196,8 @@ fn take_all(world: &mut World, snapshot: &Snapshot, touched: &mut Touched) {
     family::<stored::GatewayRecord>(world, snapshot, touched);
     family::<stored::RevisionRecord>(world, snapshot, touched);
     family::<stored::ConfigRecord>(world, snapshot, touched);
+    family::<stored::SecretRevisionRecord>(world, snapshot, touched);
+    family::<stored::SecretRecord>(world, snapshot, touched);
     family::<stored::StatusRecord>(world, snapshot, touched);
     family::<stored::SessionRecord>(world, snapshot, touched);
     family::<stored::AssignmentRecord>(world, snapshot, touched);

@@ -1,14 +1,15 @@
-//! Clears away revisions of apps and contents of configs: the last ten and all that are referred to stay.
+//! Clears away revisions of apps and contents of configs: the last ten and all that are referred to stay. Of secrets the present values and those
+//! that are referred to, and what is sealed to nodes as long as their assignment names it.
 
-use skerry_model::{AppRef, ConfigRef, ContentHash, RevisionRef};
+use skerry_model::{AppRef, ConfigRef, ContentHash, NodeRef, RevisionRef};
 use skerry_proto::store::v1 as stored;
-use skerry_store::keys::ConfigRevisionRef;
-use skerry_store::{Key, Leadership, Prefix, Store, Txn};
+use skerry_store::keys::{ConfigRevisionRef, SealedSecretRef, SecretRevisionRef};
+use skerry_store::{Key, Leadership, Prefix, Snapshot, Store, Txn};
 use tracing::{debug, warn};
 
 use crate::follow::Shared;
 use crate::world::World;
-use crate::writes::{clear_content, clear_revision, unused};
+use crate::writes::{clear_content, clear_revision, clear_sealed, clear_values, unused};
 
 /// Revisions of one app, or contents of one config, that stay in any case.
 const KEPT: usize = 10;
@@ -45,7 +46,8 @@ pub(crate) async fn clear_unused(shared: &Shared, store: &Store, leadership: &Le
         let contents = unused(KEPT, contents, config_at, |config, hash| uses_content(&world, config, hash));
         let revisions = revisions.into_iter().map(clear_revision);
         let contents = contents.into_iter().map(clear_content);
-        revisions.chain(contents).take(DELETED_MAX).collect()
+        let secrets = values(&world, &snapshot).into_iter().chain(sealed(&world, &snapshot));
+        revisions.chain(contents).chain(secrets).take(DELETED_MAX).collect()
     };
     if txns.is_empty() {
         return;
@@ -57,6 +59,38 @@ pub(crate) async fn clear_unused(shared: &Shared, store: &Store, leadership: &Le
     {
         warn!(%error, "old revisions could not all be cleared away; it is tried again");
     }
+}
+
+/// Values that are neither a secret's present ones nor used by a node. None is kept for a way back: an old password is a burden.
+fn values(world: &World, snapshot: &Snapshot) -> Vec<Txn> {
+    let all = Prefix::<stored::SecretRevisionRecord>::all();
+    let clear = |entry: &std::sync::Arc<skerry_store::Entry>| {
+        let name = Key::<stored::SecretRevisionRecord>::parse(entry.key.clone()).ok()?.name();
+        let SecretRevisionRef { secret, version } = name;
+        let project = world.project(&secret.project);
+        let record = project.and_then(|project| project.secrets.get(&secret.secret));
+        let is_current = record.is_some_and(|record| record.value.version == version.to_string());
+        let is_used = project.is_some_and(|project| project.has_secret(&secret.secret, &version));
+        let at = record.map_or(0, |record| record.mod_revision);
+        (!is_current && !is_used).then(|| clear_values(secret, at, version, entry.mod_revision))
+    };
+    snapshot.entries(&all).filter_map(clear).take(DELETED_MAX).collect()
+}
+
+/// What is sealed to nodes that do not use it.
+fn sealed(world: &World, snapshot: &Snapshot) -> Vec<Txn> {
+    let all = Prefix::<stored::SealedSecretRecord>::all();
+    let clear = |entry: &std::sync::Arc<skerry_store::Entry>| {
+        let name = Key::<stored::SealedSecretRecord>::parse(entry.key.clone()).ok()?.name();
+        let SealedSecretRef { node: NodeRef { project, node }, secret, version } = &name;
+        let project = world.project(project);
+        let is_used = project.is_some_and(|project| project.has_secret_on(node, secret, version));
+        let assignment =
+            project.and_then(|project| project.nodes.get(node)).and_then(|view| view.assignment.as_ref());
+        let at = assignment.map_or(0, |(_, revision)| *revision);
+        (!is_used).then(|| clear_sealed(&name, entry.mod_revision, at))
+    };
+    snapshot.entries(&all).filter_map(clear).take(DELETED_MAX).collect()
 }
 
 fn uses_revision(world: &World, app: &AppRef, hash: &ContentHash) -> bool {

@@ -14,7 +14,7 @@ use tracing::{Span, debug, info, warn};
 
 use crate::follow::Shared;
 use crate::writes::{self, Unsettled};
-use crate::{gc, meters};
+use crate::{gc, meters, sealing};
 
 /// How long a leader may be silent before another takes over.
 const LEASE_TTL: Duration = Duration::from_secs(8);
@@ -74,11 +74,13 @@ async fn assign(shared: &Shared, store: &Store, leadership: &Leadership, shutdow
             }
             continue;
         }
-        let nodes = open.len();
+        let sealing::Sealed { ready: open, failed: unsealed } =
+            sealing::seal_new(shared, store, leadership, open).await;
+        let nodes = open.len() + unsealed;
         let (txns, spans): (Vec<_>, Vec<_>) = open.iter().map(traced).unzip();
         let results = store.commit_all(txns, Some(leadership)).await;
         drop(spans);
-        let failed = report(&open, &results);
+        let failed = report(&open, &results) + unsealed;
         meters::assigned(nodes - failed, failed);
         debug!(nodes, failed, "assignments written");
         if let Some(last) = newest(&results) {

@@ -1,4 +1,4 @@
-//! The app scheduler: apps, configs and their revisions; which node runs what; how it stands.
+//! The app scheduler: apps, configs, secrets and their revisions; which node runs what; how it stands.
 //!
 //! Every replica follows the store and answers; one of them leads and writes assignments. Placement itself is `skerry-placement`.
 
@@ -8,10 +8,13 @@ mod events;
 mod follow;
 mod gc;
 mod instances;
+mod keys;
 mod lead;
 mod meters;
 mod node;
 mod revisions;
+mod sealing;
+mod secrets;
 mod status;
 mod world;
 #[doc(hidden)]
@@ -22,12 +25,15 @@ use std::sync::Arc;
 use skerry_daemon::{ServiceArgs, Shutdown};
 use skerry_proto::scheduler::v1::app_service_server::AppServiceServer;
 use skerry_proto::scheduler::v1::config_service_server::ConfigServiceServer;
+use skerry_proto::scheduler::v1::secret_service_server::SecretServiceServer;
 use skerry_rpc::{MESSAGE_BYTES_MAX, Server};
 use skerry_store::{Store, WaitError};
 
 use crate::apps::Apps;
 use crate::configs::Configs;
 use crate::follow::Shared;
+pub use crate::keys::SecretKeys;
+use crate::secrets::Secrets;
 
 /// Flags of the `skerry-scheduler` process.
 pub type Args = ServiceArgs<7772>;
@@ -44,18 +50,26 @@ pub enum StartError {
 pub struct Scheduler {
     apps: Apps,
     configs: Configs,
+    secrets: Secrets,
 }
 
 impl Scheduler {
     /// Reads the fleet, then follows the store and campaigns, as the member of that id, until `shutdown`.
-    pub async fn start(store: Store, member: &str, shutdown: &Shutdown) -> Result<Self, StartError> {
-        let shared = Arc::new(Shared::new(&store));
+    /// `keys` open the values of secrets.
+    pub async fn start(
+        store: Store,
+        member: &str,
+        keys: SecretKeys,
+        shutdown: &Shutdown,
+    ) -> Result<Self, StartError> {
+        let shared = Arc::new(Shared::new(&store, keys.clone()));
         shared.mirror.ready().await?;
         shutdown.spawn(follow::follow(Arc::clone(&shared), shutdown.clone()));
         shutdown.spawn(lead::lead(Arc::clone(&shared), store.clone(), member.to_owned(), shutdown.clone()));
         Ok(Self {
             apps: Apps::new(Arc::clone(&shared), store.clone(), shutdown.clone()),
-            configs: Configs::new(shared, store, shutdown.clone()),
+            configs: Configs::new(Arc::clone(&shared), store.clone(), shutdown.clone()),
+            secrets: Secrets::new(shared, store, keys, shutdown.clone()),
         })
     }
 
@@ -63,7 +77,13 @@ impl Scheduler {
     pub fn register(&self, server: &mut Server) {
         let apps = AppServiceServer::new(self.apps.clone());
         let configs = ConfigServiceServer::new(self.configs.clone());
+        let secrets = SecretServiceServer::new(self.secrets.clone());
         server
+            .add(
+                secrets
+                    .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                    .max_encoding_message_size(MESSAGE_BYTES_MAX),
+            )
             .add(
                 apps.max_decoding_message_size(MESSAGE_BYTES_MAX)
                     .max_encoding_message_size(MESSAGE_BYTES_MAX),

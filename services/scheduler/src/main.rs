@@ -1,5 +1,6 @@
 //! The scheduler as a process of its own.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use clap::Parser;
 use skerry_api::{AccessMirror, Member};
 use skerry_daemon::LogArgs;
 use skerry_rpc::Server;
-use skerry_scheduler::{Args, Scheduler};
+use skerry_scheduler::{Args, Scheduler, SecretKeys};
 use skerry_store::{Store, StoreConfig, Target};
 
 /// Skerry's app scheduler: apps, configs, revisions, placement.
@@ -16,21 +17,25 @@ use skerry_store::{Store, StoreConfig, Target};
 struct Cli {
     #[command(flatten)]
     args: Args,
+    /// File of the keys that secrets are sealed under in the store; without it secrets cannot be set nor given to nodes
+    #[arg(long, env = "SKERRY_KEY_FILE", value_name = "FILE")]
+    key_file: Option<PathBuf>,
     #[command(flatten)]
     log: LogArgs,
 }
 
 fn main() -> ExitCode {
-    let Cli { args, log } = Cli::parse();
+    let Cli { args, key_file, log } = Cli::parse();
     if args.health {
         return args.check_health();
     }
     let scraped = args.metrics_listen.is_some();
     skerry_daemon::run("skerry-scheduler", &log, scraped, async |shutdown| {
+        let keys = key_file.as_deref().map_or_else(|| Ok(SecretKeys::none()), SecretKeys::load)?;
         let listening = args.bind().await?;
         let store = Store::connect(StoreConfig::new(Target::parse(&args.etcd)?)).await?;
         let member = Member::new("scheduler", listening.address(), listening.metrics_address());
-        let scheduler = Scheduler::start(store.clone(), &member.id(), &shutdown).await?;
+        let scheduler = Scheduler::start(store.clone(), &member.id(), keys, &shutdown).await?;
         shutdown.spawn(member.keep(store.clone(), shutdown.wait()));
         let access = AccessMirror::start(&store).await?;
         shutdown.spawn(access.clone().follow(shutdown.wait()));

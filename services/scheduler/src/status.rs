@@ -220,7 +220,9 @@ fn refusal<'a>(status: &'a StatusRecord, placed: &Placed) -> Option<(&'a str, &'
     let revision = format!("revisions/{}/{}", placed.instance.app, placed.revision);
     let configs: Vec<String> =
         placed.configs.iter().map(|(name, hash)| format!("configs/{name}/{hash}")).collect();
-    let content = |name: &String| *name == revision || configs.contains(name);
+    let secrets: Vec<String> =
+        placed.secrets.iter().map(|(name, one)| format!("secrets/{name}/{}", one.version)).collect();
+    let content = |name: &String| *name == revision || configs.contains(name) || secrets.contains(name);
     let of = |is: &dyn Fn(&String) -> bool| status.refused.iter().find(|refused| is(&refused.name));
     of(&content)
         .or_else(|| of(&|name| *name == instance))
@@ -371,6 +373,7 @@ mod tests {
             instance: InstanceName::parse("a/s/n/0").unwrap(),
             revision: hash,
             configs: std::collections::BTreeMap::new(),
+            secrets: std::collections::BTreeMap::new(),
             booked: skerry_model::app::Amounts::default(),
             ports: Vec::new(),
         };

@@ -9,15 +9,18 @@ use std::time::{Duration, SystemTime};
 
 use skerry_model::{
     AppName, AppRef, AppSpec, ConfigName, ConfigRef, ContentHash, InstanceName, NodeName, NodeRef,
-    ProjectName,
+    ProjectName, SecretName, SecretRef, SecretVersion,
 };
-use skerry_placement::{App, Delta, Node, Placed, Solution, State, apply};
+use skerry_placement::{App, Delta, Node, Placed, Secret, Solution, State, apply};
 use skerry_proto::store::v1 as stored;
 use skerry_proto::types::v1::{AppSpec as WireSpec, env_source};
+use skerry_store::keys::SecretRevisionRef;
 use skerry_store::{Entry, Family, Key, Record, Versioned};
 use tracing::warn;
 
+use crate::keys::SecretKeys;
 use crate::node::NodeView;
+use crate::sealing::Sealing;
 use crate::writes::{self, Unsettled};
 
 /// What follows from a change later than this is no part of its trace: a node that joins after days would else be.
@@ -54,6 +57,12 @@ pub(crate) struct Project {
     pub(crate) apps: BTreeMap<AppName, AppView>,
     /// Configs by name.
     pub(crate) configs: BTreeMap<ConfigName, Versioned<stored::ConfigRecord>>,
+    /// Secrets by name.
+    pub(crate) secrets: BTreeMap<SecretName, Versioned<stored::SecretRecord>>,
+    /// Their values: whether they open, else why not.
+    values: BTreeMap<(SecretName, SecretVersion), Result<(), String>>,
+    /// To what the secrets of nodes are sealed.
+    sealings: BTreeMap<NodeName, Sealing>,
     revisions: BTreeMap<(AppName, ContentHash), (Arc<WireSpec>, Arc<AppSpec>)>,
     /// Nodes whose stored assignment is not their plan.
     unsettled: BTreeSet<NodeName>,
@@ -66,6 +75,8 @@ pub(crate) struct Touched {
     pub(crate) apps: BTreeSet<AppRef>,
     /// Configs whose resource may look different.
     pub(crate) configs: BTreeSet<ConfigRef>,
+    /// Secrets whose resource may look different.
+    pub(crate) secrets: BTreeSet<SecretRef>,
 }
 
 /// All projects.
@@ -73,9 +84,21 @@ pub(crate) struct Touched {
 pub(crate) struct World {
     projects: BTreeMap<ProjectName, Project>,
     gateways: BTreeSet<String>,
+    /// What opens secrets.
+    keys: SecretKeys,
 }
 
 impl World {
+    /// Nothing yet.
+    pub(crate) fn new(keys: SecretKeys) -> Self {
+        Self { keys, ..Self::default() }
+    }
+
+    /// The same before it knew anything.
+    pub(crate) fn emptied(&self) -> Self {
+        Self::new(self.keys.clone())
+    }
+
     /// A project, if it has anything.
     pub(crate) fn project(&self, name: &ProjectName) -> Option<&Project> {
         self.projects.get(name)
@@ -104,6 +127,8 @@ impl World {
             Some(Family::Apps) => self.take_app(key, entry, touched),
             Some(Family::Revisions) => self.take_revision(key, entry, touched),
             Some(Family::Configs) => self.take_config(key, entry, touched),
+            Some(Family::Secrets) => self.take_secret(key, entry, touched),
+            Some(Family::SecretRevisions) => self.take_values(key, entry, touched),
             Some(Family::Assignments) => self.take_assignment(key, entry, touched),
             Some(Family::Status) => self.take_status(key, entry, touched),
             Some(Family::Sessions) => self.take_session(key, entry, touched),
@@ -119,6 +144,12 @@ impl World {
     fn take_node(&mut self, key: &str, entry: Option<&Entry>, touched: &mut Touched) {
         let Some((name, record)) = read::<stored::NodeRecord>(key, entry) else { return };
         let project = self.project_mut(&name.project);
+        let sealing = record.as_ref().and_then(|record| Sealing::of(&record.value));
+        let seal = sealing.as_ref().map(Sealing::id);
+        match sealing {
+            Some(sealing) => project.sealings.insert(name.node.clone(), sealing),
+            None => project.sealings.remove(&name.node),
+        };
         let node = record.map(|record| {
             let meta = record.value.meta.unwrap_or_default();
             let machine = project
@@ -127,7 +158,7 @@ impl World {
                 .and_then(|view| view.status.as_ref())
                 .and_then(|s| s.machine.clone());
             let (cpu_millis, memory_bytes) = capacity(machine.as_ref());
-            Node { labels: meta.labels, cordoned: record.value.cordoned, cpu_millis, memory_bytes }
+            Node { labels: meta.labels, cordoned: record.value.cordoned, cpu_millis, memory_bytes, seal }
         });
         if node.is_none() && project.nodes.get(&name.node).is_some_and(NodeView::is_bare) {
             project.nodes.remove(&name.node);
@@ -178,6 +209,47 @@ impl World {
             project.refresh_app(&name.project, &app, touched);
         }
         touched.configs.insert(name);
+    }
+
+    fn take_secret(&mut self, key: &str, entry: Option<&Entry>, touched: &mut Touched) {
+        let Some((name, record)) = read::<stored::SecretRecord>(key, entry) else { return };
+        let project = self.project_mut(&name.project);
+        match record {
+            Some(record) => project.secrets.insert(name.secret.clone(), record),
+            None => project.secrets.remove(&name.secret),
+        };
+        project.refresh_users_of(&name, touched);
+        touched.secrets.insert(name);
+    }
+
+    /// Whether values open is known before anything is placed that needs them: what does not open is sealed to nobody, and holds up nothing else.
+    fn take_values(&mut self, key: &str, entry: Option<&Entry>, touched: &mut Touched) {
+        let Some((name, record)) = read::<stored::SecretRevisionRecord>(key, entry) else { return };
+        let readable = record.map(|record| self.keys.open(&record.key, &record.value.sealed).map(drop));
+        let SecretRevisionRef { secret: name, version } = name;
+        let project = self.project_mut(&name.project);
+        let id = (name.secret.clone(), version);
+        match readable {
+            Some(readable) => project.values.insert(id, readable),
+            None => project.values.remove(&id),
+        };
+        project.refresh_users_of(&name, touched);
+        touched.secrets.insert(name);
+    }
+
+    /// To what secrets of a node are sealed, if it has a key.
+    pub(crate) fn sealing(&self, node: &NodeRef) -> Option<Sealing> {
+        self.project(&node.project)?.sealings.get(&node.node).cloned()
+    }
+
+    /// Nothing can be sealed to the key that a node gave: it counts as having none.
+    pub(crate) fn refuse_sealing(&mut self, node: &NodeRef, touched: &mut Touched) {
+        let project = self.project_mut(&node.project);
+        project.sealings.remove(&node.node);
+        if let Some(known) = project.state.nodes.get(&node.node).cloned() {
+            let delta = Delta::Node(node.node.clone(), Some(Node { seal: None, ..known }));
+            project.change(&node.project, delta, None, touched);
+        }
     }
 
     fn take_assignment(&mut self, key: &str, entry: Option<&Entry>, touched: &mut Touched) {
@@ -246,13 +318,72 @@ impl Project {
             let mut read =
                 services().flat_map(|service| &service.env_from).filter_map(|from| match &from.source {
                     Some(env_source::Source::Config(name)) => Some(name),
-                    Some(env_source::Source::File(_)) | None => None,
+                    Some(env_source::Source::Secret(_) | env_source::Source::File(_)) | None => None,
                 });
             if mounted.any(|name| name == config.as_str()) {
                 return Some((name, ConfigUse::Mounted));
             }
             read.any(|name| name == config.as_str()).then_some((name, ConfigUse::Read))
         })
+    }
+
+    /// Apps of which a service uses the secret.
+    pub(crate) fn apps_with_secret<'a>(
+        &'a self,
+        secret: &'a SecretName,
+    ) -> impl Iterator<Item = &'a AppName> {
+        let uses = |app: &AppName| {
+            let placed = self.state.apps.get(app).map(|app| &app.spec);
+            let known = placed.or_else(|| self.current(app).map(|(_, spec)| spec));
+            known.is_some_and(|spec| spec.secret_names().contains(secret))
+        };
+        self.apps.keys().filter(move |app| uses(app))
+    }
+
+    /// Whether any node is assigned, or shall be, these values of a secret.
+    pub(crate) fn has_secret(&self, secret: &SecretName, version: &SecretVersion) -> bool {
+        let stored = self.state.previous.values().flatten();
+        let planned = self.solution.values().flat_map(|plan| &plan.placed);
+        stored
+            .chain(planned)
+            .any(|placed| placed.secrets.get(secret).is_some_and(|one| one.version == *version))
+    }
+
+    /// Whether a node is assigned, or shall be, these values of a secret.
+    pub(crate) fn has_secret_on(
+        &self,
+        node: &NodeName,
+        secret: &SecretName,
+        version: &SecretVersion,
+    ) -> bool {
+        let stored = self.state.previous.get(node).into_iter().flatten();
+        let planned = self.solution.get(node).into_iter().flat_map(|plan| &plan.placed);
+        stored
+            .chain(planned)
+            .any(|placed| placed.secrets.get(secret).is_some_and(|one| one.version == *version))
+    }
+
+    /// The current revision of an app.
+    fn current(&self, app: &AppName) -> Option<&(Arc<WireSpec>, Arc<AppSpec>)> {
+        let revision = ContentHash::parse(&self.apps.get(app)?.record.value.revision).ok()?;
+        self.revisions.get(&(app.clone(), revision))
+    }
+
+    /// A secret as it is now, for placement.
+    fn secret(&self, name: &SecretName) -> Option<Secret> {
+        let version = SecretVersion::parse(&self.secrets.get(name)?.value.version).ok()?;
+        let unreadable = match self.values.get(&(name.clone(), version)) {
+            Some(readable) => readable.clone().err(),
+            None => Some("its values are not in the store".to_owned()),
+        };
+        Some(Secret { version, unreadable })
+    }
+
+    fn refresh_users_of(&mut self, name: &SecretRef, touched: &mut Touched) {
+        let users: Vec<AppName> = self.apps_with_secret(&name.secret).cloned().collect();
+        for app in users {
+            self.refresh_app(&name.project, &app, touched);
+        }
     }
 
     /// Whether any node is assigned, or shall be, something of this revision.
@@ -295,7 +426,11 @@ impl Project {
         let mut causes = BTreeSet::new();
         for placed in placed {
             let old = before.iter().find(|old| old.instance == placed.instance);
-            if old.is_some_and(|old| old.revision == placed.revision && old.configs == placed.configs) {
+            if old.is_some_and(|old| {
+                old.revision == placed.revision
+                    && old.configs == placed.configs
+                    && old.secrets == placed.secrets
+            }) {
                 continue;
             }
             let app = self.apps.get(&placed.instance.app).map(|app| &app.record.value);
@@ -307,6 +442,12 @@ impl Project {
                 .filter(|(name, hash)| old.is_some_and(|old| old.configs.get(*name) != Some(*hash)));
             let configs = changed.filter_map(|(name, _)| self.configs.get(name)).map(|config| &config.value);
             causes.extend(configs.filter(|c| recent(c.trace_time)).map(|config| config.trace_parent.clone()));
+            let changed = placed
+                .secrets
+                .iter()
+                .filter(|(name, one)| old.is_some_and(|old| old.secrets.get(*name) != Some(*one)));
+            let secrets = changed.filter_map(|(name, _)| self.secrets.get(name)).map(|secret| &secret.value);
+            causes.extend(secrets.filter(|s| recent(s.trace_time)).map(|secret| secret.trace_parent.clone()));
         }
         causes.into_iter().filter(|cause| !cause.is_empty()).take(writes::CAUSES_MAX).collect()
     }
@@ -371,7 +512,9 @@ impl Project {
                     .into_iter()
                     .filter_map(|name| Some((name.clone(), hash_of(name)?)))
                     .collect();
-                Some(App { revision, spec, configs })
+                let secrets = spec.secret_names().into_iter();
+                let secrets = secrets.filter_map(|name| Some((name.clone(), self.secret(name)?))).collect();
+                Some(App { revision, spec, configs, secrets })
             }
             // The record is there and its revision is not yet: what runs stays until it is.
             None if known => return,

@@ -4,14 +4,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use skerry_model::app::Amounts;
-use skerry_model::{AppRef, ConfigName, ConfigRef, ContentHash, InstanceName, NodeRef, RevisionRef};
-use skerry_placement::Placed;
+use skerry_model::{
+    AppRef, ConfigName, ConfigRef, ContentHash, InstanceName, NodeRef, RevisionRef, SealId, SecretName,
+    SecretRef, SecretVersion,
+};
+use skerry_placement::{Placed, SealedSecret};
 use skerry_proto::store::v1 as stored;
-use skerry_store::keys::ConfigRevisionRef;
+use skerry_store::keys::{ConfigRevisionRef, SealedSecretRef, SecretRevisionRef};
 use skerry_store::{Key, Txn};
 
 /// Most causes that are named of one assignment.
 pub const CAUSES_MAX: usize = 8;
+/// Most sealed secrets that go with one assignment. What is left over is cleared away later.
+const UNSEALED_MAX: usize = 32;
 
 /// One node whose assignment has to be written.
 #[derive(Debug)]
@@ -41,7 +46,23 @@ pub fn assign(open: &Unsettled, trace_parent: String) -> Txn {
     for content in contents(&open.node, placed).difference(&contents(&open.node, &open.before)) {
         txn = txn.when_exists(&Key::<stored::ConfigRevisionRecord>::of(content));
     }
+    // What nobody there uses any more goes at once. What it names newly was sealed before, by who writes this: nobody else clears away.
+    let (before, after) = (versions(&open.before), versions(placed));
+    for (secret, version) in before.difference(&after).take(UNSEALED_MAX) {
+        let sealed =
+            SealedSecretRef { node: open.node.clone(), secret: (*secret).clone(), version: *version };
+        txn = txn.delete(&Key::<stored::SealedSecretRecord>::of(&sealed));
+    }
     txn.put(&key, &stored::AssignmentRecord { trace_parent, ..record(placed) })
+}
+
+/// The secrets that instances use, each once as it is sealed.
+pub(crate) fn secrets(placed: &[Placed]) -> BTreeSet<(&SecretName, SealedSecret)> {
+    placed.iter().flat_map(|placed| &placed.secrets).map(|(name, one)| (name, *one)).collect()
+}
+
+fn versions(placed: &[Placed]) -> BTreeSet<(&SecretName, SecretVersion)> {
+    secrets(placed).into_iter().map(|(name, one)| (name, one.version)).collect()
 }
 
 /// The record of an assignment.
@@ -50,10 +71,16 @@ pub fn record(placed: &[Placed]) -> stored::AssignmentRecord {
         config: config.to_string(),
         hash: hash.to_string(),
     };
+    let secret = |(secret, one): (&SecretName, &SealedSecret)| stored::AssignedSecret {
+        secret: secret.to_string(),
+        version: one.version.to_string(),
+        seal: one.seal.to_string(),
+    };
     let instance = |placed: &Placed| stored::AssignedInstance {
         instance: placed.instance.to_string(),
         revision: placed.revision.to_string(),
         configs: placed.configs.iter().map(config).collect(),
+        secrets: placed.secrets.iter().map(secret).collect(),
     };
     let instances = placed.iter().map(instance).collect();
     stored::AssignmentRecord { instances, ..Default::default() }
@@ -64,10 +91,16 @@ pub fn placed(assigned: &stored::AssignedInstance) -> Option<Placed> {
     let config = |config: &stored::AssignedConfig| {
         Some((ConfigName::parse(&config.config).ok()?, ContentHash::parse(&config.hash).ok()?))
     };
+    let secret = |secret: &stored::AssignedSecret| {
+        let (version, seal) =
+            (SecretVersion::parse(&secret.version).ok()?, SealId::parse(&secret.seal).ok()?);
+        Some((SecretName::parse(&secret.secret).ok()?, SealedSecret { version, seal }))
+    };
     Some(Placed {
         instance: InstanceName::parse(&assigned.instance).ok()?,
         revision: ContentHash::parse(&assigned.revision).ok()?,
         configs: assigned.configs.iter().filter_map(config).collect(),
+        secrets: assigned.secrets.iter().filter_map(secret).collect(),
         booked: Amounts::default(),
         ports: Vec::new(),
     })
@@ -132,6 +165,23 @@ pub fn clear_content(unused: Unused<ConfigRef>) -> Txn {
     let owner = Key::<stored::ConfigRecord>::of(&unused.owner);
     let content = ConfigRevisionRef { config: unused.owner, hash: unused.hash };
     clear(&Key::<stored::ConfigRevisionRecord>::of(&content), unused.at, &owner, unused.owner_at)
+}
+
+/// The transaction that clears away values of a secret.
+pub(crate) fn clear_values(secret: SecretRef, secret_at: i64, version: SecretVersion, at: i64) -> Txn {
+    let owner = Key::<stored::SecretRecord>::of(&secret);
+    clear(
+        &Key::<stored::SecretRevisionRecord>::of(&SecretRevisionRef { secret, version }),
+        at,
+        &owner,
+        secret_at,
+    )
+}
+
+/// The transaction that clears away what is sealed to a node whose assignment, as it was seen, does not name it.
+pub(crate) fn clear_sealed(sealed: &SealedSecretRef, at: i64, assignment_at: i64) -> Txn {
+    let assignment = Key::<stored::AssignmentRecord>::of(&sealed.node);
+    clear(&Key::<stored::SealedSecretRecord>::of(sealed), at, &assignment, assignment_at)
 }
 
 /// It compares that the record and its app or config are unchanged (in a store that was restored a moment ago the record may be the current

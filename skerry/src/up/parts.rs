@@ -15,7 +15,7 @@ use skerry_proto::registry::v1::GetNodeRequest;
 use skerry_proto::registry::v1::node_service_client::NodeServiceClient;
 use skerry_registry::Registry;
 use skerry_rpc::Server;
-use skerry_scheduler::Scheduler;
+use skerry_scheduler::{Scheduler, SecretKeys};
 use skerry_store::{ConnectError, Store, StoreConfig, Target};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -243,6 +243,9 @@ impl ControlPlane {
         let mut server = Server::new(secured.access.clone())?;
         let [registry_member, scheduler_member, gateway_member] =
             ["registry", "scheduler", "gateway"].map(|service| Member::new(service, address, metrics));
+        // Of this machine alone; beside the store and not in it.
+        let keys = SecretKeys::load_or_make(&settings.data_dir.join("key-ring"))
+            .context("the key file of secrets")?;
         let leader = scheduler_member.id();
         // Each reads the fleet first: at the same time, to be ready sooner.
         let access = async { AccessMirror::start(&store).await.context("reading the users from the store") };
@@ -254,7 +257,9 @@ impl ControlPlane {
                 started.context("starting the registry").map(|registry| (registry, access))
             },
             async {
-                Scheduler::start(store.clone(), &leader, shutdown).await.context("starting the scheduler")
+                Scheduler::start(store.clone(), &leader, keys, shutdown)
+                    .await
+                    .context("starting the scheduler")
             },
             async { Gateway::start(gateway, store.clone(), shutdown).await.context("starting the gateway") },
         )?;

@@ -97,6 +97,7 @@ impl Settings {
             docker: self.docker.clone(),
             credentials: self.credentials.clone(),
             image_gc: self.image_gc,
+            secrets_dir: None,
         }))
     }
 

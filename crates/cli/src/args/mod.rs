@@ -4,6 +4,7 @@ mod access;
 mod change;
 mod contexts;
 mod rollout;
+mod secret;
 mod show;
 
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ pub use access::{
 pub use change::{AnnotateArgs, ApplyArgs, CordonArgs, DeleteArgs, DiffArgs, EditArgs, LabelArgs};
 pub use contexts::{ConfigCommand, GetContextsArgs, SetContextArgs};
 pub use rollout::{HistoryArgs, RestartArgs, RolloutCommand, RolloutStatusArgs, UndoArgs};
+pub use secret::{ResealArgs, SecretCommand, SecretSetArgs};
 pub use show::{
     DescribeArgs, EventsArgs, ExplainArgs, Format, GetArgs, Output, StatusArgs, VersionArgs, WaitArgs,
 };
@@ -121,6 +123,9 @@ pub enum ClientCommand {
     /// The revisions of an app: how the current one comes along, go back to another, start anew
     #[command(subcommand)]
     Rollout(RolloutCommand),
+    /// Values that services are given and nobody reads back
+    #[command(subcommand)]
+    Secret(SecretCommand),
     /// Start the instances of an app anew
     Restart(RestartArgs),
     /// Show what happened

@@ -69,7 +69,7 @@ pub(super) fn in_manifest(error: CallOrUsage, sourced: &Sourced) -> CliError {
 /// Configs before the apps that mount them; nodes between, so that labels are there when apps are placed.
 fn order(kind: Kind) -> u8 {
     match kind {
-        Kind::Config => 0,
+        Kind::Config | Kind::Secret => 0,
         Kind::Node => 1,
         Kind::App => 2,
     }
@@ -85,6 +85,7 @@ pub(super) fn full_target(resource: &Resource) -> Target {
     let kind = match resource.kind() {
         Kind::App => Type::App,
         Kind::Config => Type::Config,
+        Kind::Secret => Type::Secret,
         Kind::Node => Type::Node,
     };
     Target { kind, name: resource.name().to_owned() }

@@ -1,12 +1,12 @@
 //! `delete`: resources go, and with an app its instances.
 
 use skerry_proto::registry::v1::DeleteNodeRequest;
-use skerry_proto::scheduler::v1::{DeleteAppRequest, DeleteConfigRequest};
+use skerry_proto::scheduler::v1::{DeleteAppRequest, DeleteConfigRequest, DeleteSecretRequest};
 
 use super::gone::Watcher;
 use super::{Several, apply};
 use crate::args::DeleteArgs;
-use crate::client::{Client, Service, apps, configs, nodes, request, request_id};
+use crate::client::{Client, Service, apps, configs, nodes, request, request_id, secrets};
 use crate::error::CliError;
 use crate::files::{Named, read_all};
 use crate::item::CallOrUsage;
@@ -112,6 +112,14 @@ pub(super) async fn delete(client: &Client, target: &Target, name: String) -> Re
             let answer = client.call(Service::Scheduler, |channel, left| {
                 let message = message.clone();
                 async move { configs(channel).delete_config(request(message, left)).await }
+            });
+            answer.await?;
+        }
+        Type::Secret => {
+            let message = DeleteSecretRequest { name, etag: String::new(), request_id: id };
+            let answer = client.call(Service::Scheduler, |channel, left| {
+                let message = message.clone();
+                async move { secrets(channel).delete_secret(request(message, left)).await }
             });
             answer.await?;
         }

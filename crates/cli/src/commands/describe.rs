@@ -48,6 +48,7 @@ async fn text(client: &Client, target: &Target) -> Result<String, CliError> {
             describe::app(&app, &instances, &events, time::now())
         }
         Item::Config(config) => describe::config(&config),
+        Item::Secret(secret) => describe::secret(&secret),
         Item::Instance(_) | Item::Revision(_) | Item::Event(_) => {
             unreachable!("these are not fetched by name")
         }

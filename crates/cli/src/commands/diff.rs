@@ -1,12 +1,14 @@
 //! `diff`: what `apply` would change, as the server says.
 
+use skerry_proto::scheduler::v1::update_app_response::Outcome;
+
 use super::Several;
 use super::apply::{apply, full_target, in_manifest, read, target};
 use crate::args::DiffArgs;
 use crate::client::Client;
 use crate::error::CliError;
 use crate::files::{Named, Sourced};
-use crate::item::CallOrUsage;
+use crate::item::{CallOrUsage, Item};
 use crate::print::Printer;
 use crate::render::diff::{of_owner, unified};
 
@@ -43,6 +45,11 @@ async fn of_one(client: &Client, sourced: &Sourced, colour: bool) -> Result<Stri
         Err(error) if error.is_not_found() => String::new(),
         Err(error) => return Err(error),
     };
-    let (after, _) = apply(client, &sourced.manifest, true).await?;
-    Ok(unified(&target(resource).to_string(), &before, &of_owner(&after), colour))
+    let (after, outcome) = apply(client, &sourced.manifest, true).await?;
+    let difference = unified(&target(resource).to_string(), &before, &of_owner(&after), colour);
+    // Values are shown nowhere, so that only the server knows whether they differ.
+    if difference.is_empty() && matches!(after, Item::Secret(_)) && outcome == Outcome::Updated {
+        return Ok(format!("{}: its values change, which are not shown\n", target(resource)));
+    }
+    Ok(difference)
 }

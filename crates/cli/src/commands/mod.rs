@@ -16,6 +16,7 @@ pub(crate) mod label;
 mod prune;
 pub(crate) mod restart;
 pub(crate) mod rollout;
+pub(crate) mod secret;
 mod send;
 pub(crate) mod status;
 pub(crate) mod version;

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use skerry_proto::registry::v1::Node;
-use skerry_proto::scheduler::v1::{App, Config};
+use skerry_proto::scheduler::v1::secret_status;
+use skerry_proto::scheduler::v1::{App, Config, Secret};
 use skerry_proto::types::v1::service_spec::{Kind, Program};
 use skerry_proto::types::v1::{Condition, InstanceStatus, LabelSelector, Metadata, ServiceSpec, Termination};
 
@@ -178,6 +179,31 @@ pub(crate) fn config(config: &Config) -> String {
     let rows: Vec<_> = data.chain(binary).collect();
     table(&mut text, "Files", &["KEY", "SIZE", "FORM"], &rows);
     text
+}
+
+/// A secret and its keys. Nobody has its values to show.
+pub(crate) fn secret(secret: &Secret) -> String {
+    let mut text = head(secret.metadata.as_ref());
+    let status = secret.status.clone().unwrap_or_default();
+    field(&mut text, "Kind", secret_kind(status.kind()));
+    if !status.registry.is_empty() {
+        field(&mut text, "Registry", &status.registry);
+    }
+    field(&mut text, "Version", &status.version);
+    field(&mut text, "Sealed as", &status.sealed_hash);
+    field(&mut text, "Changed", &moment(status.update_time.as_ref()));
+    let size = |size: i64| bytes(u64::try_from(size).unwrap_or_default());
+    let rows: Vec<_> = status.entries.iter().map(|one| vec![one.key.clone(), size(one.size_bytes)]).collect();
+    table(&mut text, "Entries", &["KEY", "SIZE"], &rows);
+    text
+}
+
+/// What a secret is for, in a word.
+pub(crate) fn secret_kind(kind: secret_status::Kind) -> &'static str {
+    match kind {
+        secret_status::Kind::Unspecified | secret_status::Kind::Opaque => "Opaque",
+        secret_status::Kind::ImageCredentials => "ImageCredentials",
+    }
 }
 
 fn head(metadata: Option<&Metadata>) -> String {

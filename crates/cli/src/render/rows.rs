@@ -1,7 +1,7 @@
 //! Which columns each type has, and what is in them.
 
 use skerry_proto::registry::v1::Node;
-use skerry_proto::scheduler::v1::{App, Config, Revision};
+use skerry_proto::scheduler::v1::{App, Config, Revision, Secret};
 use skerry_proto::types::v1::condition::Status;
 use skerry_proto::types::v1::{Condition, Event, InstancePhase, InstanceStatus, Metadata};
 
@@ -21,6 +21,7 @@ pub(crate) fn headers(kind: Type, wide: bool) -> Vec<&'static str> {
         ),
         Type::App => (&["NAME", "READY", "UP-TO-DATE", "STATUS", "REVISION", "AGE"], &["SERVICES", "LABELS"]),
         Type::Config => (&["NAME", "KEYS", "SIZE", "AGE"], &["LABELS"]),
+        Type::Secret => (&["NAME", "KIND", "KEYS", "VERSION", "AGE"], &["LABELS"]),
         Type::Instance => (
             &["INSTANCE", "NODE", "PHASE", "READY", "RESTARTS", "REASON", "AGE"],
             &["REVISION", "EXIT", "RUNTIME-ID", "MESSAGE"],
@@ -38,7 +39,7 @@ pub(crate) fn usual_widths(kind: Type) -> &'static [usize] {
         Type::App => &[12, 0, 0, 28, HASH_DIGITS],
         Type::Instance => &[24, 12, 9, 0, 0, 20],
         Type::Event => &[20, 0, 18, 28],
-        Type::Config | Type::Revision => &[12],
+        Type::Config | Type::Secret | Type::Revision => &[12],
     }
 }
 
@@ -48,6 +49,7 @@ pub(crate) fn cells(item: &Item, wide: bool, now: i64) -> Vec<String> {
         Item::Node(node) => node_cells(node, now),
         Item::App(app) => app_cells(app, now),
         Item::Config(config) => config_cells(config, now),
+        Item::Secret(secret) => secret_cells(secret, now),
         Item::Instance(instance) => instance_cells(instance, now),
         Item::Revision(revision) => revision_cells(revision, now),
         Item::Event(event) => event_cells(event),
@@ -64,7 +66,7 @@ pub(crate) fn change_cells(kind: ChangeKind, item: &Item, wide: bool, now: i64) 
     let state = match item {
         Item::App(_) => 3,
         Item::Instance(_) => 2,
-        Item::Node(_) | Item::Config(_) | Item::Revision(_) | Item::Event(_) => 1,
+        Item::Node(_) | Item::Config(_) | Item::Secret(_) | Item::Revision(_) | Item::Event(_) => 1,
     };
     if kind == ChangeKind::Deleted
         && let Some(cell) = cells.get_mut(state)
@@ -153,6 +155,18 @@ pub(crate) fn app_state(app: &App) -> String {
     let problem =
         status.problems.iter().map(|problem| problem.reason.as_str()).find(|reason| !reason.is_empty());
     with_reason(state, problem.or(available.map(|condition| condition.reason.as_str())).unwrap_or_default())
+}
+
+fn secret_cells(secret: &Secret, now: i64) -> Cells {
+    let status = secret.status.clone().unwrap_or_default();
+    let narrow = vec![
+        short_name(secret.metadata.as_ref()),
+        super::describe::secret_kind(status.kind()).to_owned(),
+        status.entries.len().to_string(),
+        status.version.chars().take(12).collect(),
+        age_of(secret.metadata.as_ref(), now),
+    ];
+    (narrow, vec![labels(secret.metadata.as_ref())])
 }
 
 fn config_cells(config: &Config, now: i64) -> Cells {

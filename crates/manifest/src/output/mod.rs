@@ -7,6 +7,7 @@ mod yaml;
 
 use prost::Message;
 use prost_reflect::DynamicMessage;
+use skerry_proto::scheduler::v1::Secret;
 
 use crate::descriptors;
 use crate::resource::{API_VERSION, Resource};
@@ -19,6 +20,10 @@ pub fn resource(resource: &Resource) -> Value {
     let mut body = match resource {
         Resource::App(app) => message(kind.message(), app.as_ref()),
         Resource::Config(config) => message(kind.message(), config.as_ref()),
+        // Whoever has values prints none.
+        Resource::Secret(secret) => {
+            message(kind.message(), &Secret { spec: None, ..secret.as_ref().clone() })
+        }
         Resource::Node(node) => message(kind.message(), node.as_ref()),
     };
     if let Value::Map(entries) = &mut body

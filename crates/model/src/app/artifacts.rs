@@ -111,7 +111,7 @@ pub fn normal_path(path: &str) -> String {
 }
 
 /// Whether one path is the other, or lies in it.
-fn overlap(one: &str, other: &str) -> bool {
+pub(super) fn overlap(one: &str, other: &str) -> bool {
     let within = |outer: &str, inner: &str| {
         inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::{NetworkName, VolumeName};
+use crate::{NetworkName, SecretName, VolumeName};
 
 /// A container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,6 +12,8 @@ pub struct Container {
     pub image: String,
     /// When it is pulled.
     pub pull_policy: PullPolicy,
+    /// The secret with the credentials of its registry.
+    pub image_credentials: Option<SecretName>,
     /// `os[/architecture[/variant]]` of the image; absent: the machine's.
     pub platform: Option<String>,
     /// Replaces the image's entrypoint, if not empty.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
-use crate::{ConfigName, Selector, ServiceName};
+use crate::{ConfigName, SecretName, Selector, ServiceName};
 
 mod artifacts;
 mod container;
@@ -12,6 +12,7 @@ mod graph;
 mod parse;
 mod process;
 mod program;
+mod secrets;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -22,10 +23,11 @@ pub use container::{
     Container, Device, Dns, ExtraHost, IpcMode, Isolation, Kernel, Log, Mount, MountSource, Network,
     NetworkMode, Port, Protocol, PullPolicy, Ulimit,
 };
-pub use env::EnvSource;
+pub use env::{EnvSource, SecretEntries};
 pub use graph::start_order;
 pub use parse::{REPLICAS_MAX, SERVICES_MAX, SPEC_BYTES_MAX};
 pub use process::{LogBounds, Process};
+pub use secrets::{OnChange, SecretMount};
 
 /// What an app is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +57,8 @@ pub struct ServiceSpec {
     pub user: Option<String>,
     /// Configs as read-only files.
     pub configs: Vec<ConfigMount>,
+    /// Secrets as read-only files.
+    pub secrets: Vec<SecretMount>,
     /// Kept free for it by placement; limits count where no request is named.
     pub requests: Amounts,
     /// Enforced on it.
@@ -232,6 +236,11 @@ impl AppSpec {
     pub fn config_names(&self) -> BTreeSet<&ConfigName> {
         self.services.iter().flat_map(ServiceSpec::config_names).collect()
     }
+
+    /// Names of all secrets that are used, each once.
+    pub fn secret_names(&self) -> BTreeSet<&SecretName> {
+        self.services.iter().flat_map(ServiceSpec::secret_names).collect()
+    }
 }
 
 impl ServiceSpec {
@@ -239,6 +248,16 @@ impl ServiceSpec {
     pub fn config_names(&self) -> BTreeSet<&ConfigName> {
         let mounted = self.configs.iter().map(|mount| &mount.config);
         mounted.chain(self.env_from.iter().filter_map(EnvSource::config)).collect()
+    }
+
+    /// Names of the secrets that it uses, as files, as environment or for its image, each once.
+    pub fn secret_names(&self) -> BTreeSet<&SecretName> {
+        let for_image = match &self.program {
+            Program::Container(container) => container.image_credentials.as_ref(),
+            Program::Process(_) => None,
+        };
+        let mounted = self.secrets.iter().map(|mount| &mount.secret);
+        mounted.chain(self.env_from.iter().filter_map(EnvSource::secret)).chain(for_image).collect()
     }
 
     /// What placement keeps free: requests, and limits where no request is named.

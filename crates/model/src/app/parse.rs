@@ -13,7 +13,7 @@ use crate::{ConfigName, Fault, Selector, ServiceName, Violations, VolumeName};
 use super::artifacts;
 use super::{
     Amounts, AppSpec, ConfigMount, Dependency, DependencyCondition, HealthCheck, Kind, MountSource,
-    NetworkMode, Probe, Program, RestartPolicy, RestartWhen, ServiceSpec, StopPolicy, env, program,
+    NetworkMode, Probe, Program, RestartPolicy, RestartWhen, ServiceSpec, StopPolicy, env, program, secrets,
     start_order, update,
 };
 
@@ -182,6 +182,10 @@ fn parse_service(at: &str, service: &pb::ServiceSpec, v: &mut Violations) -> Opt
     if let Some(Program::Process(process)) = &program {
         artifacts::check_configs(&format!("{at}.process.artifacts"), &process.artifacts, &configs, v);
     }
+    let secrets = secrets::parse(at, &service.secrets, is_process, v);
+    if is_process {
+        secrets::check_configs(at, &secrets, &configs, v);
+    }
     let resources = service.resources.unwrap_or_default();
     let requests = parse_amounts(&format!("{at}.resources.requests"), resources.requests.as_ref(), v);
     let limits = parse_amounts(&format!("{at}.resources.limits"), resources.limits.as_ref(), v);
@@ -217,6 +221,7 @@ fn parse_service(at: &str, service: &pb::ServiceSpec, v: &mut Violations) -> Opt
         working_directory,
         user,
         configs,
+        secrets,
         requests,
         limits,
         health_check,

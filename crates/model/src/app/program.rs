@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use skerry_proto::types::v1 as pb;
 
 use crate::name::InvalidName;
-use crate::{ServiceName, Violations, VolumeName};
+use crate::{SecretName, ServiceName, Violations, VolumeName};
 
 use super::parse::{absent_if_empty, bound, is_absolute};
 use super::{
@@ -82,12 +82,15 @@ fn parse_container(at: &str, container: &pb::Container, v: &mut Violations) -> C
     if platform.as_ref().is_some_and(|platform| !is_platform(platform)) {
         v.add(format!("{at}.platform"), "write os[/architecture[/variant]], as linux/arm64");
     }
+    let image_credentials = absent_if_empty(&container.image_credentials)
+        .and_then(|name| v.check(format!("{at}.image_credentials"), SecretName::parse(&name)));
     if !container.gpus.is_empty() {
         v.add(format!("{at}.gpus"), "not available yet: leave it out");
     }
     Container {
         image: container.image.clone(),
         pull_policy,
+        image_credentials,
         platform,
         entrypoint: container.entrypoint.clone(),
         command: container.command.clone(),

@@ -706,17 +706,18 @@ impl ::prost::Name for Update {
 /// A part of the desired state.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Resource {
-    /// `instances/<app>/<service>/<cluster>/<ordinal>`, `revisions/<app>/<hash>` or `configs/<config>/<hash>`.
+    /// `instances/<app>/<service>/<cluster>/<ordinal>`, `revisions/<app>/<hash>`, `configs/<config>/<hash>` or `secrets/<secret>/<version>`.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
-    /// Version of its content: a hash. Two with the same name and version are the same.
+    /// Version of its content: a hash; of a secret `<version>.<seal>`, which names the key that it is sealed to. Two with the same name and version
+    /// are the same.
     #[prost(string, tag = "2")]
     pub version: ::prost::alloc::string::String,
     /// Features that an agent must have to take it; one that lacks any refuses it.
     #[prost(string, repeated, tag = "3")]
     pub requires: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// What it is.
-    #[prost(oneof = "resource::Body", tags = "4, 5, 6")]
+    #[prost(oneof = "resource::Body", tags = "4, 5, 6, 7")]
     pub body: ::core::option::Option<resource::Body>,
 }
 /// Nested message and enum types in `Resource`.
@@ -733,6 +734,9 @@ pub mod resource {
         /// Encoded skerry.scheduler.v1.ConfigSpec; the hash in the name is the BLAKE3 of these bytes.
         #[prost(bytes, tag = "6")]
         Config(::prost::bytes::Bytes),
+        /// The values of a secret, sealed to this node.
+        #[prost(message, tag = "7")]
+        Secret(super::SealedSecret),
     }
 }
 impl ::prost::Name for Resource {
@@ -745,7 +749,27 @@ impl ::prost::Name for Resource {
         "/skerry.gateway.v1.Resource".into()
     }
 }
-/// One copy of a service, to be run. The revision and the configs that it names are in the same desired state.
+/// The values of a secret that only one node opens. Whoever passes it on sees nothing.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SealedSecret {
+    /// An encoded skerry.type.v1.SecretContent, sealed by HPKE to the node's sealing key for this project, node uid, secret and version.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub sealed: ::prost::bytes::Bytes,
+    /// The uid that it was sealed for. Another one than the true one opens nothing.
+    #[prost(string, tag = "2")]
+    pub node_uid: ::prost::alloc::string::String,
+}
+impl ::prost::Name for SealedSecret {
+    const NAME: &'static str = "SealedSecret";
+    const PACKAGE: &'static str = "skerry.gateway.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.gateway.v1.SealedSecret".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.gateway.v1.SealedSecret".into()
+    }
+}
+/// One copy of a service, to be run. The revision, the configs and the secrets that it names are in the same desired state.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Instance {
     /// `<app>/<service>/<cluster>/<ordinal>`.
@@ -757,6 +781,9 @@ pub struct Instance {
     /// Configs that it mounts.
     #[prost(message, repeated, tag = "3")]
     pub configs: ::prost::alloc::vec::Vec<ConfigReference>,
+    /// Secrets that it uses.
+    #[prost(message, repeated, tag = "4")]
+    pub secrets: ::prost::alloc::vec::Vec<SecretReference>,
 }
 impl ::prost::Name for Instance {
     const NAME: &'static str = "Instance";
@@ -766,6 +793,26 @@ impl ::prost::Name for Instance {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/skerry.gateway.v1.Instance".into()
+    }
+}
+/// A secret at a version.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SecretReference {
+    /// Its name (the last part).
+    #[prost(string, tag = "1")]
+    pub secret: ::prost::alloc::string::String,
+    /// Names its values: random, 32 hexadecimal digits.
+    #[prost(string, tag = "2")]
+    pub version: ::prost::alloc::string::String,
+}
+impl ::prost::Name for SecretReference {
+    const NAME: &'static str = "SecretReference";
+    const PACKAGE: &'static str = "skerry.gateway.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.gateway.v1.SecretReference".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.gateway.v1.SecretReference".into()
     }
 }
 /// A config at a content version.

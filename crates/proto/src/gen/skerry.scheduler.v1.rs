@@ -2438,3 +2438,1256 @@ pub mod config_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// Values that services mount as files or take as environment variables, or credentials of a registry of images.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Secret {
+    /// Name `projects/<project>/secrets/<secret>`.
+    #[prost(message, optional, tag = "1")]
+    pub metadata: ::core::option::Option<super::super::r#type::v1::Metadata>,
+    /// The values. Taken and never given back: absent in every answer. Absent in an update: they stay as they were.
+    #[prost(message, optional, tag = "2")]
+    pub spec: ::core::option::Option<SecretSpec>,
+    /// What may be known of them.
+    #[prost(message, optional, tag = "3")]
+    pub status: ::core::option::Option<SecretStatus>,
+}
+impl ::prost::Name for Secret {
+    const NAME: &'static str = "Secret";
+    const PACKAGE: &'static str = "skerry.scheduler.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.scheduler.v1.Secret".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.scheduler.v1.Secret".into()
+    }
+}
+/// The values of a secret: entries, or `image_credentials`. At most 64 KiB and 256 entries together.
+#[derive(Clone, PartialEq, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct SecretSpec {
+    /// Bytes by key; Base64 in manifests. Keys are file names: 1 to 253 of letters, digits, `-`, `_` and `.`.
+    #[prost(btree_map = "string, bytes", tag = "1")]
+    pub data: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::bytes::Bytes,
+    >,
+    /// Text by key, for manifests that people write. No key is in both.
+    #[prost(btree_map = "string, string", tag = "2")]
+    pub string_data: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// Credentials of a registry of images. Not beside entries.
+    #[prost(message, optional, tag = "3")]
+    pub image_credentials: ::core::option::Option<
+        super::super::r#type::v1::ImageCredentials,
+    >,
+}
+impl ::prost::Name for SecretSpec {
+    const NAME: &'static str = "SecretSpec";
+    const PACKAGE: &'static str = "skerry.scheduler.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.scheduler.v1.SecretSpec".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.scheduler.v1.SecretSpec".into()
+    }
+}
+/// What may be known of a secret.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SecretStatus {
+    /// Names the present values, and is random: were it a hash of them, who has it could try out what a short one is.
+    #[prost(string, tag = "1")]
+    pub version: ::prost::alloc::string::String,
+    /// What it is for.
+    #[prost(enumeration = "secret_status::Kind", tag = "2")]
+    pub kind: i32,
+    /// Its keys, in order, and how long each value is.
+    #[prost(message, repeated, tag = "3")]
+    pub entries: ::prost::alloc::vec::Vec<SecretEntry>,
+    /// The registry that credentials are for.
+    #[prost(string, tag = "4")]
+    pub registry: ::prost::alloc::string::String,
+    /// BLAKE3 of the values as they are stored, sealed: 64 hexadecimal digits. Sealed anew they have another.
+    #[prost(string, tag = "5")]
+    pub sealed_hash: ::prost::alloc::string::String,
+    /// When the values last changed.
+    #[prost(message, optional, tag = "6")]
+    pub update_time: ::core::option::Option<::prost_types::Timestamp>,
+}
+/// Nested message and enum types in `SecretStatus`.
+pub mod secret_status {
+    /// What a secret is for.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Kind {
+        /// Not set.
+        Unspecified = 0,
+        /// Entries, whatever they mean.
+        Opaque = 1,
+        /// A service may name it as `imageCredentials`.
+        ImageCredentials = 2,
+    }
+    impl Kind {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "KIND_UNSPECIFIED",
+                Self::Opaque => "OPAQUE",
+                Self::ImageCredentials => "IMAGE_CREDENTIALS",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "KIND_UNSPECIFIED" => Some(Self::Unspecified),
+                "OPAQUE" => Some(Self::Opaque),
+                "IMAGE_CREDENTIALS" => Some(Self::ImageCredentials),
+                _ => None,
+            }
+        }
+    }
+}
+impl ::prost::Name for SecretStatus {
+    const NAME: &'static str = "SecretStatus";
+    const PACKAGE: &'static str = "skerry.scheduler.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.scheduler.v1.SecretStatus".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.scheduler.v1.SecretStatus".into()
+    }
+}
+/// An entry of a secret, without its value.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SecretEntry {
+    /// Its key.
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    /// Bytes of its value.
+    #[prost(int64, tag = "2")]
+    pub size_bytes: i64,
+}
+impl ::prost::Name for SecretEntry {
+    const NAME: &'static str = "SecretEntry";
+    const PACKAGE: &'static str = "skerry.scheduler.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.scheduler.v1.SecretEntry".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.scheduler.v1.SecretEntry".into()
+    }
+}
+/// Creates a secret.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CreateSecretRequest {
+    /// `projects/<project>`.
+    #[prost(string, tag = "1")]
+    pub parent: ::prost::alloc::string::String,
+    /// The secret; `metadata.name` is full or just the last part.
+    #[prost(message, optional, tag = "2")]
+    pub secret: ::core::option::Option<Secret>,
+    /// A UUID; a repeat within a day answers as the first did and changes nothing.
+    #[prost(string, tag = "3")]
+    pub request_id: ::prost::alloc::string::String,
+    /// Check all and change nothing.
+    #[prost(bool, tag = "4")]
+    pub validate_only: bool,
+}
+impl ::prost::Name for CreateSecretRequest {
+    const NAME: &'static str = "CreateSecretRequest";
+    const PACKAGE: &'static str = "skerry.scheduler.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.scheduler.v1.CreateSecretRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.scheduler.v1.CreateSecretRequest".into()
+    }
+}
+/// The secret as it was created.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CreateSecretResponse {
+    /// The secret.
+    #[prost(message, optional, tag = "1")]
+    pub secret: ::core::option::Option<Secret>,
+}
+impl ::prost::Name for CreateSecretResponse {
+    const NAME: &'static str = "CreateSecretResponse";
+    const PACKAGE: &'static str = "skerry.scheduler.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.scheduler.v1.CreateSecretResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.scheduler.v1.CreateSecretResponse".into()
+    }
+}
+/// Asks for one secret.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetSecretRequest {
+    /// `projects/<project>/secrets/<secret>`.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+impl ::prost::Name for GetSecretRequest {
+    const NAME: &'static str = "GetSecretRequest";
+    const PACKAGE: &'static str = "skerry.scheduler.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.scheduler.v1.GetSecretRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.scheduler.v1.GetSecretRequest".into()
+    }
+}
+/// One secret.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetSecretResponse {
+    /// The secret.
+    #[prost(message, optional, tag = "1")]
+    pub secret: ::core::option::Option<Secret>,
+}
+impl ::prost::Name for GetSecretResponse {
+    const NAME: &'static str = "GetSecretResponse";
+    const PACKAGE: &'static str = "skerry.scheduler.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.scheduler.v1.GetSecretResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.scheduler.v1.GetSecretResponse".into()
+    }
+}
+/// Asks for secrets.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListSecretsRequest {
+    /// `projects/<project>`.
+    #[prost(string, tag = "1")]
+    pub parent: ::prost::alloc::string::String,
+    /// At most so many, 1 to 1,000. Absent: 100.
+    #[prost(int32, tag = "2")]
+    pub page_size: i32,
+    /// `next_page_token` of the page before; all else must be as it was then.
+    #[prost(string, tag = "3")]
+    pub page_token: ::prost::alloc::string::String,
+    /// Labels as kubectl writes them.
+    #[prost(string, tag = "4")]
+    pub label_selector: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ListSecretsRequest {
+    const NAME: &'static str = "ListSecretsRequest";
+    const PACKAGE: &'static str = "skerry.scheduler.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.scheduler.v1.ListSecretsRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.scheduler.v1.ListSecretsRequest".into()
+    }
+}
+/// A page of secrets.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListSecretsResponse {
+    /// By name.
+    #[prost(message, repeated, tag = "1")]
+    pub secrets: ::prost::alloc::vec::Vec<Secret>,
+    /// Empty on the last page.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
+    /// The version that a watch continues from.
+    #[prost(string, tag = "3")]
+    pub resource_version: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ListSecretsResponse {
+    const NAME: &'static str = "ListSecretsResponse";
+    const PACKAGE: &'static str = "skerry.scheduler.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.scheduler.v1.ListSecretsResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.scheduler.v1.ListSecretsResponse".into()
+    }
+}
+/// Asks for changes of secrets.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchSecretsRequest {
+    /// `projects/<project>`.
+    #[prost(string, tag = "1")]
+    pub parent: ::prost::alloc::string::String,
+    /// Changes after this version. Empty: first the present state as ADDED, a BOOKMARK, then changes.
+    #[prost(string, tag = "2")]
+    pub resource_version: ::prost::alloc::string::String,
+    /// As in ListSecretsRequest.
+    #[prost(string, tag = "3")]
+    pub label_selector: ::prost::alloc::string::String,
+}
+impl ::prost::Name for WatchSecretsRequest {
+    const NAME: &'static str = "WatchSecretsRequest";
+    const PACKAGE: &'static str = "skerry.scheduler.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.scheduler.v1.WatchSecretsRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.scheduler.v1.WatchSecretsRequest".into()
+    }
+}
+/// One change.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WatchSecretsResponse {
+    /// What happened.
+    #[prost(enumeration = "ChangeType", tag = "1")]
+    pub r#type: i32,
+    /// To which secret; absent for BOOKMARK.
+    #[prost(message, optional, tag = "2")]
+    pub secret: ::core::option::Option<Secret>,
+    /// A watch may continue from here.
+    #[prost(string, tag = "3")]
+    pub resource_version: ::prost::alloc::string::String,
+}
+impl ::prost::Name for WatchSecretsResponse {
+    const NAME: &'static str = "WatchSecretsResponse";
+    const PACKAGE: &'static str = "skerry.scheduler.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.scheduler.v1.WatchSecretsResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.scheduler.v1.WatchSecretsResponse".into()
+    }
+}
+/// Changes a secret.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UpdateSecretRequest {
+    /// The new state; `metadata.name` says which, `metadata.etag` which version was read.
+    #[prost(message, optional, tag = "1")]
+    pub secret: ::core::option::Option<Secret>,
+    /// Of `metadata.labels`, `metadata.annotations`, `metadata.labels.<key>`, `metadata.annotations.<key>`, `spec` (all of the values) and
+    /// `spec.data.<key>` (one of them, whether it is sent as bytes or as text; one that is not sent is taken away). Empty: all.
+    #[prost(message, optional, tag = "2")]
+    pub update_mask: ::core::option::Option<::prost_types::FieldMask>,
+    /// As in CreateSecretRequest.
+    #[prost(string, tag = "3")]
+    pub request_id: ::prost::alloc::string::String,
+    /// Create the secret if there is none.
+    #[prost(bool, tag = "4")]
+    pub allow_missing: bool,
+    /// Check all and change nothing.
+    #[prost(bool, tag = "5")]
+    pub validate_only: bool,
+}
+impl ::prost::Name for UpdateSecretRequest {
+    const NAME: &'static str = "UpdateSecretRequest";
+    const PACKAGE: &'static str = "skerry.scheduler.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.scheduler.v1.UpdateSecretRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.scheduler.v1.UpdateSecretRequest".into()
+    }
+}
+/// The secret after the change.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UpdateSecretResponse {
+    /// The secret.
+    #[prost(message, optional, tag = "1")]
+    pub secret: ::core::option::Option<Secret>,
+    /// What came of it.
+    #[prost(enumeration = "update_app_response::Outcome", tag = "2")]
+    pub outcome: i32,
+}
+impl ::prost::Name for UpdateSecretResponse {
+    const NAME: &'static str = "UpdateSecretResponse";
+    const PACKAGE: &'static str = "skerry.scheduler.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.scheduler.v1.UpdateSecretResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.scheduler.v1.UpdateSecretResponse".into()
+    }
+}
+/// Deletes a secret.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteSecretRequest {
+    /// Which.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Only if still at this version.
+    #[prost(string, tag = "2")]
+    pub etag: ::prost::alloc::string::String,
+    /// As in CreateSecretRequest.
+    #[prost(string, tag = "3")]
+    pub request_id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for DeleteSecretRequest {
+    const NAME: &'static str = "DeleteSecretRequest";
+    const PACKAGE: &'static str = "skerry.scheduler.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.scheduler.v1.DeleteSecretRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.scheduler.v1.DeleteSecretRequest".into()
+    }
+}
+/// Nothing to tell.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteSecretResponse {}
+impl ::prost::Name for DeleteSecretResponse {
+    const NAME: &'static str = "DeleteSecretResponse";
+    const PACKAGE: &'static str = "skerry.scheduler.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.scheduler.v1.DeleteSecretResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.scheduler.v1.DeleteSecretResponse".into()
+    }
+}
+/// Seals secrets anew.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResealSecretsRequest {}
+impl ::prost::Name for ResealSecretsRequest {
+    const NAME: &'static str = "ResealSecretsRequest";
+    const PACKAGE: &'static str = "skerry.scheduler.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.scheduler.v1.ResealSecretsRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.scheduler.v1.ResealSecretsRequest".into()
+    }
+}
+/// How far it came.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResealSecretsResponse {
+    /// How many were sealed anew by this call: at most 500.
+    #[prost(int64, tag = "1")]
+    pub resealed: i64,
+    /// How many are left to another call.
+    #[prost(int64, tag = "2")]
+    pub remaining: i64,
+    /// Of those left, how many cannot be opened with the keys of this scheduler. Calling again does not help them.
+    #[prost(int64, tag = "3")]
+    pub unreadable: i64,
+}
+impl ::prost::Name for ResealSecretsResponse {
+    const NAME: &'static str = "ResealSecretsResponse";
+    const PACKAGE: &'static str = "skerry.scheduler.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.scheduler.v1.ResealSecretsResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.scheduler.v1.ResealSecretsResponse".into()
+    }
+}
+/// Generated client implementations.
+pub mod secret_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Secrets of a project. FAILED_PRECONDITION where the scheduler has no key file: it then can neither seal nor open any.
+    ///
+    /// No answer has a value in it, and no error quotes one. What is remembered of a `request_id` does not have them either: a repeat with
+    /// other values of the same lengths is taken for the same request.
+    ///
+    /// Errors carry one google.rpc.ErrorInfo; INVALID_ARGUMENT also names the fields in google.rpc.BadRequest.
+    #[derive(Debug, Clone)]
+    pub struct SecretServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl SecretServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> SecretServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> SecretServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            SecretServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Creates a secret. ALREADY_EXISTS.
+        pub async fn create_secret(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CreateSecretRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateSecretResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skerry.scheduler.v1.SecretService/CreateSecret",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("skerry.scheduler.v1.SecretService", "CreateSecret"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// One secret, without its values. NOT_FOUND.
+        pub async fn get_secret(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetSecretRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetSecretResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skerry.scheduler.v1.SecretService/GetSecret",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("skerry.scheduler.v1.SecretService", "GetSecret"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// The secrets of a project without their values, by name, in pages of one common version.
+        pub async fn list_secrets(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListSecretsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListSecretsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skerry.scheduler.v1.SecretService/ListSecrets",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("skerry.scheduler.v1.SecretService", "ListSecrets"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Changes after a version. OUT_OF_RANGE when it is no longer known, or the watcher is too slow: list again.
+        pub async fn watch_secrets(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WatchSecretsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::WatchSecretsResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skerry.scheduler.v1.SecretService/WatchSecrets",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("skerry.scheduler.v1.SecretService", "WatchSecrets"),
+                );
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Changes a secret, or with `allow_missing` creates it. Instances that use it are restarted, or find the new values in their files, as
+        /// their mounts say.
+        pub async fn update_secret(
+            &mut self,
+            request: impl tonic::IntoRequest<super::UpdateSecretRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::UpdateSecretResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skerry.scheduler.v1.SecretService/UpdateSecret",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("skerry.scheduler.v1.SecretService", "UpdateSecret"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Deletes a secret. FAILED_PRECONDITION while an app uses it; the error names the apps.
+        pub async fn delete_secret(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DeleteSecretRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeleteSecretResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skerry.scheduler.v1.SecretService/DeleteSecret",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("skerry.scheduler.v1.SecretService", "DeleteSecret"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Seals anew what is not sealed under the newest key of the key file, of all projects. It does a part and says how much is left; what is
+        /// sealed so already is passed over, so that it may be repeated.
+        pub async fn reseal_secrets(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ResealSecretsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ResealSecretsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skerry.scheduler.v1.SecretService/ResealSecrets",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("skerry.scheduler.v1.SecretService", "ResealSecrets"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod secret_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with SecretServiceServer.
+    #[async_trait]
+    pub trait SecretService: std::marker::Send + std::marker::Sync + 'static {
+        /// Creates a secret. ALREADY_EXISTS.
+        async fn create_secret(
+            &self,
+            request: tonic::Request<super::CreateSecretRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateSecretResponse>,
+            tonic::Status,
+        >;
+        /// One secret, without its values. NOT_FOUND.
+        async fn get_secret(
+            &self,
+            request: tonic::Request<super::GetSecretRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetSecretResponse>,
+            tonic::Status,
+        >;
+        /// The secrets of a project without their values, by name, in pages of one common version.
+        async fn list_secrets(
+            &self,
+            request: tonic::Request<super::ListSecretsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListSecretsResponse>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the WatchSecrets method.
+        type WatchSecretsStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::WatchSecretsResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Changes after a version. OUT_OF_RANGE when it is no longer known, or the watcher is too slow: list again.
+        async fn watch_secrets(
+            &self,
+            request: tonic::Request<super::WatchSecretsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::WatchSecretsStream>,
+            tonic::Status,
+        >;
+        /// Changes a secret, or with `allow_missing` creates it. Instances that use it are restarted, or find the new values in their files, as
+        /// their mounts say.
+        async fn update_secret(
+            &self,
+            request: tonic::Request<super::UpdateSecretRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::UpdateSecretResponse>,
+            tonic::Status,
+        >;
+        /// Deletes a secret. FAILED_PRECONDITION while an app uses it; the error names the apps.
+        async fn delete_secret(
+            &self,
+            request: tonic::Request<super::DeleteSecretRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeleteSecretResponse>,
+            tonic::Status,
+        >;
+        /// Seals anew what is not sealed under the newest key of the key file, of all projects. It does a part and says how much is left; what is
+        /// sealed so already is passed over, so that it may be repeated.
+        async fn reseal_secrets(
+            &self,
+            request: tonic::Request<super::ResealSecretsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ResealSecretsResponse>,
+            tonic::Status,
+        >;
+    }
+    /// Secrets of a project. FAILED_PRECONDITION where the scheduler has no key file: it then can neither seal nor open any.
+    ///
+    /// No answer has a value in it, and no error quotes one. What is remembered of a `request_id` does not have them either: a repeat with
+    /// other values of the same lengths is taken for the same request.
+    ///
+    /// Errors carry one google.rpc.ErrorInfo; INVALID_ARGUMENT also names the fields in google.rpc.BadRequest.
+    #[derive(Debug)]
+    pub struct SecretServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> SecretServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for SecretServiceServer<T>
+    where
+        T: SecretService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/skerry.scheduler.v1.SecretService/CreateSecret" => {
+                    #[allow(non_camel_case_types)]
+                    struct CreateSecretSvc<T: SecretService>(pub Arc<T>);
+                    impl<
+                        T: SecretService,
+                    > tonic::server::UnaryService<super::CreateSecretRequest>
+                    for CreateSecretSvc<T> {
+                        type Response = super::CreateSecretResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CreateSecretRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as SecretService>::create_secret(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CreateSecretSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skerry.scheduler.v1.SecretService/GetSecret" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetSecretSvc<T: SecretService>(pub Arc<T>);
+                    impl<
+                        T: SecretService,
+                    > tonic::server::UnaryService<super::GetSecretRequest>
+                    for GetSecretSvc<T> {
+                        type Response = super::GetSecretResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetSecretRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as SecretService>::get_secret(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetSecretSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skerry.scheduler.v1.SecretService/ListSecrets" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListSecretsSvc<T: SecretService>(pub Arc<T>);
+                    impl<
+                        T: SecretService,
+                    > tonic::server::UnaryService<super::ListSecretsRequest>
+                    for ListSecretsSvc<T> {
+                        type Response = super::ListSecretsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListSecretsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as SecretService>::list_secrets(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListSecretsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skerry.scheduler.v1.SecretService/WatchSecrets" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchSecretsSvc<T: SecretService>(pub Arc<T>);
+                    impl<
+                        T: SecretService,
+                    > tonic::server::ServerStreamingService<super::WatchSecretsRequest>
+                    for WatchSecretsSvc<T> {
+                        type Response = super::WatchSecretsResponse;
+                        type ResponseStream = T::WatchSecretsStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WatchSecretsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as SecretService>::watch_secrets(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchSecretsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skerry.scheduler.v1.SecretService/UpdateSecret" => {
+                    #[allow(non_camel_case_types)]
+                    struct UpdateSecretSvc<T: SecretService>(pub Arc<T>);
+                    impl<
+                        T: SecretService,
+                    > tonic::server::UnaryService<super::UpdateSecretRequest>
+                    for UpdateSecretSvc<T> {
+                        type Response = super::UpdateSecretResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::UpdateSecretRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as SecretService>::update_secret(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UpdateSecretSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skerry.scheduler.v1.SecretService/DeleteSecret" => {
+                    #[allow(non_camel_case_types)]
+                    struct DeleteSecretSvc<T: SecretService>(pub Arc<T>);
+                    impl<
+                        T: SecretService,
+                    > tonic::server::UnaryService<super::DeleteSecretRequest>
+                    for DeleteSecretSvc<T> {
+                        type Response = super::DeleteSecretResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DeleteSecretRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as SecretService>::delete_secret(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DeleteSecretSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skerry.scheduler.v1.SecretService/ResealSecrets" => {
+                    #[allow(non_camel_case_types)]
+                    struct ResealSecretsSvc<T: SecretService>(pub Arc<T>);
+                    impl<
+                        T: SecretService,
+                    > tonic::server::UnaryService<super::ResealSecretsRequest>
+                    for ResealSecretsSvc<T> {
+                        type Response = super::ResealSecretsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ResealSecretsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as SecretService>::reseal_secrets(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ResealSecretsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for SecretServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "skerry.scheduler.v1.SecretService";
+    impl<T> tonic::server::NamedService for SecretServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}

@@ -189,6 +189,107 @@ impl ::prost::Name for ConfigRevisionRecord {
         "/skerry.store.v1.ConfigRevisionRecord".into()
     }
 }
+/// secrets/<project>/<secret>: what may be known of a secret. Its values are in its revisions.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SecretRecord {
+    /// Common part.
+    #[prost(message, optional, tag = "1")]
+    pub meta: ::core::option::Option<Meta>,
+    /// Names the present values: random, 32 hexadecimal digits.
+    #[prost(string, tag = "2")]
+    pub version: ::prost::alloc::string::String,
+    /// What it is for: skerry.scheduler.v1.SecretStatus.Kind.
+    #[prost(int32, tag = "3")]
+    pub kind: i32,
+    /// Its entries, by key.
+    #[prost(message, repeated, tag = "4")]
+    pub entries: ::prost::alloc::vec::Vec<SecretEntry>,
+    /// The registry that credentials are for.
+    #[prost(string, tag = "5")]
+    pub registry: ::prost::alloc::string::String,
+    /// When the values last changed.
+    #[prost(message, optional, tag = "6")]
+    pub update_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// W3C trace context of the request that made the values current. Empty: nobody traced it.
+    #[prost(string, tag = "40")]
+    pub trace_parent: ::prost::alloc::string::String,
+    /// When that was: what happens long after is no part of its trace.
+    #[prost(message, optional, tag = "41")]
+    pub trace_time: ::core::option::Option<::prost_types::Timestamp>,
+}
+impl ::prost::Name for SecretRecord {
+    const NAME: &'static str = "SecretRecord";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.SecretRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.SecretRecord".into()
+    }
+}
+/// An entry of a secret, without its value.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SecretEntry {
+    /// Its key.
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    /// Bytes of its value.
+    #[prost(int64, tag = "2")]
+    pub size_bytes: i64,
+}
+impl ::prost::Name for SecretEntry {
+    const NAME: &'static str = "SecretEntry";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.SecretEntry".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.SecretEntry".into()
+    }
+}
+/// secret-revisions/<project>/<secret>/<version>: the values of a secret.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SecretRevisionRecord {
+    /// An encoded skerry.type.v1.SecretContent, sealed under the key file for this key of the store.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub sealed: ::prost::bytes::Bytes,
+    /// When it became current.
+    #[prost(message, optional, tag = "2")]
+    pub create_time: ::core::option::Option<::prost_types::Timestamp>,
+}
+impl ::prost::Name for SecretRevisionRecord {
+    const NAME: &'static str = "SecretRevisionRecord";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.SecretRevisionRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.SecretRevisionRecord".into()
+    }
+}
+/// sealed/<project>/<node>/<secret>/<version>: the values of a secret, sealed to one node that uses them.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SealedSecretRecord {
+    /// An encoded skerry.type.v1.SecretContent, sealed by HPKE to the node.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub sealed: ::prost::bytes::Bytes,
+    /// The uid that it was sealed for.
+    #[prost(string, tag = "2")]
+    pub node_uid: ::prost::alloc::string::String,
+    /// Names node and key that it was sealed to, as in the assignment.
+    #[prost(string, tag = "3")]
+    pub seal: ::prost::alloc::string::String,
+}
+impl ::prost::Name for SealedSecretRecord {
+    const NAME: &'static str = "SealedSecretRecord";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.SealedSecretRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.SealedSecretRecord".into()
+    }
+}
 /// assignments/<project>/<node>: what one node shall run. Its mod revision is the version of the node's desired state.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AssignmentRecord {
@@ -221,6 +322,9 @@ pub struct AssignedInstance {
     /// Configs that it mounts.
     #[prost(message, repeated, tag = "3")]
     pub configs: ::prost::alloc::vec::Vec<AssignedConfig>,
+    /// Secrets that it uses.
+    #[prost(message, repeated, tag = "4")]
+    pub secrets: ::prost::alloc::vec::Vec<AssignedSecret>,
 }
 impl ::prost::Name for AssignedInstance {
     const NAME: &'static str = "AssignedInstance";
@@ -230,6 +334,29 @@ impl ::prost::Name for AssignedInstance {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/skerry.store.v1.AssignedInstance".into()
+    }
+}
+/// A secret at a version, as it is sealed to the node.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AssignedSecret {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub secret: ::prost::alloc::string::String,
+    /// Names its values.
+    #[prost(string, tag = "2")]
+    pub version: ::prost::alloc::string::String,
+    /// Names node and key that it is sealed to: 16 hexadecimal digits.
+    #[prost(string, tag = "3")]
+    pub seal: ::prost::alloc::string::String,
+}
+impl ::prost::Name for AssignedSecret {
+    const NAME: &'static str = "AssignedSecret";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.AssignedSecret".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.AssignedSecret".into()
     }
 }
 /// A config at a content version.

@@ -597,8 +597,14 @@ pub struct ServiceSpec {
     ///        key: web.env
     ///      - file: /etc/default/web            # an environment file of the machine
     ///        optional: true
+    ///      - secret: database                  # one entry of a secret, as the value of a variable
+    ///        key: password
+    ///        variable: DB_PASSWORD
     #[prost(message, repeated, tag = "17")]
     pub env_from: ::prost::alloc::vec::Vec<EnvSource>,
+    /// Secrets as files, which the machine has in memory and never on its disk.
+    #[prost(message, repeated, tag = "20")]
+    pub secrets: ::prost::alloc::vec::Vec<SecretMount>,
     /// How many copies, and where. Absent: `deployment` with one replica.
     #[prost(oneof = "service_spec::Kind", tags = "2, 3, 4, 5")]
     pub kind: ::core::option::Option<service_spec::Kind>,
@@ -653,14 +659,17 @@ impl ::prost::Name for ServiceSpec {
 /// either may go over several lines. Nothing is expanded.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EnvSource {
-    /// One entry of the config, which is an environment file. Absent: each entry is a variable, its key the name. Only with `config`.
+    /// One entry of the config or secret, which is an environment file. Absent: each entry is a variable, its key the name. Not with `file`.
     #[prost(string, tag = "3")]
     pub key: ::prost::alloc::string::String,
     /// Whether the file may be missing. Only with `file`.
     #[prost(bool, tag = "4")]
     pub optional: bool,
+    /// The variable that has the entry `key` as its value, as it stands. Only with `secret` and `key`.
+    #[prost(string, tag = "6")]
+    pub variable: ::prost::alloc::string::String,
     /// What is read.
-    #[prost(oneof = "env_source::Source", tags = "1, 2")]
+    #[prost(oneof = "env_source::Source", tags = "1, 2, 5")]
     pub source: ::core::option::Option<env_source::Source>,
 }
 /// Nested message and enum types in `EnvSource`.
@@ -674,6 +683,10 @@ pub mod env_source {
         /// Absolute path of an environment file on the machine. Read each time that a process starts, and when a container is made.
         #[prost(string, tag = "2")]
         File(::prost::alloc::string::String),
+        /// A secret of the same project (its last part of the name). Changed values replace the instance. Who may look at the instance on its machine
+        /// sees them: root in /proc, and for containers whoever may use Docker, which keeps them on its disk too. Files (`secrets`) show less.
+        #[prost(string, tag = "5")]
+        Secret(::prost::alloc::string::String),
     }
 }
 impl ::prost::Name for EnvSource {
@@ -933,6 +946,10 @@ pub struct Container {
     /// Another OCI runtime than Docker's default one, by the name that Docker's daemon knows it by.
     #[prost(string, tag = "35")]
     pub runtime: ::prost::alloc::string::String,
+    /// A secret of the same project with the credentials of the image's registry. Before those that the machine itself has. Changed ones count at
+    /// the next pull and replace nothing.
+    #[prost(string, tag = "36")]
+    pub image_credentials: ::prost::alloc::string::String,
 }
 /// Nested message and enum types in `Container`.
 pub mod container {
@@ -1457,6 +1474,87 @@ impl ::prost::Name for ConfigMount {
         "/skerry.type.v1.ConfigMount".into()
     }
 }
+/// A secret as read-only files. They are in memory (tmpfs), which the machine may still swap out.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SecretMount {
+    /// Name of a secret of the same project (its last part).
+    #[prost(string, tag = "1")]
+    pub secret: ::prost::alloc::string::String,
+    /// With `key`: the file's path. Without: a directory with one file for each key. Absolute for containers;
+    /// for processes relative to the instance's state directory, or absent (`secrets/<secret>`), where it is a link to the files.
+    #[prost(string, tag = "2")]
+    pub path: ::prost::alloc::string::String,
+    /// One entry of the secret.
+    #[prost(string, tag = "3")]
+    pub key: ::prost::alloc::string::String,
+    /// Permissions of the files in octal digits, in quotes, as "0400". Absent: 0444 for containers, whose users have only their own files; 0400 for
+    /// processes.
+    #[prost(string, tag = "4")]
+    pub mode: ::prost::alloc::string::String,
+    /// Who owns the files: `uid` or `uid:gid`, numbers. Absent: root; for a process its own user.
+    #[prost(string, tag = "5")]
+    pub owner: ::prost::alloc::string::String,
+    /// What happens to an instance when the values change.
+    #[prost(enumeration = "secret_mount::OnChange", tag = "6")]
+    pub on_change: i32,
+}
+/// Nested message and enum types in `SecretMount`.
+pub mod secret_mount {
+    /// What happens to an instance when the values change.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum OnChange {
+        /// Same as RESTART.
+        Unspecified = 0,
+        /// It is replaced by one that has the new ones.
+        Restart = 1,
+        /// It goes on, and finds the new ones in its files. All files of a mount change at once: each is a link through `..data`, a link that is
+        /// turned. Not with `key` in a container, whose single files cannot be exchanged.
+        Update = 2,
+    }
+    impl OnChange {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "ON_CHANGE_UNSPECIFIED",
+                Self::Restart => "RESTART",
+                Self::Update => "UPDATE",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "ON_CHANGE_UNSPECIFIED" => Some(Self::Unspecified),
+                "RESTART" => Some(Self::Restart),
+                "UPDATE" => Some(Self::Update),
+                _ => None,
+            }
+        }
+    }
+}
+impl ::prost::Name for SecretMount {
+    const NAME: &'static str = "SecretMount";
+    const PACKAGE: &'static str = "skerry.type.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.type.v1.SecretMount".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.type.v1.SecretMount".into()
+    }
+}
 /// What a service needs and what it may use at most.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Resources {
@@ -1954,5 +2052,54 @@ impl NetworkMode {
             "NETWORK_MODE_NONE" => Some(Self::None),
             _ => None,
         }
+    }
+}
+/// Credentials of a registry of images, as `docker login` takes them.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct ImageCredentials {
+    /// The registry's host, with its port if that is not the usual one, as image names begin with it: `registry.example.org:5000`. For Docker Hub:
+    /// `docker.io`.
+    #[prost(string, tag = "1")]
+    pub registry: ::prost::alloc::string::String,
+    /// Who.
+    #[prost(string, tag = "2")]
+    pub username: ::prost::alloc::string::String,
+    /// The password, or a token that takes its place.
+    #[prost(string, tag = "3")]
+    pub password: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ImageCredentials {
+    const NAME: &'static str = "ImageCredentials";
+    const PACKAGE: &'static str = "skerry.type.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.type.v1.ImageCredentials".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.type.v1.ImageCredentials".into()
+    }
+}
+/// What is sealed of a secret. Never in the clear in anything that is stored or sent.
+#[derive(Clone, PartialEq, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct SecretContent {
+    /// Values by key.
+    #[prost(btree_map = "string, bytes", tag = "1")]
+    pub data: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::bytes::Bytes,
+    >,
+    /// Credentials, where the secret has such.
+    #[prost(message, optional, tag = "2")]
+    pub image_credentials: ::core::option::Option<ImageCredentials>,
+}
+impl ::prost::Name for SecretContent {
+    const NAME: &'static str = "SecretContent";
+    const PACKAGE: &'static str = "skerry.type.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.type.v1.SecretContent".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.type.v1.SecretContent".into()
     }
 }

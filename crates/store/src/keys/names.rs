@@ -4,7 +4,7 @@ use std::fmt;
 
 use skerry_model::{
     AppName, AppRef, ConfigName, ConfigRef, ContentHash, GroupName, GroupRef, NodeName, NodeRef, ProjectName,
-    RevisionRef, RoleBindingName, RoleBindingRef, UserName, UserRef,
+    RevisionRef, RoleBindingName, RoleBindingRef, SecretName, SecretRef, SecretVersion, UserName, UserRef,
 };
 
 /// The longest gateway id, leader name and request id, in bytes.
@@ -42,6 +42,26 @@ pub struct ConfigRevisionRef {
     pub config: ConfigRef,
     /// Which content.
     pub hash: ContentHash,
+}
+
+/// `projects/<project>/secrets/<secret>` at a version.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SecretRevisionRef {
+    /// Of which secret.
+    pub secret: SecretRef,
+    /// Which values.
+    pub version: SecretVersion,
+}
+
+/// A secret at a version, sealed to a node.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SealedSecretRef {
+    /// To which node; of its project is the secret.
+    pub node: NodeRef,
+    /// Which secret.
+    pub secret: SecretName,
+    /// Which values.
+    pub version: SecretVersion,
 }
 
 /// Whose ring of events.
@@ -266,6 +286,43 @@ impl KeyName for ConfigRevisionRef {
     fn from_path(path: &str) -> Option<Self> {
         let (config, hash) = path.rsplit_once('/')?;
         Some(Self { config: ConfigRef::from_path(config)?, hash: ContentHash::parse(hash).ok()? })
+    }
+}
+
+impl KeyName for SecretRef {
+    fn write_path(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.project, self.secret)
+    }
+    fn from_path(path: &str) -> Option<Self> {
+        let (project, secret) = two(path)?;
+        Some(Self { project: ProjectName::parse(project).ok()?, secret: SecretName::parse(secret).ok()? })
+    }
+}
+
+impl KeyName for SecretRevisionRef {
+    fn write_path(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.secret.write_path(f)?;
+        write!(f, "/{}", self.version)
+    }
+    fn from_path(path: &str) -> Option<Self> {
+        let (secret, version) = path.rsplit_once('/')?;
+        Some(Self { secret: SecretRef::from_path(secret)?, version: SecretVersion::parse(version).ok()? })
+    }
+}
+
+impl KeyName for SealedSecretRef {
+    fn write_path(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.node.write_path(f)?;
+        write!(f, "/{}/{}", self.secret, self.version)
+    }
+    fn from_path(path: &str) -> Option<Self> {
+        let (rest, version) = path.rsplit_once('/')?;
+        let (node, secret) = rest.rsplit_once('/')?;
+        Some(Self {
+            node: NodeRef::from_path(node)?,
+            secret: SecretName::parse(secret).ok()?,
+            version: SecretVersion::parse(version).ok()?,
+        })
     }
 }
 

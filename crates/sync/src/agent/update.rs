@@ -182,6 +182,13 @@ fn check_features(resource: &pb::Resource, features: &BTreeSet<String>) -> Resul
 fn check_content(resource: &pb::Resource, features: &BTreeSet<String>) -> Result<(), Refusal> {
     check_features(resource, features)?;
     let (bytes, hash) = match (&resource.body, ResourceName::parse(&resource.name)) {
+        // Whether it opens is seen by who has the key, when it is used.
+        (Some(Body::Secret(_)), Some(ResourceName::Secret { version, .. })) => {
+            let named = resource.version.strip_prefix(&version.to_string());
+            let fits = named.is_some_and(|rest| rest.starts_with('.'));
+            let wrong = || refuse(refusal::INVALID_RESOURCE, "its version is not that of its name");
+            return if fits { Ok(()) } else { Err(wrong()) };
+        }
         (Some(Body::Revision(bytes)), Some(ResourceName::Revision { hash, .. }))
         | (Some(Body::Config(bytes)), Some(ResourceName::Config { hash, .. })) => (bytes, hash),
         (None, _) => {

@@ -26,7 +26,7 @@ fn instance(service: &str, revision: &pb::Resource) -> pb::Resource {
     instance_resource(&store::AssignedInstance {
         instance: format!("a/{service}/n/0"),
         revision: revision.version.clone(),
-        configs: Vec::new(),
+        ..Default::default()
     })
 }
 

@@ -230,6 +230,8 @@ impl World {
                     instance: format!("app{app}/s/n/{ordinal}"),
                     revision: revision.clone(),
                     configs: configs.clone(),
+                    secrets: Vec::new(),
+                    secrets: Vec::new(),
                 });
             }
         }

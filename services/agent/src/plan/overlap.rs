@@ -94,6 +94,7 @@ mod tests {
             revision: ContentHash::of(fingerprint.as_bytes()),
             service: Arc::new(service),
             configs: BTreeMap::new(),
+            secrets: BTreeMap::new(),
             fingerprint: fingerprint.into(),
         }
     }

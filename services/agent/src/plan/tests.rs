@@ -51,6 +51,7 @@ fn spec(index: usize, sketch: &Sketch) -> InstanceSpec {
         revision: ContentHash::of(b"r"),
         service: Arc::new(spec),
         configs: BTreeMap::new(),
+        secrets: BTreeMap::new(),
         fingerprint: format!("image {} of {}", sketch.image, sketch.is_process),
     }
 }

@@ -386,6 +386,8 @@ impl Reconciler {
             }
             return;
         }
+        // What it laid out may be of before the last change.
+        self.secrets.changed();
         memory.busy = Some((Busy::Settling { runtime: running.runtime }, now));
         self.looks.stir(running.runtime);
         match result {

@@ -7,6 +7,7 @@
 mod act;
 mod collect;
 mod look;
+mod secrets;
 mod tell;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +30,7 @@ use crate::ledger::Ledger;
 use crate::memory::Memory;
 use crate::plan::{Inputs, plan};
 use crate::runtime::{Runtime, RuntimeError, RuntimeKind};
+use crate::secrets::Secrets;
 use crate::world::World;
 
 /// All is looked at again after this time, whatever happens.
@@ -129,6 +131,7 @@ pub(crate) struct Reconciler {
     looks_told: bool,
     sweeping: JoinSet<()>,
     sweep_due: bool,
+    secrets: secrets::Keeper,
     collector: collect::Collector,
     ledger: Ledger,
 }
@@ -160,6 +163,7 @@ impl Reconciler {
             looks_told: false,
             sweeping: JoinSet::new(),
             sweep_due: true,
+            secrets: secrets::Keeper::default(),
             collector: collect::Collector::default(),
             ledger: Ledger::default(),
             links,
@@ -169,6 +173,11 @@ impl Reconciler {
     /// Counts on from what an earlier process of the agent counted.
     pub(crate) fn with_ledger(self, ledger: Ledger) -> Self {
         Self { ledger, ..self }
+    }
+
+    /// With the values of secrets that instances have.
+    pub(crate) fn with_secrets(self, secrets: Arc<Secrets>) -> Self {
+        Self { secrets: secrets::Keeper::new(secrets), ..self }
     }
 
     /// Runs until `shutdown`. What runs on the machine runs on.
@@ -197,6 +206,7 @@ impl Reconciler {
                 Some(ended) = self.acts.next() => self.take_end(ended),
                 Some(seen) = self.looks.next() => self.take_look(seen),
                 Some(_) = self.sweeping.join_next() => {}
+                () = self.secrets.next() => {}
                 Some(ended) = self.collector.next() => self.take_collector(ended),
                 () = self.monitor.changed() => {}
                 () = self.beside_monitor.changed() => {}
@@ -241,6 +251,7 @@ impl Reconciler {
         for action in &plan.actions {
             self.begin_act(action, news, now);
         }
+        self.secrets.refresh(&self.desired);
         if !self.looked {
             self.looked = self.looks.all_seen() || now >= MonoTime::from_origin(FIRST_LOOK_MAX);
             if !self.looked {
@@ -263,6 +274,7 @@ impl Reconciler {
         self.acts.abort_unless_of(&desired);
         self.sweeping.abort_all();
         self.sweep_due = true;
+        self.secrets.changed();
         if self.desired.trace_parent != desired.trace_parent {
             self.traced_since = self.clock.mono();
         }
@@ -353,6 +365,7 @@ impl Reconciler {
             return;
         }
         self.sweep_due = false;
+        self.secrets.sweep(&self.desired);
         for (kind, runtime) in &self.runtimes {
             if self.world.get(kind).is_some_and(|view| view.available) {
                 let (runtime, wanted) = (Arc::clone(runtime), self.desired.wanted());

@@ -1,4 +1,4 @@
-//! The variables of an instance: from its configs and from files of the machine, with those that its spec names over them.
+//! The variables of an instance: from its configs, its secrets and from files of the machine, with those that its spec names over them.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -7,15 +7,17 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use rustix::fs::OFlags;
-use skerry_model::ConfigName;
-use skerry_model::app::{EnvSource, ServiceSpec};
+use skerry_model::app::{EnvSource, SecretEntries, ServiceSpec};
 use skerry_model::env_file::{self, ENV_BYTES_MAX, VARIABLE_BYTES_MAX, is_variable};
+use skerry_model::{ConfigName, SecretName};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::RuntimeError;
 use crate::desired::{ConfigContent, InstanceSpec};
+use crate::secrets::{Secrets, no_entry};
 
 /// One CamelCase word for what is told of a source that does not read.
 pub(crate) const INVALID: &str = "InvalidEnvironment";
@@ -30,15 +32,47 @@ static TURNS: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>> = Mutex::new(
 
 pub(crate) type Variables = BTreeMap<String, String>;
 
+/// All variables of an instance.
+#[derive(Clone, Default)]
+pub(crate) struct Environment {
+    /// Those that may stand on the disk.
+    pub(crate) plain: Variables,
+    /// Those with values of secrets. No name is in both.
+    pub(crate) secret: Variables,
+}
+
+impl std::fmt::Debug for Environment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Environment({} and {} secret variables)", self.plain.len(), self.secret.len())
+    }
+}
+
+impl Environment {
+    fn add(&mut self, (name, value): (String, String)) {
+        self.secret.remove(&name);
+        self.plain.insert(name, value);
+    }
+
+    fn add_secret(&mut self, (name, value): (String, String)) {
+        self.plain.remove(&name);
+        self.secret.insert(name, value);
+    }
+
+    /// Both together, for who takes them in one.
+    pub(crate) fn merged(&self) -> Variables {
+        self.plain.iter().chain(&self.secret).map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+}
+
 /// The variables of `instance`, however long the machine takes to read its files: then it is an error.
-pub(crate) async fn read(instance: &InstanceSpec) -> Result<Variables, RuntimeError> {
+pub(crate) async fn read(instance: &InstanceSpec, secrets: &Secrets) -> Result<Environment, RuntimeError> {
     let files: Vec<&str> = instance.service.env_from.iter().filter_map(file_of).collect();
     if files.is_empty() {
-        return environment(instance);
+        return environment(instance, secrets);
     }
     let files = files.join(", ");
-    let spec = instance.clone();
-    let read = aside(&files, READ_WAIT, move || environment(&spec)).await;
+    let (spec, secrets) = (instance.clone(), secrets.clone());
+    let read = aside(&files, READ_WAIT, move || environment(&spec, &secrets)).await;
     read.unwrap_or_else(|why| {
         let message = format!("reading {files}: {why}");
         Err(RuntimeError { reason: INVALID, message, transient: true })
@@ -48,7 +82,7 @@ pub(crate) async fn read(instance: &InstanceSpec) -> Result<Variables, RuntimeEr
 fn file_of(source: &EnvSource) -> Option<&str> {
     match source {
         EnvSource::File { path, .. } => Some(path),
-        EnvSource::Config { .. } => None,
+        EnvSource::Config { .. } | EnvSource::Secret { .. } => None,
     }
 }
 
@@ -81,20 +115,61 @@ async fn aside<T: Send + 'static>(
 }
 
 /// The variables of `instance`. Reads files of the machine: blocks, for ever where a mount hangs.
-pub(crate) fn environment(instance: &InstanceSpec) -> Result<Variables, RuntimeError> {
+fn environment(instance: &InstanceSpec, secrets: &Secrets) -> Result<Environment, RuntimeError> {
     let failed = |message| RuntimeError { reason: INVALID, message, transient: true };
-    let mut all = Variables::new();
+    let mut all = Environment::default();
     for source in &instance.service.env_from {
-        all.extend(match source {
+        match source {
             EnvSource::Config { config, key } => {
-                of_config(config, key.as_deref(), &instance.configs).map_err(failed)?
+                let of_config = of_config(config, key.as_deref(), &instance.configs).map_err(failed)?;
+                of_config.into_iter().for_each(|variable| all.add(variable));
             }
-            EnvSource::File { path, optional } => of_file(path, *optional).map_err(failed)?,
-        });
+            EnvSource::Secret { secret, entries } => {
+                let data = secrets.open(instance, secret)?.data;
+                let of_secret = of_secret(secret, entries, &data)?;
+                of_secret.into_iter().for_each(|variable| all.add_secret(variable));
+            }
+            EnvSource::File { path, optional } => {
+                of_file(path, *optional).map_err(failed)?.into_iter().for_each(|variable| all.add(variable));
+            }
+        }
     }
-    all.extend(instance.service.env.clone());
-    check_sizes(&all).map_err(failed)?;
+    instance.service.env.clone().into_iter().for_each(|variable| all.add(variable));
+    check_sizes(&all.merged()).map_err(failed)?;
     Ok(all)
+}
+
+/// The variables that entries of a secret make. What is wrong is told without a value.
+fn of_secret(
+    secret: &SecretName,
+    entries: &SecretEntries,
+    data: &BTreeMap<String, Bytes>,
+) -> Result<Variables, RuntimeError> {
+    let failed = |message| RuntimeError { reason: INVALID, message, transient: true };
+    let text = |key: &str, value: &Bytes| {
+        let text = String::from_utf8(value.to_vec()).ok().filter(|text| !text.contains('\0'));
+        text.ok_or_else(|| failed(format!("entry `{key}` of secret `{secret}` is no text")))
+    };
+    let entry = |key: &String| {
+        let value = data.get(key).ok_or_else(|| no_entry(secret, key))?;
+        text(key, value)
+    };
+    match entries {
+        SecretEntries::All => {
+            let variable = |(key, value): (&String, &Bytes)| {
+                if is_variable(key) {
+                    return Ok((key.clone(), text(key, value)?));
+                }
+                Err(failed(format!(
+                    "entry `{key}` of secret `{secret}` is not the name of a variable: name the entry as `key`"
+                )))
+            };
+            data.iter().map(variable).collect()
+        }
+        SecretEntries::File(key) => env_file::parse(&entry(key)?)
+            .map_err(|error| failed(format!("entry `{key}` of secret `{secret}`, {error}"))),
+        SecretEntries::Value { key, variable } => Ok(BTreeMap::from([(variable.clone(), entry(key)?)])),
+    }
 }
 
 /// Whether a program can be given these.
@@ -199,6 +274,34 @@ mod tests {
         assert_eq!(entry("b.env").unwrap().len(), 1);
         assert!(entry("a.env").unwrap_err().contains("line 2"));
         assert!(entry("none").unwrap_err().contains("no entry"));
+    }
+
+    #[test]
+    fn what_a_secret_holds_is_taken_by_its_entries_and_never_quoted() {
+        let secret = SecretName::parse("s").unwrap();
+        let of = |entries: &SecretEntries, files: &[(&str, &[u8])]| {
+            let data = files.iter().map(|(key, value)| ((*key).to_owned(), value.to_vec().into())).collect();
+            of_secret(&secret, entries, &data).map_err(|error| error.message)
+        };
+        let value = SecretEntries::Value { key: "pass.word".into(), variable: "PW".into() };
+        assert_eq!(of(&value, &[("pass.word", b"hunter2")]).unwrap()["PW"], "hunter2");
+        assert_eq!(of(&SecretEntries::All, &[("A", b"1"), ("B", b"2")]).unwrap().len(), 2);
+        assert_eq!(of(&SecretEntries::File("f".into()), &[("f", b"A=1\nB=2\n")]).unwrap().len(), 2);
+        let wrong = [
+            of(&value, &[("other", b"hunter2")]),
+            of(&value, &[("pass.word", b"hunter2\0")]),
+            of(&SecretEntries::All, &[("a.b", b"hunter2")]),
+            of(&SecretEntries::File("f".into()), &[("f", b"hunter2")]),
+        ];
+        for wrong in wrong {
+            let why = wrong.unwrap_err();
+            assert!(why.contains("secret `s`") && !why.contains("hunter2"), "{why}");
+        }
+        let mut all = Environment::default();
+        all.add(("A".to_owned(), "1".to_owned()));
+        all.add_secret(("A".to_owned(), "hunter2".to_owned()));
+        assert_eq!((all.plain.len(), all.merged().len()), (0, 1), "a later one wins");
+        assert!(!format!("{all:?}").contains("hunter2"));
     }
 
     #[test]

@@ -55,6 +55,11 @@ fn become_program(
         Ok(None) => return StartFailure::new(STATE_UNWRITABLE, "what to run is not there or not whole"),
         Err(error) => return StartFailure::state("reading what to run", &error),
     };
+    // While it may be read: its user may not.
+    let environment = match launch.environment(dir) {
+        Ok(environment) => environment,
+        Err(error) => return StartFailure::state("reading the variables", &error),
+    };
     for cgroup in &launch.cgroups {
         if let Err(error) = cgroup::enter(Path::new(cgroup)) {
             return StartFailure::new(START_FAILED, format!("entering the cgroup {cgroup}: {error}"));
@@ -71,7 +76,7 @@ fn become_program(
         let message = format!("the working directory {} cannot be entered: {error}", directory.display());
         return StartFailure::new(DIRECTORY_MISSING, message);
     }
-    match execute(program, name, args, launch.environment(dir)) {
+    match execute(program, name, args, environment) {
         Err(error) => StartFailure::exec(program, &error),
         Ok(never) => match never {},
     }

@@ -28,6 +28,8 @@ pub(crate) const SHIM_LOG: &str = "shim.log";
 const LAUNCH: &str = "launch";
 const SHIM: &str = "shim";
 const EXIT: &str = "exit";
+/// In memory, beside the files of secrets.
+const SECRET_ENV: &str = "env";
 
 /// The search path where neither the spec nor the agent's environment names one.
 const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -56,6 +58,8 @@ pub(crate) struct Launch {
     pub(crate) stop_grace: Duration,
     /// Files that were laid out, and directories that were unpacked, relative to the state directory.
     pub(crate) configs: Vec<String>,
+    /// Directory in memory with further variables, which are secret. It is gone after a boot, and so is what ran.
+    pub(crate) secret_env: Option<String>,
     /// Absent: the agent's own user.
     pub(crate) user: Option<RunAs>,
     /// Directories of the cgroups that it is in.
@@ -99,7 +103,6 @@ impl Launch {
 
     fn from_record(record: &Record) -> Option<Self> {
         let text = |key: &str| record.get(key).map(str::to_owned);
-        let env = |pair: &str| pair.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
         Some(Self {
             instance: text("instance")?,
             fingerprint: text("fingerprint")?,
@@ -107,11 +110,12 @@ impl Launch {
             boot: text("boot")?,
             program: text("program")?,
             args: record.all("arg").map(str::to_owned).collect(),
-            env: record.all("env").map(env).collect::<Option<_>>()?,
+            env: record.all("env").map(pair).collect::<Option<_>>()?,
             working_directory: text("directory"),
             stop_signal: text("stop-signal")?,
             stop_grace: Duration::from_millis(record.number("stop-grace-ms")?),
             configs: record.all("config").map(str::to_owned).collect(),
+            secret_env: text("secret-env"),
             user: match record.get("user") {
                 // One that does not read must not run with the agent's rights.
                 Some(user) => Some(RunAs::from_text(user)?),
@@ -147,6 +151,9 @@ impl Launch {
         for config in &self.configs {
             record.push("config", config);
         }
+        if let Some(place) = &self.secret_env {
+            record.push("secret-env", place);
+        }
         if let Some(user) = &self.user {
             record.push("user", user.to_text());
         }
@@ -162,12 +169,17 @@ impl Launch {
     }
 
     /// The whole environment of the program. Nothing of the agent's own is handed on.
-    pub(crate) fn environment(&self, dir: &Path) -> BTreeMap<OsString, OsString> {
+    pub(crate) fn environment(&self, dir: &Path) -> io::Result<BTreeMap<OsString, OsString>> {
         let state: OsString = state_dir(dir).into();
         let mut all = BTreeMap::from([("PATH".into(), PATH_DEFAULT.into()), ("HOME".into(), state.clone())]);
         all.extend(self.env.iter().map(|(name, value)| (name.into(), value.into())));
+        if let Some(place) = &self.secret_env {
+            let missing = || io::Error::new(io::ErrorKind::NotFound, "variables with secrets are not there");
+            let record = Record::read(Path::new(place), SECRET_ENV)?.ok_or_else(missing)?;
+            all.extend(record.all("env").filter_map(pair).map(|(name, value)| (name.into(), value.into())));
+        }
         all.insert("SKERRY_STATE_DIR".into(), state);
-        all
+        Ok(all)
     }
 
     /// Where programs are looked up.
@@ -179,6 +191,19 @@ impl Launch {
     pub(crate) fn directory(&self, dir: &Path) -> PathBuf {
         self.working_directory.as_ref().map_or_else(|| state_dir(dir), PathBuf::from)
     }
+}
+
+fn pair(pair: &str) -> Option<(String, String)> {
+    pair.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()))
+}
+
+/// Writes variables with secrets into a directory in memory, for the agent and its shims alone.
+pub(crate) fn write_secret_env(place: &Path, variables: &BTreeMap<String, String>) -> io::Result<()> {
+    let mut record = Record::default();
+    for (name, value) in variables {
+        record.push("env", format!("{name}={value}"));
+    }
+    record.write(place, SECRET_ENV)
 }
 
 /// Who runs.
@@ -318,6 +343,7 @@ mod tests {
             stop_signal: "SIGTERM".into(),
             stop_grace: Duration::from_millis(1500),
             configs: vec!["configs/c/k".into()],
+            secret_env: Some(secret.path().to_str().unwrap().into()),
             user: Some(RunAs { uid: 1, gid: 2, groups: vec![3, 4] }),
             cgroups: vec!["/sys/fs/cgroup/x".into()],
             warnings: vec!["no".into()],
@@ -326,7 +352,10 @@ mod tests {
         launch.write(dir.path()).unwrap();
         assert_eq!(Launch::read(dir.path()).unwrap(), Some(launch.clone()));
         assert_eq!(launch.search_path(), "/opt");
-        let environment = launch.environment(dir.path());
+        assert!(launch.environment(dir.path()).is_err(), "it does not run without its secrets");
+        write_secret_env(secret.path(), &[("S".to_owned(), "a=b\n".to_owned())].into()).unwrap();
+        let environment = launch.environment(dir.path()).unwrap();
+        assert_eq!(environment.get(OsStr::new("S")).cloned(), Some("a=b\n".into()));
         let of = |name: &str| environment.get(OsStr::new(name)).cloned();
         assert_eq!(of("HOME"), Some(dir.path().join("state").into()));
         assert_eq!(of("PATH"), Some("/opt".into()), "the spec's, and only that");

@@ -11,6 +11,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bollard::auth::DockerCredentials;
 use serde_json::Value;
+use skerry_model::SecretName;
+use skerry_proto::types::v1::ImageCredentials;
 
 use crate::runtime::RuntimeError;
 
@@ -70,6 +72,44 @@ impl CredentialsFile {
                 format!("there are no credentials for {registry} in {}: use docker login", path.display())
             }
             (None, _) => format!("there are no credentials for {registry}: name a file with --docker-config"),
+        }
+    }
+}
+
+/// What may be shown to registries: the credentials in a secret that the service names, else the machine's.
+#[derive(Debug, Clone)]
+pub(super) struct Logins {
+    pub(super) file: CredentialsFile,
+    pub(super) secret: Option<(SecretName, ImageCredentials)>,
+}
+
+impl Logins {
+    /// The credentials for the registry of `image`, if there are some. Blocks.
+    pub(super) fn of_image(&self, image: &str) -> Result<Option<DockerCredentials>, RuntimeError> {
+        match &self.secret {
+            Some((_, secret)) if host_of(&secret.registry) == registry(image) => {
+                Ok(Some(DockerCredentials {
+                    username: Some(secret.username.clone()),
+                    password: Some(secret.password.clone()),
+                    serveraddress: Some(registry(image).to_owned()),
+                    ..DockerCredentials::default()
+                }))
+            }
+            _ => self.file.of_image(image),
+        }
+    }
+
+    /// What a refusal by the registry of `image` says of where credentials came from.
+    pub(super) fn describe(&self, image: &str, given: bool) -> String {
+        match &self.secret {
+            Some((name, secret)) if host_of(&secret.registry) == registry(image) => {
+                format!("the credentials for {} are those of secret `{name}`", registry(image))
+            }
+            Some((name, secret)) => {
+                let file = self.file.describe(image, given);
+                format!("secret `{name}` is for {}, not for {}; {file}", secret.registry, registry(image))
+            }
+            None => self.file.describe(image, given),
         }
     }
 }

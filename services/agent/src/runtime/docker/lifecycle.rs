@@ -5,6 +5,7 @@
 //! is fixed, and it refuses a second container of that name, also when the answer to the first request got lost. Of a copy that is started
 //! beside the one that it is to replace the name is another, as fixed; once the old one is gone it is renamed.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::models::{ContainerSummary, ContainerSummaryStateEnum as State, MountPoint};
@@ -16,6 +17,7 @@ use skerry_model::app::{Container, Probe};
 use tracing::debug;
 
 use super::client::{CREATE_DEADLINE, LOOK_DEADLINE, REMOVE_DEADLINE, START_DEADLINE, STOP_MARGIN};
+use super::credentials::Logins;
 use super::error::{Failure, Kind};
 use super::observe::{is_named, is_running, list, missing_networks};
 use super::spec::{self, LABEL_FINGERPRINT, LABEL_GRACE, LABEL_INSTANCE, LABEL_OWNER, attachments};
@@ -197,7 +199,8 @@ impl DockerRuntime {
         if !copies.is_empty() {
             if kept.is_none() {
                 // What cannot run takes nothing away.
-                environment::read(instance).await?;
+                environment::read(instance, &self.secrets).await?;
+                self.secrets.check(instance)?;
             }
             if kept.is_none() && work.image == Image::Unknown {
                 self.obtain_image(instance, container, progress).await?;
@@ -222,6 +225,8 @@ impl DockerRuntime {
                 // A network of the app may be gone since.
                 self.ensure_networks(instance, container).await?;
                 work.carry(&copy);
+                // They are gone with the boot before.
+                self.lay_out_secrets(instance).await?;
                 self.connect_and_start(instance, container, &copy.id, Age::Kept).await
             }
             None => self.create(instance, place.unwrap_or(Place::Own), work, progress).await,
@@ -288,9 +293,11 @@ impl DockerRuntime {
         // Until the container exists nothing shows that its configs are in use.
         let _laying_out = self.layouts.read().await;
         self.lay_out(instance).await?;
+        self.lay_out_secrets(instance).await?;
         self.ensure_networks(instance, container).await?;
-        let env = environment::read(instance).await?;
-        let body = spec::create_body(instance, &self.owner, &self.configs, &env)?;
+        let env = environment::read(instance, &self.secrets).await?;
+        let body = spec::create_body(instance, &self.owner, &self.configs, &env.merged())?;
+        let body = spec::with_secrets(body, &self.secrets.places(instance)?)?;
         let body = spec::with_volumes(body, &work.carried);
         let name = match place {
             Place::Own => self.owner.container(&instance.name),
@@ -309,8 +316,8 @@ impl DockerRuntime {
             Err(failure) => match failure.kind {
                 // Also one that was found before: it may have been removed since.
                 Kind::NoImage if work.image != Image::Here => {
-                    pull::obtain_absent(&self.client, &self.credentials, &self.kept, container, progress)
-                        .await?;
+                    let logins = self.logins(instance)?;
+                    pull::obtain_absent(&self.client, &logins, &self.kept, container, progress).await?;
                     work.image = Image::Here;
                     Ok(Pass::Again)
                 }
@@ -455,11 +462,30 @@ impl DockerRuntime {
         container: &Container,
         progress: ProgressSink<'_>,
     ) -> Result<(), RuntimeError> {
-        pull::obtain(&self.client, &self.credentials, &self.kept, container, progress).await?;
+        let logins = self.logins(instance)?;
+        pull::obtain(&self.client, &logins, &self.kept, container, progress).await?;
         if relies_on_image(instance) {
             pull::require_health_check(&self.client, &container.image).await?;
         }
         Ok(())
+    }
+
+    /// What there is to show to registries.
+    fn logins(&self, instance: &InstanceSpec) -> Result<Logins, RuntimeError> {
+        let secret = self.secrets.image_credentials(instance)?;
+        Ok(Logins { file: self.credentials.clone(), secret })
+    }
+
+    async fn lay_out_secrets(&self, instance: &InstanceSpec) -> Result<(), RuntimeError> {
+        if instance.service.secrets.is_empty() {
+            return Ok(());
+        }
+        let (secrets, instance) = (Arc::clone(&self.secrets), instance.clone());
+        let done = tokio::task::spawn_blocking(move || secrets.lay_out(&instance, None)).await;
+        done.unwrap_or_else(|error| {
+            let message = format!("laying out secrets: {error}");
+            Err(RuntimeError { reason: "SecretLayoutFailed", message, transient: true })
+        })
     }
 
     async fn ensure_networks(

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use skerry_model::{AppName, InstanceName, NetworkName};
@@ -30,6 +30,7 @@ use super::{
 };
 use crate::desired::InstanceSpec;
 use crate::lock::lock;
+use crate::secrets::Secrets;
 
 mod client;
 mod credentials;
@@ -55,6 +56,7 @@ pub struct DockerRuntime {
     owner: Owner,
     configs: PathBuf,
     credentials: CredentialsFile,
+    secrets: Arc<Secrets>,
     kept: Kept,
     image_gc: ImageGc,
     networks: Networks,
@@ -86,6 +88,7 @@ impl DockerRuntime {
             owner: Owner::new(owner),
             configs: dirs.configs.clone(),
             credentials: CredentialsFile::None,
+            secrets: Arc::default(),
             kept: Kept::nothing(),
             image_gc: ImageGc::default(),
             networks: Networks::default(),
@@ -101,6 +104,12 @@ impl DockerRuntime {
     #[must_use]
     pub fn with_credentials(self, credentials: CredentialsFile) -> Self {
         Self { credentials, ..self }
+    }
+
+    /// With what opens the secrets of instances. Without this call none can use any.
+    #[must_use]
+    pub fn with_secrets(self, secrets: Arc<Secrets>) -> Self {
+        Self { secrets, ..self }
     }
 
     /// Removes images as `gc` says, and remembers in `directory`, which exists, what that takes. Without this call no image is removed.
@@ -165,7 +174,8 @@ impl Runtime for DockerRuntime {
     async fn prepare(&self, instance: &InstanceSpec, progress: ProgressSink<'_>) -> Result<(), RuntimeError> {
         let container = spec::container(instance)?;
         // What does not read takes nothing away: it is known before the old copy goes.
-        environment::read(instance).await?;
+        environment::read(instance, &self.secrets).await?;
+        self.secrets.check(instance)?;
         self.obtain_image(instance, container, progress).await?;
         let mut prepared = self.prepared();
         if prepared.len() >= PREPARED_MAX {

@@ -13,7 +13,7 @@ use skerry_model::app::{Container, PullPolicy};
 use tokio::time::Instant;
 
 use super::client::{Client, LOOK_DEADLINE};
-use super::credentials::CredentialsFile;
+use super::credentials::Logins;
 use super::error::{Failure, Kind};
 use super::upkeep::{Kept, id_of};
 use crate::runtime::{Progress, ProgressSink, RuntimeError, mebibytes};
@@ -30,7 +30,7 @@ const LAYERS_MAX: usize = 256;
 /// Makes sure that the container's image is here, as its policy says.
 pub(super) async fn obtain(
     client: &Client,
-    credentials: &CredentialsFile,
+    credentials: &Logins,
     kept: &Kept,
     container: &Container,
     progress: ProgressSink<'_>,
@@ -44,7 +44,7 @@ pub(super) async fn obtain(
 /// As `obtain`, where Docker just said that the image is not here.
 pub(super) async fn obtain_absent(
     client: &Client,
-    credentials: &CredentialsFile,
+    credentials: &Logins,
     kept: &Kept,
     container: &Container,
     progress: ProgressSink<'_>,
@@ -102,7 +102,7 @@ async fn size_of(client: &Client, image: &str) -> Result<u64, Failure> {
 
 async fn pull(
     client: &Client,
-    credentials: &CredentialsFile,
+    credentials: &Logins,
     kept: &Kept,
     container: &Container,
     progress: ProgressSink<'_>,
@@ -133,7 +133,7 @@ async fn pull(
 /// Has Docker pull the image, until it says that it is done.
 async fn transfer(
     client: &Client,
-    credentials: &CredentialsFile,
+    credentials: &Logins,
     container: &Container,
     login: Option<DockerCredentials>,
     progress: ProgressSink<'_>,
@@ -177,10 +177,7 @@ async fn transfer(
 }
 
 /// The node's credentials for the registry of `image`.
-async fn login(
-    credentials: &CredentialsFile,
-    image: &str,
-) -> Result<Option<DockerCredentials>, RuntimeError> {
+async fn login(credentials: &Logins, image: &str) -> Result<Option<DockerCredentials>, RuntimeError> {
     let (credentials, image) = (credentials.clone(), image.to_owned());
     let read = tokio::task::spawn_blocking(move || credentials.of_image(&image)).await;
     read.unwrap_or_else(|error| {

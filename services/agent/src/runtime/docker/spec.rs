@@ -116,6 +116,30 @@ pub(super) fn with_volumes(mut body: ContainerCreateBody, earlier: &[MountPoint]
     body
 }
 
+/// The same with secrets, read-only: where they are laid out, and where the container has them.
+pub(super) fn with_secrets(
+    mut body: ContainerCreateBody,
+    places: &[(PathBuf, &str)],
+) -> Result<ContainerCreateBody, RuntimeError> {
+    let mounts = body.host_config.get_or_insert_default().mounts.get_or_insert_default();
+    for (place, target) in places {
+        // Docker resolves a link by itself, to the file that it leads to now; a directory has none on the way.
+        let source = place.to_str().ok_or_else(|| RuntimeError {
+            reason: "SecretLayoutFailed",
+            message: format!("the path of secrets, {}, is not UTF-8, which Docker wants", place.display()),
+            transient: false,
+        })?;
+        mounts.push(Mount {
+            target: Some((*target).to_owned()),
+            source: Some(source.to_owned()),
+            typ: Some(MountType::BIND),
+            read_only: Some(true),
+            ..Mount::default()
+        });
+    }
+    Ok(body)
+}
+
 fn hostname(instance: &InstanceSpec, container: &Container) -> Option<String> {
     if container.network.mode == NetworkMode::Host {
         return None;

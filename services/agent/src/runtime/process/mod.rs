@@ -26,6 +26,7 @@ use super::{
 };
 use crate::desired::InstanceSpec;
 use crate::lock::lock;
+use crate::secrets::Secrets;
 use crate::shim::program;
 
 mod artifacts;
@@ -70,6 +71,8 @@ pub struct Config {
     pub certificates: Option<PathBuf>,
     /// Told to programs as `SKERRY_NODE`.
     pub node: Option<NodeName>,
+    /// What opens the secrets of instances.
+    pub secrets: Arc<Secrets>,
 }
 
 impl Config {
@@ -87,6 +90,7 @@ impl Config {
             artifacts: dirs.artifacts.clone(),
             certificates: None,
             node: None,
+            secrets: Arc::default(),
         }
     }
 }
@@ -194,7 +198,7 @@ impl ProcessRuntime {
         spec: &InstanceSpec,
     ) -> Result<(Claim, bool), RuntimeError> {
         // Before the step, which nobody can interrupt.
-        let variables = environment::read(spec).await?;
+        let variables = environment::read(spec, &self.config.secrets).await?;
         let worker = match start::process_of(spec)?.artifacts.as_slice() {
             [] => None,
             [..] => Some(self.artifacts.worker().await),
@@ -277,9 +281,10 @@ impl Runtime for ProcessRuntime {
 
     async fn prepare(&self, instance: &InstanceSpec, progress: ProgressSink<'_>) -> Result<(), RuntimeError> {
         layout::config_files(instance)?;
-        let variables = environment::read(instance).await?;
+        let variables = environment::read(instance, &self.config.secrets).await?;
+        self.config.secrets.check(instance)?;
         let (spec, config) = (instance.clone(), self.config.clone());
-        let launch = self.look(move || start::launch_of(&spec, variables, &config, "")).await??;
+        let launch = self.look(move || start::launch_of(&spec, variables.plain, &config, "")).await??;
         self.fetch(instance, progress).await?;
         // What is below the state directory may come with the configs and artifacts.
         if launch.program.contains('/') && !launch.program.starts_with('/') {

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use skerry_model::app::{Process, Program};
+use skerry_model::app::{Process, Program, normal_path};
 use skerry_model::env_file::VARIABLE_BYTES_MAX;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
@@ -22,8 +22,9 @@ use super::layout::{config_files, lay_out, make_dir, open_state, take_away, try_
 use super::{Config, artifacts, user};
 use crate::desired::InstanceSpec;
 use crate::runtime::RuntimeError;
-use crate::runtime::environment::Variables;
-use crate::shim::files::{Launch, SHIM_LOG, forget_run};
+use crate::runtime::environment::{Environment, Variables};
+use crate::secrets::Secrets;
+use crate::shim::files::{Launch, SHIM_LOG, forget_run, write_secret_env};
 use crate::shim::{FAILED, STARTED, WORD};
 
 /// How long a shim may take to say what came of it.
@@ -84,6 +85,7 @@ pub(super) fn launch_of(
         stop_signal: spec.service.stop.signal.clone().unwrap_or_else(|| "SIGTERM".to_owned()),
         stop_grace: spec.service.stop.grace_period,
         configs: Vec::new(),
+        secret_env: None,
         user: user::resolve(spec.service.user.as_deref())?,
         cgroups: Vec::new(),
         warnings: Vec::new(),
@@ -95,13 +97,13 @@ pub(super) fn launch_of(
 pub(super) fn spawn(
     dir: &Path,
     spec: &InstanceSpec,
-    variables: Variables,
+    variables: Environment,
     config: &Config,
     boot: &str,
 ) -> Result<Spawned, RuntimeError> {
     let writing = |error| io_failed("writing the instance's state", &error);
     let files = config_files(spec)?;
-    let mut launch = launch_of(spec, variables, config, boot)?;
+    let mut launch = launch_of(spec, variables.plain, config, boot)?;
     make_dir(dir).map_err(|error| io_failed("making the instance's directory", &error))?;
     let Some(lock) = try_lock(dir).map_err(|error| io_failed("taking the instance's lock", &error))? else {
         return Ok(Spawned::Held);
@@ -115,10 +117,25 @@ pub(super) fn spawn(
     forget_run(dir).map_err(writing)?;
     let state = open_state(&config.instances, dir, launch.user.as_ref())?;
     let artifacts = &process_of(spec)?.artifacts;
-    let kept = files.keys().chain(artifacts.iter().map(|artifact| &artifact.path)).cloned().collect();
+    let kept = files.keys().chain(artifacts.iter().map(|artifact| &artifact.path)).cloned();
+    let kept = kept.chain(Secrets::paths(spec)).collect();
     take_away(&state, &old, &kept);
     artifacts::lay_out(&config.artifacts, artifacts, &state)?;
     lay_out(&state, &files)?;
+    let owner = launch.user.as_ref().map(|user| (user.uid, user.gid));
+    config.secrets.lay_out(spec, owner)?;
+    for (place, path) in config.secrets.places(spec)? {
+        let path = normal_path(path);
+        state
+            .symlink(&place.to_string_lossy(), &path)
+            .map_err(|error| io_failed(&format!("writing the link `{path}` to a secret"), &error))?;
+    }
+    if !variables.secret.is_empty() {
+        let place = config.secrets.dir(spec)?;
+        write_secret_env(&place, &variables.secret)
+            .map_err(|error| io_failed("writing variables with secrets", &error))?;
+        launch.secret_env = Some(place.to_string_lossy().into_owned());
+    }
     launch.configs = kept.into_iter().collect();
     let made = Hierarchies::of_machine().make(&config.cgroup_name(), &spec.name, spec.service.limits);
     (launch.cgroups, launch.warnings) = (made.dirs, made.warnings);

@@ -20,6 +20,7 @@ fn plain() -> Container {
     Container {
         image: "web:1".into(),
         pull_policy: PullPolicy::IfNotPresent,
+        image_credentials: None,
         entrypoint: vec![],
         command: vec![],
         ports: vec![],
@@ -46,6 +47,7 @@ fn instance(container: Container, change: impl FnOnce(&mut ServiceSpec)) -> Inst
         working_directory: None,
         user: None,
         configs: vec![],
+        secrets: vec![],
         requests: Amounts::default(),
         limits: Amounts::default(),
         health_check: None,
@@ -65,6 +67,7 @@ fn instance(container: Container, change: impl FnOnce(&mut ServiceSpec)) -> Inst
         revision: ContentHash::of(b"r"),
         service: Arc::new(service),
         configs: BTreeMap::new(),
+        secrets: BTreeMap::new(),
         fingerprint: "f1".into(),
     }
 }

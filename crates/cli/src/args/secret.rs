@@ -1,0 +1,35 @@
+//! Commands about secrets.
+
+use clap::{Args, Subcommand};
+
+/// `secret`
+#[derive(Debug, Clone, Subcommand)]
+pub enum SecretCommand {
+    /// Set entries of a secret, which is made if there is none; other entries stay
+    Set(SecretSetArgs),
+    /// Seal all secrets under the newest key of the scheduler's key file, after one was added to it
+    Reseal(ResealArgs),
+}
+
+/// `secret set`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Values come from files and from standard input, never from the command line, which everybody on the
+machine can see. They are taken as they are, with the end of the last line if there is one.
+
+Examples:
+  printf %s \"$PASSWORD\" | skerry secret set database password=-
+  skerry secret set tls tls.crt=@server.crt tls.key=@server.key
+  skerry secret set database password-")]
+pub struct SecretSetArgs {
+    /// Name of the secret
+    pub name: String,
+
+    /// KEY=@FILE or KEY=- (standard input) to set an entry, KEY- to remove it
+    #[arg(value_name = "KEY=@FILE", required = true)]
+    pub entries: Vec<String>,
+}
+
+/// `secret reseal`
+#[derive(Debug, Clone, Args)]
+pub struct ResealArgs {}
