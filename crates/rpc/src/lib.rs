@@ -4,6 +4,7 @@
 
 mod channel;
 mod client;
+mod door;
 mod error;
 mod health;
 mod limit;
