@@ -41,9 +41,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         "stack" => &["skerry", "skerry-registry", "skerry-scheduler", "skerry-gateway"],
         // Looks at how the agent grows, not at how large it is: in the profile of the rest.
         "churn" => &["skerry-registry", "skerry-scheduler", "skerry-gateway", "skerry-agent"],
+        // Libraries only.
+        "trust" => &[],
         _ => &["skerry"],
     };
-    for (packages, profile) in [(&["skerry-agent"][..], "edge"), (cloud, "release")] {
+    let edge: &[&str] = if cloud.is_empty() { &[] } else { &["skerry-agent"] };
+    for (packages, profile) in [(edge, "edge"), (cloud, "release")] {
+        if packages.is_empty() {
+            continue;
+        }
         let packages = packages.iter().flat_map(|package| ["--package", package]);
         sh::run(sh::cargo().args(["build", "--quiet", "--profile", profile]).args(packages))?;
     }

@@ -6,6 +6,7 @@
 
 mod bench;
 mod demo;
+mod fuzz;
 mod hello;
 mod order;
 mod reference;
@@ -34,6 +35,8 @@ enum Command {
     Test(test::Args),
     /// Measure something and print it beside its budget
     Bench(bench::Args),
+    /// Fuzz what decodes untrusted bytes
+    Fuzz(fuzz::Args),
     /// Generate crates/proto and the reference of API and manifests from proto/, and hold the compatibility lock
     #[command(disable_help_flag = true)]
     Codegen {
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Codegen { args } => {
             sh::run(sh::cargo().args(["run", "--quiet", "--package=skerry-codegen", "--"]).args(args))
         }

@@ -12,7 +12,8 @@ mod error;
 mod files;
 mod interrupt;
 mod item;
-mod jsonpath;
+#[doc(hidden)]
+pub mod jsonpath;
 mod own_context;
 mod patience;
 mod print;

@@ -48,6 +48,8 @@ mod housekeeping;
 pub mod mvcc;
 mod server;
 mod shared;
+#[doc(hidden)]
+pub mod wire;
 mod writer;
 
 use std::convert::Infallible;

@@ -5,6 +5,7 @@
 pub mod access;
 mod channel;
 mod client;
+mod door;
 mod error;
 mod health;
 mod limit;

@@ -20,6 +20,9 @@ use tonic::{Code, Status};
 use tower::{Layer, Service};
 use tracing::{Instrument as _, Span};
 
+use crate::door::Place;
+use crate::error::status_of;
+use crate::tls::Caller;
 use crate::trace::{TRACE_PARENT, follow};
 
 /// Bounds of the buckets of durations, in seconds.
@@ -118,13 +121,15 @@ struct Call {
     method: Arc<Method>,
     began: Instant,
     code: Option<Code>,
+    /// Its place on its connection.
+    place: Option<Place>,
 }
 
 impl Call {
     fn begin(path: &str) -> Self {
         let method = METHODS.get(path).or_else(|| METHODS.get(UNKNOWN)).expect("`unknown` is always known");
         METERS.started.add(1, &method.labels);
-        Self { method: Arc::clone(method), began: Instant::now(), code: None }
+        Self { method: Arc::clone(method), began: Instant::now(), code: None, place: None }
     }
 }
 
@@ -132,6 +137,9 @@ impl Drop for Call {
     fn drop(&mut self) {
         let Method { labels: [service, method, kind], unary, .. } = &*self.method;
         // Dropped before its end: the caller went away.
+        if let (None, Some(place)) = (self.code, &self.place) {
+            place.was_reset();
+        }
         let code = KeyValue::new("grpc_code", name_of(self.code.unwrap_or(Code::Cancelled)));
         let labels = [service.clone(), method.clone(), kind.clone(), code];
         METERS.handled.add(1, &labels);
@@ -195,9 +203,19 @@ where
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
         let mut call = Call::begin(request.uri().path());
         let span = span_of(&call.method, request.headers());
-        let answer = span.in_scope(|| self.0.call(request));
+        let line = request.extensions().get::<Caller>().map(|caller| caller.line.enter());
+        let answer = match line.transpose() {
+            Ok(place) => {
+                call.place = place;
+                Ok(span.in_scope(|| self.0.call(request)))
+            }
+            Err(fault) => Err(status_of(&fault).into_http()),
+        };
         let handling = async move {
-            let response = answer.await?;
+            let response = match answer {
+                Ok(answer) => answer.await?,
+                Err(refusal) => refusal,
+            };
             // A refusal has its status in the header, for want of a body.
             call.code = Status::from_header_map(response.headers()).map(|status| status.code());
             let code = call.code.unwrap_or(Code::Ok);

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tower::{Layer, Service};
 
+use crate::door::Door;
 use crate::error::status_of;
 use crate::peer::Access;
 use crate::server::ServeError;
@@ -21,7 +22,7 @@ pub async fn refuse_all(
     fault: Fault,
     end: CancellationToken,
 ) -> Result<(), ServeError> {
-    let incoming = incoming(listener, access.tls());
+    let incoming = incoming(listener, access.tls(), Door::of_process());
     let server = tonic::transport::Server::builder()
         .layer(RefuseLayer(Arc::new(fault)))
         .add_routes(Routes::default())

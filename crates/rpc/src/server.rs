@@ -15,6 +15,7 @@ use tonic_health::server::HealthReporter;
 use tower::Service;
 
 use crate::access::{AccessLayer, Authorizer, KnowsNobody};
+use crate::door::Door;
 use crate::limit::LimitLayer;
 use crate::observe::ObserveLayer;
 use crate::peer::{Access, PeerLayer};
@@ -29,6 +30,16 @@ const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// Header lists beyond this are refused.
 const HEADER_BYTES_MAX: u32 = 16 * 1024;
+/// Largest HTTP/2 frame that is taken: the smallest bound that the protocol knows.
+const FRAME_BYTES_MAX: u32 = 16 * 1024;
+/// Streams that a client has reset before the server came to look at them; beyond it the connection ends. Those that were begun count at
+/// the door.
+const RESETS_PENDING_MAX: usize = 20;
+/// Streams of a connection that the server had to reset for a fault of the client's; beyond it the connection ends.
+const ERRORS_PER_CONNECTION_MAX: usize = 256;
+/// A silent connection is asked for a sign of life, and ends where none comes. The answer is also when the door looks whether it is idle.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(60);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// After the handlers were told to end, how long open calls may take.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -115,7 +126,7 @@ impl Server {
         names.push("");
         health.set_service_status(LIVENESS, ServingStatus::Serving).await;
         let telling = tell_health(health, names, ready, shutdown.clone());
-        let incoming = incoming(listener, access.tls());
+        let incoming = incoming(listener, access.tls(), Door::of_process());
         let server = tonic::transport::Server::builder()
             .layer(ObserveLayer)
             .layer(LimitLayer)
@@ -126,8 +137,11 @@ impl Server {
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .http2_max_header_list_size(HEADER_BYTES_MAX)
-            .http2_keepalive_interval(Some(Duration::from_secs(60)))
-            .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+            .max_frame_size(FRAME_BYTES_MAX)
+            .http2_max_pending_accept_reset_streams(Some(RESETS_PENDING_MAX))
+            .http2_max_local_error_reset_streams(Some(ERRORS_PER_CONNECTION_MAX))
+            .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
             .add_routes(routes.routes())
             .serve_with_incoming_shutdown(incoming, telling);
         tokio::select! {

@@ -43,7 +43,7 @@ async fn what_is_too_much_is_refused_by_field_and_the_service_goes_on() -> Resul
     let status = refusal(&stack, name, app([huge])).await?;
     assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
     let info = status.get_details_error_info().context("an ErrorInfo")?;
-    assert_eq!(info.metadata.get("bytes_max").map(String::as_str), Some("4194304"));
+    assert_eq!(info.metadata.get("bytes_max").map(String::as_str), Some("1048576"));
 
     let status = refusal(&stack, "projects/default/apps/Not-A-Name", app([script("s", "sleep 1")])).await?;
     assert_eq!(fields(&status), ["app.metadata.name"]);

@@ -36,6 +36,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("skerry", EVERYTHING),
     ("skerry-integration", EVERYTHING),
+    ("skerry-fuzz-targets", EVERYTHING),
     ("xtask", &[]),
     ("skerry-codegen", &[]),
     ("hello", &[]),

@@ -94,7 +94,7 @@ impl Template {
     }
 
     /// The text for a document. What is not there is empty, as with kubectl.
-    pub(crate) fn render(&self, document: &Value) -> String {
+    pub fn render(&self, document: &Value) -> String {
         let mut out = String::new();
         walk::render(&self.0, document, document, &mut out);
         out

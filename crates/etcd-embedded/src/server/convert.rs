@@ -13,7 +13,7 @@ use crate::mvcc::{
     RangeAnswer, Relation, SortOrder, SortTarget, Txn, TxnAnswer,
 };
 
-pub(super) fn range(request: PbRangeRequest) -> Result<Range, Fault> {
+pub(crate) fn range(request: PbRangeRequest) -> Result<Range, Fault> {
     let order = match request.sort_order {
         0 => SortOrder::None,
         1 => SortOrder::Ascend,
@@ -42,7 +42,7 @@ pub(super) fn range(request: PbRangeRequest) -> Result<Range, Fault> {
     })
 }
 
-pub(super) fn put(request: PbPutRequest) -> Put {
+pub(crate) fn put(request: PbPutRequest) -> Put {
     Put {
         key: request.key,
         value: request.value,
@@ -53,14 +53,14 @@ pub(super) fn put(request: PbPutRequest) -> Put {
     }
 }
 
-pub(super) fn delete(request: PbDeleteRequest) -> Delete {
+pub(crate) fn delete(request: PbDeleteRequest) -> Delete {
     Delete { keys: KeyRange { key: request.key, range_end: request.range_end }, prev_kv: request.prev_kv }
 }
 
 /// Which reads of a transaction leave the values out, in the order in which the core answers them: the core
 /// knows no such thing, since a value costs it nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Shape {
+pub(crate) struct Shape {
     success: Vec<OpShape>,
     failure: Vec<OpShape>,
 }
@@ -72,7 +72,7 @@ enum OpShape {
     Txn(Shape),
 }
 
-pub(super) fn txn(request: PbTxnRequest) -> Result<(Txn, Shape), Fault> {
+pub(crate) fn txn(request: PbTxnRequest) -> Result<(Txn, Shape), Fault> {
     let compare = request.compare.into_iter().map(compare).collect();
     let (success, success_shape) = ops(request.success)?;
     let (failure, failure_shape) = ops(request.failure)?;

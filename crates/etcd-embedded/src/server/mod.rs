@@ -1,7 +1,7 @@
 //! etcd's gRPC services over the core and the writer. Each call is decode, ask, encode; what is decided is
 //! decided in `mvcc`.
 
-mod convert;
+pub(crate) mod convert;
 mod fault;
 mod kv;
 mod lease;

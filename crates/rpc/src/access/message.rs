@@ -10,6 +10,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 use crate::MESSAGE_BYTES_MAX;
+use crate::error::fault_of;
 use crate::limit::too_large;
 
 /// Before each message of gRPC: whether it is compressed, and its length.
@@ -51,6 +52,10 @@ pub(crate) async fn read(mut body: Body) -> Result<Read, Fault> {
                     pieces = pieces.with(data);
                 }
             }
+            // The bound of the method.
+            Some(Err(error)) if error.code() == tonic::Code::ResourceExhausted => {
+                return Err(fault_of(&error));
+            }
             Some(Err(error)) => {
                 let message = format!("reading the request: {}", error.message());
                 return Err(Fault::new(Code::Unavailable, "REQUEST_BROKEN", message));
@@ -74,7 +79,7 @@ fn whole(bytes: &[u8]) -> Result<Option<std::ops::Range<usize>>, Fault> {
     }
     let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
     if length > MESSAGE_BYTES_MAX {
-        return Err(too_large());
+        return Err(too_large(MESSAGE_BYTES_MAX));
     }
     let end = HEAD_BYTES + length;
     Ok((bytes.len() >= end).then_some(HEAD_BYTES..end))

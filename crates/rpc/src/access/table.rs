@@ -119,7 +119,7 @@ pub(crate) const TABLE: &[(&str, Rule)] = &[
         // Users renew their own.
         Rule::Users(ForUsers { role: Admin, path: FIRST, streams: false, or_itself: true, services: &[] }),
     ),
-    // Apps and configs.
+    // Apps, configs.
     ("/skerry.scheduler.v1.AppService/CreateApp", users(Operator, FIRST)),
     ("/skerry.scheduler.v1.AppService/GetApp", users(Viewer, FIRST)),
     ("/skerry.scheduler.v1.AppService/ListApps", users(Viewer, FIRST)),
@@ -134,6 +134,14 @@ pub(crate) const TABLE: &[(&str, Rule)] = &[
     ("/skerry.scheduler.v1.ConfigService/WatchConfigs", watches(Viewer, FIRST)),
     ("/skerry.scheduler.v1.ConfigService/UpdateConfig", users(Operator, METADATA)),
     ("/skerry.scheduler.v1.ConfigService/DeleteConfig", users(Operator, FIRST)),
+    // Secrets: no method gives a value back.
+    ("/skerry.scheduler.v1.SecretService/CreateSecret", users(Operator, FIRST)),
+    ("/skerry.scheduler.v1.SecretService/GetSecret", users(Viewer, FIRST)),
+    ("/skerry.scheduler.v1.SecretService/ListSecrets", users(Viewer, FIRST)),
+    ("/skerry.scheduler.v1.SecretService/WatchSecrets", watches(Viewer, FIRST)),
+    ("/skerry.scheduler.v1.SecretService/UpdateSecret", users(Operator, METADATA)),
+    ("/skerry.scheduler.v1.SecretService/DeleteSecret", users(Operator, FIRST)),
+    ("/skerry.scheduler.v1.SecretService/ResealSecrets", users(Admin, FIRST)),
 ];
 
 static RULES: LazyLock<HashMap<&'static str, Rule>> = LazyLock::new(|| TABLE.iter().copied().collect());

@@ -11,6 +11,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_util::either::Either;
 
 use super::{ClientTls, TlsFailure};
 
@@ -39,7 +40,7 @@ pub(crate) async fn dial(uri: Uri, tls: Option<ClientTls>) -> Result<TokioIo<Dia
     let port = uri.port_u16().unwrap_or(443);
     let stream = TcpStream::connect((host, port)).await?;
     stream.set_nodelay(true)?;
-    let Some(tls) = tls else { return Ok(TokioIo::new(Dialled::Plain(Plain { stream, heard: false }))) };
+    let Some(tls) = tls else { return Ok(TokioIo::new(Either::Left(Plain { stream, heard: false }))) };
     let name = ServerName::try_from(host.to_owned()).map_err(|_| TlsFailure::Name)?;
     let failed = |error| TlsFailure::of(error).map_or_else(DialError::Io, DialError::Tls);
     let connected = tls.connector.connect(name, stream).await;
@@ -56,14 +57,11 @@ pub(crate) async fn dial(uri: Uri, tls: Option<ClientTls>) -> Result<TokioIo<Dia
         // Heard, and kept for who reads it.
         Ok(Ok(_)) | Err(_) => {}
     }
-    Ok(TokioIo::new(Dialled::Secured(Box::new(stream))))
+    Ok(TokioIo::new(Either::Right(Box::new(stream))))
 }
 
 /// An open connection.
-pub(crate) enum Dialled {
-    Plain(Plain),
-    Secured(Box<TlsStream<TcpStream>>),
-}
+pub(crate) type Dialled = Either<Plain, Box<TlsStream<TcpStream>>>;
 
 /// A connection without TLS. Its first bytes are looked at: a server that wants TLS answers with an alert and hangs up. Writing to it may fail
 /// before the alert was read, so until something was heard a failure is left to the reading, which says why.
@@ -78,7 +76,20 @@ fn is_alert(first: &[u8]) -> bool {
 }
 
 impl Plain {
-    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn written(&self, outcome: Poll<io::Result<usize>>, length: usize) -> Poll<io::Result<usize>> {
+        match outcome {
+            Poll::Ready(Err(_)) if !self.heard => Poll::Ready(Ok(length)),
+            outcome => outcome,
+        }
+    }
+}
+
+impl AsyncRead for Plain {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         if !self.heard && buf.filled().len() > before {
@@ -89,67 +100,32 @@ impl Plain {
         }
         Poll::Ready(Ok(()))
     }
-
-    fn written(&self, outcome: Poll<io::Result<usize>>, length: usize) -> Poll<io::Result<usize>> {
-        match outcome {
-            Poll::Ready(Err(_)) if !self.heard => Poll::Ready(Ok(length)),
-            outcome => outcome,
-        }
-    }
 }
 
-impl AsyncRead for Dialled {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(plain) => plain.poll_read(cx, buf),
-            Self::Secured(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Dialled {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(plain) => {
-                let outcome = Pin::new(&mut plain.stream).poll_write(cx, buf);
-                plain.written(outcome, buf.len())
-            }
-            Self::Secured(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
+impl AsyncWrite for Plain {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.written(outcome, buf.len())
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(plain) => Pin::new(&mut plain.stream).poll_flush(cx),
-            Self::Secured(stream) => Pin::new(stream).poll_flush(cx),
-        }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(plain) => Pin::new(&mut plain.stream).poll_shutdown(cx),
-            Self::Secured(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(plain) => {
-                let outcome = Pin::new(&mut plain.stream).poll_write_vectored(cx, bufs);
-                plain.written(outcome, bufs.iter().map(|buf| buf.len()).sum())
-            }
-            Self::Secured(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        }
+        let outcome = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.written(outcome, bufs.iter().map(|buf| buf.len()).sum())
     }
 
     fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(plain) => plain.stream.is_write_vectored(),
-            Self::Secured(stream) => stream.is_write_vectored(),
-        }
+        self.stream.is_write_vectored()
     }
 }
