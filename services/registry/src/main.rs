@@ -3,10 +3,11 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use clap::Parser;
 use skerry_api::{AccessMirror, Member};
 use skerry_daemon::LogArgs;
-use skerry_registry::{Args, Registry};
+use skerry_registry::{Args, Config, Registry};
 use skerry_rpc::Server;
 use skerry_store::{Store, StoreConfig, Target};
 
@@ -22,17 +23,18 @@ struct Cli {
 
 fn main() -> ExitCode {
     let Cli { args, log } = Cli::parse();
-    if args.health {
-        return args.check_health();
+    if args.service.health {
+        return args.service.check_health();
     }
-    let scraped = args.metrics_listen.is_some();
+    let scraped = args.service.metrics_listen.is_some();
     skerry_daemon::run("skerry-registry", &log, scraped, async |shutdown| {
-        let listening = args.bind().await?;
-        let store = Store::connect(StoreConfig::new(Target::parse(&args.etcd)?)).await?;
+        let config = Config::with_key_file(args.key_file.as_deref()).context("--key-file")?;
+        let listening = args.service.bind().await?;
+        let store = Store::connect(StoreConfig::new(Target::parse(&args.service.etcd)?)).await?;
         let member = Member::new("registry", listening.address(), listening.metrics_address());
         let access = AccessMirror::start(&store).await?;
         shutdown.spawn(access.clone().follow(shutdown.wait()));
-        let registry = Registry::start(store.clone(), &access, &shutdown).await?;
+        let registry = Registry::start(config, store.clone(), &access, &shutdown).await?;
         shutdown.spawn(member.keep(store.clone(), shutdown.wait()));
         let register = |server: &mut Server| {
             server.authorize(Arc::new(access));

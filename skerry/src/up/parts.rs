@@ -192,7 +192,9 @@ impl ControlPlane {
         let (registry, scheduler, gateway) = tokio::try_join!(
             async {
                 let access = access.await?;
-                let started = Registry::start(store.clone(), &access, shutdown).await;
+                let started =
+                    Registry::start(skerry_registry::Config::default(), store.clone(), &access, shutdown)
+                        .await;
                 started.context("starting the registry").map(|registry| (registry, access))
             },
             async {

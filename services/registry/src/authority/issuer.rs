@@ -13,7 +13,7 @@ use skerry_identity::{Identity, Principal, PublicKey};
 use skerry_model::{Fault, NodeRef, ProjectName, ServiceName, time};
 use skerry_proto::gateway::v1::IssuedCertificate;
 use skerry_proto::store::v1::AuthorityRecord;
-use skerry_store::{Mirror, MirrorConfig, Store, StoreVersion};
+use skerry_store::{Mirror, MirrorConfig, Store, StoreVersion, WaitError};
 
 use super::change::authority_key;
 use super::{AuthorityError, BACKDATED, LIFE_MIN, NODE_LIFE, PEER_LIFE, record};
@@ -87,8 +87,8 @@ impl Issuer {
     }
 
     /// Waits until the record, if there is one, is known.
-    pub async fn ready(&self) -> Result<(), Fault> {
-        Ok(self.shared.mirror.ready().await?)
+    pub async fn ready(&self) -> Result<(), WaitError> {
+        self.shared.mirror.ready().await
     }
 
     /// Whether this installation has an authority.
