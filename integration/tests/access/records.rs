@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
+use prost::Message as _;
 use rustls_pki_types::CertificateDer;
 use skerry_identity::KeyPair;
 use skerry_identity::csr::Request as CertificateRequest;
@@ -14,6 +15,7 @@ use skerry_proto::registry::v1::user_service_client::UserServiceClient;
 use skerry_proto::types::v1::Metadata;
 use tonic::{Code, Status};
 
+use crate::calls::send;
 use crate::world::{Caller, World, uri};
 
 fn reason(status: &Status) -> String {
@@ -174,6 +176,38 @@ async fn a_user_is_known_by_the_certificate_that_it_is_issued_and_renews_it_itse
     // The former key counts no more, on the connection that is open too.
     let gone = AccessServiceClient::new(ada).who_am_i(pb::WhoAmIRequest {}).await.expect_err("refused");
     assert_eq!(reason(&gone), "USER_UNKNOWN");
+    world.finish().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_names_two_projects_reaches_no_handler() -> Result<()> {
+    let world = World::start().await?;
+    let ada = world.user("default/user/ada").await?;
+    let bind = ["projects/default/users/ada"];
+    world.bind("projects/default/roleBindings/admins", pb::Role::Admin, &bind, &[]).await?;
+    world.record("other/user/bob", vec!["0".repeat(64)]).await?;
+    let channel = world.connect(&ada).await?;
+    let method = "skerry.registry.v1.UserService/DeleteUser";
+    let delete =
+        |user: &str| pb::DeleteUserRequest { name: user.to_owned(), ..Default::default() }.encode_to_vec();
+    let (ours, theirs) = (delete("projects/default/users/none"), delete("projects/other/users/bob"));
+    for both in [[ours.clone(), theirs.clone()].concat(), [theirs.clone(), ours].concat()] {
+        let refused = send(&channel, method, vec![both.into()]).await?.expect_err("refused");
+        assert_eq!(
+            (refused.code(), reason(&refused)),
+            (Code::InvalidArgument, "REQUEST_AMBIGUOUS".to_owned())
+        );
+    }
+    // As when it is asked for plainly, and whether or not there is such a user.
+    for user in [theirs, delete("projects/other/users/none")] {
+        let refused = send(&channel, method, vec![user.into()]).await?.expect_err("refused");
+        assert_eq!((refused.code(), reason(&refused)), (Code::PermissionDenied, "ROLE_NEEDED".to_owned()));
+        let told = skerry_rpc::fault_of(&refused).metadata;
+        assert_eq!((told["project"].as_str(), told["role"].as_str()), ("other", "admin"));
+    }
+    let name = "projects/other/users/bob".to_owned();
+    UserServiceClient::new(world.admin().await?).get_user(pb::GetUserRequest { name }).await?;
     world.finish().await;
     Ok(())
 }
