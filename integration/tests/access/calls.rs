@@ -94,18 +94,24 @@ impl Contract {
         } else {
             vec![Bytes::from(self.request(method, project))]
         };
-        let mut client = Grpc::new(channel.clone());
-        client.ready().await.context("the connection is gone")?;
-        let path = format!("/{method}").parse().context("a path")?;
-        let calling = client.streaming(Request::new(stream::iter(frames)), path, Raw);
-        let answer =
-            tokio::time::timeout(PATIENCE, calling).await.with_context(|| format!("calling {method}"))?;
+        let answer = send(channel, method, frames).await?;
         Ok(match answer.map_err(|status| status.code()) {
             Err(Code::PermissionDenied) => Told::Denied,
             Err(Code::Unauthenticated) => Told::Nobody,
             _ => Told::Through,
         })
     }
+}
+
+/// Sends messages as they are; how the answer begins.
+pub(crate) async fn send(channel: &Channel, method: &str, frames: Vec<Bytes>) -> Result<Result<(), Status>> {
+    let mut client = Grpc::new(channel.clone());
+    client.ready().await.context("the connection is gone")?;
+    let path = format!("/{method}").parse().context("a path")?;
+    let calling = client.streaming(Request::new(stream::iter(frames)), path, Raw);
+    let answer =
+        tokio::time::timeout(PATIENCE, calling).await.with_context(|| format!("calling {method}"))?;
+    Ok(answer.map(|_| ()))
 }
 
 /// Messages as they are encoded.

@@ -1,6 +1,12 @@
 //! Users, groups and bindings as resources, and the one user who is always there.
 
+use std::sync::Arc;
+
 use anyhow::{Context as _, Result};
+use prost::Message as _;
+use rustls_pki_types::CertificateDer;
+use skerry_identity::KeyPair;
+use skerry_identity::csr::Request as CertificateRequest;
 use skerry_proto::registry::v1 as pb;
 use skerry_proto::registry::v1::access_service_client::AccessServiceClient;
 use skerry_proto::registry::v1::group_service_client::GroupServiceClient;
@@ -9,6 +15,7 @@ use skerry_proto::registry::v1::user_service_client::UserServiceClient;
 use skerry_proto::types::v1::Metadata;
 use tonic::{Code, Status};
 
+use crate::calls::send;
 use crate::world::{Caller, World, uri};
 
 fn reason(status: &Status) -> String {
@@ -125,6 +132,82 @@ async fn the_first_admin_cannot_be_locked_out() -> Result<()> {
     let mut client = AccessServiceClient::new(world.connect(&namesake).await?);
     let refused = client.who_am_i(pb::WhoAmIRequest {}).await.expect_err("refused");
     assert_eq!((refused.code(), reason(&refused)), (Code::Unauthenticated, "USER_UNKNOWN".to_owned()));
+    world.finish().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_is_known_by_the_certificate_that_it_is_issued_and_renews_it_itself() -> Result<()> {
+    let world = World::start().await?;
+    let name = "projects/default/users/ada".to_owned();
+    let (first, second) = (Arc::new(KeyPair::generate()?), Arc::new(KeyPair::generate()?));
+    let ask = |key: &KeyPair, name: &str, replace| -> Result<_> {
+        let asked = CertificateRequest::make(key)?;
+        let certificate_request = asked.as_ref().to_vec().into();
+        Ok(pb::IssueCertificateRequest { name: name.to_owned(), certificate_request, replace })
+    };
+    let mut admin = UserServiceClient::new(world.admin().await?);
+    let absent =
+        admin.issue_certificate(ask(&first, &name, false)?).await.expect_err("there is no such user");
+    assert_eq!(absent.code(), Code::NotFound);
+    world.record("default/user/ada", Vec::new()).await?;
+    let mut wrong = ask(&first, &name, false)?;
+    wrong.certificate_request = vec![0; 5000].into();
+    let refused = admin.issue_certificate(wrong).await.expect_err("no request");
+    assert_eq!(skerry_rpc::fault_of(&refused).violations[0].field, "certificate_request");
+
+    let caller = |issued: pb::IssueCertificateResponse, key: &Arc<KeyPair>| {
+        let chain = issued.chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
+        Caller::with(chain, Arc::clone(key))
+    };
+    let issued = admin.issue_certificate(ask(&first, &name, false)?).await?.into_inner();
+    let ada = world.connect(&caller(issued, &first)).await?;
+    let told = AccessServiceClient::new(ada.clone()).who_am_i(pb::WhoAmIRequest {}).await?.into_inner();
+    assert_eq!((told.identity, told.roles), (uri("default/user/ada"), Vec::new()));
+
+    // By itself, though it has no role; for nobody else.
+    let mut itself = UserServiceClient::new(ada.clone());
+    world.record("default/user/bob", Vec::new()).await?;
+    let bob = itself.issue_certificate(ask(&second, "projects/default/users/bob", false)?).await;
+    assert_eq!(bob.expect_err("refused").code(), Code::PermissionDenied);
+    let issued = itself.issue_certificate(ask(&second, &name, true)?).await?.into_inner();
+    let renewed = world.connect(&caller(issued, &second)).await?;
+    AccessServiceClient::new(renewed).who_am_i(pb::WhoAmIRequest {}).await?;
+    // The former key counts no more, on the connection that is open too.
+    let gone = AccessServiceClient::new(ada).who_am_i(pb::WhoAmIRequest {}).await.expect_err("refused");
+    assert_eq!(reason(&gone), "USER_UNKNOWN");
+    world.finish().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_names_two_projects_reaches_no_handler() -> Result<()> {
+    let world = World::start().await?;
+    let ada = world.user("default/user/ada").await?;
+    let bind = ["projects/default/users/ada"];
+    world.bind("projects/default/roleBindings/admins", pb::Role::Admin, &bind, &[]).await?;
+    world.record("other/user/bob", vec!["0".repeat(64)]).await?;
+    let channel = world.connect(&ada).await?;
+    let method = "skerry.registry.v1.UserService/DeleteUser";
+    let delete =
+        |user: &str| pb::DeleteUserRequest { name: user.to_owned(), ..Default::default() }.encode_to_vec();
+    let (ours, theirs) = (delete("projects/default/users/none"), delete("projects/other/users/bob"));
+    for both in [[ours.clone(), theirs.clone()].concat(), [theirs.clone(), ours].concat()] {
+        let refused = send(&channel, method, vec![both.into()]).await?.expect_err("refused");
+        assert_eq!(
+            (refused.code(), reason(&refused)),
+            (Code::InvalidArgument, "REQUEST_AMBIGUOUS".to_owned())
+        );
+    }
+    // As when it is asked for plainly, and whether or not there is such a user.
+    for user in [theirs, delete("projects/other/users/none")] {
+        let refused = send(&channel, method, vec![user.into()]).await?.expect_err("refused");
+        assert_eq!((refused.code(), reason(&refused)), (Code::PermissionDenied, "ROLE_NEEDED".to_owned()));
+        let told = skerry_rpc::fault_of(&refused).metadata;
+        assert_eq!((told["project"].as_str(), told["role"].as_str()), ("other", "admin"));
+    }
+    let name = "projects/other/users/bob".to_owned();
+    UserServiceClient::new(world.admin().await?).get_user(pb::GetUserRequest { name }).await?;
     world.finish().await;
     Ok(())
 }

@@ -9,15 +9,18 @@ use skerry_daemon::Shutdown;
 use skerry_etcd_embedded::EmbeddedEtcd;
 use skerry_gateway::Gateway;
 use skerry_identity::clock::SystemClock;
+use skerry_identity::key_ring::KeyRing;
+use skerry_identity::seal::KeyEncryption;
 use skerry_identity::tls::Credentials;
 use skerry_identity::verify::{Clients, Expected, Time};
-use skerry_identity::{KeyPair, SigningKey as _, Trust};
+use skerry_identity::{KeyPair, SigningKey as _, Trust, TrustBundle, TrustDomain};
 use skerry_proto::registry::v1 as pb;
 use skerry_proto::registry::v1::group_service_client::GroupServiceClient;
 use skerry_proto::registry::v1::role_binding_service_client::RoleBindingServiceClient;
 use skerry_proto::registry::v1::user_service_client::UserServiceClient;
 use skerry_proto::types::v1::Metadata;
 use skerry_registry::Registry;
+use skerry_registry::authority::{AuthorityDir, Issuer, init};
 use skerry_rpc::{Access, ClientTls, Server, ServerTls};
 use skerry_scheduler::Scheduler;
 use skerry_store::{Store, StoreConfig, Target};
@@ -71,7 +74,7 @@ impl Caller {
         Self::with(vec![certificate.der().clone()], key)
     }
 
-    fn with(chain: Vec<rustls_pki_types::CertificateDer<'static>>, key: Arc<KeyPair>) -> Self {
+    pub(crate) fn with(chain: Vec<rustls_pki_types::CertificateDer<'static>>, key: Arc<KeyPair>) -> Self {
         let id = key.public_key().id().to_string();
         Self { credentials: Credentials::new(chain, key).expect("they belong together"), key: Some(id) }
     }
@@ -89,14 +92,22 @@ impl World {
         let shutdown = Shutdown::new();
         let authority = Authority::new(DOMAIN);
         let (issued, key) = authority.issue(&uri("system/service/skerry"));
-        let trust = Trust::new(authority.bundle());
+        // The installation's own authority, which issues to users, is trusted beside that of the tests.
+        let keys: Arc<dyn KeyEncryption> = Arc::new(KeyRing::generate()?);
+        let domain = TrustDomain::parse(DOMAIN)?;
+        init(&store, &AuthorityDir::new(dir.path().join("authority")), &*keys, &domain).await?;
+        let issuer = Issuer::new(&store, None);
+        issuer.ready().await?;
+        let roots = [authority.bundle().roots(), issuer.roots()?.roots()].concat();
+        let trust = Trust::new(TrustBundle::new(roots)?);
         let tls = ServerTls::new(Credentials::new(issued.chain, key)?, trust, Clients::Optional);
 
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let access = AccessMirror::start(&store).await?;
         shutdown.spawn(access.clone().follow(shutdown.wait()));
-        let registry = Registry::start(store.clone(), &access, &shutdown).await?;
+        let config = skerry_registry::Config { keys: Some(keys) };
+        let registry = Registry::start(config, store.clone(), &access, &shutdown).await?;
         let scheduler = Scheduler::start(store.clone(), "a-member", &shutdown).await?;
         let config = skerry_gateway::Config::new(address.to_string());
         let gateway = Gateway::start(config, store.clone(), &shutdown).await?;

@@ -91,8 +91,16 @@ async fn create(client: &Client, args: &CreateUserArgs, printer: &mut Printer) -
     if has_keys {
         return Ok(());
     }
-    let issued = issue(client, &name, &files, false).await?;
-    tell(&issued, &name, &files, printer)
+    match issue(client, &name, &files, false).await {
+        Ok(issued) => tell(&issued, &name, &files, printer),
+        Err(error) => {
+            note(&format!(
+                "the user is there without a certificate: skerry user renew {} asks for one",
+                args.name
+            ));
+            Err(error)
+        }
+    }
 }
 
 async fn renew(client: &Client, args: &RenewUserArgs, printer: &mut Printer) -> Result<(), CliError> {
