@@ -3,6 +3,7 @@
 mod access;
 mod change;
 mod contexts;
+mod enrol;
 mod rollout;
 mod secret;
 mod show;
@@ -21,6 +22,10 @@ pub use access::{
 };
 pub use change::{AnnotateArgs, ApplyArgs, CordonArgs, DeleteArgs, DiffArgs, EditArgs, LabelArgs};
 pub use contexts::{ConfigCommand, GetContextsArgs, SetContextArgs};
+pub use enrol::{
+    ApproveArgs, DenyArgs, NodeCommand, RevokeArgs, TokenCommand, TokenCreateArgs, TokenDeleteArgs,
+    TokenListArgs,
+};
 pub use rollout::{HistoryArgs, RestartArgs, RolloutCommand, RolloutStatusArgs, UndoArgs};
 pub use secret::{ResealArgs, SecretCommand, SecretSetArgs};
 pub use show::{
@@ -120,6 +125,12 @@ pub enum ClientCommand {
     Cordon(CordonArgs),
     /// Give nodes work again
     Uncordon(CordonArgs),
+    /// Tokens, by which machines become nodes
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Let machines in that wait, turn them away, strike the keys of nodes out
+    #[command(subcommand)]
+    Node(NodeCommand),
     /// The revisions of an app: how the current one comes along, go back to another, start anew
     #[command(subcommand)]
     Rollout(RolloutCommand),
