@@ -29,6 +29,7 @@ pub struct Root {
     anchor: TrustAnchor<'static>,
     pin: KeyId,
     domain: TrustDomain,
+    not_before: SystemTime,
 }
 
 /// Several roots of one trust domain.
@@ -82,7 +83,8 @@ impl Root {
         let anchor = webpki::anchor_from_trusted_cert(certificate)
             .map_err(|_| BundleError::NotARoot("nothing can be checked against it"))?
             .to_owned();
-        Ok(Self { certificate: certificate.clone().into_owned(), anchor, pin: read.public_key.id(), domain })
+        let (pin, not_before) = (read.public_key.id(), read.not_before);
+        Ok(Self { certificate: certificate.clone().into_owned(), anchor, pin, domain, not_before })
     }
 
     /// Its certificate.
@@ -98,6 +100,11 @@ impl Root {
     /// For which installation it stands.
     pub fn domain(&self) -> &TrustDomain {
         &self.domain
+    }
+
+    /// When its life began: which of several is the newest.
+    pub fn not_before(&self) -> SystemTime {
+        self.not_before
     }
 
     pub(crate) fn anchor(&self) -> &TrustAnchor<'static> {

@@ -14,7 +14,7 @@
 //! | `assignments/<project>/<node>` | `AssignmentRecord` | 64 Ki | the leading scheduler | as long as the node |
 //! | `sessions/<project>/<node>` | `SessionRecord` | 1 Ki | the gateway of the session | as long as the node |
 //! | `status/<project>/<node>` | `StatusRecord` | 256 Ki | the gateway of the session | as long as the node |
-//! | `events/<project>/nodes/<node>`, `events/<project>/apps/<app>` | `EventsRecord` | 192 Ki | gateways; scheduler | as long as the node or app |
+//! | `events/<project>/nodes/<node>`, `.../apps/<app>`, `.../tokens/<token id>` | `EventsRecord` | 192 Ki | gateways and registry; scheduler; registry | as long as the node, app or token |
 //! | `authority/authority` | `AuthorityRecord` | 64 Ki | registry, `skerry authority` | for ever |
 //! | `tokens/<project>/<token id>` | `TokenRecord` | 256 Ki | registry | until a day after it expired, or deleted |
 //! | `enrollments/<project>/<key id>` | `EnrollmentRecord` | 2 Ki | registry | leased: ten minutes after the machine asked last |
@@ -397,6 +397,9 @@ mod tests {
             round_trips::<pb::StatusRecord>(&node);
             round_trips::<pb::EventsRecord>(&EventSource::Node(node));
             round_trips::<pb::EventsRecord>(&EventSource::App(app));
+            let token = TokenName { project: request.project.clone(), id: TokenId::parse(&name).unwrap() };
+            round_trips::<pb::TokenRecord>(&token);
+            round_trips::<pb::EventsRecord>(&EventSource::Token(token));
             round_trips::<pb::GatewayRecord>(&GatewayId::parse(&name).unwrap());
             round_trips::<pb::LeaderRecord>(&LeaderName::parse(&name).unwrap());
             round_trips::<pb::RequestRecord>(&request);

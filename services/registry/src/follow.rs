@@ -13,12 +13,14 @@ use skerry_store::{
     Changes, Cursor, Entry, Family, Key, Mirror, MirrorConfig, Prefix, Record, Snapshot, Store,
 };
 
+use crate::keys::Keys;
 use crate::view::node_of;
 
 /// What the tasks and handlers of a registry share.
 pub(crate) struct Shared {
     pub(crate) nodes: Arc<Hub<Node>>,
     pub(crate) mirror: Mirror,
+    pub(crate) keys: Keys,
     /// The nodes whose last session names a gateway: they look different when it comes or goes.
     of_gateway: Mutex<BTreeMap<String, BTreeSet<NodeRef>>>,
 }
@@ -31,9 +33,12 @@ impl Shared {
             .family::<stored::StatusRecord>()
             .family::<stored::AssignmentRecord>()
             .family::<stored::GatewayRecord>()
+            .family::<stored::TokenRecord>()
+            .family::<stored::EnrollmentRecord>()
             .family::<stored::MemberRecord>()
             .family::<stored::LeaderRecord>();
-        Self { nodes: Arc::default(), mirror: Mirror::start(store, mirrored), of_gateway: Mutex::default() }
+        let mirror = Mirror::start(store, mirrored);
+        Self { nodes: Arc::default(), mirror, keys: Keys::default(), of_gateway: Mutex::default() }
     }
 
     /// Brings all in step with what the mirror shows now; answers where to continue.
@@ -54,6 +59,7 @@ impl Shared {
             }
             Changes::Resync => {
                 self.index_sessions(snapshot);
+                self.index_keys(snapshot);
                 let records = Prefix::<stored::NodeRecord>::all();
                 let names =
                     snapshot.entries(&records).filter_map(|entry| name_of::<stored::NodeRecord>(&entry.key));
@@ -73,7 +79,11 @@ impl Shared {
     /// Notes the nodes that one changed key may make look different.
     fn touch(&self, key: &str, old: Option<&Entry>, new: Option<&Entry>, touched: &mut BTreeSet<NodeRef>) {
         match Family::of_key(key) {
-            Some(Family::Nodes) => touched.extend(name_of::<stored::NodeRecord>(key)),
+            Some(Family::Nodes) => {
+                let Some(name) = name_of::<stored::NodeRecord>(key) else { return };
+                self.keys.changed(&name, old, new);
+                touched.insert(name);
+            }
             Some(Family::Status) => touched.extend(name_of::<stored::StatusRecord>(key)),
             Some(Family::Assignments) => touched.extend(name_of::<stored::AssignmentRecord>(key)),
             Some(Family::Sessions) => {
@@ -104,6 +114,15 @@ impl Shared {
         }
         if let Some(gateway) = gateway(new) {
             index.entry(gateway).or_default().insert(name.clone());
+        }
+    }
+
+    fn index_keys(&self, snapshot: &Snapshot) {
+        self.keys.clear();
+        for entry in snapshot.entries(&Prefix::<stored::NodeRecord>::all()) {
+            if let Some(name) = name_of::<stored::NodeRecord>(&entry.key) {
+                self.keys.changed(&name, None, Some(entry));
+            }
         }
     }
 

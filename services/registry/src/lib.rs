@@ -1,29 +1,66 @@
 //! The node registry: who is in the fleet, how they are, what happened.
 //!
 //! It follows the store and answers from memory. It writes what operators decide about nodes; what nodes report is written by their gateway.
+//! It lets machines in (`enrol`) and issues certificates ([`authority`]) where the installation has an authority; without one all else works.
 
+pub mod authority;
+mod enrol;
 mod events;
 mod follow;
 mod installation;
+mod keys;
 mod nodes;
 mod view;
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use skerry_daemon::{ServiceArgs, Shutdown};
+use skerry_identity::key_ring::{KeyRing, KeyRingError};
+use skerry_identity::seal::KeyEncryption;
+use skerry_proto::registry::v1::enrollment_request_service_server::EnrollmentRequestServiceServer;
 use skerry_proto::registry::v1::event_service_server::EventServiceServer;
 use skerry_proto::registry::v1::installation_service_server::InstallationServiceServer;
+use skerry_proto::registry::v1::issuer_service_server::{IssuerService, IssuerServiceServer};
 use skerry_proto::registry::v1::node_service_server::NodeServiceServer;
+use skerry_proto::registry::v1::token_service_server::TokenServiceServer;
 use skerry_rpc::{MESSAGE_BYTES_MAX, Server};
 use skerry_store::{Store, WaitError};
 
+use crate::authority::Issuer;
+use crate::enrol::{Enroller, Issuing, Tokens, Waiting};
 use crate::events::Events;
 use crate::follow::Shared;
 use crate::installation::Installations;
 use crate::nodes::Nodes;
 
 /// Flags of the `skerry-registry` process.
-pub type Args = ServiceArgs<7771>;
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a comment here would become the title of all flags in --help")]
+    pub service: ServiceArgs<7771>,
+
+    /// File of the keys under which the authority's key is sealed (`skerry authority init` makes it), for issuing certificates; absent: none
+    /// are issued here
+    #[arg(long, env = "SKERRY_KEY_FILE", value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+}
+
+/// How a registry behaves.
+#[derive(Debug, Clone, Default)]
+pub struct Config {
+    /// What opens the authority's key. Absent: no certificates are issued here.
+    pub keys: Option<Arc<dyn KeyEncryption>>,
+}
+
+impl Config {
+    /// With the keys in the file at `path`, if one is named.
+    pub fn with_key_file(path: Option<&Path>) -> Result<Self, KeyRingError> {
+        let keys = path.map(KeyRing::load).transpose()?;
+        Ok(Self { keys: keys.map(|keys| Arc::new(keys) as Arc<dyn KeyEncryption>) })
+    }
+}
 
 /// Why a registry did not start.
 #[derive(Debug, thiserror::Error)]
@@ -38,24 +75,42 @@ pub struct Registry {
     nodes: Nodes,
     events: Events,
     installation: Installations,
+    tokens: Tokens,
+    enroller: Enroller,
 }
 
 impl Registry {
     /// Reads the fleet, then follows the store until `shutdown`.
-    pub async fn start(store: Store, shutdown: &Shutdown) -> Result<Self, StartError> {
+    pub async fn start(config: Config, store: Store, shutdown: &Shutdown) -> Result<Self, StartError> {
         let shared = Arc::new(Shared::new(&store));
+        let issuer = Issuer::new(&store, config.keys);
         shared.mirror.ready().await?;
+        issuer.ready().await?;
         shutdown.spawn(follow::follow(Arc::clone(&shared), shutdown.clone()));
         let events = Events::new(&store, shutdown.clone());
         let installation = Installations::new(Arc::clone(&shared), store.clone());
-        Ok(Self { nodes: Nodes::new(shared, store, shutdown.clone()), events, installation })
+        let nodes = Nodes::new(Arc::clone(&shared), store.clone(), shutdown.clone());
+        let tokens = Tokens::new(Arc::clone(&shared), store.clone(), issuer.clone());
+        shutdown.spawn(enrol::sweep(Arc::clone(&shared), store.clone(), shutdown.clone()));
+        let enroller = Enroller::new(shared, store, issuer, nodes.clone());
+        Ok(Self { nodes, events, installation, tokens, enroller })
+    }
+
+    /// What a gateway in the same process asks for machines that enrol and nodes that renew.
+    pub fn issuing(&self) -> Arc<dyn IssuerService> {
+        Arc::new(Issuing(self.enroller.clone()))
     }
 
     /// Adds the handlers to a server.
     pub fn register(&self, server: &mut Server) {
         let nodes = NodeServiceServer::new(self.nodes.clone());
         let events = EventServiceServer::new(self.events.clone());
+        let waiting = EnrollmentRequestServiceServer::new(Waiting(self.enroller.clone()));
+        let issuing = IssuerServiceServer::new(Issuing(self.enroller.clone()));
         server
+            .add(TokenServiceServer::new(self.tokens.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX))
+            .add(waiting.max_decoding_message_size(MESSAGE_BYTES_MAX))
+            .add(issuing.max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add(
                 InstallationServiceServer::new(self.installation.clone())
                     .max_decoding_message_size(MESSAGE_BYTES_MAX),

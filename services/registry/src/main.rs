@@ -2,10 +2,11 @@
 
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::Parser;
 use skerry_api::Member;
 use skerry_daemon::LogArgs;
-use skerry_registry::{Args, Registry};
+use skerry_registry::{Args, Config, Registry};
 use skerry_store::{Store, StoreConfig, Target};
 
 /// Skerry's node registry: nodes, their state, events.
@@ -20,15 +21,16 @@ struct Cli {
 
 fn main() -> ExitCode {
     let Cli { args, log } = Cli::parse();
-    if args.health {
-        return args.check_health();
+    if args.service.health {
+        return args.service.check_health();
     }
-    let scraped = args.metrics_listen.is_some();
+    let scraped = args.service.metrics_listen.is_some();
     skerry_daemon::run("skerry-registry", &log, scraped, async |shutdown| {
-        let listening = args.bind().await?;
-        let store = Store::connect(StoreConfig::new(Target::parse(&args.etcd)?)).await?;
+        let config = Config::with_key_file(args.key_file.as_deref()).context("--key-file")?;
+        let listening = args.service.bind().await?;
+        let store = Store::connect(StoreConfig::new(Target::parse(&args.service.etcd)?)).await?;
         let member = Member::new("registry", listening.address(), listening.metrics_address());
-        let registry = Registry::start(store.clone(), &shutdown).await?;
+        let registry = Registry::start(config, store.clone(), &shutdown).await?;
         shutdown.spawn(member.keep(store.clone(), shutdown.wait()));
         listening.serve(store.watch_ready(), |server| registry.register(server), &shutdown).await?;
         store.close().await;

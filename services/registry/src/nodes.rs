@@ -1,6 +1,7 @@
 //! `NodeService`: what is a node's own in the ways of `skerry-api`, and the handlers.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use skerry_api::{Call, Delete, Kind, Mask, ResponseStream, Told, Tries, Update, reply};
 use skerry_daemon::Shutdown;
@@ -13,6 +14,7 @@ use skerry_store::keys::EventSource;
 use skerry_store::{Key, Mirror, Store, Txn, TxnError};
 use tonic::{Request, Response, Status};
 
+use crate::enrol::strike_out;
 use crate::follow::Shared;
 
 /// The handlers.
@@ -37,10 +39,7 @@ impl Nodes {
         loop {
             let found = self.store.get(&key).await?.ok_or_else(|| Fault::not_found(name))?;
             let mut record = found.value.clone();
-            record.key_id.clear();
-            record.next_key_id.clear();
-            record.sealing_key.clear();
-            if record == found.value {
+            if !strike_out(&mut record, SystemTime::now()) {
                 return Ok(());
             }
             match self.store.commit(Txn::new().when_same(&found).put(&key, &record)).await {

@@ -188,7 +188,11 @@ impl ControlPlane {
         let leader = scheduler_member.id();
         // Each reads the fleet first: at the same time, to be ready sooner.
         let (registry, scheduler, gateway) = tokio::try_join!(
-            async { Registry::start(store.clone(), shutdown).await.context("starting the registry") },
+            async {
+                Registry::start(skerry_registry::Config::default(), store.clone(), shutdown)
+                    .await
+                    .context("starting the registry")
+            },
             async {
                 Scheduler::start(store.clone(), &leader, shutdown).await.context("starting the scheduler")
             },

@@ -136,6 +136,11 @@ impl IntermediateAuthority {
         &self.authority.domain
     }
 
+    /// The beginning of its own life.
+    pub fn not_before(&self) -> SystemTime {
+        self.authority.not_before
+    }
+
     /// The end of its own life: no certificate from it is valid longer.
     pub fn not_after(&self) -> SystemTime {
         self.authority.not_after

@@ -50,6 +50,8 @@ pub enum EventSource {
     Node(NodeRef),
     /// An app's.
     App(AppRef),
+    /// A token's.
+    Token(TokenName),
 }
 
 /// A request id of a project.
@@ -240,6 +242,7 @@ impl KeyName for EventSource {
         match self {
             Self::Node(NodeRef { project, node }) => write!(f, "{project}/nodes/{node}"),
             Self::App(AppRef { project, app }) => write!(f, "{project}/apps/{app}"),
+            Self::Token(TokenName { project, id }) => write!(f, "{project}/tokens/{id}"),
         }
     }
     fn from_path(path: &str) -> Option<Self> {
@@ -248,6 +251,7 @@ impl KeyName for EventSource {
         match kind {
             "nodes" => Some(Self::Node(NodeRef { project, node: NodeName::parse(name).ok()? })),
             "apps" => Some(Self::App(AppRef { project, app: AppName::parse(name).ok()? })),
+            "tokens" => Some(Self::Token(TokenName { project, id: TokenId::parse(name).ok()? })),
             _ => None,
         }
     }
