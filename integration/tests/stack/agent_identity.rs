@@ -273,10 +273,11 @@ async fn a_certificate_is_renewed_in_time_or_after_its_end_and_what_runs_runs_on
     world.apply(&witness).await?;
     let app = witness.wait_running(1).await;
 
-    // Two thirds of its life are over; after that it is renewed within an eighth of what is left. Then: it ended a day ago.
+    // Nine tenths of its life are over; and then: it ended a minute ago. Nothing is older than the authority.
     let now = SystemTime::now();
-    let in_time = Life { not_before: now - 27 * DAY, lifetime: 27 * DAY + Duration::from_secs(120) };
-    let ended = Life { not_before: now - 31 * DAY, lifetime: 30 * DAY };
+    let minutes = |count: u64| Duration::from_secs(60 * count);
+    let in_time = Life { not_before: now - minutes(4), lifetime: minutes(5) };
+    let ended = Life { not_before: now - minutes(4), lifetime: minutes(3) };
     for life in [in_time, ended] {
         agent.kill()?;
         world.age("one", life)?;
