@@ -13,6 +13,7 @@ mod former;
 pub mod health;
 mod hex;
 mod identity;
+mod install;
 mod ledger;
 mod lock;
 mod machine;
@@ -38,6 +39,7 @@ pub use config::{
 };
 pub use identity::{Enrolment, TokenText};
 pub use machine::host_name;
+pub use install::{InstallArgs, InstallError, PlaceArgs, UninstallArgs, install, uninstall};
 pub use runtime::docker::{CredentialsFile, ImageGc};
 pub use serve::{NotRunning, ServeError, check_running, serve};
 pub use shim::run_shim_if_asked;
