@@ -28,13 +28,18 @@ pub struct TlsArgs {
 impl TlsArgs {
     /// Reads the files, if they are named.
     pub fn load(&self) -> anyhow::Result<Option<Arc<TlsFiles>>> {
+        self.paths()?.map(|paths| Ok(Arc::new(TlsFiles::load(paths)?))).transpose()
+    }
+
+    /// Where the files are, if they are named. They are not looked at.
+    pub fn paths(&self) -> anyhow::Result<Option<TlsPaths>> {
         let file = |setting, path: &PathBuf| TlsFile { setting, path: path.clone() };
-        let paths = match (&self.tls_cert, &self.tls_key, &self.tls_ca) {
-            (None, None, None) => return Ok(None),
-            (Some(certificate), Some(key), Some(authority)) => TlsPaths {
+        match (&self.tls_cert, &self.tls_key, &self.tls_ca) {
+            (None, None, None) => Ok(None),
+            (Some(certificate), Some(key), Some(authority)) => Ok(Some(TlsPaths {
                 own: Some((file("--tls-cert", certificate), file("--tls-key", key))),
                 authority: file("--tls-ca", authority),
-            },
+            })),
             (certificate, key, authority) => {
                 let all = [
                     ("--tls-cert", certificate.is_none()),
@@ -45,8 +50,7 @@ impl TlsArgs {
                     all.into_iter().filter_map(|(flag, missing)| missing.then_some(flag)).collect();
                 bail!("--tls-cert, --tls-key and --tls-ca go together: {} is missing", missing.join(" and "));
             }
-        };
-        Ok(Some(Arc::new(TlsFiles::load(paths)?)))
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use rustls_pki_types::{CertificateDer, TrustAnchor};
 
 use crate::certificate::{Client, Nobody, PeerCertificate, Read, Standing};
 use crate::chain::{self, InvalidChain, chain_to_pem};
+use crate::key::sha256;
 use crate::{KeyId, TrustDomain};
 
 /// Most roots in a bundle.
@@ -142,6 +143,26 @@ impl TrustBundle {
         }
         let anchors = roots.iter().map(|root| root.anchor.clone()).collect();
         Ok(Self { roots, anchors })
+    }
+
+    /// Reads certificates in DER.
+    pub fn from_der<D: AsRef<[u8]>>(certificates: &[D]) -> Result<Self, BundleError> {
+        if certificates.len() > ROOTS_MAX {
+            return Err(BundleError::TooMany);
+        }
+        let roots = certificates.iter().map(|der| Root::parse(&CertificateDer::from(der.as_ref())));
+        Self::new(roots.collect::<Result<_, _>>()?)
+    }
+
+    /// Tells one bundle from another, in whatever order its roots stand: the SHA-256 over their DER in ascending order of these bytes, each
+    /// after its length (4 bytes, big-endian).
+    pub fn digest(&self) -> [u8; 32] {
+        let mut roots: Vec<&[u8]> = self.roots.iter().map(|root| root.certificate.as_ref()).collect();
+        roots.sort_unstable();
+        let length = |root: &[u8]| u32::try_from(root.len()).expect("a certificate is short").to_be_bytes();
+        let lengths: Vec<[u8; 4]> = roots.iter().map(|root| length(root)).collect();
+        let parts = lengths.iter().zip(&roots).flat_map(|(length, root)| [length.as_slice(), root]);
+        sha256(&parts.collect::<Vec<_>>())
     }
 
     /// Reads certificates in PEM, one after the other.

@@ -54,6 +54,11 @@ impl TimeFloor {
         UNIX_EPOCH + Duration::from_secs(self.seconds.load(Ordering::Acquire))
     }
 
+    /// It is not before the beginning of the machine's own certificate.
+    pub fn raise(&self, own_not_before: SystemTime) {
+        self.seconds.fetch_max(seconds(own_not_before), Ordering::AcqRel);
+    }
+
     /// Hears that it is `told`, from a server that proved to be `server`. The new floor, to be kept, if it advanced.
     pub fn advance(&self, told: SystemTime, server: &PeerCertificate) -> Option<SystemTime> {
         let told = seconds(told.min(server.not_after));

@@ -18,7 +18,7 @@
 //! Revocation is not here: a key is struck out of its record, and who serves a session asks the record.
 
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::WebPkiSupportedAlgorithms;
@@ -29,10 +29,10 @@ use skerry_model::{ProjectName, ServiceName};
 use webpki::EndEntityCert;
 
 use crate::bundle::{Root, Trust};
-use crate::certificate::{CHAIN_CERTIFICATES_MAX, PeerCertificate};
+use crate::certificate::{CHAIN_CERTIFICATES_MAX, Nobody, PeerCertificate};
 use crate::clock::{Clock, TimeFloor};
 use crate::path::{self, ALGORITHMS, Side, When};
-use crate::{Identity, KeyId, TrustDomain};
+use crate::{Identity, KeyId, TrustBundle, TrustDomain};
 
 /// The signatures of a handshake.
 pub(crate) static SIGNATURES: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
@@ -234,6 +234,36 @@ impl ServerCertVerifier for ServerVerifier {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         SIGNATURES.supported_schemes()
     }
+}
+
+/// Whether a chain that a server presented, leaf first, would be let through by who trusts `bundle`, at some time not before `floor`. Asked
+/// before another bundle takes the place of the one that let it through.
+pub fn check_server_chain(
+    presented: &[CertificateDer<'_>],
+    bundle: &TrustBundle,
+    floor: SystemTime,
+) -> Result<(), CertificateError> {
+    check_chain(presented, bundle, floor, Side::Server).map(|_| ())
+}
+
+/// Whether a chain for a client, leaf first, would be let through by a server that trusts `bundle`, whatever its time; and what it says.
+pub fn check_client_chain(
+    chain: &[CertificateDer<'_>],
+    bundle: &TrustBundle,
+) -> Result<PeerCertificate, CertificateError> {
+    check_chain(chain, bundle, UNIX_EPOCH, Side::Client)
+}
+
+fn check_chain(
+    chain: &[CertificateDer<'_>],
+    bundle: &TrustBundle,
+    floor: SystemTime,
+    side: Side,
+) -> Result<PeerCertificate, CertificateError> {
+    let (leaf, above) = chain.split_first().ok_or_else(|| path::refused(Nobody::Missing))?;
+    claims(leaf, bundle.domain(), side)?;
+    path::verify(leaf, above, bundle.anchors(), side, When::AnyTimeFrom(floor))?;
+    PeerCertificate::of_chain(chain, bundle.domain()).map_err(path::refused)
 }
 
 /// The root with `pin` in a chain that a server presented. It signed itself, so its name too is the root's own word.

@@ -21,7 +21,9 @@ pub use health::{HealthError, check_health};
 pub use peer::{Access, Peer};
 pub use refuse::refuse_all;
 pub use server::{LIVENESS, ServeError, Server};
-pub use tls::{ClientTls, SPEAKS_TLS, ServerTls, TlsFailure, TlsFile, TlsFiles, TlsFilesError, TlsPaths};
+pub use tls::{
+    ClientTls, Presented, SPEAKS_TLS, ServerTls, TlsFailure, TlsFile, TlsFiles, TlsFilesError, TlsPaths,
+};
 
 /// The error domain of `google.rpc.ErrorInfo`.
 pub const ERROR_DOMAIN: &str = "skerry.dev";

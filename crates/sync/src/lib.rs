@@ -23,7 +23,7 @@ mod rng;
 pub mod time;
 mod version;
 
-pub use agent::{AgentConfig, AgentEffect, AgentEvent, AgentMachine, Told};
+pub use agent::{AgentConfig, AgentEffect, AgentEvent, AgentIdentity, AgentMachine, Told};
 pub use desired::Desired;
 pub use gateway::{
     Acknowledged, Assignment, Change, Ending, GatewaySession, OpenFailure, Opened, SessionConfig,

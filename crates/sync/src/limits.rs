@@ -106,6 +106,13 @@ pub const SUPERSEDED_FORGOTTEN: Duration = Duration::from_secs(3600);
 /// Shortest wait after the node was deleted.
 pub const DELETED_WAIT: Duration = Duration::from_secs(60);
 
+/// How long an agent waits for a Renewal. The registry answers at once or not at all.
+pub const RENEWAL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// First and longest wait before a renewal is asked for again, before jitter. A third of a certificate's life is left for it: ten days, of
+/// the usual thirty.
+pub const RENEWAL_RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(3600));
+
 /// Longest wait that a server may ask for.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 

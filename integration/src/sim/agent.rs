@@ -163,6 +163,7 @@ impl Driver {
             boot_id: host.boot.borrow().id.clone(),
             agent_version: "simulated".to_owned(),
             features: std::collections::BTreeSet::new(),
+            identity: None,
             seed: process.seed(),
         });
         let desired = super::signal::Sender::new(host.machine.disk.load());
@@ -290,6 +291,7 @@ impl Driver {
                     self.dial = None;
                     self.stream = None;
                 }
+                AgentEffect::TakeIdentity { .. } => {}
                 AgentEffect::Told(told) => self.process.trace(format_args!("{told:?}")),
             }
         }

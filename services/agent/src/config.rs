@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use skerry_daemon::TlsArgs;
+use skerry_identity::KeyId;
 use skerry_identity::verify::Expected;
 use skerry_model::{NodeName, NodeRef, ProjectName};
-use skerry_rpc::{ClientTls, TlsFiles};
+use skerry_rpc::TlsFiles;
 use tonic::transport::Uri;
 
+use crate::identity::{Enrolment, Source, TokenText, check_owner};
 use crate::machine::host_name;
 use crate::runtime::docker::{CredentialsFile, ImageGc};
 
@@ -44,12 +46,12 @@ pub enum ConfigError {
         "the gateway {0} would be talked to without TLS, and nothing would prove who answers there: write https://, or add --insecure"
     )]
     Insecure(String),
-    /// A gateway with TLS, and nothing to check it against.
-    #[error("the gateway {0} speaks TLS: give --tls-cert, --tls-key and --tls-ca")]
-    NoTlsFiles(String),
     /// TLS is set up, and a gateway would be talked to without.
-    #[error("the gateway {0} would be talked to without TLS, although TLS files are given: write https://")]
-    Plain(String),
+    #[error("the gateway {0} would be talked to without TLS, although {1} is given: write https://")]
+    Plain(String, &'static str),
+    /// Some gateways with TLS, and some without.
+    #[error("the gateway {0} would be talked to without TLS, and another one with it: write https://")]
+    Mixed(String),
     /// The TLS files.
     #[error("{0}")]
     Tls(String),
@@ -118,14 +120,31 @@ impl ImageGcArgs {
     }
 }
 
+/// By what this machine becomes a node, once. One that is enrolled does without, and takes no notice of them.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct EnrolArgs {
+    /// Enrol with this token, from `skerry token create`; it also says which gateways to trust
+    #[arg(long, env = "SKERRY_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub token: Option<TokenText>,
+
+    /// Enrol with the token in this file (mode 0600), which is read anew at each try
+    #[arg(long, env = "SKERRY_TOKEN_FILE", value_name = "FILE", conflicts_with = "token")]
+    pub token_file: Option<PathBuf>,
+
+    /// Enrol without a token, by an operator's `skerry node approve`, at gateways of the authority with this pin; or give --tls-ca
+    /// alone
+    #[arg(long, env = "SKERRY_CA_PIN", value_name = "PIN")]
+    pub ca_pin: Option<KeyId>,
+}
+
 /// Flags of `skerry-agent`, each with its environment variable.
 #[derive(Debug, Clone, clap::Args)]
 pub struct AgentArgs {
-    /// Address of a gateway, as http://host:port, or https:// with --tls-cert; repeated (or separated by commas) they are tried in turn
+    /// Address of a gateway, as https://host:port (http:// without TLS); repeated (or separated by commas) they are tried in turn
     #[arg(long = "gateway", env = "SKERRY_GATEWAY", value_name = "URL", value_delimiter = ',')]
     pub gateways: Vec<String>,
 
-    /// Name of this node: a DNS label; absent: the host name
+    /// Name of this node: a DNS label; absent: as it enrolled, else the host name
     #[arg(long, visible_alias = "node-name", env = "SKERRY_NODE", value_name = "NAME")]
     pub node: Option<String>,
 
@@ -143,6 +162,9 @@ pub struct AgentArgs {
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would take them for the program's own description")]
     pub tls: TlsArgs,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would take them for the program's own description")]
+    pub enrol: EnrolArgs,
 
     /// Run no containers
     #[arg(long, env = "SKERRY_NO_DOCKER")]
@@ -186,32 +208,28 @@ pub struct Config {
 
 /// How the agent proves to be its node, and which servers count as gateways.
 #[derive(Debug, Clone)]
-pub struct NodeTls {
-    files: Arc<TlsFiles>,
-    expected: Expected,
+pub struct NodeTls(pub(crate) Means);
+
+/// By what.
+#[derive(Debug, Clone)]
+pub(crate) enum Means {
+    /// A certificate in files.
+    Files(Source, Expected),
+    /// An identity of its own, in the data directory, which it has or will have by this. The node of [`Config`] is then only how it is
+    /// called where it must be called something.
+    Own(Box<Enrolment>),
 }
 
 impl NodeTls {
     /// By the certificate in `files`, which must be that of `node`: a gateway would refuse any other.
     pub fn new(files: Arc<TlsFiles>, expected: Expected, node: &NodeRef) -> Result<Self, ConfigError> {
-        let identity = files.own().map(|own| own.identity);
-        if let Some(identity) = identity.filter(|identity| identity.node().as_ref() != Some(node)) {
-            let why = format!("it is the certificate of {identity}, and this agent is that of {node}");
-            return Err(ConfigError::Tls(files.refuse_own(why).to_string()));
-        }
-        Ok(Self { files, expected })
+        check_owner(&files, node).map_err(ConfigError::Tls)?;
+        Ok(Self(Means::Files(Source::Loaded(files), expected)))
     }
 
-    pub(crate) fn client(&self) -> ClientTls {
-        self.files.client_of_node(self.expected.clone())
-    }
-
-    /// Reads the files again when they change, for as long as it is polled.
-    pub(crate) async fn follow(tls: Option<Self>) {
-        match tls {
-            Some(tls) => tls.files.follow().await,
-            None => std::future::pending().await,
-        }
+    /// By an identity of its own.
+    pub fn own(enrolment: Enrolment) -> Self {
+        Self(Means::Own(Box::new(enrolment)))
     }
 }
 
@@ -284,14 +302,14 @@ impl AgentArgs {
         }
         let gateways: Vec<Gateway> =
             self.gateways.iter().map(|text| Gateway::parse(text)).collect::<Result<_, _>>()?;
-        if !self.insecure
-            && self.tls == TlsArgs::default()
-            && let Some(plain) = gateways.iter().find(|gateway| !gateway.is_secured())
-        {
-            return Err(ConfigError::Insecure(plain.uri().to_string()));
+        let name = self.node.as_deref().map(NodeName::parse).transpose()?;
+        let project = ProjectName::parse(&self.project)?;
+        let tls = proof(&gateways, &self.tls, self.enrol, name.as_ref(), &project)?;
+        if tls.is_none() && !self.insecure {
+            return Err(ConfigError::Insecure(gateways[0].uri().to_string()));
         }
-        let node = match &self.node {
-            Some(name) => NodeName::parse(name)?,
+        let node = match name {
+            Some(name) => name,
             None => default_node_name()?,
         };
         let docker = if self.no_docker {
@@ -299,18 +317,45 @@ impl AgentArgs {
         } else {
             DockerAccess::from_host(self.docker_host.as_deref())?
         };
-        let node = NodeRef { project: ProjectName::parse(&self.project)?, node };
-        let files = self.tls.load().map_err(|error| ConfigError::Tls(error.to_string()))?;
-        let tls = files.map(|files| NodeTls::new(files, Expected::Dialled, &node)).transpose()?;
-        if let Some(other) = gateways.iter().find(|gateway| gateway.is_secured() != tls.is_some()) {
-            let address = other.uri().to_string();
-            let plain = tls.is_some();
-            return Err(if plain { ConfigError::Plain(address) } else { ConfigError::NoTlsFiles(address) });
-        }
+        let node = NodeRef { project, node };
         let credentials = CredentialsFile::find(self.docker_config);
         let image_gc = self.image_gc.parse()?;
         Ok(Config { gateways, tls, node, data_dir: self.data_dir, docker, credentials, image_gc })
     }
+}
+
+/// By what these flags prove who the agent is: files, an identity of its own where a gateway speaks TLS, or nothing. Files are not looked
+/// at: an agent whose certificate is broken still runs what is on its disk.
+fn proof(
+    gateways: &[Gateway],
+    tls: &TlsArgs,
+    enrol: EnrolArgs,
+    name: Option<&NodeName>,
+    project: &ProjectName,
+) -> Result<Option<NodeTls>, ConfigError> {
+    let plain = gateways.iter().find(|gateway| !gateway.is_secured());
+    let is_authority_only = tls.tls_cert.is_none() && tls.tls_key.is_none();
+    let given = [
+        (tls != &TlsArgs::default(), if is_authority_only { "--tls-ca" } else { "--tls-cert" }),
+        (enrol.token.is_some(), "--token"),
+        (enrol.token_file.is_some(), "--token-file"),
+        (enrol.ca_pin.is_some(), "--ca-pin"),
+    ];
+    if let Some(plain) = plain {
+        let address = plain.uri().to_string();
+        if let Some((_, flag)) = given.iter().find(|(given, _)| *given) {
+            return Err(ConfigError::Plain(address, flag));
+        }
+        let mixed = gateways.iter().any(Gateway::is_secured);
+        return if mixed { Err(ConfigError::Mixed(address)) } else { Ok(None) };
+    }
+    if is_authority_only {
+        let EnrolArgs { token, token_file, ca_pin: pin } = enrol;
+        let (authority, node, project) = (tls.tls_ca.clone(), name.cloned(), project.clone());
+        return Ok(Some(NodeTls::own(Enrolment { token, token_file, pin, authority, node, project })));
+    }
+    let paths = tls.paths().map_err(|error| ConfigError::Tls(error.to_string()))?;
+    Ok(paths.map(|paths| NodeTls(Means::Files(Source::Paths(paths), Expected::Dialled))))
 }
 
 /// The host name, made a DNS label.
@@ -340,6 +385,7 @@ mod tests {
             data_dir: "/tmp/agent".into(),
             insecure: false,
             tls: TlsArgs::default(),
+            enrol: EnrolArgs::default(),
             no_docker: false,
             docker_host: None,
             docker_config: None,
@@ -392,8 +438,29 @@ mod tests {
             assert!(matches!(Gateway::parse(bad), Err(ConfigError::Gateway { .. })), "{bad}");
         }
         assert!(matches!(args(&[]).into_config(), Err(ConfigError::NoGateway)));
-        let unchecked = args(&["https://example.org:1"]).into_config();
-        assert!(matches!(unchecked, Err(ConfigError::NoTlsFiles(_))), "nothing to check it against");
+    }
+
+    #[test]
+    fn who_speaks_tls_has_files_or_an_identity_of_its_own() {
+        let means = |args: AgentArgs| args.into_config().map(|config| config.tls.map(|tls| tls.0));
+        assert!(matches!(means(args(&["http://127.0.0.1:1"])), Ok(None)));
+        let secured = || args(&["https://a:1"]);
+        assert!(matches!(means(secured()), Ok(Some(Means::Own(_)))));
+        let ca = TlsArgs { tls_ca: Some("/nowhere".into()), ..TlsArgs::default() };
+        let own = means(AgentArgs { tls: ca.clone(), ..secured() });
+        assert!(matches!(own, Ok(Some(Means::Own(enrolment))) if enrolment.authority.is_some()));
+        // They are not looked at: an agent whose certificate is broken starts.
+        let (tls_cert, tls_key) = (Some("/nowhere".into()), Some("/nowhere".into()));
+        let files = means(AgentArgs { tls: TlsArgs { tls_cert, tls_key, ..ca.clone() }, ..secured() });
+        assert!(matches!(files, Ok(Some(Means::Files(Source::Paths(_), _)))));
+        let half = means(AgentArgs { tls: TlsArgs { tls_key: Some("k".into()), ..ca.clone() }, ..secured() });
+        assert!(matches!(half, Err(ConfigError::Tls(why)) if why.ends_with("--tls-cert is missing")));
+
+        let enrol = EnrolArgs { ca_pin: Some(KeyId::from_bytes([1; 32])), ..EnrolArgs::default() };
+        let plain = means(AgentArgs { enrol, ..args(&["http://127.0.0.1:1"]) });
+        assert!(matches!(plain, Err(ConfigError::Plain(_, "--ca-pin"))));
+        let mixed = means(args(&["http://127.0.0.1:1", "https://127.0.0.1:2"]));
+        assert!(matches!(mixed, Err(ConfigError::Mixed(_))));
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod fingerprint;
 mod former;
 pub mod health;
 mod hex;
+mod identity;
 mod ledger;
 mod lock;
 mod machine;
@@ -22,6 +23,7 @@ mod reconcile;
 pub mod runtime;
 mod serve;
 pub mod shim;
+mod skew;
 mod state;
 mod status;
 mod uplink;
@@ -31,8 +33,9 @@ mod world;
 mod testing;
 
 pub use config::{
-    AgentArgs, Config, ConfigError, DockerAccess, Gateway, ImageGcArgs, NodeTls, default_node_name,
+    AgentArgs, Config, ConfigError, DockerAccess, EnrolArgs, Gateway, ImageGcArgs, NodeTls, default_node_name,
 };
+pub use identity::{Enrolment, TokenText};
 pub use machine::host_name;
 pub use runtime::docker::{CredentialsFile, ImageGc};
 pub use serve::{NotRunning, ServeError, check_running, serve};

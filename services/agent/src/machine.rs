@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use skerry_model::time::to_timestamp;
+use skerry_proto::gateway::v1::MachineFingerprint;
 use skerry_proto::types::v1 as pb;
 
 use crate::reconcile::RuntimeStatuses;
@@ -16,6 +17,9 @@ use pb::condition::Status;
 
 /// How often the machine is sampled.
 pub(crate) const SAMPLE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Longest serial number that is sent.
+const SERIAL_BYTES_MAX: usize = 128;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -37,6 +41,8 @@ pub(crate) struct Findings {
     pub(crate) save_error: Option<String>,
     /// That another machine uses this node's name, for people.
     pub(crate) conflict: Option<String>,
+    /// That the machine's clock is wrong, and by how much, for people.
+    pub(crate) clock: Option<String>,
     /// The runtimes.
     pub(crate) runtimes: RuntimeStatuses,
 }
@@ -147,6 +153,9 @@ fn conditions(findings: &Findings, pressed: bool) -> Vec<pb::Condition> {
     if let Some(conflict) = &findings.conflict {
         all.push(condition("NameConflict", true, "Superseded", conflict));
     }
+    if let Some(clock) = &findings.clock {
+        all.push(condition("ClockRight", false, "ClockWrong", clock));
+    }
     all
 }
 
@@ -183,6 +192,21 @@ fn facts() -> pb::MachineStatus {
         cpu_millis: i64::try_from(cpus).unwrap_or(i64::MAX).saturating_mul(1000),
         memory_bytes: memory_bytes(),
         ..pb::MachineStatus::default()
+    }
+}
+
+/// What tells this machine from others, as far as it says so itself.
+pub(crate) fn machine_fingerprint() -> MachineFingerprint {
+    // The firmware's of a PC, for root; that of a board with a device tree, which ends with a zero.
+    let serial = ["/sys/class/dmi/id/product_serial", "/proc/device-tree/serial-number"]
+        .map(line)
+        .into_iter()
+        .map(|serial| serial.trim_end_matches('\0').to_owned())
+        .find(|serial| !serial.is_empty() && serial.len() <= SERIAL_BYTES_MAX);
+    MachineFingerprint {
+        machine_id: line("/etc/machine-id"),
+        serial: serial.unwrap_or_default(),
+        host_name: host_name(),
     }
 }
 

@@ -10,7 +10,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::config::{Config, DockerAccess, NodeTls};
+use crate::config::{Config, DockerAccess, Gateway, Means, NodeTls};
+use crate::identity::{Enroller, Enrolment, Kept, NoWayIn, Own, Proof};
 use crate::ledger::Ledger;
 use crate::machine::Sampler;
 use crate::reconcile::{Copies, LOCAL_MAX, Links, Reconciler, RuntimeStatuses};
@@ -34,6 +35,9 @@ pub enum ServeError {
     /// Another agent has it.
     #[error("the data directory {0} is used by another agent")]
     DataDirTaken(PathBuf),
+    /// The machine is not a node, and nothing says how it could become one.
+    #[error("{0}")]
+    NotEnrolled(String),
     /// No random numbers.
     #[error("the system gives no random numbers: {0}")]
     Random(io::Error),
@@ -61,46 +65,134 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> Result<(), Se
     make_private(&config.data_dir).map_err(wrong)?;
     let data_dir = config.data_dir.canonicalize().map_err(wrong)?;
     let _lock = lock(&data_dir)?;
-    let (files, loaded) = StateFiles::open(Directory::new(&data_dir), config.node.to_string());
+    let kept = Kept::new(&data_dir);
+    let (mut node, mut proof) = match config.tls.clone() {
+        None => (config.node.clone(), Proof::plain(kept, config.node.clone())),
+        Some(NodeTls(Means::Files(source, expected))) => {
+            (config.node.clone(), Proof::files(kept, config.node.clone(), source, expected))
+        }
+        Some(NodeTls(Means::Own(enrolment))) => {
+            let identity = Identity { enrolment: *enrolment, gateways: config.gateways.clone(), kept };
+            match identity.begin(&data_dir, &shutdown).await? {
+                Some(begun) => begun,
+                None => return Ok(()),
+            }
+        }
+    };
+    while let Some(own) = core(&config, node, proof, &data_dir, &shutdown).await? {
+        let Some(NodeTls(Means::Own(enrolment))) = config.tls.clone() else { break };
+        let (kept, gateways) = (Kept::new(&data_dir), config.gateways.clone());
+        let enroller = Enroller::new(*enrolment, gateways, kept.clone());
+        node = own.node().clone();
+        proof = Proof::own(kept, node.clone(), Some(own), enroller);
+    }
+    Ok(())
+}
+
+/// What an identity of its own begins with.
+struct Identity {
+    enrolment: Enrolment,
+    gateways: Vec<Gateway>,
+    kept: Kept,
+}
+
+impl Identity {
+    /// Who this machine is. One that was a node is that node at once, whatever is wrong with its identity; any other one first enrols.
+    /// Nothing: the agent ends before that.
+    async fn begin(
+        self,
+        data_dir: &Path,
+        shutdown: &CancellationToken,
+    ) -> Result<Option<(NodeRef, Proof)>, ServeError> {
+        let Self { enrolment, gateways, kept } = self;
+        let enroller = Enroller::new(enrolment.clone(), gateways, kept.clone());
+        let known = || {
+            let of_state = StateFiles::node_of(&Directory::new(data_dir))?;
+            NodeRef::parse(&of_state).ok()
+        };
+        let (own, node) = match Own::open(&kept) {
+            Ok(Some(own)) => {
+                let node = own.node().clone();
+                (Some(own), Some(node))
+            }
+            // Nothing runs here yet, or it ran without an identity of its own before.
+            Ok(None) => (None, known()),
+            Err(broken) => {
+                let why = &broken.why;
+                tracing::error!(
+                    why,
+                    "the identity on disk cannot be used; what is on disk runs, and the link waits"
+                );
+                (None, broken.node.or_else(known))
+            }
+        };
+        if let (Some(node), Some(asked)) = (&node, enrolment.node.as_ref().filter(|_| own.is_some()))
+            && node.node != *asked
+        {
+            tracing::warn!(%node, %asked, "--node is not what this machine enrolled as: it stays what it is until it enrols anew");
+        }
+        if let Some(node) = node {
+            return Ok(Some((node.clone(), Proof::own(kept, node, own, enroller))));
+        }
+        enrolment.check().map_err(|why: NoWayIn| ServeError::NotEnrolled(why.to_string()))?;
+        let enrolled = shutdown.run_until_cancelled(Box::pin(enroller.clone().run(None))).await;
+        Ok(enrolled.map(|own| {
+            let node = own.node().clone();
+            (node.clone(), Proof::own(kept, node, Some(own), enroller))
+        }))
+    }
+}
+
+/// Runs both actors until the end, or until the machine is another node: answers that one's identity.
+async fn core(
+    config: &Config,
+    node: NodeRef,
+    proof: Proof,
+    data_dir: &Path,
+    shutdown: &CancellationToken,
+) -> Result<Option<Own>, ServeError> {
+    let (files, loaded) = StateFiles::open(Directory::new(data_dir), node.to_string());
     if let Some(damage) = &loaded.damage {
         tracing::error!(
             damage,
             "the desired state on disk is damaged; nothing that runs is stopped until it has been sent anew"
         );
     }
-    let runtimes = runtimes(&config, &data_dir);
+    let runtimes = runtimes(config, &node, data_dir);
     let clock = Clock::default();
     let (desired_in, desired) = watch::channel(Arc::default());
     let (local_in, local) = mpsc::channel(LOCAL_MAX);
     let (runtimes_in, runtime_statuses) = watch::channel(RuntimeStatuses::new());
     let (copies_in, copies) = watch::channel(Copies::default());
     let uplink = Uplink::new(Parts {
-        node: config.node.clone(),
-        gateways: config.gateways,
-        tls: config.tls.as_ref().map(NodeTls::client),
+        node: node.clone(),
+        gateways: config.gateways.clone(),
+        proof,
         clock,
         boot_id: boot_id().map_err(ServeError::Random)?,
         files,
         loaded,
-        sampler: Sampler::new(&data_dir),
+        sampler: Sampler::new(data_dir),
         desired: desired_in,
         local,
         runtimes: runtime_statuses,
         copies,
     });
     let links = Links { desired, local: local_in, runtimes: runtimes_in, copies: copies_in };
-    let ledger = Ledger::open(Directory::new(&data_dir));
-    let reconciler = Reconciler::new(config.node, clock, runtimes, links).with_ledger(ledger);
+    let ledger = Ledger::open(Directory::new(data_dir));
+    let reconciler = Reconciler::new(node, clock, runtimes, links).with_ledger(ledger);
+    let ended = shutdown.child_token();
+    let linked = async {
+        let renamed = uplink.run(ended.clone()).await;
+        ended.cancel();
+        renamed
+    };
     // Boxed: these two live as long as the agent, and their caller need not hold them on its stack.
-    tokio::join!(
-        Box::pin(uplink.run(shutdown.clone())),
-        Box::pin(reconciler.run(shutdown.clone())),
-        Box::pin(shutdown.run_until_cancelled(NodeTls::follow(config.tls))),
-    );
-    Ok(())
+    let (renamed, ()) = tokio::join!(Box::pin(linked), Box::pin(reconciler.run(ended.clone())));
+    Ok(renamed)
 }
 
-fn runtimes(config: &Config, data_dir: &Path) -> Vec<Arc<dyn Runtime>> {
+fn runtimes(config: &Config, node: &NodeRef, data_dir: &Path) -> Vec<Arc<dyn Runtime>> {
     let dirs = RuntimeDirs {
         configs: data_dir.join("configs"),
         instances: data_dir.join("instances"),
@@ -110,11 +202,10 @@ fn runtimes(config: &Config, data_dir: &Path) -> Vec<Arc<dyn Runtime>> {
     if let Err(error) = make_private(&dirs.configs) {
         tracing::warn!(%error, "the directory of configs cannot be made");
     }
-    let node = Some(config.node.node.clone());
-    let processes = process::Config { node, ..process::Config::new(&dirs) };
+    let processes = process::Config { node: Some(node.node.clone()), ..process::Config::new(&dirs) };
     let mut runtimes: Vec<Arc<dyn Runtime>> = vec![Arc::new(ProcessRuntime::new(processes))];
     if let DockerAccess::Socket(socket) = &config.docker {
-        let owner = owner(&config.node, data_dir);
+        let owner = owner(node, data_dir);
         runtimes.push(Arc::new(
             DockerRuntime::at_socket(socket, &owner, &dirs)
                 .with_credentials(config.credentials.clone())

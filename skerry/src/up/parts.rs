@@ -180,17 +180,19 @@ impl ControlPlane {
         let metrics = *metrics;
         let starting = async {
             let store = Self::storage(storage, settings).await?.store.clone();
-            let keeping = async {
-                let (Choice::Own(identity), None) = (&settings.security, &keeper) else { return Ok(()) };
+            if let (Choice::Own(identity), None) = (&settings.security, &keeper) {
                 let (kept, _) = (**identity).clone().keep(&store).await?;
                 if let Some(files) = own {
                     files.look();
                 }
                 *keeper = Some(kept);
-                Ok(())
+            }
+            let registry = match &keeper {
+                Some(keeper) => skerry_registry::Config { keys: Some(keeper.keys()) },
+                None => skerry_registry::Config::with_key_file(settings.key_file.as_deref())
+                    .context("--key-file")?,
             };
-            let server = Self::server(secured, (address, metrics), store.clone(), shutdown);
-            tokio::try_join!(server, keeping).map(|(server, ())| server)
+            Self::server(secured, registry, (address, metrics), store, shutdown).await
         };
         let refusing = async {
             let Some(target) = &settings.etcd else { return std::future::pending().await };
@@ -234,6 +236,7 @@ impl ControlPlane {
 
     async fn server(
         secured: &Secured,
+        registry: skerry_registry::Config,
         (address, metrics): (SocketAddr, Option<SocketAddr>),
         store: Store,
         shutdown: &Shutdown,
@@ -245,7 +248,9 @@ impl ControlPlane {
         let leader = scheduler_member.id();
         // Each reads the fleet first: at the same time, to be ready sooner.
         let (registry, scheduler, gateway) = tokio::try_join!(
-            async { Registry::start(skerry_registry::Config::default(), store.clone(), shutdown).await.context("starting the registry") },
+            async {
+                Registry::start(registry, store.clone(), shutdown).await.context("starting the registry")
+            },
             async {
                 Scheduler::start(store.clone(), &leader, shutdown).await.context("starting the scheduler")
             },

@@ -47,6 +47,9 @@ pub(crate) async fn dial(uri: Uri, tls: Option<ClientTls>) -> Result<TokioIo<Dia
         io::ErrorKind::UnexpectedEof => TlsFailure::HungUp.into(),
         _ => failed(error),
     })?;
+    if let Some(presented) = &tls.presented {
+        presented.note(stream.get_ref().1.peer_certificates());
+    }
     match tokio::time::timeout(FIRST_WORD_WAIT, stream.fill_buf()).await {
         Ok(Ok([])) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
         Ok(Err(error)) => return Err(failed(error)),

@@ -160,10 +160,14 @@ impl TlsFiles {
         self.own().and_then(|own| exactly(&own.identity)).ok_or_else(|| self.not_a_service())
     }
 
-    /// For the agent of an edge machine, whose clock is not believed: it is not before the beginning of the own certificate.
-    pub fn client_of_node(&self, expected: Expected) -> ClientTls {
-        let floor = self.own().map_or(SystemTime::UNIX_EPOCH, |own| own.not_before);
-        self.client_of(expected, Time::Floor(Arc::new(TimeFloor::new(floor))))
+    /// For the agent of an edge machine, whose clock is not believed: it is not before `floor`.
+    pub fn client_of_node(&self, expected: Expected, floor: &Arc<TimeFloor>) -> ClientTls {
+        self.client_of(expected, Time::Floor(Arc::clone(floor)))
+    }
+
+    /// Who is trusted now.
+    pub fn trust(&self) -> &Arc<Trust> {
+        &self.trust
     }
 
     fn client_of(&self, expected: Expected, time: Time) -> ClientTls {

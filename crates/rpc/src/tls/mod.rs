@@ -14,12 +14,13 @@ mod failure;
 mod files;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use skerry_identity::clock::SystemClock;
 use skerry_identity::tls::{Credentials, client_config, server_config};
 use skerry_identity::verify::{ClientVerifier, Clients, Expected, ServerVerifier, Time};
-use skerry_identity::{Identity, Principal, Trust};
+use skerry_identity::{Identity, KeyId, Principal, Trust};
+use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 pub(crate) use accept::{Caller, incoming};
@@ -54,13 +55,45 @@ impl fmt::Debug for ServerTls {
 #[derive(Clone)]
 pub struct ClientTls {
     connector: TlsConnector,
+    presented: Option<Presented>,
+}
+
+/// What a server presented when it was let through, leaf first; empty before that. Of the first connection only.
+#[derive(Debug, Clone, Default)]
+pub struct Presented(Arc<OnceLock<Vec<CertificateDer<'static>>>>);
+
+impl Presented {
+    /// The chain.
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        self.0.get().map_or(&[], Vec::as_slice)
+    }
+
+    fn note(&self, chain: Option<&[CertificateDer<'_>]>) {
+        let chain = chain.unwrap_or_default().iter().map(|certificate| certificate.clone().into_owned());
+        let _ = self.0.set(chain.collect());
+    }
 }
 
 impl ClientTls {
     /// Presents `credentials`, and talks to servers that `trust` names and that are the `expected` ones.
     pub fn new(credentials: Arc<Credentials>, trust: Arc<Trust>, expected: Expected, time: Time) -> Self {
-        let config = client_config(credentials, Arc::new(ServerVerifier::new(trust, expected, time)));
-        Self { connector: TlsConnector::from(Arc::new(config)) }
+        Self::of(credentials, ServerVerifier::new(trust, expected, time))
+    }
+
+    /// Presents nothing, and talks to servers that present the root with this `pin` and lead to it: who enrols.
+    pub fn pinned(pin: KeyId, expected: Expected) -> Self {
+        Self::of(Credentials::none(), ServerVerifier::pinned(pin, expected))
+    }
+
+    fn of(credentials: Arc<Credentials>, servers: ServerVerifier) -> Self {
+        let config = client_config(credentials, Arc::new(servers));
+        Self { connector: TlsConnector::from(Arc::new(config)), presented: None }
+    }
+
+    /// The same for one connection, and what its server will have presented.
+    pub fn once(&self) -> (Self, Presented) {
+        let presented = Presented::default();
+        (Self { connector: self.connector.clone(), presented: Some(presented.clone()) }, presented)
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use skerry_proto::gateway::v1 as pb;
 use skerry_proto::types::v1 as types;
 
+use super::renewal::AgentIdentity;
 use crate::time::WallTime;
 use crate::{Desired, Version};
 
@@ -23,6 +24,8 @@ pub struct AgentConfig {
     pub agent_version: String,
     /// What it can do, for the `requires` of resources.
     pub features: BTreeSet<String>,
+    /// The certificate that is renewed over the stream. Absent: there is none, or it comes from files.
+    pub identity: Option<AgentIdentity>,
     /// Seeds the jitter. Random for each start.
     pub seed: u64,
 }
@@ -31,7 +34,7 @@ pub struct AgentConfig {
 ///
 /// The driver's side of the contract: `Start` comes first and once. Each `Dial` is answered by `Connected` or `Disconnected`, and each
 /// connection ends with one `Disconnected`; but after a `Hangup` nothing of that connection (or dial) is delivered any more, not even its
-/// `Disconnected`. Each `Persist` is answered by one `Persisted` with its token.
+/// `Disconnected`. Each `Persist` is answered by one `Persisted` with its token, each `TakeIdentity` by one `IdentityTaken`.
 #[derive(Debug, Clone)]
 pub enum AgentEvent {
     /// The process starts and holds this on disk. Empty where nothing is, or nothing that can be read. A state that was read only in
@@ -66,6 +69,18 @@ pub enum AgentEvent {
     InstanceGone(String),
     /// Something happened. `boot_id` and `sequence` are filled in here, as are an absent `time` and `source`.
     Raised(Box<types::Event>),
+    /// A `TakeIdentity` is done: checked, on disk, and what the next dial is made with. Or it cannot be taken, and nothing has changed.
+    IdentityTaken {
+        /// What is used now, or why not.
+        result: Result<AgentIdentity, String>,
+    },
+    /// The machine enrolled anew, under the same name: the next dial is made with this, and at once.
+    Enrolled {
+        /// What is used now.
+        identity: AgentIdentity,
+        /// The uid of the node that it is now.
+        node_uid: String,
+    },
     /// `deadline()` has passed. Too early or too often does no harm.
     Timer,
     /// The process ends: a farewell goes out, and no further dial is made.
@@ -92,6 +107,12 @@ pub enum AgentEffect {
         /// The whole desired state.
         desired: Arc<Desired>,
     },
+    /// Check this certificate, or these roots, against the connection that it came by; write it; use it from the next dial on; then say
+    /// `IdentityTaken`. Never two at once.
+    TakeIdentity {
+        /// `chain` is empty where only the roots are news.
+        certificate: pb::IssuedCertificate,
+    },
     /// Close the stream, or give up the dial, after what was sent. Nothing of it is to be delivered any more.
     Hangup {
         /// For the log.
@@ -114,6 +135,17 @@ pub enum Told {
         gateway: String,
         /// What its clock showed.
         server_time: Option<WallTime>,
+        /// The certificate has expired: nothing but a renewal is spoken of.
+        renew_only: bool,
+    },
+    /// What the clock of the server shows, which proved who it is.
+    ServerTime(WallTime),
+    /// A new certificate or new roots could not be had, or not be taken.
+    RenewalFailed {
+        /// Why.
+        why: String,
+        /// It is not asked for again before this.
+        retry: Duration,
     },
     /// The session, or the attempt to open one, ended; the next try is made after `retry`.
     Lost {
@@ -134,6 +166,13 @@ pub enum Told {
         /// What the gateway said.
         message: String,
         /// Until the next try.
+        retry: Duration,
+    },
+    /// The node's key was struck out: the machine must enrol anew. What runs runs on.
+    Revoked {
+        /// What the gateway said.
+        message: String,
+        /// Until the next try with the key that was struck out.
         retry: Duration,
     },
     /// An update older than what is held was refused.

@@ -52,6 +52,8 @@ impl Link {
 #[derive(Debug, Clone)]
 pub(super) struct Open {
     since: MonoTime,
+    /// The gateway answers nothing but a renewal: nothing else is said.
+    pub(super) renew_only: bool,
     /// What the gateway believes that we hold, plus what we keep for refused instances.
     pub(super) base: Base,
     /// Parts of an Update that is not whole yet.
@@ -66,7 +68,12 @@ pub(super) struct Open {
 }
 
 impl Open {
-    pub(super) fn new(base: Base, interval: Option<&prost_types::Duration>, now: MonoTime) -> Self {
+    pub(super) fn new(
+        base: Base,
+        interval: Option<&prost_types::Duration>,
+        renew_only: bool,
+        now: MonoTime,
+    ) -> Self {
         let (least, most) = limits::HEARTBEAT_INTERVAL_RANGE;
         let interval = interval
             .and_then(skerry_model::time::from_proto_duration)
@@ -74,6 +81,7 @@ impl Open {
             .clamp(least, most);
         Self {
             since: now,
+            renew_only,
             base,
             assembly: None,
             nonce: 0,

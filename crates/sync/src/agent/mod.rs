@@ -7,6 +7,7 @@ mod api;
 mod disk;
 mod link;
 mod outbox;
+mod renewal;
 pub mod update;
 
 use std::sync::Arc;
@@ -21,6 +22,8 @@ pub use self::api::{AgentConfig, AgentEffect, AgentEvent, Told};
 use self::disk::{Candidate, Disk, Written};
 use self::link::{Link, Open, Redial};
 use self::outbox::Outbox;
+pub use self::renewal::AgentIdentity;
+use self::renewal::{Received, Renewal};
 use self::update::{Assembly, Base};
 use crate::rng::Rng;
 use crate::time::{MonoTime, Now, WallTime};
@@ -37,6 +40,7 @@ pub struct AgentMachine {
     connection: u64,
     disk: Disk,
     outbox: Outbox,
+    renewal: Renewal,
     /// Of the last ReportAck.
     digest: Bytes,
 }
@@ -44,7 +48,8 @@ pub struct AgentMachine {
 impl AgentMachine {
     /// A machine that waits for `Start`.
     pub fn new(config: AgentConfig) -> Self {
-        let rng = Rng::new(config.seed);
+        let mut rng = Rng::new(config.seed);
+        let renewal = Renewal::new(config.identity.clone(), &mut rng);
         let outbox = Outbox::new(config.boot_id.clone(), config.node.clone());
         Self {
             config,
@@ -54,6 +59,7 @@ impl AgentMachine {
             connection: 0,
             disk: Disk::new(),
             outbox,
+            renewal,
             digest: Bytes::new(),
         }
     }
@@ -75,6 +81,8 @@ impl AgentMachine {
             AgentEvent::InstanceChanged(instance) => self.outbox.instance_changed(*instance),
             AgentEvent::InstanceGone(name) => self.outbox.instance_gone(&name),
             AgentEvent::Raised(event) => self.outbox.raise(*event, now.wall),
+            AgentEvent::IdentityTaken { result } => self.identity_taken(result, now, &mut out),
+            AgentEvent::Enrolled { identity, node_uid } => self.enrolled(identity, node_uid, now),
             AgentEvent::Timer => {}
             AgentEvent::ShuttingDown => self.shut_down(now, &mut out),
         }
@@ -86,10 +94,11 @@ impl AgentMachine {
     pub fn deadline(&self) -> Option<MonoTime> {
         let link = match &self.link {
             Link::Off | Link::Stopped => None,
+            Link::Waiting { .. } if self.renewal.is_taking() => None,
             Link::Waiting { until } | Link::Dialing { until } | Link::Greeting { until, .. } => Some(*until),
             Link::Open(open) => {
-                let report = self.outbox.due();
-                Some(report.map_or(open.due(), |report| report.min(open.due())))
+                let report = self.outbox.due().filter(|_| !open.renew_only);
+                [Some(open.due()), report, self.renewal.due()].into_iter().flatten().min()
             }
         };
         [link, self.disk.due()].into_iter().flatten().min()
@@ -107,7 +116,7 @@ impl AgentMachine {
 
     /// Whether everything that was reported to this machine is in the store.
     pub fn is_reported(&self) -> bool {
-        self.is_open() && self.outbox.is_empty()
+        matches!(&self.link, Link::Open(open) if !open.renew_only) && self.outbox.is_empty()
     }
 
     /// How many events the ring has dropped since the machine started.
@@ -142,7 +151,7 @@ impl AgentMachine {
                 version: base.desired.version.map(Into::into),
                 held: base.desired.held(),
                 report_digest: self.digest.clone(),
-                roots_digest: Bytes::new(),
+                roots_digest: self.renewal.roots_digest(),
             }),
         );
         self.link = Link::Greeting { until: now.mono + limits::WELCOME_TIMEOUT, base };
@@ -166,23 +175,70 @@ impl AgentMachine {
                     self.digest = ack.digest;
                 }
             }
-            // A heartbeat's answer was heard, which is all that it says. A frame of a kind that we do not know is of a newer
-            // gateway, and not for us.
-            (Some(Down::HeartbeatAck(_) | Down::Renewal(_)) | None, _) => {}
+            (Some(Down::HeartbeatAck(ack)), _) => self.server_time(ack.server_time.as_ref(), now, out),
+            (Some(Down::Renewal(renewal)), _) => self.renewal(renewal, now, out),
+            // A frame of a kind that we do not know is of a newer gateway, and not for us.
+            (None, _) => {}
         }
     }
 
     fn welcome(&mut self, welcome: pb::Welcome, now: Now, out: &mut Vec<AgentEffect>) {
         let Link::Greeting { base, .. } = std::mem::replace(&mut self.link, Link::Off) else { return };
         self.outbox.session_opened(welcome.full_report);
-        self.link = Link::Open(Box::new(Open::new(base, welcome.heartbeat_interval.as_ref(), now.mono)));
+        self.renewal.session_opened(welcome.renew_only);
+        let interval = welcome.heartbeat_interval.as_ref();
+        self.link = Link::Open(Box::new(Open::new(base, interval, welcome.renew_only, now.mono)));
         self.config.node_uid.clone_from(&welcome.node_uid);
+        self.server_time(welcome.server_time.as_ref(), now, out);
         out.push(AgentEffect::Told(Told::Welcomed {
             epoch: welcome.epoch.map(Version::from).unwrap_or_default(),
             node_uid: welcome.node_uid,
             gateway: welcome.gateway,
             server_time: welcome.server_time.as_ref().and_then(WallTime::from_proto),
+            renew_only: welcome.renew_only,
         }));
+    }
+
+    fn server_time(&mut self, told: Option<&prost_types::Timestamp>, now: Now, out: &mut Vec<AgentEffect>) {
+        if let Some(told) = told.and_then(WallTime::from_proto) {
+            self.renewal.heard(told, now.mono);
+            out.push(AgentEffect::Told(Told::ServerTime(told)));
+        }
+    }
+
+    fn renewal(&mut self, renewal: pb::Renewal, now: Now, out: &mut Vec<AgentEffect>) {
+        let told = renewal.certificate.as_ref().and_then(|certificate| certificate.server_time);
+        self.server_time(told.as_ref(), now, out);
+        match self.renewal.received(renewal, now.mono, &mut self.rng) {
+            Received::Nothing => {}
+            Received::Take(certificate) => out.push(AgentEffect::TakeIdentity { certificate }),
+            Received::Refused { why, retry } => {
+                out.push(AgentEffect::Told(Told::RenewalFailed { why, retry }));
+            }
+        }
+    }
+
+    fn identity_taken(
+        &mut self,
+        result: Result<AgentIdentity, String>,
+        now: Now,
+        out: &mut Vec<AgentEffect>,
+    ) {
+        let (next, failure) = self.renewal.taken(result, now.mono, &mut self.rng);
+        if let Some((why, retry)) = failure {
+            out.push(AgentEffect::Told(Told::RenewalFailed { why, retry }));
+        }
+        if let Some(certificate) = next {
+            out.push(AgentEffect::TakeIdentity { certificate });
+        }
+    }
+
+    fn enrolled(&mut self, identity: AgentIdentity, node_uid: String, now: Now) {
+        self.renewal.replace(Some(identity), &mut self.rng);
+        self.config.node_uid = node_uid;
+        if let Link::Waiting { until } = &mut self.link {
+            *until = now.mono;
+        }
     }
 
     fn update_part(&mut self, part: pb::Update, now: Now, out: &mut Vec<AgentEffect>) {
@@ -274,7 +330,7 @@ impl AgentMachine {
         match &mut self.link {
             Link::Off | Link::Stopped => {}
             Link::Waiting { until } => {
-                if *until <= now.mono {
+                if *until <= now.mono && !self.renewal.is_taking() {
                     self.connection += 1;
                     self.link = Link::Dialing { until: now.mono + limits::DIAL_TIMEOUT };
                     out.push(AgentEffect::Dial);
@@ -291,8 +347,12 @@ impl AgentMachine {
                 }
             }
             Link::Open(open) => {
-                if self.outbox.due().is_some_and(|due| due <= now.mono) {
+                if !open.renew_only && self.outbox.due().is_some_and(|due| due <= now.mono) {
                     send(out, Up::Report(self.outbox.report(now.mono)));
+                    open.said(now.mono);
+                }
+                if let Some(request) = self.renewal.ask(now.mono, &mut self.rng) {
+                    send(out, Up::RenewalRequest(request));
                     open.said(now.mono);
                 }
                 if open.is_dead(now.mono) {
@@ -320,7 +380,17 @@ impl AgentMachine {
                 let asked = asked.unwrap_or_default().max(limits::DELETED_WAIT);
                 let retry = self.redial.wait(Some(asked), self.link.lived(now.mono), &mut self.rng);
                 self.wait(retry, now);
-                out.push(AgentEffect::Told(Told::NodeDeleted { message: closing.message, retry }));
+                let message = closing.message;
+                out.push(AgentEffect::Told(if reason == Reason::Revoked {
+                    Told::Revoked { message, retry }
+                } else {
+                    Told::NodeDeleted { message, retry }
+                }));
+            }
+            Reason::Renewed if self.renewal.is_renewed() => {
+                let retry = asked.unwrap_or_default().min(limits::RETRY_AFTER_MAX);
+                self.wait(retry, now);
+                out.push(AgentEffect::Told(Told::Lost { why, retry }));
             }
             Reason::Unspecified
             | Reason::Draining
@@ -347,11 +417,12 @@ impl AgentMachine {
         self.link = Link::Waiting { until: now.mono + retry };
         self.outbox.session_lost();
         self.disk.session_lost();
+        self.renewal.session_lost();
     }
 
     fn shut_down(&mut self, now: Now, out: &mut Vec<AgentEffect>) {
-        if let Link::Open(_) = self.link {
-            if self.outbox.can_send() {
+        if let Link::Open(open) = &self.link {
+            if self.outbox.can_send() && !open.renew_only {
                 send(out, Up::Report(self.outbox.report(now.mono)));
             }
             send(out, Up::Farewell(pb::Farewell { message: "the agent stops".to_owned() }));

@@ -119,6 +119,7 @@ fn agent(boot: u32, seed: u64) -> AgentMachine {
         boot_id: format!("boot-{boot}"),
         agent_version: "1".to_owned(),
         features: BTreeSet::new(),
+        identity: None,
         seed: seed ^ u64::from(boot),
     })
 }

@@ -89,6 +89,13 @@ impl<D: Disk> StateFiles<D> {
         (files, loaded)
     }
 
+    /// Whose desired state is on disk, whatever else may be wrong there.
+    pub(crate) fn node_of(disk: &D) -> Option<String> {
+        let read = |name| decode(&disk.read(name, FILE_BYTES_MAX).ok()??).ok();
+        let newest = SLOTS.into_iter().filter_map(read).max_by_key(|stored: &Stored| stored.number);
+        newest.map(|stored| stored.hello.node)
+    }
+
     fn read_formers(&self) -> Result<Resources, String> {
         let Some(bytes) = self
             .disk

@@ -8,26 +8,29 @@ mod wire;
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use skerry_model::NodeRef;
 use skerry_model::time::to_timestamp;
 use skerry_proto::gateway::v1 as pb;
 use skerry_proto::types::v1 as types;
-use skerry_rpc::{ClientTls, trace};
+use skerry_rpc::trace;
 use skerry_sync::{AgentConfig, AgentEffect, AgentEvent, AgentMachine, Told, limits};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
 use self::store::Store;
+pub(crate) use self::wire::connect;
 use self::wire::{FromWire, Wire};
 use crate::clock::{Clock, random};
 use crate::config::Gateway;
 use crate::desired::{Desired, join};
 use crate::former::Formers;
+use crate::identity::{News, Own, Proof};
 use crate::machine::{Findings, SAMPLE_INTERVAL, Sampler, state_damaged};
 use crate::reconcile::{Copies, Local, RuntimeStatuses};
+use crate::skew::Skew;
 use crate::state::{Directory, Loaded, StateFiles};
 
 /// What the actor is made of.
@@ -36,8 +39,8 @@ pub(crate) struct Parts {
     pub(crate) node: NodeRef,
     /// Gateways, tried in turn.
     pub(crate) gateways: Vec<Gateway>,
-    /// How they are talked to, if with TLS.
-    pub(crate) tls: Option<ClientTls>,
+    /// By what the agent proves who it is.
+    pub(crate) proof: Proof,
     /// The clocks.
     pub(crate) clock: Clock,
     /// Random for each start of the process.
@@ -63,7 +66,8 @@ pub(crate) struct Uplink {
     machine: AgentMachine,
     node: NodeRef,
     gateways: Vec<Gateway>,
-    tls: Option<ClientTls>,
+    proof: Proof,
+    skew: Option<Skew>,
     /// Dials so far: the gateways are tried in turn.
     dials: usize,
     clock: Clock,
@@ -102,13 +106,15 @@ impl Uplink {
             boot_id: parts.boot_id,
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             features: crate::features::all(),
+            identity: parts.proof.identity(),
             seed: random(),
         });
         Self {
             machine,
             node: parts.node,
             gateways: parts.gateways,
-            tls: parts.tls,
+            proof: parts.proof,
+            skew: None,
             dials: 0,
             clock: parts.clock,
             wire: Wire::Off,
@@ -130,14 +136,15 @@ impl Uplink {
         }
     }
 
-    /// Runs until `shutdown`; then says farewell, for at most a second.
-    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
+    /// Runs until `shutdown`, or until the machine is another node: answers that one's identity. Then says farewell, for at most a second.
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) -> Option<Own> {
         if let Some(held) = self.loaded.take() {
             self.feed(AgentEvent::Start { held });
         }
         self.tell_damage();
         let mut samples = tokio::time::interval(SAMPLE_INTERVAL);
         samples.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut renamed = None;
         loop {
             let deadline = self.machine.deadline();
             let timer = async {
@@ -154,6 +161,12 @@ impl Uplink {
                     Some(local) => self.take_local(local),
                     None => break,
                 },
+                news = self.proof.next() => {
+                    renamed = self.take_news(news);
+                    if renamed.is_some() {
+                        break;
+                    }
+                }
                 written = self.store.written() => self.take_written(written),
                 changed = self.runtimes.changed() => {
                     if changed.is_err() {
@@ -177,6 +190,7 @@ impl Uplink {
             ended(&mut self.ending).await;
         }
         self.store.finish().await;
+        renamed
     }
 
     fn feed(&mut self, event: AgentEvent) {
@@ -195,7 +209,10 @@ impl Uplink {
                 let gateway = &self.gateways[self.dials % self.gateways.len()];
                 self.dials += 1;
                 tracing::debug!(gateway = %gateway.uri(), "dialling");
-                self.wire = Wire::dial(gateway.uri().clone(), self.tls.clone());
+                match self.proof.dial() {
+                    Ok(tls) => self.wire = Wire::dial(gateway.uri().clone(), tls),
+                    Err(why) => return Some(AgentEvent::Disconnected { why, retry_after: None }),
+                }
             }
             AgentEffect::Send(frame) => {
                 if let Err(why) = self.wire.send(frame) {
@@ -208,6 +225,7 @@ impl Uplink {
                 self.store.persist(token, desired);
             }
             AgentEffect::Apply { desired } => self.apply(&desired),
+            AgentEffect::TakeIdentity { certificate } => self.proof.take(certificate),
             AgentEffect::Hangup { why } => {
                 tracing::debug!(why, "hanging up");
                 self.ending = self.wire.hang_up();
@@ -346,10 +364,50 @@ impl Uplink {
         }
     }
 
+    /// Answers the identity of another node that the machine is now.
+    fn take_news(&mut self, news: News) -> Option<Own> {
+        match news {
+            News::Taken(result) => {
+                if let Ok(identity) = &result {
+                    let until = UNIX_EPOCH + identity.not_after.since_epoch();
+                    tracing::info!(until = %to_timestamp(until), "the certificate or its roots were renewed");
+                }
+                self.feed(AgentEvent::IdentityTaken { result });
+            }
+            News::Enrolled { identity, node_uid } => self.feed(AgentEvent::Enrolled { identity, node_uid }),
+            News::Renamed(own) => {
+                tracing::warn!(was = %self.node, is = %own.node(), "the machine is another node now; what ran for the former one runs on, and is nobody's");
+                return Some(*own);
+            }
+        }
+        None
+    }
+
+    /// The server's clock, which proved who it is.
+    fn take_time(&mut self, server: SystemTime) {
+        self.proof.heard(server);
+        let skew = Skew::of(SystemTime::now(), server, self.skew);
+        if skew == self.skew {
+            return;
+        }
+        self.skew = skew;
+        self.findings.clock = skew.map(Skew::text);
+        if let Some(text) = self.findings.clock.clone() {
+            tracing::warn!("{text}");
+            self.warn("ClockWrong", text);
+        }
+        self.sample();
+    }
+
     fn take_told(&mut self, told: Told) {
         match told {
-            Told::Welcomed { epoch, node_uid, gateway, .. } => {
+            Told::Welcomed { epoch, node_uid, gateway, renew_only, .. } => {
+                if renew_only {
+                    tracing::warn!(node = %self.node, gateway, "the certificate has expired; a new one is asked for");
+                    return;
+                }
                 tracing::info!(node = %self.node, gateway, %epoch, "connected");
+                self.proof.accepted();
                 crate::meters::connected(true);
                 self.opened = Some(self.clock.mono());
                 let held = Arc::clone(self.machine.held());
@@ -375,6 +433,18 @@ impl Uplink {
             Told::NodeDeleted { message, retry } => {
                 self.opened = None;
                 tracing::warn!(node = %self.node, message, retry_s = retry.as_secs(), "the node was deleted; what runs runs on");
+                self.proof.struck_out();
+            }
+            Told::Revoked { message, retry } => {
+                self.opened = None;
+                crate::meters::connected(false);
+                if self.proof.struck_out() {
+                    tracing::error!(node = %self.node, message, retry_s = retry.as_secs(), "this machine's key was struck out; what runs runs on, and a new token or an approval lets it in again");
+                }
+            }
+            Told::ServerTime(time) => self.take_time(UNIX_EPOCH + time.since_epoch()),
+            Told::RenewalFailed { why, retry } => {
+                tracing::warn!(why, retry_s = retry.as_secs_f32(), "the certificate was not renewed");
             }
             Told::StaleRefused { offered, held } => {
                 tracing::warn!(%offered, %held, "an update older than what is held was refused");

@@ -134,7 +134,8 @@ fn linger(ending: impl Future<Output = ()> + Send + 'static) -> Boxed<()> {
     })
 }
 
-async fn connect(uri: Uri, tls: Option<ClientTls>) -> Result<Channel, String> {
+/// Opens a channel to a gateway.
+pub(crate) async fn connect(uri: Uri, tls: Option<ClientTls>) -> Result<Channel, String> {
     let address = uri.to_string();
     // Heartbeats tell a dead link: HTTP/2 sends no pings of its own.
     let endpoint = Endpoint::from(uri)

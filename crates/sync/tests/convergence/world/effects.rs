@@ -30,6 +30,7 @@ impl World {
                     self.dialling = false;
                     self.detach();
                 }
+                AgentEffect::TakeIdentity { .. } => panic!("there is no identity to renew"),
                 AgentEffect::Told(Told::StaleRefused { offered, held }) => assert!(offered < held),
                 AgentEffect::Told(_) => {}
             }
