@@ -5,6 +5,7 @@
 mod channel;
 mod client;
 mod error;
+mod forwarded;
 mod health;
 mod limit;
 mod observe;
@@ -17,6 +18,7 @@ pub mod trace;
 pub use channel::{ConnectError, Endpoint, check_address, connect, open};
 pub use client::Traced;
 pub use error::{fault_of, is_too_large, status_of};
+pub use forwarded::{InvalidNetwork, Network};
 pub use health::{HealthError, check_health};
 pub use peer::{Access, Peer};
 pub use refuse::refuse_all;

@@ -1,7 +1,8 @@
 //! Who calls: the one place where a peer's identity comes from.
 //!
 //! With TLS it is what the caller's certificate says, read once for its connection; without, a caller is trusted because of where it calls
-//! from: this machine, or anywhere when the listener was opened with `--insecure`. Handlers ask [`Peer::of`] and nothing else.
+//! from: this machine, or anywhere when the listener was opened with `--insecure`. Handlers ask [`Peer::of`] and nothing else. Behind a proxy
+//! that is trusted it may be what the proxy says ([`crate::forwarded`]).
 //!
 //! A node's certificate opens its agent's stream and nothing else: what users and services may do is told apart when roles come.
 //!
@@ -13,11 +14,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
+use http::HeaderMap;
 use skerry_identity::{Identity, PeerCertificate, Standing};
 use skerry_model::{Code, Fault};
 use tower::{Layer, Service};
 
 use crate::error::status_of;
+use crate::forwarded::forwarded;
 use crate::tls::{Caller, ServerTls};
 
 /// What a node may call: its agent's stream, and what a server says of itself.
@@ -119,8 +122,17 @@ impl PeerLayer {
 
 impl Gate {
     /// The peer, if it may call `path`. A request beside which nothing is said of its connection is nobody's.
-    fn admit(self, caller: Option<&Caller>, path: &str, now: SystemTime) -> Result<Peer, Fault> {
+    fn admit(
+        self,
+        caller: Option<&Caller>,
+        (path, headers): (&str, &HeaderMap),
+        now: SystemTime,
+    ) -> Result<Peer, Fault> {
         let address = caller.and_then(|caller| caller.address);
+        // Also where nobody is asked who they are: what is not believed is not passed over.
+        if let Some(certificate) = forwarded(caller, headers, now)? {
+            return Ok(Peer { address, certificate: Some(certificate) });
+        }
         match self {
             Self::Insecure => Ok(Peer { address, certificate: None }),
             Self::Loopback if address.is_some_and(|address| address.ip().to_canonical().is_loopback()) => {
@@ -197,7 +209,11 @@ where
     }
 
     fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
-        match self.gate.admit(request.extensions().get::<Caller>(), request.uri().path(), SystemTime::now()) {
+        match self.gate.admit(
+            request.extensions().get::<Caller>(),
+            (request.uri().path(), request.headers()),
+            SystemTime::now(),
+        ) {
             Ok(peer) => {
                 request.extensions_mut().insert(peer);
                 futures_util::future::Either::Left(self.inner.call(request))

@@ -60,6 +60,7 @@ pages! {
     scripting: "scripting.md", Nothing;
     help: "help.md", Nothing;
     services_apart: "services.md", Nothing;
+    authority: "authority.md", Nothing;
     tls: "tls.md", Nothing;
     troubleshooting: "troubleshooting.md", Docker;
 }

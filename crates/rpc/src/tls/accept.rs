@@ -12,8 +12,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use futures_util::stream::{self, BoxStream, StreamExt as _};
-use skerry_identity::PeerCertificate;
 use skerry_identity::certificate::{Client, Nobody};
+use skerry_identity::{PeerCertificate, Trust};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
@@ -37,6 +37,8 @@ const ACCEPT_WAIT: Duration = Duration::from_millis(100);
 pub(crate) enum Connection {
     Plain(TcpStream),
     Secured(Box<TlsStream<TcpStream>>, Caller),
+    /// Of a trusted proxy, which has ended its caller's TLS.
+    Forwarded(TcpStream, Caller),
 }
 
 /// Who is at the other end of a connection, found out once for it and put beside each of its requests.
@@ -45,6 +47,8 @@ pub(crate) struct Caller {
     pub(crate) address: Option<SocketAddr>,
     /// `None` where the connection proves nothing.
     pub(crate) certificate: Option<Result<Arc<PeerCertificate>, Nobody>>,
+    /// By which trust a proxy is believed that says who its caller is. `None` where that is believed of nobody.
+    pub(crate) forwards: Option<Arc<Trust>>,
 }
 
 /// What `listener` accepts: after a handshake if there is `tls`. Never ends.
@@ -125,6 +129,13 @@ impl Accepting {
 async fn handshake(tls: ServerTls, stream: TcpStream, address: SocketAddr) -> Option<Connection> {
     // An error means that it has ended already, which the handshake will say.
     let _ = stream.set_nodelay(true);
+    if tls.is_proxy(address.ip()) && !begins_with_tls(&stream).await {
+        let forwards = Some(Arc::clone(&tls.trust));
+        return Some(Connection::Forwarded(
+            stream,
+            Caller { address: Some(address), certificate: None, forwards },
+        ));
+    }
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.acceptor.accept(stream)).await {
         Ok(Ok(stream)) => {
             let presented = stream.get_ref().1.peer_certificates().unwrap_or_default();
@@ -132,7 +143,10 @@ async fn handshake(tls: ServerTls, stream: TcpStream, address: SocketAddr) -> Op
             let client = tls.trust.client(presented, SystemTime::now());
             let certificate = client.map(|(Client::Valid(peer) | Client::OutOfTime(peer))| Arc::new(peer));
             let certificate = Some(certificate);
-            Some(Connection::Secured(Box::new(stream), Caller { address: Some(address), certificate }))
+            Some(Connection::Secured(
+                Box::new(stream),
+                Caller { address: Some(address), certificate, forwards: None },
+            ))
         }
         Ok(Err(error)) => {
             tracing::debug!(%address, %error, "a TLS handshake failed");
@@ -145,13 +159,25 @@ async fn handshake(tls: ServerTls, stream: TcpStream, address: SocketAddr) -> Op
     }
 }
 
+/// Whether a proxy passes a caller's TLS through: the first byte of a TLS record that opens a handshake is 22 (RFC 8446, section 5.1), and of
+/// HTTP/2 it is `P`. Who says nothing in time is taken to speak TLS, and is told off there.
+async fn begins_with_tls(stream: &TcpStream) -> bool {
+    let mut first = [0];
+    match tokio::time::timeout(HANDSHAKE_TIMEOUT, stream.peek(&mut first)).await {
+        Ok(Ok(1)) => first == [22],
+        _ => true,
+    }
+}
+
 impl Connected for Connection {
     type ConnectInfo = Caller;
 
     fn connect_info(&self) -> Caller {
         match self {
-            Self::Plain(stream) => Caller { address: stream.peer_addr().ok(), certificate: None },
-            Self::Secured(_, caller) => caller.clone(),
+            Self::Plain(stream) => {
+                Caller { address: stream.peer_addr().ok(), certificate: None, forwards: None }
+            }
+            Self::Secured(_, caller) | Self::Forwarded(_, caller) => caller.clone(),
         }
     }
 }
@@ -159,7 +185,7 @@ impl Connected for Connection {
 impl AsyncRead for Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Plain(stream) | Self::Forwarded(stream, _) => Pin::new(stream).poll_read(cx, buf),
             Self::Secured(stream, _) => Pin::new(stream).poll_read(cx, buf),
         }
     }
@@ -168,21 +194,21 @@ impl AsyncRead for Connection {
 impl AsyncWrite for Connection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Plain(stream) | Self::Forwarded(stream, _) => Pin::new(stream).poll_write(cx, buf),
             Self::Secured(stream, _) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Plain(stream) | Self::Forwarded(stream, _) => Pin::new(stream).poll_flush(cx),
             Self::Secured(stream, _) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Plain(stream) | Self::Forwarded(stream, _) => Pin::new(stream).poll_shutdown(cx),
             Self::Secured(stream, _) => Pin::new(stream).poll_shutdown(cx),
         }
     }
@@ -193,14 +219,16 @@ impl AsyncWrite for Connection {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Plain(stream) | Self::Forwarded(stream, _) => {
+                Pin::new(stream).poll_write_vectored(cx, bufs)
+            }
             Self::Secured(stream, _) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match self {
-            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Plain(stream) | Self::Forwarded(stream, _) => stream.is_write_vectored(),
             Self::Secured(stream, _) => stream.is_write_vectored(),
         }
     }
