@@ -11,6 +11,7 @@ mod docker_outages;
 mod docker_restart;
 mod ends;
 mod guide;
+mod mesh;
 mod observed;
 mod operator;
 mod outages;

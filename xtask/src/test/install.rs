@@ -14,7 +14,7 @@ struct Need {
     present: fn() -> bool,
 }
 
-const NEEDS: [Need; 11] = [
+const NEEDS: [Need; 12] = [
     Need { what: "a C compiler", packages: &[&["gcc", "libc6-dev"]], present: c_compiler },
     Need {
         what: "Docker's daemon",
@@ -38,6 +38,13 @@ const NEEDS: [Need; 11] = [
         what: "Prometheus",
         packages: &[&["prometheus"]],
         present: || sh::find("prometheus").is_some() && sh::find("promtool").is_some(),
+    },
+    Need {
+        what: "nginx with its stream module",
+        packages: &[&["nginx-light", "libnginx-mod-stream"]],
+        present: || {
+            sh::find("nginx").is_some() && Path::new("/etc/nginx/modules-enabled/50-mod-stream.conf").exists()
+        },
     },
     Need { what: "Python with venv", packages: &[&["python3", "python3-venv"]], present: python_venv },
     Need { what: "Node with npm", packages: &[&["nodejs", "npm"]], present: node },
