@@ -15,7 +15,7 @@ pub use monitor::Monitor;
 pub use service::{Listening, ServiceArgs, local_url};
 pub use shutdown::{Shutdown, signals};
 pub use telemetry::{LogArgs, LogFormat, OtlpError, Telemetry};
-pub use tls::{TlsArgs, access, follow};
+pub use tls::{TlsArgs, access, access_for_enrolment, follow};
 
 /// Runs the service `name` on a runtime of its own until it ends by itself or a signal ends it in order. A second signal ends it at once (exit
 /// code 130). Errors are printed to stderr as one line; the exit code is then 1.

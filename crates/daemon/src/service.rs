@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::fail;
 use crate::monitor::Monitor;
 use crate::shutdown::Shutdown;
-use crate::tls::{TlsArgs, access, follow};
+use crate::tls::{TlsArgs, access, access_for_enrolment, follow};
 
 /// Longest that a service may take to tell its health.
 const HEALTH_DEADLINE: Duration = Duration::from_secs(3);
@@ -109,6 +109,18 @@ impl<const PORT: u16> ServiceArgs<PORT> {
 
     /// Binds the address, if it may be served with this access.
     pub async fn bind(&self) -> anyhow::Result<Listening> {
+        self.bind_with(access).await
+    }
+
+    /// The same where machines enrol, which have no certificate yet.
+    pub async fn bind_for_enrolment(&self) -> anyhow::Result<Listening> {
+        self.bind_with(access_for_enrolment).await
+    }
+
+    async fn bind_with(
+        &self,
+        access: impl FnOnce(Option<&TlsFiles>, bool) -> anyhow::Result<Access>,
+    ) -> anyhow::Result<Listening> {
         let tls = self.tls.load()?;
         let access = match access(tls.as_deref(), self.insecure)? {
             Access::Certificate(tls) => Access::Certificate(tls.behind(self.trusted_proxy.clone())),

@@ -71,6 +71,14 @@ pub fn access(tls: Option<&TlsFiles>, insecure: bool) -> anyhow::Result<Access> 
     }
 }
 
+/// The same where machines enrol: with TLS it lets in also who has no certificate, for that alone.
+pub fn access_for_enrolment(tls: Option<&TlsFiles>, insecure: bool) -> anyhow::Result<Access> {
+    match (access(tls, insecure)?, tls) {
+        (Access::Certificate(_), Some(files)) => Ok(Access::Certificate(files.server_for_enrolment()?)),
+        (access, _) => Ok(access),
+    }
+}
+
 /// Reads the files again when they change, until the end.
 pub fn follow(files: &Arc<TlsFiles>, shutdown: &Shutdown) {
     let (files, end) = (Arc::clone(files), shutdown.wait());

@@ -15,6 +15,7 @@ use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use http::HeaderMap;
+use skerry_identity::certificate::Nobody;
 use skerry_identity::{Identity, PeerCertificate, Standing};
 use skerry_model::{Code, Fault};
 use tower::{Layer, Service};
@@ -30,6 +31,11 @@ const FOR_NODES: [&str; 4] = [
     "/grpc.reflection.v1.ServerReflection/",
     "/grpc.reflection.v1alpha.ServerReflection/",
 ];
+
+/// How a machine enrols that has no certificate yet.
+const ENROLL: &str = "/skerry.gateway.v1.EnrollmentService/Enroll";
+/// Where a node goes whose certificate is out of time.
+const SYNC: &str = "/skerry.gateway.v1.SyncService/Sync";
 
 /// Whom a listener lets in.
 #[derive(Debug, Clone)]
@@ -144,7 +150,13 @@ impl Gate {
                 "this listener serves callers on its own machine only",
             )),
             Self::Certificate => {
-                let certificate = identified(caller, now)?;
+                // A machine that enrols has none yet, and may ask for nothing else.
+                if path == ENROLL
+                    && matches!(caller.and_then(|c| c.certificate.as_ref()), Some(Err(Nobody::Missing)))
+                {
+                    return Ok(Peer { address, certificate: None });
+                }
+                let certificate = identified(caller, path, now)?;
                 check_call(&certificate.identity, path)?;
                 Ok(Peer { address, certificate: Some(certificate) })
             }
@@ -152,7 +164,7 @@ impl Gate {
     }
 }
 
-fn identified(caller: Option<&Caller>, now: SystemTime) -> Result<Arc<PeerCertificate>, Fault> {
+fn identified(caller: Option<&Caller>, path: &str, now: SystemTime) -> Result<Arc<PeerCertificate>, Fault> {
     let refused = |reason, why: String| Fault::new(Code::Unauthenticated, reason, why);
     let certificate = match caller.and_then(|caller| caller.certificate.as_ref()) {
         Some(Ok(certificate)) => certificate,
@@ -164,6 +176,10 @@ fn identified(caller: Option<&Caller>, now: SystemTime) -> Result<Arc<PeerCertif
     let who = &certificate.identity;
     match certificate.standing(now) {
         Standing::Valid => Ok(Arc::clone(certificate)),
+        // There it can do nothing but renew.
+        Standing::Expired | Standing::NotYetValid if path == SYNC && who.node().is_some() => {
+            Ok(Arc::clone(certificate))
+        }
         Standing::Expired => Err(refused(
             "CERTIFICATE_EXPIRED",
             format!(

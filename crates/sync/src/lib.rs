@@ -26,7 +26,7 @@ mod version;
 pub use agent::{AgentConfig, AgentEffect, AgentEvent, AgentIdentity, AgentMachine, Told};
 pub use desired::Desired;
 pub use gateway::{
-    Acknowledged, Assignment, Change, Ending, GatewaySession, OpenFailure, Opened, SessionConfig,
+    Acknowledged, Assignment, Change, Ending, GatewaySession, OpenFailure, Opened, Roots, SessionConfig,
     SessionEffect, SessionEvent,
 };
 pub use time::{MonoTime, Now, WallTime};

@@ -76,6 +76,9 @@ pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(45);
 /// Shortest and longest interval that a gateway may ask for.
 pub const HEARTBEAT_INTERVAL_RANGE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
+/// Longest certificate request, in bytes. Ours have about 200.
+pub const REQUEST_BYTES_MAX: usize = 4096;
+
 /// How long an answer may take before the link counts as dead: a third of the interval, at least a second.
 pub fn heartbeat_grace(interval: Duration) -> Duration {
     (interval / 3).max(Duration::from_secs(1))

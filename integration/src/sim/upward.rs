@@ -135,6 +135,8 @@ async fn attempt(
             has_refused: status.as_ref().is_some_and(|status| !status.refused.is_empty()),
             reported: status.into_iter().flat_map(|s| s.instances).map(|i| i.instance).collect(),
             assignment: assignment.map(|assignment| assignment_of(term, assignment)),
+            renew_only: false,
+            roots: None,
         },
         record,
     }))

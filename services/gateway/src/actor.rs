@@ -11,6 +11,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use skerry_model::{Code, Fault, NodeRef};
 use skerry_proto::gateway::v1 as pb;
+use skerry_proto::registry::v1::RenewNodeRequest;
 use skerry_proto::store::v1 as stored;
 use skerry_rpc::{Peer, status_of, trace};
 use skerry_sync::{Ending, GatewaySession, OpenFailure, SessionConfig, SessionEffect, SessionEvent, Version};
@@ -22,7 +23,7 @@ use tonic::{Status, Streaming};
 use crate::Shared;
 use crate::clock::{jitter, random};
 use crate::close::Closed;
-use crate::commit::{Look, Outcome, Over, Suspicion, commit, look};
+use crate::commit::{Look, Outcome, Over, Seen, Suspicion, commit, look};
 use crate::live::{Alive, Live};
 use crate::open::{Session, open};
 
@@ -48,6 +49,10 @@ pub(crate) const STOPS: &str = "this gateway stops";
 /// Why agents are sent off after the store's term was raised.
 const TERM_RAISED: &str = "the store was restored: the session is opened anew";
 
+/// Why an agent is sent off whose certificate has ended meanwhile.
+const CERTIFICATE_ENDED: &str =
+    "the certificate of this connection has expired: come back with the present one";
+
 type Doing = Pin<Box<dyn Future<Output = Done> + Send>>;
 
 /// Something that was asked of the store.
@@ -66,6 +71,12 @@ struct Current {
     record: stored::SessionRecord,
     /// Of the newest assignment that the machine was told.
     assignment: Option<Version>,
+    /// The node's uid.
+    node_uid: String,
+    /// The node's record was looked at as it was at this revision.
+    node_revision: i64,
+    /// When the certificate of the connection ends: then it is good for no more than a renewal.
+    ends_at: Option<Instant>,
     /// Whether the store is being looked at.
     looking: bool,
     /// Whether something woke us meanwhile.
@@ -131,6 +142,7 @@ impl Actor {
         while self.ending.is_none() {
             let deadline = self.machine.deadline().map(|at| self.shared.clock.instant(at));
             let look_at = self.current.as_ref().and_then(|current| current.look_at);
+            let ends_at = self.current.as_ref().and_then(|current| current.ends_at);
             // What came in goes before the verdict that nothing did.
             tokio::select! {
                 biased;
@@ -156,6 +168,9 @@ impl Actor {
                 () = wake.notified() => self.suspect().await,
                 frame = next(&mut self.inbound) => self.received(frame).await,
                 () = until(look_at) => self.suspect().await,
+                () = until(ends_at) => {
+                    self.feed(SessionEvent::Drain { why: CERTIFICATE_ENDED, retry_after: Duration::ZERO }).await;
+                }
                 () = until(deadline) => self.feed(SessionEvent::Timer).await,
             }
         }
@@ -193,6 +208,7 @@ impl Actor {
                 SessionEffect::Send(frame) => self.backlog.push_back(self.traced(frame)),
                 SessionEffect::Load { token, names } => self.begin_load(token, names),
                 SessionEffect::Commit { token, change } => self.begin_commit(token, change),
+                SessionEffect::Renew(request) => self.begin_renew(*request),
                 SessionEffect::Close => self.close().await,
                 SessionEffect::End(ending) => self.ending = Some(ending),
             }
@@ -266,6 +282,35 @@ impl Actor {
         }));
     }
 
+    /// Asks the registry for a certificate, in the name of the key that the connection proved.
+    fn begin_renew(&mut self, request: pb::RenewalRequest) {
+        let Some(current) = &self.current else { return };
+        let (node, node_uid) = (current.node.clone(), current.node_uid.clone());
+        let (certificate, issuing) = (self.peer.certificate.clone(), self.shared.config.issuing.clone());
+        self.doing.push(Box::pin(async move {
+            let refused = |why: &str| Done::Event(SessionEvent::Renewed(Err(why.to_owned())));
+            let Some(certificate) = certificate else {
+                return refused("this connection is without TLS: there is nothing to renew");
+            };
+            let Some(issuing) = issuing else {
+                return refused("this gateway knows no registry: give it --registry URL (SKERRY_REGISTRY)");
+            };
+            let asked = RenewNodeRequest {
+                node: node.to_string(),
+                node_uid,
+                key_id: bytes::Bytes::copy_from_slice(certificate.key_id.as_bytes()),
+                certificate_request: request.certificate_request,
+                sealing_key: request.sealing_key,
+            };
+            let renewed = issuing.renew(asked).await;
+            match &renewed {
+                Ok(_) => tracing::info!(%node, "the certificate was renewed"),
+                Err(fault) => tracing::warn!(%node, why = %fault, "the certificate was not renewed"),
+            }
+            Done::Event(SessionEvent::Renewed(renewed.map_err(|fault| fault.message)))
+        }));
+    }
+
     async fn done(&mut self, done: Done) {
         match done {
             Done::Opened(Ok(session)) => self.opened(*session).await,
@@ -303,6 +348,9 @@ impl Actor {
             epoch,
             record: session.record,
             assignment: session.opened.assignment.as_ref().map(|assignment| assignment.version),
+            node_uid: session.opened.node_uid.clone(),
+            node_revision: session.node_revision,
+            ends_at: self.ends_at(session.opened.renew_only),
             looking: false,
             again: false,
             look_at: None,
@@ -311,6 +359,13 @@ impl Actor {
         self.feed(SessionEvent::Opened(Box::new(session.opened))).await;
         // What changed while the session was opening woke us in vain.
         self.suspect().await;
+    }
+
+    /// When the certificate ends by which the agent came; of one that is out of time already that says nothing more.
+    fn ends_at(&self, renew_only: bool) -> Option<Instant> {
+        let certificate = self.peer.certificate.as_ref().filter(|_| !renew_only)?;
+        let left = certificate.not_after.duration_since(SystemTime::now()).unwrap_or_default();
+        Instant::now().checked_add(left + Duration::from_secs(1))
     }
 
     /// Compares the mirrored keys with what the session knows, and reads what may have changed.
@@ -323,19 +378,27 @@ impl Actor {
             self.feed(SessionEvent::Drain { why: TERM_RAISED, retry_after: jitter(TERM_SPREAD) }).await;
             return;
         }
+        if self.peer.certificate.is_some()
+            && let Some(roots) = self.shared.trusted.roots(&self.shared.mirror)
+        {
+            self.feed(SessionEvent::RootsChanged(roots)).await;
+        }
+        let Some(current) = &mut self.current else { return };
         if current.looking {
             current.again = true;
             return;
         }
-        let suspicion = Suspicion::of(&self.shared, &current.node, current.epoch, current.assignment);
+        let Current { epoch, assignment, node_revision, .. } = **current;
+        let seen = Seen { epoch, assignment, node_revision };
+        let suspicion = Suspicion::of(&self.shared, &current.node, seen);
         if suspicion.is_empty() {
             return;
         }
         current.looking = true;
         let (shared, node, epoch) = (Arc::clone(&self.shared), current.node.clone(), current.epoch);
-        let record = current.record.clone();
+        let (record, certificate) = (current.record.clone(), self.peer.certificate.clone());
         self.doing.push(Box::pin(async move {
-            Done::Looked(look(&shared, &node, epoch, &record, suspicion).await)
+            Done::Looked(look(&shared, &node, (epoch, &record), certificate.as_deref(), suspicion).await)
         }));
     }
 
@@ -346,11 +409,13 @@ impl Actor {
             current.look_at = Some(Instant::now());
         }
         match found {
-            Look::Ours(Some(assignment)) if Some(assignment.version) > current.assignment => {
-                current.assignment = Some(assignment.version);
-                self.feed(SessionEvent::AssignmentChanged(assignment)).await;
+            Look::Ours { assignment, node_revision } => {
+                current.node_revision = node_revision.unwrap_or(current.node_revision);
+                if let Some(assignment) = assignment.filter(|new| Some(new.version) > current.assignment) {
+                    current.assignment = Some(assignment.version);
+                    self.feed(SessionEvent::AssignmentChanged(assignment)).await;
+                }
             }
-            Look::Ours(_) => {}
             Look::Over(over) => self.over(over).await,
             Look::Failed(why) => {
                 current.look_at = Some(Instant::now() + LOOK_RETRY_MAX / 4 + jitter(LOOK_RETRY_MAX));
@@ -369,6 +434,10 @@ impl Actor {
             Over::Deleted => {
                 tracing::info!(node, "the node was deleted");
                 self.feed(SessionEvent::NodeDeleted).await;
+            }
+            Over::Revoked => {
+                tracing::info!(node, "the node's key was struck out, or another took its place");
+                self.feed(SessionEvent::Revoked).await;
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Merging what an agent said into the store, fenced by its session; and looking whether the session is still the node's.
 
 use bytes::Bytes;
+use skerry_identity::PeerCertificate;
 use skerry_model::NodeRef;
 use skerry_proto::store::v1 as stored;
 use skerry_store::keys::EventSource;
@@ -8,7 +9,9 @@ use skerry_store::{Key, Txn, TxnError};
 use skerry_sync::{Assignment, Change, Version, merge};
 
 use crate::Shared;
+use crate::keys::Key as NodeKey;
 use crate::open::assignment_of;
+use crate::trust;
 
 /// How often a commit that somebody else came before is merged anew.
 const ATTEMPTS_MAX: u32 = 3;
@@ -33,6 +36,8 @@ pub(crate) enum Over {
     },
     /// The node was deleted.
     Deleted,
+    /// The key that the peer proved is not the node's any more.
+    Revoked,
 }
 
 /// Merges `change` into status and events of `node`, as long as its session is the one that wrote `session` at `epoch`.
@@ -86,8 +91,13 @@ pub(crate) async fn commit(
 
 /// What a look at the store said.
 pub(crate) enum Look {
-    /// The session is still the node's. The assignment, where it was read.
-    Ours(Option<Assignment>),
+    /// The session is still the node's.
+    Ours {
+        /// The assignment, where it was read.
+        assignment: Option<Assignment>,
+        /// At which revision the node's record was looked at, where it was.
+        node_revision: Option<i64>,
+    },
     /// It is over.
     Over(Over),
     /// The store did not answer.
@@ -101,11 +111,22 @@ pub(crate) struct Suspicion {
     pub(crate) session: bool,
     /// The assignment is newer.
     pub(crate) assignment: bool,
+    /// The node's record is newer: its key may be another one.
+    pub(crate) node: bool,
+}
+
+/// What a session knows of the store.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Seen {
+    pub(crate) epoch: Version,
+    pub(crate) assignment: Option<Version>,
+    pub(crate) node_revision: i64,
 }
 
 impl Suspicion {
     /// Compares the mirrored keys with what the session knows. A mirror lags for moments, so it is never the last word.
-    pub(crate) fn of(shared: &Shared, node: &NodeRef, epoch: Version, assignment: Option<Version>) -> Self {
+    pub(crate) fn of(shared: &Shared, node: &NodeRef, seen: Seen) -> Self {
+        let Seen { epoch, assignment, node_revision } = seen;
         let snapshot = shared.mirror.snapshot();
         let revision =
             |entry: Option<&std::sync::Arc<skerry_store::Entry>>| entry.map(|entry| entry.mod_revision);
@@ -116,6 +137,7 @@ impl Suspicion {
         Self {
             session: known.is_none() || session.is_none_or(|session| session > epoch.revision),
             assignment: assigned.is_some_and(|assigned| Some(Version::new(term, assigned)) > assignment),
+            node: known.is_some_and(|known| known > node_revision),
         }
     }
 
@@ -129,8 +151,8 @@ impl Suspicion {
 pub(crate) async fn look(
     shared: &Shared,
     node: &NodeRef,
-    epoch: Version,
-    ours: &stored::SessionRecord,
+    (epoch, ours): (Version, &stored::SessionRecord),
+    certificate: Option<&PeerCertificate>,
     suspicion: Suspicion,
 ) -> Look {
     if suspicion.session {
@@ -146,11 +168,25 @@ pub(crate) async fn look(
             Some(_) => {}
         }
     }
-    if !suspicion.assignment {
-        return Look::Ours(None);
+    let mut node_revision = None;
+    if suspicion.node {
+        let found = match shared.store.get(&Key::<stored::NodeRecord>::of(node)).await {
+            Ok(Some(found)) => found,
+            Ok(None) => return Look::Over(Over::Deleted),
+            Err(error) => return Look::Failed(error.to_string()),
+        };
+        let has_authority = trust::has_authority(&shared.mirror);
+        if NodeKey::of(certificate, &found.value, has_authority) == NodeKey::Foreign {
+            return Look::Over(Over::Revoked);
+        }
+        node_revision = Some(found.mod_revision);
     }
-    match shared.store.get(&Key::<stored::AssignmentRecord>::of(node)).await {
-        Ok(found) => Look::Ours(found.map(|found| assignment_of(shared.store.term(), found))),
-        Err(error) => Look::Failed(error.to_string()),
+    let mut assignment = None;
+    if suspicion.assignment {
+        match shared.store.get(&Key::<stored::AssignmentRecord>::of(node)).await {
+            Ok(found) => assignment = found.map(|found| assignment_of(shared.store.term(), found)),
+            Err(error) => return Look::Failed(error.to_string()),
+        }
     }
+    Look::Ours { assignment, node_revision }
 }

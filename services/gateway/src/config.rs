@@ -5,6 +5,8 @@ use std::time::Duration;
 use skerry_daemon::ServiceArgs;
 use skerry_sync::limits;
 
+use crate::issuing::Issuing;
+
 /// Flags of the `skerry-gateway` process.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
@@ -15,6 +17,11 @@ pub struct Args {
     /// Refuse agents whose node is not in the registry, instead of registering it
     #[arg(long, env = "SKERRY_NO_AUTO_REGISTER")]
     pub no_auto_register: bool,
+
+    /// Registry to ask for machines that enrol and nodes that renew their certificates, as http://host:7771; several with commas, the
+    /// first that answers is asked; absent: nobody enrols here
+    #[arg(long, env = "SKERRY_REGISTRY", value_delimiter = ',', value_name = "URL")]
+    pub registry: Vec<String>,
 }
 
 /// How a gateway behaves.
@@ -32,6 +39,8 @@ pub struct Config {
     pub sessions_per_second: u32,
     /// Most sessions at once. A process may hold 20,000 files where its limits are not raised.
     pub sessions_max: usize,
+    /// Who lets machines in and issues certificates. Absent: nobody does here.
+    pub issuing: Option<Issuing>,
 }
 
 impl Config {
@@ -44,6 +53,7 @@ impl Config {
             lease_ttl: Duration::from_secs(15),
             sessions_per_second: 1000,
             sessions_max: 18_000,
+            issuing: None,
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The gateway: one stream per agent, desired state down, reports up.
 //!
 //! Each stream is one actor around a `skerry_sync::GatewaySession`, which decides; here are the streams, the clock and the store. The
-//! gateway follows the keys of assignments, sessions and nodes (no values), and reads values for its own sessions only.
+//! gateway follows the keys of assignments, sessions and nodes (no values), and reads values for its own sessions only. Machines that enrol
+//! and nodes that renew are passed on to the registry.
 
 mod actor;
 mod admission;
@@ -11,14 +12,20 @@ mod close;
 mod commit;
 mod config;
 mod contents;
+mod enrolment;
+mod issuing;
+mod keys;
 mod live;
 mod open;
 mod presence;
+mod rate;
 mod service;
+mod trust;
 
 use std::sync::Arc;
 
 use skerry_daemon::Shutdown;
+use skerry_proto::gateway::v1::enrollment_service_server::EnrollmentServiceServer;
 use skerry_proto::gateway::v1::sync_service_server::SyncServiceServer;
 use skerry_proto::store::v1 as stored;
 use skerry_rpc::Server;
@@ -28,14 +35,18 @@ use skerry_sync::limits;
 use tokio::sync::{mpsc, watch};
 
 pub use self::config::{Args, Config};
+pub use self::issuing::Issuing;
 
 use self::admission::Admission;
 use self::claims::Claims;
 use self::clock::Clock;
 use self::contents::Contents;
+use self::enrolment::Enrolment;
 use self::live::Live;
 use self::presence::Presence;
+use self::rate::Rate;
 use self::service::Sync;
+use self::trust::Trusted;
 
 /// Room for what gRPC puts around a frame's largest content.
 const FRAME_BYTES_MAX: usize = limits::FRAME_BYTES_MAX + 64 * 1024;
@@ -66,6 +77,8 @@ pub(crate) struct Shared {
     pub(crate) admission: Admission,
     pub(crate) claims: Claims,
     pub(crate) live: Live,
+    pub(crate) rate: Rate,
+    pub(crate) trusted: Trusted,
     pub(crate) closing: mpsc::Sender<close::Closed>,
     pub(crate) clock: Clock,
     pub(crate) shutdown: Shutdown,
@@ -81,7 +94,8 @@ impl Gateway {
             MirrorConfig::new()
                 .keys_only::<stored::AssignmentRecord>()
                 .keys_only::<stored::SessionRecord>()
-                .keys_only::<stored::NodeRecord>(),
+                .keys_only::<stored::NodeRecord>()
+                .family::<stored::AuthorityRecord>(),
         );
         mirror.ready().await?;
 
@@ -106,6 +120,8 @@ impl Gateway {
             config,
             contents: Contents::new(store.clone()),
             live: Live::default(),
+            rate: Rate::default(),
+            trusted: Trusted::default(),
             closing,
             clock: Clock::new(),
             shutdown: shutdown.clone(),
@@ -126,11 +142,14 @@ impl Gateway {
         self.shared.live.len()
     }
 
-    /// Adds the handler to a server.
+    /// Adds the handlers to a server.
     pub fn register(&self, server: &mut Server) {
         let service = SyncServiceServer::new(Sync::new(Arc::clone(&self.shared)));
-        server.add(
-            service.max_decoding_message_size(FRAME_BYTES_MAX).max_encoding_message_size(FRAME_BYTES_MAX),
-        );
+        let enrolment = EnrollmentServiceServer::new(Enrolment::new(Arc::clone(&self.shared)));
+        server
+            .add(
+                service.max_decoding_message_size(FRAME_BYTES_MAX).max_encoding_message_size(FRAME_BYTES_MAX),
+            )
+            .add(enrolment.max_decoding_message_size(enrolment::REQUEST_BYTES_MAX));
     }
 }

@@ -96,8 +96,11 @@ pub(crate) async fn follow(shared: Arc<Shared>) {
             Changes::Resync => shared.live.wake_all(),
             Changes::Since(changes) => {
                 for change in changes {
-                    if let Some(family) = Family::of_key(change.key()) {
-                        shared.live.wake(&change.key()[family.prefix().len()..]);
+                    match Family::of_key(change.key()) {
+                        // Other roots are news for all.
+                        Some(Family::Authority) => shared.live.wake_all(),
+                        Some(family) => shared.live.wake(&change.key()[family.prefix().len()..]),
+                        None => {}
                     }
                 }
             }

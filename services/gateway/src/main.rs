@@ -2,10 +2,11 @@
 
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::Parser;
 use skerry_api::Member;
 use skerry_daemon::LogArgs;
-use skerry_gateway::{Args, Config, Gateway};
+use skerry_gateway::{Args, Config, Gateway, Issuing};
 use skerry_store::{Store, StoreConfig, Target};
 
 /// Skerry's gateway: the streams of agents.
@@ -25,10 +26,16 @@ fn main() -> ExitCode {
     }
     let scraped = args.service.metrics_listen.is_some();
     skerry_daemon::run("skerry-gateway", &log, scraped, async |shutdown| {
-        let listening = args.service.bind().await?;
+        let tls = args.service.tls.load()?;
+        for address in &args.registry {
+            skerry_rpc::check_address(address).context("--registry")?;
+        }
+        let listening = args.service.bind_for_enrolment().await?;
         let store = Store::connect(StoreConfig::new(Target::parse(&args.service.etcd)?)).await?;
         let address = listening.address().to_string();
-        let config = Config { auto_register: !args.no_auto_register, ..Config::new(address) };
+        let client = tls.as_ref().map(|files| files.client());
+        let issuing = (!args.registry.is_empty()).then(|| Issuing::at(args.registry.clone(), client));
+        let config = Config { auto_register: !args.no_auto_register, issuing, ..Config::new(address) };
         let gateway = Gateway::start(config, store.clone(), &shutdown).await?;
         let member = Member::new("gateway", listening.address(), listening.metrics_address());
         shutdown.spawn(member.keep(store.clone(), shutdown.wait()));

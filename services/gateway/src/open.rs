@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use skerry_identity::PeerCertificate;
 use skerry_model::NodeRef;
 use skerry_proto::gateway::v1::Hello;
 use skerry_proto::store::v1 as stored;
@@ -14,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 use crate::Shared;
 use crate::claims::is_plausible;
 use crate::clock::jitter;
+use crate::keys::{Key as NodeKey, is_out_of_time};
+use crate::trust;
 
 /// How long opening may take, beside waiting to be admitted.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -26,6 +29,8 @@ const FULL_WAIT: Duration = Duration::from_secs(30);
 pub(crate) struct Session {
     pub(crate) opened: Opened,
     pub(crate) record: stored::SessionRecord,
+    /// The revision at which the node's record was as it was looked at.
+    pub(crate) node_revision: i64,
 }
 
 /// Puts the session of `hello` into the store, unless the agent is `gone` by then: a gateway that stood still finds hellos whose agents have
@@ -38,6 +43,7 @@ pub(crate) async fn open(
     gone: &CancellationToken,
 ) -> Result<Session, OpenFailure> {
     admit_peer(peer, node)?;
+    admit_time(shared, peer)?;
     if shared.live.len() > shared.config.sessions_max {
         return Err(OpenFailure::Overloaded { retry_after: FULL_WAIT + jitter(FULL_WAIT) });
     }
@@ -47,7 +53,7 @@ pub(crate) async fn open(
     }
     let opening = async {
         for _ in 0..ATTEMPTS_MAX {
-            match attempt(shared, node, hello, gone).await? {
+            match attempt(shared, peer, node, hello, gone).await? {
                 Some(session) => return Ok(session),
                 None => tokio::time::sleep(jitter(Duration::from_millis(20))).await,
             }
@@ -68,9 +74,23 @@ fn admit_peer(peer: &Peer, node: &NodeRef) -> Result<(), OpenFailure> {
     }
 }
 
+/// A certificate that is out of time renews, where there is somebody to renew it.
+fn admit_time(shared: &Shared, peer: &Peer) -> Result<(), OpenFailure> {
+    match &peer.certificate {
+        Some(own) if is_out_of_time(own, SystemTime::now()) && !trust::has_authority(&shared.mirror) => {
+            let who = &own.identity;
+            Err(OpenFailure::Denied(format!(
+                "the certificate of {who} is out of time: it must be issued anew, unless a clock is wrong"
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// One try; nothing where somebody else came in between.
 async fn attempt(
     shared: &Shared,
+    peer: &Peer,
     node: &NodeRef,
     hello: &Hello,
     gone: &CancellationToken,
@@ -102,12 +122,21 @@ async fn attempt(
     let mut txn = Txn::new()
         .when_unchanged(&session_key, session.map_or(0, |session| session.mod_revision))
         .put(&session_key, &record);
+    let certificate = peer.certificate.as_deref();
+    let has_authority = trust::has_authority(&shared.mirror);
+    let mut node_revision = known.as_ref().map(|known| known.mod_revision);
     let node_uid = match known {
         Some(known) => {
+            let key = node_key_of(node, certificate, &known.value, has_authority)?;
             txn = txn.when_same(&known);
+            if let Some(seen) = key.seen(&known.value) {
+                txn = txn.put(&node_key, &seen);
+                node_revision = None;
+            }
             known.value.meta.unwrap_or_default().uid
         }
-        None if shared.config.auto_register => {
+        // Where certificates are issued by enrolment, that is how a node is made: one that is gone took its key with it.
+        None if shared.config.auto_register && (certificate.is_none() || !has_authority) => {
             let meta = stored::Meta {
                 uid: uuid::Uuid::new_v4().to_string(),
                 create_time: record.open_time,
@@ -140,9 +169,27 @@ async fn attempt(
             has_refused: status.as_ref().is_some_and(|status| !status.refused.is_empty()),
             reported: status.into_iter().flat_map(|s| s.instances).map(|i| i.instance).collect(),
             assignment: assignment.map(|assignment| assignment_of(term, assignment)),
+            renew_only: certificate.is_some_and(|own| is_out_of_time(own, SystemTime::now())),
+            roots: certificate.and_then(|_| shared.trusted.roots(&shared.mirror)),
         },
         record,
+        node_revision: node_revision.unwrap_or(revision),
     }))
+}
+
+/// What the peer's key is to the node, if it is anything.
+fn node_key_of(
+    node: &NodeRef,
+    certificate: Option<&PeerCertificate>,
+    record: &stored::NodeRecord,
+    has_authority: bool,
+) -> Result<NodeKey, OpenFailure> {
+    match NodeKey::of(certificate, record, has_authority) {
+        NodeKey::Foreign => Err(OpenFailure::Revoked(format!(
+            "the key of this certificate is not that of {node}: the machine must enrol anew"
+        ))),
+        key => Ok(key),
+    }
 }
 
 /// A stored assignment as a version of the desired state.

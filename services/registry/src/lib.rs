@@ -21,7 +21,7 @@ use skerry_identity::seal::KeyEncryption;
 use skerry_proto::registry::v1::enrollment_request_service_server::EnrollmentRequestServiceServer;
 use skerry_proto::registry::v1::event_service_server::EventServiceServer;
 use skerry_proto::registry::v1::installation_service_server::InstallationServiceServer;
-use skerry_proto::registry::v1::issuer_service_server::IssuerServiceServer;
+use skerry_proto::registry::v1::issuer_service_server::{IssuerService, IssuerServiceServer};
 use skerry_proto::registry::v1::node_service_server::NodeServiceServer;
 use skerry_proto::registry::v1::token_service_server::TokenServiceServer;
 use skerry_rpc::{MESSAGE_BYTES_MAX, Server};
@@ -94,6 +94,11 @@ impl Registry {
         shutdown.spawn(enrol::sweep(Arc::clone(&shared), store.clone(), shutdown.clone()));
         let enroller = Enroller::new(shared, store, issuer, nodes.clone());
         Ok(Self { nodes, events, installation, tokens, enroller })
+    }
+
+    /// What a gateway in the same process asks for machines that enrol and nodes that renew.
+    pub fn issuing(&self) -> Arc<dyn IssuerService> {
+        Arc::new(Issuing(self.enroller.clone()))
     }
 
     /// Adds the handlers to a server.

@@ -125,6 +125,15 @@ impl TlsFiles {
 
     /// For a server that lets in only who has a certificate. The own one must be a server's.
     pub fn server(&self) -> Result<ServerTls, TlsFilesError> {
+        self.server_for(Clients::Required)
+    }
+
+    /// For a server where machines enrol: it lets in also who has no certificate, for that alone.
+    pub fn server_for_enrolment(&self) -> Result<ServerTls, TlsFilesError> {
+        self.server_for(Clients::Optional)
+    }
+
+    fn server_for(&self, clients: Clients) -> Result<ServerTls, TlsFilesError> {
         if let (Some((certificate, _)), Some(own)) = (&self.paths.own, self.own())
             && own.usage.is_server()
         {
@@ -132,11 +141,7 @@ impl TlsFiles {
             if own.standing(SystemTime::now()) != Standing::Valid {
                 tracing::warn!(file = %certificate.path.display(), "the certificate is not valid now: nobody will accept it");
             }
-            return Ok(ServerTls::new(
-                Arc::clone(&self.credentials),
-                Arc::clone(&self.trust),
-                Clients::Required,
-            ));
+            return Ok(ServerTls::new(Arc::clone(&self.credentials), Arc::clone(&self.trust), clients));
         }
         Err(self.not_a_service())
     }

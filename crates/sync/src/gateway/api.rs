@@ -46,6 +46,19 @@ pub struct Opened {
     pub reported: Vec<String>,
     /// The assignment. A node without one keeps what it holds.
     pub assignment: Option<Assignment>,
+    /// The node's certificate is out of time: nothing but a renewal is answered.
+    pub renew_only: bool,
+    /// The roots that are trusted now. Absent: there is no authority.
+    pub roots: Option<Roots>,
+}
+
+/// The roots that are trusted now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Roots {
+    /// As `roots_digest` of the Hello.
+    pub digest: Bytes,
+    /// DER, the newest first.
+    pub der: Vec<Bytes>,
 }
 
 /// Why a session was not opened.
@@ -55,6 +68,8 @@ pub enum OpenFailure {
     Denied(String),
     /// There is no such node, and none is made.
     UnknownNode(String),
+    /// The key that the peer proved is not the node's, or no more.
+    Revoked(String),
     /// Too many sessions open at once.
     Overloaded {
         /// The least wait before the next try.
@@ -66,7 +81,7 @@ pub enum OpenFailure {
 
 /// What happened.
 ///
-/// The driver's side of the contract: each `Open`, `Load` and `Commit` is answered once, with its token. After `End` nothing is
+/// The driver's side of the contract: each `Open`, `Load`, `Commit` and `Renew` is answered once, with its token if it has one. After `End` nothing is
 /// delivered any more.
 #[derive(Debug, Clone)]
 #[allow(clippy::large_enum_variant, reason = "short-lived, and most of them are frames")]
@@ -118,6 +133,12 @@ pub enum SessionEvent {
     },
     /// The node was deleted.
     NodeDeleted,
+    /// The key that the peer proved was struck out of the node's record, or another took its place.
+    Revoked,
+    /// The answer to a `Renew`: a certificate, or why there is none.
+    Renewed(Result<pb::IssuedCertificate, String>),
+    /// These roots are trusted from now on. The same again does no harm.
+    RootsChanged(Roots),
     /// The agent shall open a new session: the gateway stops, or what the session was opened in is over.
     Drain {
         /// Why, for the agent's log.
@@ -172,6 +193,8 @@ pub enum SessionEffect {
         /// What.
         change: Arc<Change>,
     },
+    /// Ask for a new certificate on behalf of the node. Never two at once.
+    Renew(Box<pb::RenewalRequest>),
     /// Write into the session record that the session is closed, fenced by its epoch. The session no longer waits for it.
     Close,
     /// End the stream after what was sent, and forget the session.

@@ -21,6 +21,7 @@ pub(super) fn hello(hello: &pb::Hello) -> Result<(), String> {
     text("node_uid", &hello.node_uid, limits::REASON_BYTES_MAX)?;
     text("agent_version", &hello.agent_version, limits::MACHINE_TEXT_BYTES_MAX)?;
     count("bytes of report_digest", hello.report_digest.len(), limits::DIGEST_BYTES_MAX)?;
+    count("bytes of roots_digest", hello.roots_digest.len(), limits::DIGEST_BYTES_MAX)?;
     for feature in &hello.features {
         text("feature", feature, limits::REASON_BYTES_MAX)?;
     }
@@ -36,6 +37,12 @@ pub(super) fn report(report: &pb::Report) -> Result<(), String> {
     count("instances", report.instances.len(), limits::INSTANCES_MAX)?;
     count("removed instances", report.removed_instances.len(), limits::RESOURCES_MAX)?;
     count("events", report.events.len(), limits::EVENTS_PER_REPORT_MAX)
+}
+
+/// Why a renewal is too much. What is in it is for who issues to judge.
+pub(super) fn renewal(request: &pb::RenewalRequest) -> Result<(), String> {
+    count("bytes of certificate_request", request.certificate_request.len(), limits::REQUEST_BYTES_MAX)?;
+    count("bytes of sealing_key", request.sealing_key.len(), limits::DIGEST_BYTES_MAX)
 }
 
 fn count(what: &str, count: usize, most: usize) -> Result<(), String> {

@@ -8,6 +8,9 @@ mod api;
 mod check;
 mod commits;
 mod known;
+mod renewal;
+#[cfg(test)]
+mod renewal_tests;
 mod updates;
 
 use bytes::Bytes;
@@ -19,10 +22,12 @@ use std::time::Duration;
 
 use self::allowance::Allowance;
 pub use self::api::{
-    Acknowledged, Assignment, Change, Ending, OpenFailure, Opened, SessionConfig, SessionEffect, SessionEvent,
+    Acknowledged, Assignment, Change, Ending, OpenFailure, Opened, Roots, SessionConfig, SessionEffect,
+    SessionEvent,
 };
 use self::commits::Commits;
 use self::known::Known;
+use self::renewal::Renewal;
 use self::updates::Updates;
 pub use self::updates::{DESIRED_STATE, NOT_FOUND};
 use crate::rng::Rng;
@@ -67,6 +72,7 @@ struct Open {
     updates: Updates,
     commits: Commits,
     known: Known,
+    renewal: Renewal,
 }
 
 impl GatewaySession {
@@ -109,6 +115,15 @@ impl GatewaySession {
             SessionEvent::NodeDeleted => {
                 let closing = closing(Reason::NodeDeleted, "the node was deleted", limits::DELETED_WAIT);
                 self.leave(Some(closing), false, Ending::Finished, &mut out);
+            }
+            SessionEvent::Revoked => {
+                self.leave(Some(revoked("the node's key was struck out")), true, Ending::Finished, &mut out);
+            }
+            SessionEvent::Renewed(result) => self.renewed(result, &mut out),
+            SessionEvent::RootsChanged(roots) => {
+                if let Phase::Open(open) = &mut self.phase {
+                    open.renewal.roots(roots, now.wall.to_proto(), &mut out);
+                }
             }
             SessionEvent::Drain { why, retry_after } => {
                 let closing = closing(Reason::Draining, why, retry_after);
@@ -164,6 +179,9 @@ impl GatewaySession {
 
     fn assignment_changed(&mut self, assignment: Assignment, out: &mut Vec<SessionEffect>) {
         let Phase::Open(open) = &mut self.phase else { return };
+        if open.renewal.only {
+            return;
+        }
         let old = open.updates.assignment().cloned();
         if !open.updates.assignment_changed(assignment) {
             return;
@@ -191,6 +209,12 @@ impl GatewaySession {
             }
             (Phase::Opening { .. }, _) => self.protocol_error("a frame before the Welcome", out),
             (Phase::Open(_), Some(Up::Hello(_))) => self.protocol_error("a second hello", out),
+            (Phase::Open(open), Some(Up::RenewalRequest(request))) => match check::renewal(&request) {
+                Ok(()) => open.renewal.requested(request, out),
+                Err(why) => self.protocol_error(&why, out),
+            },
+            // Out of time, it is heard as to its certificate, and that it lives.
+            (Phase::Open(open), Some(Up::Ack(_) | Up::Report(_))) if open.renewal.only => {}
             (Phase::Open(open), Some(Up::Ack(ack))) => {
                 if let Some(acknowledged) = open.updates.acknowledged(ack) {
                     open.commits.acknowledged(acknowledged);
@@ -211,8 +235,7 @@ impl GatewaySession {
             ),
             (Phase::Open(_), Some(Up::Farewell(_))) => self.leave(None, true, Ending::Finished, out),
             // What comes after the last word; and a frame of a kind that we do not know, of a newer agent.
-            (Phase::Leaving { .. } | Phase::Ended, _)
-            | (Phase::Open(_), Some(Up::RenewalRequest(_)) | None) => {}
+            (Phase::Leaving { .. } | Phase::Ended, _) | (Phase::Open(_), None) => {}
         }
     }
 
@@ -249,7 +272,7 @@ impl GatewaySession {
                     self.config.heartbeat_interval,
                 )),
                 full_report: hello.report_digest.is_empty() || hello.report_digest != opened.status_digest,
-                renew_only: false,
+                renew_only: opened.renew_only,
             }),
         );
         let held = hello.version.map(Version::from);
@@ -257,7 +280,7 @@ impl GatewaySession {
         let mut updates = Updates::new(held, hello.held);
         let known = Known::new(hello.node.clone(), opened.reported);
         let mut commits = Commits::new(hello.node, hello.boot_id.clone());
-        if let Some(assignment) = opened.assignment {
+        if let Some(assignment) = opened.assignment.filter(|_| !opened.renew_only) {
             updates.assignment_changed(assignment);
             // The ack of an earlier session may not have reached the store.
             if let Some(acknowledged) = updates.in_step().filter(|_| !in_step) {
@@ -266,7 +289,11 @@ impl GatewaySession {
         }
         self.heard = now.mono;
         let (epoch, boot_id) = (opened.epoch, hello.boot_id);
-        self.phase = Phase::Open(Box::new(Open { epoch, boot_id, updates, commits, known }));
+        let mut renewal = Renewal::new(opened.renew_only, hello.roots_digest);
+        if let Some(roots) = opened.roots {
+            renewal.roots(roots, now.wall.to_proto(), out);
+        }
+        self.phase = Phase::Open(Box::new(Open { epoch, boot_id, updates, commits, known, renewal }));
     }
 
     fn open_failed(&mut self, failure: OpenFailure, out: &mut Vec<SessionEffect>) {
@@ -279,6 +306,7 @@ impl GatewaySession {
             OpenFailure::UnknownNode(why) => {
                 (Some(closing(Reason::NodeDeleted, &why, limits::DELETED_WAIT)), Ending::Finished)
             }
+            OpenFailure::Revoked(why) => (Some(revoked(&why)), Ending::Finished),
             OpenFailure::Overloaded { retry_after } => (
                 Some(closing(Reason::Overloaded, "too many sessions at once", retry_after)),
                 Ending::Finished,
@@ -321,6 +349,14 @@ impl GatewaySession {
         {
             let leaving = leaving.clone();
             self.end(leaving, out);
+        }
+    }
+
+    fn renewed(&mut self, result: Result<pb::IssuedCertificate, String>, out: &mut Vec<SessionEffect>) {
+        let Phase::Open(open) = &mut self.phase else { return };
+        if open.renewal.renewed(result, out) {
+            let closing = closing(Reason::Renewed, "come back with the new certificate", Duration::ZERO);
+            self.leave(Some(closing), true, Ending::Finished, out);
         }
     }
 
@@ -408,6 +444,10 @@ impl GatewaySession {
             }
         }
     }
+}
+
+fn revoked(why: &str) -> pb::Closing {
+    closing(Reason::Revoked, why, limits::DELETED_WAIT)
 }
 
 fn closing(reason: Reason, message: &str, retry_after: Duration) -> pb::Closing {

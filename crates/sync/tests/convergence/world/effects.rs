@@ -48,6 +48,7 @@ impl World {
                 SessionEffect::Open(hello) => conn.io.push(Io::Open(hello)),
                 SessionEffect::Load { token, names } => conn.io.push(Io::Load(token, names)),
                 SessionEffect::Commit { token, change } => conn.io.push(Io::Commit(token, change)),
+                SessionEffect::Renew(_) => panic!("there is no identity to renew"),
                 SessionEffect::Close => conn.io.push(Io::Close),
                 SessionEffect::Send(frame) => {
                     assert!(frame.encoded_len() <= limits::FRAME_BYTES_MAX);
@@ -113,6 +114,8 @@ impl World {
                     has_refused: status.is_some_and(|status| !status.refused.is_empty()),
                     reported: status.iter().flat_map(|s| &s.instances).map(|i| i.instance.clone()).collect(),
                     assignment: Some(self.assignment_event()),
+                    renew_only: false,
+                    roots: None,
                 }))
             }
             Io::Load(token, names) => {
