@@ -102,13 +102,13 @@ impl Compose {
             format!("ports: !override [\"127.0.0.1:{first}-{}:{inside}\"]", first + PORTS - 1)
         };
         let gateways: Vec<String> =
-            (gateway..gateway + PORTS).map(|port| format!("http://127.0.0.1:{port}")).collect();
+            (gateway..gateway + PORTS).map(|port| format!("https://127.0.0.1:{port}")).collect();
         let data = self.data_dir().display().to_string();
         let socket = self.docker.socket().display();
         format!(
             "services:\n  etcd: {{image: \"{etcd}\"}}\n  registry: {{{build}, {registry}}}\n  scheduler: {{{build}, {scheduler}}}\n  \
-             gateway: {{{build}, {gateway}}}\n  cli: {{{build}}}\n  agent: {{{build}, environment: {{SKERRY_GATEWAY: \"{gateways}\"}}, \
-             volumes: !override [\"{socket}:/var/run/docker.sock\", \"{data}:{data}\"]}}\n",
+             gateway: {{{build}, {gateway}}}\n  cli: {{{build}}}\n  init: {{{build}}}\n  agent: {{{build}, environment: {{SKERRY_GATEWAY: \"{gateways}\"}}, \
+             volumes: !override [\"{socket}:/var/run/docker.sock\", \"token:/token:ro\", \"{data}:{data}\"]}}\n",
             etcd = self.image("etcd"),
             registry = range(registry, 7771),
             scheduler = range(scheduler, 7772),
@@ -196,14 +196,25 @@ impl Compose {
         self.dir.path().join("agent")
     }
 
-    /// Where the first registry is published, as `http://127.0.0.1:7710`.
+    /// Where the first registry is published, as `https://127.0.0.1:7710`.
     pub fn registry(&self) -> String {
-        format!("http://127.0.0.1:{}", self.ports.registry)
+        format!("https://127.0.0.1:{}", self.ports.registry)
     }
 
     /// Where the first scheduler is published.
     pub fn scheduler(&self) -> String {
-        format!("http://127.0.0.1:{}", self.ports.scheduler)
+        format!("https://127.0.0.1:{}", self.ports.scheduler)
+    }
+
+    /// The files of the stack's administrator, copied out of it as people do: flags of `skerry` on this machine.
+    ///
+    /// # Errors
+    /// When Compose fails.
+    pub async fn admin_flags(&self) -> Result<[String; 3]> {
+        let admin = self.dir.path().join("admin");
+        self.run(&["cp", "init:/tls/admin", &admin.display().to_string()]).await?;
+        let flag = |name: &str, file: &str| format!("--{name}={}", admin.join(file).display());
+        Ok([flag("tls-cert", "admin.crt"), flag("tls-key", "admin.key"), flag("tls-ca", "ca.crt")])
     }
 
     /// What `docker inspect` shows of each container of a service, those that have ended too.

@@ -49,7 +49,7 @@ impl Monitor {
         let metrics = Metrics::of_process().context("metrics are not counted in this process")?;
         if matches!(access, Access::Certificate(_)) && !address.ip().is_loopback() {
             bail!(
-                "--metrics-listen {address} is reachable from other machines, and metrics are served without TLS: listen on 127.0.0.1; a collector elsewhere gets them by --otlp-endpoint"
+                "--metrics-listen {address} is reachable from other machines, and metrics are served without TLS: listen on 127.0.0.1, or add --metrics-insecure if that network is trusted; a collector elsewhere gets them by --otlp-endpoint"
             );
         }
         access.check_listener(address).map_err(|fault| {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use skerry_rpc::{Access, Server, TlsFiles};
+use skerry_rpc::{Access, Network, Server, TlsFiles};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -38,9 +38,24 @@ pub struct ServiceArgs<const PORT: u16> {
     #[allow(missing_docs, reason = "a comment here would become the title of all flags in --help")]
     pub tls: TlsArgs,
 
+    /// Address or network (10.1.0.0/16) of proxies of a mesh that end TLS and name the calling service in x-forwarded-client-cert; may be
+    /// repeated, or separated by commas. Nobody else is believed, and nodes and users bring their TLS through the proxy
+    #[arg(
+        long,
+        env = "SKERRY_TRUSTED_PROXY",
+        value_name = "NETWORK",
+        value_delimiter = ',',
+        requires = "tls_cert"
+    )]
+    pub trusted_proxy: Vec<Network>,
+
     /// Serve /metrics (for Prometheus), /healthz and /readyz on this address; absent: nowhere
     #[arg(long, env = "SKERRY_METRICS_LISTEN", value_name = "ADDRESS")]
     pub metrics_listen: Option<SocketAddr>,
+
+    /// Serve --metrics-listen to other machines too: it has no TLS and asks nobody who they are
+    #[arg(long, env = "SKERRY_METRICS_INSECURE", requires = "metrics_listen")]
+    pub metrics_insecure: bool,
 
     /// Ask the service that runs with these flags whether it serves, and end: exit code 0 if it does
     #[arg(long)]
@@ -107,12 +122,18 @@ impl<const PORT: u16> ServiceArgs<PORT> {
         access: impl FnOnce(Option<&TlsFiles>, bool) -> anyhow::Result<Access>,
     ) -> anyhow::Result<Listening> {
         let tls = self.tls.load()?;
-        let access = access(tls.as_deref(), self.insecure)?;
+        let access = match access(tls.as_deref(), self.insecure)? {
+            Access::Certificate(tls) => Access::Certificate(tls.behind(self.trusted_proxy.clone())),
+            other => other,
+        };
         access.check_listener(self.listen)?;
         let listener = TcpListener::bind(self.listen).await;
         let listener = listener.with_context(|| format!("listening on {}", self.listen))?;
         let monitor = match self.metrics_listen {
-            Some(address) => Some(Monitor::bind(address, &access).await?),
+            Some(address) => {
+                let access = if self.metrics_insecure { &Access::Insecure } else { &access };
+                Some(Monitor::bind(address, access).await?)
+            }
             None => None,
         };
         Ok(Listening { address: listener.local_addr()?, listener, access, tls, monitor })
@@ -169,7 +190,9 @@ mod tests {
             etcd: String::new(),
             insecure: true,
             tls: TlsArgs::default(),
+            trusted_proxy: Vec::new(),
             metrics_listen: None,
+            metrics_insecure: false,
             health: true,
         };
         let listening = args.bind().await.expect("it listens");

@@ -222,6 +222,19 @@ impl PeerCertificate {
         Ok(peer)
     }
 
+    /// What a trusted proxy says of a service whose certificate it has checked and does not show: the name alone. Its key is told as nobody's,
+    /// so that nothing which is bound to a key counts as proved; and it is valid for the call at `now`, not longer.
+    pub fn forwarded(identity: Identity, now: SystemTime) -> Self {
+        Self {
+            identity,
+            key_id: KeyId::from_bytes([0; 32]),
+            serial: Serial(Box::default()),
+            usage: Usage::Client,
+            not_before: now,
+            not_after: now,
+        }
+    }
+
     /// Whether `leaf` is for a server that is reached by `name`.
     pub fn is_for(leaf: &CertificateDer<'_>, name: &ServerName<'_>) -> bool {
         let leaf = webpki::EndEntityCert::try_from(leaf);

@@ -1,7 +1,8 @@
 //! Who calls: the one place where a peer's identity comes from.
 //!
 //! With TLS it is what the caller's certificate says, read once for its connection; without, a caller is trusted because of where it calls
-//! from: this machine, or anywhere when the listener was opened with `--insecure`. Handlers ask [`Peer::of`] and nothing else.
+//! from: this machine, or anywhere when the listener was opened with `--insecure`. Handlers ask [`Peer::of`] and nothing else. Behind a proxy
+//! that is trusted it may be what the proxy says ([`crate::forwarded`]).
 //!
 //! What each may do is for [`crate::access`], the layer behind.
 //!
@@ -14,12 +15,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
+use http::HeaderMap;
 use skerry_identity::certificate::Nobody;
 use skerry_identity::{Identity, PeerCertificate, Standing};
 use skerry_model::{Code, Fault};
 use tower::{Layer, Service};
 
 use crate::error::status_of;
+use crate::forwarded::forwarded;
 use crate::tls::{Caller, ServerTls};
 
 /// Where a node goes whose certificate is out of time.
@@ -122,8 +125,17 @@ impl PeerLayer {
 
 impl Gate {
     /// The peer, if it may call `path`. A request beside which nothing is said of its connection is nobody's.
-    fn admit(self, caller: Option<&Caller>, path: &str, now: SystemTime) -> Result<Peer, Fault> {
+    fn admit(
+        self,
+        caller: Option<&Caller>,
+        (path, headers): (&str, &HeaderMap),
+        now: SystemTime,
+    ) -> Result<Peer, Fault> {
         let address = caller.and_then(|caller| caller.address);
+        // Also where nobody is asked who they are: what is not believed is not passed over.
+        if let Some(certificate) = forwarded(caller, headers, now)? {
+            return Ok(Peer { address, certificate: Some(certificate) });
+        }
         match self {
             Self::Insecure => Ok(Peer { address, certificate: None }),
             Self::Loopback if address.is_some_and(|address| address.ip().to_canonical().is_loopback()) => {
@@ -196,7 +208,11 @@ where
     }
 
     fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
-        match self.gate.admit(request.extensions().get::<Caller>(), request.uri().path(), SystemTime::now()) {
+        match self.gate.admit(
+            request.extensions().get::<Caller>(),
+            (request.uri().path(), request.headers()),
+            SystemTime::now(),
+        ) {
             Ok(peer) => {
                 request.extensions_mut().insert(peer);
                 futures_util::future::Either::Left(self.inner.call(request))

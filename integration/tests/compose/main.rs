@@ -14,7 +14,7 @@ use skerry_testing::{BUSYBOX_IMAGE, Docker, bin, compose_required, eventually, f
 const PATIENCE: Duration = Duration::from_mins(2);
 const UP: [&str; 6] = ["up", "--detach", "--wait", "--no-build", "--scale=gateway=2", "--scale=scheduler=2"];
 /// With two gateways and two schedulers.
-const CONTAINERS: usize = 7;
+const CONTAINERS: usize = 8;
 
 #[tokio::test]
 async fn the_stack_converges_though_a_gateway_and_the_leading_scheduler_are_killed() {
@@ -34,6 +34,7 @@ async fn the_stack_converges_though_a_gateway_and_the_leading_scheduler_are_kill
     let nodes = Command::new(bin("skerry"))
         .args(["get", "nodes", "-o", "name", "--registry", &compose.registry()])
         .args(["--scheduler", &compose.scheduler()])
+        .args(compose.admin_flags().await.expect("the administrator's files"))
         .output()
         .expect("skerry runs");
     assert_eq!(String::from_utf8_lossy(&nodes.stdout).trim(), node, "{nodes:?}");
@@ -83,10 +84,24 @@ fn check_containers(containers: &[Value]) -> Result<()> {
                 container["Config"]["User"]
             );
             ensure!(container["HostConfig"]["ReadonlyRootfs"] == true, "{service} may write");
-            let socket = container["Mounts"].as_array().is_some_and(|mounts| !mounts.is_empty());
-            ensure!(!socket, "{service} has mounts: {}", container["Mounts"]);
+            check_mounts(service, &container["Mounts"])?;
         }
     }
+    Ok(())
+}
+
+/// A service sees its own certificate, the registry the file that opens the authority's key besides, and nobody can write there.
+fn check_mounts(service: &str, mounts: &Value) -> Result<()> {
+    let mut seen = Vec::new();
+    for mount in mounts.as_array().into_iter().flatten() {
+        ensure!(mount["RW"] == false, "{service} may write: {mount}");
+        let name = mount["Name"].as_str().unwrap_or_default();
+        seen.push(name.rsplit('_').next().unwrap_or_default().to_owned());
+    }
+    seen.sort();
+    let own = format!("tls-{service}");
+    let wanted = if service == "registry" { vec!["keys".to_owned(), own] } else { vec![own] };
+    ensure!(seen == wanted, "{service} sees {seen:?}");
     Ok(())
 }
 

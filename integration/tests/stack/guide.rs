@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use skerry_integration::Registry;
@@ -42,6 +43,8 @@ macro_rules! pages {
 enum Needs {
     Nothing,
     Docker,
+    /// A network namespace, which stands for another machine: agents run there.
+    Namespace,
     /// Docker, and at [`REGISTRY_PORT`] a registry that has [`PRIVATE`] for who has a password.
     Registry,
 }
@@ -55,11 +58,13 @@ pages! {
     health: "health.md", Docker;
     updates: "updates.md", Docker;
     offline: "offline.md", Docker;
+    second_machine: "second-machine.md", Namespace;
     images: "images.md", Registry;
     watching: "watching.md", Nothing;
     scripting: "scripting.md", Nothing;
     help: "help.md", Nothing;
     services_apart: "services.md", Nothing;
+    authority: "authority.md", Nothing;
     tls: "tls.md", Nothing;
     troubleshooting: "troubleshooting.md", Docker;
 }
@@ -116,7 +121,17 @@ async fn the_readme_by_hand() -> Result<()> {
 }
 
 async fn run(name: &str, needs: Needs) -> Result<()> {
-    let docker = if needs == Needs::Nothing {
+    let machine = if needs == Needs::Namespace {
+        // As for all that makes networks and mounts.
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("{name} is not run: a network namespace is made by root only");
+            return Ok(());
+        }
+        Some(Machine::new()?)
+    } else {
+        None
+    };
+    let docker = if matches!(needs, Needs::Nothing | Needs::Namespace) {
         None
     } else {
         let Some(docker) = Docker::required() else { return Ok(()) };
@@ -131,10 +146,8 @@ async fn run(name: &str, needs: Needs) -> Result<()> {
     let outer = tempfile::Builder::new().permissions(Permissions::from_mode(0o711)).tempdir()?;
     let data = outer.path().join("skerry");
     let mut setting = setting(&node, &data)?;
-    if text.contains("$ skerry up") && text.contains("--insecure") {
-        // Nothing keeps a context for such a server, and here it is not at its usual port.
-        let server = format!("http://127.0.0.1:{}", setting.instead[0].1);
-        setting.env.insert("SKERRY_SERVER".to_owned(), server);
+    if let Some(machine) = &machine {
+        machine.take_agents(&mut setting, &data);
     }
     let mut registry = None;
     if let Some(docker) = docker.as_ref().filter(|_| needs == Needs::Registry) {
@@ -158,6 +171,63 @@ async fn run(name: &str, needs: Needs) -> Result<()> {
         }
     }
     ran
+}
+
+/// How the page on a second machine calls the first one.
+const FIRST_MACHINE: &str = "10.0.0.1";
+
+/// Another machine: a network namespace that reaches this one by one cable. Dropping it takes it down.
+struct Machine {
+    name: String,
+    /// This machine's end of the cable, as the other one dials it.
+    address: String,
+}
+
+impl Machine {
+    fn new() -> Result<Self> {
+        let name = unique("sk").replace('-', "");
+        let name = format!("sk{}", &name[name.len().saturating_sub(10)..]);
+        let id = std::process::id();
+        let machine = Self { address: format!("10.213.{}.1", id % 250), name };
+        let Self { name, address } = &machine;
+        let other = format!("10.213.{}.2/24", id % 250);
+        for words in [
+            vec!["netns", "add", name],
+            vec!["link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name],
+            vec!["addr", "add", &format!("{address}/24"), "dev", name],
+            vec!["link", "set", name, "up"],
+            vec!["-n", name, "addr", "add", &other, "dev", "eth0"],
+            vec!["-n", name, "link", "set", "eth0", "up"],
+        ] {
+            let output = Command::new("ip").args(&words).output().context("starting ip (iproute2)")?;
+            ensure!(output.status.success(), "ip {}: {output:?}", words.join(" "));
+        }
+        Ok(machine)
+    }
+
+    /// Lets the page's agents run there, and its first machine be this one, listening where the page says.
+    fn take_agents(&self, setting: &mut Setting, data: &Path) {
+        setting.instead.push((FIRST_MACHINE.to_owned(), self.address.clone()));
+        let agent = format!(
+            "#!/bin/sh\nexec ip netns exec {} '{}' \"$@\"\n",
+            self.name,
+            bin("skerry-agent").display()
+        );
+        setting.programs.insert("skerry-agent".to_owned(), agent);
+        let skerry = format!(
+            "#!/bin/sh\nif [ \"$1\" = up ]; then\n  shift\n  exec '{skerry}' up --data-dir '{}' \"$@\"\nfi\nexec '{skerry}' \"$@\"\n",
+            data.display(),
+            skerry = bin("skerry").display()
+        );
+        setting.programs.insert("skerry".to_owned(), skerry);
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // The cable goes with it.
+        let _ = Command::new("ip").args(["netns", "del", &self.name]).output();
+    }
 }
 
 fn setting(node: &str, data: &Path) -> Result<Setting> {

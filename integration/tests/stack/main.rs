@@ -13,6 +13,7 @@ mod docker_restart;
 mod ends;
 mod guide;
 mod hostile;
+mod mesh;
 mod observed;
 mod operator;
 mod outages;

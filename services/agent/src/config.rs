@@ -308,15 +308,12 @@ impl AgentArgs {
         }
         let gateways: Vec<Gateway> =
             self.gateways.iter().map(|text| Gateway::parse(text)).collect::<Result<_, _>>()?;
-        if !self.insecure
-            && self.tls == TlsArgs::default()
-            && let Some(plain) = gateways.iter().find(|gateway| !gateway.is_secured())
-        {
-            return Err(ConfigError::Insecure(plain.uri().to_string()));
-        }
         let name = self.node.as_deref().map(NodeName::parse).transpose()?;
         let project = ProjectName::parse(&self.project)?;
         let tls = proof(&gateways, &self.tls, self.enrol, name.as_ref(), &project)?;
+        if tls.is_none() && !self.insecure {
+            return Err(ConfigError::Insecure(gateways[0].uri().to_string()));
+        }
         let node = match name {
             Some(name) => name,
             None => default_node_name()?,

@@ -38,8 +38,8 @@ pub use config::{
     AgentArgs, Config, ConfigError, DockerAccess, EnrolArgs, Gateway, ImageGcArgs, NodeTls, default_node_name,
 };
 pub use identity::{Enrolment, TokenText};
-pub use machine::host_name;
 pub use install::{InstallArgs, InstallError, PlaceArgs, UninstallArgs, install, uninstall};
+pub use machine::host_name;
 pub use runtime::docker::{CredentialsFile, ImageGc};
 pub use serve::{NotRunning, ServeError, check_running, serve};
 pub use shim::run_shim_if_asked;

@@ -139,7 +139,7 @@ impl Place {
     ) -> anyhow::Result<String> {
         let life = args.life.as_deref().map(parse_life).transpose()?;
         let issuer = Issuer::new(store, Some(self.keys()?));
-        issuer.ready().await.map_err(|fault| anyhow!(fault.message))?;
+        issuer.ready().await.context("reading the authority")?;
         let held = Held::new(&args.out, name);
         let outcome = held.ensure(&issuer, whose, life, SystemTime::now())?;
         let word = if outcome.issued { "issued" } else { "kept" };
@@ -162,7 +162,7 @@ fn parse_life(text: &str) -> anyhow::Result<Duration> {
 
 async fn roots(store: &Store) -> anyhow::Result<skerry_identity::TrustBundle> {
     let issuer = Issuer::new(store, None);
-    issuer.ready().await.map_err(|fault| anyhow!(fault.message))?;
+    issuer.ready().await.context("reading the authority")?;
     issuer.roots().map_err(|fault| anyhow!(fault.message))
 }
 

@@ -145,7 +145,7 @@ impl OwnIdentity {
         let keys = keys_for(store, &self.key_file).await?;
         ensure_authority(store, &AuthorityDir::new(&self.authority_dir), &*keys, None).await?;
         let issuer = Issuer::new(store, Some(Arc::clone(&keys)));
-        issuer.ready().await.map_err(|fault| anyhow::anyhow!(fault.message))?;
+        issuer.ready().await.context("reading the authority")?;
         let node_keys = match &self.node {
             Some(_) => Some(OwnKeys::load_or_make(&self.node_keys).context("making this machine's keys")?),
             None => None,
@@ -169,6 +169,11 @@ impl OwnFiles {
 }
 
 impl Keeper {
+    /// What the authority's key is sealed under.
+    pub(super) fn keys(&self) -> Arc<dyn KeyEncryption> {
+        Arc::clone(&self.keys)
+    }
+
     /// Renews what is due. `true`: something was.
     async fn look(&mut self) -> anyhow::Result<bool> {
         if let (Some(keys), Some(node)) = (&mut self.node_keys, &self.identity.node) {

@@ -9,7 +9,8 @@ use anyhow::{Context as _, bail};
 use skerry_api::{AccessMirror, Member};
 use skerry_daemon::Shutdown;
 use skerry_etcd_embedded::EmbeddedEtcd;
-use skerry_gateway::Gateway;
+use skerry_gateway::{Gateway, Issuing};
+use skerry_identity::key_ring::KeyRingError;
 use skerry_model::Fault;
 use skerry_proto::registry::v1::GetNodeRequest;
 use skerry_proto::registry::v1::node_service_client::NodeServiceClient;
@@ -27,6 +28,7 @@ use super::identity::{Keeper, OwnFiles};
 use super::say;
 use super::security::{Choice, Secured};
 use super::settings::Settings;
+use crate::authority::key_file;
 use crate::files::make_store_dir;
 
 /// Longest that an etcd may be silent before `up` says that it waits for it.
@@ -181,17 +183,20 @@ impl ControlPlane {
         let metrics = *metrics;
         let starting = async {
             let store = Self::storage(storage, settings).await?.store.clone();
-            let keeping = async {
-                let (Choice::Own(identity), None) = (&settings.security, &keeper) else { return Ok(()) };
+            if let (Choice::Own(identity), None) = (&settings.security, &keeper) {
                 let (kept, _) = (**identity).clone().keep(&store).await?;
                 if let Some(files) = own {
                     files.look();
                 }
                 *keeper = Some(kept);
-                Ok(())
+            }
+            let registry = match &keeper {
+                Some(keeper) => skerry_registry::Config { keys: Some(keeper.keys()) },
+                None => skerry_registry::Config::with_key_file(settings.key_file.as_deref())
+                    .context("--key-file")?,
             };
-            let server = Self::server(secured, (address, metrics), store.clone(), shutdown);
-            tokio::try_join!(server, keeping).map(|(server, ())| server)
+            let secrets = secret_keys(settings, keeper.is_some()).context("the key file of secrets")?;
+            Self::server(secured, (registry, secrets), (address, metrics), store, shutdown).await
         };
         let refusing = async {
             let Some(target) = &settings.etcd else { return std::future::pending().await };
@@ -235,6 +240,7 @@ impl ControlPlane {
 
     async fn server(
         secured: &Secured,
+        (registry, secrets): (skerry_registry::Config, SecretKeys),
         (address, metrics): (SocketAddr, Option<SocketAddr>),
         store: Store,
         shutdown: &Shutdown,
@@ -243,30 +249,25 @@ impl ControlPlane {
         let mut server = Server::new(secured.access.clone())?;
         let [registry_member, scheduler_member, gateway_member] =
             ["registry", "scheduler", "gateway"].map(|service| Member::new(service, address, metrics));
-        // Of this machine alone; beside the store and not in it.
-        let keys = SecretKeys::load_or_make(&settings.data_dir.join("key-ring"))
-            .context("the key file of secrets")?;
         let leader = scheduler_member.id();
-        // Each reads the fleet first: at the same time, to be ready sooner.
-        let access = async { AccessMirror::start(&store).await.context("reading the users from the store") };
-        let (registry, scheduler, gateway) = tokio::try_join!(
-            async {
-                let access = access.await?;
-                let config = skerry_registry::Config::default();
-                let started = Registry::start(config, store.clone(), &access, shutdown).await;
-                started.context("starting the registry").map(|registry| (registry, access))
-            },
-            async {
-                Scheduler::start(store.clone(), &leader, keys, shutdown)
-                    .await
-                    .context("starting the scheduler")
-            },
-            async { Gateway::start(gateway, store.clone(), shutdown).await.context("starting the gateway") },
-        )?;
+        // Each reads the fleet first: at the same time, to be ready sooner. The gateway asks the registry beside it for machines that enrol.
+        let registry = async {
+            let access = AccessMirror::start(&store).await.context("reading the users from the store")?;
+            let registry = Registry::start(registry, store.clone(), &access, shutdown).await;
+            let registry = registry.context("starting the registry")?;
+            let issuing = Some(Issuing::by(registry.issuing()));
+            let config = skerry_gateway::Config { issuing, ..gateway };
+            let gateway = Gateway::start(config, store.clone(), shutdown).await;
+            Ok::<_, anyhow::Error>((registry, access, gateway.context("starting the gateway")?))
+        };
+        let ((registry, access, gateway), scheduler) = tokio::try_join!(registry, async {
+            Scheduler::start(store.clone(), &leader, secrets, shutdown)
+                .await
+                .context("starting the scheduler")
+        })?;
         for member in [registry_member, scheduler_member, gateway_member] {
             shutdown.spawn(member.keep(store.clone(), shutdown.wait()));
         }
-        let (registry, access) = registry;
         shutdown.spawn(access.clone().follow(shutdown.wait()));
         server.authorize(Arc::new(access));
         registry.register(&mut server);
@@ -291,6 +292,18 @@ impl ControlPlane {
         if let Some(storage) = self.storage {
             storage.close().await;
         }
+    }
+}
+
+/// What secrets are sealed under: the file of the authority's key, beside the store and not in it. Of a store that others share too, no file is made
+/// here, since they could not open what it seals.
+fn secret_keys(settings: &Settings, has_authority: bool) -> Result<SecretKeys, KeyRingError> {
+    match &settings.key_file {
+        Some(path) => SecretKeys::load(path),
+        None if has_authority || settings.etcd.is_none() => {
+            SecretKeys::load_or_make(&key_file(&settings.data_dir))
+        }
+        None => Ok(SecretKeys::none()),
     }
 }
 

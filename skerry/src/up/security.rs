@@ -43,7 +43,7 @@ impl Choice {
         let (Some(tls), Some(authority)) = (args.load()?, &args.tls_ca) else {
             return Ok(insecure.then_some(Self::Insecure));
         };
-        let access = skerry_daemon::access(Some(&tls), insecure)?;
+        let access = skerry_daemon::access_for_enrolment(Some(&tls), insecure)?;
         let node = match node {
             Some(node) => Some(NodeTls::new(node_tls(node_files, authority)?, tls.itself()?, node)?),
             None => None,
@@ -65,7 +65,11 @@ impl Secured {
             (Some(files), Some(node)) => Some(NodeTls::new(Arc::clone(files), tls.itself()?, node)?),
             _ => None,
         };
-        Ok(Self { access: skerry_daemon::access(Some(tls), false)?, tls: Some(Arc::clone(tls)), node })
+        Ok(Self {
+            access: skerry_daemon::access_for_enrolment(Some(tls), false)?,
+            tls: Some(Arc::clone(tls)),
+            node,
+        })
     }
 }
 

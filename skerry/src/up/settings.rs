@@ -23,6 +23,8 @@ pub(super) struct Settings {
     pub(super) data_dir: PathBuf,
     pub(super) listen: SocketAddr,
     pub(super) security: Choice,
+    /// Where the certificates are somebody's else, so that machines can enrol all the same.
+    pub(super) key_file: Option<PathBuf>,
     /// A real etcd. Absent: the embedded one.
     pub(super) etcd: Option<Target>,
     /// This machine's node. Absent: none.
@@ -60,12 +62,13 @@ impl Settings {
         let node_files = (args.node_tls_cert, args.node_tls_key);
         let given = Choice::given(tls_args, node_files, node.as_ref(), args.insecure)?;
         let names = names_of(&args.advertise)?;
-        let own = || OwnIdentity::new(&data_dir, args.key_file, args.listen, names, node.clone());
+        let own = || OwnIdentity::new(&data_dir, args.key_file.clone(), args.listen, names, node.clone());
         let security = given.unwrap_or_else(|| Choice::Own(Box::new(own())));
         Ok(Self {
             data_dir,
             listen: args.listen,
             security,
+            key_file: args.key_file.clone(),
             etcd,
             node,
             docker,

@@ -14,7 +14,7 @@ struct Need {
     present: fn() -> bool,
 }
 
-const NEEDS: [Need; 11] = [
+const NEEDS: [Need; 13] = [
     Need { what: "a C compiler", packages: &[&["gcc", "libc6-dev"]], present: c_compiler },
     Need {
         what: "Docker's daemon",
@@ -39,8 +39,16 @@ const NEEDS: [Need; 11] = [
         packages: &[&["prometheus"]],
         present: || sh::find("prometheus").is_some() && sh::find("promtool").is_some(),
     },
+    Need {
+        what: "nginx with its stream module",
+        packages: &[&["nginx-light", "libnginx-mod-stream"]],
+        present: || {
+            sh::find("nginx").is_some() && Path::new("/etc/nginx/modules-enabled/50-mod-stream.conf").exists()
+        },
+    },
     Need { what: "Python with venv", packages: &[&["python3", "python3-venv"]], present: python_venv },
     Need { what: "Node with npm", packages: &[&["nodejs", "npm"]], present: node },
+    Need { what: "ip", packages: &[&["iproute2"]], present: || sh::find("ip").is_some() },
     Need { what: "openssl", packages: &[&["openssl"]], present: || sh::find("openssl").is_some() },
     Need { what: "curl", packages: &[&["curl"]], present: || sh::find("curl").is_some() },
 ];

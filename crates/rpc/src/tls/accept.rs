@@ -12,8 +12,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use futures_util::stream::{self, BoxStream, StreamExt as _};
-use skerry_identity::PeerCertificate;
 use skerry_identity::certificate::{Client, Nobody};
+use skerry_identity::{PeerCertificate, Trust};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
@@ -60,6 +60,8 @@ pub(crate) struct Caller {
     pub(crate) address: Option<SocketAddr>,
     /// `None` where the connection proves nothing.
     pub(crate) certificate: Option<Result<Arc<PeerCertificate>, Nobody>>,
+    /// By which trust a proxy is believed that says who its caller is. `None` where that is believed of nobody.
+    pub(crate) forwards: Option<Arc<Trust>>,
     /// What is open on the connection.
     pub(crate) line: Arc<Line>,
 }
@@ -138,8 +140,8 @@ impl Accepting {
         // An error means that it has ended already, which the first read will say.
         let _ = stream.set_nodelay(true);
         let Some(tls) = &self.tls else {
-            let caller =
-                Caller { address: Some(address), certificate: None, line: Line::new(Door::unknown()) };
+            let line = Line::new(Door::unknown());
+            let caller = Caller { address: Some(address), certificate: None, forwards: None, line };
             return Some(Connection::new(Either::Left(stream), caller, pass));
         };
         // Behind a slow one, those that have ended stay in the queue; each keeps its task's memory.
@@ -160,6 +162,14 @@ async fn handshake(
     stream: TcpStream,
     address: SocketAddr,
 ) -> Option<Connection> {
+    if tls.is_proxy(address.ip()) && !begins_with_tls(&stream).await {
+        // Its callers are many: they are told apart by each request.
+        pass.shaken();
+        let forwards = Some(Arc::clone(&tls.trust));
+        let line = Line::new(Door::unknown());
+        let caller = Caller { address: Some(address), certificate: None, forwards, line };
+        return Some(Connection::new(Either::Left(stream), caller, pass));
+    }
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.acceptor.accept(stream)).await {
         Ok(Ok(stream)) => {
             pass.shaken();
@@ -172,7 +182,8 @@ async fn handshake(
                 Err(_) => Door::unknown(),
             };
             let certificate = Some(certificate);
-            let caller = Caller { address: Some(address), certificate, line: Line::new(holder) };
+            let line = Line::new(holder);
+            let caller = Caller { address: Some(address), certificate, forwards: None, line };
             Some(Connection::new(Either::Right(Box::new(stream)), caller, pass))
         }
         Ok(Err(error)) => {
@@ -207,6 +218,16 @@ impl Connection {
                 self.preface = None;
             }
         }
+    }
+}
+
+/// Whether a proxy passes a caller's TLS through: the first byte of a TLS record that opens a handshake is 22 (RFC 8446, section 5.1), and of
+/// HTTP/2 it is `P`. Who says nothing in time is taken to speak TLS, and is told off there.
+async fn begins_with_tls(stream: &TcpStream) -> bool {
+    let mut first = [0];
+    match tokio::time::timeout(HANDSHAKE_TIMEOUT, stream.peek(&mut first)).await {
+        Ok(Ok(1)) => first == [22],
+        _ => true,
     }
 }
 

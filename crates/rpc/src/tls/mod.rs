@@ -14,6 +14,7 @@ mod failure;
 mod files;
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use skerry_identity::clock::SystemClock;
@@ -23,6 +24,7 @@ use skerry_identity::{Identity, KeyId, Principal, Trust};
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use crate::forwarded::Network;
 pub(crate) use accept::{Caller, incoming};
 pub use dial::SPEAKS_TLS;
 pub(crate) use dial::{DialError, dial};
@@ -34,6 +36,8 @@ pub use files::{TlsFile, TlsFiles, TlsFilesError, TlsPaths};
 pub struct ServerTls {
     acceptor: TlsAcceptor,
     trust: Arc<Trust>,
+    /// Where trusted proxies are, which end TLS themselves.
+    proxies: Arc<[Network]>,
 }
 
 impl ServerTls {
@@ -41,7 +45,17 @@ impl ServerTls {
     pub fn new(credentials: Arc<Credentials>, trust: Arc<Trust>, clients: Clients) -> Self {
         let verifier = ClientVerifier::new(Arc::clone(&trust), clients);
         let config = server_config(credentials, Arc::new(verifier));
-        Self { acceptor: TlsAcceptor::from(Arc::new(config)), trust }
+        Self { acceptor: TlsAcceptor::from(Arc::new(config)), trust, proxies: Arc::default() }
+    }
+
+    /// The same, and who calls from these addresses may do without TLS: they are proxies, which say in a header who their caller is.
+    #[must_use]
+    pub fn behind(self, proxies: impl Into<Arc<[Network]>>) -> Self {
+        Self { proxies: proxies.into(), ..self }
+    }
+
+    fn is_proxy(&self, address: IpAddr) -> bool {
+        self.proxies.iter().any(|network| network.contains(address))
     }
 }
 
