@@ -17,7 +17,7 @@ use crate::complete;
 pub use change::{AnnotateArgs, ApplyArgs, CordonArgs, DeleteArgs, DiffArgs, EditArgs, LabelArgs};
 pub use contexts::{ConfigCommand, GetContextsArgs, SetContextArgs};
 pub use rollout::{HistoryArgs, RestartArgs, RolloutCommand, RolloutStatusArgs, UndoArgs};
-pub use secret::{ResealArgs, SecretCommand, SecretSetArgs};
+pub use secret::{ResealArgs, RotateKeyArgs, SecretCommand, SecretSetArgs};
 pub use show::{
     DescribeArgs, EventsArgs, ExplainArgs, Format, GetArgs, Output, StatusArgs, VersionArgs, WaitArgs,
 };

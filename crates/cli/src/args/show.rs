@@ -13,8 +13,8 @@ use crate::files::read_text;
 use crate::jsonpath::Template;
 
 const TYPES_HELP: &str = "\
-Types: nodes (no, node), apps (app), configs (cfg, config), instances (inst, instance),
-       revisions (rev, revision), events (ev, event)";
+Types: nodes (no, node), apps (app), configs (cfg, config), secrets (secret),
+       instances (inst, instance), revisions (rev, revision), events (ev, event)";
 
 /// How things are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -122,7 +122,7 @@ Examples:
   skerry describe node n1
   skerry describe instance hello/web/n1/0")]
 pub struct DescribeArgs {
-    /// TYPE/NAME..., or TYPE NAME... (nodes, apps, configs, instances)
+    /// TYPE/NAME..., or TYPE NAME... (nodes, apps, configs, secrets, instances)
     #[arg(value_name = "TYPE/NAME", required = true, add = targets())]
     pub targets: Vec<String>,
 }
@@ -130,8 +130,8 @@ pub struct DescribeArgs {
 /// `explain`
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
-Kinds: app, config, node, instance, revision, event. Names are those of manifests; lists are passed
-through. Needs no server.
+Kinds: app, config, secret, node, instance, revision, event. Names are those of manifests; lists are
+passed through. Needs no server.
 
 Examples:
   skerry explain app
