@@ -230,7 +230,6 @@ impl World {
                     revision: revision.clone(),
                     configs: configs.clone(),
                     secrets: Vec::new(),
-                    secrets: Vec::new(),
                 });
             }
         }
