@@ -25,6 +25,7 @@ mod watch;
 
 use std::process::ExitCode;
 
+use args::SecretCommand;
 pub use args::{ClientCommand, GlobalArgs, TlsFlags};
 pub use error::EXIT_CODES_HELP;
 pub use own_context::{OwnContext, OwnServer, keep_own_context, own_context_command};
@@ -55,6 +56,9 @@ async fn execute(global: &GlobalArgs, command: &ClientCommand) -> Result<(), Cli
     // These ask no server, and must work where the configuration names none that is there.
     match command {
         ClientCommand::Config(command) => return commands::contexts::run(global, command, printer),
+        ClientCommand::Secret(SecretCommand::RotateKey(args)) => {
+            return commands::secret::rotate_key(args, printer);
+        }
         ClientCommand::Explain(args) => return commands::explain::run(args, printer),
         ClientCommand::Version(args) => return commands::version::run(args, printer),
         _ => {}

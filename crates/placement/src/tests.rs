@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use skerry_model::{AppName, AppSpec, ConfigName, ContentHash, NodeName, Selector};
+use skerry_model::{
+    AppName, AppSpec, ConfigName, ContentHash, NodeName, SealId, SecretName, SecretVersion, Selector,
+};
 use skerry_proto::types::v1 as pb;
 
 use super::*;
@@ -59,6 +61,7 @@ fn node(site: u8, cordoned: bool, memory: Option<u64>) -> Node {
         cordoned,
         cpu_millis: None,
         memory_bytes: memory,
+        seal: None,
     }
 }
 
@@ -198,6 +201,61 @@ fn an_update_that_does_not_fit_leaves_the_old_copy_running() {
     assert_eq!(plan.placed, first[&node_name(0)].placed);
     assert_eq!(plan.unplaced[0].reason, Reason::InsufficientMemory { wanted: 60, free: 50 });
     assert!(plan.unplaced[0].kept);
+}
+
+/// An app of one service that uses the secret `s`.
+fn with_secret(secret: Option<Secret>) -> App {
+    let mount = pb::SecretMount { secret: "s".to_owned(), path: "/s".to_owned(), ..Default::default() };
+    let program =
+        pb::service_spec::Program::Container(pb::Container { image: "i:1".into(), ..Default::default() });
+    let service = pb::ServiceSpec {
+        name: "x".to_owned(),
+        program: Some(program),
+        secrets: vec![mount],
+        ..Default::default()
+    };
+    let spec = AppSpec::from_proto(&pb::AppSpec { selector: None, services: vec![service] }).unwrap();
+    let secrets = secret.into_iter().map(|secret| (SecretName::parse("s").unwrap(), secret)).collect();
+    App { revision: ContentHash::of(b"r"), spec: Arc::new(spec), configs: BTreeMap::new(), secrets }
+}
+
+#[test]
+fn an_instance_gets_its_secrets_sealed_or_a_reason_and_keeps_what_it_has() {
+    let secret = |n, unreadable: Option<&str>| {
+        let version = SecretVersion::from_bytes([n; 16]);
+        Some(Secret { version, unreadable: unreadable.map(str::to_owned) })
+    };
+    let seal = |n| Some(SealId::from_bytes([n; 8]));
+    let name = SecretName::parse("s").unwrap();
+    let plan = |app: App, seal, previous: &[Placed]| {
+        let mut state = State::default();
+        state.nodes.insert(node_name(0), Node { seal, ..node(0, false, None) });
+        state.apps.insert(AppName::parse("a").unwrap(), app);
+        state.previous.insert(node_name(0), previous.to_vec());
+        solve(&state).remove(&node_name(0)).unwrap()
+    };
+    let reason = |app, seal| plan(app, seal, &[]).unplaced[0].reason.word();
+    assert_eq!(reason(with_secret(None), seal(1)), "SecretMissing");
+    assert_eq!(reason(with_secret(secret(1, None)), None), "NodeHasNoSealingKey");
+    assert_eq!(reason(with_secret(secret(1, Some("no key"))), seal(1)), "SecretUnreadable");
+    let first = plan(with_secret(secret(1, None)), seal(1), &[]).placed;
+    assert_eq!(first[0].secrets[&name].seal, seal(1).unwrap());
+    // Another key, and another version, are news.
+    for (version, key) in [(1, 2), (2, 1)] {
+        let next = plan(with_secret(secret(version, None)), seal(key), &first).placed;
+        let expected =
+            SealedSecret { version: SecretVersion::from_bytes([version; 16]), seal: seal(key).unwrap() };
+        assert_eq!(next[0].secrets[&name], expected);
+    }
+    // What a node has it keeps, though it could not be sealed now; what is new waits, and the old runs on.
+    for (app, key) in
+        [(with_secret(secret(1, Some("no key"))), seal(2)), (with_secret(secret(1, None)), None)]
+    {
+        let held = plan(app, key, &first);
+        assert_eq!((held.placed, held.unplaced), (first.clone(), Vec::new()));
+    }
+    let waits = plan(with_secret(secret(2, Some("no key"))), seal(1), &first);
+    assert_eq!((waits.placed, waits.unplaced[0].kept), (first.clone(), true));
 }
 
 #[test]

@@ -166,15 +166,13 @@ impl Family {
             Self::Nodes | Self::Apps | Self::Configs | Self::Users => 128 * KIB,
             Self::Revisions => 257 * KIB,
             Self::ConfigRevisions => 513 * KIB,
-            // Labels and annotations as those of configs, and 256 keys.
-            Self::Secrets => 192 * KIB,
             // The longest secret, its encoding, and what sealing adds.
             Self::SecretRevisions | Self::Sealed => 80 * KIB,
             Self::Assignments | Self::Authority => 64 * KIB,
             Self::Sessions | Self::Gateways | Self::Members => KIB,
             Self::Status | Self::Tokens | Self::Groups => 256 * KIB,
             Self::RoleBindings => 384 * KIB,
-            Self::Events => 192 * KIB,
+            Self::Events | Self::Secrets => 192 * KIB,
             Self::RequestIds | Self::Enrollments => 2 * KIB,
         }
     }

@@ -183,6 +183,11 @@ fn environ(instance: &InstanceStatus) -> Result<String> {
 async fn a_process_has_its_secrets_as_files_and_variables_and_nobody_else_sees_them() -> Result<()> {
     let mut fixture = Fixture::start().await?;
     fixture.add_node("n1", NO_DOCKER).await?;
+    // The way of users of processes to their own directories, below the test's.
+    let agents = fixture.stack.agent_dir("n1").parent().context("it has one")?.to_owned();
+    for way in [fixture.stack.dir(), &agents] {
+        fs::set_permissions(way, fs::Permissions::from_mode(0o711))?;
+    }
     let shown = fixture.set_password(FIRST).await?;
     assert_eq!(shown.spec, None, "no answer has values");
     let status = shown.status.clone().unwrap_or_default();

@@ -167,7 +167,7 @@ async fn write(store: &Store, leadership: &Leadership, node: &NodeRef, txns: Vec
 
 #[cfg(test)]
 mod tests {
-    use skerry_identity::hpke::HpkeKeyPair;
+    use skerry_identity::hpke::{HpkeKeyPair, OpeningKey as _};
 
     use super::*;
 
@@ -180,7 +180,7 @@ mod tests {
             Sealing::of(&record).unwrap().id()
         };
         let keys =
-            [HpkeKeyPair::generate().unwrap(), HpkeKeyPair::generate().unwrap()].map(|key| *key.public());
+            [HpkeKeyPair::generate().unwrap(), HpkeKeyPair::generate().unwrap()].map(|key| key.public_key());
         assert_eq!(of("a", &keys[0]), of("a", &keys[0]));
         assert_ne!(of("a", &keys[0]), of("a", &keys[1]));
         assert_ne!(of("a", &keys[0]), of("b", &keys[0]));

@@ -27,7 +27,7 @@ pub use enrol::{
     TokenListArgs,
 };
 pub use rollout::{HistoryArgs, RestartArgs, RolloutCommand, RolloutStatusArgs, UndoArgs};
-pub use secret::{ResealArgs, SecretCommand, SecretSetArgs};
+pub use secret::{ResealArgs, RotateKeyArgs, SecretCommand, SecretSetArgs};
 pub use show::{
     DescribeArgs, EventsArgs, ExplainArgs, Format, GetArgs, Output, StatusArgs, VersionArgs, WaitArgs,
 };

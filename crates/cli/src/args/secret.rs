@@ -7,6 +7,8 @@ use clap::{Args, Subcommand};
 pub enum SecretCommand {
     /// Set entries of a secret, which is made if there is none; other entries stay
     Set(SecretSetArgs),
+    /// Add a new key to a key file of the scheduler; from then on it is the one that seals
+    RotateKey(RotateKeyArgs),
     /// Seal all secrets under the newest key of the scheduler's key file, after one was added to it
     Reseal(ResealArgs),
 }
@@ -28,6 +30,20 @@ pub struct SecretSetArgs {
     /// KEY=@FILE or KEY=- (standard input) to set an entry, KEY- to remove it
     #[arg(value_name = "KEY=@FILE", required = true)]
     pub entries: Vec<String>,
+}
+
+/// `secret rotate-key`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Asks no server. Several schedulers need the same file: give them the new one, then run
+`skerry secret reseal`, and then the old keys, which are the lines before the last, can go.
+
+Examples:
+  skerry secret rotate-key /etc/skerry/key-ring")]
+pub struct RotateKeyArgs {
+    /// The key file
+    #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub file: std::path::PathBuf,
 }
 
 /// `secret reseal`

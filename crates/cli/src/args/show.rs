@@ -13,9 +13,9 @@ use crate::files::read_text;
 use crate::jsonpath::Template;
 
 const TYPES_HELP: &str = "\
-Types: nodes (no, node), apps (app), configs (cfg, config), instances (inst, instance),
-       revisions (rev, revision), events (ev, event); get also shows
-       enrollments (enr, enrollment), machines that wait for approval";
+Types: nodes (no, node), apps (app), configs (cfg, config), secrets (secret),
+       instances (inst, instance), revisions (rev, revision), events (ev, event); get also
+       shows enrollments (enr, enrollment), machines that wait for approval";
 
 /// How things are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -123,7 +123,7 @@ Examples:
   skerry describe node n1
   skerry describe instance hello/web/n1/0")]
 pub struct DescribeArgs {
-    /// TYPE/NAME..., or TYPE NAME... (nodes, apps, configs, instances)
+    /// TYPE/NAME..., or TYPE NAME... (nodes, apps, configs, secrets, instances)
     #[arg(value_name = "TYPE/NAME", required = true, add = targets())]
     pub targets: Vec<String>,
 }
@@ -131,8 +131,8 @@ pub struct DescribeArgs {
 /// `explain`
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
-Kinds: app, config, node, instance, revision, event. Names are those of manifests; lists are passed
-through. Needs no server.
+Kinds: app, config, secret, node, instance, revision, event. Names are those of manifests; lists are
+passed through. Needs no server.
 
 Examples:
   skerry explain app

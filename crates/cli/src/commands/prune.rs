@@ -56,7 +56,7 @@ impl Plan {
         printer: &mut Printer,
         several: &mut Several,
     ) -> Result<(), CliError> {
-        for kind in [Type::App, Type::Config, Type::Secret] {
+        for kind in [Type::App, Type::Config] {
             let query = Query { selector: self.selector.clone(), ..Query::all(kind) };
             let (items, _) = client.list(&query).await?;
             for target in self.surplus(&items) {

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::Path;
 
+use skerry_identity::key_ring::KeyRing;
+use skerry_identity::seal::KeyEncryption as _;
 use skerry_model::config::is_config_key;
 use skerry_model::secret::SECRET_BYTES_MAX;
 use skerry_proto::scheduler::v1::update_app_response::Outcome;
@@ -11,7 +13,7 @@ use skerry_proto::scheduler::v1::{ResealSecretsRequest, ResealSecretsResponse, S
 use skerry_proto::types::v1::Metadata;
 
 use super::send::{Sending, send};
-use crate::args::{SecretCommand, SecretSetArgs};
+use crate::args::{RotateKeyArgs, SecretCommand, SecretSetArgs};
 use crate::client::{Client, Service, request, secrets};
 use crate::error::CliError;
 use crate::item::Item;
@@ -25,6 +27,7 @@ pub(crate) async fn run(
 ) -> Result<(), CliError> {
     match command {
         SecretCommand::Set(args) => set(client, args, printer).await,
+        SecretCommand::RotateKey(args) => rotate_key(args, printer),
         SecretCommand::Reseal(_) => reseal(client, printer).await,
     }
 }
@@ -120,6 +123,13 @@ fn read(key: &str, source: Source<'_>) -> Result<Option<Vec<u8>>, CliError> {
         return Err(CliError::Usage(message));
     }
     Ok(Some(value))
+}
+
+/// Adds a key to a key file. Asks no server.
+pub(crate) fn rotate_key(args: &RotateKeyArgs, printer: &mut Printer) -> Result<(), CliError> {
+    let ring = KeyRing::rotate(&args.file).map_err(|error| CliError::Failed(error.to_string()))?;
+    let newest = ring.newest();
+    printer.line(&format!("{newest} seals from now on; now type: skerry secret reseal"))
 }
 
 async fn reseal(client: &Client, printer: &mut Printer) -> Result<(), CliError> {

@@ -179,12 +179,10 @@ fn parse_service(at: &str, service: &pb::ServiceSpec, v: &mut Violations) -> Opt
         .enumerate()
         .filter_map(|(n, mount)| parse_config_mount(&format!("{at}.configs[{n}]"), mount, is_process, v))
         .collect::<Vec<_>>();
+    let secrets = secrets::parse(at, &service.secrets, is_process, v);
     if let Some(Program::Process(process)) = &program {
         artifacts::check_configs(&format!("{at}.process.artifacts"), &process.artifacts, &configs, v);
-    }
-    let secrets = secrets::parse(at, &service.secrets, is_process, v);
-    if is_process {
-        secrets::check_configs(at, &secrets, &configs, v);
+        secrets::check_places(at, &secrets, &configs, &process.artifacts, v);
     }
     let resources = service.resources.unwrap_or_default();
     let requests = parse_amounts(&format!("{at}.resources.requests"), resources.requests.as_ref(), v);

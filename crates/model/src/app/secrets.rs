@@ -1,13 +1,12 @@
 //! From the wire to the secrets that a service has as files.
 
-use std::collections::BTreeSet;
-
 use skerry_proto::types::v1 as pb;
 
 use crate::{SecretName, Violations};
 
+use super::artifacts::overlap;
 use super::parse::{absent_if_empty, bound, has_parent, is_absolute};
-use super::{ConfigMount, normal_path};
+use super::{Artifact, ConfigMount, normal_path};
 
 /// A secret as read-only files in memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,13 +43,13 @@ pub(super) fn parse(
 ) -> Vec<SecretMount> {
     let at = format!("{at}.secrets");
     bound(&at, mounts.len(), v);
-    let mut paths = BTreeSet::new();
-    let mut parsed = Vec::with_capacity(mounts.len());
+    let mut parsed: Vec<SecretMount> = Vec::with_capacity(mounts.len());
     for (n, mount) in mounts.iter().enumerate() {
         let at = format!("{at}[{n}]");
         let Some(mount) = parse_mount(&at, mount, is_process, v) else { continue };
-        if !paths.insert(normal_path(&mount.path)) {
-            v.add(format!("{at}.path"), format!("another secret is at `{}`", mount.path));
+        let path = normal_path(&mount.path);
+        if parsed.iter().any(|other| overlap(&normal_path(&other.path), &path)) {
+            v.add(format!("{at}.path"), "another secret is there: neither may lie in the other");
         }
         parsed.push(mount);
     }
@@ -139,16 +138,25 @@ fn owner(text: &str) -> Option<(u32, Option<u32>)> {
     }
 }
 
-/// Refuses secrets of a process that would be laid out where the files of a config are.
-pub(super) fn check_configs(at: &str, secrets: &[SecretMount], configs: &[ConfigMount], v: &mut Violations) {
+/// Refuses secrets of a process that would be laid out where the files of a config or an artifact are.
+pub(super) fn check_places(
+    at: &str,
+    secrets: &[SecretMount],
+    configs: &[ConfigMount],
+    artifacts: &[Artifact],
+    v: &mut Violations,
+) {
     for (n, secret) in secrets.iter().enumerate() {
         let path = normal_path(&secret.path);
-        let taken = |config: &&ConfigMount| super::artifacts::overlap(&normal_path(&config.path), &path);
+        let taken = |config: &&ConfigMount| overlap(&normal_path(&config.path), &path);
         if let Some(config) = configs.iter().find(taken) {
             v.add(
                 format!("{at}.secrets[{n}].path"),
                 format!("the files of config `{}` are there", config.config),
             );
+        }
+        if artifacts.iter().any(|artifact| overlap(&artifact.path, &path)) {
+            v.add(format!("{at}.secrets[{n}].path"), "an artifact is there");
         }
     }
 }

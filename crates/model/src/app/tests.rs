@@ -200,4 +200,5 @@ fn what_is_wrong_is_said_in_the_words_of_manifests() {
 
 mod process;
 mod programs;
+mod secrets;
 mod settings;

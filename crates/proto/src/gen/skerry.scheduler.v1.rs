@@ -2896,7 +2896,8 @@ pub mod secret_service_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// Secrets of a project. FAILED_PRECONDITION where the scheduler has no key file: it then can neither seal nor open any.
+    /// Secrets of a project. Where the scheduler has no key file, it can neither seal nor open any: setting values and sealing them anew is
+    /// FAILED_PRECONDITION, and instances that use secrets are not placed.
     ///
     /// No answer has a value in it, and no error quotes one. What is remembered of a `request_id` does not have them either: a repeat with
     /// other values of the same lengths is taken for the same request.
@@ -3253,7 +3254,8 @@ pub mod secret_service_server {
             tonic::Status,
         >;
     }
-    /// Secrets of a project. FAILED_PRECONDITION where the scheduler has no key file: it then can neither seal nor open any.
+    /// Secrets of a project. Where the scheduler has no key file, it can neither seal nor open any: setting values and sealing them anew is
+    /// FAILED_PRECONDITION, and instances that use secrets are not placed.
     ///
     /// No answer has a value in it, and no error quotes one. What is remembered of a `request_id` does not have them either: a repeat with
     /// other values of the same lengths is taken for the same request.

@@ -1481,7 +1481,8 @@ pub struct SecretMount {
     #[prost(string, tag = "1")]
     pub secret: ::prost::alloc::string::String,
     /// With `key`: the file's path. Without: a directory with one file for each key. Absolute for containers;
-    /// for processes relative to the instance's state directory, or absent (`secrets/<secret>`), where it is a link to the files.
+    /// for processes relative to the instance's state directory, or absent (`secrets/<secret>`), where it is a link to the files. None lies within
+    /// another.
     #[prost(string, tag = "2")]
     pub path: ::prost::alloc::string::String,
     /// One entry of the secret.

@@ -231,7 +231,6 @@ impl World {
                     revision: revision.clone(),
                     configs: configs.clone(),
                     secrets: Vec::new(),
-                    secrets: Vec::new(),
                 });
             }
         }

@@ -48,14 +48,15 @@ impl std::fmt::Debug for Environment {
 }
 
 impl Environment {
-    fn add(&mut self, (name, value): (String, String)) {
-        self.secret.remove(&name);
-        self.plain.insert(name, value);
+    /// A later one wins over an earlier one of its name.
+    fn extend(&mut self, variables: Variables) {
+        self.secret.retain(|name, _| !variables.contains_key(name));
+        self.plain.extend(variables);
     }
 
-    fn add_secret(&mut self, (name, value): (String, String)) {
-        self.plain.remove(&name);
-        self.secret.insert(name, value);
+    fn extend_secret(&mut self, variables: Variables) {
+        self.plain.retain(|name, _| !variables.contains_key(name));
+        self.secret.extend(variables);
     }
 
     /// Both together, for who takes them in one.
@@ -122,19 +123,19 @@ fn environment(instance: &InstanceSpec, secrets: &Secrets) -> Result<Environment
         match source {
             EnvSource::Config { config, key } => {
                 let of_config = of_config(config, key.as_deref(), &instance.configs).map_err(failed)?;
-                of_config.into_iter().for_each(|variable| all.add(variable));
+                all.extend(of_config);
             }
             EnvSource::Secret { secret, entries } => {
                 let data = secrets.open(instance, secret)?.data;
                 let of_secret = of_secret(secret, entries, &data)?;
-                of_secret.into_iter().for_each(|variable| all.add_secret(variable));
+                all.extend_secret(of_secret);
             }
             EnvSource::File { path, optional } => {
-                of_file(path, *optional).map_err(failed)?.into_iter().for_each(|variable| all.add(variable));
+                all.extend(of_file(path, *optional).map_err(failed)?);
             }
         }
     }
-    instance.service.env.clone().into_iter().for_each(|variable| all.add(variable));
+    all.extend(instance.service.env.clone());
     check_sizes(&all.merged()).map_err(failed)?;
     Ok(all)
 }
@@ -298,8 +299,8 @@ mod tests {
             assert!(why.contains("secret `s`") && !why.contains("hunter2"), "{why}");
         }
         let mut all = Environment::default();
-        all.add(("A".to_owned(), "1".to_owned()));
-        all.add_secret(("A".to_owned(), "hunter2".to_owned()));
+        all.extend([("A".to_owned(), "1".to_owned())].into());
+        all.extend_secret([("A".to_owned(), "hunter2".to_owned())].into());
         assert_eq!((all.plain.len(), all.merged().len()), (0, 1), "a later one wins");
         assert!(!format!("{all:?}").contains("hunter2"));
     }

@@ -59,7 +59,7 @@ impl Root {
             match make_root(place) {
                 Ok(()) => return Ok(place.clone()),
                 Err(error) => {
-                    why = format!("no file system in memory takes secrets: {}: {error}", place.display())
+                    why = format!("no file system in memory takes secrets: {}: {error}", place.display());
                 }
             }
         }

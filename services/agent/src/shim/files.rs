@@ -331,6 +331,7 @@ mod tests {
     #[test]
     fn the_records_read_as_they_were_written() {
         let dir = tempfile::tempdir().unwrap();
+        let secret = tempfile::tempdir().unwrap();
         let launch = Launch {
             instance: "app/web/n1/0".into(),
             fingerprint: "f".into(),

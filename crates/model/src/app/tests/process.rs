@@ -33,7 +33,7 @@ fn with(artifact: pb::Artifact, change: fn(&mut pb::Artifact)) -> Vec<pb::Artifa
 
 fn config(name: &str, key: &str) -> pb::EnvSource {
     let source = Some(pb::env_source::Source::Config(name.into()));
-    pb::EnvSource { source, key: key.into(), optional: false }
+    pb::EnvSource { source, key: key.into(), ..Default::default() }
 }
 
 fn file(path: &str) -> pb::EnvSource {
