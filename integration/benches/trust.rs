@@ -216,12 +216,8 @@ async fn calls(figures: &Figures, rounds: usize) -> Result<()> {
     channels.push(("bare", connect(&url, None).await?));
 
     let secured = ServerTls::new(credentials(SERVICE)?, trust(), Clients::Required);
-    let user = ClientTls::new(
-        credentials(USER)?,
-        trust(),
-        Expected::Dialled,
-        Time::Exact(Arc::new(SystemClock)),
-    );
+    let user =
+        ClientTls::new(credentials(USER)?, trust(), Expected::Dialled, Time::Exact(Arc::new(SystemClock)));
     for (name, scheme, access, tls) in [
         ("plain", "http", Access::Insecure, None),
         ("mtls", "https", Access::Certificate(secured), Some(&user)),
