@@ -37,7 +37,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         fuzz.args(["+nightly", "fuzz", "run", "--sanitizer=none", "--debug-assertions"]);
         fuzz.arg(&target).arg(found).arg(format!("fuzz/corpus/{target}")).arg("--");
         fuzz.arg(format!("-max_total_time={}", args.seconds)).arg(format!("-max_len={INPUT_BYTES_MAX}"));
-        sh::run(&mut fuzz).context("`rustup toolchain install nightly` and `cargo install cargo-fuzz` are needed once")?;
+        sh::run(&mut fuzz)
+            .context("`rustup toolchain install nightly` and `cargo install cargo-fuzz` are needed once")?;
     }
     Ok(())
 }
