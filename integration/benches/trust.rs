@@ -20,7 +20,7 @@ use skerry_identity::clock::SystemClock;
 use skerry_identity::csr::Request;
 use skerry_identity::tls::{Credentials, client_config, server_config};
 use skerry_identity::verify::{ClientVerifier, Clients, Expected, ServerVerifier, Time};
-use skerry_identity::{Identity, KeyPair, SigningKey as _, Trust, TrustDomain};
+use skerry_identity::{Identity, KeyPair, Trust, TrustDomain};
 use skerry_rpc::{Access, ClientTls, Server, ServerTls, connect};
 use skerry_testing::{Authority, Figures, percentile};
 use support::{median, note_load, option, quick};

@@ -79,7 +79,7 @@ pub fn agent_frames(input: &[u8]) {
                         events.push_back(AgentEvent::Persisted { token, result });
                     }
                     AgentEffect::Apply { desired } => {
-                        assert_eq!(desired, disk, "only what is on disk is run")
+                        assert_eq!(desired, disk, "only what is on disk is run");
                     }
                     AgentEffect::Send(pb::SyncRequest { body: Some(Up::Ack(ack)), .. })
                         if ack.refused.is_empty() =>
@@ -124,7 +124,7 @@ pub fn gateway_frames(input: &[u8]) {
                 assert!(effects < EFFECTS_MAX, "one frame never keeps a gateway busy for ever");
                 match effect {
                     SessionEffect::Open(_) => {
-                        queue.push_back(SessionEvent::Opened(Box::new(opened(&status))))
+                        queue.push_back(SessionEvent::Opened(Box::new(opened(&status))));
                     }
                     SessionEffect::Load { token, names } => {
                         queue.push_back(if std::mem::take(&mut load_fails) {

@@ -120,7 +120,7 @@ fn machine_paths(text: &str) -> Vec<String> {
     faults
 }
 
-/// Versions are named once, in the workspace's own manifest.
+/// Versions are named once, in the manifest of the workspace (the fuzzers have one of their own).
 fn manifest(text: &str) -> Vec<String> {
     let mut faults = Vec::new();
     let mut in_dependencies = false;
@@ -139,7 +139,8 @@ fn manifest(text: &str) -> Vec<String> {
             close(&mut table);
             let (section, name) =
                 header.rsplit_once("dependencies.").map_or((header, None), |(head, name)| (head, Some(name)));
-            in_dependencies = name.is_none() && section.ends_with("dependencies");
+            in_dependencies =
+                name.is_none() && section.ends_with("dependencies") && section != "workspace.dependencies";
             table = name.map(|name| (index + 1, name.to_owned(), false));
         } else if let Some((_, _, inherited)) = &mut table {
             *inherited |= line.replace(' ', "") == "workspace=true";
@@ -214,6 +215,7 @@ mod tests {
         assert_eq!(manifest("[dev-dependencies]\na = { version = \"1\" }\n").len(), 1);
         assert_eq!(manifest("[target.'cfg(unix)'.dependencies]\na = { path = \"../a\" }\n").len(), 1);
         assert_eq!(manifest("[dependencies.a]\nversion = \"1\"\n[features]\n").len(), 1);
+        assert!(manifest("[workspace.dependencies]\na = \"1\"\n").is_empty());
         assert_eq!(manifest("[dependencies.a]\ngit = \"x\"\n").len(), 1);
     }
 

@@ -132,11 +132,16 @@ pub(crate) fn rotate_key(args: &RotateKeyArgs, printer: &mut Printer) -> Result<
     printer.line(&format!("{newest} seals from now on; now type: skerry secret reseal"))
 }
 
+/// Whose the key file of an installation is.
+const SYSTEM: &str = "projects/system";
+
 async fn reseal(client: &Client, printer: &mut Printer) -> Result<(), CliError> {
     let mut sealed = 0;
     loop {
         let answer = client.call(Service::Scheduler, |channel, left| async move {
-            secrets(channel).reseal_secrets(request(ResealSecretsRequest {}, left)).await
+            secrets(channel)
+                .reseal_secrets(request(ResealSecretsRequest { parent: SYSTEM.to_owned() }, left))
+                .await
         });
         let ResealSecretsResponse { resealed, remaining, unreadable } = answer.await?;
         sealed += resealed;

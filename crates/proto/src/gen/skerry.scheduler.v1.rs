@@ -2850,8 +2850,12 @@ impl ::prost::Name for DeleteSecretResponse {
     }
 }
 /// Seals secrets anew.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ResealSecretsRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResealSecretsRequest {
+    /// `projects/system`: the key file is the installation's, and so is all that is sealed under it.
+    #[prost(string, tag = "1")]
+    pub parent: ::prost::alloc::string::String,
+}
 impl ::prost::Name for ResealSecretsRequest {
     const NAME: &'static str = "ResealSecretsRequest";
     const PACKAGE: &'static str = "skerry.scheduler.v1";

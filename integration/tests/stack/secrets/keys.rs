@@ -102,9 +102,15 @@ async fn an_old_key_of_the_store_can_go_once_all_is_sealed_under_the_new_one() -
     }
     KeyRing::rotate(&fixture.key_file)?;
     let mut client = fixture.stack.secrets().await?;
-    let done = client.reseal_secrets(ResealSecretsRequest {}).await?.into_inner();
+    let done = client
+        .reseal_secrets(ResealSecretsRequest { parent: "projects/system".to_owned() })
+        .await?
+        .into_inner();
     assert_eq!((done.resealed, done.remaining, done.unreadable), (3, 0, 0));
-    let again = client.reseal_secrets(ResealSecretsRequest {}).await?.into_inner();
+    let again = client
+        .reseal_secrets(ResealSecretsRequest { parent: "projects/system".to_owned() })
+        .await?
+        .into_inner();
     assert_eq!((again.resealed, again.remaining), (0, 0), "it may be repeated");
 
     // The first key goes: what it sealed is not there any more.

@@ -115,8 +115,17 @@ impl SecretService for Secrets {
 
     async fn reseal_secrets(
         &self,
-        _: Request<pb::ResealSecretsRequest>,
+        request: Request<pb::ResealSecretsRequest>,
     ) -> Result<Response<pb::ResealSecretsResponse>, Status> {
-        reply(reseal::reseal(self).await)
+        let resealed = async {
+            let project = ProjectName::parse_parent(&request.get_ref().parent);
+            let project = project.map_err(|error| Fault::invalid_field("parent", error))?;
+            if project.as_str() != ProjectName::SYSTEM {
+                let why = "secrets of all projects are sealed under one key file: name `projects/system`";
+                return Err(Fault::invalid_field("parent", why));
+            }
+            reseal::reseal(self).await
+        };
+        reply(resealed.await)
     }
 }
