@@ -104,7 +104,7 @@ pub enum Family {
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 23] = [
         Self::Meta,
         Self::Nodes,
         Self::Apps,

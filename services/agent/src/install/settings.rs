@@ -16,6 +16,7 @@ pub(super) fn text(agent: &AgentArgs, has_token: bool) -> Result<String, Install
         no_docker,
         docker_host,
         docker_config,
+        secrets_dir,
         metrics_listen,
         image_gc,
     } = agent;
@@ -36,6 +37,7 @@ pub(super) fn text(agent: &AgentArgs, has_token: bool) -> Result<String, Install
         ("SKERRY_NO_DOCKER", flag(*no_docker)),
         ("DOCKER_HOST", docker_host.clone()),
         ("SKERRY_DOCKER_CONFIG", path(docker_config)),
+        ("SKERRY_SECRETS_DIR", path(secrets_dir)),
         ("SKERRY_METRICS_LISTEN", metrics_listen.map(|address| address.to_string())),
         ("SKERRY_IMAGE_GC_AGE", unless(image_gc.image_gc_age.clone(), "168h")),
         ("SKERRY_IMAGE_GC_HIGH", unless(image_gc.image_gc_high.to_string(), "85")),

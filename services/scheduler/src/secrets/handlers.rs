@@ -1,7 +1,7 @@
 //! The handlers of `SecretService`.
 
 use skerry_api::{Call, Create, Delete, ResponseStream, Told, Update, reply};
-use skerry_model::SecretRef;
+use skerry_model::{Fault, ProjectName, SecretRef};
 use skerry_proto::scheduler::v1::secret_service_server::SecretService;
 use skerry_proto::scheduler::v1::{self as pb, Secret};
 use tonic::{Request, Response, Status};
@@ -120,7 +120,7 @@ impl SecretService for Secrets {
         let resealed = async {
             let project = ProjectName::parse_parent(&request.get_ref().parent);
             let project = project.map_err(|error| Fault::invalid_field("parent", error))?;
-            if project.as_str() != ProjectName::SYSTEM {
+            if !project.is_system() {
                 let why = "secrets of all projects are sealed under one key file: name `projects/system`";
                 return Err(Fault::invalid_field("parent", why));
             }
