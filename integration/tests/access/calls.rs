@@ -76,13 +76,9 @@ impl Contract {
             |field: u8, text: &str| [&[field << 3 | 2, text.len() as u8][..], text.as_bytes()].concat();
         let absent = format!("projects/{project}/things/absent");
         match message.field.iter().find(|field| field.number() == 1) {
-            Some(field) if field.name() == "parent" => text(1, &format!("projects/{project}")),
-            Some(field) if field.r#type() == Type::String => text(1, &absent),
-            Some(field) if field.r#type() == Type::Message => {
-                let metadata = text(1, &absent);
-                let resource = [&[1 << 3 | 2, metadata.len() as u8][..], &metadata].concat();
-                [&[1 << 3 | 2, resource.len() as u8][..], &resource].concat()
-            }
+            Some(field) if field.name() == "parent" => first(format!("projects/{project}").as_bytes()),
+            Some(field) if field.r#type() == Type::String => first(absent.as_bytes()),
+            Some(field) if field.r#type() == Type::Message => first(&first(&first(absent.as_bytes()))),
             _ => Vec::new(),
         }
     }
