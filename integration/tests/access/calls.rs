@@ -72,17 +72,15 @@ impl Contract {
     /// A request for `method` about something in `project` that cannot be there, so that nothing is changed by who gets through.
     fn request(&self, method: &str, project: &str) -> Vec<u8> {
         let message = &self.messages[self.methods[method].input_type()];
-        let text =
-            |field: u8, text: &str| [&[field << 3 | 2, text.len() as u8][..], text.as_bytes()].concat();
+        let first = |value: &[u8]| {
+            let length = u8::try_from(value.len()).expect("shorter than 128 bytes");
+            [&[1 << 3 | 2, length][..], value].concat()
+        };
         let absent = format!("projects/{project}/things/absent");
         match message.field.iter().find(|field| field.number() == 1) {
-            Some(field) if field.name() == "parent" => text(1, &format!("projects/{project}")),
-            Some(field) if field.r#type() == Type::String => text(1, &absent),
-            Some(field) if field.r#type() == Type::Message => {
-                let metadata = text(1, &absent);
-                let resource = [&[1 << 3 | 2, metadata.len() as u8][..], &metadata].concat();
-                [&[1 << 3 | 2, resource.len() as u8][..], &resource].concat()
-            }
+            Some(field) if field.name() == "parent" => first(format!("projects/{project}").as_bytes()),
+            Some(field) if field.r#type() == Type::String => first(absent.as_bytes()),
+            Some(field) if field.r#type() == Type::Message => first(&first(&first(absent.as_bytes()))),
             _ => Vec::new(),
         }
     }

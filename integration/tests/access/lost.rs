@@ -81,6 +81,7 @@ async fn a_watch_ends_with_the_role_the_key_or_the_user() -> Result<()> {
     Ok(())
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "it is given to `and_then`")]
 fn code(error: anyhow::Error) -> Option<Code> {
     error.downcast_ref::<tonic::Status>().map(tonic::Status::code)
 }

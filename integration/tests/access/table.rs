@@ -76,6 +76,13 @@ const TABLE: &[(&str, &str)] = &[
     ("skerry.scheduler.v1.ConfigService/WatchConfigs", "??? ??? --+++++ --? ----"),
     ("skerry.scheduler.v1.ConfigService/UpdateConfig", "??? ??? ---++-+ --? ----"),
     ("skerry.scheduler.v1.ConfigService/DeleteConfig", "??? ??? ---++-+ --? ----"),
+    ("skerry.scheduler.v1.SecretService/CreateSecret", "??? ??? ---++-+ --? ----"),
+    ("skerry.scheduler.v1.SecretService/GetSecret", "??? ??? --+++++ --? ----"),
+    ("skerry.scheduler.v1.SecretService/ListSecrets", "??? ??? --+++++ --? ----"),
+    ("skerry.scheduler.v1.SecretService/WatchSecrets", "??? ??? --+++++ --? ----"),
+    ("skerry.scheduler.v1.SecretService/UpdateSecret", "??? ??? ---++-+ --? ----"),
+    ("skerry.scheduler.v1.SecretService/DeleteSecret", "??? ??? ---++-+ --? ----"),
+    ("skerry.scheduler.v1.SecretService/ResealSecrets", "??? ??? ----+-+ --? ----"),
 ];
 
 /// Everybody who calls, in the order of the table's columns.

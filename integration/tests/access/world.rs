@@ -22,7 +22,7 @@ use skerry_proto::types::v1::Metadata;
 use skerry_registry::Registry;
 use skerry_registry::authority::{AuthorityDir, Issuer, init};
 use skerry_rpc::{Access, ClientTls, Server, ServerTls};
-use skerry_scheduler::Scheduler;
+use skerry_scheduler::{Scheduler, SecretKeys};
 use skerry_store::{Store, StoreConfig, Target};
 use skerry_testing::Authority;
 use tokio::net::TcpListener;
@@ -108,7 +108,7 @@ impl World {
         shutdown.spawn(access.clone().follow(shutdown.wait()));
         let config = skerry_registry::Config { keys: Some(keys) };
         let registry = Registry::start(config, store.clone(), &access, &shutdown).await?;
-        let scheduler = Scheduler::start(store.clone(), "a-member", &shutdown).await?;
+        let scheduler = Scheduler::start(store.clone(), "a-member", SecretKeys::none(), &shutdown).await?;
         let config = skerry_gateway::Config::new(address.to_string());
         let gateway = Gateway::start(config, store.clone(), &shutdown).await?;
         let mut server = Server::new(Access::Certificate(tls))?;

@@ -49,7 +49,9 @@ impl Users {
                 None => return Err(Fault::not_found(name)),
             };
             let before = found.map(|found| found.value);
-            let Some(record) = with_key(before, key, own_key(peer, name), replace)? else { return Ok(()) };
+            let Some(record) = with_key(before.as_ref(), key, own_key(peer, name), replace)? else {
+                return Ok(());
+            };
             match self.store.commit(txn.put(&record_key, &record)).await {
                 Ok(committed) => {
                     self.shown.access.mirror().wait_for(&committed).await?;
@@ -70,7 +72,7 @@ fn own_key(peer: &Peer, name: &UserRef) -> Option<KeyId> {
 
 /// The record with the key; nothing if it is as it should be already. A record that is new has the caller's own key too.
 pub(super) fn with_key(
-    before: Option<stored::UserRecord>,
+    before: Option<&stored::UserRecord>,
     key: KeyId,
     own: Option<KeyId>,
     replace: bool,
@@ -79,7 +81,7 @@ pub(super) fn with_key(
     let entry =
         |key: KeyId| stored::UserKeyRecord { key_id: key.as_bytes().to_vec().into(), create_time: now };
     let is_new = before.is_none();
-    let mut record = before.clone().unwrap_or_else(|| stored::UserRecord {
+    let mut record = before.cloned().unwrap_or_else(|| stored::UserRecord {
         meta: Some(skerry_api::new_meta(SystemTime::now())),
         keys: own.into_iter().map(entry).collect(),
     });
@@ -94,7 +96,7 @@ pub(super) fn with_key(
             format!("at most {KEYS_MAX} keys count for one user: take some out, or ask with replace");
         return Err(Fault::new(Code::ResourceExhausted, "KEYS_MAX", message).with("most", KEYS_MAX));
     }
-    if before.as_ref() == Some(&record) {
+    if before == Some(&record) {
         return Ok(None);
     }
     if let Some(meta) = record.meta.as_mut() {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use skerry_api::{AccessMirror, Etag, Hub, Resource, metadata_of};
 use skerry_daemon::Shutdown;
+use skerry_identity::KeyId;
 use skerry_model::Fault;
 use skerry_proto::registry::v1::{
     Group, GroupSpec, Role, RoleBinding, RoleBindingSpec, User, UserKey, UserSpec,
@@ -69,7 +70,8 @@ impl Visible for stored::RoleBindingRecord {
 
 pub(crate) fn user_spec(record: &stored::UserRecord) -> UserSpec {
     let key = |key: &stored::UserKeyRecord| UserKey {
-        id: key.key_id.iter().map(|byte| format!("{byte:02x}")).collect(),
+        // One that is none counts for nobody, and is shown as what it is: nothing.
+        id: KeyId::try_from(&key.key_id[..]).map(|id| id.to_string()).unwrap_or_default(),
         create_time: key.create_time,
     };
     UserSpec { keys: record.keys.iter().map(key).collect() }

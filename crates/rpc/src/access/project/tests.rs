@@ -36,7 +36,7 @@ fn fields(depth: u32) -> BoxedStrategy<Vec<u8>> {
         (1..40_u64, 0..8_u64).prop_map(|(f, kind)| number(f << 3 | kind)).boxed(),
         // A key that is longer than it need be.
         name.clone()
-            .prop_map(|text| [vec![0x8a, 0x80, 0x00, text.len() as u8], text.into()].concat())
+            .prop_map(|text| [vec![0x8a, 0x80, 0x00], number(text.len() as u64), text.into()].concat())
             .boxed(),
     ];
     let wanted = match depth {

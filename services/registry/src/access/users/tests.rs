@@ -15,16 +15,16 @@ fn ids(record: &stored::UserRecord) -> Vec<u8> {
 
 #[test]
 fn a_key_is_added_once_and_replaces_only_when_asked() {
-    let one = with_key(Some(stored::UserRecord::default()), key(1), None, false).unwrap().expect("new");
+    let one = with_key(Some(&stored::UserRecord::default()), key(1), None, false).unwrap().expect("new");
     assert_eq!(ids(&one), [1]);
-    assert_eq!(with_key(Some(one.clone()), key(1), None, false).unwrap(), None, "it counts already");
-    let two = with_key(Some(one.clone()), key(2), None, false).unwrap().expect("new");
+    assert_eq!(with_key(Some(&one), key(1), None, false).unwrap(), None, "it counts already");
+    let two = with_key(Some(&one), key(2), None, false).unwrap().expect("new");
     assert_eq!(ids(&two), [1, 2]);
-    assert_eq!(ids(&with_key(Some(two), key(3), None, true).unwrap().expect("new")), [3]);
+    assert_eq!(ids(&with_key(Some(&two), key(3), None, true).unwrap().expect("new")), [3]);
     let full = (0..16).fold(stored::UserRecord::default(), |record, n| {
-        with_key(Some(record), key(n), None, false).unwrap().expect("new")
+        with_key(Some(&record), key(n), None, false).unwrap().expect("new")
     });
-    assert_eq!(with_key(Some(full), key(99), None, false).unwrap_err().reason, "KEYS_MAX");
+    assert_eq!(with_key(Some(&full), key(99), None, false).unwrap_err().reason, "KEYS_MAX");
 }
 
 #[test]
