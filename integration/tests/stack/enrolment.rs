@@ -439,6 +439,29 @@ async fn a_node_renews_over_its_stream_until_its_key_is_struck_out() -> Result<(
 }
 
 #[tokio::test]
+async fn the_agent_itself_enrols_by_its_token_and_is_a_node_until_it_is_revoked() -> Result<()> {
+    let world = World::start().await?;
+    let token = world.token(&["--labels=site=oslo"]).await?;
+    private_file::replace(&world.dir.path().join("token"), token.as_bytes())?;
+    let mut command = Command::new(bin("skerry-agent"));
+    command.arg(format!("--gateway={}", world.gateway())).args(["--node=a1", "--no-docker"]);
+    command.arg("--token-file").arg(world.dir.path().join("token")).env("HOME", world.dir.path());
+    command.arg("--data-dir").arg(world.dir.path().join("a1")).stdin(Stdio::null());
+    let mut agent = Process::spawn_command(&mut command, world.dir.path().join("agent"))?;
+    let connected = async |wanted: bool| {
+        let said = world.skerry(&["get", "node/a1", "-o", "jsonpath={.status.connection.connected}"]).await?;
+        ensure!((said.trim() == "true") == wanted, "{said}\n{}", agent.output());
+        Ok::<_, anyhow::Error>(())
+    };
+    eventually("a1 is connected", PATIENCE, || connected(true)).await;
+    assert_eq!(world.token_record(&token).await?.1.uses, 1);
+    world.skerry(&["node", "revoke", "a1"]).await?;
+    eventually("a1 is cut off", PATIENCE, || connected(false)).await;
+    agent.terminate(PATIENCE).await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn out_of_time_a_known_node_renews_and_does_nothing_else() -> Result<()> {
     let world = World::start().await?;
     let machine = Machine::new("m1", "")?;
