@@ -408,7 +408,7 @@ async fn a_node_renews_over_its_stream_until_its_key_is_struck_out() -> Result<(
     // Both are good until the node was seen with the new one.
     machine.session(&world, &enrolled).await?.welcome().await?;
     let old = std::mem::replace(&mut machine.key, new);
-    let former = std::mem::replace(&mut enrolled.certificate, Some(renewed));
+    let former = enrolled.certificate.replace(renewed);
     let mut session = machine.session(&world, &enrolled).await?;
     session.welcome().await?;
     let record = world.node("m1").await?.context("a node")?;

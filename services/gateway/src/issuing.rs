@@ -44,7 +44,7 @@ impl Issuing {
     /// By registries at these addresses; the first that answers is asked.
     pub fn at(addresses: Vec<String>, tls: Option<ClientTls>) -> Self {
         let registries = addresses.into_iter().map(|address| Registry { address, channel: OnceCell::new() });
-        Self::by(Arc::new(Registries { registries: registries.collect(), first: AtomicUsize::new(0), tls }))
+        Self::by(Arc::new(Registries { all: registries.collect(), first: AtomicUsize::new(0), tls }))
     }
 
     /// Passes on what a machine asks that is not a node yet. Where too many ask at once it is sent off: it comes again.
@@ -82,7 +82,7 @@ fn late() -> Status {
 
 /// Registries elsewhere.
 struct Registries {
-    registries: Vec<Registry>,
+    all: Vec<Registry>,
     /// Which of them answered last, and is asked first.
     first: AtomicUsize,
     tls: Option<ClientTls>,
@@ -111,9 +111,9 @@ impl Registries {
     {
         let mut last = status_of(&Fault::unavailable("no registry is named: --registry"));
         let first = self.first.load(Ordering::Relaxed);
-        for turn in 0..self.registries.len() {
-            let index = (first + turn) % self.registries.len();
-            let answer = match self.client(&self.registries[index]).await {
+        for turn in 0..self.all.len() {
+            let index = (first + turn) % self.all.len();
+            let answer = match self.client(&self.all[index]).await {
                 Ok(client) => call(client).await,
                 Err(status) => Err(status),
             };
