@@ -9,9 +9,11 @@ use std::time::Duration;
 use rand::RngExt as _;
 use skerry_manifest::{Positions, Project};
 use skerry_model::ProjectName;
+use skerry_proto::registry::v1::enrollment_request_service_client::EnrollmentRequestServiceClient;
 use skerry_proto::registry::v1::event_service_client::EventServiceClient;
 use skerry_proto::registry::v1::installation_service_client::InstallationServiceClient;
 use skerry_proto::registry::v1::node_service_client::NodeServiceClient;
+use skerry_proto::registry::v1::token_service_client::TokenServiceClient;
 use skerry_proto::scheduler::v1::app_service_client::AppServiceClient;
 use skerry_proto::scheduler::v1::config_service_client::ConfigServiceClient;
 use skerry_rpc::{ClientTls, ConnectError, MESSAGE_BYTES_MAX, Traced};
@@ -223,6 +225,14 @@ pub(crate) fn installation(channel: Channel) -> InstallationServiceClient<Traced
 
 pub(crate) fn events(channel: Channel) -> EventServiceClient<Traced> {
     EventServiceClient::new(Traced::new(channel)).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+pub(crate) fn tokens(channel: Channel) -> TokenServiceClient<Traced> {
+    TokenServiceClient::new(Traced::new(channel)).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+pub(crate) fn enrollments(channel: Channel) -> EnrollmentRequestServiceClient<Traced> {
+    EnrollmentRequestServiceClient::new(Traced::new(channel)).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 pub(crate) fn apps(channel: Channel) -> AppServiceClient<Traced> {

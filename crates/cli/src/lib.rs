@@ -62,6 +62,9 @@ async fn execute(global: &GlobalArgs, command: &ClientCommand) -> Result<(), Cli
         ClientCommand::Diff(args) => commands::diff::run(client, args, printer).await,
         ClientCommand::Edit(args) => commands::edit::run(client, args, printer).await,
         ClientCommand::Delete(args) => commands::delete::run(client, args, printer).await,
+        ClientCommand::Get(args) if commands::node::are_enrollments(args) => {
+            commands::node::list(client, args, printer).await
+        }
         ClientCommand::Get(args) => commands::get::run(client, args, printer).await,
         ClientCommand::Describe(args) => commands::describe::run(client, args, printer).await,
         ClientCommand::Label(args) => {
@@ -72,6 +75,8 @@ async fn execute(global: &GlobalArgs, command: &ClientCommand) -> Result<(), Cli
         }
         ClientCommand::Cordon(args) => commands::cordon::run(client, args, true, printer).await,
         ClientCommand::Uncordon(args) => commands::cordon::run(client, args, false, printer).await,
+        ClientCommand::Token(command) => commands::token::run(client, command, printer).await,
+        ClientCommand::Node(command) => commands::node::run(client, command, printer).await,
         ClientCommand::Rollout(command) => commands::rollout::run(client, command, printer).await,
         ClientCommand::Restart(args) => commands::restart::run(client, args, printer).await,
         ClientCommand::Events(args) => commands::events::run(client, args, printer).await,

@@ -10,6 +10,7 @@ mod directories;
 mod docker_outages;
 mod docker_restart;
 mod ends;
+mod enrolment;
 mod guide;
 mod observed;
 mod operator;

@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use skerry_api::Member;
 use skerry_daemon::Shutdown;
 use skerry_etcd_embedded::EmbeddedEtcd;
-use skerry_gateway::Gateway;
+use skerry_gateway::{Gateway, Issuing};
 use skerry_model::Fault;
 use skerry_proto::registry::v1::GetNodeRequest;
 use skerry_proto::registry::v1::node_service_client::NodeServiceClient;
@@ -186,18 +186,19 @@ impl ControlPlane {
         let [registry_member, scheduler_member, gateway_member] =
             ["registry", "scheduler", "gateway"].map(|service| Member::new(service, address, metrics));
         let leader = scheduler_member.id();
-        // Each reads the fleet first: at the same time, to be ready sooner.
-        let (registry, scheduler, gateway) = tokio::try_join!(
-            async {
-                Registry::start(skerry_registry::Config::default(), store.clone(), shutdown)
-                    .await
-                    .context("starting the registry")
-            },
-            async {
-                Scheduler::start(store.clone(), &leader, shutdown).await.context("starting the scheduler")
-            },
-            async { Gateway::start(gateway, store.clone(), shutdown).await.context("starting the gateway") },
-        )?;
+        // Each reads the fleet first: at the same time, to be ready sooner. The gateway asks the registry beside it for machines that enrol.
+        let registry = async {
+            let config = skerry_registry::Config::default();
+            let registry = Registry::start(config, store.clone(), shutdown).await;
+            let registry = registry.context("starting the registry")?;
+            let issuing = Some(Issuing::by(registry.issuing()));
+            let config = skerry_gateway::Config { issuing, ..gateway };
+            let gateway = Gateway::start(config, store.clone(), shutdown).await;
+            Ok::<_, anyhow::Error>((registry, gateway.context("starting the gateway")?))
+        };
+        let ((registry, gateway), scheduler) = tokio::try_join!(registry, async {
+            Scheduler::start(store.clone(), &leader, shutdown).await.context("starting the scheduler")
+        })?;
         for member in [registry_member, scheduler_member, gateway_member] {
             shutdown.spawn(member.keep(store.clone(), shutdown.wait()));
         }

@@ -2,6 +2,7 @@
 
 mod change;
 mod contexts;
+mod enrol;
 mod rollout;
 mod show;
 
@@ -15,6 +16,10 @@ use crate::complete;
 
 pub use change::{AnnotateArgs, ApplyArgs, CordonArgs, DeleteArgs, DiffArgs, EditArgs, LabelArgs};
 pub use contexts::{ConfigCommand, GetContextsArgs, SetContextArgs};
+pub use enrol::{
+    ApproveArgs, DenyArgs, NodeCommand, RevokeArgs, TokenCommand, TokenCreateArgs, TokenDeleteArgs,
+    TokenListArgs,
+};
 pub use rollout::{HistoryArgs, RestartArgs, RolloutCommand, RolloutStatusArgs, UndoArgs};
 pub use show::{
     DescribeArgs, EventsArgs, ExplainArgs, Format, GetArgs, Output, StatusArgs, VersionArgs, WaitArgs,
@@ -113,6 +118,12 @@ pub enum ClientCommand {
     Cordon(CordonArgs),
     /// Give nodes work again
     Uncordon(CordonArgs),
+    /// Tokens, by which machines become nodes
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Let machines in that wait, turn them away, strike the keys of nodes out
+    #[command(subcommand)]
+    Node(NodeCommand),
     /// The revisions of an app: how the current one comes along, go back to another, start anew
     #[command(subcommand)]
     Rollout(RolloutCommand),

@@ -14,7 +14,8 @@ use crate::jsonpath::Template;
 
 const TYPES_HELP: &str = "\
 Types: nodes (no, node), apps (app), configs (cfg, config), instances (inst, instance),
-       revisions (rev, revision), events (ev, event)";
+       revisions (rev, revision), events (ev, event); get also shows
+       enrollments (enr, enrollment), machines that wait for approval";
 
 /// How things are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -12,11 +12,13 @@ pub(crate) mod explain;
 pub(crate) mod get;
 mod gone;
 pub(crate) mod label;
+pub(crate) mod node;
 mod prune;
 pub(crate) mod restart;
 pub(crate) mod rollout;
 mod send;
 pub(crate) mod status;
+pub(crate) mod token;
 pub(crate) mod version;
 pub(crate) mod wait;
 
