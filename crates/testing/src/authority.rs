@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use rustls_pki_types::DnsName;
 use skerry_identity::authority::{IntermediateAuthority, Issued, Life, Order, RootAuthority};
 use skerry_identity::certificate::Usage;
-use skerry_identity::{Identity, KeyPair, Principal, SigningKey, TrustBundle, TrustDomain};
+use skerry_identity::{Identity, KeyPair, Principal, PublicKey, SigningKey, TrustBundle, TrustDomain};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -34,7 +34,12 @@ pub struct TlsFiles {
 impl Authority {
     /// A new one of `domain`.
     pub fn new(domain: &str) -> Self {
-        let life = Life { not_before: SystemTime::now() - 365 * DAY, lifetime: 3650 * DAY };
+        Self::at(domain, SystemTime::now())
+    }
+
+    /// A new one of `domain`, in a world where it is `now`.
+    pub fn at(domain: &str, now: SystemTime) -> Self {
+        let life = Life { not_before: now - 365 * DAY, lifetime: 3650 * DAY };
         let domain = TrustDomain::parse(domain).expect("a trust domain");
         let root = RootAuthority::create(&domain, new_key(), life).expect("a root");
         let intermediate = root.intermediate(new_key(), life).expect("an intermediate");
@@ -64,19 +69,24 @@ impl Authority {
 
     fn issue_for(&self, identity: &str, life: Life) -> (Issued, Arc<KeyPair>) {
         let key = new_key();
+        (self.certify(identity, key.public_key(), life), key)
+    }
+
+    /// A certificate for a key that somebody else has.
+    pub fn certify(&self, identity: &str, public_key: &PublicKey, life: Life) -> Issued {
         let identity = Identity::parse(identity).expect("an identity");
         let is_service = matches!(identity.principal, Principal::Service(_));
         let dns_names = [DnsName::try_from("localhost").expect("a name")];
         let addresses = [IpAddr::from([127, 0, 0, 1]), IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])];
         let order = Order {
-            public_key: key.public_key(),
+            public_key,
             identity: &identity,
             usage: if is_service { Usage::Both } else { Usage::Client },
             dns_names: if is_service { &dns_names } else { &[] },
             addresses: if is_service { &addresses } else { &[] },
             life,
         };
-        (self.intermediate.issue(&order).expect("issued"), key)
+        self.intermediate.issue(&order).expect("issued")
     }
 
     /// Issues for `identity` and writes its files into `directory`, named after `name`, in the place of what was there.

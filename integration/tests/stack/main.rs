@@ -1,5 +1,6 @@
 //! The whole of Skerry from outside: separate service processes on a real etcd, real agents, real processes. Each test states a promise.
 
+mod agent_identity;
 mod api;
 mod bounds;
 mod churn;

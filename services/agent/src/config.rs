@@ -16,7 +16,7 @@ use crate::machine::host_name;
 use crate::runtime::docker::{CredentialsFile, ImageGc};
 
 /// Where the agent keeps its state if nothing else is said.
-const DATA_DIR_DEFAULT: &str = "/var/lib/skerry/agent";
+pub(crate) const DATA_DIR_DEFAULT: &str = "/var/lib/skerry/agent";
 /// Where Docker listens if nothing else is said.
 const DOCKER_SOCKET_DEFAULT: &str = "/var/run/docker.sock";
 /// Most gateways that are worth trying in turn.

@@ -13,6 +13,7 @@ mod former;
 pub mod health;
 mod hex;
 mod identity;
+mod install;
 mod ledger;
 mod lock;
 mod machine;
@@ -36,6 +37,7 @@ pub use config::{
     AgentArgs, Config, ConfigError, DockerAccess, EnrolArgs, Gateway, ImageGcArgs, NodeTls, default_node_name,
 };
 pub use identity::{Enrolment, TokenText};
+pub use install::{InstallArgs, InstallError, PlaceArgs, UninstallArgs, install, uninstall};
 pub use runtime::docker::{CredentialsFile, ImageGc};
 pub use serve::{NotRunning, ServeError, check_running, serve};
 pub use shim::run_shim_if_asked;

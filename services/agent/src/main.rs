@@ -3,14 +3,16 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use skerry_agent::AgentArgs;
+use skerry_agent::{AgentArgs, InstallArgs, UninstallArgs};
 use skerry_daemon::{LogArgs, Monitor};
 use skerry_rpc::Access;
 
 /// Runs on an edge machine what the control plane assigns to it.
 #[derive(Debug, Parser)]
-#[command(name = "skerry-agent", version)]
+#[command(name = "skerry-agent", version, args_conflicts_with_subcommands = true)]
 struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
     #[command(flatten)]
     agent: AgentArgs,
     #[command(flatten)]
@@ -21,6 +23,15 @@ struct Args {
     health: bool,
 }
 
+/// What it does instead of running.
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Install this program as a service of systemd that runs with these flags, and start it; again, it changes what is different
+    Install(Box<InstallArgs>),
+    /// Undo that; what the agent knows stays, and so does what runs
+    Uninstall(UninstallArgs),
+}
+
 /// Most threads that wait for disks and names of hosts. More than there are long waits at once (fetches, starts, whole artifacts), so that a look at
 /// what runs and the writing of the desired state are not behind them.
 const BLOCKING_THREADS_MAX: usize = 16;
@@ -28,6 +39,20 @@ const BLOCKING_THREADS_MAX: usize = 16;
 fn main() -> ExitCode {
     skerry_agent::run_shim_if_asked();
     let args = Args::parse();
+    if let Some(command) = args.command {
+        let mut out = std::io::stdout().lock();
+        let done = match command {
+            Command::Install(args) => skerry_agent::install(*args, &mut out),
+            Command::Uninstall(args) => skerry_agent::uninstall(args, &mut out),
+        };
+        return match done {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("error: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     if args.health {
         return match skerry_agent::check_running(&args.agent.data_dir) {
             Ok(()) => ExitCode::SUCCESS,

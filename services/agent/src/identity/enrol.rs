@@ -54,6 +54,13 @@ const PENDING: (Duration, Duration) = (Duration::from_secs(1), Duration::from_se
 #[derive(Clone)]
 pub struct TokenText(Arc<SecretBytes>);
 
+impl TokenText {
+    /// What was given. The name is there to be searched for in review.
+    pub(crate) fn expose(&self) -> &[u8] {
+        self.0.expose()
+    }
+}
+
 impl FromStr for TokenText {
     type Err = std::convert::Infallible;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -147,7 +154,7 @@ impl Enrolment {
     /// Whether a machine that is not enrolled could be, by these flags.
     pub(crate) fn check(&self) -> Result<(), NoWayIn> {
         if let Some(text) = &self.token {
-            return parse(text.0.expose()).map(drop).map_err(NoWayIn::Token);
+            return parse(text.expose()).map(drop).map_err(NoWayIn::Token);
         }
         let any = self.token_file.is_some() || self.pin.is_some() || self.authority.is_some();
         if any { Ok(()) } else { Err(NoWayIn::Nothing) }
@@ -156,7 +163,7 @@ impl Enrolment {
     /// The token, and the flag that names it.
     fn token(&self) -> Result<Option<(Token, &'static str)>, String> {
         let (flag, read) = match (&self.token, &self.token_file) {
-            (Some(text), _) => ("--token", parse(text.0.expose())),
+            (Some(text), _) => ("--token", parse(text.expose())),
             (None, Some(path)) => {
                 let bytes = private_file::read(path).map_err(|error| format!("--token-file: {error}"))?;
                 let bytes =

@@ -88,6 +88,14 @@ impl Proof {
         }
     }
 
+    /// The node's uid, where its identity says it.
+    pub(crate) fn node_uid(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Own { own: Some(own), .. } => Some(own.node_uid()),
+            Kind::Own { own: None, .. } | Kind::Plain | Kind::Files { .. } => None,
+        }
+    }
+
     /// By what to dial now. Nothing: without TLS.
     pub(crate) fn dial(&mut self) -> Result<Option<ClientTls>, String> {
         let (client, not_before) = match &mut self.kind {

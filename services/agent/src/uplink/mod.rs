@@ -100,6 +100,7 @@ impl Uplink {
     pub(crate) fn new(parts: Parts) -> Self {
         let Loaded { desired, node_uid, damage, formers, formers_damage } = parts.loaded;
         let formers = Formers::new(formers);
+        let node_uid = parts.proof.node_uid().map_or(node_uid, str::to_owned);
         let machine = AgentMachine::new(AgentConfig {
             node: parts.node.to_string(),
             node_uid: node_uid.clone(),
