@@ -78,6 +78,12 @@ impl Etcd {
         format!("127.0.0.1:{}", self.client_port)
     }
 
+    /// Where its files are: what somebody has who steals its disk.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// What it has printed since its last start.
     #[must_use]
     pub fn output(&self) -> String {

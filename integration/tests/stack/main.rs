@@ -11,6 +11,7 @@ mod directories;
 mod docker_outages;
 mod docker_restart;
 mod ends;
+mod enrolment;
 mod guide;
 mod hostile;
 mod mesh;

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use skerry_model::{Code, Fault};
@@ -12,7 +13,7 @@ use skerry_proto::registry::v1 as pb;
 use skerry_proto::registry::v1::issuer_service_client::IssuerServiceClient;
 use skerry_proto::registry::v1::issuer_service_server::IssuerService;
 use skerry_rpc::{ClientTls, Traced, fault_of, status_of};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{OnceCell, Semaphore};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
@@ -42,8 +43,8 @@ impl Issuing {
 
     /// By registries at these addresses; the first that answers is asked.
     pub fn at(addresses: Vec<String>, tls: Option<ClientTls>) -> Self {
-        let registries = addresses.into_iter().map(|address| Registry { address, channel: Mutex::default() });
-        Self::by(Arc::new(Registries { registries: registries.collect(), tls }))
+        let registries = addresses.into_iter().map(|address| Registry { address, channel: OnceCell::new() });
+        Self::by(Arc::new(Registries { all: registries.collect(), first: AtomicUsize::new(0), tls }))
     }
 
     /// Passes on what a machine asks that is not a node yet. Where too many ask at once it is sent off: it comes again.
@@ -81,31 +82,26 @@ fn late() -> Status {
 
 /// Registries elsewhere.
 struct Registries {
-    registries: Vec<Registry>,
+    all: Vec<Registry>,
+    /// Which of them answered last, and is asked first.
+    first: AtomicUsize,
     tls: Option<ClientTls>,
 }
 
 struct Registry {
     address: String,
     /// Open since the first call that needed it; it opens itself again where it broke.
-    channel: Mutex<Option<Channel>>,
+    channel: OnceCell<Channel>,
 }
 
 impl Registries {
     async fn client(&self, registry: &Registry) -> Result<IssuerServiceClient<Traced>, Status> {
-        let mut channel = registry.channel.lock().await;
-        let open = match &*channel {
-            Some(open) => open.clone(),
-            None => {
-                let connected = skerry_rpc::connect(&registry.address, self.tls.as_ref()).await;
-                let open = connected.map_err(|error| {
-                    tracing::warn!(registry = registry.address, %error, "the registry is not reached");
-                    status_of(&Fault::unavailable("the registry is not reached: try again"))
-                })?;
-                channel.insert(open).clone()
-            }
-        };
-        Ok(IssuerServiceClient::new(Traced::new(open)))
+        let open = || skerry_rpc::connect(&registry.address, self.tls.as_ref());
+        let channel = registry.channel.get_or_try_init(open).await.map_err(|error| {
+            tracing::warn!(registry = registry.address, %error, "the registry is not reached");
+            status_of(&Fault::unavailable("the registry is not reached: try again"))
+        })?;
+        Ok(IssuerServiceClient::new(Traced::new(channel.clone())))
     }
 
     /// Asks one after the other, until one answers.
@@ -114,15 +110,20 @@ impl Registries {
         F: Future<Output = Result<M, Status>>,
     {
         let mut last = status_of(&Fault::unavailable("no registry is named: --registry"));
-        for registry in &self.registries {
-            let answer = match self.client(registry).await {
+        let first = self.first.load(Ordering::Relaxed);
+        for turn in 0..self.all.len() {
+            let index = (first + turn) % self.all.len();
+            let answer = match self.client(&self.all[index]).await {
                 Ok(client) => call(client).await,
                 Err(status) => Err(status),
             };
             match answer {
                 // It was not reached, or stops. What it may have done, the next finds out: to ask again is free.
                 Err(status) if status.code() == tonic::Code::Unavailable => last = status,
-                answer => return answer,
+                answer => {
+                    self.first.store(index, Ordering::Relaxed);
+                    return answer;
+                }
             }
         }
         Err(last)

@@ -61,7 +61,7 @@ async fn create(client: &Client, args: &TokenCreateArgs, printer: &mut Printer) 
     Ok(())
 }
 
-/// What to do with a token: one command, where the agent's program is installed.
+/// What to do with a token: four commands.
 fn hint(token: &Token) -> String {
     let uses = match token.uses_max {
         0 => "any number of machines".to_owned(),
@@ -69,9 +69,12 @@ fn hint(token: &Token) -> String {
         uses => format!("{uses} machines"),
     };
     format!(
-        "Good for {uses} until {}. On the machine, with the token above in the file token (mode 0600):\n  \
+        "Good for {uses} until {}. On the machine, where GATEWAY is a gateway as it reaches it (paste the token after the first):\n  \
+         install -m 600 /dev/stdin token\n  \
          skerry-agent --gateway https://GATEWAY:7773 --token-file token\n\
-         Then, here: skerry get nodes",
+         Then here:\n  \
+         skerry get nodes\n  \
+         skerry apply -f app.yaml",
         moment(token.expire_time.as_ref())
     )
 }
@@ -180,6 +183,15 @@ mod tests {
     use skerry_proto::types::v1::Metadata;
 
     use super::*;
+
+    #[test]
+    fn the_hint_says_how_often_and_until_when_and_has_no_secret() {
+        let expire_time = Some(prost_types::Timestamp { seconds: 1_800_000_000, nanos: 0 });
+        let told = hint(&Token { uses_max: 3, expire_time, ..Token::default() });
+        assert!(told.starts_with("Good for 3 machines until 2027-01-15T08:00:00Z."), "{told}");
+        assert!(!told.contains("skt1_"), "{told}");
+        assert_eq!(told.lines().filter(|line| line.starts_with("  ")).count(), 4, "{told}");
+    }
 
     #[test]
     fn a_token_s_row_says_what_is_left_of_it() {

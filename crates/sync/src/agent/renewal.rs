@@ -46,6 +46,8 @@ pub(super) struct Renewal {
     told: Option<(WallTime, MonoTime)>,
     /// The gateway answers nothing else, and there is no new certificate yet.
     only: bool,
+    /// What was sent could not be taken: all of it is asked for again.
+    again: bool,
     /// A request is out; no longer waited for after this.
     asked: Option<MonoTime>,
     /// The driver is taking one: whether it has a certificate, or roots only.
@@ -67,6 +69,7 @@ impl Renewal {
             spread: Duration::ZERO,
             told: None,
             only: false,
+            again: false,
             asked: None,
             taking: None,
             next: None,
@@ -129,7 +132,7 @@ impl Renewal {
             return self.asked;
         }
         let identity = self.identity.as_ref()?;
-        if self.only {
+        if self.only || self.again {
             return Some(self.not_before);
         }
         let (told, heard) = self.told?;
@@ -183,6 +186,7 @@ impl Renewal {
         rng: &mut Rng,
     ) -> (Option<pb::IssuedCertificate>, Option<(String, Duration)>) {
         let Some(has_chain) = self.taking.take() else { return (None, None) };
+        self.again = false;
         let failure = match result {
             Ok(identity) if has_chain => {
                 self.replace(Some(identity), rng);
@@ -197,6 +201,7 @@ impl Renewal {
             Err(why) => {
                 let retry = self.backoff.next(rng);
                 self.not_before = now + retry;
+                self.again = true;
                 Some((why, retry))
             }
         };

@@ -30,6 +30,7 @@ fn identity(begin: u64) -> AgentIdentity {
 }
 
 /// A machine with what a driver has to remember of it.
+#[allow(clippy::struct_excessive_bools, reason = "each is one thing that a law speaks of")]
 struct Driver {
     machine: AgentMachine,
     now: Duration,

@@ -33,7 +33,8 @@ pub(crate) struct Asked {
 /// What a machine says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Machine {
-    pub(crate) machine_id: String,
+    /// `/etc/machine-id`.
+    pub(crate) id: String,
     pub(crate) serial: String,
     pub(crate) host_name: String,
 }
@@ -67,8 +68,8 @@ impl Asked {
         text("machine.host_name", &sent.host_name, HOST_NAME_BYTES_MAX, &mut wrong);
         text("agent_version", &request.agent_version, SHORT_BYTES_MAX, &mut wrong);
         text("address", address, SHORT_BYTES_MAX, &mut wrong);
-        let (machine_id, serial) = (sent.machine_id.trim().to_owned(), sent.serial.trim().to_owned());
-        let machine = Machine { machine_id, serial, host_name: sent.host_name };
+        let (id, serial) = (sent.machine_id.trim().to_owned(), sent.serial.trim().to_owned());
+        let machine = Machine { id, serial, host_name: sent.host_name };
         let asked = csr.zip(sealing_key).map(|(csr, sealing_key)| Self {
             public_key: csr.public_key().clone(),
             sealing_key,

@@ -117,7 +117,7 @@ impl From<Fault> for Refused {
 
 /// Which machine: its serial number, or its machine id where it has none.
 fn machine_hash(machine: &Machine) -> Result<[u8; 16], Fault> {
-    let (kind, value) = match (machine.serial.as_str(), machine.machine_id.as_str()) {
+    let (kind, value) = match (machine.serial.as_str(), machine.id.as_str()) {
         ("", "") => {
             let why = "the token takes each machine once, and this one tells neither a serial number nor a machine id";
             return Err(Fault::invalid_field("machine", why));

@@ -360,7 +360,7 @@ fn enrollment_of(asked: &Asked) -> stored::EnrollmentRecord {
         public_key: asked.public_key.to_spki().into(),
         sealing_key: bytes::Bytes::copy_from_slice(asked.sealing_key.as_bytes()),
         node: asked.wanted_name().map(|node| node.to_string()).unwrap_or_default(),
-        machine_id: asked.machine.machine_id.clone(),
+        machine_id: asked.machine.id.clone(),
         serial: asked.machine.serial.clone(),
         host_name: asked.machine.host_name.clone(),
         address: asked.address.clone(),

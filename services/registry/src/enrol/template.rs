@@ -61,7 +61,7 @@ impl Template {
         push_text(&mut parts, rest)?;
         let template = Self { parts };
         // With the shortest values it must make a name, else it never does.
-        let shortest = Machine { machine_id: "0".into(), serial: "0".into(), host_name: "0".into() };
+        let shortest = Machine { id: "0".into(), serial: "0".into(), host_name: "0".into() };
         template.render(&shortest, 1).map_err(|_| InvalidTemplate::NoName)?;
         Ok(template)
     }
@@ -78,7 +78,7 @@ impl Template {
             match part {
                 Part::Text(text) => name.push_str(text),
                 Part::Serial => name.push_str(&value("machine.serial", "serial number", &machine.serial)?),
-                Part::MachineId => name.push_str(&value("machine.machine_id", "id", &machine.machine_id)?),
+                Part::MachineId => name.push_str(&value("machine.machine_id", "id", &machine.id)?),
                 Part::Host => {
                     let host = machine.host_name.split('.').next().unwrap_or_default();
                     name.push_str(&value("machine.host_name", "host name", host)?);

@@ -121,7 +121,7 @@ fn a_token_is_good_until_its_time_and_not_in_that_second() {
 fn a_token_that_takes_each_machine_once_wants_to_know_which_it_is() {
     let fault = admit(&token_record(0, true), &Machine::default(), now());
     assert!(matches!(fault, Err(Refused::Openly(fault)) if fault.violations[0].field == "machine"));
-    let by_id = Machine { machine_id: "m".into(), ..Machine::default() };
+    let by_id = Machine { id: "m".into(), ..Machine::default() };
     let used = admit(&token_record(0, true), &by_id, now()).unwrap();
     assert_eq!(quietly(admit(&used, &by_id, now())), Refusal::MachineUsed);
     // A serial number that reads like another machine's id is another machine.
@@ -219,11 +219,7 @@ fn what_is_no_template_is_told_and_what_is_one_makes_names() {
     let name = |template: &str, machine: &Machine| {
         Template::parse(template).unwrap().render(machine, 7).map(|name| name.to_string())
     };
-    let cam = Machine {
-        machine_id: "ab12".into(),
-        serial: "SN_0042/A".into(),
-        host_name: "Cam4.example.org".into(),
-    };
+    let cam = Machine { id: "ab12".into(), serial: "SN_0042/A".into(), host_name: "Cam4.example.org".into() };
     assert_eq!(name("line-4-{n}", &cam).unwrap(), "line-4-7");
     assert_eq!(name("cam-{serial}", &cam).unwrap(), "cam-sn-0042-a");
     assert_eq!(name("{host}-{machine_id}", &cam).unwrap(), "cam4-ab12");
@@ -239,7 +235,7 @@ proptest! {
         serial in any::<String>(), machine_id in any::<String>(), host_name in any::<String>(), n in any::<u32>(),
     ) {
         let Ok(template) = Template::parse(&template) else { return Ok(()) };
-        match template.render(&Machine { machine_id, serial, host_name }, n) {
+        match template.render(&Machine { id: machine_id, serial, host_name }, n) {
             Ok(name) => prop_assert!(skerry_model::NodeName::parse(name.as_str()).is_ok()),
             Err(fault) => {
                 prop_assert_eq!(fault.code, Code::InvalidArgument);
