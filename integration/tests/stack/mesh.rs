@@ -38,7 +38,8 @@ fn sidecar(dir: &Path, own: &TlsFiles, (ending, passing, registry): (u16, u16, u
     fs::write(&file, config)?;
     let nginx = find_program("nginx").context("nginx is not installed")?;
     let mut command = Command::new(nginx);
-    command.arg("-e").arg("stderr").arg("-p").arg(dir).arg("-c").arg(&file);
+    // Its own prefix: there are its modules.
+    command.arg("-e").arg("stderr").arg("-c").arg(&file);
     Process::spawn_command(&mut command, dir.join("nginx.log"))
 }
 

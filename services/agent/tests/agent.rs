@@ -500,17 +500,12 @@ async fn a_gateway_that_is_away_is_left_for_the_next_one() {
     let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let both = format!("http://{gone},http://{}", gateway.address);
     let mut command = Command::new(env!("CARGO_BIN_EXE_skerry-agent"));
-    command
-        .args(["--insecure", "--gateway", &both, "--node", "n1", "--no-docker", "--data-dir"])
-        .arg(dir.path());
+    let flags = ["--insecure", "--gateway", &both, "--node", "n1", "--no-docker", "--data-dir"];
+    command.args(flags).arg(dir.path());
     let agent = Agent(command.stdin(Stdio::null()).spawn().unwrap());
     gateway.session().await;
-    let second = Command::new(env!("CARGO_BIN_EXE_skerry-agent"))
-        .args(["--insecure", "--gateway", &both, "--node", "n1", "--no-docker", "--data-dir"])
-        .arg(dir.path())
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
+    let second =
+        Command::new(env!("CARGO_BIN_EXE_skerry-agent")).args(flags).arg(dir.path()).output().unwrap();
     assert_eq!(second.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&second.stderr).contains("used by another agent"));
     assert!(agent.terminate().await.success());
