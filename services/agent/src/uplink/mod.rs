@@ -437,10 +437,14 @@ impl Uplink {
                 self.proof.struck_out();
             }
             Told::Revoked { message, retry } => {
-                self.opened = None;
                 crate::meters::connected(false);
+                let is_news = self.opened.take().is_some() || self.dials == 1;
                 if self.proof.struck_out() {
                     tracing::error!(node = %self.node, message, retry_s = retry.as_secs(), "this machine's key was struck out; what runs runs on, and a new token or an approval lets it in again");
+                } else if is_news {
+                    tracing::error!(node = %self.node, message, retry_s = retry.as_secs(), "this machine's certificate was struck out; what runs runs on");
+                } else {
+                    tracing::debug!(message, retry_s = retry.as_secs(), "still struck out");
                 }
             }
             Told::ServerTime(time) => self.take_time(UNIX_EPOCH + time.since_epoch()),
