@@ -14,8 +14,9 @@ use skerry_proto::scheduler::v1::ConfigSpec;
 use skerry_proto::store::v1 as stored;
 use skerry_sync::desired::{self, ResourceName};
 use skerry_sync::{
-    AgentConfig, AgentEffect, AgentEvent, AgentMachine, Assignment, Desired, Ending, GatewaySession,
-    MonoTime, Now, Opened, SessionConfig, SessionEffect, SessionEvent, Version, WallTime, limits, merge,
+    AgentConfig, AgentEffect, AgentEvent, AgentIdentity, AgentMachine, Assignment, Desired, Ending,
+    GatewaySession, MonoTime, Now, Opened, Roots, SessionConfig, SessionEffect, SessionEvent, Version,
+    WallTime, limits, merge,
 };
 
 use crate::steps;
@@ -41,6 +42,7 @@ pub fn agent_frames(input: &[u8]) {
         boot_id: "boot".to_owned(),
         agent_version: "1".to_owned(),
         features: BTreeSet::new(),
+        identity: Some(identity()),
         seed: 1,
     });
     let mut since = Duration::from_secs(1);
@@ -89,6 +91,10 @@ pub fn agent_frames(input: &[u8]) {
                             disk.version
                         );
                     }
+                    AgentEffect::TakeIdentity { .. } => {
+                        let result = if disk_fails { Err("full".to_owned()) } else { Ok(identity()) };
+                        events.push_back(AgentEvent::IdentityTaken { result });
+                    }
                     AgentEffect::Send(_) | AgentEffect::Hangup { .. } | AgentEffect::Told(_) => {}
                 }
             }
@@ -97,6 +103,16 @@ pub fn agent_frames(input: &[u8]) {
             assert_eq!(*name, resource.name);
         }
         assert!(disk.resources.len() <= limits::RESOURCES_MAX);
+    }
+}
+
+/// A certificate that is to be renewed some hours after the beginning.
+fn identity() -> AgentIdentity {
+    AgentIdentity {
+        certificate_request: Bytes::from_static(b"request"),
+        renew_at: WallTime::from_epoch(Duration::from_hours(5)),
+        not_after: WallTime::from_epoch(Duration::from_hours(8)),
+        roots_digest: Bytes::from_static(b"digest"),
     }
 }
 
@@ -124,7 +140,8 @@ pub fn gateway_frames(input: &[u8]) {
                 assert!(effects < EFFECTS_MAX, "one frame never keeps a gateway busy for ever");
                 match effect {
                     SessionEffect::Open(_) => {
-                        queue.push_back(SessionEvent::Opened(Box::new(opened(&status))));
+                        let opened = Opened { renew_only: how & 0x40 != 0, ..opened(&status) };
+                        queue.push_back(SessionEvent::Opened(Box::new(opened)));
                     }
                     SessionEffect::Load { token, names } => {
                         queue.push_back(if std::mem::take(&mut load_fails) {
@@ -153,6 +170,13 @@ pub fn gateway_frames(input: &[u8]) {
                     }
                     SessionEffect::Send(pb::SyncResponse { body: Some(Down::ReportAck(_)), .. }) => {
                         assert!(committed > 0, "a report is acknowledged after its commit");
+                    }
+                    SessionEffect::Renew(_) => {
+                        queue.push_back(SessionEvent::Renewed(if std::mem::take(&mut load_fails) {
+                            Err("away".to_owned())
+                        } else {
+                            Ok(pb::IssuedCertificate::default())
+                        }));
                     }
                     SessionEffect::End(Ending::NotReading) => panic!("only its driver knows that"),
                     SessionEffect::Send(_) | SessionEffect::Close | SessionEffect::End(_) => {}
@@ -184,6 +208,8 @@ fn opened(status: &stored::StatusRecord) -> Opened {
         has_refused: false,
         reported: status.instances.iter().map(|instance| instance.instance.clone()).collect(),
         assignment: Some(Assignment { version: Version::new(1, 5), record: Arc::new(assigned()) }),
+        renew_only: false,
+        roots: Some(Roots { digest: Bytes::from_static(b"other"), der: vec![Bytes::from_static(b"root")] }),
     }
 }
 

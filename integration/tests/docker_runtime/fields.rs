@@ -21,7 +21,7 @@ use super::world::{IDLE, World};
 /// The protocol, whose fields are counted.
 const PROTO: &str = include_str!("../../../proto/skerry/type/v1/app.proto");
 /// Fields of a container that `inspect` shows nothing of, or that are refused.
-const NOT_SHOWN: [&str; 4] = ["image", "pull_policy", "platform", "gpus"];
+const NOT_SHOWN: [&str; 5] = ["image", "image_credentials", "pull_policy", "platform", "gpus"];
 const INSTANCE: &str = "fields/web/n1/0";
 const CONFIG: &str = "site";
 

@@ -68,9 +68,10 @@ impl Root {
 }
 
 impl Root {
-    /// The root where it is already; otherwise nothing is laid out.
+    /// The root where it is already, and is the agent's; otherwise nothing is laid out.
     pub(super) fn existing(&self) -> Option<PathBuf> {
-        self.places.iter().find(|place| place.join("containers").is_dir()).cloned()
+        let is_ours = |place: &&PathBuf| place.join("containers").is_dir() && make_root(place).is_ok();
+        self.places.iter().find(is_ours).cloned()
     }
 }
 
@@ -141,10 +142,10 @@ impl Files {
     /// Lays them out at `place`, in the stead of what is there.
     pub(super) fn lay_out(&self, place: &Path, owner: Owner) -> io::Result<()> {
         let whole = format!("..{}", self.version);
-        // Who may read a file may enter its directory.
+        // Who may read a file may enter its directory. An agent that is not root has to exchange what is in it.
         let dir_mode = [0o400, 0o040, 0o004]
             .iter()
-            .fold(0o500, |mode, bit| if self.mode & bit == 0 { mode } else { mode | bit | bit >> 2 });
+            .fold(0o700, |mode, bit| if self.mode & bit == 0 { mode } else { mode | bit | bit >> 2 });
         match DirBuilder::new().mode(0o700).create(place) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
@@ -257,7 +258,7 @@ mod tests {
         files("1", &[("a", "one"), ("gone", "x")], 0o440).lay_out(&place, None).unwrap();
         assert_eq!(laid_out(&place).as_deref(), Some("1"));
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!((mode(&place.join("a")), mode(&place), mode(&place.join(DATA))), (0o440, 0o550, 0o550));
+        assert_eq!((mode(&place.join("a")), mode(&place), mode(&place.join(DATA))), (0o440, 0o750, 0o750));
         files("2", &[("a", "two"), ("b", "")], 0o400).lay_out(&place, None).unwrap();
         assert_eq!(fs::read_to_string(place.join("a")).unwrap(), "two");
         let names: BTreeSet<_> =
@@ -287,7 +288,8 @@ mod tests {
         fs::remove_file(&place).unwrap();
         Root::at(place.clone()).find().unwrap();
         fs::set_permissions(&place, Permissions::from_mode(0o777)).unwrap();
-        assert!(Root::at(place).find().unwrap_err().contains("not this agent's"));
+        assert!(Root::at(place.clone()).find().unwrap_err().contains("not this agent's"));
+        assert_eq!(Root::at(place).existing(), None, "nor is anything exchanged there");
     }
 
     #[test]

@@ -51,6 +51,11 @@ fn rows() -> Vec<Row> {
             None,
         ),
         (
+            "secrets",
+            |s| s.secrets = vec![pb::SecretMount { secret: "db".into(), ..Default::default() }],
+            None,
+        ),
+        (
             "resources",
             |s| s.resources = Some(limits(pb::ResourceList { cpu_millis: Some(1), ..Default::default() })),
             None,
