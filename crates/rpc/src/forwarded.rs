@@ -265,7 +265,7 @@ mod tests {
         let encoded = |identity: &str| -> String {
             let (issued, _) = authority.issue(identity);
             let pem = skerry_identity::chain::chain_to_pem(&issued.chain[..1]);
-            pem.bytes().map(|byte| format!("%{byte:02X}")).collect()
+            pem.bytes().flat_map(|byte| format!("%{byte:02X}").into_bytes()).map(char::from).collect()
         };
         assert_eq!(said(&format!("Hash=0;Cert=\"{}\"", encoded(SERVICE))).as_deref(), Ok(SERVICE));
         let node = encoded("spiffe://example.org/project/default/node/n1");

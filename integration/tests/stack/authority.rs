@@ -208,7 +208,8 @@ async fn services_apart_speak_mutual_tls_by_certificates_that_the_authority_issu
     let more =
         world.done(&[&service("registry", "--ip=127.0.0.1,127.0.0.2")[..], &[&target]].concat()).await?;
     ensure!(more.contains(" issued, "), "another address is another certificate: {more}");
-    let user = ["authority", "issue", "user", "ada", "-p", "system", "--out=ada", "--life=1h", keys, &target];
+    let user =
+        ["authority", "issue", "user", "admin", "-p", "system", "--out=me", "--life=1h", keys, &target];
     world.done(&user).await?;
 
     // Without certificates, a service starts by an explicit word only, on loopback too.
@@ -229,11 +230,11 @@ async fn services_apart_speak_mutual_tls_by_certificates_that_the_authority_issu
         "-o",
         "name",
         &server,
-        "--tls-cert=ada/ada.crt",
-        "--tls-key=ada/ada.key",
-        "--tls-ca=ada/ca.crt",
+        "--tls-cert=me/admin.crt",
+        "--tls-key=me/admin.key",
+        "--tls-ca=me/ca.crt",
     ];
-    eventually("the registry answers ada", PATIENCE, async || world.done(&ask).await).await;
+    eventually("the registry answers the administrator", PATIENCE, async || world.done(&ask).await).await;
     registry.terminate(PATIENCE).await?;
     Ok(())
 }

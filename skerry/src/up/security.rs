@@ -33,17 +33,21 @@ pub(super) struct Secured {
 }
 
 impl Choice {
-    /// By files that were given, for the node `node` if there is one; nothing where there are none.
+    /// By files that were given, for the node `node` if there is one; nothing where there are none. `enrols`: machines can
+    /// enrol, as there is a key file.
     pub(super) fn given(
         args: &TlsArgs,
         node_files: (Option<PathBuf>, Option<PathBuf>),
         node: Option<&NodeRef>,
         insecure: bool,
+        enrols: bool,
     ) -> anyhow::Result<Option<Self>> {
         let (Some(tls), Some(authority)) = (args.load()?, &args.tls_ca) else {
             return Ok(insecure.then_some(Self::Insecure));
         };
-        let access = skerry_daemon::access_for_enrolment(Some(&tls), insecure)?;
+        // Who enrols has no certificate yet; where nobody can, nobody gets in without.
+        let access = if enrols { skerry_daemon::access_for_enrolment } else { skerry_daemon::access };
+        let access = access(Some(&tls), insecure)?;
         let node = match node {
             Some(node) => Some(NodeTls::new(node_tls(node_files, authority)?, tls.itself()?, node)?),
             None => None,

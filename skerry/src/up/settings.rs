@@ -60,7 +60,8 @@ impl Settings {
         };
         let node = node.map(|node| NodeRef { project: project.clone(), node });
         let node_files = (args.node_tls_cert, args.node_tls_key);
-        let given = Choice::given(tls_args, node_files, node.as_ref(), args.insecure)?;
+        let given =
+            Choice::given(tls_args, node_files, node.as_ref(), args.insecure, args.key_file.is_some())?;
         let names = names_of(&args.advertise)?;
         let own = || OwnIdentity::new(&data_dir, args.key_file.clone(), args.listen, names, node.clone());
         let security = given.unwrap_or_else(|| Choice::Own(Box::new(own())));
