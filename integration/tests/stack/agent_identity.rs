@@ -46,8 +46,8 @@ struct World {
     root: PathBuf,
     client: ClientTls,
     ports: [u16; 3],
-    _services: Vec<Process>,
-    _etcd: Etcd,
+    services: Vec<Process>,
+    etcd: Etcd,
 }
 
 impl World {
@@ -72,13 +72,13 @@ impl World {
             intermediate,
             root,
             ports,
-            _services: Vec::new(),
-            _etcd: etcd,
+            services: Vec::new(),
+            etcd,
             dir,
         };
         let registry = format!("--registry={}", world.url(0));
         let keys = format!("--key-file={}", key_file.display());
-        let etcd = format!("--etcd={}", world._etcd.endpoint());
+        let etcd = format!("--etcd={}", world.etcd.endpoint());
         let programs = [("registry", vec![keys]), ("scheduler", vec![]), ("gateway", vec![registry])];
         for ((name, more), port) in programs.into_iter().zip(ports) {
             let mut command = Command::new(bin(&format!("skerry-{name}")));
@@ -90,7 +90,7 @@ impl World {
             let log = world.dir.path().join(format!("{name}.log"));
             let mut process = Process::spawn_command(&mut command, log)?;
             process.wait_for_port(format!("127.0.0.1:{port}").parse()?, PATIENCE).await?;
-            world._services.push(process);
+            world.services.push(process);
         }
         Ok(world)
     }
