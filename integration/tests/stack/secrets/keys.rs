@@ -116,8 +116,8 @@ async fn an_old_key_of_the_store_can_go_once_all_is_sealed_under_the_new_one() -
     // The first key goes: what it sealed is not there any more.
     let both = std::fs::read_to_string(&fixture.key_file)?;
     let first: Vec<&str> = old.lines().filter(|line| !line.starts_with('#')).collect();
-    let rest: String =
-        both.lines().filter(|line| !first.contains(line)).map(|line| format!("{line}\n")).collect();
+    let rest: Vec<&str> = both.lines().filter(|line| !first.contains(line)).collect();
+    let rest = rest.join("\n") + "\n";
     skerry_identity::private_file::replace(&fixture.key_file, rest.as_bytes())?;
     fixture.stack.kill_service("scheduler-0")?;
     fixture.stack.start_service("scheduler-0")?;
