@@ -32,6 +32,8 @@ pub struct Compose {
     program: PathBuf,
     docker: Docker,
     dir: TempDir,
+    /// On a tmpfs, for files of secrets.
+    secrets: TempDir,
     project: String,
     ports: Ports,
 }
@@ -53,10 +55,11 @@ impl Compose {
         place: impl Fn(&str) -> Result<PathBuf>,
     ) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("skerry-compose-").tempdir()?;
+        let secrets = tempfile::Builder::new().prefix("skerry-compose-").tempdir_in("/dev/shm")?;
         let ports =
             Ports { registry: free_ports(PORTS), scheduler: free_ports(PORTS), gateway: free_ports(PORTS) };
         let project = format!("skerry-test-{}-{}", std::process::id(), ports.gateway);
-        let made = Self { program, docker, dir, project, ports };
+        let made = Self { program, docker, dir, secrets, project, ports };
         let programs: Vec<PathBuf> = PROGRAMS.iter().map(|name| place(name)).collect::<Result<_>>()?;
         made.make_images(&programs)?;
         std::fs::write(made.override_file(), made.overrides())?;
@@ -182,7 +185,8 @@ impl Compose {
             .env("DOCKER_HOST", format!("unix://{}", self.docker.socket().display()))
             .env("DOCKER_CONFIG", self.dir.path().join("docker-config"))
             .env("SKERRY_NODE", self.node())
-            .env("SKERRY_AGENT_DATA_DIR", self.data_dir());
+            .env("SKERRY_AGENT_DATA_DIR", self.data_dir())
+            .env("SKERRY_SECRETS_DIR", self.secrets.path());
         command
     }
 

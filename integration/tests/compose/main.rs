@@ -90,7 +90,8 @@ fn check_containers(containers: &[Value]) -> Result<()> {
     Ok(())
 }
 
-/// A service sees its own certificate, the registry the file that opens the authority's key besides, and nobody can write there.
+/// A service sees its own certificate, the registry and the scheduler the file that opens the authority's key and secrets besides, and nobody can
+/// write there.
 fn check_mounts(service: &str, mounts: &Value) -> Result<()> {
     let mut seen = Vec::new();
     for mount in mounts.as_array().into_iter().flatten() {
@@ -100,7 +101,8 @@ fn check_mounts(service: &str, mounts: &Value) -> Result<()> {
     }
     seen.sort();
     let own = format!("tls-{service}");
-    let wanted = if service == "registry" { vec!["keys".to_owned(), own] } else { vec![own] };
+    let opens = ["registry", "scheduler"].contains(&service);
+    let wanted = if opens { vec!["keys".to_owned(), own] } else { vec![own] };
     ensure!(seen == wanted, "{service} sees {seen:?}");
     Ok(())
 }
