@@ -81,11 +81,6 @@ impl Peer {
         self.certificate.as_ref().map(|certificate| &certificate.identity)
     }
 
-    /// Whether its certificate, if it has one, is valid at `now`. One that is not can do nothing but renew.
-    pub fn is_in_time(&self, now: SystemTime) -> bool {
-        self.certificate.as_ref().is_none_or(|certificate| certificate.standing(now) == Standing::Valid)
-    }
-
     /// The peer of a request, as the server established it.
     pub fn of<T>(request: &tonic::Request<T>) -> Result<Self, Fault> {
         request.extensions().get::<Self>().cloned().ok_or_else(|| {

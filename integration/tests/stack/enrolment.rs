@@ -84,9 +84,9 @@ impl World {
             processes.push(process);
         }
         let ada = KeyPair::generate()?;
-        let (project, name) = (ProjectName::parse("system")?, ServiceName::parse("ada")?);
+        let (project, name) = (ProjectName::parse("system")?, ServiceName::parse("admin")?);
         let granted = issuer.issue_user(&project, &name, ada.public_key(), None)?;
-        write_files(dir.path(), "ada", &granted, &ada)?;
+        write_files(dir.path(), "admin", &granted, &ada)?;
         let pin = made.roots[0];
         Ok(Self { dir, etcd, store, keys, pin, registry, gateway, _processes: processes })
     }
@@ -99,7 +99,7 @@ impl World {
     async fn skerry(&self, words: &[&str]) -> Result<String> {
         let mut command = Command::new(bin("skerry"));
         command.args(words).arg(format!("--server=https://127.0.0.1:{}", self.registry));
-        command.args(flags(self.dir.path(), "ada")).env("HOME", self.dir.path()).stdin(Stdio::null());
+        command.args(flags(self.dir.path(), "admin")).env("HOME", self.dir.path()).stdin(Stdio::null());
         let output = tokio::task::spawn_blocking(move || command.output());
         let output = tokio::time::timeout(PATIENCE, output).await.context("it did not end")???;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -451,7 +451,8 @@ mod tests {
     #[test]
     fn who_speaks_tls_has_files_or_an_identity_of_its_own() {
         let means = |args: AgentArgs| args.into_config().map(|config| config.tls.map(|tls| tls.0));
-        assert!(matches!(means(args(&["http://127.0.0.1:1"])), Ok(None)));
+        let plain = |gateways: &[&str]| AgentArgs { insecure: true, ..args(gateways) };
+        assert!(matches!(means(plain(&["http://127.0.0.1:1"])), Ok(None)));
         let secured = || args(&["https://a:1"]);
         assert!(matches!(means(secured()), Ok(Some(Means::Own(_)))));
         let ca = TlsArgs { tls_ca: Some("/nowhere".into()), ..TlsArgs::default() };
@@ -465,9 +466,9 @@ mod tests {
         assert!(matches!(half, Err(ConfigError::Tls(why)) if why.ends_with("--tls-cert is missing")));
 
         let enrol = EnrolArgs { ca_pin: Some(KeyId::from_bytes([1; 32])), ..EnrolArgs::default() };
-        let plain = means(AgentArgs { enrol, ..args(&["http://127.0.0.1:1"]) });
-        assert!(matches!(plain, Err(ConfigError::Plain(_, "--ca-pin"))));
-        let mixed = means(args(&["http://127.0.0.1:1", "https://127.0.0.1:2"]));
+        let pinned = means(AgentArgs { enrol, ..plain(&["http://127.0.0.1:1"]) });
+        assert!(matches!(pinned, Err(ConfigError::Plain(_, "--ca-pin"))));
+        let mixed = means(plain(&["http://127.0.0.1:1", "https://127.0.0.1:2"]));
         assert!(matches!(mixed, Err(ConfigError::Mixed(_))));
     }
 
@@ -491,8 +492,12 @@ mod tests {
         for bad in ["tcp://127.0.0.1:2375", "unix://run/d.sock", "/run/d.sock"] {
             assert!(DockerAccess::from_host(Some(bad)).is_err(), "{bad}");
         }
-        let off =
-            AgentArgs { no_docker: true, docker_host: Some("tcp://a:1".into()), ..args(&["http://[::1]:1"]) };
+        let off = AgentArgs {
+            no_docker: true,
+            docker_host: Some("tcp://a:1".into()),
+            insecure: true,
+            ..args(&["http://[::1]:1"])
+        };
         assert_eq!(off.into_config().unwrap().docker, DockerAccess::Off);
     }
 

@@ -130,7 +130,7 @@ fn what_could_not_work_is_not_installed() {
 #[test]
 fn the_service_lets_programs_survive_and_is_always_started_again() {
     let root = tempfile::tempdir().unwrap();
-    let (code, said) = agent(root.path(), &["install", "--gateway", "http://127.0.0.1:1"]);
+    let (code, said) = agent(root.path(), &["install", "--gateway", "http://127.0.0.1:1", "--insecure"]);
     assert_eq!(code, Some(0), "{said}");
     let unit = root.path().join("etc/systemd/system/skerry-agent.service");
     let text = fs::read_to_string(&unit).unwrap();
