@@ -49,7 +49,7 @@ pub struct Plan {
 pub struct Outcome {
     /// Changes by the API and by other hands.
     pub changes: u32,
-    /// Bytes of the agent's memory (proportional set size) when fifty apps had come to rest, before the changes.
+    /// Bytes of the agent's memory that are in no file when fifty apps had come to rest, before the changes.
     pub memory_before: u64,
     /// The same when they had come to rest after them.
     pub memory_after: u64,
@@ -263,7 +263,7 @@ impl World {
 
     fn memory(&mut self) -> Result<u64> {
         let pid = self.stack.agent(&self.node)?.pid();
-        skerry_testing::pss_bytes(pid)
+        skerry_testing::anonymous_bytes(pid)
     }
 
     /// Deletes everything and waits until nothing is left.

@@ -125,14 +125,24 @@ pub fn percentile(samples: &mut [f64], percent: f64) -> Option<f64> {
     samples.get(rank.min(last)).copied()
 }
 
-/// The proportional set size of a process, in bytes: what it would cost to have one more of it.
+/// The proportional set size of a process, in bytes: what it would cost to have one more of it. Grows when another process of the same program
+/// ends, as what they share is then its own.
 pub fn pss_bytes(pid: u32) -> Result<u64> {
+    rollup(pid, "Pss:")
+}
+
+/// What of it is in no file, in bytes: its heap, its stacks, and what it has written of its own data.
+pub fn anonymous_bytes(pid: u32) -> Result<u64> {
+    rollup(pid, "Pss_Anon:")
+}
+
+fn rollup(pid: u32, field: &str) -> Result<u64> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+    let line = text.lines().find_map(|line| line.strip_prefix(field));
     let kib =
         line.and_then(|line| line.trim().strip_suffix(" kB")).and_then(|kib| kib.trim().parse::<u64>().ok());
-    Ok(kib.with_context(|| format!("{path} has no Pss line"))? * 1024)
+    Ok(kib.with_context(|| format!("{path} has no line {field}"))? * 1024)
 }
 
 #[cfg(test)]
@@ -175,6 +185,8 @@ mod tests {
 
     #[test]
     fn this_process_has_a_size() {
-        assert!(pss_bytes(std::process::id()).expect("its own size") > 100 * 1024);
+        let (all, anonymous) = (pss_bytes(std::process::id()), anonymous_bytes(std::process::id()));
+        let (all, anonymous) = (all.expect("its own size"), anonymous.expect("a part of it"));
+        assert!(anonymous > 100 * 1024 && anonymous < all);
     }
 }

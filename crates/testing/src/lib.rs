@@ -22,7 +22,7 @@ pub use self::{
     compose::{COMPOSE, NO_COMPOSE, compose_required},
     docker::{BUSYBOX_IMAGE, Docker, NO_DOCKER, busybox_root},
     etcd::Etcd,
-    figures::{Budget, Figure, Figures, percentile, pss_bytes},
+    figures::{Budget, Figure, Figures, anonymous_bytes, percentile, pss_bytes},
     http::{Response, http_get},
     libraries::shared_libraries,
     paths::{bin, bin_in, find_program, target_dir},

@@ -6,7 +6,7 @@ use skerry_integration::apps::{app_on, script, with_env};
 use skerry_integration::stack::PATIENCE;
 use skerry_proto::scheduler::v1::{ListAppsRequest, WatchAppsRequest, WatchAppsResponse};
 use skerry_proto::types::v1::AppSpec;
-use skerry_testing::pss_bytes;
+use skerry_testing::anonymous_bytes;
 use tonic::{Code, Streaming};
 
 /// How large the app is.
@@ -70,7 +70,7 @@ async fn who_watches_and_does_not_read_is_told_to_list_again_and_disturbs_nobody
         slow.push(watch(&stack, &start).await?);
     }
     let mut quick = watch(&stack, &start).await?;
-    let before = pss_bytes(stack.service("scheduler-0")?.pid())?;
+    let before = anonymous_bytes(stack.service("scheduler-0")?.pid())?;
 
     let mut newest = first;
     for version in 1..=CHANGES {
@@ -79,7 +79,7 @@ async fn who_watches_and_does_not_read_is_told_to_list_again_and_disturbs_nobody
         read_until(&mut quick, newest).await?;
     }
     assert_eq!(newest, first + i64::try_from(CHANGES)?);
-    let grown = pss_bytes(stack.service("scheduler-0")?.pid())?.saturating_sub(before);
+    let grown = anonymous_bytes(stack.service("scheduler-0")?.pid())?.saturating_sub(before);
     println!("the scheduler grew by {} MiB", grown >> 20);
     assert!(grown < GROWTH_BYTES_MAX, "the scheduler grew by {} MiB", grown >> 20);
 
