@@ -1,6 +1,6 @@
 //! The agent alone, as it is shipped (`skerry-agent`, profile `edge`): memory, start, traffic, size, and boot without a network.
 //!
-//! Method. The control plane is `skerry up --no-agent` on loopback, without TLS. Instances are containers of a static busybox where a
+//! Method. The control plane is `skerry up --no-agent` on loopback, over mutual TLS; the agent has enrolled by a token. Instances are containers of a static busybox where a
 //! Docker daemon answers, else processes (`--process`: in any case); the bench says which.
 //!
 //! - `agent.start`: from just before the agent's start to its own log line that its session is open, read from a pipe. The gateway
@@ -78,6 +78,7 @@ async fn main() -> Result<()> {
         node: "bench".to_owned(),
         data_dir: control.dir().join("agent"),
         gateway: control.address().to_owned(),
+        token: control.token().to_owned(),
         docker: docker.is_some(),
         log: control.dir().join("agent.log"),
     };
@@ -97,6 +98,9 @@ async fn main() -> Result<()> {
 
 async fn start(figures: &Figures, control: &Control, plan: &AgentPlan, runs: usize) -> Result<()> {
     let mut times = Vec::new();
+    // It enrols.
+    tokio::task::block_in_place(|| plan.time_to_connected())?;
+    control.wait_disconnected(&plan.node).await?;
     for _ in 0..runs {
         let took = tokio::task::block_in_place(|| plan.time_to_connected())?;
         times.push(ms(took));

@@ -25,9 +25,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use skerry_proto::scheduler::v1::{WatchAppsRequest, WatchAppsResponse};
-use skerry_testing::{
-    BUSYBOX_IMAGE, Budget, Docker, Figures, Response, bin, find_program, free_port, http_get,
-};
+use skerry_testing::{BUSYBOX_IMAGE, Budget, Docker, Figures, Response, find_program, free_port, http_get};
 use support::control::{AgentPlan, Control, PATIENCE, app_name, is_ready, until};
 use support::{edge_bin, median, ms, note_load, option, proc, quick, show_times};
 use tokio::process::Command;
@@ -102,6 +100,7 @@ async fn main() -> Result<()> {
         node: "bench".to_owned(),
         data_dir: control.dir().join("agent"),
         gateway: control.address().to_owned(),
+        token: control.token().to_owned(),
         docker: docker.is_some(),
         log: control.dir().join("agent.log"),
     };
@@ -256,8 +255,7 @@ impl<'a> Ours<'a> {
     /// One apply: of the service that stays, and with a version of the web server too.
     async fn step(&mut self, name: &str, version: Option<&str>, times: &mut Times) -> Result<()> {
         std::fs::write(&self.manifest, self.document(version).to_string()).context("writing a manifest")?;
-        let mut apply = Command::new(bin("skerry"));
-        apply.arg("--server").arg(format!("http://{}", self.control.address()));
+        let mut apply = Command::from(self.control.client());
         apply.arg("apply").arg("-f").arg(&self.manifest);
 
         let port = self.port;

@@ -1,6 +1,6 @@
 //! The `skerry` binary: the client commands, `up` (everything in one process), `etcd` (the embedded store alone) and `authority`.
 //!
-//! What each command does is in `skerry-cli`, [`up`], [`etcd`] and [`authority`].
+//! What each command does is in `skerry-cli`, [`up`], [`etcd`] and [`mod@authority`].
 
 mod authority;
 mod etcd;

@@ -3,7 +3,7 @@
 //!
 //! Why: the kernel maps a program's code in pieces of 64 KiB around each page that is touched, so functions that are used and lie
 //! scattered keep the whole program resident ([ADR 9](../../docs/adr/0009-link-order.md)). How: the agent of the `edge` profile runs under valgrind's
-//! callgrind against a `skerry up` of its own, starts, runs containers, and idles; once more with telemetry on, whose
+//! callgrind against a `skerry up` of its own, enrols, connects by mutual TLS, runs containers, and idles; once more with telemetry on, whose
 //! functions come behind those that everybody uses. Nothing here is needed to build: `hot.ld` is in the repository, and a name in
 //! it that no longer exists costs nothing.
 
@@ -141,21 +141,16 @@ impl Drop for Collector {
 impl Run<'_> {
     /// The functions that it called.
     fn used(&self, dir: &Path, image: &str, interrupt: &Interrupt) -> Result<BTreeSet<String>> {
-        let up = Up::start(
-            &self.skerry,
-            &dir.join("up"),
-            up::free_port()?,
-            &["--no-agent", "--insecure"],
-            interrupt,
-        )?;
-        let url = format!("http://{}", up.address());
+        let up = Up::start(&self.skerry, &dir.join("up"), up::free_port()?, &["--no-agent"], interrupt)?;
+        let url = format!("https://{}", up.address());
+        let token = sh::output(&mut up.client(["token", "create", "--quiet"]))?;
         let profile = dir.join("callgrind.out");
         let mut agent = sh::command(self.valgrind);
         agent
             .args(["--tool=callgrind", "--demangle=no", "--trace-children=no"])
             .arg(format!("--callgrind-out-file={}", profile.display()))
             .arg(self.agent)
-            .args(["--node", NODE, "--insecure", "--gateway", &url, "--data-dir"])
+            .args(["--node", NODE, "--gateway", &url, "--token", token.trim(), "--data-dir"])
             .arg(dir.join("agent"))
             .stdout(Stdio::null())
             .stderr(Stdio::null());

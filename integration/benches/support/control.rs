@@ -1,4 +1,5 @@
-//! A control plane in one process (`skerry up --no-agent`, release build) and agents in processes of their own (profile `edge`).
+//! A control plane in one process (`skerry up --no-agent`, release build) and agents in processes of their own (profile `edge`), over mutual TLS
+//! by the authority that `up` makes.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -6,19 +7,25 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use skerry_proto::registry::v1::GetNodeRequest;
 use skerry_proto::registry::v1::node_service_client::NodeServiceClient;
+use skerry_proto::registry::v1::token_service_client::TokenServiceClient;
+use skerry_proto::registry::v1::{CreateTokenRequest, GetNodeRequest, Token};
 use skerry_proto::scheduler::v1::app_service_client::AppServiceClient;
 use skerry_proto::scheduler::v1::{
     App, DeleteAppRequest, GetAppRequest, ListInstancesRequest, UpdateAppRequest,
 };
 use skerry_proto::types::v1::{AppSpec, Metadata};
+use skerry_rpc::{TlsFile, TlsFiles, TlsPaths};
 use skerry_testing::{Process, bin};
 use tempfile::TempDir;
 use tonic::transport::Channel;
 
 /// Long enough for a machine that does much else.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// Where the client finds its context.
+const CONFIG: &str = "SKERRY_CONFIG";
+/// In the bench's directory.
+const CONFIG_FILE: &str = "config.yaml";
 /// Between two questions whether something is so yet, where its moment is not measured.
 const POLL_PERIOD: Duration = Duration::from_millis(20);
 
@@ -28,31 +35,50 @@ pub(crate) struct Control {
     process: Process,
     address: String,
     channel: Channel,
+    token: String,
 }
 
 impl Control {
     /// Starts one on an empty store and a free port; ready when it says so.
     pub(crate) async fn start() -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("skerry-bench-").tempdir()?;
-        let args = [
-            "up".to_owned(),
-            "--no-agent".to_owned(),
-            "--insecure".to_owned(),
-            format!("--data-dir={}", dir.path().join("up").display()),
-            "--listen=127.0.0.1:0".to_owned(),
-        ];
-        let mut process = Process::spawn(bin("skerry"), args, dir.path().join("up.log"))?;
+        let data = dir.path().join("up");
+        let mut command = Command::new(bin("skerry"));
+        command.args(["up", "--no-agent", "--listen=127.0.0.1:0", "--data-dir"]).arg(&data);
+        command.env(CONFIG, dir.path().join(CONFIG_FILE));
+        let mut process = Process::spawn_command(&mut command, dir.path().join("up.log"))?;
         let line = process.wait_for_line("serving", PATIENCE).await?;
-        let address = line.split("http://").nth(1).and_then(|rest| rest.split(',').next());
+        let address = line.split("https://").nth(1).and_then(|rest| rest.split(',').next());
         let address = address.with_context(|| format!("no address in `{line}`"))?.trim().to_owned();
         process.wait_for_line("ready after", PATIENCE).await?;
-        let channel = skerry_rpc::connect(&format!("http://{address}"), None).await?;
-        Ok(Self { dir, process, address, channel })
+        let file = |setting, name| TlsFile { setting, path: data.join("tls").join(name) };
+        let own = Some((file("--tls-cert", "admin.crt"), file("--tls-key", "admin.key")));
+        let files = TlsFiles::load(TlsPaths { own, authority: file("--tls-ca", "ca.crt") })?;
+        let channel = skerry_rpc::connect(&format!("https://{address}"), Some(&files.client())).await?;
+        let request = CreateTokenRequest {
+            parent: "projects/default".into(),
+            token: Some(Token::default()),
+            ttl: None,
+        };
+        let made = TokenServiceClient::new(channel.clone()).create_token(request).await?.into_inner();
+        Ok(Self { dir, process, address, channel, token: made.text })
     }
 
     /// Where it serves, as `host:port`.
     pub(crate) fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Leave for agents to enrol.
+    pub(crate) fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// A command of the client, as the administrator.
+    pub(crate) fn client(&self) -> Command {
+        let mut client = Command::new(bin("skerry"));
+        client.env(CONFIG, self.dir.path().join(CONFIG_FILE));
+        client
     }
 
     /// A directory for what belongs to the bench; it ends with the control plane.
@@ -170,6 +196,8 @@ pub(crate) struct AgentPlan {
     pub(crate) data_dir: PathBuf,
     /// `host:port` of its gateway.
     pub(crate) gateway: String,
+    /// By which it enrols at its first start.
+    pub(crate) token: String,
     /// Whether it may use Docker.
     pub(crate) docker: bool,
     /// Where it sends traces and metrics, if anywhere.
@@ -183,8 +211,8 @@ impl AgentPlan {
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command
-            .arg("--insecure")
-            .arg(format!("--gateway=http://{}", self.gateway))
+            .arg(format!("--gateway=https://{}", self.gateway))
+            .arg(format!("--token={}", self.token))
             .arg(format!("--node={}", self.node))
             .arg(format!("--data-dir={}", self.data_dir.display()))
             .arg("--log-format=json");
