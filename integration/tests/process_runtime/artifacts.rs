@@ -389,7 +389,7 @@ fn large_artifacts_hold_up_no_look_at_what_runs() {
         let prepares = async { tokio::join!(one_of_four(0), one_of_four(1), one_of_four(2), one_of_four(3)) };
         let (_, looks) = tokio::join!(prepares, look());
         // Some come before the archives are read.
-        assert!(looks >= 20, "{looks} looks while four archives are looked through");
+        assert!(looks >= 5, "{looks} looks while four archives are looked through");
     });
 }
 
