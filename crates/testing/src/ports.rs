@@ -2,7 +2,8 @@
 //!
 //! A port that was free a moment ago is no promise: the kernel hands the ports of its ephemeral range to any connection that goes out, on a busy
 //! machine within the second between the look and the program's bind, or while a killed program is away. So these lie below that range, and a file
-//! lock keeps two tests, of one process or of several, from the same one.
+//! lock keeps two tests, of one process or of several, from the same one. Each process begins elsewhere: a Docker daemon that publishes a range
+//! remembers which port of it it gave last, and gives the next one.
 
 use std::{
     fs::{self, File},
@@ -16,13 +17,17 @@ const FIRST: u16 = 12_000;
 /// The end of the range, where the kernel's ephemeral one begins as it comes (`ip_local_port_range`, ip(7)).
 const END: u16 = 32_768;
 
+/// How many places there are to begin at, and how far they are from one another: most processes take fewer.
+const PLACES: u32 = 500;
+const PLACE_PORTS: u16 = 40;
+
 /// What this process holds until it ends: the locks, and where to look next.
 struct Reserved {
-    next: u16,
+    next: Option<u16>,
     locks: Vec<File>,
 }
 
-static RESERVED: Mutex<Reserved> = Mutex::new(Reserved { next: FIRST, locks: Vec::new() });
+static RESERVED: Mutex<Reserved> = Mutex::new(Reserved { next: None, locks: Vec::new() });
 
 /// A TCP port of 127.0.0.1 that is this process's until it ends. Where a program can bind port 0 itself, let it.
 ///
@@ -41,16 +46,16 @@ pub fn free_port() -> u16 {
 pub fn free_ports(count: u16) -> u16 {
     assert!((1..END - FIRST).contains(&count), "{count} ports are not to be had");
     let mut reserved = RESERVED.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut first = reserved.next;
-    loop {
-        assert!(first <= END - count, "no free ports are left between {FIRST} and {END}");
+    let place = u16::try_from(std::process::id() % PLACES).expect("below 500");
+    let start = reserved.next.unwrap_or(FIRST + place * PLACE_PORTS).min(END - count);
+    for first in (start..=END - count).chain(FIRST..start) {
         if let Some(locks) = (first..first + count).map(reserve).collect::<Option<Vec<_>>>() {
             reserved.locks.extend(locks);
-            reserved.next = first + count;
+            reserved.next = Some(first + count);
             return first;
         }
-        first += 1;
     }
+    panic!("no free ports are left between {FIRST} and {END}");
 }
 
 /// The lock of a port that nobody else has and nobody listens on.
