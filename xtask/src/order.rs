@@ -3,9 +3,9 @@
 //!
 //! Why: the kernel maps a program's code in pieces of 64 KiB around each page that is touched, so functions that are used and lie
 //! scattered keep the whole program resident ([ADR 9](../../docs/adr/0009-link-order.md)). How: the agent of the `edge` profile runs under valgrind's
-//! callgrind against a `skerry up` of its own, enrols, connects by mutual TLS, runs containers, and idles; once more with telemetry on, whose
-//! functions come behind those that everybody uses. Nothing here is needed to build: `hot.ld` is in the repository, and a name in
-//! it that no longer exists costs nothing.
+//! callgrind against a `skerry up` of its own, through the lives that a machine's agent has ([`LIVES`]). What those have in common that come
+//! often lies first; what only telemetry and only the enrolment use, which come once or never, lies behind it. Nothing here is needed to build: `hot.ld` is in
+//! the repository, and a name in it that no longer exists costs nothing.
 
 mod patterns;
 
@@ -57,29 +57,46 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
     let interrupt = Interrupt::listen()?;
     let dir = up::fresh_dir("order")?;
-    let mut groups = Vec::new();
-    let mut seen = BTreeSet::new();
-    for traced in [false, true] {
-        println!("running the agent under valgrind, telemetry {}", if traced { "on" } else { "off" });
-        let collector = target.join("debug/examples/collector");
-        let run = Run {
-            skerry: target.join("debug/skerry"),
-            agent: &agent,
-            valgrind: &valgrind,
-            collector: &collector,
-            traced,
-        };
-        let used = run.used(&dir.join(if traced { "traced" } else { "plain" }), &args.image, &interrupt)?;
-        let group = patterns::cover(&sizes, &used, &seen);
-        println!("{} functions used, {} new patterns", used.len(), group.len());
-        seen.extend(used);
-        groups.push(group);
+    let machine = Machine {
+        dir: &dir,
+        agent: &agent,
+        valgrind: &valgrind,
+        image: &args.image,
+        collector: target.join("debug/examples/collector"),
+        up: Up::start(
+            &target.join("debug/skerry"),
+            &dir.join("up"),
+            up::free_port()?,
+            &["--no-agent"],
+            &interrupt,
+        )?,
+        interrupt: &interrupt,
+    };
+    let mut used: BTreeMap<Group, BTreeSet<String>> = BTreeMap::new();
+    for life in LIVES {
+        println!("under valgrind: {}", life.what);
+        let functions = machine.live(life)?;
+        println!("  {} functions, {} KiB", functions.len(), bytes(&sizes, &functions) / 1024);
+        used.entry(life.group).or_default().extend(functions);
+    }
+    machine.up.stop()?;
+    let (mut groups, mut seen) = (Vec::new(), BTreeSet::new());
+    for (group, functions) in used {
+        let new = functions.difference(&seen).cloned().collect();
+        let cover = patterns::cover(&sizes, &functions, &seen);
+        println!("{group:?}: {} patterns for {} KiB", cover.len(), bytes(&sizes, &new) / 1024);
+        groups.push(cover);
+        seen.extend(functions);
     }
     let script = sh::root().join(SCRIPT);
     fs::write(&script, text(&groups)).with_context(|| format!("writing {}", script.display()))?;
     fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))?;
     println!("wrote {SCRIPT}");
     Ok(())
+}
+
+fn bytes(sizes: &BTreeMap<String, u64>, functions: &BTreeSet<String>) -> u64 {
+    functions.iter().filter_map(|name| sizes.get(name)).sum()
 }
 
 /// The functions of a program and how many bytes each has.
@@ -94,7 +111,6 @@ fn sizes(program: &Path) -> Result<BTreeMap<String, u64>> {
             continue;
         };
         if kind.eq_ignore_ascii_case("t")
-            && (name.starts_with("_ZN") || name.starts_with("_R"))
             && let Ok(size) = u64::from_str_radix(size, 16)
         {
             sizes.insert(name.to_owned(), size);
@@ -104,14 +120,62 @@ fn sizes(program: &Path) -> Result<BTreeMap<String, u64>> {
     Ok(sizes)
 }
 
-/// One life of the agent under callgrind.
-struct Run<'a> {
-    skerry: PathBuf,
-    agent: &'a Path,
-    valgrind: &'a Path,
-    collector: &'a Path,
-    traced: bool,
+/// Where functions lie, the first of them first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Group {
+    Daily,
+    Telemetry,
+    Enrolment,
 }
+
+/// One process of the agent, from its start to its end.
+#[derive(Clone, Copy)]
+struct Life {
+    what: &'static str,
+    group: Group,
+    traced: bool,
+    /// The app is applied while it lives.
+    applies: bool,
+    idles: Duration,
+    /// The app is deleted before it ends.
+    deletes: bool,
+}
+
+/// In this order, on one data directory.
+const LIVES: [Life; 4] = [
+    Life {
+        what: "enrolment",
+        group: Group::Enrolment,
+        traced: false,
+        applies: false,
+        idles: Duration::ZERO,
+        deletes: false,
+    },
+    Life {
+        what: "a start, then containers",
+        group: Group::Daily,
+        traced: false,
+        applies: true,
+        idles: IDLE,
+        deletes: false,
+    },
+    Life {
+        what: "a start with telemetry",
+        group: Group::Telemetry,
+        traced: true,
+        applies: false,
+        idles: IDLE,
+        deletes: false,
+    },
+    Life {
+        what: "a start beside its containers",
+        group: Group::Daily,
+        traced: false,
+        applies: false,
+        idles: Duration::ZERO,
+        deletes: true,
+    },
+];
 
 /// A collector that answers: an agent whose exports fail runs less of its code. Ends when dropped.
 struct Collector {
@@ -138,32 +202,46 @@ impl Drop for Collector {
     }
 }
 
-impl Run<'_> {
-    /// The functions that it called.
-    fn used(&self, dir: &Path, image: &str, interrupt: &Interrupt) -> Result<BTreeSet<String>> {
-        let up = Up::start(&self.skerry, &dir.join("up"), up::free_port()?, &["--no-agent"], interrupt)?;
-        let url = format!("https://{}", up.address());
-        let token = sh::output(&mut up.client(["token", "create", "--quiet"]))?;
-        let profile = dir.join("callgrind.out");
+/// An edge machine, and its control plane.
+struct Machine<'a> {
+    dir: &'a Path,
+    agent: &'a Path,
+    valgrind: &'a Path,
+    image: &'a str,
+    collector: PathBuf,
+    up: Up,
+    interrupt: &'a Interrupt,
+}
+
+impl Machine<'_> {
+    /// The functions that the agent calls in `life`.
+    fn live(&self, life: Life) -> Result<BTreeSet<String>> {
+        let profile = self.dir.join("callgrind.out");
+        let url = format!("https://{}", self.up.address());
         let mut agent = sh::command(self.valgrind);
         agent
             .args(["--tool=callgrind", "--demangle=no", "--trace-children=no"])
             .arg(format!("--callgrind-out-file={}", profile.display()))
             .arg(self.agent)
-            .args(["--node", NODE, "--gateway", &url, "--token", token.trim(), "--data-dir"])
-            .arg(dir.join("agent"))
+            .args(["--node", NODE, "--gateway", &url, "--data-dir"])
+            .arg(self.dir.join("agent"))
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        let collector = if self.traced { Some(Collector::start(self.collector)?) } else { None };
+        if life.group == Group::Enrolment {
+            let token = sh::output(&mut self.up.client(["token", "create", "--quiet"]))?;
+            agent.args(["--token", token.trim()]);
+        }
+        let collector = if life.traced { Some(Collector::start(&self.collector)?) } else { None };
         if let Some(collector) = &collector {
             agent.args(["--otlp-endpoint", &collector.endpoint]);
         }
         let mut agent = agent.spawn().context("starting valgrind")?;
-        let outcome = work(&up, dir, image, interrupt);
+        let outcome = self.work(life);
         sh::output(sh::command("sh").args(["-c", "kill -TERM \"$0\"", &agent.id().to_string()]))?;
         agent.wait().context("waiting for the agent's end")?;
         outcome?;
-        up.stop()?;
+        // So that the next life is not taken for connected by this one.
+        self.until_connected(false)?;
 
         // `fn=(7) NAME` where a name is told for the first time; a recursion is `NAME'2`.
         let profile = fs::read_to_string(&profile).context("reading what callgrind wrote")?;
@@ -173,49 +251,75 @@ impl Run<'_> {
         });
         Ok(names.collect())
     }
-}
 
-/// The daily work: connect, run containers, idle, take them away. No process: a shim is this program by its path in `/proc`, which is
-/// valgrind's here; and where processes run, their shims share the agent's code.
-fn work(up: &Up, dir: &Path, image: &str, interrupt: &Interrupt) -> Result<()> {
-    let manifest = dir.join("work.yaml");
-    let service = |n: usize| {
-        format!("  - {{name: c{n}, container: {{image: \"{image}\", command: [sleep, \"1000000\"]}}}}\n")
-    };
-    let services: String = (0..CONTAINERS).map(service).collect();
-    let head = "apiVersion: skerry/v1\nkind: App\nmetadata: {name: work}\nspec:\n  services:\n";
-    fs::write(&manifest, format!("{head}{services}")).context("writing the manifest")?;
+    /// What happens in `life`. No process runs in it: a shim is this program by its path in `/proc`, which is valgrind's here; and where
+    /// processes run, their shims share the agent's code.
+    fn work(&self, life: Life) -> Result<()> {
+        self.until_connected(true)?;
+        let deadline = format!("--timeout={}s", START_DEADLINE.as_secs());
+        if life.applies {
+            let manifest = self.dir.join("work.yaml");
+            fs::write(&manifest, self.manifest()).context("writing the manifest")?;
+            sh::output(&mut self.up.client(["apply", "-f", &manifest.to_string_lossy()]))?;
+            let healthy = ["wait", "app/work", "--for=healthy", &deadline];
+            if let Err(error) = sh::output(&mut self.up.client(healthy)) {
+                let image = self.image;
+                bail!(
+                    "{error:#}\n(the containers are made of {image}: `cargo xtask bench agent --quick` makes it)"
+                );
+            }
+        }
+        let begun = Instant::now();
+        while begun.elapsed() < life.idles {
+            self.interrupt.check()?;
+            sh::sleep(POLL_PERIOD);
+        }
+        if life.deletes {
+            sh::output(&mut self.up.client(["delete", "app/work", &deadline]))?;
+        }
+        Ok(())
+    }
 
-    let ready = format!("node/{NODE}");
-    let begun = Instant::now();
-    while sh::output(&mut up.client(["wait", &ready, "--for=ready", "--timeout=1s"])).is_err() {
-        ensure!(begun.elapsed() < START_DEADLINE, "the agent has not connected after {START_DEADLINE:?}");
-        interrupt.check()?;
-        sh::sleep(POLL_PERIOD);
+    fn until_connected(&self, connected: bool) -> Result<()> {
+        let node = format!("node/{NODE}");
+        let begun = Instant::now();
+        while sh::output(&mut self.up.client(["wait", &node, "--for=ready", "--timeout=1s"])).is_ok()
+            != connected
+        {
+            ensure!(begun.elapsed() < START_DEADLINE, "connected: not {connected} after {START_DEADLINE:?}");
+            self.interrupt.check()?;
+            sh::sleep(POLL_PERIOD);
+        }
+        Ok(())
     }
-    let file = manifest.to_string_lossy();
-    sh::output(&mut up.client(["apply", "-f", &file]))?;
-    let deadline = format!("--timeout={}s", START_DEADLINE.as_secs());
-    if let Err(error) = sh::output(&mut up.client(["wait", "app/work", "--for=healthy", &deadline])) {
-        bail!("{error:#}\n(the containers are made of {image}: `cargo xtask bench agent --quick` makes it)");
+
+    fn manifest(&self) -> String {
+        let image = self.image;
+        let service = |n: usize| {
+            format!("  - {{name: c{n}, container: {{image: \"{image}\", command: [sleep, \"1000000\"]}}}}\n")
+        };
+        let services: String = (0..CONTAINERS).map(service).collect();
+        let head = "apiVersion: skerry/v1\nkind: App\nmetadata: {name: work}\nspec:\n  services:\n";
+        format!("{head}{services}")
     }
-    let begun = Instant::now();
-    while begun.elapsed() < IDLE {
-        interrupt.check()?;
-        sh::sleep(POLL_PERIOD);
-    }
-    sh::output(&mut up.client(["delete", "app/work", &deadline]))?;
-    Ok(())
 }
 
 /// The linker script.
 fn text(groups: &[Vec<String>]) -> String {
     let mut text = String::from(
-        "/* Written by `cargo xtask order`; do not edit. Functions that the agent uses in its daily work, side by side: why stands in\n   \
+        "/* Written by `cargo xtask order`; do not edit. Functions that the agent uses, side by side, those of its daily work first: why stands in\n   \
          docs/adr/0009-link-order.md. GNU ld and lld read it; a pattern that matches nothing is no fault. */\n\
          SECTIONS {\n  .text_hot : {\n",
     );
-    // `.text.` or `.text.unlikely.`, as the compiler thinks.
-    text.extend(groups.iter().flatten().map(|pattern| format!("    *(.text*{pattern})\n")));
+    text.extend(groups.iter().flatten().map(|pattern| {
+        // A name of C says too little to be the end of another.
+        let section = if patterns::is_mangled(pattern) {
+            // `.text.` or `.text.unlikely.`, as the compiler thinks.
+            ".text*"
+        } else {
+            ".text."
+        };
+        format!("    *({section}{pattern})\n")
+    }));
     text + "  }\n} INSERT BEFORE .text;\n"
 }

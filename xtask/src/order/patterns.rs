@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What one more pattern may cost in bytes of functions that are not used.
-const PATTERN_COST_BYTES: u64 = 200;
+const PATTERN_COST_BYTES: u64 = 48;
 
 /// Patterns (`*` is any text) that name each function of `used` that `sizes` knows, apart from those in `done`.
 pub(super) fn cover(
@@ -52,7 +52,7 @@ fn best(functions: &[(&str, Function)], agreed: usize) -> Cover {
     let mut parts = Cover::default();
     let mut rest = functions;
     while let Some((name, function)) = rest.first() {
-        let end = part_end(name, agreed);
+        let end = if is_mangled(name) { part_end(name, agreed) } else { name.len() };
         let beginning = &name[..end];
         let count = rest.iter().take_while(|(other, _)| other.starts_with(beginning)).count();
         let part = if end == name.len() && count == 1 {
@@ -85,6 +85,11 @@ fn whole(functions: &[(&str, Function)], beginning: &str) -> Cover {
     }
     let unused: u64 = functions.iter().filter(|(_, f)| !f.used).map(|(_, f)| f.bytes).sum();
     Cover { patterns: vec![glob(&format!("{beginning}*"))], cost: PATTERN_COST_BYTES + unused }
+}
+
+/// Whether a name is one of Rust's.
+pub(super) fn is_mangled(name: &str) -> bool {
+    name.starts_with("_ZN") || name.starts_with("_R")
 }
 
 /// Where the part of a mangled name ends that begins at or after `from`: parts are a length and so many letters.
