@@ -11,9 +11,12 @@ use skerry_manifest::{Positions, Project};
 use skerry_model::ProjectName;
 use skerry_proto::registry::v1::enrollment_request_service_client::EnrollmentRequestServiceClient;
 use skerry_proto::registry::v1::event_service_client::EventServiceClient;
+use skerry_proto::registry::v1::group_service_client::GroupServiceClient;
 use skerry_proto::registry::v1::installation_service_client::InstallationServiceClient;
 use skerry_proto::registry::v1::node_service_client::NodeServiceClient;
+use skerry_proto::registry::v1::role_binding_service_client::RoleBindingServiceClient;
 use skerry_proto::registry::v1::token_service_client::TokenServiceClient;
+use skerry_proto::registry::v1::user_service_client::UserServiceClient;
 use skerry_proto::scheduler::v1::app_service_client::AppServiceClient;
 use skerry_proto::scheduler::v1::config_service_client::ConfigServiceClient;
 use skerry_proto::scheduler::v1::secret_service_client::SecretServiceClient;
@@ -234,6 +237,18 @@ pub(crate) fn tokens(channel: Channel) -> TokenServiceClient<Traced> {
 
 pub(crate) fn enrollments(channel: Channel) -> EnrollmentRequestServiceClient<Traced> {
     EnrollmentRequestServiceClient::new(Traced::new(channel)).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+pub(crate) fn users(channel: Channel) -> UserServiceClient<Traced> {
+    UserServiceClient::new(Traced::new(channel)).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+pub(crate) fn groups(channel: Channel) -> GroupServiceClient<Traced> {
+    GroupServiceClient::new(Traced::new(channel)).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+pub(crate) fn bindings(channel: Channel) -> RoleBindingServiceClient<Traced> {
+    RoleBindingServiceClient::new(Traced::new(channel)).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 pub(crate) fn apps(channel: Channel) -> AppServiceClient<Traced> {

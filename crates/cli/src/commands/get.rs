@@ -77,10 +77,10 @@ impl Asked {
             Selection::All(kind) => *kind,
             Selection::Named(targets) => targets.first().map_or(Type::App, |target| target.kind),
         };
-        let labelled = matches!(kind, Type::Node | Type::App | Type::Config | Type::Secret);
+        let labelled = !matches!(kind, Type::Instance | Type::Revision | Type::Event);
         if args.selector.is_some() && !(labelled && matches!(selection, Selection::All(_))) {
             return Err(CliError::Usage(
-                "-l selects among all nodes, apps or configs: name none of them".into(),
+                "-l selects among all of a type that has labels: name none of them".into(),
             ));
         }
         if args.node.is_some() && kind != Type::Instance {

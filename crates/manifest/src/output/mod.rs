@@ -25,6 +25,9 @@ pub fn resource(resource: &Resource) -> Value {
             message(kind.message(), &Secret { spec: None, ..secret.as_ref().clone() })
         }
         Resource::Node(node) => message(kind.message(), node.as_ref()),
+        Resource::User(user) => message(kind.message(), user.as_ref()),
+        Resource::Group(group) => message(kind.message(), group.as_ref()),
+        Resource::RoleBinding(binding) => message(kind.message(), binding.as_ref()),
     };
     if let Value::Map(entries) = &mut body
         && let Some((_, Value::Map(metadata))) = entries.iter_mut().find(|(key, _)| key == "metadata")
