@@ -367,12 +367,7 @@ impl Client {
                 });
                 stream.await.map(Changes::Secrets)
             }
-            Type::Event
-            | Type::Instance
-            | Type::Revision
-            | Type::User
-            | Type::Group
-            | Type::RoleBinding => {
+            Type::Event | Type::Instance | Type::Revision | Type::User | Type::Group | Type::RoleBinding => {
                 let message = registry::WatchEventsRequest { parent, regarding: query.regarding.clone() };
                 let stream = self.call(Service::Registry, |channel, _| {
                     let message = message.clone();

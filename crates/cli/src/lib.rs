@@ -25,8 +25,8 @@ mod watch;
 
 use std::process::ExitCode;
 
-use args::SecretCommand;
 pub use args::{ClientCommand, GlobalArgs, TlsFlags};
+use args::{SecretCommand, UserCommand};
 pub use error::EXIT_CODES_HELP;
 pub use own_context::{OwnContext, OwnServer, keep_own_context, own_context_command};
 
@@ -58,6 +58,9 @@ async fn execute(global: &GlobalArgs, command: &ClientCommand) -> Result<(), Cli
         ClientCommand::Config(command) => return commands::contexts::run(global, command, printer),
         ClientCommand::Secret(SecretCommand::RotateKey(args)) => {
             return commands::secret::rotate_key(args, printer);
+        }
+        ClientCommand::User(UserCommand::Request(args)) => {
+            return commands::access::request::run(args, printer);
         }
         ClientCommand::Explain(args) => return commands::explain::run(args, printer),
         ClientCommand::Version(args) => return commands::version::run(args, printer),
@@ -91,6 +94,7 @@ async fn execute(global: &GlobalArgs, command: &ClientCommand) -> Result<(), Cli
         ClientCommand::Wait(args) => commands::wait::run(client, args, printer).await,
         ClientCommand::Status(args) => commands::status::run(client, args, printer).await,
         ClientCommand::User(command) => commands::access::user::run(client, command, printer).await,
+        ClientCommand::Group(command) => commands::access::group::run(client, command, printer).await,
         ClientCommand::Role(command) => commands::access::role::run(client, command, printer).await,
         ClientCommand::Auth(command) => commands::access::auth::run(client, command, printer).await,
         ClientCommand::Config(_) | ClientCommand::Explain(_) | ClientCommand::Version(_) => {

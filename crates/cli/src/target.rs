@@ -3,9 +3,7 @@
 use std::fmt;
 
 use skerry_manifest::nearest;
-use skerry_model::{
-    AppRef, ConfigRef, GroupRef, NodeRef, ProjectName, RoleBindingRef, SecretRef, UserRef,
-};
+use skerry_model::{AppRef, ConfigRef, GroupRef, NodeRef, ProjectName, RoleBindingRef, SecretRef, UserRef};
 
 use crate::error::CliError;
 

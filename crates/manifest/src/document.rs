@@ -2,8 +2,8 @@
 
 use prost_reflect::MessageDescriptor;
 use skerry_model::{
-    AppRef, AppSpec, ConfigRef, Fault, GroupRef, InvalidName, NodeRef, ProjectName, RoleBindingRef, SecretRef,
-    UserRef, Violations,
+    AppRef, AppSpec, ConfigRef, Fault, GroupRef, InvalidName, NodeRef, ProjectName, RoleBindingRef,
+    SecretRef, UserRef, Violations,
 };
 use skerry_proto::registry::v1 as registry;
 use skerry_proto::scheduler::v1::Secret;

@@ -45,15 +45,8 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 7] = [
-        Self::App,
-        Self::Config,
-        Self::Secret,
-        Self::Node,
-        Self::User,
-        Self::Group,
-        Self::RoleBinding,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::App, Self::Config, Self::Secret, Self::Node, Self::User, Self::Group, Self::RoleBinding];
 
     /// All of them, as an error names them: `App, Config or Node`.
     pub(crate) fn words() -> String {

@@ -187,6 +187,23 @@ async fn named(
     several.finish()
 }
 
+/// Shows all of a type as a table.
+pub(super) async fn list_all(
+    client: &Client,
+    kind: Type,
+    no_headers: bool,
+    printer: &mut Printer,
+) -> Result<(), CliError> {
+    let query = Query::all(kind);
+    let (items, _) = client.list(&query).await?;
+    if items.is_empty() {
+        note(&render::nothing(&query, client.project().as_str()));
+        return Ok(());
+    }
+    let style = Style { format: Format::Table, template: None, headers: !no_headers, with_kind: false };
+    show(&items, kind, style, false, printer)
+}
+
 /// Writes items of one type.
 pub(super) fn show(
     items: &[Item],

@@ -55,7 +55,8 @@ impl Client {
         page_token: String,
     ) -> Result<Page, CliError> {
         let parent = self.project().parent();
-        let message = registry::ListGroupsRequest { parent, page_size: PAGE_SIZE, page_token, label_selector };
+        let message =
+            registry::ListGroupsRequest { parent, page_size: PAGE_SIZE, page_token, label_selector };
         let answer = self.call(Service::Registry, |channel, left| {
             let message = message.clone();
             async move { groups(channel).list_groups(request(message, left)).await }

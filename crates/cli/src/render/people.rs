@@ -4,15 +4,18 @@ use skerry_proto::registry::v1::{Group, Role, RoleBinding, User};
 use skerry_proto::types::v1::Metadata;
 
 use crate::item::Item;
-use crate::render::describe::{head, field, table};
+use crate::render::describe::{field, head, table};
 use crate::render::rows::{Cells, age_of, labels, or_dash, short_hash, short_name};
 use crate::render::time::moment;
 
 pub(super) fn user_cells(user: &User, now: i64) -> Cells {
     let keys = user.spec.iter().flat_map(|spec| &spec.keys);
     let keys: Vec<String> = keys.map(|key| short_hash(&key.id)).collect();
-    let narrow =
-        vec![short_name(user.metadata.as_ref()), or_dash(&keys.join(",")), age_of(user.metadata.as_ref(), now)];
+    let narrow = vec![
+        short_name(user.metadata.as_ref()),
+        or_dash(&keys.join(",")),
+        age_of(user.metadata.as_ref(), now),
+    ];
     (narrow, vec![labels(user.metadata.as_ref())])
 }
 
@@ -69,9 +72,7 @@ pub(crate) fn user(user: &User, named_by: &[Item]) -> String {
     let mut roles = Vec::new();
     for binding in bindings(named_by) {
         let spec = binding.spec.clone().unwrap_or_default();
-        let row = |by: String| {
-            vec![role(spec.role()).to_owned(), by, short_name(binding.metadata.as_ref())]
-        };
+        let row = |by: String| vec![role(spec.role()).to_owned(), by, short_name(binding.metadata.as_ref())];
         if spec.users.iter().any(|user| user == name) {
             roles.push(row("itself".to_owned()));
         }
@@ -163,8 +164,18 @@ mod tests {
         let named_by = [
             group("projects/p/groups/shop", &["projects/p/users/ada"]),
             group("projects/p/groups/others", &["projects/q/users/ada"]),
-            binding("projects/p/roleBindings/viewers", Role::Viewer, "projects/p/users/ada", "projects/p/groups/others"),
-            binding("projects/p/roleBindings/operators", Role::Operator, "projects/q/users/ada", "projects/p/groups/shop"),
+            binding(
+                "projects/p/roleBindings/viewers",
+                Role::Viewer,
+                "projects/p/users/ada",
+                "projects/p/groups/others",
+            ),
+            binding(
+                "projects/p/roleBindings/operators",
+                Role::Operator,
+                "projects/q/users/ada",
+                "projects/p/groups/shop",
+            ),
         ];
         let text = user(&ada, &named_by);
         assert!(text.contains("viewer     itself       viewers\n"), "{text}");

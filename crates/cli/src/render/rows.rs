@@ -43,12 +43,7 @@ pub(crate) fn usual_widths(kind: Type) -> &'static [usize] {
         Type::App => &[12, 0, 0, 28, HASH_DIGITS],
         Type::Instance => &[24, 12, 9, 0, 0, 20],
         Type::Event => &[20, 0, 18, 28],
-        Type::Config
-        | Type::Secret
-        | Type::Revision
-        | Type::User
-        | Type::Group
-        | Type::RoleBinding => &[12],
+        Type::Config | Type::Secret | Type::Revision | Type::User | Type::Group | Type::RoleBinding => &[12],
     }
 }
 

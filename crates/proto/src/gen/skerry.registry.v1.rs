@@ -775,6 +775,9 @@ pub struct IssueCertificateRequest {
     /// The keys that counted before count no more.
     #[prost(bool, tag = "3")]
     pub replace: bool,
+    /// Only for a key that counts already: nothing is recorded, and another key is FAILED_PRECONDITION. It is how a certificate is renewed.
+    #[prost(bool, tag = "4")]
+    pub known_only: bool,
 }
 impl ::prost::Name for IssueCertificateRequest {
     const NAME: &'static str = "IssueCertificateRequest";

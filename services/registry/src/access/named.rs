@@ -108,7 +108,8 @@ mod tests {
         assert_eq!(binding.users, ["projects/b/users/ada"]);
         assert!(binding.take_out("projects/a/groups/ada"));
         assert!(binding.groups.is_empty());
-        let mut group = stored::GroupRecord { members: names(&["projects/a/users/ada"]), ..Default::default() };
+        let mut group =
+            stored::GroupRecord { members: names(&["projects/a/users/ada"]), ..Default::default() };
         assert!(group.take_out("projects/a/users/ada") && group.members.is_empty());
     }
 }
