@@ -18,6 +18,7 @@ mod own_context;
 mod patience;
 mod print;
 mod render;
+mod renewal;
 mod settings;
 mod target;
 mod tls;
@@ -67,6 +68,12 @@ async fn execute(global: &GlobalArgs, command: &ClientCommand) -> Result<(), Cli
         _ => {}
     }
     let client = &Client::new(Settings::of(global)?, global.request_timeout)?;
+    // On the heap: it has room for the largest of all commands.
+    renewal::beside(client, global.verbose, Box::pin(dispatch(client, command, printer))).await
+}
+
+/// Does what asks servers.
+async fn dispatch(client: &Client, command: &ClientCommand, printer: &mut Printer) -> Result<(), CliError> {
     match command {
         ClientCommand::Apply(args) => commands::apply::run(client, args, printer).await,
         ClientCommand::Diff(args) => commands::diff::run(client, args, printer).await,
