@@ -25,7 +25,7 @@ impl World {
         let dir = tempfile::tempdir()?;
         let etcd = Etcd::start().await?;
         let port = free_port();
-        let authority = authority(dir.path(), &etcd);
+        let authority = async |words: &[&str]| authority(dir.path(), &etcd, words).await;
         authority(&["init", "--domain", "example.org"]).await?;
         authority(&["issue", "service", "registry", "--ip", "127.0.0.1", "--out", "tls"]).await?;
         authority(&["issue", "user", "admin", "--project", "system", "--out", "admin"]).await?;
@@ -34,7 +34,7 @@ impl World {
         command.args(["--key-file=keys", "--tls-cert=tls/registry.crt", "--tls-key=tls/registry.key"]);
         command.arg("--tls-ca=tls/ca.crt");
         let mut registry = Process::spawn_command(&mut command, dir.path().join("registry.log"))?;
-        registry.wait_for_line("listening", PATIENCE).await?;
+        registry.wait_for_line("serving", PATIENCE).await?;
         let world = Self { dir, etcd, url: format!("https://127.0.0.1:{port}"), registry };
         world.context("admin", "admin/admin", "admin/ca.crt").await?;
         world.done(&["config", "use-context", "admin"]).await?;
@@ -77,16 +77,13 @@ impl World {
 }
 
 /// `skerry authority` on the store.
-fn authority(dir: &Path, etcd: &Etcd) -> impl AsyncFn(&[&str]) -> Result<()> {
-    let (dir, endpoint) = (dir.to_owned(), etcd.endpoint());
-    async move |words| {
-        let mut command = command(&dir, "skerry");
-        command.arg("authority").args(words).env("SKERRY_ETCD", &endpoint);
-        command.env("SKERRY_KEY_FILE", "keys").env("SKERRY_AUTHORITY_DIR", "authority");
-        let (code, said) = ended(command).await?;
-        ensure!(code == Some(0), "skerry authority {}: {code:?}\n{said}", words.join(" "));
-        Ok(())
-    }
+async fn authority(dir: &Path, etcd: &Etcd, words: &[&str]) -> Result<()> {
+    let mut command = command(dir, "skerry");
+    command.arg("authority").args(words).env("SKERRY_ETCD", etcd.endpoint());
+    command.env("SKERRY_KEY_FILE", "keys").env("SKERRY_AUTHORITY_DIR", "authority");
+    let (code, said) = ended(command).await?;
+    ensure!(code == Some(0), "skerry authority {}: {code:?}\n{said}", words.join(" "));
+    Ok(())
 }
 
 fn command(dir: &Path, program: &str) -> Command {
@@ -136,7 +133,7 @@ async fn groups_and_bindings_are_commands_and_manifests_alike() -> Result<()> {
     let world = World::start().await?;
     fs::write(world.path("people.yaml"), MANIFEST)?;
     let (code, said) = world.skerry(&["diff", "-f", "people.yaml"]).await?;
-    ensure!(code == Some(1) && said.contains("+  role: operator"), "{code:?} {said}");
+    ensure!(code == Some(1) && said.contains("+  role: OPERATOR"), "{code:?} {said}");
     let applied = world.done(&["apply", "-f", "people.yaml"]).await?;
     assert_eq!(applied, "user/ada created\ngroup/night-shift created\nrolebinding/night created\n");
     let applied = world.done(&["apply", "-f", "people.yaml"]).await?;
@@ -150,7 +147,7 @@ async fn groups_and_bindings_are_commands_and_manifests_alike() -> Result<()> {
     let again = world.done(&["apply", "-f", "shown.yaml"]).await?;
     ensure!(again.lines().count() == 3 && again.lines().all(|line| line.ends_with(" unchanged")), "{again}");
     assert_eq!(world.done(&["get", "groups", "-l", "site=oslo", "-o", "name"]).await?, "group/night-shift\n");
-    assert_eq!(world.done(&["get", "rb", "-o", "jsonpath={.items[0].spec.role}"]).await?, "operator");
+    assert_eq!(world.done(&["get", "rb", "-o", "jsonpath={.items[0].spec.role}"]).await?, "OPERATOR");
 
     let (code, said) = world.skerry(&["group", "create", "night-shift"]).await?;
     ensure!(code == Some(1) && said.contains("ALREADY_EXISTS"), "{code:?} {said}");
@@ -280,7 +277,7 @@ async fn a_certificate_in_the_last_third_of_its_life_is_renewed_beside_any_comma
     let short = async || -> Result<PeerCertificate> {
         fs::remove_file(&certificate)?;
         let issue = ["issue", "user", "ada", "--project", "default", "--life", "1m", "--out", "hers"];
-        authority(world.dir.path(), &world.etcd)(&issue).await?;
+        authority(world.dir.path(), &world.etcd, &issue).await?;
         says(&certificate)
     };
     let due = short().await?;
