@@ -67,11 +67,11 @@ pub(crate) async fn follow(
     let mut failures = 0;
     let mut lost = Lost::default();
     loop {
-        let ended = if !query.kind.is_streamed() {
+        let ended = if query.kind.is_streamed() {
+            stream(client, query, &mut version, &mut tracker, &mut failures, &mut lost, &mut show).await?
+        } else {
             tokio::time::sleep(POLL).await;
             End::Relist
-        } else {
-            stream(client, query, &mut version, &mut tracker, &mut failures, &mut lost, &mut show).await?
         };
         match ended {
             End::Resume => tokio::time::sleep(jittered(failures)).await,

@@ -1,6 +1,6 @@
 //! Users, groups and role bindings, as rows and in full.
 
-use skerry_proto::registry::v1::{Group, Role, RoleBinding, User};
+use skerry_proto::registry::v1::{Group, Role, RoleBinding, RoleBindingSpec, User};
 use skerry_proto::types::v1::Metadata;
 
 use crate::item::Item;
@@ -98,7 +98,7 @@ pub(crate) fn group(group: &Group, named_by: &[Item]) -> String {
     });
     let roles: Vec<_> = named
         .map(|binding| {
-            let held = binding.spec.as_ref().map_or(Role::Unspecified, |spec| spec.role());
+            let held = binding.spec.as_ref().map_or(Role::Unspecified, RoleBindingSpec::role);
             vec![role(held).to_owned(), short_name(binding.metadata.as_ref())]
         })
         .collect();
@@ -138,20 +138,20 @@ fn bindings(items: &[Item]) -> impl Iterator<Item = &RoleBinding> {
 
 #[cfg(test)]
 mod tests {
-    use skerry_proto::registry::v1::{GroupSpec, RoleBindingSpec};
+    use skerry_proto::registry::v1::GroupSpec;
 
     use super::*;
 
-    fn metadata(name: &str) -> Option<Metadata> {
-        Some(Metadata { name: name.into(), ..Metadata::default() })
+    fn named(name: &str) -> Metadata {
+        Metadata { name: name.into(), ..Metadata::default() }
     }
 
     #[test]
     fn a_user_has_its_own_roles_and_those_of_its_groups() {
-        let ada = User { metadata: metadata("projects/p/users/ada"), spec: None };
+        let ada = User { metadata: Some(named("projects/p/users/ada")), spec: None };
         let group = |name: &str, members: &[&str]| {
             let members = members.iter().map(|name| (*name).to_owned()).collect();
-            Item::Group(Box::new(Group { metadata: metadata(name), spec: Some(GroupSpec { members }) }))
+            Item::Group(Box::new(Group { metadata: Some(named(name)), spec: Some(GroupSpec { members }) }))
         };
         let binding = |name: &str, role: Role, user: &str, group: &str| {
             let spec = RoleBindingSpec {
@@ -159,7 +159,7 @@ mod tests {
                 users: vec![user.to_owned()],
                 groups: vec![group.to_owned()],
             };
-            Item::RoleBinding(Box::new(RoleBinding { metadata: metadata(name), spec: Some(spec) }))
+            Item::RoleBinding(Box::new(RoleBinding { metadata: Some(named(name)), spec: Some(spec) }))
         };
         let named_by = [
             group("projects/p/groups/shop", &["projects/p/users/ada"]),
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn names_of_the_same_project_are_short() {
-        let of = metadata("projects/p/groups/shop");
+        let of = Some(named("projects/p/groups/shop"));
         assert_eq!(beside(of.as_ref(), "projects/p/users/ada"), "users/ada");
         assert_eq!(beside(of.as_ref(), "projects/p2/users/ada"), "projects/p2/users/ada");
     }
