@@ -81,12 +81,17 @@ pub(super) async fn issue(
         files.certificate.display(),
         moment(issued.expire_time.as_ref())
     ))?;
-    let (certificate, authority) = (files.certificate.display(), files.authority.display());
-    let whose = if asked.made.is_some() { "to use it" } else { "hand both back; to use them" };
+    // Who has the key has it in a place of their own.
+    let (whose, place) = match &asked.made {
+        Some(_) => ("to use it", files),
+        None => ("hand both back; to use them", &Files::of(Path::new(""), name)),
+    };
     note(&format!(
-        "{whose}: skerry config set-context {} --server URL --tls-cert {certificate} --tls-key {} --tls-ca {authority}",
+        "{whose}: skerry config set-context {} --server URL --tls-cert {} --tls-key {} --tls-ca {}",
         name.user,
-        files.key.display(),
+        place.certificate.display(),
+        place.key.display(),
+        place.authority.display()
     ));
     Ok(())
 }
