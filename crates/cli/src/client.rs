@@ -11,9 +11,12 @@ use skerry_manifest::{Positions, Project};
 use skerry_model::ProjectName;
 use skerry_proto::registry::v1::enrollment_request_service_client::EnrollmentRequestServiceClient;
 use skerry_proto::registry::v1::event_service_client::EventServiceClient;
+use skerry_proto::registry::v1::group_service_client::GroupServiceClient;
 use skerry_proto::registry::v1::installation_service_client::InstallationServiceClient;
 use skerry_proto::registry::v1::node_service_client::NodeServiceClient;
+use skerry_proto::registry::v1::role_binding_service_client::RoleBindingServiceClient;
 use skerry_proto::registry::v1::token_service_client::TokenServiceClient;
+use skerry_proto::registry::v1::user_service_client::UserServiceClient;
 use skerry_proto::scheduler::v1::app_service_client::AppServiceClient;
 use skerry_proto::scheduler::v1::config_service_client::ConfigServiceClient;
 use skerry_proto::scheduler::v1::secret_service_client::SecretServiceClient;
@@ -25,6 +28,7 @@ use tonic::{Request, Response, Status};
 use tonic_types::StatusExt as _;
 
 use crate::error::{CliError, is_timeout, is_transport_failure, speaks_tls};
+use crate::renewal::Own;
 use crate::settings::Settings;
 use crate::watch::is_version_gone;
 
@@ -48,6 +52,7 @@ pub(crate) struct Client {
     project: ProjectName,
     project_is_required: bool,
     timeout: Duration,
+    own: Option<Own>,
 }
 
 struct Remote {
@@ -63,6 +68,10 @@ impl Remote {
 
     async fn channel(&self) -> Result<Channel, ConnectError> {
         self.channel.get_or_try_init(|| skerry_rpc::connect(&self.address, self.tls.as_ref())).await.cloned()
+    }
+
+    fn refused(&self, status: Status) -> CallError {
+        CallError::Status(Box::new(status), self.address.clone())
     }
 }
 
@@ -120,14 +129,45 @@ impl From<CallError> for CliError {
 impl Client {
     /// Reads the TLS files, if there are any, and asks nobody yet.
     pub(crate) fn new(settings: Settings, timeout: Duration) -> Result<Self, CliError> {
-        let tls = settings.tls.map(crate::tls::load).transpose()?;
+        let mut own = None;
+        let mut tls = None;
+        if let Some(paths) = settings.tls {
+            let (client, says) = crate::tls::load(paths.clone())?;
+            tls = Some(client);
+            own = says.map(|says| Own { paths, says });
+        }
         Ok(Self {
+            own,
             registry: Remote::new(settings.registry, tls.clone()),
             scheduler: Remote::new(settings.scheduler, tls),
             project: settings.project,
             project_is_required: settings.project_is_required,
             timeout,
         })
+    }
+
+    /// By which certificate it calls.
+    pub(crate) fn own(&self) -> Option<&Own> {
+        self.own.as_ref()
+    }
+
+    /// Calls the registry once, within `patience`.
+    pub(crate) async fn once<T, Fut>(
+        &self,
+        patience: Duration,
+        attempt: impl FnOnce(Channel) -> Fut,
+    ) -> Result<T, CallError>
+    where
+        Fut: Future<Output = Result<Response<T>, Status>>,
+    {
+        let calling = async {
+            let channel = self.registry.channel().await.map_err(CallError::Connect)?;
+            let answer = attempt(channel).await;
+            answer.map(Response::into_inner).map_err(|status| self.registry.refused(status))
+        };
+        let silent = || Status::deadline_exceeded(format!("no answer within {patience:?}"));
+        let outcome = tokio::time::timeout(patience, calling).await;
+        outcome.unwrap_or_else(|_| Err(self.registry.refused(silent())))
     }
 
     /// The project to work in.
@@ -176,7 +216,7 @@ impl Client {
             let wait = asked_wait(&status) + jittered(tries);
             let worth_it = (is_transport_failure(&status) && !speaks_tls(&status)) || is_contended(&status);
             if !worth_it || tries >= RETRIES_MAX || Instant::now() + wait >= deadline {
-                return Err(CallError::Status(Box::new(status), remote.address.clone()));
+                return Err(remote.refused(status));
             }
             tries += 1;
             // What the server said says more than that there was too little time for another try.
@@ -234,6 +274,18 @@ pub(crate) fn tokens(channel: Channel) -> TokenServiceClient<Traced> {
 
 pub(crate) fn enrollments(channel: Channel) -> EnrollmentRequestServiceClient<Traced> {
     EnrollmentRequestServiceClient::new(Traced::new(channel)).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+pub(crate) fn users(channel: Channel) -> UserServiceClient<Traced> {
+    UserServiceClient::new(Traced::new(channel)).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+pub(crate) fn groups(channel: Channel) -> GroupServiceClient<Traced> {
+    GroupServiceClient::new(Traced::new(channel)).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+pub(crate) fn bindings(channel: Channel) -> RoleBindingServiceClient<Traced> {
+    RoleBindingServiceClient::new(Traced::new(channel)).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 pub(crate) fn apps(channel: Channel) -> AppServiceClient<Traced> {

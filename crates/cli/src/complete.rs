@@ -31,10 +31,8 @@ pub(crate) fn targets(current: &OsStr) -> Vec<CompletionCandidate> {
     if let Some(kind) = line.kind() {
         return matching(line.names(kind).into_iter(), current);
     }
-    let types =
-        [Type::Node, Type::App, Type::Config, Type::Secret, Type::Instance, Type::Revision, Type::Event];
-    let words = types.iter().map(|kind| kind.plural().to_owned());
-    let begun = types.iter().map(|kind| format!("{}/", kind.singular()));
+    let words = Type::ALL.iter().map(|kind| kind.plural().to_owned());
+    let begun = Type::ALL.iter().map(|kind| format!("{}/", kind.singular()));
     matching(words.chain(begun), current)
 }
 
@@ -53,6 +51,18 @@ pub(crate) fn apps(current: &OsStr) -> Vec<CompletionCandidate> {
 pub(crate) fn nodes(current: &OsStr) -> Vec<CompletionCandidate> {
     let Some(current) = current.to_str() else { return vec![] };
     matching(Line::typed().names(Type::Node).into_iter(), current)
+}
+
+/// Names of users.
+pub(crate) fn users(current: &OsStr) -> Vec<CompletionCandidate> {
+    let Some(current) = current.to_str() else { return vec![] };
+    matching(Line::typed().names(Type::User).into_iter(), current)
+}
+
+/// Names of groups.
+pub(crate) fn groups(current: &OsStr) -> Vec<CompletionCandidate> {
+    let Some(current) = current.to_str() else { return vec![] };
+    matching(Line::typed().names(Type::Group).into_iter(), current)
 }
 
 /// Names of contexts.

@@ -238,6 +238,9 @@ impl Refusal {
             (Code::PermissionDenied, "NOT_LOCAL") => {
                 "run this on the server's own machine, or start the server with --insecure"
             }
+            (Code::Unauthenticated, "CERTIFICATE_EXPIRED") => {
+                "an admin issues a new one (skerry user issue NAME --csr FILE) for a request of yours (skerry user request NAME); that of `skerry up` is renewed at its start"
+            }
             (Code::Unimplemented, _) => {
                 "this server does not know the call: it may be older than this client"
             }

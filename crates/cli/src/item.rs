@@ -1,5 +1,7 @@
 //! What can be shown, whatever its type: fetched one by one, listed in pages, streamed as changes.
 
+mod people;
+
 use skerry_manifest::Resource;
 use skerry_manifest::output::{self, Value};
 use skerry_proto::registry::v1 as registry;
@@ -28,6 +30,9 @@ pub(crate) enum Item {
     Instance(Box<types::InstanceStatus>),
     Revision(Box<scheduler::Revision>),
     Event(Box<types::Event>),
+    User(Box<registry::User>),
+    Group(Box<registry::Group>),
+    RoleBinding(Box<registry::RoleBinding>),
 }
 
 impl Item {
@@ -38,6 +43,11 @@ impl Item {
             Self::App(app) => Target::of_full_name(Type::App, name_of(app.metadata.as_ref())),
             Self::Config(config) => Target::of_full_name(Type::Config, name_of(config.metadata.as_ref())),
             Self::Secret(secret) => Target::of_full_name(Type::Secret, name_of(secret.metadata.as_ref())),
+            Self::User(user) => Target::of_full_name(Type::User, name_of(user.metadata.as_ref())),
+            Self::Group(group) => Target::of_full_name(Type::Group, name_of(group.metadata.as_ref())),
+            Self::RoleBinding(binding) => {
+                Target::of_full_name(Type::RoleBinding, name_of(binding.metadata.as_ref()))
+            }
             Self::Instance(instance) => Target { kind: Type::Instance, name: instance.instance.clone() },
             Self::Revision(revision) => {
                 let mut parts = revision.name.rsplit('/');
@@ -63,6 +73,9 @@ impl Item {
             Self::App(app) => output::resource(&Resource::App(app.clone())),
             Self::Config(config) => output::resource(&Resource::Config(config.clone())),
             Self::Secret(secret) => output::resource(&Resource::Secret(secret.clone())),
+            Self::User(user) => output::resource(&Resource::User(user.clone())),
+            Self::Group(group) => output::resource(&Resource::Group(group.clone())),
+            Self::RoleBinding(binding) => output::resource(&Resource::RoleBinding(binding.clone())),
             Self::Instance(instance) => {
                 output::other("Instance", "skerry.type.v1.InstanceStatus", instance.as_ref())
             }
@@ -105,7 +118,14 @@ impl Query {
         match self.kind {
             Type::Revision => parts == 2,
             Type::Instance => parts == 4,
-            Type::Node | Type::App | Type::Config | Type::Secret | Type::Event => false,
+            Type::Node
+            | Type::App
+            | Type::Config
+            | Type::Secret
+            | Type::Event
+            | Type::User
+            | Type::Group
+            | Type::RoleBinding => false,
         }
     }
 }
@@ -113,8 +133,11 @@ impl Query {
 /// A listing, and the version that a watch continues from (empty where there is none).
 pub(crate) type Listing = (Vec<Item>, String);
 
+/// A page of one, the token of the next, and the version.
+type Page = (Vec<Item>, String, String);
+
 impl Client {
-    /// One node, app or config.
+    /// One of what has a name of its own.
     pub(crate) async fn get(&self, target: &Target) -> Result<Item, CallOrUsage> {
         let name = target.full_name(self.project()).map_err(CallOrUsage::Usage)?;
         let item = match target.kind {
@@ -146,6 +169,9 @@ impl Client {
                 });
                 answer.await?.secret.map(|secret| Item::Secret(Box::new(secret)))
             }
+            Type::User => Some(self.get_user(name).await?),
+            Type::Group => Some(self.get_group(name).await?),
+            Type::RoleBinding => Some(self.get_binding(name).await?),
             Type::Instance | Type::Revision | Type::Event => {
                 let message = format!("{} are listed, not fetched one by one", target.kind.plural());
                 return Err(CallOrUsage::Usage(CliError::Usage(message)));
@@ -196,7 +222,7 @@ impl Client {
         Ok((items, !next.is_empty()))
     }
 
-    async fn page(&self, query: &Query, token: &str) -> Result<(Vec<Item>, String, String), CliError> {
+    async fn page(&self, query: &Query, token: &str) -> Result<Page, CliError> {
         let parent = self.project().parent();
         let page_token = token.to_owned();
         let label_selector = query.selector.clone();
@@ -283,6 +309,9 @@ impl Client {
                 Ok((wrap(answer.revisions, Item::Revision), answer.next_page_token, String::new()))
             }
             Type::Event => Ok((self.list_events(&query.regarding).await?, String::new(), String::new())),
+            Type::User => self.page_of_users(label_selector, page_token).await,
+            Type::Group => self.page_of_groups(label_selector, page_token).await,
+            Type::RoleBinding => self.page_of_bindings(label_selector, page_token).await,
         }
     }
 
@@ -299,7 +328,7 @@ impl Client {
         Ok(wrap(answer.await?.events, Item::Event))
     }
 
-    /// Changes after `version`. Not for instances and revisions, which servers do not stream. The deadline of a call holds until the
+    /// Changes after `version`. Not for what servers do not stream: see [`Type::is_streamed`]. The deadline of a call holds until the
     /// stream begins.
     pub(crate) async fn changes(&self, query: &Query, version: &str) -> Result<Changes, CallError> {
         let parent = self.project().parent();
@@ -338,7 +367,7 @@ impl Client {
                 });
                 stream.await.map(Changes::Secrets)
             }
-            Type::Event | Type::Instance | Type::Revision => {
+            Type::Event | Type::Instance | Type::Revision | Type::User | Type::Group | Type::RoleBinding => {
                 let message = registry::WatchEventsRequest { parent, regarding: query.regarding.clone() };
                 let stream = self.call(Service::Registry, |channel, _| {
                     let message = message.clone();

@@ -18,6 +18,7 @@ mod own_context;
 mod patience;
 mod print;
 mod render;
+mod renewal;
 mod settings;
 mod target;
 mod tls;
@@ -25,8 +26,8 @@ mod watch;
 
 use std::process::ExitCode;
 
-use args::SecretCommand;
 pub use args::{ClientCommand, GlobalArgs, TlsFlags};
+use args::{SecretCommand, UserCommand};
 pub use error::EXIT_CODES_HELP;
 pub use own_context::{OwnContext, OwnServer, keep_own_context, own_context_command};
 
@@ -59,11 +60,20 @@ async fn execute(global: &GlobalArgs, command: &ClientCommand) -> Result<(), Cli
         ClientCommand::Secret(SecretCommand::RotateKey(args)) => {
             return commands::secret::rotate_key(args, printer);
         }
+        ClientCommand::User(UserCommand::Request(args)) => {
+            return commands::access::request::run(args, printer);
+        }
         ClientCommand::Explain(args) => return commands::explain::run(args, printer),
         ClientCommand::Version(args) => return commands::version::run(args, printer),
         _ => {}
     }
     let client = &Client::new(Settings::of(global)?, global.request_timeout)?;
+    // On the heap: it has room for the largest of all commands.
+    renewal::beside(client, global.verbose, Box::pin(dispatch(client, command, printer))).await
+}
+
+/// Does what asks servers.
+async fn dispatch(client: &Client, command: &ClientCommand, printer: &mut Printer) -> Result<(), CliError> {
     match command {
         ClientCommand::Apply(args) => commands::apply::run(client, args, printer).await,
         ClientCommand::Diff(args) => commands::diff::run(client, args, printer).await,
@@ -91,6 +101,7 @@ async fn execute(global: &GlobalArgs, command: &ClientCommand) -> Result<(), Cli
         ClientCommand::Wait(args) => commands::wait::run(client, args, printer).await,
         ClientCommand::Status(args) => commands::status::run(client, args, printer).await,
         ClientCommand::User(command) => commands::access::user::run(client, command, printer).await,
+        ClientCommand::Group(command) => commands::access::group::run(client, command, printer).await,
         ClientCommand::Role(command) => commands::access::role::run(client, command, printer).await,
         ClientCommand::Auth(command) => commands::access::auth::run(client, command, printer).await,
         ClientCommand::Config(_) | ClientCommand::Explain(_) | ClientCommand::Version(_) => {

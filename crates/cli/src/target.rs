@@ -3,12 +3,9 @@
 use std::fmt;
 
 use skerry_manifest::nearest;
-use skerry_model::{AppRef, ConfigRef, NodeRef, ProjectName, SecretRef};
+use skerry_model::{AppRef, ConfigRef, GroupRef, NodeRef, ProjectName, RoleBindingRef, SecretRef, UserRef};
 
 use crate::error::CliError;
-
-/// The types, as people name many of one.
-const TYPES: [&str; 7] = ["nodes", "apps", "configs", "secrets", "instances", "revisions", "events"];
 
 /// What can be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,9 +17,26 @@ pub(crate) enum Type {
     Instance,
     Revision,
     Event,
+    User,
+    Group,
+    RoleBinding,
 }
 
 impl Type {
+    /// All of them, in the order in which they are told.
+    pub(crate) const ALL: [Self; 10] = [
+        Self::Node,
+        Self::App,
+        Self::Config,
+        Self::Secret,
+        Self::Instance,
+        Self::Revision,
+        Self::Event,
+        Self::User,
+        Self::Group,
+        Self::RoleBinding,
+    ];
+
     pub(crate) fn parse(text: &str) -> Result<Self, CliError> {
         Ok(match text.to_ascii_lowercase().as_str() {
             "nodes" | "node" | "no" => Self::Node,
@@ -32,14 +46,26 @@ impl Type {
             "instances" | "instance" | "inst" => Self::Instance,
             "revisions" | "revision" | "rev" => Self::Revision,
             "events" | "event" | "ev" => Self::Event,
+            "users" | "user" => Self::User,
+            "groups" | "group" => Self::Group,
+            "rolebindings" | "rolebinding" | "rb" => Self::RoleBinding,
             _ => {
-                let hint = match nearest(text, TYPES) {
+                let known = Self::ALL.map(Self::plural);
+                let hint = match nearest(text, known) {
                     Some(near) => format!("did you mean {near}?"),
-                    None => format!("known: {}", TYPES.join(", ")),
+                    None => format!("known: {}", known.join(", ")),
                 };
                 return Err(CliError::Usage(format!("there is no type {text:?}; {hint}")));
             }
         })
+    }
+
+    /// Whether servers stream its changes. What they do not is asked for again and again.
+    pub(crate) fn is_streamed(self) -> bool {
+        match self {
+            Self::Node | Self::App | Self::Config | Self::Secret | Self::Event => true,
+            Self::Instance | Self::Revision | Self::User | Self::Group | Self::RoleBinding => false,
+        }
     }
 
     /// As in `app/hello`.
@@ -52,6 +78,9 @@ impl Type {
             Self::Instance => "instance",
             Self::Revision => "revision",
             Self::Event => "event",
+            Self::User => "user",
+            Self::Group => "group",
+            Self::RoleBinding => "rolebinding",
         }
     }
 
@@ -65,6 +94,9 @@ impl Type {
             Self::Instance => "instances",
             Self::Revision => "revisions",
             Self::Event => "events",
+            Self::User => "users",
+            Self::Group => "groups",
+            Self::RoleBinding => "rolebindings",
         }
     }
 }
@@ -89,6 +121,9 @@ impl Target {
             Type::App => AppRef::parse_in(project, &self.name).map(|name| name.to_string()),
             Type::Config => ConfigRef::parse_in(project, &self.name).map(|name| name.to_string()),
             Type::Secret => SecretRef::parse_in(project, &self.name).map(|name| name.to_string()),
+            Type::User => UserRef::parse_in(project, &self.name).map(|name| name.to_string()),
+            Type::Group => GroupRef::parse_in(project, &self.name).map(|name| name.to_string()),
+            Type::RoleBinding => RoleBindingRef::parse_in(project, &self.name).map(|name| name.to_string()),
             Type::Instance => return Ok(format!("{}/instances/{}", project.parent(), self.name)),
             Type::Revision | Type::Event => {
                 return Err(CliError::Usage(format!("{} cannot be named here", self.kind.plural())));
@@ -187,7 +222,7 @@ mod tests {
         assert_eq!(shown("instances hello/web"), "instance/hello/web");
         assert_eq!(
             shown("pods"),
-            "error: there is no type \"pods\"; known: nodes, apps, configs, secrets, instances, revisions, events"
+            "error: there is no type \"pods\"; known: nodes, apps, configs, secrets, instances, revisions, events, users, groups, rolebindings"
         );
         assert_eq!(shown("nods"), "error: there is no type \"nods\"; did you mean nodes?");
         assert_eq!(shown("app/"), "error: name the app: app/NAME");

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use skerry_identity::PeerCertificate;
 use skerry_rpc::{ClientTls, TlsFile, TlsFiles, TlsPaths};
 
 use crate::error::CliError;
@@ -56,9 +57,10 @@ pub(crate) fn resolve(layers: &[TlsLayer]) -> Result<Option<TlsPaths>, CliError>
     }
 }
 
-/// Reads the files.
-pub(crate) fn load(paths: TlsPaths) -> Result<ClientTls, CliError> {
-    TlsFiles::load(paths).map(|files| files.client()).map_err(|error| CliError::Usage(error.to_string()))
+/// Reads the files; answers also who the own certificate says that calls.
+pub(crate) fn load(paths: TlsPaths) -> Result<(ClientTls, Option<PeerCertificate>), CliError> {
+    let files = TlsFiles::load(paths).map_err(|error| CliError::Usage(error.to_string()))?;
+    Ok((files.client(), files.own()))
 }
 
 fn file(setting: &'static str, path: &Path) -> TlsFile {

@@ -9,7 +9,6 @@ use crate::client::{Client, jittered};
 use crate::error::{CliError, is_transport_failure, root_cause};
 use crate::item::{ChangeKind, Item, Query};
 use crate::patience::Lost;
-use crate::target::Type;
 
 /// A stream that says nothing for so long is dead: servers send a bookmark about each 30 s.
 const SILENCE_MAX: Duration = Duration::from_secs(100);
@@ -68,11 +67,11 @@ pub(crate) async fn follow(
     let mut failures = 0;
     let mut lost = Lost::default();
     loop {
-        let ended = if matches!(query.kind, Type::Instance | Type::Revision) {
+        let ended = if query.kind.is_streamed() {
+            stream(client, query, &mut version, &mut tracker, &mut failures, &mut lost, &mut show).await?
+        } else {
             tokio::time::sleep(POLL).await;
             End::Relist
-        } else {
-            stream(client, query, &mut version, &mut tracker, &mut failures, &mut lost, &mut show).await?
         };
         match ended {
             End::Resume => tokio::time::sleep(jittered(failures)).await,

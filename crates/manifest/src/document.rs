@@ -2,14 +2,17 @@
 
 use prost_reflect::MessageDescriptor;
 use skerry_model::{
-    AppRef, AppSpec, ConfigRef, Fault, InvalidName, NodeRef, ProjectName, SecretRef, Violations,
+    AppRef, AppSpec, ConfigRef, Fault, GroupRef, InvalidName, NodeRef, ProjectName, RoleBindingRef,
+    SecretRef, UserRef, Violations,
 };
+use skerry_proto::registry::v1 as registry;
 use skerry_proto::scheduler::v1::Secret;
 use skerry_proto::types::v1::Metadata;
 
 use crate::decode::Decoder;
 use crate::descriptors;
 use crate::error::{ErrorSink, shorten};
+use crate::people;
 use crate::position::{Position, Positions};
 use crate::resource::{API_VERSION, Kind, Resource};
 use crate::suggest::nearest;
@@ -88,7 +91,7 @@ fn header(
         }),
     }
     let Some(entry) = kind else {
-        decoder.error(at, "kind: missing; one of App, Config, Secret or Node");
+        decoder.error(at, format!("kind: missing; one of {}", Kind::words()));
         return None;
     };
     decoder.within("kind", "kind", entry.at, |decoder| {
@@ -101,7 +104,7 @@ fn header(
             None => String::new(),
         };
         let found = shorten(&text, 40);
-        decoder.error(entry.value.at, format!("expected App, Config, Secret or Node, found {found:?}{hint}"));
+        decoder.error(entry.value.at, format!("expected {}, found {found:?}{hint}", Kind::words()));
         None
     })
 }
@@ -176,6 +179,11 @@ fn resolve_name(
         Kind::Config => ConfigRef::parse_in(&project, name).map(|r| (r.project.clone(), r.to_string())),
         Kind::Secret => SecretRef::parse_in(&project, name).map(|r| (r.project.clone(), r.to_string())),
         Kind::Node => NodeRef::parse_in(&project, name).map(|r| (r.project.clone(), r.to_string())),
+        Kind::User => UserRef::parse_in(&project, name).map(|r| (r.project.clone(), r.to_string())),
+        Kind::Group => GroupRef::parse_in(&project, name).map(|r| (r.project.clone(), r.to_string())),
+        Kind::RoleBinding => {
+            RoleBindingRef::parse_in(&project, name).map(|r| (r.project.clone(), r.to_string()))
+        }
     }
     .map_err(invalid("name"))?;
     if own.is_some() && found != project {
@@ -208,6 +216,11 @@ fn decode_spec(
             let secret = Secret { metadata: Some(metadata?), spec: None, status: None };
             return Some(Resource::Secret(Box::new(secret)));
         }
+        // So do the keys of a user, which certificates bring.
+        None if kind == Kind::User => {
+            let user = registry::User { metadata: Some(metadata?), spec: None };
+            return Some(Resource::User(Box::new(user)));
+        }
         None if kind == Kind::Node => prost_reflect::DynamicMessage::new(message),
         None => {
             decoder.error(root, format!("spec: missing; it says what the {} is", kind.as_str()));
@@ -231,7 +244,19 @@ fn decode_spec(
         }
         Kind::Node => {
             let spec = Some(decoded.transcode_to().expect(transcode));
-            Resource::Node(Box::new(skerry_proto::registry::v1::Node { metadata, spec, status: None }))
+            Resource::Node(Box::new(registry::Node { metadata, spec, status: None }))
+        }
+        Kind::User => {
+            let spec = Some(decoded.transcode_to().expect(transcode));
+            Resource::User(Box::new(registry::User { metadata, spec }))
+        }
+        Kind::Group => {
+            let spec = decoded.transcode_to().expect(transcode);
+            Resource::Group(Box::new(people::group(metadata, spec)))
+        }
+        Kind::RoleBinding => {
+            let spec = decoded.transcode_to().expect(transcode);
+            Resource::RoleBinding(Box::new(people::binding(metadata, spec)))
         }
     })
 }
@@ -261,7 +286,10 @@ fn check(resource: &Resource, positions: &Positions, errors: &mut ErrorSink) {
         Resource::Secret(secret) => {
             secret.spec.as_ref().map_or(Ok(()), |spec| skerry_model::secret::content(spec).map(drop))
         }
-        Resource::Node(_) => Ok(()),
+        // Keys are SHA-256 in hexadecimal: the server says which is none.
+        Resource::Node(_) | Resource::User(_) => Ok(()),
+        Resource::Group(group) => people::check_group(group),
+        Resource::RoleBinding(binding) => people::check_binding(binding),
     };
     let of_spec = spec.err().map(|fault| fault.violations).unwrap_or_default();
     for violation in violations.into_vec().into_iter().chain(of_spec) {

@@ -22,11 +22,14 @@ static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
 });
 
 /// The kinds that can be explained: how manifests and output name them, and their message. Those in [`crate::Kind`] first.
-const KINDS: [(&str, &str); 7] = [
+const KINDS: [(&str, &str); 10] = [
     ("App", "skerry.scheduler.v1.App"),
     ("Config", "skerry.scheduler.v1.Config"),
     ("Secret", "skerry.scheduler.v1.Secret"),
     ("Node", "skerry.registry.v1.Node"),
+    ("User", "skerry.registry.v1.User"),
+    ("Group", "skerry.registry.v1.Group"),
+    ("RoleBinding", "skerry.registry.v1.RoleBinding"),
     ("Instance", "skerry.type.v1.InstanceStatus"),
     ("Revision", "skerry.scheduler.v1.Revision"),
     ("Event", "skerry.type.v1.Event"),

@@ -35,6 +35,9 @@ pub struct Found {
     pub path: String,
 }
 
+/// What requests call the resources of manifests, as it stands before a field, in its normal form.
+const RESOURCES: [&str; 7] = ["app.", "config.", "secret.", "node.", "user.", "group.", "rolebinding."];
+
 /// From field paths to places, for one resource.
 #[derive(Debug, Clone)]
 pub struct Positions {
@@ -61,8 +64,7 @@ impl Positions {
     /// (`app.spec...`). A field that was not written is found at the nearest one around it.
     pub fn locate(&self, field: &str) -> Found {
         let normal = normal_form(field);
-        let without_resource =
-            ["app.", "config.", "node."].iter().find_map(|prefix| normal.strip_prefix(prefix));
+        let without_resource = RESOURCES.iter().find_map(|prefix| normal.strip_prefix(prefix));
         let mut asked = without_resource.unwrap_or(&normal);
         if let Some((position, written)) = self.table.get(asked) {
             return Found { position: *position, path: written.clone() };

@@ -16,6 +16,12 @@ pub enum Resource {
     Secret(Box<scheduler::Secret>),
     /// What users decide about a node.
     Node(Box<registry::Node>),
+    /// A person or a program, and by which keys it is known.
+    User(Box<registry::User>),
+    /// Users who get roles together.
+    Group(Box<registry::Group>),
+    /// A role, and who has it.
+    RoleBinding(Box<registry::RoleBinding>),
 }
 
 /// The kinds, as manifests name them.
@@ -29,11 +35,25 @@ pub enum Kind {
     Secret,
     /// `Node`.
     Node,
+    /// `User`.
+    User,
+    /// `Group`.
+    Group,
+    /// `RoleBinding`.
+    RoleBinding,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::App, Self::Config, Self::Secret, Self::Node];
+    pub const ALL: [Self; 7] =
+        [Self::App, Self::Config, Self::Secret, Self::Node, Self::User, Self::Group, Self::RoleBinding];
+
+    /// All of them, as an error names them: `App, Config or Node`.
+    pub(crate) fn words() -> String {
+        let words = Self::ALL.map(Self::as_str);
+        let (last, before) = words.split_last().expect("there are kinds");
+        format!("{} or {last}", before.join(", "))
+    }
 
     /// As `kind:` names it.
     pub fn as_str(self) -> &'static str {
@@ -42,6 +62,9 @@ impl Kind {
             Self::Config => "Config",
             Self::Secret => "Secret",
             Self::Node => "Node",
+            Self::User => "User",
+            Self::Group => "Group",
+            Self::RoleBinding => "RoleBinding",
         }
     }
 
@@ -52,6 +75,9 @@ impl Kind {
             Self::Config => "skerry.scheduler.v1.Config",
             Self::Secret => "skerry.scheduler.v1.Secret",
             Self::Node => "skerry.registry.v1.Node",
+            Self::User => "skerry.registry.v1.User",
+            Self::Group => "skerry.registry.v1.Group",
+            Self::RoleBinding => "skerry.registry.v1.RoleBinding",
         }
     }
 }
@@ -64,6 +90,9 @@ impl Resource {
             Self::Config(_) => Kind::Config,
             Self::Secret(_) => Kind::Secret,
             Self::Node(_) => Kind::Node,
+            Self::User(_) => Kind::User,
+            Self::Group(_) => Kind::Group,
+            Self::RoleBinding(_) => Kind::RoleBinding,
         }
     }
 
@@ -74,6 +103,9 @@ impl Resource {
             Self::Config(config) => config.metadata.as_ref(),
             Self::Secret(secret) => secret.metadata.as_ref(),
             Self::Node(node) => node.metadata.as_ref(),
+            Self::User(user) => user.metadata.as_ref(),
+            Self::Group(group) => group.metadata.as_ref(),
+            Self::RoleBinding(binding) => binding.metadata.as_ref(),
         }
     }
 

@@ -18,6 +18,8 @@ use tonic::{Code, Status};
 use crate::calls::send;
 use crate::world::{Caller, World, uri};
 
+const ADA: &str = "projects/default/users/ada";
+
 fn reason(status: &Status) -> String {
     skerry_rpc::fault_of(status).metadata.get("reason").cloned().unwrap_or_default()
 }
@@ -144,7 +146,8 @@ async fn a_user_is_known_by_the_certificate_that_it_is_issued_and_renews_it_itse
     let ask = |key: &KeyPair, name: &str, replace| -> Result<_> {
         let asked = CertificateRequest::make(key)?;
         let certificate_request = asked.as_ref().to_vec().into();
-        Ok(pb::IssueCertificateRequest { name: name.to_owned(), certificate_request, replace })
+        let name = name.to_owned();
+        Ok(pb::IssueCertificateRequest { name, certificate_request, replace, known_only: false })
     };
     let mut admin = UserServiceClient::new(world.admin().await?);
     let absent =
@@ -208,6 +211,128 @@ async fn a_request_that_names_two_projects_reaches_no_handler() -> Result<()> {
     }
     let name = "projects/other/users/bob".to_owned();
     UserServiceClient::new(world.admin().await?).get_user(pb::GetUserRequest { name }).await?;
+    world.finish().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_made_again_has_nothing_of_what_its_predecessor_had() -> Result<()> {
+    let world = World::start().await?;
+    let (ada, bob) = (ADA, "projects/default/users/bob");
+    world.record("default/user/ada", Vec::new()).await?;
+    world.group("projects/other/groups/some", &[ada, bob]).await?;
+    world.bind("projects/default/roleBindings/own", pb::Role::Admin, &[ada, bob], &[]).await?;
+    world
+        .bind("projects/system/roleBindings/by-group", pb::Role::Viewer, &[], &["projects/other/groups/some"])
+        .await?;
+
+    let mut users = UserServiceClient::new(world.admin().await?);
+    users.delete_user(pb::DeleteUserRequest { name: ada.to_owned(), ..Default::default() }).await?;
+    let again = world.user("default/user/ada").await?;
+    let mut client = AccessServiceClient::new(world.connect(&again).await?);
+    let told = client.who_am_i(pb::WhoAmIRequest {}).await?.into_inner();
+    assert_eq!(told.roles, Vec::new(), "neither its own nor its group's");
+    // Others stay, and who had read the binding before is told that it is another one now.
+    let mut bindings = RoleBindingServiceClient::new(world.admin().await?);
+    let get = |name: &str| pb::GetRoleBindingRequest { name: name.to_owned() };
+    let own = bindings.get_role_binding(get("projects/default/roleBindings/own")).await?.into_inner();
+    let own = own.role_binding.context("a binding")?;
+    assert_eq!(own.spec.context("a spec")?.users, [bob]);
+    assert_eq!(own.metadata.context("metadata")?.generation, 2);
+
+    // A group that is made again is not what bindings named before.
+    let mut groups = GroupServiceClient::new(world.admin().await?);
+    let delete =
+        pb::DeleteGroupRequest { name: "projects/other/groups/some".to_owned(), ..Default::default() };
+    groups.delete_group(delete).await?;
+    world.group("projects/other/groups/some", &[ada]).await?;
+    let told = client.who_am_i(pb::WhoAmIRequest {}).await?.into_inner();
+    assert_eq!(told.roles, Vec::new());
+    world.finish().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_named_more_often_than_one_deletion_can_change_stays_and_that_is_said() -> Result<()> {
+    let world = World::start().await?;
+    let ada = ADA;
+    world.record("default/user/ada", Vec::new()).await?;
+    for index in 0..=100 {
+        let name = format!("projects/default/roleBindings/b{index}");
+        world.bind(&name, pb::Role::Viewer, &[ada], &[]).await?;
+    }
+    let mut users = UserServiceClient::new(world.admin().await?);
+    let delete = || pb::DeleteUserRequest { name: ada.to_owned(), ..Default::default() };
+    let refused = users.delete_user(delete()).await.expect_err("refused");
+    assert_eq!((refused.code(), reason(&refused)), (Code::FailedPrecondition, "NAMED_TOO_OFTEN".to_owned()));
+    let mut bindings = RoleBindingServiceClient::new(world.admin().await?);
+    let one = "projects/default/roleBindings/b0".to_owned();
+    bindings.delete_role_binding(pb::DeleteRoleBindingRequest { name: one, ..Default::default() }).await?;
+    users.delete_user(delete()).await?;
+    world.finish().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_is_for_a_key_that_counts_and_is_recorded_nowhere() -> Result<()> {
+    let world = World::start().await?;
+    let renewal = |key: &KeyPair, name: &str| -> Result<_> {
+        let certificate_request = CertificateRequest::make(key)?.as_ref().to_vec().into();
+        let name = name.to_owned();
+        Ok(pb::IssueCertificateRequest { name, certificate_request, replace: false, known_only: true })
+    };
+    let issued_to = |who: &str| {
+        let (issued, key) = world.authority.issue(&uri(who));
+        (Caller::with(issued.chain, Arc::clone(&key)), key)
+    };
+    let (ada, name) = (issued_to("default/user/ada"), ADA);
+    world.record("default/user/ada", ada.0.key.clone().into_iter().collect()).await?;
+    let mut client = UserServiceClient::new(world.connect(&ada.0).await?);
+    let renewed = client.issue_certificate(renewal(&ada.1, name)?).await?.into_inner();
+    let chain = renewed.chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
+    let renewed = world.connect(&Caller::with(chain, Arc::clone(&ada.1))).await?;
+    AccessServiceClient::new(renewed).who_am_i(pb::WhoAmIRequest {}).await?;
+
+    let stranger = KeyPair::generate()?;
+    let refused = client.issue_certificate(renewal(&stranger, name)?).await.expect_err("refused");
+    assert_eq!((refused.code(), reason(&refused)), (Code::FailedPrecondition, "KEY_UNKNOWN".to_owned()));
+    let bob = client.issue_certificate(renewal(&ada.1, "projects/default/users/bob")?).await;
+    assert_eq!(bob.expect_err("refused").code(), Code::PermissionDenied);
+
+    // The first admin goes on without a record: another certificate of that name still counts.
+    let (admin, name) = (issued_to("system/user/admin"), "projects/system/users/admin");
+    let mut first = UserServiceClient::new(world.connect(&admin.0).await?);
+    first.issue_certificate(renewal(&admin.1, name)?).await?;
+    let record = first.get_user(pb::GetUserRequest { name: name.to_owned() }).await;
+    assert_eq!(record.expect_err("none").code(), Code::NotFound);
+
+    // A key that was struck out renews nothing, nor does a user that is gone.
+    first.delete_user(pb::DeleteUserRequest { name: ADA.to_owned(), ..Default::default() }).await?;
+    let gone = client.issue_certificate(renewal(&ada.1, ADA)?).await.expect_err("refused");
+    assert_eq!(reason(&gone), "USER_UNKNOWN");
+    world.finish().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_that_one_may_is_listed_and_nothing_else() -> Result<()> {
+    let world = World::start().await?;
+    let ada = world.user("default/user/ada").await?;
+    world.bind("projects/default/roleBindings/some", pb::Role::Viewer, &[ADA], &[]).await?;
+    let mut client = AccessServiceClient::new(world.connect(&ada).await?);
+    let list = |parent: &str| pb::ListAccessRequest { parent: parent.to_owned() };
+    let there = client.list_access(list("projects/default")).await?.into_inner().methods;
+    assert!(there.is_sorted() && there.contains(&"skerry.scheduler.v1.AppService/ListApps".to_owned()));
+    for method in crate::calls::Contract::load().methods.into_keys() {
+        let parent = "projects/default".to_owned();
+        let check = pb::CheckAccessRequest { parent, method: method.clone() };
+        let allowed = client.check_access(check).await?.into_inner().allowed;
+        assert_eq!(allowed, there.contains(&method), "{method}");
+    }
+    let elsewhere = client.list_access(list("projects/other")).await?.into_inner().methods;
+    assert!(!elsewhere.iter().any(|method| method.ends_with("/ListApps")), "{elsewhere:?}");
+    let wrong = client.list_access(list("default")).await.expect_err("no project");
+    assert_eq!(skerry_rpc::fault_of(&wrong).violations[0].field, "parent");
     world.finish().await;
     Ok(())
 }

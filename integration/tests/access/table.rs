@@ -46,6 +46,7 @@ const TABLE: &[(&str, &str)] = &[
     ("skerry.registry.v1.EnrollmentRequestService/DenyEnrollment", "??? ??? ----+-+ --? ----"),
     ("skerry.registry.v1.AccessService/WhoAmI", "??? ??? +++++++ ++? ++++"),
     ("skerry.registry.v1.AccessService/CheckAccess", "??? ??? +++++++ ++? ++++"),
+    ("skerry.registry.v1.AccessService/ListAccess", "??? ??? +++++++ ++? ++++"),
     ("skerry.registry.v1.RoleBindingService/CreateRoleBinding", "??? ??? ----+-+ --? ----"),
     ("skerry.registry.v1.RoleBindingService/GetRoleBinding", "??? ??? ----+-+ --? ----"),
     ("skerry.registry.v1.RoleBindingService/ListRoleBindings", "??? ??? ----+-+ --? ----"),

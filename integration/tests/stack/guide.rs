@@ -55,6 +55,7 @@ pages! {
     containers: "containers.md", Docker;
     processes: "processes.md", Nothing;
     configs: "configs.md", Docker;
+    access: "access.md", Nothing;
     secret_values: "secrets.md", Nothing;
     health: "health.md", Docker;
     updates: "updates.md", Docker;

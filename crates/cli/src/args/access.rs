@@ -1,8 +1,11 @@
-//! `user`, `role` and `auth`: who may do what.
+//! `user`, `group`, `role` and `auth`: who may do what.
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum, ValueHint};
+use clap_complete::engine::ArgValueCompleter;
+
+use crate::complete;
 
 /// `user`
 #[derive(Debug, Clone, Subcommand)]
@@ -10,15 +13,23 @@ use clap::{Args, Subcommand, ValueEnum};
 A user is known by its keys: a certificate for another key is nobody's. Names are short, or full for a user
 of another project: projects/PROJECT/users/NAME.
 
+A key is best made by who uses it: they run `skerry user request` and hand over the request, which is no secret.
+
 Examples:
-  skerry user create ada --role operator
+  skerry user request ada
+  skerry user create ada --csr ada.csr --role operator
+  skerry user issue ada --csr ada.csr
   skerry user create ci --key-id 3f0c...
   skerry user list
   skerry user revoke ada
   skerry user delete ada")]
 pub enum UserCommand {
-    /// Make a user: its key here, its certificate by the server
+    /// Make a key here and a request for a certificate, to be handed to an admin; asks no server
+    Request(RequestArgs),
+    /// Make a user, and have a certificate issued: for the key of a request, or for one that is made here
     Create(CreateUserArgs),
+    /// Issue a certificate for the key of a request to a user that is there
+    Issue(IssueArgs),
     /// Issue a certificate for a new key to a user that is there; one may do so for oneself
     Renew(RenewUserArgs),
     /// Show the users of the project
@@ -29,10 +40,50 @@ pub enum UserCommand {
     Delete(UserArgs),
 }
 
+/// `user request`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+NAME.key and NAME.csr are written; a NAME.key that is there is used again. The key stays here: an admin takes NAME.csr
+(skerry user create NAME --csr FILE) and hands NAME.crt and NAME-ca.crt back. What is printed is the key's SHA-256, by
+which both see that they speak of the same one.")]
+pub struct RequestArgs {
+    /// Name of the user
+    #[arg(value_name = "NAME")]
+    pub name: String,
+
+    /// Where to write the files
+    #[arg(long, value_name = "DIR", default_value = ".", value_hint = ValueHint::DirPath)]
+    pub out: PathBuf,
+}
+
+/// `user issue`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+NAME.crt and NAME-ca.crt are written, in the place of those that are there. None of them is a secret. A request of
+openssl (P-256, SHA-256) is taken as well.")]
+pub struct IssueArgs {
+    /// Name of the user
+    #[arg(value_name = "NAME", add = ArgValueCompleter::new(complete::users))]
+    pub name: String,
+
+    /// The request, as `skerry user request` makes it; - for stdin
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub csr: String,
+
+    /// Where to write the files
+    #[arg(long, value_name = "DIR", default_value = ".", value_hint = ValueHint::DirPath)]
+    pub out: PathBuf,
+
+    /// Count the keys before it no more
+    #[arg(long)]
+    pub replace: bool,
+}
+
 /// `user create`
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
-NAME.key, NAME.crt and NAME-ca.crt are written; the key never leaves this machine. With --key-id nothing is written: it
+With --csr NAME.crt and NAME-ca.crt are written, for who has the key. Without it the key is made here, for oneself or a
+program of one's own: NAME.key is written as well. With --key-id nothing is written: it
 is the SHA-256 of the public key of a certificate that was issued elsewhere, as of
   openssl x509 -in ada.crt -noout -pubkey | openssl pkey -pubin -outform der | sha256sum")]
 pub struct CreateUserArgs {
@@ -48,8 +99,12 @@ pub struct CreateUserArgs {
     #[arg(long, value_enum, value_name = "ROLE")]
     pub role: Option<RoleName>,
 
+    /// Issue for the key of this request, as `skerry user request` makes it; - for stdin
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub csr: Option<String>,
+
     /// Count this key instead of making one; may be repeated
-    #[arg(long, value_name = "SHA256", conflicts_with = "out")]
+    #[arg(long, value_name = "SHA256", conflicts_with_all = ["out", "csr"])]
     pub key_id: Vec<String>,
 }
 
@@ -57,7 +112,7 @@ pub struct CreateUserArgs {
 #[derive(Debug, Clone, Args)]
 pub struct RenewUserArgs {
     /// Name of the user
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = ArgValueCompleter::new(complete::users))]
     pub name: String,
 
     /// Where to write the files, in the place of those that are there
@@ -73,7 +128,7 @@ pub struct RenewUserArgs {
 #[derive(Debug, Clone, Args)]
 pub struct RevokeUserArgs {
     /// Name of the user
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = ArgValueCompleter::new(complete::users))]
     pub name: String,
 
     /// Only this key; may be repeated [default: all]
@@ -85,7 +140,7 @@ pub struct RevokeUserArgs {
 #[derive(Debug, Clone, Args)]
 pub struct UserArgs {
     /// Name of the user
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = ArgValueCompleter::new(complete::users))]
     pub name: String,
 }
 
@@ -95,6 +150,63 @@ pub struct ListArgs {
     /// Print no column names
     #[arg(long)]
     pub no_headers: bool,
+}
+
+/// `group`
+#[derive(Debug, Clone, Subcommand)]
+#[command(after_help = "\
+A group gets its role as a user does: skerry role bind ROLE --group NAME. Who joins it has the role at once, who leaves
+it no more. Users are named short, or full for one of another project: projects/PROJECT/users/NAME.
+
+Examples:
+  skerry group create night-shift --user ada --user bob
+  skerry role bind operator --group night-shift
+  skerry group add-user night-shift eve
+  skerry group remove-user night-shift ada
+  skerry describe group/night-shift")]
+pub enum GroupCommand {
+    /// Make a group
+    Create(CreateGroupArgs),
+    /// Show the groups of the project
+    List(ListArgs),
+    /// Delete groups; who had a role by them has it no more
+    Delete(GroupsArgs),
+    /// Put users into a group
+    AddUser(MembersArgs),
+    /// Take users out of a group
+    RemoveUser(MembersArgs),
+}
+
+/// `group create`
+#[derive(Debug, Clone, Args)]
+pub struct CreateGroupArgs {
+    /// Name of the group
+    #[arg(value_name = "NAME")]
+    pub name: String,
+
+    /// Who is in it; may be repeated
+    #[arg(long = "user", value_name = "NAME", add = ArgValueCompleter::new(complete::users))]
+    pub users: Vec<String>,
+}
+
+/// Some groups.
+#[derive(Debug, Clone, Args)]
+pub struct GroupsArgs {
+    /// Names of groups
+    #[arg(value_name = "GROUP", required = true, add = ArgValueCompleter::new(complete::groups))]
+    pub groups: Vec<String>,
+}
+
+/// `group add-user` and `group remove-user`
+#[derive(Debug, Clone, Args)]
+pub struct MembersArgs {
+    /// Name of the group
+    #[arg(value_name = "GROUP", add = ArgValueCompleter::new(complete::groups))]
+    pub group: String,
+
+    /// Names of users
+    #[arg(value_name = "USER", required = true, add = ArgValueCompleter::new(complete::users))]
+    pub users: Vec<String>,
 }
 
 /// `role`
@@ -125,11 +237,11 @@ pub struct BindArgs {
     pub role: RoleName,
 
     /// A user, by its short name or as projects/PROJECT/users/NAME; may be repeated
-    #[arg(long = "user", value_name = "NAME", required_unless_present = "groups")]
+    #[arg(long = "user", value_name = "NAME", required_unless_present = "groups", add = ArgValueCompleter::new(complete::users))]
     pub users: Vec<String>,
 
     /// A group, by its short name or as projects/PROJECT/groups/NAME; may be repeated
-    #[arg(long = "group", value_name = "NAME")]
+    #[arg(long = "group", value_name = "NAME", add = ArgValueCompleter::new(complete::groups))]
     pub groups: Vec<String>,
 
     /// The binding to change [default: viewers, operators or admins]
@@ -154,7 +266,9 @@ pub enum RoleName {
 Examples:
   skerry auth whoami
   skerry auth can-i update apps
-  skerry -p shop auth can-i delete nodes")]
+  skerry -p shop auth can-i delete nodes
+  skerry -p shop auth can-i --list
+  if skerry auth can-i create apps --quiet; then skerry apply -f app.yaml; fi")]
 pub enum AuthCommand {
     /// Show who the server says that calls, and its roles
     Whoami,
@@ -164,12 +278,27 @@ pub enum AuthCommand {
 
 /// `auth can-i`
 #[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+The project is that of -p, or of the context. Exit code 0 for yes and 1 for no; who cannot ask gets another one (see
+skerry --help).")]
 pub struct CanIArgs {
-    /// get, list, watch, create, update, delete; of nodes also revoke, approve
-    #[arg(value_name = "VERB")]
-    pub verb: String,
+    /// get, list, watch, create, update, delete; of nodes also revoke, approve; of users also issue
+    #[arg(value_name = "VERB", required_unless_present = "list")]
+    pub verb: Option<String>,
 
-    /// nodes, apps, configs, instances, revisions, events, tokens, users, groups, roles; or a method's full name with the verb `call`
-    #[arg(value_name = "TYPE")]
-    pub resource: String,
+    /// nodes, apps, configs, secrets, instances, revisions, events, tokens, enrollments, users, groups, rolebindings; or a method's full name with the verb `call`
+    #[arg(value_name = "TYPE", required_unless_present = "list")]
+    pub resource: Option<String>,
+
+    /// Show all that one may
+    #[arg(long, conflicts_with_all = ["verb", "resource"])]
+    pub list: bool,
+
+    /// Say nothing: the exit code is the answer
+    #[arg(short, long, conflicts_with = "list")]
+    pub quiet: bool,
+
+    /// With --list: print no column names
+    #[arg(long, requires = "list")]
+    pub no_headers: bool,
 }

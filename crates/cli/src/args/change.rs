@@ -12,11 +12,12 @@ use crate::complete;
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
-Configs and secrets come before apps. All manifests are checked before the first is sent; after that an error
-does not keep the others back. Applying again what is there changes nothing.
+Configs and secrets come before apps, users and groups before the bindings that name them. All manifests
+are checked before the first is sent; after that an error does not keep the others back. Applying again
+what is there changes nothing.
 
 --prune then deletes the apps and configs that the selector chooses and no manifest names, apps first.
-It deletes nothing when a manifest could not be applied. Nodes and secrets are never pruned.
+It deletes nothing when a manifest could not be applied. All else is never pruned.
 
 Examples:
   skerry apply -f app.yaml
@@ -91,7 +92,7 @@ Examples:
   skerry edit app/hello
   EDITOR='code --wait' skerry edit config motd")]
 pub struct EditArgs {
-    /// TYPE/NAME, or TYPE NAME (nodes, apps, configs, secrets)
+    /// TYPE/NAME, or TYPE NAME (nodes, apps, configs, secrets, users, groups, rolebindings)
     #[arg(value_name = "TYPE/NAME", required = true, num_args = 1..=2, add = targets())]
     pub target: Vec<String>,
 }

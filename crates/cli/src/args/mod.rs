@@ -17,8 +17,9 @@ use clap_complete::engine::{ArgValueCandidates, ArgValueCompleter};
 use crate::complete;
 
 pub use access::{
-    AuthCommand, BindArgs, CanIArgs, CreateUserArgs, ListArgs, RenewUserArgs, RevokeUserArgs, RoleCommand,
-    RoleName, UserArgs, UserCommand,
+    AuthCommand, BindArgs, CanIArgs, CreateGroupArgs, CreateUserArgs, GroupCommand, GroupsArgs, IssueArgs,
+    ListArgs, MembersArgs, RenewUserArgs, RequestArgs, RevokeUserArgs, RoleCommand, RoleName, UserArgs,
+    UserCommand,
 };
 pub use change::{AnnotateArgs, ApplyArgs, CordonArgs, DeleteArgs, DiffArgs, EditArgs, LabelArgs};
 pub use contexts::{ConfigCommand, GetContextsArgs, SetContextArgs};
@@ -64,6 +65,10 @@ pub struct GlobalArgs {
     /// Longest that one call may take, as 30s
     #[arg(long, global = true, default_value = "30s", value_name = "DURATION", value_parser = call_time, hide_short_help = true)]
     pub request_timeout: Duration,
+
+    /// Say on stderr also what goes on beside the command, as the renewal of one's certificate
+    #[arg(long, short, global = true, hide_short_help = true)]
+    pub verbose: bool,
 
     /// When to use colours; auto: on a terminal, unless NO_COLOR is set
     #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN", hide_short_help = true)]
@@ -148,6 +153,9 @@ pub enum ClientCommand {
     /// Users: their keys and certificates
     #[command(subcommand)]
     User(UserCommand),
+    /// Groups of users, who get roles together
+    #[command(subcommand)]
+    Group(GroupCommand),
     /// Who may do what in a project
     #[command(subcommand)]
     Role(RoleCommand),

@@ -14,7 +14,8 @@ use crate::jsonpath::Template;
 
 const TYPES_HELP: &str = "\
 Types: nodes (no, node), apps (app), configs (cfg, config), secrets (secret),
-       instances (inst, instance), revisions (rev, revision), events (ev, event); get also
+       instances (inst, instance), revisions (rev, revision), events (ev, event),
+       users (user), groups (group), rolebindings (rb, rolebinding); get also
        shows enrollments (enr, enrollment), machines that wait for approval";
 
 /// How things are printed.
@@ -74,8 +75,8 @@ fn outputs() -> Vec<CompletionCandidate> {
 #[command(after_help = format!("{TYPES_HELP}
 
 Instances are named <app>/<service>/<cluster>/<ordinal>; a part from the left shows all below it.
-Revisions need their app, and may be named by the first digits: revision/hello/12ab. With --watch, -o json prints one object a line. Instances and revisions
-are watched by asking again each second. A watch goes on after a lost connection.
+Revisions need their app, and may be named by the first digits: revision/hello/12ab. With --watch, -o json prints one object a line. Instances, revisions,
+users, groups and rolebindings are watched by asking again each second. A watch goes on after a lost connection.
 
 Examples:
   skerry get nodes -l site=oslo,!old
@@ -123,7 +124,7 @@ Examples:
   skerry describe node n1
   skerry describe instance hello/web/n1/0")]
 pub struct DescribeArgs {
-    /// TYPE/NAME..., or TYPE NAME... (nodes, apps, configs, secrets, instances)
+    /// TYPE/NAME..., or TYPE NAME... (nodes, apps, configs, secrets, instances, users, groups, rolebindings)
     #[arg(value_name = "TYPE/NAME", required = true, add = targets())]
     pub targets: Vec<String>,
 }
@@ -131,7 +132,7 @@ pub struct DescribeArgs {
 /// `explain`
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
-Kinds: app, config, secret, node, instance, revision, event. Names are those of manifests; lists are
+Kinds: app, config, secret, node, user, group, rolebinding, instance, revision, event. Names are those of manifests; lists are
 passed through. Needs no server.
 
 Examples:

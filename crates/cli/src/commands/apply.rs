@@ -66,12 +66,13 @@ pub(super) fn in_manifest(error: CallOrUsage, sourced: &Sourced) -> CliError {
     }
 }
 
-/// Configs before the apps that mount them; nodes between, so that labels are there when apps are placed.
+/// Configs before the apps that mount them; nodes between, so that labels are there when apps are placed. Users before the groups that
+/// they are in, and these before the bindings that name them.
 fn order(kind: Kind) -> u8 {
     match kind {
-        Kind::Config | Kind::Secret => 0,
-        Kind::Node => 1,
-        Kind::App => 2,
+        Kind::Config | Kind::Secret | Kind::User => 0,
+        Kind::Node | Kind::Group => 1,
+        Kind::App | Kind::RoleBinding => 2,
     }
 }
 
@@ -87,6 +88,9 @@ pub(super) fn full_target(resource: &Resource) -> Target {
         Kind::Config => Type::Config,
         Kind::Secret => Type::Secret,
         Kind::Node => Type::Node,
+        Kind::User => Type::User,
+        Kind::Group => Type::Group,
+        Kind::RoleBinding => Type::RoleBinding,
     };
     Target { kind, name: resource.name().to_owned() }
 }
@@ -110,9 +114,20 @@ pub(super) async fn apply(
     match &manifest.resource {
         Resource::Node(node) => apply_node(client, node, dry_run).await,
         resource => {
-            let how = Sending { create: true, dry_run, ..Sending::default() };
+            let how = Sending { create: true, dry_run, paths: meant(resource) };
             Ok(send(client, item_of(resource), &how).await?)
         }
+    }
+}
+
+/// What of a resource its manifest means; all of it when empty.
+fn meant(resource: &Resource) -> Vec<String> {
+    match resource {
+        // The keys of a user are not forgotten for want of a line: they came with its certificates.
+        Resource::User(user) if user.spec.is_none() => {
+            ["metadata.labels", "metadata.annotations"].map(str::to_owned).to_vec()
+        }
+        _ => Vec::new(),
     }
 }
 

@@ -1,12 +1,16 @@
 //! `delete`: resources go, and with an app its instances.
 
-use skerry_proto::registry::v1::DeleteNodeRequest;
+use skerry_proto::registry::v1::{
+    DeleteGroupRequest, DeleteNodeRequest, DeleteRoleBindingRequest, DeleteUserRequest,
+};
 use skerry_proto::scheduler::v1::{DeleteAppRequest, DeleteConfigRequest, DeleteSecretRequest};
 
 use super::gone::Watcher;
 use super::{Several, apply};
 use crate::args::DeleteArgs;
-use crate::client::{Client, Service, apps, configs, nodes, request, request_id, secrets};
+use crate::client::{
+    Client, Service, apps, bindings, configs, groups, nodes, request, request_id, secrets, users,
+};
 use crate::error::CliError;
 use crate::files::{Named, read_all};
 use crate::item::CallOrUsage;
@@ -120,6 +124,30 @@ pub(super) async fn delete(client: &Client, target: &Target, name: String) -> Re
             let answer = client.call(Service::Scheduler, |channel, left| {
                 let message = message.clone();
                 async move { secrets(channel).delete_secret(request(message, left)).await }
+            });
+            answer.await?;
+        }
+        Type::User => {
+            let message = DeleteUserRequest { name, etag: String::new(), request_id: id };
+            let answer = client.call(Service::Registry, |channel, left| {
+                let message = message.clone();
+                async move { users(channel).delete_user(request(message, left)).await }
+            });
+            answer.await?;
+        }
+        Type::Group => {
+            let message = DeleteGroupRequest { name, etag: String::new(), request_id: id };
+            let answer = client.call(Service::Registry, |channel, left| {
+                let message = message.clone();
+                async move { groups(channel).delete_group(request(message, left)).await }
+            });
+            answer.await?;
+        }
+        Type::RoleBinding => {
+            let message = DeleteRoleBindingRequest { name, etag: String::new(), request_id: id };
+            let answer = client.call(Service::Registry, |channel, left| {
+                let message = message.clone();
+                async move { bindings(channel).delete_role_binding(request(message, left)).await }
             });
             answer.await?;
         }

@@ -9,7 +9,7 @@ use crate::client::Client;
 use crate::error::CliError;
 use crate::item::{Item, Query, is_below};
 use crate::print::Printer;
-use crate::render::{describe, time};
+use crate::render::{describe, people, time};
 use crate::target::{Target, Type, parse_all};
 
 /// Most names that an error suggests.
@@ -49,6 +49,13 @@ async fn text(client: &Client, target: &Target) -> Result<String, CliError> {
         }
         Item::Config(config) => describe::config(&config),
         Item::Secret(secret) => describe::secret(&secret),
+        Item::User(user) => {
+            let mut named_by = client.list(&Query::all(Type::Group)).await?.0;
+            named_by.extend(client.list(&Query::all(Type::RoleBinding)).await?.0);
+            people::user(&user, &named_by)
+        }
+        Item::Group(group) => people::group(&group, &client.list(&Query::all(Type::RoleBinding)).await?.0),
+        Item::RoleBinding(binding) => people::binding(&binding),
         Item::Instance(_) | Item::Revision(_) | Item::Event(_) => {
             unreachable!("these are not fetched by name")
         }

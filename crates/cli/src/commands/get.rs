@@ -77,10 +77,10 @@ impl Asked {
             Selection::All(kind) => *kind,
             Selection::Named(targets) => targets.first().map_or(Type::App, |target| target.kind),
         };
-        let labelled = matches!(kind, Type::Node | Type::App | Type::Config | Type::Secret);
+        let labelled = !matches!(kind, Type::Instance | Type::Revision | Type::Event);
         if args.selector.is_some() && !(labelled && matches!(selection, Selection::All(_))) {
             return Err(CliError::Usage(
-                "-l selects among all nodes, apps or configs: name none of them".into(),
+                "-l selects among all of a type that has labels: name none of them".into(),
             ));
         }
         if args.node.is_some() && kind != Type::Instance {
@@ -185,6 +185,23 @@ async fn named(
         }
     }
     several.finish()
+}
+
+/// Shows all of a type as a table.
+pub(super) async fn list_all(
+    client: &Client,
+    kind: Type,
+    no_headers: bool,
+    printer: &mut Printer,
+) -> Result<(), CliError> {
+    let query = Query::all(kind);
+    let (items, _) = client.list(&query).await?;
+    if items.is_empty() {
+        note(&render::nothing(&query, client.project().as_str()));
+        return Ok(());
+    }
+    let style = Style { format: Format::Table, template: None, headers: !no_headers, with_kind: false };
+    show(&items, kind, style, false, printer)
 }
 
 /// Writes items of one type.

@@ -1,5 +1,7 @@
 //! One resource to its server: created, changed, or only checked.
 
+mod people;
+
 use prost_types::FieldMask;
 use skerry_manifest::Resource;
 use skerry_proto::registry::v1::{Node, UpdateNodeRequest};
@@ -40,6 +42,9 @@ pub(super) fn item_of(resource: &Resource) -> Item {
         Resource::Config(config) => Item::Config(config.clone()),
         Resource::Secret(secret) => Item::Secret(secret.clone()),
         Resource::Node(node) => Item::Node(node.clone()),
+        Resource::User(user) => Item::User(user.clone()),
+        Resource::Group(group) => Item::Group(group.clone()),
+        Resource::RoleBinding(binding) => Item::RoleBinding(binding.clone()),
     }
 }
 
@@ -50,16 +55,22 @@ pub(super) fn metadata_of(item: &mut Item) -> Option<&mut Metadata> {
         Item::App(app) => app.metadata.as_mut(),
         Item::Config(config) => config.metadata.as_mut(),
         Item::Secret(secret) => secret.metadata.as_mut(),
+        Item::User(user) => user.metadata.as_mut(),
+        Item::Group(group) => group.metadata.as_mut(),
+        Item::RoleBinding(binding) => binding.metadata.as_mut(),
         Item::Instance(_) | Item::Revision(_) | Item::Event(_) => None,
     }
 }
 
-/// Sends a node, app, config or secret; answers what it is then. With an etag in its metadata only if it is still at that version.
+/// Sends what has metadata; answers what it is then. With an etag in its metadata only if it is still at that version.
 pub(super) async fn send(client: &Client, item: Item, how: &Sending) -> Result<(Item, Outcome), CallError> {
     match item {
         Item::App(app) => send_app(client, *app, how).await,
         Item::Config(config) => send_config(client, *config, how).await,
         Item::Secret(secret) => send_secret(client, *secret, how).await,
+        Item::User(user) => people::send_user(client, *user, how).await,
+        Item::Group(group) => people::send_group(client, *group, how).await,
+        Item::RoleBinding(binding) => people::send_binding(client, *binding, how).await,
         // Nodes have no dry run; what is sent is what it would be.
         Item::Node(node) if how.dry_run => Ok((Item::Node(node), Outcome::Updated)),
         Item::Node(node) => {

@@ -206,7 +206,7 @@ pub(crate) fn secret_kind(kind: secret_status::Kind) -> &'static str {
     }
 }
 
-fn head(metadata: Option<&Metadata>) -> String {
+pub(super) fn head(metadata: Option<&Metadata>) -> String {
     let mut text = String::new();
     let metadata = metadata.cloned().unwrap_or_default();
     let mut parts = metadata.name.split('/').skip(1);
@@ -222,7 +222,7 @@ fn head(metadata: Option<&Metadata>) -> String {
     text
 }
 
-fn field(text: &mut String, name: &str, value: &str) {
+pub(super) fn field(text: &mut String, name: &str, value: &str) {
     let label = format!("{name}:");
     let value = plain(value);
     let value = if value.trim().is_empty() { "-" } else { &value };
@@ -257,7 +257,7 @@ fn section(text: &mut String, title: &str, kind: Type, items: &[Item], now: i64)
     table(text, title, &headers(kind, wide), &rows);
 }
 
-fn table(text: &mut String, title: &str, headers: &[&'static str], rows: &[Vec<String>]) {
+pub(super) fn table(text: &mut String, title: &str, headers: &[&'static str], rows: &[Vec<String>]) {
     if rows.is_empty() {
         writeln!(text, "\n{title}: none").expect("writing to a string");
         return;

@@ -6,6 +6,7 @@ use skerry_proto::types::v1::condition::Status;
 use skerry_proto::types::v1::{Condition, Event, InstancePhase, InstanceStatus, Metadata};
 
 use crate::item::{ChangeKind, Item};
+use crate::render::people;
 use crate::render::time::{self, age, moment};
 use crate::target::Type;
 
@@ -28,6 +29,9 @@ pub(crate) fn headers(kind: Type, wide: bool) -> Vec<&'static str> {
         ),
         Type::Revision => (&["REVISION", "NUMBER", "SERVICES", "AGE"], &["IMAGES"]),
         Type::Event => (&["TIME", "SEVERITY", "REASON", "REGARDING", "MESSAGE"], &["SOURCE"]),
+        Type::User => (&["NAME", "KEYS", "AGE"], &["LABELS"]),
+        Type::Group => (&["NAME", "MEMBERS", "AGE"], &["WHO", "LABELS"]),
+        Type::RoleBinding => (&["NAME", "ROLE", "USERS", "GROUPS", "AGE"], &["WHO", "LABELS"]),
     };
     narrow.iter().chain(more.iter().filter(|_| wide)).copied().collect()
 }
@@ -39,7 +43,7 @@ pub(crate) fn usual_widths(kind: Type) -> &'static [usize] {
         Type::App => &[12, 0, 0, 28, HASH_DIGITS],
         Type::Instance => &[24, 12, 9, 0, 0, 20],
         Type::Event => &[20, 0, 18, 28],
-        Type::Config | Type::Secret | Type::Revision => &[12],
+        Type::Config | Type::Secret | Type::Revision | Type::User | Type::Group | Type::RoleBinding => &[12],
     }
 }
 
@@ -53,6 +57,9 @@ pub(crate) fn cells(item: &Item, wide: bool, now: i64) -> Vec<String> {
         Item::Instance(instance) => instance_cells(instance, now),
         Item::Revision(revision) => revision_cells(revision, now),
         Item::Event(event) => event_cells(event),
+        Item::User(user) => people::user_cells(user, now),
+        Item::Group(group) => people::group_cells(group, now),
+        Item::RoleBinding(binding) => people::binding_cells(binding, now),
     };
     if wide {
         narrow.extend(more);
@@ -66,7 +73,14 @@ pub(crate) fn change_cells(kind: ChangeKind, item: &Item, wide: bool, now: i64) 
     let state = match item {
         Item::App(_) => 3,
         Item::Instance(_) => 2,
-        Item::Node(_) | Item::Config(_) | Item::Secret(_) | Item::Revision(_) | Item::Event(_) => 1,
+        Item::Node(_)
+        | Item::Config(_)
+        | Item::Secret(_)
+        | Item::Revision(_)
+        | Item::Event(_)
+        | Item::User(_)
+        | Item::Group(_)
+        | Item::RoleBinding(_) => 1,
     };
     if kind == ChangeKind::Deleted
         && let Some(cell) = cells.get_mut(state)
@@ -76,7 +90,8 @@ pub(crate) fn change_cells(kind: ChangeKind, item: &Item, wide: bool, now: i64) 
     cells
 }
 
-type Cells = (Vec<String>, Vec<String>);
+/// The cells of the narrow columns, and of those that come with `-o wide`.
+pub(super) type Cells = (Vec<String>, Vec<String>);
 
 fn node_cells(node: &Node, now: i64) -> Cells {
     let status = node.status.clone().unwrap_or_default();
@@ -294,15 +309,15 @@ fn with_reason(state: &str, reason: &str) -> String {
     if reason.is_empty() { state.to_owned() } else { format!("{state} ({reason})") }
 }
 
-fn short_name(metadata: Option<&Metadata>) -> String {
+pub(super) fn short_name(metadata: Option<&Metadata>) -> String {
     metadata.and_then(|metadata| metadata.name.rsplit('/').next()).unwrap_or_default().to_owned()
 }
 
-fn age_of(metadata: Option<&Metadata>, now: i64) -> String {
+pub(super) fn age_of(metadata: Option<&Metadata>, now: i64) -> String {
     age(metadata.and_then(|metadata| metadata.create_time.as_ref()), now)
 }
 
-fn or_dash(text: &str) -> String {
+pub(super) fn or_dash(text: &str) -> String {
     if text.is_empty() { "-".to_owned() } else { text.to_owned() }
 }
 

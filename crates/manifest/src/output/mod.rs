@@ -7,6 +7,7 @@ mod yaml;
 
 use prost::Message;
 use prost_reflect::DynamicMessage;
+use skerry_proto::registry::v1::User;
 use skerry_proto::scheduler::v1::Secret;
 
 use crate::descriptors;
@@ -25,6 +26,13 @@ pub fn resource(resource: &Resource) -> Value {
             message(kind.message(), &Secret { spec: None, ..secret.as_ref().clone() })
         }
         Resource::Node(node) => message(kind.message(), node.as_ref()),
+        // A spec without keys takes out those that come later, when it is applied again.
+        Resource::User(user) => {
+            let spec = user.spec.clone().filter(|spec| !spec.keys.is_empty());
+            message(kind.message(), &User { spec, ..user.as_ref().clone() })
+        }
+        Resource::Group(group) => message(kind.message(), group.as_ref()),
+        Resource::RoleBinding(binding) => message(kind.message(), binding.as_ref()),
     };
     if let Value::Map(entries) = &mut body
         && let Some((_, Value::Map(metadata))) = entries.iter_mut().find(|(key, _)| key == "metadata")

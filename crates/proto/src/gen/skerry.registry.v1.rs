@@ -26,10 +26,11 @@ pub struct RoleBindingSpec {
     /// The role.
     #[prost(enumeration = "Role", tag = "1")]
     pub role: i32,
-    /// Full names of users, of any project: `projects/<project>/users/<user>`. At most 1,000.
+    /// Full names of users, of any project: `projects/<project>/users/<user>`. At most 1,000. In a manifest also short ones, of its own project.
     #[prost(string, repeated, tag = "2")]
     pub users: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// Full names of groups, of any project: `projects/<project>/groups/<group>`. At most 1,000.
+    /// Full names of groups, of any project: `projects/<project>/groups/<group>`. At most 1,000. In a manifest also short ones, of its own
+    /// project.
     #[prost(string, repeated, tag = "3")]
     pub groups: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
@@ -66,7 +67,7 @@ impl ::prost::Name for Group {
 /// Who is in a group.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GroupSpec {
-    /// Full names of users, of any project: `projects/<project>/users/<user>`. At most 1,000.
+    /// Full names of users, of any project: `projects/<project>/users/<user>`. At most 1,000. In a manifest also short ones, of its own project.
     #[prost(string, repeated, tag = "1")]
     pub members: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
@@ -87,7 +88,7 @@ pub struct User {
     /// Name `projects/<project>/users/<user>`.
     #[prost(message, optional, tag = "1")]
     pub metadata: ::core::option::Option<super::super::r#type::v1::Metadata>,
-    /// By which keys.
+    /// By which keys. A manifest without it leaves the keys as they are.
     #[prost(message, optional, tag = "2")]
     pub spec: ::core::option::Option<UserSpec>,
 }
@@ -774,6 +775,9 @@ pub struct IssueCertificateRequest {
     /// The keys that counted before count no more.
     #[prost(bool, tag = "3")]
     pub replace: bool,
+    /// Only for a key that counts already: nothing is recorded, and another key is FAILED_PRECONDITION. It is how a certificate is renewed.
+    #[prost(bool, tag = "4")]
+    pub known_only: bool,
 }
 impl ::prost::Name for IssueCertificateRequest {
     const NAME: &'static str = "IssueCertificateRequest";
@@ -908,6 +912,40 @@ impl ::prost::Name for CheckAccessResponse {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/skerry.registry.v1.CheckAccessResponse".into()
+    }
+}
+/// Asks for every method that the caller may call.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListAccessRequest {
+    /// `projects/<project>`: where.
+    #[prost(string, tag = "1")]
+    pub parent: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ListAccessRequest {
+    const NAME: &'static str = "ListAccessRequest";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.ListAccessRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.ListAccessRequest".into()
+    }
+}
+/// Every method that the caller may call.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListAccessResponse {
+    /// Full names of methods, as `skerry.scheduler.v1.AppService/UpdateApp`, by name.
+    #[prost(string, repeated, tag = "1")]
+    pub methods: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+impl ::prost::Name for ListAccessResponse {
+    const NAME: &'static str = "ListAccessResponse";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.ListAccessResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.ListAccessResponse".into()
     }
 }
 /// What somebody may do in a project. Each role may do what those before it may. Values of secrets come out by none.
@@ -1845,7 +1883,7 @@ pub mod group_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
-        /// Deletes a group. Bindings that name it give nothing any more.
+        /// Deletes a group; bindings name it no more. FAILED_PRECONDITION: more than 100 of them name it.
         pub async fn delete_group(
             &mut self,
             request: impl tonic::IntoRequest<super::DeleteGroupRequest>,
@@ -1919,7 +1957,7 @@ pub mod group_service_server {
             tonic::Response<super::UpdateGroupResponse>,
             tonic::Status,
         >;
-        /// Deletes a group. Bindings that name it give nothing any more.
+        /// Deletes a group; bindings name it no more. FAILED_PRECONDITION: more than 100 of them name it.
         async fn delete_group(
             &self,
             request: tonic::Request<super::DeleteGroupRequest>,
@@ -2466,8 +2504,8 @@ pub mod user_service_client {
                 .insert(GrpcMethod::new("skerry.registry.v1.UserService", "UpdateUser"));
             self.inner.unary(req, path, codec).await
         }
-        /// Deletes a user: from then on its certificates are nobody's. Bindings and groups that name it stay, and a user of the same name that is
-        /// created later gets what they give.
+        /// Deletes a user: from then on its certificates are nobody's, and bindings and groups name it no more, so that a user of the same name who
+        /// is created later has nothing of what it had. FAILED_PRECONDITION: more than 100 of them name it.
         pub async fn delete_user(
             &mut self,
             request: impl tonic::IntoRequest<super::DeleteUserRequest>,
@@ -2563,8 +2601,8 @@ pub mod user_service_server {
             tonic::Response<super::UpdateUserResponse>,
             tonic::Status,
         >;
-        /// Deletes a user: from then on its certificates are nobody's. Bindings and groups that name it stay, and a user of the same name that is
-        /// created later gets what they give.
+        /// Deletes a user: from then on its certificates are nobody's, and bindings and groups name it no more, so that a user of the same name who
+        /// is created later has nothing of what it had. FAILED_PRECONDITION: more than 100 of them name it.
         async fn delete_user(
             &self,
             request: tonic::Request<super::DeleteUserRequest>,
@@ -3111,6 +3149,33 @@ pub mod access_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// Every method that the caller may call in a project.
+        pub async fn list_access(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListAccessRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListAccessResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skerry.registry.v1.AccessService/ListAccess",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("skerry.registry.v1.AccessService", "ListAccess"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -3137,6 +3202,14 @@ pub mod access_service_server {
             request: tonic::Request<super::CheckAccessRequest>,
         ) -> std::result::Result<
             tonic::Response<super::CheckAccessResponse>,
+            tonic::Status,
+        >;
+        /// Every method that the caller may call in a project.
+        async fn list_access(
+            &self,
+            request: tonic::Request<super::ListAccessRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListAccessResponse>,
             tonic::Status,
         >;
     }
@@ -3292,6 +3365,51 @@ pub mod access_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CheckAccessSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skerry.registry.v1.AccessService/ListAccess" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListAccessSvc<T: AccessService>(pub Arc<T>);
+                    impl<
+                        T: AccessService,
+                    > tonic::server::UnaryService<super::ListAccessRequest>
+                    for ListAccessSvc<T> {
+                        type Response = super::ListAccessResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListAccessRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AccessService>::list_access(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListAccessSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

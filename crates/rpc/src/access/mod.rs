@@ -38,6 +38,15 @@ pub fn check(
     }
 }
 
+/// Every method (`package.Service/Method`) that `peer` may call about `project`, by name.
+pub fn allowed(peer: &Peer, project: &ProjectName, authorizer: &dyn Authorizer) -> Vec<&'static str> {
+    let methods = table::TABLE.iter().map(|(path, _)| path.trim_start_matches('/'));
+    let mut allowed: Vec<_> =
+        methods.filter(|method| check(method, peer, project, authorizer).is_ok()).collect();
+    allowed.sort_unstable();
+    allowed
+}
+
 /// The role that users need to call `method`, if it is for users.
 pub fn role_for(method: &str) -> Option<Role> {
     judge::role_for(&path_of(method))

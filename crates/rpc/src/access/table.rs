@@ -99,6 +99,7 @@ pub(crate) const TABLE: &[(&str, Rule)] = &[
     // Who may what.
     ("/skerry.registry.v1.AccessService/WhoAmI", Rule::Peers),
     ("/skerry.registry.v1.AccessService/CheckAccess", Rule::Peers),
+    ("/skerry.registry.v1.AccessService/ListAccess", Rule::Peers),
     ("/skerry.registry.v1.RoleBindingService/CreateRoleBinding", users(Admin, FIRST)),
     ("/skerry.registry.v1.RoleBindingService/GetRoleBinding", users(Admin, FIRST)),
     ("/skerry.registry.v1.RoleBindingService/ListRoleBindings", users(Admin, FIRST)),

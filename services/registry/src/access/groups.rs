@@ -12,7 +12,7 @@ use skerry_store::{Mirror, Store, Txn};
 use tonic::{Request, Response, Status};
 
 use super::shown::{Shown, check_names};
-use super::{NAMES_MAX, outcome};
+use super::{NAMES_MAX, named, outcome};
 
 /// The handlers.
 #[derive(Clone)]
@@ -65,8 +65,8 @@ impl Kind for Groups {
         Ok(txn)
     }
 
-    fn remove(&self, _: &GroupRef, txn: Txn) -> Result<Txn, Fault> {
-        Ok(txn)
+    fn remove(&self, name: &GroupRef, txn: Txn) -> Result<Txn, Fault> {
+        named::nowhere(name, &self.shown.access.mirror().snapshot(), txn)
     }
 
     fn show(&self, _: &GroupRef, metadata: Metadata, spec: GroupSpec) -> Group {

@@ -10,6 +10,7 @@ use skerry_model::{Code, Fault, ServiceName, UserRef, time};
 use skerry_proto::registry::v1 as pb;
 use skerry_proto::store::v1 as stored;
 use skerry_rpc::Peer;
+use skerry_rpc::access::Authorizer as _;
 use skerry_store::{Key, Txn, TxnError};
 
 use super::users::{KEYS_MAX, Users};
@@ -25,9 +26,19 @@ impl Users {
             .map_err(|error| Fault::invalid_field("certificate_request", error))?;
         let user =
             ServiceName::parse(name.user.as_str()).map_err(|error| Fault::invalid_field("name", error))?;
+        let known = || self.shown.access.knows(&name, &asked.public_key().id());
+        if request.known_only && !known() {
+            let message = format!(
+                "no key of {name} is the one of the request: an admin can issue a certificate for a new key"
+            );
+            return Err(Fault::new(Code::FailedPrecondition, "KEY_UNKNOWN", message));
+        }
         // First, since it may fail: a key that counts and has no certificate is of no use.
         let granted = self.issuer.issue_user(&name.project, &user, asked.public_key(), None)?;
-        self.count_key(&name, asked.public_key().id(), peer, request.replace).await?;
+        // Who only renews leaves no record either: the first admin has none until somebody else's key is to count.
+        if !request.known_only {
+            self.count_key(&name, asked.public_key().id(), peer, request.replace).await?;
+        }
         let der = |der: &rustls_pki_types::CertificateDer<'_>| Bytes::copy_from_slice(der);
         Ok(pb::IssueCertificateResponse {
             chain: granted.issued.chain.iter().map(der).collect(),

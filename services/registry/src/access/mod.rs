@@ -3,6 +3,7 @@
 mod bindings;
 mod groups;
 mod issue;
+mod named;
 mod shown;
 mod users;
 mod whoami;

@@ -14,8 +14,8 @@ use skerry_rpc::{Peer, status_of};
 use skerry_store::{Mirror, Store, Txn};
 use tonic::{Request, Response, Status};
 
-use super::outcome;
 use super::shown::{Shown, check_names, user_spec};
+use super::{named, outcome};
 use crate::authority::Issuer;
 
 /// Most keys of one user.
@@ -95,7 +95,10 @@ impl Kind for Users {
     }
 
     fn remove(&self, name: &UserRef, txn: Txn) -> Result<Txn, Fault> {
-        if Self::is_first_admin(name) { Err(needed(name, "it cannot be deleted")) } else { Ok(txn) }
+        if Self::is_first_admin(name) {
+            return Err(needed(name, "it cannot be deleted"));
+        }
+        named::nowhere(name, &self.shown.access.mirror().snapshot(), txn)
     }
 
     fn show(&self, _: &UserRef, metadata: Metadata, spec: UserSpec) -> User {

@@ -39,8 +39,7 @@ impl WhoAmI {
     }
 
     fn check(&self, peer: &Peer, request: &pb::CheckAccessRequest) -> Result<pb::CheckAccessResponse, Fault> {
-        let project =
-            ProjectName::parse_parent(&request.parent).map_err(|e| Fault::invalid_field("parent", e))?;
+        let project = parent(&request.parent)?;
         let needed = access::role_for(&request.method).map_or(pb::Role::Unspecified, role).into();
         match access::check(&request.method, peer, &project, &self.access) {
             Ok(()) => Ok(pb::CheckAccessResponse { allowed: true, reason: String::new(), role: needed }),
@@ -50,6 +49,11 @@ impl WhoAmI {
             Err(fault) => Ok(pb::CheckAccessResponse { allowed: false, reason: fault.message, role: needed }),
         }
     }
+}
+
+/// The project that a request is about.
+fn parent(text: &str) -> Result<ProjectName, Fault> {
+    ProjectName::parse_parent(text).map_err(|error| Fault::invalid_field("parent", error))
 }
 
 #[tonic::async_trait]
@@ -67,5 +71,16 @@ impl AccessService for WhoAmI {
     ) -> Result<Response<pb::CheckAccessResponse>, Status> {
         let answer = Peer::of(&request).and_then(|peer| self.check(&peer, request.get_ref()));
         reply(answer)
+    }
+
+    async fn list_access(
+        &self,
+        request: Request<pb::ListAccessRequest>,
+    ) -> Result<Response<pb::ListAccessResponse>, Status> {
+        reply(Peer::of(&request).and_then(|peer| {
+            let project = parent(&request.get_ref().parent)?;
+            let methods = access::allowed(&peer, &project, &self.access);
+            Ok(pb::ListAccessResponse { methods: methods.into_iter().map(str::to_owned).collect() })
+        }))
     }
 }

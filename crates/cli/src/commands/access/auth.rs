@@ -2,30 +2,37 @@
 
 use skerry_manifest::nearest;
 use skerry_proto::registry::v1::access_service_client::AccessServiceClient;
-use skerry_proto::registry::v1::{CheckAccessRequest, WhoAmIRequest};
+use skerry_proto::registry::v1::{CheckAccessRequest, ListAccessRequest, WhoAmIRequest};
 use skerry_rpc::{MESSAGE_BYTES_MAX, Traced};
 use tonic::transport::Channel;
 
-use super::role_word;
 use crate::args::{AuthCommand, CanIArgs};
 use crate::client::{Client, Service, request};
 use crate::error::CliError;
 use crate::print::Printer;
+use crate::render::people::role as role_word;
+use crate::render::table::Table;
 use crate::render::time::moment;
 
 /// What may be asked about, as people name many of one: its service, and what its methods call one and many.
-const TYPES: [(&str, &str, &str, &str); 10] = [
+const TYPES: [(&str, &str, &str, &str); 12] = [
     ("nodes", "skerry.registry.v1.NodeService", "Node", "Nodes"),
     ("events", "skerry.registry.v1.EventService", "Event", "Events"),
     ("tokens", "skerry.registry.v1.TokenService", "Token", "Tokens"),
+    ("enrollments", "skerry.registry.v1.EnrollmentRequestService", "Enrollment", "Enrollments"),
     ("users", "skerry.registry.v1.UserService", "User", "Users"),
     ("groups", "skerry.registry.v1.GroupService", "Group", "Groups"),
-    ("roles", "skerry.registry.v1.RoleBindingService", "RoleBinding", "RoleBindings"),
+    ("rolebindings", "skerry.registry.v1.RoleBindingService", "RoleBinding", "RoleBindings"),
     ("apps", "skerry.scheduler.v1.AppService", "App", "Apps"),
     ("configs", "skerry.scheduler.v1.ConfigService", "Config", "Configs"),
+    ("secrets", "skerry.scheduler.v1.SecretService", "Secret", "Secrets"),
     ("instances", "skerry.scheduler.v1.AppService", "Instance", "Instances"),
     ("revisions", "skerry.scheduler.v1.AppService", "Revision", "Revisions"),
 ];
+
+/// The verbs that are told, in this order.
+const VERBS: [&str; 10] =
+    ["get", "list", "watch", "create", "update", "delete", "revoke", "approve", "deny", "issue"];
 
 fn access(channel: Channel) -> AccessServiceClient<Traced> {
     AccessServiceClient::new(Traced::new(channel)).max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -63,15 +70,25 @@ async fn whoami(client: &Client, printer: &mut Printer) -> Result<(), CliError> 
 }
 
 async fn can_i(client: &Client, args: &CanIArgs, printer: &mut Printer) -> Result<(), CliError> {
+    let (Some(verb), Some(resource)) = (&args.verb, &args.resource) else {
+        return list(client, args, printer).await;
+    };
     let message = CheckAccessRequest {
         parent: client.project().parent(),
-        method: method(&args.verb, &args.resource).map_err(CliError::Usage)?,
+        method: method(verb, resource).map_err(CliError::Usage)?,
     };
     let asking = client.call(Service::Registry, |channel, left| {
         let message = message.clone();
         async move { access(channel).check_access(request(message, left)).await }
     });
     let told = asking.await?;
+    if args.quiet {
+        return if told.allowed {
+            Ok(())
+        } else {
+            Err(CliError::Said(Box::new(CliError::Failed(told.reason))))
+        };
+    }
     if told.allowed {
         return printer.line("yes");
     }
@@ -79,13 +96,49 @@ async fn can_i(client: &Client, args: &CanIArgs, printer: &mut Printer) -> Resul
     Err(CliError::Failed(told.reason))
 }
 
+async fn list(client: &Client, args: &CanIArgs, printer: &mut Printer) -> Result<(), CliError> {
+    let message = ListAccessRequest { parent: client.project().parent() };
+    let asking = client.call(Service::Registry, |channel, left| {
+        let message = message.clone();
+        async move { access(channel).list_access(request(message, left)).await }
+    });
+    let told = asking.await?;
+    let methods: Vec<&str> = told.methods.iter().map(String::as_str).collect();
+    printer.text(&Table::new(&["TYPE", "VERBS"], printer.width(), !args.no_headers).rows(&by_type(&methods)))
+}
+
+/// What one may, by type; methods that no verb stands for last, as `call` takes them.
+fn by_type(methods: &[&str]) -> Vec<Vec<String>> {
+    let mut rows = Vec::new();
+    let mut left: Vec<&str> = methods.to_vec();
+    for (many, ..) in TYPES {
+        let verbs: Vec<&str> = VERBS
+            .into_iter()
+            .filter(|verb| {
+                let Ok(method) = method(verb, many) else { return false };
+                let there = left.contains(&method.as_str());
+                left.retain(|other| *other != method);
+                there
+            })
+            .collect();
+        if !verbs.is_empty() {
+            rows.push(vec![many.to_owned(), verbs.join(", ")]);
+        }
+    }
+    rows.extend(left.into_iter().map(|method| vec![method.to_owned(), "call".to_owned()]));
+    rows
+}
+
 /// The method that is meant by a verb and a type. Whether there is such a one is the server's to say.
 fn method(verb: &str, resource: &str) -> Result<String, String> {
     if verb == "call" {
         return Ok(resource.to_owned());
     }
-    let known =
-        TYPES.iter().find(|(many, _, one, _)| resource == *many || resource.eq_ignore_ascii_case(one));
+    // What a binding gives is called by its role as often.
+    let resource = if matches!(resource, "roles" | "role") { "rolebindings" } else { resource };
+    let known = TYPES
+        .iter()
+        .find(|(many, _, one, _)| resource.eq_ignore_ascii_case(many) || resource.eq_ignore_ascii_case(one));
     let Some((_, service, one, many)) = known else {
         let names = TYPES.map(|(many, ..)| many);
         let hint = match nearest(resource, names) {
@@ -103,12 +156,12 @@ fn method(verb: &str, resource: &str) -> Result<String, String> {
         "update" | "apply" | "edit" | "label" | "annotate" | "cordon" | "uncordon" | "restart" => "Update",
         "delete" => "Delete",
         "revoke" => "Revoke",
-        "approve" => return Ok("skerry.registry.v1.EnrollmentRequestService/ApproveEnrollment".to_owned()),
-        _ => {
-            return Err(format!(
-                "there is no verb {verb:?}; known: get, list, watch, create, update, delete, revoke, approve"
-            ));
+        "approve" | "deny" if matches!(*many, "Nodes" | "Enrollments") => {
+            let word = if verb == "approve" { "Approve" } else { "Deny" };
+            return Ok(format!("skerry.registry.v1.EnrollmentRequestService/{word}Enrollment"));
         }
+        "issue" if *many == "Users" => return Ok(format!("{service}/IssueCertificate")),
+        _ => return Err(format!("there is no verb {verb:?} for {resource}; known: {}", VERBS.join(", "))),
     };
     Ok(format!("{service}/{word}{one}"))
 }
@@ -131,5 +184,26 @@ mod tests {
         }
         assert!(method("get", "nods").unwrap_err().contains("did you mean nodes?"));
         assert!(method("fetch", "nodes").unwrap_err().contains("known: get"));
+        assert!(method("issue", "apps").is_err(), "only users have certificates issued");
+    }
+
+    #[test]
+    fn what_one_may_is_told_by_type_and_nothing_is_left_out() {
+        let methods = [
+            "skerry.registry.v1.EnrollmentRequestService/ApproveEnrollment",
+            "skerry.registry.v1.NodeService/GetNode",
+            "skerry.registry.v1.NodeService/ListNodes",
+            "skerry.registry.v1.UserService/IssueCertificate",
+            "skerry.scheduler.v1.SecretService/ResealSecrets",
+        ];
+        let rows: Vec<String> = by_type(&methods).into_iter().map(|row| row.join(": ")).collect();
+        assert_eq!(
+            rows,
+            [
+                "nodes: get, list, approve",
+                "users: issue",
+                "skerry.scheduler.v1.SecretService/ResealSecrets: call"
+            ]
+        );
     }
 }

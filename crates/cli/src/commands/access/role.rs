@@ -1,28 +1,22 @@
 //! `role`: bindings, one for each role of a project unless another is named.
 
 use skerry_model::{GroupRef, RoleBindingRef, UserRef};
-use skerry_proto::registry::v1::role_binding_service_client::RoleBindingServiceClient;
 use skerry_proto::registry::v1::{
     GetRoleBindingRequest, ListRoleBindingsRequest, RoleBinding, RoleBindingSpec, UpdateRoleBindingRequest,
 };
 use skerry_proto::types::v1::Metadata;
-use skerry_rpc::{MESSAGE_BYTES_MAX, Traced};
 use tonic::Code;
-use tonic::transport::Channel;
 
-use super::{role_of, role_word, short, user};
+use super::{add, remove, role_of, short, user};
 use crate::args::{BindArgs, ListArgs, RoleCommand, RoleName};
-use crate::client::{CallError, Client, Service, request, request_id};
+use crate::client::{CallError, Client, Service, bindings, request, request_id};
 use crate::error::CliError;
 use crate::print::{Printer, note};
+use crate::render::people::role as role_word;
 use crate::render::table::Table;
 
 /// Asked for at once.
 const PAGE_SIZE: i32 = 500;
-
-fn bindings(channel: Channel) -> RoleBindingServiceClient<Traced> {
-    RoleBindingServiceClient::new(Traced::new(channel)).max_decoding_message_size(MESSAGE_BYTES_MAX)
-}
 
 /// Whom a binding shall name, or name no more: full names.
 struct Named {
@@ -77,24 +71,6 @@ fn named(client: &Client, args: &BindArgs) -> Result<Named, CliError> {
     Ok(named)
 }
 
-/// Adds those that are missing; whether there were any.
-fn add(to: &mut Vec<String>, names: &[String]) -> bool {
-    let before = to.len();
-    for name in names {
-        if !to.contains(name) {
-            to.push(name.clone());
-        }
-    }
-    to.len() != before
-}
-
-/// Takes out those that are there; whether there were any.
-fn remove(from: &mut Vec<String>, names: &[String]) -> bool {
-    let before = from.len();
-    from.retain(|name| !names.contains(name));
-    from.len() != before
-}
-
 /// Changes the binding of a role in the project, or makes it.
 async fn change(
     client: &Client,
@@ -127,7 +103,7 @@ async fn change(
         )));
     }
     if !edit(spec) {
-        return printer.line(&format!("roleBinding/{} unchanged", name.binding));
+        return printer.line(&format!("rolebinding/{} unchanged", name.binding));
     }
     // With the etag that was read: whoever changes it at the same moment loses nothing.
     let message = UpdateRoleBindingRequest {
@@ -141,7 +117,7 @@ async fn change(
         async move { bindings(channel).update_role_binding(request(message, left)).await }
     });
     updating.await?;
-    printer.line(&format!("roleBinding/{} configured", name.binding))
+    printer.line(&format!("rolebinding/{} configured", name.binding))
 }
 
 async fn get(client: &Client, name: &RoleBindingRef) -> Result<RoleBinding, CallError> {
@@ -194,21 +170,4 @@ async fn list(client: &Client, args: &ListArgs, printer: &mut Printer) -> Result
     }
     let headers = ["ROLE", "KIND", "WHO", "BINDING"];
     printer.text(&Table::new(&headers, printer.width(), !args.no_headers).rows(&rows))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_added_once_and_taken_out_wherever_they_are() {
-        let names = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
-        let mut there = names(&["a"]);
-        assert!(add(&mut there, &names(&["b", "a", "b"])));
-        assert_eq!(there, names(&["a", "b"]));
-        assert!(!add(&mut there, &names(&["a"])));
-        assert!(remove(&mut there, &names(&["a", "c"])));
-        assert!(!remove(&mut there, &names(&["c"])));
-        assert_eq!(there, names(&["b"]));
-    }
 }

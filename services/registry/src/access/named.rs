@@ -1,0 +1,115 @@
+//! Who is deleted is named nowhere any more: groups and bindings lose the name in the transaction of the deletion, so that a namesake who
+//! comes later has nothing of its predecessor's.
+
+use skerry_model::{Code, Fault};
+use skerry_proto::store::v1 as stored;
+use skerry_store::{Prefix, Record, Snapshot, TXN_BYTES_MAX, Txn, Versioned};
+use tracing::warn;
+
+/// Most groups and bindings that one deletion changes: a transaction has 128 operations.
+const PLACES_MAX: usize = 100;
+/// Most bytes that they may have together, with room for the deletion itself.
+const BYTES_MAX: usize = TXN_BYTES_MAX - 16 * 1024;
+
+/// A record that names others.
+trait Names: Record {
+    /// Takes `name` out; whether it stood there.
+    fn take_out(&mut self, name: &str) -> bool;
+
+    fn meta(&mut self) -> Option<&mut stored::Meta>;
+}
+
+impl Names for stored::GroupRecord {
+    fn take_out(&mut self, name: &str) -> bool {
+        without(&mut self.members, name)
+    }
+
+    fn meta(&mut self) -> Option<&mut stored::Meta> {
+        self.meta.as_mut()
+    }
+}
+
+impl Names for stored::RoleBindingRecord {
+    fn take_out(&mut self, name: &str) -> bool {
+        // A user and a group are never called alike: their full names have their kind.
+        without(&mut self.users, name) | without(&mut self.groups, name)
+    }
+
+    fn meta(&mut self) -> Option<&mut stored::Meta> {
+        self.meta.as_mut()
+    }
+}
+
+fn without(names: &mut Vec<String>, name: &str) -> bool {
+    let before = names.len();
+    names.retain(|other| other != name);
+    names.len() != before
+}
+
+/// Adds to the transaction that deletes the user or group `name` that nothing in `snapshot` names it any more, on condition that what
+/// names it is still as it was.
+pub(super) fn nowhere(name: &impl std::fmt::Display, snapshot: &Snapshot, txn: Txn) -> Result<Txn, Fault> {
+    let text = name.to_string();
+    let before = txn.operations();
+    let txn = out_of::<stored::GroupRecord>(&text, snapshot, txn);
+    let txn = out_of::<stored::RoleBindingRecord>(&text, snapshot, txn);
+    let places = txn.operations() - before;
+    if places > PLACES_MAX || txn.bytes() > BYTES_MAX {
+        let message = format!(
+            "{name} is named in {places} groups and bindings, more than one deletion can change: take it out of some first (a user without keys may do nothing meanwhile)"
+        );
+        return Err(Fault::new(Code::FailedPrecondition, "NAMED_TOO_OFTEN", message)
+            .with("places", places)
+            .with("most", PLACES_MAX));
+    }
+    Ok(txn)
+}
+
+fn out_of<R: Names>(name: &str, snapshot: &Snapshot, mut txn: Txn) -> Txn {
+    for found in snapshot.iter(&Prefix::<R>::all()) {
+        match found {
+            Ok(found) => {
+                if let Some(record) = less(&found, name) {
+                    txn = txn.when_same(&found).put(&found.key, &record);
+                }
+            }
+            Err(error) => warn!(%error, "a record that does not decode names nobody"),
+        }
+    }
+    txn
+}
+
+/// The record without the name; nothing if it does not have it.
+fn less<R: Names>(found: &Versioned<R>, name: &str) -> Option<R> {
+    let mut record = found.value.clone();
+    if !record.take_out(name) {
+        return None;
+    }
+    if let Some(meta) = record.meta() {
+        meta.generation += 1;
+    }
+    Some(record)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_goes_out_of_every_list_and_others_stay() {
+        let names = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        let mut binding = stored::RoleBindingRecord {
+            users: names(&["projects/a/users/ada", "projects/b/users/ada"]),
+            groups: names(&["projects/a/groups/ada"]),
+            ..Default::default()
+        };
+        assert!(binding.take_out("projects/a/users/ada"));
+        assert!(!binding.take_out("projects/a/users/ada"));
+        assert_eq!(binding.users, ["projects/b/users/ada"]);
+        assert!(binding.take_out("projects/a/groups/ada"));
+        assert!(binding.groups.is_empty());
+        let mut group =
+            stored::GroupRecord { members: names(&["projects/a/users/ada"]), ..Default::default() };
+        assert!(group.take_out("projects/a/users/ada") && group.members.is_empty());
+    }
+}
