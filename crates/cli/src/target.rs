@@ -6,6 +6,7 @@ use skerry_manifest::nearest;
 use skerry_model::{AppRef, ConfigRef, NodeRef, ProjectName, SecretRef};
 
 use crate::error::CliError;
+use crate::foreign;
 
 /// The types, as people name many of one.
 const TYPES: [&str; 7] = ["nodes", "apps", "configs", "secrets", "instances", "revisions", "events"];
@@ -33,9 +34,13 @@ impl Type {
             "revisions" | "revision" | "rev" => Self::Revision,
             "events" | "event" | "ev" => Self::Event,
             _ => {
-                let hint = match nearest(text, TYPES) {
-                    Some(near) => format!("did you mean {near}?"),
-                    None => format!("known: {}", TYPES.join(", ")),
+                let hint = match (foreign::listed_by(text), foreign::type_of(text)) {
+                    (Some(command), _) => format!("`{command}` shows these"),
+                    (None, Some(near)) => format!("did you mean {near}?"),
+                    (None, None) => match nearest(text, TYPES) {
+                        Some(near) => format!("did you mean {near}?"),
+                        None => format!("known: {}", TYPES.join(", ")),
+                    },
                 };
                 return Err(CliError::Usage(format!("there is no type {text:?}; {hint}")));
             }
@@ -186,9 +191,11 @@ mod tests {
         assert_eq!(shown("instance/hello/web/n1/0"), "instance/hello/web/n1/0");
         assert_eq!(shown("instances hello/web"), "instance/hello/web");
         assert_eq!(
-            shown("pods"),
-            "error: there is no type \"pods\"; known: nodes, apps, configs, secrets, instances, revisions, events"
+            shown("nonsense"),
+            "error: there is no type \"nonsense\"; known: nodes, apps, configs, secrets, instances, revisions, events"
         );
+        assert_eq!(shown("tokens"), "error: there is no type \"tokens\"; `skerry token list` shows these");
+        assert_eq!(shown("pods"), "error: there is no type \"pods\"; did you mean instances?");
         assert_eq!(shown("nods"), "error: there is no type \"nods\"; did you mean nodes?");
         assert_eq!(shown("app/"), "error: name the app: app/NAME");
         assert_eq!(shown("app/a b"), "error: write TYPE/NAME, not \"b\", after \"app/a\"");
