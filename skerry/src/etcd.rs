@@ -22,7 +22,7 @@ pub(crate) struct EtcdArgs {
     data_dir: PathBuf,
 
     /// Address to serve etcd clients on
-    #[arg(long, default_value = "127.0.0.1:2379", value_name = "ADDRESS")]
+    #[arg(long, default_value = "127.0.0.1:2379", value_parser = skerry_daemon::listen_address, value_name = "ADDRESS")]
     listen: SocketAddr,
 
     /// Serve other machines without checking who they are

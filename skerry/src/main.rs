@@ -11,6 +11,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::env::{Bash, CompleteEnv, EnvCompleter, Fish, Shells, Zsh};
 use skerry_cli::{ClientCommand, EXIT_CODES_HELP, GlobalArgs, TlsFlags};
@@ -85,7 +86,13 @@ fn main() -> ExitCode {
         .var(COMPLETE_VARIABLE)
         .shells(Shells(&[&Bash, &Zsh, &Fish]))
         .complete();
-    let matches = command().get_matches();
+    let matches = command().try_get_matches().unwrap_or_else(|error| match foreign(&error) {
+        Some(text) => {
+            eprintln!("{text}");
+            std::process::exit(error.exit_code());
+        }
+        None => error.exit(),
+    });
     let name = matches.subcommand_name().unwrap_or_default().to_owned();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     match cli.command {
@@ -111,6 +118,20 @@ fn main() -> ExitCode {
     }
 }
 
+/// What to say of a word that is another program's, as `skerry logs` or `-n`.
+fn foreign(error: &clap::Error) -> Option<String> {
+    let given = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    if let Some(word) = given(ContextKind::InvalidSubcommand) {
+        return skerry_cli::foreign::command(word)
+            .map(|hint| format!("error: there is no command {word:?}; {hint}"));
+    }
+    let flag = given(ContextKind::InvalidArg)?;
+    skerry_cli::foreign::flag(flag).map(|hint| format!("error: there is no flag {flag} here; {hint}"))
+}
+
 /// Works on the store, and asks no server.
 fn authority(args: authority::AuthorityArgs, project: Option<String>) -> ExitCode {
     let done = project_of(project).and_then(|project| {
@@ -120,7 +141,7 @@ fn authority(args: authority::AuthorityArgs, project: Option<String>) -> ExitCod
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", skerry_daemon::told(&error));
             ExitCode::FAILURE
         }
     }
@@ -213,6 +234,19 @@ mod tests {
         let mut all = command();
         let help = all.find_subcommand_mut("up").expect("a command").render_long_help().to_string();
         assert!(help.contains("[default: warn]"), "{help}");
+    }
+
+    #[test]
+    fn words_of_other_programs_are_told_what_there_is_here() {
+        let told = |words: &[&str]| {
+            foreign(&command().try_get_matches_from(words).expect_err("refused")).unwrap_or_default()
+        };
+        assert!(told(&["skerry", "logs", "web"]).starts_with("error: there is no command \"logs\"; "));
+        for words in [["skerry", "get", "apps", "-n", "x"], ["skerry", "get", "apps", "--namespace", "x"]] {
+            assert!(told(&words).ends_with("--project NAME"), "{words:?}");
+        }
+        assert_eq!(told(&["skerry", "nonsense"]), "");
+        assert_eq!(told(&["skerry", "get", "apps", "--nonsense"]), "");
     }
 
     #[test]

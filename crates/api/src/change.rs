@@ -15,6 +15,7 @@ use crate::hub::Resource as _;
 use crate::kind::{Kind, NameOf, ResourceName as _};
 use crate::mask::Mask;
 use crate::metadata::{Etag, check_metadata, metadata_of, new_meta};
+use crate::own_annotations;
 use crate::tries::Tries;
 
 /// The request that a mutation is, for remembering it by its id.
@@ -224,7 +225,9 @@ async fn plan<K: Kind>(
         None => new_meta(SystemTime::now()),
     };
     mask.merge_map("metadata.labels", &mut meta.labels, &sent.labels);
+    let own = own_annotations::of(&meta.annotations);
     mask.merge_map("metadata.annotations", &mut meta.annotations, &sent.annotations);
+    own_annotations::put_back(&mut meta.annotations, own);
     check_metadata(&meta)?;
     meta.generation += i64::from(has_new_spec);
     *K::meta(&mut record) = Some(meta.clone());

@@ -11,6 +11,7 @@ mod kind;
 mod mask;
 mod member;
 mod metadata;
+mod own_annotations;
 mod request;
 mod serve;
 #[cfg(test)]

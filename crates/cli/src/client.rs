@@ -170,6 +170,15 @@ impl Client {
         outcome.unwrap_or_else(|_| Err(self.registry.refused(silent())))
     }
 
+    /// The port of the one server that has all services, as `skerry up` has; `None`: they are apart.
+    pub(crate) fn single_port(&self) -> Option<u16> {
+        let (registry, scheduler) = (&self.registry.address, &self.scheduler.address);
+        if registry != scheduler {
+            return None;
+        }
+        registry.parse::<tonic::codegen::http::Uri>().ok()?.port_u16()
+    }
+
     /// The project to work in.
     pub(crate) fn project(&self) -> &ProjectName {
         &self.project

@@ -10,6 +10,7 @@ mod complete;
 mod config_file;
 mod error;
 mod files;
+pub mod foreign;
 mod interrupt;
 mod item;
 #[doc(hidden)]

@@ -6,6 +6,7 @@ use skerry_manifest::nearest;
 use skerry_model::{AppRef, ConfigRef, GroupRef, NodeRef, ProjectName, RoleBindingRef, SecretRef, UserRef};
 
 use crate::error::CliError;
+use crate::foreign;
 
 /// What can be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,9 +52,13 @@ impl Type {
             "rolebindings" | "rolebinding" | "rb" => Self::RoleBinding,
             _ => {
                 let known = Self::ALL.map(Self::plural);
-                let hint = match nearest(text, known) {
-                    Some(near) => format!("did you mean {near}?"),
-                    None => format!("known: {}", known.join(", ")),
+                let hint = match (foreign::listed_by(text), foreign::type_of(text)) {
+                    (Some(command), _) => format!("`{command}` shows these"),
+                    (None, Some(near)) => format!("did you mean {near}?"),
+                    (None, None) => match nearest(text, known) {
+                        Some(near) => format!("did you mean {near}?"),
+                        None => format!("known: {}", known.join(", ")),
+                    },
                 };
                 return Err(CliError::Usage(format!("there is no type {text:?}; {hint}")));
             }
@@ -221,9 +226,11 @@ mod tests {
         assert_eq!(shown("instance/hello/web/n1/0"), "instance/hello/web/n1/0");
         assert_eq!(shown("instances hello/web"), "instance/hello/web");
         assert_eq!(
-            shown("pods"),
-            "error: there is no type \"pods\"; known: nodes, apps, configs, secrets, instances, revisions, events, users, groups, rolebindings"
+            shown("nonsense"),
+            "error: there is no type \"nonsense\"; known: nodes, apps, configs, secrets, instances, revisions, events, users, groups, rolebindings"
         );
+        assert_eq!(shown("tokens"), "error: there is no type \"tokens\"; `skerry token list` shows these");
+        assert_eq!(shown("pods"), "error: there is no type \"pods\"; did you mean instances?");
         assert_eq!(shown("nods"), "error: there is no type \"nods\"; did you mean nodes?");
         assert_eq!(shown("app/"), "error: name the app: app/NAME");
         assert_eq!(shown("app/a b"), "error: write TYPE/NAME, not \"b\", after \"app/a\"");

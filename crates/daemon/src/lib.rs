@@ -9,6 +9,7 @@ mod telemetry;
 mod tls;
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 pub use monitor::Monitor;
@@ -55,6 +56,45 @@ where
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {
-    eprintln!("error: {error:#}");
+    eprintln!("error: {}", told(error));
     ExitCode::FAILURE
+}
+
+/// An error with its causes on one line, each said once: many say in their own words what their cause was.
+pub fn told(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text.as_str() {
+        "" => cause,
+        said if said.contains(&cause) => text,
+        said => format!("{said}: {cause}"),
+    })
+}
+
+/// An address to listen on, for `clap`.
+pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "write an IP address and a port, as 127.0.0.1:7770 or [::1]:7770, or 0.0.0.0:7770 for all addresses".into()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context as _, anyhow};
+
+    use super::*;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let error = anyhow!("line 1 is wrong").context("keys: line 1 is wrong").context("--key-file keys");
+        assert_eq!(told(&error), "--key-file keys: keys: line 1 is wrong");
+        let error = Err::<(), _>(std::io::Error::other("full")).context("writing").expect_err("an error");
+        assert_eq!(told(&error), "writing: full");
+    }
+
+    #[test]
+    fn what_is_no_address_is_told_how_one_is_written() {
+        assert!(listen_address("0.0.0.0:1").is_ok() && listen_address("[::1]:1").is_ok());
+        for text in ["7770", ":7770", "localhost:7770", "127.0.0.1"] {
+            assert!(listen_address(text).is_err_and(|why| why.contains("127.0.0.1:7770")), "{text}");
+        }
+    }
 }

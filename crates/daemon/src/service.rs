@@ -23,7 +23,7 @@ const HEALTH_DEADLINE: Duration = Duration::from_secs(3);
 #[derive(Debug, Clone, clap::Args)]
 pub struct ServiceArgs<const PORT: u16> {
     /// Address to serve on
-    #[arg(long, env = "SKERRY_LISTEN", default_value_t = SocketAddr::from(([127, 0, 0, 1], PORT)), value_name = "ADDRESS")]
+    #[arg(long, env = "SKERRY_LISTEN", value_parser = crate::listen_address, default_value_t = SocketAddr::from(([127, 0, 0, 1], PORT)), value_name = "ADDRESS")]
     pub listen: SocketAddr,
 
     /// The store: http://host:port of etcd, several with commas, or unix:/path
@@ -126,7 +126,6 @@ impl<const PORT: u16> ServiceArgs<PORT> {
             Access::Certificate(tls) => Access::Certificate(tls.behind(self.trusted_proxy.clone())),
             other => other,
         };
-        access.check_listener(self.listen)?;
         let listener = TcpListener::bind(self.listen).await;
         let listener = listener.with_context(|| format!("listening on {}", self.listen))?;
         let monitor = match self.metrics_listen {

@@ -11,7 +11,7 @@
 //! | [`verify`], [`tls`] | the peers of a TLS connection |
 //! | [`token`], [`fingerprint`] | how a machine joins |
 //! | [`hpke`] | secrets sealed to a node |
-//! | `authority`, `seal`, `key_ring` | issuing, and sealing at rest: with the feature `authority`, for the control plane only |
+//! | `authority`, `seal`, `key_ring`, `key_file` | issuing, and sealing at rest: with the feature `authority`, for the control plane only |
 //!
 //! Everything fails closed: what does not parse is nobody, and there is no partial identity.
 
@@ -26,6 +26,8 @@ mod encode;
 pub mod fingerprint;
 pub mod hpke;
 pub mod key;
+#[cfg(feature = "authority")]
+pub mod key_file;
 #[cfg(feature = "authority")]
 pub mod key_ring;
 pub mod key_store;

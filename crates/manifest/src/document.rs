@@ -45,6 +45,9 @@ pub(crate) fn read(node: &Node, project: &Project, errors: &mut ErrorSink, manif
     }
 }
 
+/// Said of a manifest that is for Kubernetes or Compose.
+const NOT_OURS: &str = "; manifests of Kubernetes and Compose files are not read: `skerry explain app` says what is written here";
+
 fn read_one(node: &Node, project: &Project, errors: &mut ErrorSink) -> Option<Manifest> {
     let errors_before = errors.count();
     let mut decoder = Decoder::new(errors, node.at);
@@ -53,6 +56,9 @@ fn read_one(node: &Node, project: &Project, errors: &mut ErrorSink) -> Option<Ma
     let kind = header(&mut decoder, node.at, find("apiVersion"), find("kind"));
     for entry in entries.iter().filter(|entry| !ENVELOPE.contains(&&*entry.key)) {
         let hint = match nearest(&entry.key, ENVELOPE) {
+            None if *entry.key == *"services" && find("apiVersion").is_none() => {
+                format!("unknown field{NOT_OURS}")
+            }
             Some(near) => format!("unknown field; did you mean {near:?}?"),
             None => "unknown field; known here: apiVersion, kind, metadata, spec".to_owned(),
         };
@@ -86,7 +92,8 @@ fn header(
         Some(entry) => decoder.within("apiVersion", "apiVersion", entry.at, |decoder| {
             if let Some(version) = decoder.text(&entry.value).filter(|version| version != API_VERSION) {
                 let found = shorten(&version, 40);
-                decoder.error(entry.value.at, format!("expected {API_VERSION:?}, found {found:?}"));
+                let hint = if version.starts_with("skerry/") { "" } else { NOT_OURS };
+                decoder.error(entry.value.at, format!("expected {API_VERSION:?}, found {found:?}{hint}"));
             }
         }),
     }

@@ -45,6 +45,16 @@ pub(crate) fn unknown_field(message: &MessageDescriptor, key: &str) -> String {
             return format!("unknown field; it belongs in {:?}", field.json_name());
         }
     }
+    let beside = message.parent_pool().all_messages().find_map(|outer| {
+        let field =
+            outer.fields().find(|field| !field.is_map() && field.kind() == Kind::Message(message.clone()))?;
+        let there =
+            outer.get_field_by_json_name(key).is_some() && outer.package_name() == message.package_name();
+        there.then(|| field.json_name().to_owned())
+    });
+    if let Some(field) = beside {
+        return format!("unknown field; it belongs beside {field:?}, not in it");
+    }
     if names.is_empty() {
         return "unknown field; there are none here: write {}".into();
     }
@@ -74,6 +84,11 @@ mod tests {
         assert!(
             unknown_field(&service, "zzzzzz")
                 .starts_with("unknown field; known here: name, deployment, daemonSet")
+        );
+        let container = crate::descriptors::message("skerry.type.v1.Container").expect("in the protocol");
+        assert_eq!(
+            unknown_field(&container, "env"),
+            "unknown field; it belongs beside \"container\", not in it"
         );
         let daemon_set = crate::descriptors::message("skerry.type.v1.DaemonSet").expect("in the protocol");
         assert_eq!(unknown_field(&daemon_set, "replicas"), "unknown field; there are none here: write {}");

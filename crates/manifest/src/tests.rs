@@ -253,7 +253,7 @@ fn the_envelope_is_checked() {
         ),
         (
             "apiVersion: v1\nkind: App\nmetadata: {name: a}\nspec: {services: []}\n",
-            "f.yaml:1:13: apiVersion: expected \"skerry/v1\", found \"v1\"",
+            "f.yaml:1:13: apiVersion: expected \"skerry/v1\", found \"v1\"; manifests of Kubernetes and Compose files are not read: `skerry explain app` says what is written here",
         ),
         (
             "apiVersion: skerry/v1\nkind: Ap\n",

@@ -21,8 +21,6 @@ async fn the_page_on_the_stack_in_containers() -> Result<()> {
     let compose = Compose::build(program, docker, |name| Ok(bin(name))).await?;
     let owned = |shown: &str, real: &str| (shown.to_owned(), real.to_owned());
     let instead = vec![
-        owned("https://127.0.0.1:7710", &compose.registry()),
-        owned("https://127.0.0.1:7720", &compose.scheduler()),
         owned("8080", &free_port().to_string()),
         owned("busybox:1.37", BUSYBOX_IMAGE),
         owned("n1", compose.node()),

@@ -261,6 +261,9 @@ impl DockerAccess {
     }
 }
 
+/// How a gateway's address is written.
+const GATEWAY_FORM: &str = "write it as https://host:port";
+
 /// The address of a gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gateway(Uri);
@@ -269,13 +272,13 @@ impl Gateway {
     /// Parses `http://host:port` or `https://host:port`.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let wrong = |why| ConfigError::Gateway { text: text.to_owned(), why };
-        let uri: Uri = text.parse().map_err(|_| wrong("write it as http://host:port"))?;
+        let uri: Uri = text.parse().map_err(|_| wrong(GATEWAY_FORM))?;
         match uri.scheme_str() {
             Some("http" | "https") => {}
-            _ => return Err(wrong("write it as http://host:port")),
+            _ => return Err(wrong(GATEWAY_FORM)),
         }
         if uri.host().is_none_or(str::is_empty) || uri.port_u16().is_none() {
-            return Err(wrong("write it as http://host:port"));
+            return Err(wrong(GATEWAY_FORM));
         }
         if !matches!(uri.path(), "" | "/") {
             return Err(wrong("it has a path"));

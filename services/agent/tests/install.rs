@@ -164,3 +164,34 @@ fn the_service_lets_programs_survive_and_is_always_started_again() {
         assert!(output.status.success() && !said.contains("skerry-agent.service"), "{said}");
     }
 }
+
+#[test]
+fn files_are_named_from_the_root_on_wherever_the_flags_were_typed() {
+    let root = tempfile::tempdir().unwrap();
+    let words = ["install", "--gateway", "https://a:1", "--token", &token(), "--no-docker"];
+    let relative = ["--data-dir", "state", "--docker-config", "./docker.json"];
+    let (code, said) = agent(root.path(), &[&words[..], &relative].concat());
+    assert_eq!(code, Some(0), "{said}");
+    let settings = fs::read_to_string(root.path().join("etc/skerry/agent.env")).unwrap();
+    let here = std::env::current_dir().unwrap();
+    for line in [
+        format!("SKERRY_AGENT_DATA_DIR={}", here.join("state").display()),
+        format!("SKERRY_DOCKER_CONFIG={}", here.join("docker.json").display()),
+    ] {
+        assert!(settings.contains(&line), "{line}: {settings}");
+    }
+    assert!(root.path().join(here.join("state").strip_prefix("/").unwrap()).is_dir());
+}
+
+#[test]
+fn a_token_file_that_is_not_there_is_told_before_anything_is_done() {
+    let root = tempfile::tempdir().unwrap();
+    let words = ["install", "--gateway", "https://a:1", "--token-file", "/nonexistent/token", "--no-docker"];
+    let (code, said) = agent(root.path(), &words);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.contains("--token-file /nonexistent/token") && said.contains("nothing was changed"),
+        "{said}"
+    );
+    assert!(files(root.path()).is_empty(), "{said}");
+}

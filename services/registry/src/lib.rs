@@ -18,7 +18,8 @@ use std::sync::Arc;
 
 use skerry_api::AccessMirror;
 use skerry_daemon::{ServiceArgs, Shutdown};
-use skerry_identity::key_ring::{KeyRing, KeyRingError};
+use skerry_identity::key_file::KeyFile;
+use skerry_identity::key_ring::KeyRingError;
 use skerry_identity::seal::KeyEncryption;
 use skerry_proto::registry::v1::enrollment_request_service_server::EnrollmentRequestServiceServer;
 use skerry_proto::registry::v1::event_service_server::EventServiceServer;
@@ -60,7 +61,7 @@ pub struct Config {
 impl Config {
     /// With the keys in the file at `path`, if one is named.
     pub fn with_key_file(path: Option<&Path>) -> Result<Self, KeyRingError> {
-        let keys = path.map(KeyRing::load).transpose()?;
+        let keys = path.map(KeyFile::load).transpose()?;
         Ok(Self { keys: keys.map(|keys| Arc::new(keys) as Arc<dyn KeyEncryption>) })
     }
 }

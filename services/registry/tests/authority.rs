@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use skerry_identity::bundle::Trust;
+use skerry_identity::key_file::KeyFile;
 use skerry_identity::key_ring::KeyRing;
 use skerry_identity::{Client, KeyPair, SigningKey as _, TrustDomain};
 use skerry_model::{Code, NodeRef};
 use skerry_registry::authority::{
-    AuthorityDir, AuthorityError, Force, Issuer, authority_key, init, renew, retire, rotate,
+    AuthorityDir, AuthorityError, Force, Issuer, authority_key, init, renew, reseal, retire, rotate,
 };
 use skerry_store::{Store, StoreConfig, Target};
 use skerry_testing::Etcd;
@@ -162,6 +163,35 @@ async fn what_is_issued_before_and_after_a_rollover_is_good_until_the_old_root_g
     known(&issuer, 1).await;
     let issued = issuer.issue_node(&node(), key.public_key()).unwrap();
     assert_eq!(issued.roots.len(), 1);
+}
+
+#[tokio::test]
+async fn once_all_is_sealed_anew_the_old_key_can_go_and_who_had_it_open_reads_the_file_again() {
+    let stage = Stage::start().await;
+    let (store, dir, path) = (&stage.store, stage.dir(), stage.place.path().join("keys"));
+    let early = Arc::new(KeyFile::load_or_make(&path).unwrap());
+    let made = init(store, &dir, &*early, &domain()).await.unwrap();
+    assert!(!reseal(store, &dir, &*early).await.unwrap().changed);
+    let issuer = Issuer::new(store, Some(early));
+    known(&issuer, 1).await;
+    let key = KeyPair::generate().unwrap();
+    issuer.issue_node(&node(), key.public_key()).unwrap();
+
+    let ring = KeyRing::rotate(&path).unwrap();
+    let resealed = reseal(store, &dir, &ring).await.unwrap();
+    assert!(resealed.changed && resealed.roots == made.roots && resealed.record.chain == made.record.chain);
+    assert!(!reseal(store, &dir, &ring).await.unwrap().changed, "it may be repeated");
+    let newest = ring.reveal().lines().last().unwrap().to_owned();
+    std::fs::write(&path, newest).unwrap();
+    // The roots' keys and the intermediate's need the newest key alone.
+    let alone = KeyFile::load(&path).unwrap();
+    assert!(!init(store, &dir, &alone, &domain()).await.unwrap().changed);
+    assert!(renew(store, &dir, &alone, Force::Yes).await.unwrap().changed);
+    let rotated = rotate(store, &dir, &alone).await.unwrap();
+    assert!(rotated.changed);
+    // The issuer has the old key open, and the file has the new one.
+    known(&issuer, 2).await;
+    issuer.issue_node(&node(), key.public_key()).unwrap();
 }
 
 #[tokio::test]

@@ -52,7 +52,7 @@ pub(crate) struct Where {
 
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum Sub {
-    /// Make the authority, if there is none; renew its intermediate, if it is time
+    /// Make the authority, if there is none; renew its intermediate, if it is time; seal its keys under the newest key of the key file
     Init(InitArgs),
     /// Show the trust domain and the pins of the roots that are trusted
     Show,

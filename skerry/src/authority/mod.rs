@@ -17,7 +17,7 @@ use skerry_identity::bundle::Root;
 use skerry_identity::seal::KeyEncryption;
 use skerry_model::{ProjectName, ServiceName, quantity};
 use skerry_registry::authority::{
-    AuthorityDir, Changed, Force, Issuer, LIFE_MIN, PEER_LIFE, renew, retire, rotate,
+    AuthorityDir, Changed, Force, Issuer, LIFE_MIN, PEER_LIFE, renew, reseal, retire, rotate,
 };
 use skerry_store::Store;
 
@@ -85,10 +85,13 @@ impl Place {
                 let done = ensure_authority(store, &self.dir()?, &*keys, domain).await?;
                 // At each start of a stack this is said: so the intermediate is never too old there.
                 let renewed = renew(store, &self.dir()?, &*keys, Force::No).await?;
-                let word = match (done.changed, renewed.changed) {
-                    (true, _) => "made",
-                    (false, true) => "renewed",
-                    (false, false) => "unchanged",
+                // The key file may have a new key: so the older ones can go.
+                let resealed = reseal(store, &self.dir()?, &*keys).await?;
+                let word = match (done.changed, renewed.changed, resealed.changed) {
+                    (true, _, _) => "made",
+                    (false, true, _) => "renewed",
+                    (false, false, true) => "sealed anew",
+                    (false, false, false) => "unchanged",
                 };
                 told(word, store, &renewed).await
             }

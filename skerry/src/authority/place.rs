@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use skerry_etcd_embedded::EmbeddedEtcd;
 use skerry_identity::TrustDomain;
-use skerry_identity::key_ring::KeyRing;
+use skerry_identity::key_file::KeyFile;
 use skerry_identity::seal::KeyEncryption;
 use skerry_registry::authority::{AuthorityDir, AuthorityError, Changed, authority_key, init};
 use skerry_store::{Store, StoreConfig, Target};
@@ -28,7 +28,7 @@ pub(crate) fn authority_dir(data_dir: &Path) -> PathBuf {
 
 /// The wrapping keys in the file `path`. `make`: a new file where there is none.
 pub(crate) fn load_keys(path: &Path, make: bool) -> anyhow::Result<Arc<dyn KeyEncryption>> {
-    let keys = if make { KeyRing::load_or_make(path) } else { KeyRing::load(path) };
+    let keys = if make { KeyFile::load_or_make(path) } else { KeyFile::load(path) };
     Ok(Arc::new(keys.with_context(|| format!("--key-file {}", path.display()))?))
 }
 

@@ -14,7 +14,7 @@ use rustls_pki_types::DnsName;
 use skerry_daemon::Shutdown;
 use skerry_identity::seal::KeyEncryption;
 use skerry_model::{NodeRef, ProjectName, ServiceName};
-use skerry_registry::authority::{AuthorityDir, Force, Issuer, renew};
+use skerry_registry::authority::{AuthorityDir, Force, Issuer, renew, reseal};
 use skerry_rpc::{TlsFile, TlsFiles, TlsPaths};
 use skerry_store::Store;
 
@@ -143,7 +143,10 @@ impl OwnIdentity {
     /// Makes the authority in the store if there is none, and everything good that is not.
     pub(super) async fn keep(self, store: &Store) -> anyhow::Result<(Keeper, OwnFiles)> {
         let keys = keys_for(store, &self.key_file).await?;
-        ensure_authority(store, &AuthorityDir::new(&self.authority_dir), &*keys, None).await?;
+        let dir = AuthorityDir::new(&self.authority_dir);
+        ensure_authority(store, &dir, &*keys, None).await?;
+        // The key file may have got a new key while nothing ran: so the older ones can go.
+        reseal(store, &dir, &*keys).await.context("sealing the authority's keys under the newest key")?;
         let issuer = Issuer::new(store, Some(Arc::clone(&keys)));
         issuer.ready().await.context("reading the authority")?;
         let node_keys = match &self.node {
@@ -209,7 +212,7 @@ impl Keeper {
                 Ok(false) => {}
                 Err(error) => {
                     tracing::warn!(
-                        error = format!("{error:#}"),
+                        error = skerry_daemon::told(&error),
                         "certificates could not be renewed; tried again in a minute"
                     );
                 }

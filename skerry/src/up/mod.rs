@@ -48,7 +48,7 @@ pub(crate) struct UpArgs {
     data_dir: Option<PathBuf>,
 
     /// Address to serve clients and agents on; port 0 takes a free one
-    #[arg(long, default_value = "127.0.0.1:7770", value_name = "ADDRESS")]
+    #[arg(long, default_value = "127.0.0.1:7770", value_parser = skerry_daemon::listen_address, value_name = "ADDRESS")]
     listen: SocketAddr,
 
     /// Keep shared state in this etcd instead of the embedded one; may be repeated, or be unix:/path

@@ -35,11 +35,13 @@ pub struct SecretSetArgs {
 /// `secret rotate-key`
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
-Asks no server. Several schedulers need the same file: give them the new one, then run
-`skerry secret reseal`, and then the old keys, which are the lines before the last, can go.
+Asks no server. Registries and schedulers need the same file: give them the new one. Then seal
+all that there is under the new key: the authority's keys with `skerry authority init`, or by
+starting `skerry up` anew; the secrets with `skerry secret reseal`. After both, and not before, the
+old keys can go, which are the lines before the last. Keep them with old backups of the store.
 
 Examples:
-  skerry secret rotate-key /etc/skerry/key-ring")]
+  skerry secret rotate-key /var/lib/skerry/keys")]
 pub struct RotateKeyArgs {
     /// The key file
     #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]

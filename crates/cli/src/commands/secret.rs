@@ -129,7 +129,9 @@ fn read(key: &str, source: Source<'_>) -> Result<Option<Vec<u8>>, CliError> {
 pub(crate) fn rotate_key(args: &RotateKeyArgs, printer: &mut Printer) -> Result<(), CliError> {
     let ring = KeyRing::rotate(&args.file).map_err(|error| CliError::Failed(error.to_string()))?;
     let newest = ring.newest();
-    printer.line(&format!("{newest} seals from now on; now type: skerry secret reseal"))
+    printer.line(&format!(
+        "{newest} seals from now on; the keys before it stay needed until `skerry authority init` (or `skerry up`, started anew) and `skerry secret reseal` are done"
+    ))
 }
 
 /// Whose the key file of an installation is.

@@ -56,13 +56,16 @@ async fn create(client: &Client, args: &TokenCreateArgs, printer: &mut Printer) 
         Format::Table | Format::Wide => printer.line(&text)?,
     }
     if !args.quiet && matches!(args.output, Format::Table | Format::Wide) {
-        note(&hint(&token));
+        note(&hint(&token, client.single_port().unwrap_or(GATEWAY_PORT)));
     }
     Ok(())
 }
 
-/// What to do with a token: four commands.
-fn hint(token: &Token) -> String {
+/// Where a gateway listens that is a process of its own, unless it is told otherwise.
+const GATEWAY_PORT: u16 = 7773;
+
+/// What to do with a token: four commands. The gateway listens on `port`.
+fn hint(token: &Token, port: u16) -> String {
     let uses = match token.uses_max {
         0 => "any number of machines".to_owned(),
         1 => "one machine".to_owned(),
@@ -71,7 +74,7 @@ fn hint(token: &Token) -> String {
     format!(
         "Good for {uses} until {}. On the machine, where GATEWAY is a gateway as it reaches it (paste the token after the first):\n  \
          install -m 600 /dev/stdin token\n  \
-         skerry-agent --gateway https://GATEWAY:7773 --token-file token\n\
+         skerry-agent --gateway https://GATEWAY:{port} --token-file token\n\
          Then here:\n  \
          skerry get nodes\n  \
          skerry apply -f app.yaml",
@@ -187,7 +190,8 @@ mod tests {
     #[test]
     fn the_hint_says_how_often_and_until_when_and_has_no_secret() {
         let expire_time = Some(prost_types::Timestamp { seconds: 1_800_000_000, nanos: 0 });
-        let told = hint(&Token { uses_max: 3, expire_time, ..Token::default() });
+        let told = hint(&Token { uses_max: 3, expire_time, ..Token::default() }, 7770);
+        assert!(told.contains("https://GATEWAY:7770 "), "{told}");
         assert!(told.starts_with("Good for 3 machines until 2027-01-15T08:00:00Z."), "{told}");
         assert!(!told.contains("skt1_"), "{told}");
         assert_eq!(told.lines().filter(|line| line.starts_with("  ")).count(), 4, "{told}");

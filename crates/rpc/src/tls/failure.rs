@@ -14,7 +14,9 @@ pub enum TlsFailure {
     #[error("it hung up during the TLS handshake: it may not speak TLS, or have too much to do")]
     HungUp,
     /// Its certificate leads to no root that is trusted.
-    #[error("its certificate is of an authority that is not in the file of --tls-ca")]
+    #[error(
+        "its certificate is of an authority that is not trusted here: neither in the file of --tls-ca, nor named by a token or by --ca-pin"
+    )]
     Authority,
     /// Its certificate is for other names.
     #[error("its certificate is not for the name or address by which it was reached: use one that is in it")]

@@ -74,7 +74,7 @@ async fn each_mistake_has_a_sentence_of_its_own() {
         (
             "trust in another authority",
             client(&other, credentials(&authority, USER)),
-            "its certificate is of an authority that is not in the file of --tls-ca",
+            "its certificate is of an authority that is not trusted here: neither in the file of --tls-ca, nor named by a token or by --ca-pin",
         ),
         (
             "another service is expected",
@@ -121,7 +121,7 @@ async fn a_server_that_cannot_be_believed_is_refused() {
     assert!(sentence.ends_with("its certificate has expired: renew it, or set the clock of this machine"));
     let server = with(self_signed(GATEWAY)).await;
     let sentence = server.who(&known).await.expect_err("signed by itself").sentence();
-    assert!(sentence.ends_with("is of an authority that is not in the file of --tls-ca"), "{sentence}");
+    assert!(sentence.ends_with("is of an authority that is not trusted here: neither in the file of --tls-ca, nor named by a token or by --ca-pin"), "{sentence}");
     let server = with(credentials(&authority, USER)).await;
     let sentence = server.who(&known).await.expect_err("no service").sentence();
     assert!(

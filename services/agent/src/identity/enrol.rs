@@ -135,6 +135,33 @@ struct Trouble {
     pace: Pace,
 }
 
+/// The troubles of before: each gateway's is told once, and again when it is another.
+#[derive(Debug)]
+struct Troubles {
+    last: Vec<Option<String>>,
+    attempts: u32,
+}
+
+impl Troubles {
+    fn new(gateways: usize) -> Self {
+        Self { last: vec![None; gateways], attempts: 0 }
+    }
+
+    /// Takes the trouble with the gateway of this index: the how manieth it is since something changed, from 0.
+    fn attempt(&mut self, gateway: usize, why: &str) -> u32 {
+        let last = &mut self.last[gateway];
+        if last.as_deref() != Some(why) {
+            tracing::warn!("not enrolled yet: {why}");
+            if last.replace(why.to_owned()).is_some() {
+                self.attempts = 0;
+            }
+        }
+        let attempt = self.attempts;
+        self.attempts = attempt.saturating_add(1);
+        attempt
+    }
+}
+
 /// When to ask again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Pace {
@@ -188,10 +215,10 @@ impl Enroller {
 
     /// Asks until the machine is a node, and what that needs is on disk. To be dropped where it is not needed any more.
     pub(crate) async fn run(self, former: Option<Former>) -> Own {
-        let (mut told, mut attempt) = (None, 0u32);
-        let mut gateways = self.gateways.iter().cycle();
+        let mut troubles = Troubles::new(self.gateways.len());
+        let mut gateways = self.gateways.iter().enumerate().cycle();
         loop {
-            let Some(gateway) = gateways.next() else { std::future::pending().await };
+            let Some((index, gateway)) = gateways.next() else { std::future::pending().await };
             let trouble = match self.ask(gateway, former.as_ref()).await {
                 Ok(own) => {
                     tracing::info!(node = %own.node(), "enrolled");
@@ -199,14 +226,8 @@ impl Enroller {
                 }
                 Err(trouble) => trouble,
             };
-            // Once, and again when it is another.
-            if told.as_ref() != Some(&trouble.why) {
-                tracing::warn!("not enrolled yet: {}", trouble.why);
-                attempt = 0;
-                told = Some(trouble.why);
-            }
+            let attempt = troubles.attempt(index, &trouble.why);
             tokio::time::sleep(wait(trouble.pace, attempt, random_unit())).await;
-            attempt = attempt.saturating_add(1);
         }
     }
 
@@ -378,6 +399,14 @@ mod tests {
             node: None,
             project: ProjectName::parse("default").unwrap(),
         }
+    }
+
+    #[test]
+    fn gateways_that_fail_each_in_its_own_way_are_asked_more_and_more_rarely() {
+        let mut troubles = Troubles::new(2);
+        let mut ask = |gateway, why| troubles.attempt(gateway, why);
+        assert_eq!([ask(0, "a is refused"), ask(1, "b is away"), ask(0, "a is refused")], [0, 1, 2]);
+        assert_eq!([ask(1, "b is away"), ask(0, "a is away"), ask(1, "b is away")], [3, 0, 1]);
     }
 
     #[test]

@@ -150,6 +150,12 @@ fn free_bytes(path: &Path) -> Option<u64> {
 }
 
 fn enrolment(enrolment: &Enrolment) -> Finding {
+    // It is copied, after other things have been done.
+    if let Some(path) = &enrolment.token_file
+        && let Err(error) = std::fs::File::open(path)
+    {
+        return Finding::Fatal(format!("the token of --token-file {}: {error}", path.display()));
+    }
     match enrolment.check() {
         Ok(()) => Finding::Good("a way to enrol".to_owned()),
         Err(why) => Finding::Fatal(why.to_string()),

@@ -80,6 +80,9 @@ pub enum InstallError {
     /// A value that cannot stand in a file of settings.
     #[error("{0} has a line break or a zero in it")]
     Setting(&'static str),
+    /// A path that was given.
+    #[error("making a path absolute: {0}")]
+    Path(io::Error),
     /// The program itself.
     #[error("finding this program: {0}")]
     Program(io::Error),
@@ -101,7 +104,8 @@ pub enum InstallError {
 
 /// Installs the agent, and tells on `out` what was found and done.
 pub fn install(args: InstallArgs, out: &mut dyn Write) -> Result<(), InstallError> {
-    let InstallArgs { agent, no_start, place } = args;
+    let InstallArgs { mut agent, no_start, place } = args;
+    settings::make_absolute(&mut agent).map_err(InstallError::Path)?;
     let config = agent.clone().into_config()?;
     let is_here = place.root == Path::new("/");
     let starts = is_here && !no_start;

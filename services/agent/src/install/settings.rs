@@ -1,7 +1,19 @@
 //! The agent's flags as the file that systemd reads into its environment: only what differs from what it takes by itself.
 
+use std::io;
+
 use super::{InstallError, TOKEN};
 use crate::config::{AgentArgs, DATA_DIR_DEFAULT};
+
+/// Names all files and directories from the root on: the service does not start where the flags were typed.
+pub(super) fn make_absolute(agent: &mut AgentArgs) -> io::Result<()> {
+    let AgentArgs { data_dir, tls, docker_config, secrets_dir, .. } = agent;
+    let optional = [&mut tls.tls_cert, &mut tls.tls_key, &mut tls.tls_ca, docker_config, secrets_dir];
+    for path in optional.into_iter().flatten().chain([data_dir]) {
+        *path = std::path::absolute(&*path)?;
+    }
+    Ok(())
+}
 
 /// The file. `has_token`: a token lies in a file of its own beside it, so that this one holds no secret.
 pub(super) fn text(agent: &AgentArgs, has_token: bool) -> Result<String, InstallError> {

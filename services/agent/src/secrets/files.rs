@@ -5,6 +5,9 @@
 //! ..data          a link to that; turned at once when the values change
 //! <key>           a link to ..data/<key>
 //! ```
+//! The files and the directory that they lie in are their owner's. Everything above is the agent's, the place of the mount too: else a program
+//! could put a link in the way of what root writes there.
+//!
 //! The root is on a tmpfs, or there is none. What containers mount is below a directory that only the agent enters; users of processes go through
 //! theirs and list nothing.
 
@@ -125,9 +128,9 @@ pub(super) fn laid_out(place: &Path) -> Option<String> {
     Some(target.to_str()?.strip_prefix("..")?.to_owned())
 }
 
-/// Who owns what is laid out there.
+/// Who owns the version that is laid out there.
 pub(super) fn owner_of(place: &Path) -> io::Result<(u32, u32)> {
-    let found = fs::symlink_metadata(place)?;
+    let found = fs::symlink_metadata(place.join(fs::read_link(place.join(DATA))?))?;
     Ok((found.uid(), found.gid()))
 }
 
@@ -146,10 +149,7 @@ impl Files {
         let dir_mode = [0o400, 0o040, 0o004]
             .iter()
             .fold(0o700, |mode, bit| if self.mode & bit == 0 { mode } else { mode | bit | bit >> 2 });
-        match DirBuilder::new().mode(0o700).create(place) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
+        make_own(place, 0o700)?;
         if laid_out(place).as_deref() != Some(&self.version) || !self.is_whole(&place.join(&whole)) {
             let new = place.join(NEW);
             remove(&new)?;
@@ -185,8 +185,9 @@ impl Files {
                 remove(&entry.path())?;
             }
         }
-        give(place, owner)?;
-        fs::set_permissions(place, Permissions::from_mode(dir_mode))
+        // Its owner may list it, and by that anybody; what the links lead to is behind `dir_mode`.
+        let mode = if owner.is_some() { 0o755 } else { dir_mode };
+        fs::set_permissions(place, Permissions::from_mode(mode))
     }
 
     /// Whether nobody took a file away or cut it.
@@ -267,6 +268,25 @@ mod tests {
         fs::remove_file(place.join("..2/a")).unwrap();
         files("2", &[("a", "two"), ("b", "")], 0o400).lay_out(&place, None).unwrap();
         assert_eq!(fs::read_to_string(place.join("a")).unwrap(), "two", "what was taken away is put back");
+    }
+
+    #[test]
+    fn no_directory_in_which_root_writes_is_a_program_s() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("0");
+        let owner = |path: &Path| fs::symlink_metadata(path).map(|found| (found.uid(), found.mode() & 0o777));
+        for version in ["1", "2"] {
+            files(version, &[("a", version)], 0o400).lay_out(&place, Some((65534, 65534))).unwrap();
+            assert_eq!(owner(&place).unwrap(), (0, 0o755), "nobody puts a link in it");
+            let version = place.join(format!("..{version}"));
+            assert_eq!(owner(&version).unwrap(), (65534, 0o700), "nobody else reads what is in it");
+            assert_eq!(owner_of(&place).unwrap(), (65534, 65534));
+        }
+        std::os::unix::fs::chown(&place, Some(65534), None).unwrap();
+        assert!(files("3", &[], 0o400).lay_out(&place, Some((65534, 65534))).is_err());
     }
 
     #[test]

@@ -168,7 +168,11 @@ async fn open(
 }
 
 fn describe(status: &tonic::Status) -> String {
-    format!("{:?}: {}", status.code(), status.message())
+    match std::error::Error::source(status) {
+        // Of the transport: its status says no more than that.
+        Some(source) => root_cause(source),
+        None => format!("{:?}: {}", status.code(), status.message()),
+    }
 }
 
 fn root_cause(error: &dyn std::error::Error) -> String {

@@ -120,6 +120,18 @@ pub async fn retire(store: &Store, force: Force) -> Result<Changed, AuthorityErr
     .await
 }
 
+/// Seals the intermediate's key, and the roots' keys in `dir`, under the newest key of the key file. What is under it already stays as it is.
+/// From then on nothing of the authority needs the older keys.
+pub async fn reseal(
+    store: &Store,
+    dir: &AuthorityDir,
+    keys: &dyn KeyEncryption,
+) -> Result<Changed, AuthorityError> {
+    let roots_changed = dir.reseal(keys)?;
+    let done = change(store, |before| record::resealed(before.ok_or(AuthorityError::Absent)?, keys)).await?;
+    Ok(Changed { changed: done.changed || roots_changed, ..done })
+}
+
 fn newest_root(
     record: &AuthorityRecord,
     dir: &AuthorityDir,

@@ -69,6 +69,21 @@ impl AuthorityDir {
         left.map_or_else(|| self.make_root(domain, keys, now), Ok)
     }
 
+    /// Seals the roots' keys that are here under the newest key. `true`: one was under an older one.
+    pub(super) fn reseal(&self, keys: &dyn KeyEncryption) -> Result<bool, AuthorityError> {
+        let mut changed = false;
+        for pin in self.pins()? {
+            let file = self.file(pin, "key");
+            let Some(sealed) = private_file::read(&file)? else { continue };
+            if seal::needs_reseal(keys, &sealed)? {
+                let opened = seal::open(keys, &sealed, &aad(pin))?;
+                private_file::replace(&file, &seal::seal(keys, &opened, &aad(pin))?)?;
+                changed = true;
+            }
+        }
+        Ok(changed)
+    }
+
     fn make_root(
         &self,
         domain: &TrustDomain,

@@ -6,7 +6,7 @@
 //! | the intermediate's key | there too, sealed under the key file | registries, `skerry authority` |
 //! | the root's key | a file of the [`AuthorityDir`], sealed under the key file | `skerry authority`, `skerry up` |
 //!
-//! [`init`], [`renew`], [`rotate`] and [`retire`] change the record: what it becomes is decided in `record`, and written on condition that it
+//! [`init`], [`renew`], [`rotate`], [`retire`] and [`reseal`] change the record: what it becomes is decided in `record`, and written on condition that it
 //! still is as it was read. Each may be repeated: it does what is left to do, and says whether that was anything. [`Issuer`] follows the
 //! record, so that every replica of the registry issues with the newest intermediate.
 
@@ -26,7 +26,7 @@ use skerry_identity::seal::{OpenError, SealError};
 use skerry_identity::{KeyId, TrustDomain};
 use skerry_model::{Code, Fault};
 
-pub use change::{Changed, Force, authority_key, init, renew, retire, rotate};
+pub use change::{Changed, Force, authority_key, init, renew, reseal, retire, rotate};
 pub use dir::AuthorityDir;
 pub use issuer::{Granted, Issuer, Service};
 

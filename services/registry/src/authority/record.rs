@@ -115,6 +115,19 @@ pub(super) fn retired(record: &AuthorityRecord) -> Result<Option<AuthorityRecord
     Ok(Some(retired))
 }
 
+/// With the intermediate's key sealed under the newest key; nothing where it is already.
+pub(super) fn resealed(
+    record: &AuthorityRecord,
+    keys: &dyn KeyEncryption,
+) -> Result<Option<AuthorityRecord>, AuthorityError> {
+    if !seal::needs_reseal(keys, &record.sealed_key)? {
+        return Ok(None);
+    }
+    let opened = seal::open(keys, &record.sealed_key, &aad())?;
+    let sealed_key = seal::seal(keys, &opened, &aad())?.into();
+    Ok(Some(AuthorityRecord { sealed_key, ..record.clone() }))
+}
+
 /// How long certificates under a former root may still be in use.
 pub(super) fn rollover_left(record: &AuthorityRecord, now: SystemTime) -> Result<Duration, AuthorityError> {
     let bundle = roots(record)?;
