@@ -339,3 +339,64 @@ fn public(file: &TlsFile) -> Result<Vec<u8>, TlsFilesError> {
     }
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use skerry_testing::Authority;
+
+    use super::*;
+
+    const SERVICE: &str = "spiffe://example.org/project/system/service/registry";
+
+    fn load(files: &skerry_testing::TlsFiles) -> TlsFiles {
+        let file = |setting, path: &Path| TlsFile { setting, path: path.to_owned() };
+        let own = Some((file("--tls-cert", &files.certificate), file("--tls-key", &files.key)));
+        TlsFiles::load(TlsPaths { own, authority: file("--tls-ca", &files.authority) }).expect("they fit")
+    }
+
+    #[test]
+    fn roots_that_the_store_gives_count_whatever_the_file_says_afterwards() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (ours, mallory) = (Authority::new("example.org"), Authority::new("example.org"));
+        let written = ours.write(directory.path(), "registry", SERVICE);
+        let files = load(&written);
+        let given = TrustBundle::parse_pem(ours.to_pem().as_bytes()).expect("roots");
+        assert_eq!(files.trust_roots(given.clone()), Ok(false), "the same as in the file");
+
+        std::fs::write(&written.authority, mallory.to_pem() + &ours.to_pem()).expect("written");
+        assert_eq!(files.look(), Ok(true));
+        assert_eq!(files.trust().current().digest(), given.digest(), "the file is not heeded");
+        // Nor is it missed; and the own certificate is taken as before.
+        std::fs::remove_file(&written.authority).expect("removed");
+        let renewed = ours.write(directory.path(), "registry", SERVICE);
+        std::fs::remove_file(&renewed.authority).expect("removed");
+        assert_eq!(files.look(), Ok(true));
+        let next = given
+            .with(TrustBundle::parse_pem(mallory.to_pem().as_bytes()).expect("roots").roots()[0].clone());
+        assert_eq!(files.trust_roots(next.expect("two")), Ok(true), "what the store says counts");
+    }
+
+    #[test]
+    fn roots_of_another_trust_domain_than_the_own_certificate_are_refused_and_change_nothing() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (ours, other) = (Authority::new("example.org"), Authority::new("example.com"));
+        let files = load(&ours.write(directory.path(), "registry", SERVICE));
+        let before = files.trust().current().digest();
+        let foreign = TrustBundle::parse_pem(other.to_pem().as_bytes()).expect("roots");
+        let error = files.trust_roots(foreign).expect_err("another domain").to_string();
+        assert!(error.starts_with("--tls-cert ") && error.contains("is of example.com"), "{error}");
+        assert_eq!(files.trust().current().digest(), before);
+    }
+
+    #[test]
+    fn a_certificate_that_nobody_renews_is_told_in_the_last_sixth_of_its_life_and_after_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let files = load(&Authority::new("example.org").write(directory.path(), "registry", SERVICE));
+        let own = files.own().expect("a certificate");
+        let life = own.not_after.duration_since(own.not_before).expect("a life");
+        for (parts, late) in [(0, false), (4, false), (6, true), (12, true)] {
+            let now = own.not_before + life * parts / 6 - Duration::from_secs(u64::from(parts == 6));
+            assert_eq!(is_late(&own, now), late, "{parts} sixths");
+        }
+    }
+}
