@@ -19,8 +19,8 @@ pub use shutdown::{Shutdown, signals};
 pub use telemetry::{LogArgs, LogFormat, OtlpError, Telemetry};
 pub use tls::{TlsArgs, access, access_for_enrolment, follow};
 
-/// Runs the service `name` on a runtime of its own, with as many open files as the hard limit allows, until it ends by itself or a signal ends it in order. A second signal ends it at once (exit
-/// code 130). Errors are printed to stderr as one line; the exit code is then 1.
+/// Runs the service `name` on a runtime of its own, with as many open files as the hard limit allows, until it ends by itself or a signal
+/// ends it in order. A second signal ends it at once (exit code 130). Errors are printed to stderr as one line; the exit code is then 1.
 /// `scraped`: its metrics will be served to who asks.
 pub fn run<F, Fut>(name: &'static str, log: &LogArgs, scraped: bool, serve: F) -> ExitCode
 where
