@@ -13,6 +13,7 @@ mod member;
 mod metadata;
 mod own_annotations;
 mod request;
+mod roots;
 mod serve;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ pub use mask::Mask;
 pub use member::Member;
 pub use metadata::{Etag, metadata_of, new_meta};
 pub use request::{PageArgs, page_size};
+pub use roots::{RootsError, StoreRoots};
 pub use serve::{ResponseStream, list, reply, watch};
 pub use tries::Tries;
 pub use version::ResourceVersion;

@@ -3,6 +3,7 @@
 //! `main` of a service is: parse arguments, [`run`]: bind, connect the store, start, serve, close the store.
 
 mod monitor;
+mod open_files;
 mod service;
 mod shutdown;
 mod telemetry;
@@ -13,13 +14,14 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 pub use monitor::Monitor;
+pub use open_files::open_files_before;
 pub use service::{Listening, ServiceArgs, local_url};
 pub use shutdown::{Shutdown, signals};
 pub use telemetry::{LogArgs, LogFormat, OtlpError, Telemetry};
 pub use tls::{TlsArgs, access, access_for_enrolment, follow};
 
-/// Runs the service `name` on a runtime of its own until it ends by itself or a signal ends it in order. A second signal ends it at once (exit
-/// code 130). Errors are printed to stderr as one line; the exit code is then 1.
+/// Runs the service `name` on a runtime of its own, with as many open files as the hard limit allows, until it ends by itself or a signal
+/// ends it in order. A second signal ends it at once (exit code 130). Errors are printed to stderr as one line; the exit code is then 1.
 /// `scraped`: its metrics will be served to who asks.
 pub fn run<F, Fut>(name: &'static str, log: &LogArgs, scraped: bool, serve: F) -> ExitCode
 where
@@ -30,6 +32,7 @@ where
         Ok(telemetry) => telemetry,
         Err(error) => return fail(&error.into()),
     };
+    open_files::raise();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&anyhow::Error::from(error).context("starting the runtime")),

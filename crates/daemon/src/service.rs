@@ -150,6 +150,11 @@ impl Listening {
         self.monitor.as_ref().map(Monitor::address)
     }
 
+    /// The files that its TLS is by, if it has any.
+    pub fn tls(&self) -> Option<&Arc<TlsFiles>> {
+        self.tls.as_ref()
+    }
+
     /// Serves the handlers that `register` adds, healthy while `ready` is true, until `shutdown`, then waits until the service's tasks have ended too.
     pub async fn serve(
         self,

@@ -225,6 +225,11 @@ fn read(data: &Path) -> Result<(PathBuf, Record)> {
     Ok((path, record))
 }
 
+/// The certificate and the roots of a machine, by its data directory.
+pub(crate) fn issued(data: &Path) -> Result<pb::IssuedCertificate> {
+    read(data)?.1.enrolled.and_then(|enrolled| enrolled.certificate).context("a certificate")
+}
+
 /// A certificate from the authority for a service or a user, in files.
 fn flags(
     dir: &TempDir,

@@ -1,10 +1,15 @@
 //! Bounds: what is too much is refused by name, and the service goes on.
 
+use std::process::Command;
+use std::time::Duration;
+
 use anyhow::{Context as _, Result};
 use skerry_integration::Stack;
 use skerry_integration::apps::{app, script};
+use skerry_integration::stack::PATIENCE;
 use skerry_proto::scheduler::v1::{App, UpdateAppRequest};
 use skerry_proto::types::v1::{AppSpec, Metadata};
+use skerry_testing::{Process, bin, free_port};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
@@ -56,4 +61,30 @@ async fn what_is_too_much_is_refused_by_field_and_the_service_goes_on() -> Resul
 
     stack.apply("small", app([script("s", "sleep 1")])).await?;
     stack.finish(None).await
+}
+
+#[tokio::test]
+async fn a_service_bears_as_many_connections_as_its_hard_limit_of_files_allows() -> Result<()> {
+    let stack = Stack::start().await?;
+    // By the soft limit alone there would be 48.
+    let (soft, many) = (96, 200);
+    let address = format!("127.0.0.1:{}", free_port());
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("ulimit -Sn {soft}; exec \"$@\""), "sh"]).arg(bin("skerry-registry"));
+    command.args(["--insecure", "--listen", &address, "--etcd", &stack.etcd.endpoint()]);
+    command.args(["--log", "info,skerry_daemon=debug"]);
+    let mut registry = Process::spawn_command(&mut command, stack.dir().join("limited.log"))?;
+    registry.wait_for_line("may have more files open", PATIENCE).await?;
+    registry.wait_for_port(address.parse()?, PATIENCE).await?;
+    let mut open = Vec::new();
+    for _ in 0..many {
+        let channel = skerry_rpc::connect(&address, None).await?;
+        let mut health = tonic_health::pb::health_client::HealthClient::new(channel.clone());
+        let mut request = tonic::Request::new(tonic_health::pb::HealthCheckRequest::default());
+        request.set_timeout(Duration::from_secs(10));
+        health.check(request).await.context("asking for its health")?;
+        open.push(channel);
+    }
+    registry.terminate(PATIENCE).await?;
+    Ok(())
 }

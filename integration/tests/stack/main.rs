@@ -12,6 +12,7 @@ mod docker_outages;
 mod docker_restart;
 mod ends;
 mod enrolment;
+mod fleet_trust;
 mod guide;
 mod hostile;
 mod mesh;

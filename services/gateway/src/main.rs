@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Parser;
-use skerry_api::{AccessMirror, Member};
+use skerry_api::{AccessMirror, Member, StoreRoots};
 use skerry_daemon::LogArgs;
 use skerry_gateway::{Args, Config, Gateway, Issuing};
 use skerry_rpc::Server;
@@ -28,14 +28,15 @@ fn main() -> ExitCode {
     }
     let scraped = args.service.metrics_listen.is_some();
     skerry_daemon::run("skerry-gateway", &log, scraped, async |shutdown| {
-        let tls = args.service.tls.load()?;
         for address in &args.registry {
             skerry_rpc::check_address(address).context("--registry")?;
         }
         let listening = args.service.bind_for_enrolment().await?;
         let store = Store::connect(StoreConfig::new(Target::parse(&args.service.etcd)?)).await?;
+        let roots = StoreRoots::start(&store, listening.tls()).await?;
+        shutdown.spawn(roots.follow(shutdown.wait()));
         let address = listening.address().to_string();
-        let client = tls.as_ref().map(|files| files.client());
+        let client = listening.tls().map(|files| files.client());
         let issuing = (!args.registry.is_empty()).then(|| Issuing::at(args.registry.clone(), client));
         let config = Config { auto_register: !args.no_auto_register, issuing, ..Config::new(address) };
         let gateway = Gateway::start(config, store.clone(), &shutdown).await?;

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use skerry_identity::bundle::{Root, TrustBundle};
+use skerry_identity::TrustBundle;
 use skerry_proto::store::v1::AuthorityRecord;
 use skerry_store::keys::TheAuthority;
 use skerry_store::{Key, Mirror, StoreVersion};
@@ -41,9 +41,7 @@ impl Trusted {
 }
 
 fn parse(record: &AuthorityRecord) -> Option<Roots> {
-    let roots: Result<Vec<Root>, _> =
-        record.roots.iter().map(|der| Root::parse(&der.to_vec().into())).collect();
-    let bundle = TrustBundle::new(roots.ok()?).ok()?;
+    let bundle = TrustBundle::from_der(&record.roots).ok()?;
     let digest = bundle.digest().to_vec().into();
     Some(Roots { digest, der: record.roots.clone() })
 }

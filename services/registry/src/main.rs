@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Parser;
-use skerry_api::{AccessMirror, Member};
+use skerry_api::{AccessMirror, Member, StoreRoots};
 use skerry_daemon::LogArgs;
 use skerry_registry::{Args, Config, Registry};
 use skerry_rpc::Server;
@@ -32,6 +32,8 @@ fn main() -> ExitCode {
         let listening = args.service.bind().await?;
         let store = Store::connect(StoreConfig::new(Target::parse(&args.service.etcd)?)).await?;
         let member = Member::new("registry", listening.address(), listening.metrics_address());
+        let roots = StoreRoots::start(&store, listening.tls()).await?;
+        shutdown.spawn(roots.follow(shutdown.wait()));
         let access = AccessMirror::start(&store).await?;
         shutdown.spawn(access.clone().follow(shutdown.wait()));
         let registry = Registry::start(config, store.clone(), &access, &shutdown).await?;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
-use skerry_api::{AccessMirror, Member};
+use skerry_api::{AccessMirror, Member, StoreRoots};
 use skerry_daemon::LogArgs;
 use skerry_rpc::Server;
 use skerry_scheduler::{Args, Scheduler, SecretKeys};
@@ -34,6 +34,8 @@ fn main() -> ExitCode {
         let keys = key_file.as_deref().map_or_else(|| Ok(SecretKeys::none()), SecretKeys::load)?;
         let listening = args.bind().await?;
         let store = Store::connect(StoreConfig::new(Target::parse(&args.etcd)?)).await?;
+        let roots = StoreRoots::start(&store, listening.tls()).await?;
+        shutdown.spawn(roots.follow(shutdown.wait()));
         let member = Member::new("scheduler", listening.address(), listening.metrics_address());
         let scheduler = Scheduler::start(store.clone(), &member.id(), keys, &shutdown).await?;
         shutdown.spawn(member.keep(store.clone(), shutdown.wait()));

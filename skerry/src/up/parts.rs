@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use skerry_api::{AccessMirror, Member};
+use skerry_api::{AccessMirror, Member, StoreRoots};
 use skerry_daemon::Shutdown;
 use skerry_etcd_embedded::EmbeddedEtcd;
 use skerry_gateway::{Gateway, Issuing};
@@ -247,6 +247,8 @@ impl ControlPlane {
     ) -> anyhow::Result<Server> {
         let gateway = skerry_gateway::Config::new(address.to_string());
         let mut server = Server::new(secured.access.clone())?;
+        let roots = StoreRoots::start(&store, secured.tls.as_ref()).await?;
+        shutdown.spawn(roots.follow(shutdown.wait()));
         let [registry_member, scheduler_member, gateway_member] =
             ["registry", "scheduler", "gateway"].map(|service| Member::new(service, address, metrics));
         let leader = scheduler_member.id();

@@ -14,7 +14,7 @@ struct Need {
     present: fn() -> bool,
 }
 
-const NEEDS: [Need; 13] = [
+const NEEDS: [Need; 14] = [
     Need { what: "a C compiler", packages: &[&["gcc", "libc6-dev"]], present: c_compiler },
     Need {
         what: "Docker's daemon",
@@ -50,6 +50,7 @@ const NEEDS: [Need; 13] = [
     Need { what: "Node with npm", packages: &[&["nodejs", "npm"]], present: node },
     Need { what: "ip", packages: &[&["iproute2"]], present: || sh::find("ip").is_some() },
     Need { what: "openssl", packages: &[&["openssl"]], present: || sh::find("openssl").is_some() },
+    Need { what: "faketime", packages: &[&["faketime"]], present: || sh::find("faketime").is_some() },
     Need { what: "curl", packages: &[&["curl"]], present: || sh::find("curl").is_some() },
 ];
 

@@ -2,6 +2,9 @@
 //!
 //! What is read anew counts from the next handshake on; open connections stay. A change that cannot be used (a tool has written the
 //! certificate and not yet its key) leaves all three as they were, is told once, and is tried again at the next look.
+//!
+//! Where the store says which roots are trusted ([`TlsFiles::trust_roots`]), the file of authorities is no longer heeded: who writes it gains
+//! nothing.
 
 use std::fmt;
 use std::fs::Metadata;
@@ -21,8 +24,10 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 
 use super::{ClientTls, ServerTls, exact_time, exactly};
 
-/// Between two looks whether the files have changed. Certificates are renewed when a third of their life is left, hours at least.
-const LOOK_PERIOD: Duration = Duration::from_secs(60);
+/// Between two looks whether the files have changed: three calls of the kernel each.
+const LOOK_PERIOD: Duration = Duration::from_secs(10);
+/// Of a certificate's life this share is left when it is told that nobody has renewed it: who does it has begun at a third.
+const LATE_SHARE: u32 = 6;
 
 /// A file, and what a person calls the setting that names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,8 +70,12 @@ pub struct TlsFiles {
 struct State {
     seen: Vec<Option<Stamp>>,
     own: Option<PeerCertificate>,
+    /// Whether the roots are the store's, and the file is not heeded.
+    roots_given: bool,
     /// The last failure that was told.
     told: Option<TlsFilesError>,
+    /// The end of the certificate that was told to be near.
+    told_end: Option<SystemTime>,
 }
 
 /// Tells one state of a file from another without reading it.
@@ -107,14 +116,14 @@ impl TlsFiles {
     /// Reads `paths`.
     pub fn load(paths: TlsPaths) -> Result<Self, TlsFilesError> {
         let seen = stamps(&paths);
-        let Contents { own, bundle } = read(&paths)?;
+        let Contents { own, bundle } = read(&paths, None)?;
         let credentials = Credentials::none();
         let mut says = None;
         if let Some(own) = own {
             present(&paths, &credentials, &own)?;
             says = Some(own.says);
         }
-        let state = Mutex::new(State { seen, own: says, told: None });
+        let state = Mutex::new(State { seen, own: says, roots_given: false, told: None, told_end: None });
         Ok(Self { credentials, trust: Trust::new(bundle), state, paths })
     }
 
@@ -191,17 +200,40 @@ impl TlsFiles {
         if self.state().seen == seen {
             return Ok(false);
         }
-        let Contents { own, bundle } = read(&self.paths)?;
+        let given = self.state().roots_given.then(|| self.trust.current());
+        let Contents { own, bundle } = read(&self.paths, given.as_deref())?;
         if let Some(own) = &own {
             present(&self.paths, &self.credentials, own)?;
         }
-        self.trust.replace(bundle);
         let mut state = self.state();
-        *state = State { seen, own: own.map(|own| own.says), told: None };
+        if !state.roots_given {
+            self.trust.replace(bundle);
+        }
+        (state.seen, state.own, state.told) = (seen, own.map(|own| own.says), None);
         Ok(true)
     }
 
-    /// Looks for ever, once a minute. To be dropped at the end.
+    /// Trusts the roots of the store from now on, and what the file of authorities says no more. Refused where the own certificate is of another
+    /// trust domain: then nobody would know whom to believe. `true`: they are others than before.
+    pub fn trust_roots(&self, bundle: TrustBundle) -> Result<bool, TlsFilesError> {
+        let mut state = self.state();
+        if let Some(own) = state.own.as_ref().map(|own| &own.identity.trust_domain)
+            && own != bundle.domain()
+        {
+            let domain = bundle.domain().clone();
+            let why = format!(
+                "it is of the trust domain {own}, and the authority in the store is of {domain}: issue it with `skerry authority issue`"
+            );
+            drop(state);
+            return Err(self.refuse_own(why));
+        }
+        state.roots_given = true;
+        let changed = self.trust.current().digest() != bundle.digest();
+        self.trust.replace(bundle);
+        Ok(changed)
+    }
+
+    /// Looks for ever, every ten seconds. To be dropped at the end.
     pub async fn follow(self: Arc<Self>) {
         loop {
             tokio::time::sleep(LOOK_PERIOD).await;
@@ -211,6 +243,22 @@ impl TlsFiles {
                 Ok(false) => {}
                 Err(error) => self.tell(error),
             }
+            self.tell_end(SystemTime::now());
+        }
+    }
+
+    /// Tells once of each certificate that its end is near.
+    fn tell_end(&self, now: SystemTime) {
+        let mut state = self.state();
+        let Some(own) = state.own.as_ref().filter(|own| is_late(own, now)) else { return };
+        let end = Some(own.not_after);
+        if state.told_end != end {
+            let left = end.and_then(|end| end.duration_since(now).ok()).unwrap_or_default();
+            tracing::warn!(
+                hours_left = left.as_secs() / 3600,
+                "the certificate ends soon and nobody has renewed it: say `skerry authority issue` again, each day; the new one counts without a restart"
+            );
+            state.told_end = end;
         }
     }
 
@@ -237,9 +285,20 @@ fn stamps(paths: &TlsPaths) -> Vec<Option<Stamp>> {
     files.map(|file| std::fs::metadata(&file.path).ok().as_ref().map(Stamp::of)).collect()
 }
 
-fn read(paths: &TlsPaths) -> Result<Contents, TlsFilesError> {
-    let bundle = public(&paths.authority)?;
-    let bundle = TrustBundle::parse_pem(&bundle).map_err(|error| wrong(&paths.authority, error))?;
+/// Whether so little is left of a certificate's life that whoever renews it should have done so.
+fn is_late(own: &PeerCertificate, now: SystemTime) -> bool {
+    let life = own.not_after.duration_since(own.not_before).unwrap_or_default();
+    own.not_after.duration_since(now).is_ok_and(|left| left < life / LATE_SHARE)
+        || own.standing(now) == Standing::Expired
+}
+
+/// Reads the files; that of authorities only where no roots are `given`.
+fn read(paths: &TlsPaths, given: Option<&TrustBundle>) -> Result<Contents, TlsFilesError> {
+    let bundle = match given {
+        Some(bundle) => bundle.clone(),
+        None => TrustBundle::parse_pem(&public(&paths.authority)?)
+            .map_err(|error| wrong(&paths.authority, error))?,
+    };
     let own = paths.own.as_ref().map(|(certificate, key)| read_own(certificate, key, &bundle)).transpose()?;
     Ok(Contents { own, bundle })
 }
@@ -279,4 +338,65 @@ fn public(file: &TlsFile) -> Result<Vec<u8>, TlsFilesError> {
         return Err(wrong(file, format_args!("it has more than {CHAIN_BYTES_MAX} bytes")));
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use skerry_testing::Authority;
+
+    use super::*;
+
+    const SERVICE: &str = "spiffe://example.org/project/system/service/registry";
+
+    fn load(files: &skerry_testing::TlsFiles) -> TlsFiles {
+        let file = |setting, path: &Path| TlsFile { setting, path: path.to_owned() };
+        let own = Some((file("--tls-cert", &files.certificate), file("--tls-key", &files.key)));
+        TlsFiles::load(TlsPaths { own, authority: file("--tls-ca", &files.authority) }).expect("they fit")
+    }
+
+    #[test]
+    fn roots_that_the_store_gives_count_whatever_the_file_says_afterwards() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (ours, mallory) = (Authority::new("example.org"), Authority::new("example.org"));
+        let written = ours.write(directory.path(), "registry", SERVICE);
+        let files = load(&written);
+        let given = TrustBundle::parse_pem(ours.to_pem().as_bytes()).expect("roots");
+        assert_eq!(files.trust_roots(given.clone()), Ok(false), "the same as in the file");
+
+        std::fs::write(&written.authority, mallory.to_pem() + &ours.to_pem()).expect("written");
+        assert_eq!(files.look(), Ok(true));
+        assert_eq!(files.trust().current().digest(), given.digest(), "the file is not heeded");
+        // Nor is it missed; and the own certificate is taken as before.
+        std::fs::remove_file(&written.authority).expect("removed");
+        let renewed = ours.write(directory.path(), "registry", SERVICE);
+        std::fs::remove_file(&renewed.authority).expect("removed");
+        assert_eq!(files.look(), Ok(true));
+        let next = given
+            .with(TrustBundle::parse_pem(mallory.to_pem().as_bytes()).expect("roots").roots()[0].clone());
+        assert_eq!(files.trust_roots(next.expect("two")), Ok(true), "what the store says counts");
+    }
+
+    #[test]
+    fn roots_of_another_trust_domain_than_the_own_certificate_are_refused_and_change_nothing() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (ours, other) = (Authority::new("example.org"), Authority::new("example.com"));
+        let files = load(&ours.write(directory.path(), "registry", SERVICE));
+        let before = files.trust().current().digest();
+        let foreign = TrustBundle::parse_pem(other.to_pem().as_bytes()).expect("roots");
+        let error = files.trust_roots(foreign).expect_err("another domain").to_string();
+        assert!(error.starts_with("--tls-cert ") && error.contains("is of example.com"), "{error}");
+        assert_eq!(files.trust().current().digest(), before);
+    }
+
+    #[test]
+    fn a_certificate_that_nobody_renews_is_told_in_the_last_sixth_of_its_life_and_after_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let files = load(&Authority::new("example.org").write(directory.path(), "registry", SERVICE));
+        let own = files.own().expect("a certificate");
+        let life = own.not_after.duration_since(own.not_before).expect("a life");
+        for (parts, late) in [(0, false), (4, false), (6, true), (12, true)] {
+            let now = own.not_before + life * parts / 6 - Duration::from_secs(u64::from(parts == 6));
+            assert_eq!(is_late(&own, now), late, "{parts} sixths");
+        }
+    }
 }

@@ -24,7 +24,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, SystemTime};
 
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, wait};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus, getrlimit, kill_process, setrlimit, wait,
+};
 
 pub(crate) mod cgroup;
 pub(crate) mod enter;
@@ -40,8 +42,9 @@ use procfs::{ProcessId, Stat};
 use program::StartFailure;
 use record::Reserved;
 
-/// The first argument that asks for a shim. The second is the instance's directory; standard input is the locked file, standard output
-/// takes one line: `started`, or `failed <reason> <message>`.
+/// The first argument that asks for a shim. The second is the instance's directory, a third the soft limit of open files that the program is
+/// to have, where that is not the agent's; standard input is the locked file, standard output takes one line: `started`, or `failed <reason>
+/// <message>`.
 pub(crate) const WORD: &str = "__shim";
 /// What the shim says when the program runs.
 pub(crate) const STARTED: &str = "started";
@@ -64,19 +67,23 @@ pub fn run_shim_if_asked() {
     let code = if word.as_deref() == Some(OsStr::new(enter::WORD)) {
         enter::run(args)
     } else if word.as_deref() == Some(OsStr::new(WORD)) {
-        args.next().map_or(2, |dir| run(Path::new(&dir)))
+        args.next().map_or(2, |dir| run(Path::new(&dir), args.next().as_deref()))
     } else {
         return;
     };
     std::process::exit(code);
 }
 
-fn run(dir: &Path) -> i32 {
+fn run(dir: &Path, open_files: Option<&OsStr>) -> i32 {
     // Fails only for a process that already leads a group: started by hand.
     let _ = rustix::process::setsid();
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
     let _ = rustix::thread::set_name(c"skerry-shim");
     let _ = rustix::process::chdir("/");
+    if let Some(soft) = open_files.and_then(|soft| soft.to_str()?.parse().ok()) {
+        let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(soft), maximum });
+    }
     rustix::process::umask(rustix::fs::Mode::from_bits_truncate(0o022));
     let Ok((lock, mut status)) = take_over_stdio() else { return 2 };
     match start(dir) {

@@ -153,6 +153,8 @@ pub(super) fn spawn(
         .arg0("skerry-shim")
         .arg(WORD)
         .arg(dir)
+        // Where this process is a server too, it has raised its own.
+        .args(skerry_daemon::open_files_before().map(|soft| soft.to_string()))
         .env_clear()
         .current_dir("/")
         .stdin(OwnedFd::from(lock))
