@@ -40,7 +40,8 @@ pub(crate) async fn run(args: EtcdArgs, shutdown: Shutdown) -> anyhow::Result<()
     let (listener, address) = bind(args.listen).await?;
     let etcd = EmbeddedEtcd::open(Config::new(&args.data_dir)).await?;
     say(&[format!("ready: etcd on http://{address}, data in {}", args.data_dir.display())]);
-    let served = etcd.clone().serve(listener, shutdown.token()).await;
+    etcd.add_address(address);
+    let served = etcd.clone().serve_incoming(skerry_rpc::bounded(listener), shutdown.token()).await;
     etcd.close().await;
     served.context("serving etcd")
 }

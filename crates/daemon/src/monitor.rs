@@ -1,8 +1,8 @@
 //! The listener for those who watch a process: `/metrics` for Prometheus, `/healthz` (it lives), `/readyz` (it can answer).
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -13,14 +13,19 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use skerry_rpc::Access;
-use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
 
 use crate::shutdown::Shutdown;
 use crate::telemetry::{Metrics, prometheus};
 
-/// Connections at once; more wait.
+/// Connections at once; more wait until one ends or gives way.
 const CONNECTIONS_MAX: usize = 16;
+/// When there are as many as may be, one that has lasted so long gives way to who waits: a probe that is not answered restarts the process,
+/// and an honest reader of metrics is done by then, or connects anew.
+const CONNECTION_PATIENCE: Duration = Duration::from_secs(1);
 /// Longest that a connection may take, requests and pauses together.
 const CONNECTION_MAX: Duration = Duration::from_secs(120);
 /// Longest that the head of a request may take.
@@ -69,39 +74,68 @@ impl Monitor {
     pub async fn serve(self, ready: Option<watch::Receiver<bool>>, shutdown: Shutdown) {
         let Self { listener, address, metrics } = self;
         tracing::info!(%address, "metrics are served");
-        let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let answers = Answers { metrics, ready, shutdown: shutdown.clone() };
+        let mut open = Open::default();
         loop {
-            let accepting = async {
-                let slot = Arc::clone(&slots).acquire_owned().await;
-                (listener.accept().await, slot)
-            };
-            let (accepted, slot) = tokio::select! {
+            let gives_way = open.gives_way_at();
+            tokio::select! {
+                // What is open ends with it.
                 () = shutdown.wait() => return,
-                accepted = accepting => accepted,
-            };
-            let Ok((stream, _)) = accepted else {
-                tokio::time::sleep(ACCEPT_WAIT).await;
-                continue;
-            };
-            let (answers, end) = (answers.clone(), shutdown.wait());
-            shutdown.spawn(async move {
-                let _slot = slot;
-                let answer = service_fn(move |request| {
-                    let answer = answers.to(&request);
-                    async move { Ok::<_, Infallible>(answer) }
-                });
-                let serving = hyper::server::conn::http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(HEAD_DEADLINE)
-                    .serve_connection(TokioIo::new(stream), answer);
-                tokio::select! {
-                    _ = tokio::time::timeout(CONNECTION_MAX, serving) => {}
-                    () = end => {}
+                Some(_) = open.connections.join_next() => {}
+                accepted = listener.accept(), if gives_way.is_none() => match accepted {
+                    Ok((stream, _)) => open.begin(connection(stream, answers.clone())),
+                    Err(_) => tokio::time::sleep(ACCEPT_WAIT).await,
+                },
+                () = tokio::time::sleep_until(gives_way.unwrap_or_else(Instant::now)), if gives_way.is_some() => {
+                    open.end_oldest().await;
                 }
-            });
+            }
         }
     }
+}
+
+/// The connections that are open.
+#[derive(Debug, Default)]
+struct Open {
+    connections: JoinSet<()>,
+    /// The same, oldest first; some may have ended.
+    oldest: VecDeque<(Instant, AbortHandle)>,
+}
+
+impl Open {
+    fn begin(&mut self, connection: impl Future<Output = ()> + Send + 'static) {
+        self.oldest.retain(|(_, connection)| !connection.is_finished());
+        self.oldest.push_back((Instant::now(), self.connections.spawn(connection)));
+    }
+
+    /// When the oldest gives way; nothing while there is room.
+    fn gives_way_at(&self) -> Option<Instant> {
+        if self.connections.len() < CONNECTIONS_MAX {
+            return None;
+        }
+        let oldest = self.oldest.iter().find(|(_, connection)| !connection.is_finished());
+        oldest.map(|(began, _)| *began + CONNECTION_PATIENCE)
+    }
+
+    async fn end_oldest(&mut self) {
+        if let Some((_, oldest)) = self.oldest.iter().find(|(_, connection)| !connection.is_finished()) {
+            oldest.abort();
+            self.connections.join_next().await;
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, answers: Answers) {
+    let answer = service_fn(move |request| {
+        let answer = answers.to(&request);
+        async move { Ok::<_, Infallible>(answer) }
+    });
+    let serving = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_DEADLINE)
+        .serve_connection(TokioIo::new(stream), answer);
+    // An error is the caller's, who has it too.
+    let _ = tokio::time::timeout(CONNECTION_MAX, serving).await;
 }
 
 impl Answers {
@@ -134,4 +168,36 @@ fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(text));
     *response.status_mut() = status;
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn when_all_places_are_taken_the_oldest_gives_way_after_its_time() {
+        let mut open = Open::default();
+        for _ in 0..CONNECTIONS_MAX {
+            assert_eq!(open.gives_way_at(), None, "there is room");
+            open.begin(std::future::pending());
+            tokio::time::advance(Duration::from_millis(10)).await;
+        }
+        let first = open.oldest[0].0;
+        assert_eq!(open.gives_way_at(), Some(first + CONNECTION_PATIENCE));
+        open.end_oldest().await;
+        assert_eq!(open.connections.len(), CONNECTIONS_MAX - 1);
+        assert_eq!(open.gives_way_at(), None);
+        open.begin(std::future::pending());
+        assert_eq!(open.gives_way_at(), Some(first + Duration::from_millis(10) + CONNECTION_PATIENCE));
+    }
+
+    #[tokio::test]
+    async fn connections_that_end_by_themselves_make_room_and_are_forgotten() {
+        let mut open = Open::default();
+        for _ in 0..3 * CONNECTIONS_MAX {
+            open.begin(std::future::ready(()));
+            open.connections.join_next().await;
+        }
+        assert_eq!((open.gives_way_at(), open.oldest.len()), (None, 1));
+    }
 }

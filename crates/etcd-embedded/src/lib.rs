@@ -53,19 +53,20 @@ pub mod wire;
 mod writer;
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use tokio::io::DuplexStream;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
-use tonic::transport::server::TcpIncoming;
+use tonic::transport::server::{Connected, TcpIncoming};
 use tonic::transport::{Channel, Endpoint, Server, Uri};
 use tower::service_fn;
 use tracing::error;
@@ -79,6 +80,14 @@ use writer::{QUEUE_COMMANDS, Work, Writer};
 const DRAIN: Duration = Duration::from_secs(3);
 /// After this long without a sign of life a peer is asked for one, and after as long again it is given up.
 const PEER_SILENCE: Duration = Duration::from_secs(30);
+/// Calls at once on one connection from outside; beyond it HTTP/2 makes the client wait. Each watch is one of many on a stream.
+const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
+/// Header lists beyond this are refused.
+const HEADER_BYTES_MAX: u32 = 16 * 1024;
+/// Streams that a client has reset before they were looked at, and those that had to be reset for its faults; beyond
+/// it the connection ends.
+const RESETS_PENDING_MAX: usize = 20;
+const ERRORS_PER_CONNECTION_MAX: usize = 256;
 /// Bytes that wait between a client and the server within the process, each way.
 const IN_PROCESS_BYTES: usize = 256 << 10;
 /// Connections within the process that wait to be accepted.
@@ -117,15 +126,37 @@ impl EmbeddedEtcd {
     }
 
     /// Serves on a listener until `shutdown`, or until the store is closed. Streams on this listener end at once
-    /// then, other calls have three seconds. The store stays open.
+    /// then, other calls have three seconds. The store stays open. How many connections there may be is not
+    /// bounded here: [`serve_incoming`](Self::serve_incoming) serves what another has let in.
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), ServeError> {
         if let Ok(address) = listener.local_addr() {
-            self.engine.shared.add_address(format!("http://{address}"));
+            self.add_address(address);
         }
+        self.serve_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)), shutdown).await
+    }
+
+    /// Names an address under which the store is served, for those who list its members.
+    pub fn add_address(&self, address: SocketAddr) {
+        self.engine.shared.add_address(format!("http://{address}"));
+    }
+
+    /// Serves connections as [`serve`](Self::serve) does.
+    pub async fn serve_incoming<I, C>(
+        self,
+        incoming: I,
+        shutdown: CancellationToken,
+    ) -> Result<(), ServeError>
+    where
+        I: Stream<Item = std::io::Result<C>>,
+        C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    {
         let stop = self.engine.shared.stop.child_token();
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let routes = server::routes(self.engine.clone(), stop.clone());
         let serving = builder()
+            .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+            .http2_max_header_list_size(HEADER_BYTES_MAX)
+            .http2_max_pending_accept_reset_streams(Some(RESETS_PENDING_MAX))
+            .http2_max_local_error_reset_streams(Some(ERRORS_PER_CONNECTION_MAX))
             .add_routes(routes)
             .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
         tokio::pin!(serving);

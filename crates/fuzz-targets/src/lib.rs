@@ -2,32 +2,42 @@
 //!
 //! `fuzz/` gives these functions to libFuzzer; `tests/corpus.rs` gives them what is in `fuzz/corpus/`, as any test.
 
+mod api;
+mod sealed;
 mod store;
 mod sync;
 mod text;
 mod trust;
 
+pub use api::{forwarded, request_names, versions};
+pub use sealed::{key_rings, sealed};
 pub use store::etcd_requests;
 pub use sync::{agent_frames, desired_state, gateway_frames};
-pub use text::{jsonpath, manifests};
+pub use text::{contexts, jsonpath, manifests};
 pub use trust::{certificates, fingerprints, names, requests, tokens};
 
 /// A target: takes any bytes, and returns.
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its corpus.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 17] = [
     ("agent_frames", agent_frames),
     ("certificates", certificates),
+    ("contexts", contexts),
     ("desired_state", desired_state),
     ("etcd_requests", etcd_requests),
     ("fingerprints", fingerprints),
+    ("forwarded", forwarded),
     ("gateway_frames", gateway_frames),
     ("jsonpath", jsonpath),
+    ("key_rings", key_rings),
     ("manifests", manifests),
     ("names", names),
+    ("request_names", request_names),
     ("requests", requests),
+    ("sealed", sealed),
     ("tokens", tokens),
+    ("versions", versions),
 ];
 
 /// Most steps of one input: more of them find nothing that fewer do not, and take longer.

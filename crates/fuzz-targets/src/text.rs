@@ -3,6 +3,7 @@
 use std::sync::LazyLock;
 
 use skerry_cli::jsonpath::Template;
+use skerry_manifest::contexts::ClientConfig;
 use skerry_manifest::output::Value;
 use skerry_manifest::{Manifest, Project, output, parse};
 use skerry_model::ProjectName;
@@ -53,5 +54,18 @@ pub fn jsonpath(input: &[u8]) {
     match Template::parse(text) {
         Ok(template) => drop(template.render(&VALUE)),
         Err(why) => assert!(!why.is_empty()),
+    }
+}
+
+/// The file of a client's contexts. What is read is written, and read again as the same.
+pub fn contexts(input: &[u8]) {
+    match ClientConfig::read("contexts.yaml", input) {
+        Ok(config) => {
+            let text = config.to_value().to_yaml();
+            let again =
+                ClientConfig::read("again.yaml", text.as_bytes()).expect("what is written can be read");
+            assert_eq!(again.to_value().to_yaml(), text);
+        }
+        Err(errors) => assert!(!errors.to_string().is_empty(), "a refusal says why"),
     }
 }

@@ -156,6 +156,12 @@ fn peer(value: &str, domain: &TrustDomain, now: SystemTime) -> Result<PeerCertif
     }
 }
 
+/// Whom the header's value names, if it names a service of `domain`.
+#[doc(hidden)]
+pub fn named(value: &str, domain: &TrustDomain) -> Option<Identity> {
+    peer(value, domain, SystemTime::now()).ok().map(|peer| peer.identity)
+}
+
 /// The pairs of the one element of a value.
 fn element(value: &str) -> Result<Vec<(String, String)>, &'static str> {
     let mut pairs = Vec::new();

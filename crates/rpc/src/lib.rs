@@ -27,7 +27,15 @@ pub use refuse::refuse_all;
 pub use server::{LIVENESS, ServeError, Server};
 pub use tls::{
     ClientTls, Presented, SPEAKS_TLS, ServerTls, TlsFailure, TlsFile, TlsFiles, TlsFilesError, TlsPaths,
+    bounded,
 };
+
+/// What decodes untrusted bytes here, for those who fuzz it.
+#[doc(hidden)]
+pub mod untrusted {
+    pub use crate::access::name_at;
+    pub use crate::forwarded::named;
+}
 
 /// The error domain of `google.rpc.ErrorInfo`.
 pub const ERROR_DOMAIN: &str = "skerry.dev";

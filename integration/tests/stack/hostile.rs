@@ -190,18 +190,7 @@ where
         drop(stalled);
         for victim in victims {
             let earlier = before.get(&victim.name).copied();
-            let now = eventually(&format!("{} lets go", victim.name), PATIENCE, async || -> Result<Held> {
-                let now = held(victim.pid)?;
-                let Some(Held { files, resident_kib }) = earlier else { return Ok(now) };
-                ensure!(now.files <= files + 2, "{} files, {files} before", now.files);
-                ensure!(
-                    now.resident_kib <= resident_kib + resident_kib / 2 + GROWTH_KIB_MAX,
-                    "{} KiB, {resident_kib} before",
-                    now.resident_kib
-                );
-                Ok(now)
-            })
-            .await;
+            let now = lets_go(victim, earlier).await;
             if round == 0 {
                 before.insert(victim.name.clone(), settled(victim.pid, now).await?);
             }
@@ -209,6 +198,22 @@ where
     }
     eventually("they answer afterwards", PATIENCE, &mut well).await;
     Ok(())
+}
+
+/// What a victim holds once that is no more than before, with what allocators keep.
+async fn lets_go(victim: &Victim, earlier: Option<Held>) -> Held {
+    eventually(&format!("{} lets go", victim.name), PATIENCE, async || -> Result<Held> {
+        let now = held(victim.pid)?;
+        let Some(Held { files, resident_kib }) = earlier else { return Ok(now) };
+        ensure!(now.files <= files + 2, "{} files, {files} before", now.files);
+        ensure!(
+            now.resident_kib <= resident_kib + resident_kib / 2 + GROWTH_KIB_MAX,
+            "{} KiB, {resident_kib} before",
+            now.resident_kib
+        );
+        Ok(now)
+    })
+    .await
 }
 
 /// What is held once it has stopped to become less.
@@ -298,6 +303,105 @@ async fn tls_ports_bear_nonsense_flipped_bits_and_those_who_stall() -> Result<()
     Ok(())
 }
 
+/// A session of TLS, as who has a certificate opens it: what it says, whatever the other side answers; then it hangs up.
+async fn say_in_session(address: String, tls: tokio_rustls::TlsConnector, bytes: Vec<u8>) -> Result<()> {
+    let stream = TcpStream::connect(&address).await?;
+    let name = rustls_pki_types::ServerName::try_from("127.0.0.1").context("a name")?;
+    let mut stream = tls.connect(name, stream).await?;
+    // It may be hung up on before it has said all.
+    let _ = stream.write_all(&bytes).await;
+    let _ = stream.shutdown().await;
+    let mut answer = Vec::new();
+    let ended = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
+    ended.with_context(|| format!("{address} does not let go of who has hung up"))?.ok();
+    Ok(())
+}
+
+/// What HTTP/2 lets a client say that costs a server more than it costs the client.
+fn floods() -> Vec<Vec<u8>> {
+    const FRAMES: usize = 20_000;
+    let opening = [PREFACE, &frame(4, 0, 0, &[])].concat();
+    let flood = |one: Vec<u8>| [opening.clone(), one.repeat(FRAMES)].concat();
+    // A window of nothing, so that no answer can go out; then calls, each of which is answered.
+    let no_window = [PREFACE, &frame(4, 0, 0, &[0, 4, 0, 0, 0, 0])].concat();
+    let calls: Vec<u8> = (0..2000).flat_map(|n| call(2 * n + 1, "/grpc.health.v1.Health/Check")).collect();
+    vec![
+        flood(frame(4, 0, 0, &[])),
+        flood(frame(6, 0, 0, &[0; 8])),
+        flood(frame(3, 0, 1, &8_u32.to_be_bytes())),
+        flood(frame(2, 0, 1, &[0, 0, 0, 0, 16])),
+        flood(frame(8, 0, 0, &[0, 0, 0, 1])),
+        // Empty data on a stream that nobody has opened.
+        flood(frame(0, 0, 1, &[])),
+        // A header that never ends: HEADERS without its end, and CONTINUATION after CONTINUATION.
+        [opening.clone(), frame(1, 0, 1, &[]), frame(9, 0, 1, &[0; 1000]).repeat(FRAMES / 20)].concat(),
+        // One header list larger than is taken, in one frame after the other.
+        [opening.clone(), frame(1, 0, 1, &[0x40; 16_000]), frame(9, 4, 1, &[0x40; 16_000])].concat(),
+        // A frame that says it has 16 MiB.
+        [opening, vec![0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 1], vec![0; 100_000]].concat(),
+        [no_window, calls].concat(),
+    ]
+}
+
+#[tokio::test]
+async fn sessions_of_who_has_a_certificate_are_borne_whatever_they_say_in_them() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let authority = Authority::new("example.org");
+    let files = authority.write(dir.path(), "services", SERVICE);
+    let config = StackConfig { service_args: files.flags().to_vec(), ..StackConfig::default() };
+    let mut stack = Stack::start_with(config).await?;
+    // A node that was stolen.
+    let (issued, key) = authority.issue("spiffe://example.org/project/default/node/n1");
+    let servers = skerry_identity::verify::ServerVerifier::new(
+        skerry_identity::Trust::new(authority.bundle()),
+        skerry_identity::verify::Expected::Dialled,
+        skerry_identity::verify::Time::Exact(std::sync::Arc::new(skerry_identity::clock::SystemClock)),
+    );
+    let credentials = skerry_identity::tls::Credentials::new(issued.chain, key)?;
+    let client = skerry_identity::tls::client_config(credentials, std::sync::Arc::new(servers));
+    let tls = tokio_rustls::TlsConnector::from(std::sync::Arc::new(client));
+    let victims = victims(&mut stack, &[])?;
+    let mut dice = Dice(4);
+    let mut before = BTreeMap::new();
+    for round in 0..=ROUNDS {
+        let mut callers = JoinSet::new();
+        for victim in &victims {
+            let address = &victim.ports[0].0;
+            for flood in floods() {
+                callers.spawn(say_in_session(address.clone(), tls.clone(), flood));
+            }
+            for _ in 0..CALLERS {
+                let good = grpc();
+                for bytes in [dice.nonsense(), dice.flipped(&good), dice.cut(&good).to_vec()] {
+                    callers.spawn(say_in_session(address.clone(), tls.clone(), bytes));
+                }
+            }
+        }
+        for victim in &victims {
+            eventually("it is ready meanwhile", PATIENCE, async || -> Result<()> {
+                ensure!(http_get(&victim.ports[1].0, "/readyz").await?.status == 200, "it is not ready");
+                Ok(())
+            })
+            .await;
+        }
+        while let Some(said) = callers.join_next().await {
+            said??;
+        }
+        for victim in &victims {
+            let earlier = before.get(&victim.name).copied();
+            let now = lets_go(victim, earlier).await;
+            if round == 0 {
+                before.insert(victim.name.clone(), settled(victim.pid, now).await?);
+            }
+        }
+    }
+    for victim in &victims {
+        no_panic(&fs::read_to_string(stack.log(&victim.name))?, &victim.name)?;
+    }
+    // Nothing runs in it, and the stack's own clients have no certificate.
+    Ok(())
+}
+
 #[tokio::test]
 async fn the_embedded_etcd_bears_nonsense_flipped_bits_and_those_who_stall() -> Result<()> {
     let dir = tempfile::tempdir()?;
@@ -345,5 +449,36 @@ async fn who_begins_calls_and_gives_them_up_is_hung_up_on() -> Result<()> {
     ensure!(begun < u64::from(CALLS) / 2, "{begun} of {CALLS} calls were begun");
     let log = fs::read_to_string(stack.log("gateway-0"))?;
     no_panic(&log, "the gateway")?;
+    stack.finish(None).await
+}
+
+#[tokio::test]
+async fn who_keeps_all_places_of_the_metrics_port_gives_way_to_a_probe() -> Result<()> {
+    let stack = Stack::start().await?;
+    let metrics = stack.metrics("gateway-0").to_owned();
+    let mut askers = JoinSet::new();
+    for _ in 0..STALLED {
+        let address = metrics.clone();
+        askers.spawn(async move {
+            // Each asks again as soon as it is answered, and connects anew when it is hung up on, so it is never idle.
+            loop {
+                let Ok(mut stream) = TcpStream::connect(&address).await else { continue };
+                let mut answer = [0; 4096];
+                while stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await.is_ok()
+                    && stream.read(&mut answer).await.is_ok_and(|bytes| bytes > 0)
+                {
+                    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                }
+            }
+        });
+    }
+    for _ in 0..5 {
+        eventually("a probe is answered", PATIENCE, async || -> Result<()> {
+            ensure!(http_get(&metrics, "/healthz").await?.status == 200, "it does not live");
+            Ok(())
+        })
+        .await;
+    }
+    askers.shutdown().await;
     stack.finish(None).await
 }

@@ -52,6 +52,12 @@ pub fn role_for(method: &str) -> Option<Role> {
     judge::role_for(&path_of(method))
 }
 
+/// The text at `path` in an encoded request, as the layer reads it; nothing where it refuses the request.
+#[doc(hidden)]
+pub fn name_at<'a>(request: &'a [u8], path: &[u32]) -> Option<&'a str> {
+    project::find(request, path).ok()
+}
+
 fn path_of(method: &str) -> String {
     format!("/{}", method.trim_start_matches('/'))
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use skerry_model::{Code, Fault};
 use tokio::time::Instant;
 
-use super::{IDLE_MAX, Turned};
+use super::{Door, IDLE_MAX, Turned};
 
 /// Calls that a connection may begin and give up at once, and a second after that. Who ends its watches gives up some; who does
 /// nothing else makes the server work for nothing (the "rapid reset" of HTTP/2).
@@ -31,6 +31,8 @@ pub(crate) struct Holder {
 pub(crate) struct Line {
     began: Instant,
     holder: Holder,
+    /// Whether anybody says what is asked on it.
+    watched: bool,
     open: AtomicU32,
     idle_since_ms: AtomicU64,
     /// When its burst of resets is whole again.
@@ -44,9 +46,19 @@ pub(crate) struct Place(Arc<Line>);
 
 impl Line {
     pub(crate) fn new(holder: Holder) -> Arc<Self> {
+        Self::made(holder, true)
+    }
+
+    /// A line of which nobody says what is asked on it: it never counts as idle.
+    pub(crate) fn new_unwatched() -> Arc<Self> {
+        Self::made(Door::unknown(), false)
+    }
+
+    fn made(holder: Holder, watched: bool) -> Arc<Self> {
         Arc::new(Self {
             began: Instant::now(),
             holder,
+            watched,
             open: AtomicU32::new(0),
             idle_since_ms: AtomicU64::new(0),
             rested_ms: AtomicU64::new(0),
@@ -72,7 +84,7 @@ impl Line {
         if self.flooded.load(Ordering::Relaxed) {
             return Some(Turned::Resets);
         }
-        if self.open.load(Ordering::Relaxed) > 0 {
+        if !self.watched || self.open.load(Ordering::Relaxed) > 0 {
             return None;
         }
         let idle = self.now_ms().saturating_sub(self.idle_since_ms.load(Ordering::Relaxed));
@@ -110,7 +122,6 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::door::Door;
 
     const STEP: Duration = Duration::from_secs(1);
 
@@ -125,6 +136,13 @@ mod tests {
         assert_eq!(line.end(), None);
         tokio::time::advance(STEP).await;
         assert_eq!(line.end(), Some(Turned::Idle));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_line_that_nobody_watches_is_never_idle() {
+        let line = Line::new_unwatched();
+        tokio::time::advance(10 * IDLE_MAX).await;
+        assert_eq!(line.end(), None);
     }
 
     #[tokio::test(start_paused = true)]

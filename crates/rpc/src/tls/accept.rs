@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use futures_util::stream::{self, BoxStream, StreamExt as _};
+use futures_util::stream::{self, BoxStream, Stream, StreamExt as _};
 use skerry_identity::certificate::{Client, Nobody};
 use skerry_identity::{PeerCertificate, Trust};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -78,6 +78,18 @@ pub(crate) fn incoming(
         Some((Ok(connection), accepting))
     })
     .boxed()
+}
+
+/// What `listener` accepts, as far as a listener bears it that serves no method of ours: bounded by number, by address and until the preface
+/// is there. What is asked on it is not looked at, so that it never counts as idle. Never ends.
+pub fn bounded(
+    listener: TcpListener,
+) -> impl Stream<Item = io::Result<impl AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static>> + Send {
+    incoming(listener, None, Door::of_process()).map(|connection| {
+        let mut connection = connection?;
+        connection.caller.line = Line::new_unwatched();
+        Ok::<_, io::Error>(connection)
+    })
 }
 
 struct Accepting {

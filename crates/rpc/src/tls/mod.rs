@@ -25,6 +25,7 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::forwarded::Network;
+pub use accept::bounded;
 pub(crate) use accept::{Caller, incoming};
 pub use dial::SPEAKS_TLS;
 pub(crate) use dial::{DialError, dial};

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use sha2::{Digest as _, Sha256};
 use skerry_identity::KeyId;
+use skerry_identity::hpke::HpkePublicKey;
 use skerry_identity::token::{Token, TokenHash};
 use skerry_model::{Code, Fault, NodeName, NodeRef, time};
 use skerry_proto::store::v1 as stored;
@@ -244,6 +245,17 @@ pub(crate) fn strike_out(record: &mut stored::NodeRecord, now: SystemTime) -> bo
 /// Whether a certificate for this key is the node's.
 pub(super) fn has_key(record: &stored::NodeRecord, key: &KeyId) -> bool {
     [&record.key_id, &record.next_key_id].into_iter().any(|known| known[..] == key.as_bytes()[..])
+}
+
+/// Whether a machine that asks again with its key names the sealing key that it named before. A request proves the machine's own key and
+/// nothing else: who has kept a copy of one, a gateway, could name a key of its own beside it, and read what is sealed to the machine from then on.
+/// The machine itself may change it over its stream.
+pub(super) fn same_sealing_key(known: &[u8], asked: &HpkePublicKey) -> Result<(), Fault> {
+    if known.is_empty() || known == asked.as_bytes() {
+        return Ok(());
+    }
+    let message = "the machine is known by this key with another sealing key: it must enrol with new keys";
+    Err(Fault::new(Code::PermissionDenied, "SEALING_KEY_CHANGED", message))
 }
 
 /// What the node gets of its token beside labels.

@@ -16,13 +16,13 @@ use skerry_proto::types::v1::event::Severity;
 use skerry_store::keys::{EnrollmentKey, EnrollmentName, EventSource, TokenId, TokenName};
 use skerry_store::{Key, Prefix, Store, Txn, TxnError, Versioned};
 
-use super::WAITING_MAX;
 use super::asked::Asked;
 use super::decide::{
-    By, Grant, Keys, Refusal, Refused, admit, annotations_of, authenticate, has_key, name_by_token, settle,
-    token_refused,
+    By, Grant, Keys, Refusal, Refused, admit, annotations_of, authenticate, has_key, name_by_token,
+    same_sealing_key, settle, token_refused,
 };
 use super::lease::{Leases, REMEMBERED};
+use super::room::Room;
 use super::told::Ring;
 use crate::authority::Issuer;
 use crate::follow::Shared;
@@ -133,13 +133,15 @@ impl Enroller {
         if let Some(node) = self.node_of_key(project, asked, waiting.as_ref()).await? {
             return self.again(asked, &node).await;
         }
-        let count = self.waiting(project);
-        if waiting.is_none() && count >= WAITING_MAX {
-            let message = format!("{WAITING_MAX} machines of {project} wait for approval: try again later");
-            return Err(Fault::new(Code::ResourceExhausted, "TOO_MANY_WAIT", message));
+        let room = self.room(project, &asked.address);
+        if waiting.is_none() {
+            room.admit()?;
         }
         let now = SystemTime::now();
         let former = waiting.as_ref().map(|waiting| &waiting.value);
+        if let Some(former) = former {
+            same_sealing_key(&former.sealing_key, &asked.sealing_key)?;
+        }
         let denied = former.is_some_and(|former| former.denied);
         let record = stored::EnrollmentRecord {
             create_time: former
@@ -161,7 +163,7 @@ impl Enroller {
         if waiting.is_none() {
             tracing::info!(%project, fingerprint = %asked.fingerprint(), address = %asked.address, "a machine waits for approval");
         }
-        let more = u64::try_from(count / WAITING_PER_SECOND).unwrap_or_default();
+        let more = u64::try_from(room.project / WAITING_PER_SECOND).unwrap_or_default();
         Ok(Some(Outcome::Pending(pb::EnrollmentPending {
             fingerprint: asked.fingerprint().to_string(),
             retry_after: Some(time::to_proto_duration(RETRY_AFTER + Duration::from_secs(more))),
@@ -169,11 +171,12 @@ impl Enroller {
         })))
     }
 
-    /// The machine is a node already and asks again: it is answered as before. Its sealing key is the one that it names now.
+    /// The machine is a node already and asks again: it is answered as before. A node that has no sealing key yet gets the one that it names.
     async fn again(&self, asked: &Asked, read: &Versioned<stored::NodeRecord>) -> Tried<Outcome> {
         let node = read.key.name();
-        let sealing_key = bytes::Bytes::copy_from_slice(asked.sealing_key.as_bytes());
-        if read.value.sealing_key != sealing_key {
+        same_sealing_key(&read.value.sealing_key, &asked.sealing_key)?;
+        if read.value.sealing_key.is_empty() {
+            let sealing_key = bytes::Bytes::copy_from_slice(asked.sealing_key.as_bytes());
             let record = stored::NodeRecord { sealing_key, ..read.value.clone() };
             return self.commit(asked, &node, Some(read), &record, Txn::new()).await;
         }
@@ -264,12 +267,19 @@ impl Enroller {
         found.map(|key| key.name()).or_else(|| Some(TokenName { project: asked.project.clone()?, id }))
     }
 
-    /// Machines of a project that wait.
-    fn waiting(&self, project: &ProjectName) -> usize {
-        let prefix = Prefix::<stored::EnrollmentRecord>::project(project);
+    /// Who waits, seen by a machine of this project and address. What was answered already counts everywhere while it is remembered.
+    fn room(&self, project: &ProjectName, address: &str) -> Room {
         let snapshot = self.shared.mirror.snapshot();
-        let open = |record: &stored::EnrollmentRecord| record.approved_as.is_empty();
-        snapshot.iter(&prefix).filter_map(Result::ok).filter(|read| open(&read.value)).count()
+        let everywhere = snapshot.entries(&Prefix::<stored::EnrollmentRecord>::all()).count();
+        let mut room = Room { everywhere, ..Room::default() };
+        let prefix = Prefix::<stored::EnrollmentRecord>::project(project);
+        for record in snapshot.iter(&prefix).filter_map(Result::ok).map(|read| read.value) {
+            if record.approved_as.is_empty() {
+                room.project += 1;
+                room.address += usize::from(record.address == address);
+            }
+        }
+        room
     }
 
     /// Tells the log why, and the token's ring where there is one that its holder knows; the machine is told only that it is refused.

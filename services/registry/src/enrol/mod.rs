@@ -8,6 +8,7 @@
 //! | `enroller` | reads, asks `decide`, issues, writes |
 //! | `renew` | the same for a node that has a key already |
 //! | `tokens`, `waiting`, `issuing` | the handlers: `TokenService`, `EnrollmentRequestService`, `IssuerService` |
+//! | `room` | whether one machine more may wait: pure |
 //! | `lease` | for how long a machine that waits is remembered |
 //! | `told` | what is told of it in the log and in events |
 //!
@@ -21,6 +22,7 @@ mod enroller;
 mod issuing;
 mod lease;
 mod renew;
+mod room;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -36,5 +38,3 @@ pub(crate) use waiting::Waiting;
 
 /// Tokens of one project. Each may let in thousands.
 pub(crate) const TOKENS_MAX: usize = 1000;
-/// Machines of one project that wait for approval: more than an operator looks through.
-pub(crate) const WAITING_MAX: usize = 1000;

@@ -118,7 +118,9 @@ fn remove(name: &TokenName) -> Txn {
 fn parse_name(text: &str) -> Result<TokenName, Fault> {
     let parts: Vec<&str> = text.split('/').collect();
     let found = match parts.as_slice() {
-        ["projects", project, "tokens", id] => ProjectName::parse(project).ok().zip(TokenId::parse(id).ok()),
+        ["projects", project, "tokens", id] if skerry_identity::token::TokenId::parse(id).is_some() => {
+            ProjectName::parse(project).ok().zip(TokenId::parse(id).ok())
+        }
         _ => None,
     };
     let (project, id) = found.ok_or_else(|| {
