@@ -13,6 +13,7 @@ mod member;
 mod metadata;
 mod request;
 mod serve;
+mod tenancy;
 #[cfg(test)]
 mod tests;
 mod tries;
@@ -28,7 +29,8 @@ pub use mask::Mask;
 pub use member::Member;
 pub use metadata::{Etag, metadata_of, new_meta};
 pub use request::{PageArgs, page_size};
-pub use serve::{ResponseStream, list, reply, watch};
+pub use serve::{ResponseStream, list, list_projects, reply, watch, watch_projects};
+pub use tenancy::{Charge, Takes, account, admit, ensure_project, heal, known_project, recount, uncount};
 pub use tries::Tries;
 pub use version::ResourceVersion;
 pub use watch::{Told, Watcher};
