@@ -31,8 +31,16 @@ pub(crate) fn targets(current: &OsStr) -> Vec<CompletionCandidate> {
     if let Some(kind) = line.kind() {
         return matching(line.names(kind).into_iter(), current);
     }
-    let types =
-        [Type::Node, Type::App, Type::Config, Type::Secret, Type::Instance, Type::Revision, Type::Event];
+    let types = [
+        Type::Node,
+        Type::App,
+        Type::Config,
+        Type::Secret,
+        Type::Instance,
+        Type::Revision,
+        Type::Event,
+        Type::Project,
+    ];
     let words = types.iter().map(|kind| kind.plural().to_owned());
     let begun = types.iter().map(|kind| format!("{}/", kind.singular()));
     matching(words.chain(begun), current)
@@ -53,6 +61,12 @@ pub(crate) fn apps(current: &OsStr) -> Vec<CompletionCandidate> {
 pub(crate) fn nodes(current: &OsStr) -> Vec<CompletionCandidate> {
     let Some(current) = current.to_str() else { return vec![] };
     matching(Line::typed().names(Type::Node).into_iter(), current)
+}
+
+/// Names of projects.
+pub(crate) fn projects(current: &OsStr) -> Vec<CompletionCandidate> {
+    let Some(current) = current.to_str() else { return vec![] };
+    matching(Line::typed().names(Type::Project).into_iter(), current)
 }
 
 /// Names of contexts.

@@ -241,6 +241,7 @@ impl Refusal {
             (Code::Unimplemented, _) => {
                 "this server does not know the call: it may be older than this client"
             }
+            (Code::ResourceExhausted, "QUOTA_USED_UP") => return text,
             (Code::ResourceExhausted, _) => {
                 "a limit of the server is reached: try again later, or ask for less"
             }

@@ -28,6 +28,7 @@ pub(crate) enum Item {
     Instance(Box<types::InstanceStatus>),
     Revision(Box<scheduler::Revision>),
     Event(Box<types::Event>),
+    Project(Box<registry::Project>),
 }
 
 impl Item {
@@ -38,6 +39,7 @@ impl Item {
             Self::App(app) => Target::of_full_name(Type::App, name_of(app.metadata.as_ref())),
             Self::Config(config) => Target::of_full_name(Type::Config, name_of(config.metadata.as_ref())),
             Self::Secret(secret) => Target::of_full_name(Type::Secret, name_of(secret.metadata.as_ref())),
+            Self::Project(project) => Target::of_full_name(Type::Project, name_of(project.metadata.as_ref())),
             Self::Instance(instance) => Target { kind: Type::Instance, name: instance.instance.clone() },
             Self::Revision(revision) => {
                 let mut parts = revision.name.rsplit('/');
@@ -63,6 +65,7 @@ impl Item {
             Self::App(app) => output::resource(&Resource::App(app.clone())),
             Self::Config(config) => output::resource(&Resource::Config(config.clone())),
             Self::Secret(secret) => output::resource(&Resource::Secret(secret.clone())),
+            Self::Project(project) => output::resource(&Resource::Project(project.clone())),
             Self::Instance(instance) => {
                 output::other("Instance", "skerry.type.v1.InstanceStatus", instance.as_ref())
             }
@@ -105,7 +108,7 @@ impl Query {
         match self.kind {
             Type::Revision => parts == 2,
             Type::Instance => parts == 4,
-            Type::Node | Type::App | Type::Config | Type::Secret | Type::Event => false,
+            Type::Node | Type::App | Type::Config | Type::Secret | Type::Event | Type::Project => false,
         }
     }
 }
@@ -146,6 +149,7 @@ impl Client {
                 });
                 answer.await?.secret.map(|secret| Item::Secret(Box::new(secret)))
             }
+            Type::Project => Some(Item::Project(Box::new(self.project_named(&name).await?))),
             Type::Instance | Type::Revision | Type::Event => {
                 let message = format!("{} are listed, not fetched one by one", target.kind.plural());
                 return Err(CallOrUsage::Usage(CliError::Usage(message)));
@@ -283,6 +287,7 @@ impl Client {
                 Ok((wrap(answer.revisions, Item::Revision), answer.next_page_token, String::new()))
             }
             Type::Event => Ok((self.list_events(&query.regarding).await?, String::new(), String::new())),
+            Type::Project => self.projects_page(PAGE_SIZE, page_token, label_selector).await,
         }
     }
 
@@ -337,6 +342,9 @@ impl Client {
                     async move { secrets(channel).watch_secrets(message).await }
                 });
                 stream.await.map(Changes::Secrets)
+            }
+            Type::Project => {
+                self.project_changes(resource_version, label_selector).await.map(Changes::Projects)
             }
             Type::Event | Type::Instance | Type::Revision => {
                 let message = registry::WatchEventsRequest { parent, regarding: query.regarding.clone() };
@@ -422,6 +430,7 @@ pub(crate) enum Changes {
     Configs(Streaming<scheduler::WatchConfigsResponse>),
     Secrets(Streaming<scheduler::WatchSecretsResponse>),
     Events(Streaming<registry::WatchEventsResponse>),
+    Projects(Streaming<registry::WatchProjectsResponse>),
 }
 
 impl Changes {
@@ -431,6 +440,11 @@ impl Changes {
             Self::Nodes(stream) => stream.message().await?.map(|change| {
                 let kind = registry_kind(change.r#type());
                 of(kind, change.node.map(|node| Item::Node(Box::new(node))), change.resource_version)
+            }),
+            Self::Projects(stream) => stream.message().await?.map(|change| {
+                let kind = registry_kind(change.r#type());
+                let item = change.project.map(|project| Item::Project(Box::new(project)));
+                of(kind, item, change.resource_version)
             }),
             Self::Apps(stream) => stream.message().await?.map(|change| {
                 let kind = scheduler_kind(change.r#type());

@@ -17,6 +17,7 @@ pub mod jsonpath;
 mod own_context;
 mod patience;
 mod print;
+mod projects;
 mod render;
 mod settings;
 mod target;
@@ -68,6 +69,7 @@ async fn execute(global: &GlobalArgs, command: &ClientCommand) -> Result<(), Cli
         ClientCommand::Apply(args) => commands::apply::run(client, args, printer).await,
         ClientCommand::Diff(args) => commands::diff::run(client, args, printer).await,
         ClientCommand::Edit(args) => commands::edit::run(client, args, printer).await,
+        ClientCommand::Create(command) => commands::create::run(client, command, printer).await,
         ClientCommand::Delete(args) => commands::delete::run(client, args, printer).await,
         ClientCommand::Get(args) if commands::node::are_enrollments(args) => {
             commands::node::list(client, args, printer).await

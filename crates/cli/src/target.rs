@@ -3,12 +3,13 @@
 use std::fmt;
 
 use skerry_manifest::nearest;
-use skerry_model::{AppRef, ConfigRef, NodeRef, ProjectName, SecretRef};
+use skerry_model::{AppRef, ConfigRef, NodeRef, ProjectName, ProjectRef, SecretRef};
 
 use crate::error::CliError;
 
 /// The types, as people name many of one.
-const TYPES: [&str; 7] = ["nodes", "apps", "configs", "secrets", "instances", "revisions", "events"];
+const TYPES: [&str; 8] =
+    ["nodes", "apps", "configs", "secrets", "instances", "revisions", "events", "projects"];
 
 /// What can be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +21,7 @@ pub(crate) enum Type {
     Instance,
     Revision,
     Event,
+    Project,
 }
 
 impl Type {
@@ -32,6 +34,7 @@ impl Type {
             "instances" | "instance" | "inst" => Self::Instance,
             "revisions" | "revision" | "rev" => Self::Revision,
             "events" | "event" | "ev" => Self::Event,
+            "projects" | "project" | "proj" => Self::Project,
             _ => {
                 let hint = match nearest(text, TYPES) {
                     Some(near) => format!("did you mean {near}?"),
@@ -52,6 +55,7 @@ impl Type {
             Self::Instance => "instance",
             Self::Revision => "revision",
             Self::Event => "event",
+            Self::Project => "project",
         }
     }
 
@@ -65,6 +69,7 @@ impl Type {
             Self::Instance => "instances",
             Self::Revision => "revisions",
             Self::Event => "events",
+            Self::Project => "projects",
         }
     }
 }
@@ -89,6 +94,7 @@ impl Target {
             Type::App => AppRef::parse_in(project, &self.name).map(|name| name.to_string()),
             Type::Config => ConfigRef::parse_in(project, &self.name).map(|name| name.to_string()),
             Type::Secret => SecretRef::parse_in(project, &self.name).map(|name| name.to_string()),
+            Type::Project => ProjectRef::parse_short(&self.name).map(|name| name.to_string()),
             Type::Instance => return Ok(format!("{}/instances/{}", project.parent(), self.name)),
             Type::Revision | Type::Event => {
                 return Err(CliError::Usage(format!("{} cannot be named here", self.kind.plural())));
@@ -187,8 +193,9 @@ mod tests {
         assert_eq!(shown("instances hello/web"), "instance/hello/web");
         assert_eq!(
             shown("pods"),
-            "error: there is no type \"pods\"; known: nodes, apps, configs, secrets, instances, revisions, events"
+            "error: there is no type \"pods\"; known: nodes, apps, configs, secrets, instances, revisions, events, projects"
         );
+        assert_eq!(shown("proj a"), "project/a");
         assert_eq!(shown("nods"), "error: there is no type \"nods\"; did you mean nodes?");
         assert_eq!(shown("app/"), "error: name the app: app/NAME");
         assert_eq!(shown("app/a b"), "error: write TYPE/NAME, not \"b\", after \"app/a\"");
@@ -203,5 +210,11 @@ mod tests {
         let full = target("projects/q/apps/hello");
         assert_eq!(full.full_name(&project).expect("valid"), "projects/q/apps/hello");
         assert_eq!(full.to_string(), "app/hello");
+        let of_project = |name: &str| Target { kind: Type::Project, name: name.into() };
+        for name in ["shop", "projects/shop"] {
+            let target = of_project(name);
+            assert_eq!(target.full_name(&project).expect("valid"), "projects/shop");
+            assert_eq!(target.to_string(), "project/shop");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use prost_reflect::MessageDescriptor;
 use skerry_model::{
-    AppRef, AppSpec, ConfigRef, Fault, InvalidName, NodeRef, ProjectName, SecretRef, Violations,
+    AppRef, AppSpec, ConfigRef, Fault, InvalidName, NodeRef, ProjectName, ProjectRef, SecretRef, Violations,
 };
 use skerry_proto::scheduler::v1::Secret;
 use skerry_proto::types::v1::Metadata;
@@ -88,7 +88,7 @@ fn header(
         }),
     }
     let Some(entry) = kind else {
-        decoder.error(at, "kind: missing; one of App, Config, Secret or Node");
+        decoder.error(at, "kind: missing; one of App, Config, Secret, Node or Project");
         return None;
     };
     decoder.within("kind", "kind", entry.at, |decoder| {
@@ -101,7 +101,10 @@ fn header(
             None => String::new(),
         };
         let found = shorten(&text, 40);
-        decoder.error(entry.value.at, format!("expected App, Config, Secret or Node, found {found:?}{hint}"));
+        decoder.error(
+            entry.value.at,
+            format!("expected App, Config, Secret, Node or Project, found {found:?}{hint}"),
+        );
         None
     })
 }
@@ -167,6 +170,11 @@ fn resolve_name(
     given: &Project,
 ) -> Result<String, (&'static str, String)> {
     let invalid = |field| move |error: InvalidName| (field, error.to_string());
+    if kind == Kind::Project {
+        let own = own.map(|_| ("project", "a project is in none: its name is all".to_owned()));
+        let full = ProjectRef::parse_short(name).map(|name| name.to_string()).map_err(invalid("name"));
+        return own.map_or(full, Err);
+    }
     let project = match own {
         Some(own) => ProjectName::parse(own).map_err(invalid("project"))?,
         None => given.name().clone(),
@@ -176,6 +184,7 @@ fn resolve_name(
         Kind::Config => ConfigRef::parse_in(&project, name).map(|r| (r.project.clone(), r.to_string())),
         Kind::Secret => SecretRef::parse_in(&project, name).map(|r| (r.project.clone(), r.to_string())),
         Kind::Node => NodeRef::parse_in(&project, name).map(|r| (r.project.clone(), r.to_string())),
+        Kind::Project => unreachable!("done above"),
     }
     .map_err(invalid("name"))?;
     if own.is_some() && found != project {
@@ -208,7 +217,7 @@ fn decode_spec(
             let secret = Secret { metadata: Some(metadata?), spec: None, status: None };
             return Some(Resource::Secret(Box::new(secret)));
         }
-        None if kind == Kind::Node => prost_reflect::DynamicMessage::new(message),
+        None if matches!(kind, Kind::Node | Kind::Project) => prost_reflect::DynamicMessage::new(message),
         None => {
             decoder.error(root, format!("spec: missing; it says what the {} is", kind.as_str()));
             return None;
@@ -232,6 +241,10 @@ fn decode_spec(
         Kind::Node => {
             let spec = Some(decoded.transcode_to().expect(transcode));
             Resource::Node(Box::new(skerry_proto::registry::v1::Node { metadata, spec, status: None }))
+        }
+        Kind::Project => {
+            let spec = Some(decoded.transcode_to().expect(transcode));
+            Resource::Project(Box::new(skerry_proto::registry::v1::Project { metadata, spec, status: None }))
         }
     })
 }
@@ -262,6 +275,7 @@ fn check(resource: &Resource, positions: &Positions, errors: &mut ErrorSink) {
             secret.spec.as_ref().map_or(Ok(()), |spec| skerry_model::secret::content(spec).map(drop))
         }
         Resource::Node(_) => Ok(()),
+        Resource::Project(project) => project.spec.as_ref().map_or(Ok(()), skerry_model::project::check),
     };
     let of_spec = spec.err().map(|fault| fault.violations).unwrap_or_default();
     for violation in violations.into_vec().into_iter().chain(of_spec) {

@@ -16,6 +16,8 @@ pub enum Resource {
     Secret(Box<scheduler::Secret>),
     /// What users decide about a node.
     Node(Box<registry::Node>),
+    /// A tenant and its quota.
+    Project(Box<registry::Project>),
 }
 
 /// The kinds, as manifests name them.
@@ -29,11 +31,13 @@ pub enum Kind {
     Secret,
     /// `Node`.
     Node,
+    /// `Project`.
+    Project,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::App, Self::Config, Self::Secret, Self::Node];
+    pub const ALL: [Self; 5] = [Self::App, Self::Config, Self::Secret, Self::Node, Self::Project];
 
     /// As `kind:` names it.
     pub fn as_str(self) -> &'static str {
@@ -42,6 +46,7 @@ impl Kind {
             Self::Config => "Config",
             Self::Secret => "Secret",
             Self::Node => "Node",
+            Self::Project => "Project",
         }
     }
 
@@ -52,6 +57,7 @@ impl Kind {
             Self::Config => "skerry.scheduler.v1.Config",
             Self::Secret => "skerry.scheduler.v1.Secret",
             Self::Node => "skerry.registry.v1.Node",
+            Self::Project => "skerry.registry.v1.Project",
         }
     }
 }
@@ -64,6 +70,7 @@ impl Resource {
             Self::Config(_) => Kind::Config,
             Self::Secret(_) => Kind::Secret,
             Self::Node(_) => Kind::Node,
+            Self::Project(_) => Kind::Project,
         }
     }
 
@@ -74,6 +81,7 @@ impl Resource {
             Self::Config(config) => config.metadata.as_ref(),
             Self::Secret(secret) => secret.metadata.as_ref(),
             Self::Node(node) => node.metadata.as_ref(),
+            Self::Project(project) => project.metadata.as_ref(),
         }
     }
 

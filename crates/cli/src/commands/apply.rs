@@ -66,12 +66,13 @@ pub(super) fn in_manifest(error: CallOrUsage, sourced: &Sourced) -> CliError {
     }
 }
 
-/// Configs before the apps that mount them; nodes between, so that labels are there when apps are placed.
+/// Projects before what is in them, configs before the apps that mount them; nodes between, so that labels are there when apps are placed.
 fn order(kind: Kind) -> u8 {
     match kind {
-        Kind::Config | Kind::Secret => 0,
-        Kind::Node => 1,
-        Kind::App => 2,
+        Kind::Project => 0,
+        Kind::Config | Kind::Secret => 1,
+        Kind::Node => 2,
+        Kind::App => 3,
     }
 }
 
@@ -87,6 +88,7 @@ pub(super) fn full_target(resource: &Resource) -> Target {
         Kind::Config => Type::Config,
         Kind::Secret => Type::Secret,
         Kind::Node => Type::Node,
+        Kind::Project => Type::Project,
     };
     Target { kind, name: resource.name().to_owned() }
 }
@@ -192,7 +194,8 @@ mod tests {
     }
 
     #[test]
-    fn configs_come_before_apps() {
+    fn projects_come_before_configs_and_these_before_apps() {
+        assert!(order(Kind::Project) < order(Kind::Config));
         assert!(order(Kind::Config) < order(Kind::Node) && order(Kind::Node) < order(Kind::App));
     }
 }

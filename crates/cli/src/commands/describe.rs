@@ -49,6 +49,7 @@ async fn text(client: &Client, target: &Target) -> Result<String, CliError> {
         }
         Item::Config(config) => describe::config(&config),
         Item::Secret(secret) => describe::secret(&secret),
+        Item::Project(project) => describe::project(&project),
         Item::Instance(_) | Item::Revision(_) | Item::Event(_) => {
             unreachable!("these are not fetched by name")
         }

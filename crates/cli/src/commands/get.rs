@@ -77,7 +77,7 @@ impl Asked {
             Selection::All(kind) => *kind,
             Selection::Named(targets) => targets.first().map_or(Type::App, |target| target.kind),
         };
-        let labelled = matches!(kind, Type::Node | Type::App | Type::Config | Type::Secret);
+        let labelled = matches!(kind, Type::Node | Type::App | Type::Config | Type::Secret | Type::Project);
         if args.selector.is_some() && !(labelled && matches!(selection, Selection::All(_))) {
             return Err(CliError::Usage(
                 "-l selects among all nodes, apps or configs: name none of them".into(),

@@ -38,7 +38,9 @@ impl Plan {
         };
         let parsed = Selector::parse(&selector).map_err(|error| CliError::Usage(error.to_string()))?;
         let below = format!("{}/", client.project().parent());
-        for sourced in manifests.iter().filter(|s| s.manifest.resource.kind() != Kind::Node) {
+        for sourced in
+            manifests.iter().filter(|s| !matches!(s.manifest.resource.kind(), Kind::Node | Kind::Project))
+        {
             check(&sourced.manifest.resource, &selector, &parsed, &below).map_err(|message| {
                 let place = sourced.manifest.positions.locate("metadata").position;
                 CliError::Usage(format!("{}:{place}: {message}", sourced.file))

@@ -2,7 +2,7 @@
 
 use prost_types::FieldMask;
 use skerry_manifest::Resource;
-use skerry_proto::registry::v1::{Node, UpdateNodeRequest};
+use skerry_proto::registry::v1::{ChangeOutcome, Node, Project, UpdateNodeRequest, UpdateProjectRequest};
 use skerry_proto::scheduler::v1::update_app_response::Outcome;
 use skerry_proto::scheduler::v1::{
     App, Config, Secret, UpdateAppRequest, UpdateConfigRequest, UpdateSecretRequest,
@@ -11,6 +11,7 @@ use skerry_proto::types::v1::Metadata;
 
 use crate::client::{CallError, Client, Service, apps, configs, nodes, request, request_id, secrets};
 use crate::item::Item;
+use crate::projects::projects;
 
 /// What of a resource is its owner's: what an editor and an undo replace.
 pub(super) const OWNED: [&str; 3] = ["metadata.labels", "metadata.annotations", "spec"];
@@ -40,6 +41,7 @@ pub(super) fn item_of(resource: &Resource) -> Item {
         Resource::Config(config) => Item::Config(config.clone()),
         Resource::Secret(secret) => Item::Secret(secret.clone()),
         Resource::Node(node) => Item::Node(node.clone()),
+        Resource::Project(project) => Item::Project(project.clone()),
     }
 }
 
@@ -50,16 +52,18 @@ pub(super) fn metadata_of(item: &mut Item) -> Option<&mut Metadata> {
         Item::App(app) => app.metadata.as_mut(),
         Item::Config(config) => config.metadata.as_mut(),
         Item::Secret(secret) => secret.metadata.as_mut(),
+        Item::Project(project) => project.metadata.as_mut(),
         Item::Instance(_) | Item::Revision(_) | Item::Event(_) => None,
     }
 }
 
-/// Sends a node, app, config or secret; answers what it is then. With an etag in its metadata only if it is still at that version.
+/// Sends a node, app, config, secret or project; answers what it is then. With an etag in its metadata only if it is still at that version.
 pub(super) async fn send(client: &Client, item: Item, how: &Sending) -> Result<(Item, Outcome), CallError> {
     match item {
         Item::App(app) => send_app(client, *app, how).await,
         Item::Config(config) => send_config(client, *config, how).await,
         Item::Secret(secret) => send_secret(client, *secret, how).await,
+        Item::Project(project) => send_project(client, *project, how).await,
         // Nodes have no dry run; what is sent is what it would be.
         Item::Node(node) if how.dry_run => Ok((Item::Node(node), Outcome::Updated)),
         Item::Node(node) => {
@@ -125,6 +129,32 @@ async fn send_secret(client: &Client, secret: Secret, how: &Sending) -> Result<(
     let answer = answer.await?;
     let outcome = answer.outcome();
     Ok((Item::Secret(Box::new(answer.secret.unwrap_or_default())), outcome))
+}
+
+async fn send_project(
+    client: &Client,
+    project: Project,
+    how: &Sending,
+) -> Result<(Item, Outcome), CallError> {
+    let message = UpdateProjectRequest {
+        project: Some(Project { status: None, ..project }),
+        update_mask: mask(how),
+        request_id: request_id(),
+        allow_missing: how.create,
+        validate_only: how.dry_run,
+    };
+    let answer = client.call(Service::Registry, |channel, left| {
+        let message = message.clone();
+        async move { projects(channel).update_project(request(message, left)).await }
+    });
+    let answer = answer.await?;
+    let outcome = match answer.outcome() {
+        ChangeOutcome::Unspecified => Outcome::Unspecified,
+        ChangeOutcome::Created => Outcome::Created,
+        ChangeOutcome::Updated => Outcome::Updated,
+        ChangeOutcome::Unchanged => Outcome::Unchanged,
+    };
+    Ok((Item::Project(Box::new(answer.project.unwrap_or_default())), outcome))
 }
 
 async fn send_node(client: &Client, node: Node, paths: Vec<String>) -> Result<Node, CallError> {

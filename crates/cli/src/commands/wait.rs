@@ -76,7 +76,7 @@ impl State {
         let allowed = match (self, target.kind) {
             (_, Type::Instance | Type::Revision | Type::Event) => false,
             (Self::Deleted, _) | (_, Type::Node) => true,
-            (Self::Connected, _) | (_, Type::Config | Type::Secret) => false,
+            (Self::Connected, _) | (_, Type::Config | Type::Secret | Type::Project) => false,
             (_, Type::App) => true,
         };
         if allowed { Ok(()) } else { Err(CliError::Usage(format!("{target} is never {}", self.met()))) }
@@ -146,7 +146,12 @@ fn conditions(item: &Item) -> &[Condition] {
             node.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default()
         }
         Item::App(app) => app.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default(),
-        Item::Config(_) | Item::Secret(_) | Item::Instance(_) | Item::Revision(_) | Item::Event(_) => &[],
+        Item::Config(_)
+        | Item::Secret(_)
+        | Item::Instance(_)
+        | Item::Revision(_)
+        | Item::Event(_)
+        | Item::Project(_) => &[],
     }
 }
 

@@ -6,10 +6,11 @@ use prost_types::FieldDescriptorProto;
 
 use super::{HEAD, Protos, is_repeated, markdown, scalar, type_name};
 
-const KINDS: [(&str, &str); 3] = [
+const KINDS: [(&str, &str); 4] = [
     ("App", "skerry.scheduler.v1.App"),
     ("Config", "skerry.scheduler.v1.Config"),
     ("Node", "skerry.registry.v1.Node"),
+    ("Project", "skerry.registry.v1.Project"),
 ];
 /// What people write of the metadata; the rest is the server's.
 const METADATA: &str = "skerry.type.v1.Metadata";
@@ -23,7 +24,7 @@ A manifest is YAML or JSON, several in a file or a `List`:
 
 ```text
 apiVersion: skerry/v1
-kind: App | Config | Node
+kind: App | Config | Node | Project
 metadata: {name: ..., labels: {...}}
 spec: ...
 ```

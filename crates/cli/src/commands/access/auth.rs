@@ -14,13 +14,14 @@ use crate::print::Printer;
 use crate::render::time::moment;
 
 /// What may be asked about, as people name many of one: its service, and what its methods call one and many.
-const TYPES: [(&str, &str, &str, &str); 10] = [
+const TYPES: [(&str, &str, &str, &str); 11] = [
     ("nodes", "skerry.registry.v1.NodeService", "Node", "Nodes"),
     ("events", "skerry.registry.v1.EventService", "Event", "Events"),
     ("tokens", "skerry.registry.v1.TokenService", "Token", "Tokens"),
     ("users", "skerry.registry.v1.UserService", "User", "Users"),
     ("groups", "skerry.registry.v1.GroupService", "Group", "Groups"),
     ("roles", "skerry.registry.v1.RoleBindingService", "RoleBinding", "RoleBindings"),
+    ("projects", "skerry.registry.v1.ProjectService", "Project", "Projects"),
     ("apps", "skerry.scheduler.v1.AppService", "App", "Apps"),
     ("configs", "skerry.scheduler.v1.ConfigService", "Config", "Configs"),
     ("instances", "skerry.scheduler.v1.AppService", "Instance", "Instances"),
