@@ -18,6 +18,7 @@ mod mesh;
 mod observed;
 mod operator;
 mod outages;
+mod projects;
 mod refusals;
 mod restore;
 mod secrets;

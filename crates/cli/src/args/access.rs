@@ -169,7 +169,7 @@ pub struct CanIArgs {
     #[arg(value_name = "VERB")]
     pub verb: String,
 
-    /// nodes, apps, configs, instances, revisions, events, tokens, users, groups, roles; or a method's full name with the verb `call`
+    /// nodes, apps, configs, instances, revisions, events, projects, tokens, users, groups, roles; or a method's full name with the verb `call`
     #[arg(value_name = "TYPE")]
     pub resource: String,
 }

@@ -9,9 +9,12 @@ use skerry_api::{Etag, Tries};
 use skerry_model::{Code, Fault, ProjectRef, time};
 use skerry_proto::store::v1 as stored;
 use skerry_store::keys::InProject;
-use skerry_store::{Key, Prefix, ReadError, Txn, TxnError, Versioned};
+use skerry_store::{Key, PageRequest, Prefix, ReadError, Txn, TxnError, Versioned};
 
 use super::Projects;
+
+/// Bindings that are read at once.
+const PAGE_SIZE: usize = 100;
 
 impl Projects {
     /// Closes an empty project, if it is still at `etag` (empty: at any); answers the etag that it has then. FAILED_PRECONDITION tells what
@@ -80,11 +83,30 @@ impl Projects {
             self.count::<stored::TokenRecord>(name, "tokens"),
             self.count::<stored::UserRecord>(name, "users"),
             self.count::<stored::GroupRecord>(name, "groups"),
-            self.count::<stored::RoleBindingRecord>(name, "role bindings"),
+            self.bindings(name),
         )?;
         let (nodes, apps, configs, secrets, tokens, users, groups, bindings) = left;
         let left = [nodes, apps, configs, secrets, tokens, users, groups, bindings];
         Ok(left.into_iter().filter(|(_, count)| *count > 0).collect())
+    }
+
+    /// Bindings that give a role to somebody.
+    async fn bindings(&self, name: &ProjectRef) -> Result<(&'static str, u64), ReadError> {
+        let prefix = Prefix::<stored::RoleBindingRecord>::project(&name.project);
+        let mut page = PageRequest::first(PAGE_SIZE);
+        let mut count = 0;
+        loop {
+            let read = self.store.list(&prefix, &page).await?;
+            let bound = read.items.iter().filter(|binding| {
+                let stored::RoleBindingRecord { users, groups, .. } = &binding.value;
+                !(users.is_empty() && groups.is_empty())
+            });
+            count += bound.map(|_| 1).sum::<u64>();
+            match read.next {
+                Some(next) => page = PageRequest::after(PAGE_SIZE, next),
+                None => return Ok(("role bindings", count)),
+            }
+        }
     }
 
     async fn count<R: InProject>(
