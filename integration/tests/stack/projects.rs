@@ -32,7 +32,7 @@ impl World {
 
     async fn up(&mut self, more: &[&str]) -> Result<()> {
         let mut command = self.command("skerry");
-        command.args(["up", "--no-docker", &format!("--listen=127.0.0.1:{}", self.port)]);
+        command.args(["up", &format!("--listen=127.0.0.1:{}", self.port)]);
         command.arg(format!("--etcd={}", self.etcd.endpoint()));
         command.arg("--data-dir").arg(self.dir.path().join("data")).args(more);
         let log = self.dir.path().join("up.log");
@@ -107,11 +107,12 @@ impl World {
         self.write("project.yaml", &format!("{head}spec: {{quota: {{{quota}}}}}\n"))
     }
 
-    /// Waits until a command says something.
+    /// Waits until a command says something, however wide its columns are.
     async fn until(&self, words: &str, what: &str) {
         eventually(what, PATIENCE, || async {
             let (_, said) = self.skerry(words).await.map_err(|error| error.to_string())?;
-            if said.contains(what) { Ok(()) } else { Err(said) }
+            let words = said.split_whitespace().collect::<Vec<_>>().join(" ");
+            if words.contains(what) { Ok(()) } else { Err(said) }
         })
         .await;
     }
@@ -233,14 +234,14 @@ async fn each_limit_refuses_what_is_more_with_its_figure() -> Result<()> {
     world.refused("apply -p shop -f app-b.yaml --dry-run", 1, &full("apps", "apps")).await?;
     world.refused("apply -p shop -f config-b.yaml", 1, &full("configs", "configs")).await?;
     world.refused("secret set -p shop secret-b text=@secret-b", 1, &full("secrets", "secrets")).await?;
-    world.until("get project/shop --no-headers", "Active   0/0     1/1    1/1       1/1").await;
+    world.until("get project/shop --no-headers", "Active 0/0 1/1 1/1 1/1").await;
 
     // What is there may change as long as it does not grow beyond the limit, below which the limit may be set.
     world.config("config-a", &"x".repeat(2000))?;
     world.refused("apply -p shop -f config-a.yaml", 1, " of 1024 bytes, and this takes 19").await?;
     world.project("shop", "apps: 0, size: 1")?;
     world.done("apply -f project.yaml").await?;
-    world.until("describe project/shop", "apps       1       0").await;
+    world.until("describe project/shop", "apps 1 0").await;
     world.config("config-a", "")?;
     world.done("apply -p shop -f config-a.yaml").await?;
     // And a limit that is gone refuses nothing.
@@ -320,7 +321,7 @@ async fn a_machine_is_told_that_there_is_no_room_and_enrols_when_there_is() -> R
 #[tokio::test]
 async fn an_installation_of_before_gets_records_of_its_projects_at_its_start() -> Result<()> {
     // Whoever runs `up` in a project makes it.
-    let mut world = World::start(&["-p", "shop", "--node-name=n1"]).await?;
+    let mut world = World::start(&["-p", "shop", "--node-name=n1", "--no-docker"]).await?;
     world.config("site", "one")?;
     world.done("apply -p shop -f site.yaml").await?;
     let all = world.done("get projects -o name").await?;
@@ -336,7 +337,7 @@ async fn an_installation_of_before_gets_records_of_its_projects_at_its_start() -
     world.up(&["--no-agent"]).await?;
     let all = world.done("get projects -o name").await?;
     assert_eq!(all, "project/default\nproject/shop\nproject/system\n");
-    world.until("get project/shop --no-headers", "Active   1       0      0         1").await;
+    world.until("get project/shop --no-headers", "Active 1 0 0 1").await;
     world.done("apply -p shop -f site.yaml").await?;
     Ok(())
 }
