@@ -16,6 +16,7 @@ use crate::kind::{Kind, NameOf, ResourceName as _};
 use crate::mask::Mask;
 use crate::metadata::{Etag, check_metadata, metadata_of, new_meta};
 use crate::own_annotations;
+use crate::tenancy::{self, Takes};
 use crate::tries::Tries;
 
 /// The request that a mutation is, for remembering it by its id.
@@ -82,8 +83,9 @@ pub async fn create<K: Kind>(
 
 /// One resource as it is now. NOT_FOUND if there is none.
 pub async fn read<K: Kind>(kind: &K, name: &NameOf<K>) -> Result<K::Resource, Fault> {
-    let record =
-        kind.store().get(&Key::<K::Record>::of(name)).await?.ok_or_else(|| Fault::not_found(name))?;
+    let Some(record) = kind.store().get(&Key::<K::Record>::of(name)).await? else {
+        return Err(absent(kind, name).await);
+    };
     let Versioned { mut value, mod_revision, .. } = record;
     let spec = kind.spec(name, &value).await?;
     let metadata = metadata_of(name, K::meta(&mut value).as_ref(), Etag { mod_revision });
@@ -114,9 +116,11 @@ pub async fn delete<K: Kind>(kind: &K, call: Call<'_, impl Message>, asked: Dele
     let key = Key::<K::Record>::of(&name);
     let mut tries = Tries::default();
     loop {
-        let before = kind.store().get(&key).await?.ok_or_else(|| Fault::not_found(&name))?;
+        let Some(before) = kind.store().get(&key).await? else { return Err(absent(kind, &name).await) };
         Etag::check(asked.etag, &name, before.mod_revision)?;
         let txn = kind.remove(&name, Txn::new().when_same(&before).delete(&key))?;
+        let charges = Takes::charges(Some(K::takes(&before.value)), None);
+        let txn = tenancy::account(kind.store(), name.project(), &charges, txn).await?;
         match commit(kind, txn, mark.as_ref()).await? {
             Tried::Done | Tried::Repeated => return Ok(()),
             Tried::Contended => tries.again(&name).await?,
@@ -132,7 +136,7 @@ impl<M: Message> Call<'_, M> {
         }
         let id = RequestId::parse(self.id).map_err(|error| Fault::invalid_field("request_id", error))?;
         Ok(Some(RequestMark {
-            project: name.project().clone(),
+            project: name.remembered_in().clone(),
             id,
             method: self.method.to_owned(),
             hash: ContentHash::of(&self.request.encode_to_vec()),
@@ -210,6 +214,9 @@ async fn plan<K: Kind>(
     let (name, everything, unnamed) = (&wanted.name, Mask::all(), Metadata::default());
     let sent = wanted.sent.metadata().unwrap_or(&unnamed);
     let mod_revision = before.map(|before| before.mod_revision);
+    if let (None, false) = (before, wanted.may.create) {
+        return Err(absent(kind, name).await);
+    }
     admit(name, wanted.may, &sent.etag, mod_revision)?;
 
     let mask = if before.is_some() { &wanted.mask } else { &everything };
@@ -237,6 +244,9 @@ async fn plan<K: Kind>(
         Some(before) if !has_new_spec && record == before.value => Outcome::Unchanged,
         Some(_) => Outcome::Updated,
     };
+    if outcome == Outcome::Created && wanted.validate_only {
+        let _would_be = charge(kind, name, None, &record, Txn::new()).await?;
+    }
     if outcome == Outcome::Unchanged || wanted.validate_only {
         let etag = Etag { mod_revision: mod_revision.unwrap_or_default() };
         return Ok(Plan::Answer(kind.show(name, metadata_of(name, Some(&meta), etag), spec), outcome));
@@ -249,7 +259,34 @@ async fn plan<K: Kind>(
     if has_new_spec {
         txn = kind.write(name, &mut record, &spec, txn).await?;
     }
+    txn = charge(kind, name, before.map(|before| &before.value), &record, txn).await?;
     Ok(Plan::Write(txn.put(&key, &record), outcome))
+}
+
+/// Adds to a change what its project says to it: see [`tenancy`].
+async fn charge<K: Kind>(
+    kind: &K,
+    name: &NameOf<K>,
+    before: Option<&K::Record>,
+    after: &K::Record,
+    txn: Txn,
+) -> Result<Txn, Fault> {
+    let charges = Takes::charges(before.map(K::takes), Some(K::takes(after)));
+    match before {
+        _ if K::IS_PROJECT => Ok(txn),
+        None => tenancy::admit(kind.store(), name.project(), &charges, txn).await,
+        Some(_) => tenancy::account(kind.store(), name.project(), &charges, txn).await,
+    }
+}
+
+/// Why there is no such resource: its project may not be there either.
+async fn absent<K: Kind>(kind: &K, name: &NameOf<K>) -> Fault {
+    if !K::IS_PROJECT
+        && let Err(fault) = tenancy::known_project(kind.store(), kind.mirror(), name.project()).await
+    {
+        return fault;
+    }
+    Fault::not_found(name)
 }
 
 /// Whether a change may be made of what is there: of nothing, or of a record at `mod_revision`.
@@ -261,7 +298,6 @@ fn admit(
 ) -> Result<(), Fault> {
     match mod_revision {
         Some(_) if !may.update => Err(Fault::already_exists(name)),
-        None if !may.create => Err(Fault::not_found(name)),
         // Who read it expects it to be there.
         None if !etag.is_empty() => Err(Fault::stale_etag(name)),
         Some(mod_revision) => Etag::check(etag, name, mod_revision),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use skerry_model::{Fault, ProjectName, Selector};
+use skerry_model::{Fault, Selector};
 use skerry_proto::types::v1::Metadata;
 use skerry_store::{Snapshot, StoreVersion};
 use tokio::sync::watch;
@@ -50,6 +50,7 @@ macro_rules! resources {
 
 resources!(
     skerry_proto::registry::v1::Node,
+    skerry_proto::registry::v1::Project,
     skerry_proto::registry::v1::User,
     skerry_proto::registry::v1::Group,
     skerry_proto::registry::v1::RoleBinding,
@@ -224,10 +225,10 @@ impl<T: Resource> Hub<T> {
         }
     }
 
-    /// One page of a project's resources; all pages of a listing are of one version.
+    /// One page of the resources whose names begin with `prefix`; all pages of a listing are of one version.
     pub fn list(
         &self,
-        project: &ProjectName,
+        prefix: &str,
         selector: &Selector,
         page: &PageArgs,
         bytes_max: usize,
@@ -241,15 +242,14 @@ impl<T: Resource> Hub<T> {
                 )
             })?,
         };
-        let prefix = format!("{}/", project.parent());
         let start = match &page.after {
             Some((_, name)) => std::ops::Bound::Excluded(name.clone()),
-            None => std::ops::Bound::Included(prefix.clone()),
+            None => std::ops::Bound::Included(prefix.to_owned()),
         };
         let range = (start, std::ops::Bound::Unbounded);
         let mut matching = items
             .range::<String, _>(range)
-            .take_while(|(name, _)| name.starts_with(&prefix))
+            .take_while(|(name, _)| name.starts_with(prefix))
             .filter(|(_, item)| item.matches(selector))
             .peekable();
         let (mut picked, mut bytes, mut last) = (Vec::new(), 0, "");

@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::future::Future;
+use std::sync::LazyLock;
 
 use skerry_model::{
-    AppRef, ConfigRef, Fault, GroupRef, InvalidName, NodeRef, ProjectName, RoleBindingRef, SecretRef, UserRef,
+    AppRef, ConfigRef, Fault, GroupRef, InvalidName, NodeRef, ProjectName, ProjectRef, RoleBindingRef,
+    SecretRef, UserRef,
 };
 use skerry_proto::store::v1 as stored;
 use skerry_proto::types::v1::Metadata;
@@ -13,6 +15,7 @@ use skerry_store::{Mirror, Record, Store, Txn};
 
 use crate::hub::Resource;
 use crate::mask::Mask;
+use crate::tenancy::Takes;
 
 /// The full name of a resource of a project, as `projects/p/apps/web`.
 pub trait ResourceName: KeyName + Clone + fmt::Display + Send + Sync + 'static {
@@ -24,6 +27,11 @@ pub trait ResourceName: KeyName + Clone + fmt::Display + Send + Sync + 'static {
 
     /// The tenant.
     fn project(&self) -> &ProjectName;
+
+    /// Where it is remembered what was asked about it.
+    fn remembered_in(&self) -> &ProjectName {
+        self.project()
+    }
 }
 
 macro_rules! resource_names {
@@ -42,6 +50,23 @@ macro_rules! resource_names {
     };
 }
 
+impl ResourceName for ProjectRef {
+    fn parse(text: &str) -> Result<Self, InvalidName> {
+        Self::parse(text)
+    }
+    fn parse_in(_: &ProjectName, text: &str) -> Result<Self, InvalidName> {
+        Self::parse_short(text)
+    }
+    fn project(&self) -> &ProjectName {
+        &self.project
+    }
+    /// That it was deleted is remembered longer than it is there.
+    fn remembered_in(&self) -> &ProjectName {
+        static SYSTEM: LazyLock<ProjectName> = LazyLock::new(ProjectName::system);
+        &SYSTEM
+    }
+}
+
 resource_names!(NodeRef, AppRef, ConfigRef, SecretRef, UserRef, GroupRef, RoleBindingRef);
 
 /// One kind of resource, as [`create`](crate::create), [`read`](crate::read), [`update`](crate::update) and [`delete`](crate::delete) need
@@ -58,6 +83,14 @@ pub trait Kind: Send + Sync {
     const FIELD: &'static str;
     /// What an update may name beside labels and annotations.
     const SPEC_PATHS: &'static [&'static str];
+
+    /// Whether it is a project itself, and so in none that must be there.
+    const IS_PROJECT: bool = false;
+
+    /// What a record takes of its project's quota.
+    fn takes(_: &Self::Record) -> Takes {
+        Takes::default()
+    }
 
     /// Where it is stored.
     fn store(&self) -> &Store;

@@ -15,6 +15,7 @@ mod own_annotations;
 mod request;
 mod roots;
 mod serve;
+mod tenancy;
 #[cfg(test)]
 mod tests;
 mod tries;
@@ -31,7 +32,8 @@ pub use member::Member;
 pub use metadata::{Etag, metadata_of, new_meta};
 pub use request::{PageArgs, page_size};
 pub use roots::{RootsError, StoreRoots};
-pub use serve::{ResponseStream, list, reply, watch};
+pub use serve::{ResponseStream, list, list_projects, reply, watch, watch_projects};
+pub use tenancy::{Charge, Takes, account, admit, ensure_project, heal, known_project, recount, uncount};
 pub use tries::Tries;
 pub use version::ResourceVersion;
 pub use watch::{Told, Watcher};

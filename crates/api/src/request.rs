@@ -1,6 +1,6 @@
 //! What requests to list and to watch have in common: whose, which, and which page.
 
-use skerry_model::{Fault, ProjectName, Selector};
+use skerry_model::Fault;
 
 use crate::version::ResourceVersion;
 
@@ -25,13 +25,6 @@ pub fn page_size(page_size: i32) -> Result<usize, Fault> {
         Ok(size) => Ok(size.min(PAGE_MAX)),
         Err(_) => Err(Fault::invalid_field("page_size", "use 1 to 1000, or leave it out")),
     }
-}
-
-/// Reads `parent` and `label_selector` of a list or a watch.
-pub(crate) fn parent_and_selector(parent: &str, selector: &str) -> Result<(ProjectName, Selector), Fault> {
-    let project = ProjectName::parse_parent(parent).map_err(|e| Fault::invalid_field("parent", e))?;
-    let selector = Selector::parse(selector).map_err(|e| Fault::invalid_field("label_selector", e))?;
-    Ok((project, selector))
 }
 
 /// Reads `page_size` and `page_token`.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use skerry_model::{Code, ProjectName, Selector};
+use skerry_model::{Code, Selector};
 use skerry_proto::registry::v1::Node;
 use skerry_proto::types::v1::Metadata;
 use skerry_store::{Snapshot, StoreVersion};
@@ -25,9 +25,8 @@ fn at(revision: i64) -> Snapshot {
     Snapshot::at(StoreVersion { term: 1, revision })
 }
 
-fn project() -> ProjectName {
-    ProjectName::parse("p").unwrap()
-}
+/// What all names of the project begin with.
+const PREFIX: &str = "projects/p/";
 
 /// Takes in what a watcher is told until it is quiet.
 async fn drain(watcher: &mut Watcher<Node>, known: &mut BTreeMap<String, Node>) -> String {
@@ -64,14 +63,14 @@ proptest! {
             let hub: Arc<Hub<Node>> = Arc::default();
             hub.reset(BTreeMap::new(), &at(1));
             let selector = Selector::parse("site=1").unwrap();
-            let mut watcher = Watcher::start(Arc::clone(&hub), &project(), selector.clone(), "").await.unwrap();
+            let mut watcher = Watcher::start(Arc::clone(&hub), PREFIX.to_owned(), selector.clone(), "").await.unwrap();
             let mut known = BTreeMap::new();
             let mut version = drain(&mut watcher, &mut known).await;
             for (index, batch) in batches.into_iter().enumerate() {
                 let updates = batch.into_iter().map(|(name, site)| (node(name, 0).0, site.map(|site| node(name, site).1)));
                 hub.publish(updates, &at(index as i64 + 2));
                 if cuts[index] {
-                    watcher = Watcher::start(Arc::clone(&hub), &project(), selector.clone(), &version).await.unwrap();
+                    watcher = Watcher::start(Arc::clone(&hub), PREFIX.to_owned(), selector.clone(), &version).await.unwrap();
                 }
                 let told = drain(&mut watcher, &mut known).await;
                 if !told.is_empty() {
@@ -92,7 +91,7 @@ proptest! {
         let (mut names, mut token, mut version) = (Vec::new(), String::new(), None);
         loop {
             let args = page_args(size, &token).unwrap();
-            let page = hub.list(&project(), &Selector::default(), &args, usize::MAX).unwrap();
+            let page = hub.list(PREFIX, &Selector::default(), &args, usize::MAX).unwrap();
             assert!(page.items.len() <= usize::try_from(size).unwrap());
             assert_eq!(*version.get_or_insert(page.resource_version.clone()), page.resource_version);
             names.extend(page.items.into_iter().map(|node| node.metadata.unwrap().name));
@@ -110,17 +109,15 @@ fn a_watcher_that_fell_behind_is_told_to_list_again() {
     paused().block_on(async {
         let hub: Arc<Hub<Node>> = Arc::default();
         hub.reset(BTreeMap::new(), &at(1));
-        let version = hub
-            .list(&project(), &Selector::default(), &page_args(0, "").unwrap(), 1)
-            .unwrap()
-            .resource_version;
+        let version =
+            hub.list(PREFIX, &Selector::default(), &page_args(0, "").unwrap(), 1).unwrap().resource_version;
         let mut watcher =
-            Watcher::start(Arc::clone(&hub), &project(), Selector::default(), &version).await.unwrap();
+            Watcher::start(Arc::clone(&hub), PREFIX.to_owned(), Selector::default(), &version).await.unwrap();
         for n in 0..10_000_i64 {
             hub.publish([node(1, u8::from(n % 2 == 1))].map(|(name, node)| (name, Some(node))), &at(n + 2));
         }
         assert_eq!(watcher.next().await.unwrap_err().code, Code::OutOfRange);
-        let again = Watcher::start(Arc::clone(&hub), &project(), Selector::default(), &version).await;
+        let again = Watcher::start(Arc::clone(&hub), PREFIX.to_owned(), Selector::default(), &version).await;
         assert_eq!(again.err().map(|fault| fault.code), Some(Code::OutOfRange));
     });
 }
@@ -131,7 +128,8 @@ fn large_changes_are_kept_and_looked_at_by_their_bytes() {
     paused().block_on(async {
         let hub: Arc<Hub<Node>> = Arc::default();
         hub.reset(BTreeMap::new(), &at(1));
-        let watch = async || Watcher::start(Arc::clone(&hub), &project(), Selector::default(), "").await;
+        let watch =
+            async || Watcher::start(Arc::clone(&hub), PREFIX.to_owned(), Selector::default(), "").await;
         let (mut slow, mut quick) = (watch().await.unwrap(), watch().await.unwrap());
         for watcher in [&mut slow, &mut quick] {
             assert!(matches!(watcher.next().await, Ok(Told::Bookmark(_))));
@@ -173,9 +171,10 @@ fn another_replica_continues_from_what_was_complete_and_leaves_nothing_out() {
             hub.publish([node(1, 1)].map(|(name, node)| (name, Some(node))), &at(5));
         }
         let args = PageArgs { size: 10, after: None };
-        let version = here.list(&project(), &Selector::default(), &args, 1).unwrap().resource_version;
+        let version = here.list(PREFIX, &Selector::default(), &args, 1).unwrap().resource_version;
         there.publish([node(2, 1)].map(|(name, node)| (name, Some(node))), &at(6));
-        let mut watcher = Watcher::start(there, &project(), Selector::default(), &version).await.unwrap();
+        let mut watcher =
+            Watcher::start(there, PREFIX.to_owned(), Selector::default(), &version).await.unwrap();
         let mut known = BTreeMap::new();
         drain(&mut watcher, &mut known).await;
         assert_eq!(known.into_keys().collect::<Vec<_>>(), [node(2, 1).0]);

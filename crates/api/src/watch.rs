@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use skerry_model::{Fault, ProjectName, Selector};
+use skerry_model::{Fault, Selector};
 use skerry_store::StoreVersion;
 use tokio::sync::watch;
 
@@ -45,10 +45,10 @@ pub struct Watcher<T> {
 }
 
 impl<T: Resource> Watcher<T> {
-    /// Watches a project from `resource_version`; if that is empty, first tells the present state and a bookmark.
+    /// Watches what is named with `prefix` from `resource_version`; if that is empty, first tells the present state and a bookmark.
     pub async fn start(
         hub: Arc<Hub<T>>,
-        project: &ProjectName,
+        prefix: String,
         selector: Selector,
         resource_version: &str,
     ) -> Result<Self, Fault> {
@@ -60,7 +60,6 @@ impl<T: Resource> Watcher<T> {
             hub.wait_for(from.complete).await?;
         }
         let reached = hub.subscribe();
-        let prefix = format!("{}/", project.parent());
         let (mut ready, next, version);
         {
             let inner = hub.lock();

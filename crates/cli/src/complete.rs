@@ -65,6 +65,12 @@ pub(crate) fn groups(current: &OsStr) -> Vec<CompletionCandidate> {
     matching(Line::typed().names(Type::Group).into_iter(), current)
 }
 
+/// Names of projects.
+pub(crate) fn projects(current: &OsStr) -> Vec<CompletionCandidate> {
+    let Some(current) = current.to_str() else { return vec![] };
+    matching(Line::typed().names(Type::Project).into_iter(), current)
+}
+
 /// Names of contexts.
 pub(crate) fn contexts() -> Vec<CompletionCandidate> {
     let contexts = ConfigFile::load().map(|file| file.config.contexts).unwrap_or_default();

@@ -112,9 +112,10 @@ impl CliError {
         if status.code() == Code::NotFound {
             return Self::NotFound(plain(&fault.message));
         }
+        // A quota is no field of the request's, and the message tells it.
+        let wrong = if status.code() == Code::ResourceExhausted { &[][..] } else { &fault.violations };
         // Each on one line, whatever a server says: no part of it passes for a line of ours.
-        let fields =
-            fault.violations.iter().map(|v| plain(&format!("{}: {}", v.field, v.description))).collect();
+        let fields = wrong.iter().map(|v| plain(&format!("{}: {}", v.field, v.description))).collect();
         Self::Refused(Box::new(Refusal {
             code: status.code(),
             message: plain(&fault.message),
@@ -144,7 +145,12 @@ impl CliError {
         positions: &Positions,
     ) -> Self {
         let mut error = Self::of_status(status, address);
-        if let Self::Refused(refusal) = &mut error {
+        if let Self::Refused(refusal) = &mut error
+            && refusal.code == Code::ResourceExhausted
+        {
+            let place = positions.locate("metadata").position;
+            refusal.fields = vec![plain(&format!("{file}:{place}: is what was refused"))];
+        } else if let Self::Refused(refusal) = &mut error {
             let fault = fault_of(status);
             refusal.fields = fault
                 .violations
@@ -244,6 +250,7 @@ impl Refusal {
             (Code::Unimplemented, _) => {
                 "this server does not know the call: it may be older than this client"
             }
+            (Code::ResourceExhausted, "QUOTA_USED_UP") => return text,
             (Code::ResourceExhausted, _) => {
                 "a limit of the server is reached: try again later, or ask for less"
             }
@@ -427,5 +434,11 @@ mod tests {
         let error = CliError::of_manifest_status(&status, "http://x", "n.yaml", &manifest.positions);
         let text = error.text().expect("printed");
         assert!(text.ends_with("\n  n.yaml:6:3: spec.cordoned: not today\n"), "{text}");
+
+        // A quota is nobody's field: the file says which of its resources there is no room for.
+        let status = status_of(&Fault::quota("projects/p", "projects/p has 1 of 1 nodes"));
+        let error = CliError::of_manifest_status(&status, "http://x", "n.yaml", &manifest.positions);
+        let told = "error: projects/p has 1 of 1 nodes (QUOTA_USED_UP)\n  n.yaml:3:1: is what was refused\n";
+        assert_eq!(error.text().as_deref(), Some(told));
     }
 }

@@ -8,7 +8,7 @@ pub fn command(word: &str) -> Option<&'static str> {
             "reaching into an instance from afar is not there yet: `skerry describe app/NAME` names its machine and its container, and \
              `docker` there does it"
         }
-        "run" | "create" | "replace" | "patch" | "set" | "scale" | "expose" | "autoscale" => {
+        "run" | "replace" | "patch" | "set" | "scale" | "expose" | "autoscale" => {
             "write a manifest and `skerry apply -f FILE`, or change what is there with `skerry edit app/NAME`; \
              `skerry explain app.spec.services` says what can be written"
         }

@@ -33,6 +33,7 @@ pub(crate) enum Item {
     User(Box<registry::User>),
     Group(Box<registry::Group>),
     RoleBinding(Box<registry::RoleBinding>),
+    Project(Box<registry::Project>),
 }
 
 impl Item {
@@ -48,6 +49,7 @@ impl Item {
             Self::RoleBinding(binding) => {
                 Target::of_full_name(Type::RoleBinding, name_of(binding.metadata.as_ref()))
             }
+            Self::Project(project) => Target::of_full_name(Type::Project, name_of(project.metadata.as_ref())),
             Self::Instance(instance) => Target { kind: Type::Instance, name: instance.instance.clone() },
             Self::Revision(revision) => {
                 let mut parts = revision.name.rsplit('/');
@@ -76,6 +78,7 @@ impl Item {
             Self::User(user) => output::resource(&Resource::User(user.clone())),
             Self::Group(group) => output::resource(&Resource::Group(group.clone())),
             Self::RoleBinding(binding) => output::resource(&Resource::RoleBinding(binding.clone())),
+            Self::Project(project) => output::resource(&Resource::Project(project.clone())),
             Self::Instance(instance) => {
                 output::other("Instance", "skerry.type.v1.InstanceStatus", instance.as_ref())
             }
@@ -125,7 +128,8 @@ impl Query {
             | Type::Event
             | Type::User
             | Type::Group
-            | Type::RoleBinding => false,
+            | Type::RoleBinding
+            | Type::Project => false,
         }
     }
 }
@@ -172,6 +176,7 @@ impl Client {
             Type::User => Some(self.get_user(name).await?),
             Type::Group => Some(self.get_group(name).await?),
             Type::RoleBinding => Some(self.get_binding(name).await?),
+            Type::Project => Some(Item::Project(Box::new(self.project_named(&name).await?))),
             Type::Instance | Type::Revision | Type::Event => {
                 let message = format!("{} are listed, not fetched one by one", target.kind.plural());
                 return Err(CallOrUsage::Usage(CliError::Usage(message)));
@@ -312,6 +317,7 @@ impl Client {
             Type::User => self.page_of_users(label_selector, page_token).await,
             Type::Group => self.page_of_groups(label_selector, page_token).await,
             Type::RoleBinding => self.page_of_bindings(label_selector, page_token).await,
+            Type::Project => self.projects_page(PAGE_SIZE, page_token, label_selector).await,
         }
     }
 
@@ -366,6 +372,9 @@ impl Client {
                     async move { secrets(channel).watch_secrets(message).await }
                 });
                 stream.await.map(Changes::Secrets)
+            }
+            Type::Project => {
+                self.project_changes(resource_version, label_selector).await.map(Changes::Projects)
             }
             Type::Event | Type::Instance | Type::Revision | Type::User | Type::Group | Type::RoleBinding => {
                 let message = registry::WatchEventsRequest { parent, regarding: query.regarding.clone() };
@@ -451,6 +460,7 @@ pub(crate) enum Changes {
     Configs(Streaming<scheduler::WatchConfigsResponse>),
     Secrets(Streaming<scheduler::WatchSecretsResponse>),
     Events(Streaming<registry::WatchEventsResponse>),
+    Projects(Streaming<registry::WatchProjectsResponse>),
 }
 
 impl Changes {
@@ -460,6 +470,11 @@ impl Changes {
             Self::Nodes(stream) => stream.message().await?.map(|change| {
                 let kind = registry_kind(change.r#type());
                 of(kind, change.node.map(|node| Item::Node(Box::new(node))), change.resource_version)
+            }),
+            Self::Projects(stream) => stream.message().await?.map(|change| {
+                let kind = registry_kind(change.r#type());
+                let item = change.project.map(|project| Item::Project(Box::new(project)));
+                of(kind, item, change.resource_version)
             }),
             Self::Apps(stream) => stream.message().await?.map(|change| {
                 let kind = scheduler_kind(change.r#type());

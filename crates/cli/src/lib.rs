@@ -18,6 +18,7 @@ pub mod jsonpath;
 mod own_context;
 mod patience;
 mod print;
+mod projects;
 mod render;
 mod renewal;
 mod settings;
@@ -79,6 +80,7 @@ async fn dispatch(client: &Client, command: &ClientCommand, printer: &mut Printe
         ClientCommand::Apply(args) => commands::apply::run(client, args, printer).await,
         ClientCommand::Diff(args) => commands::diff::run(client, args, printer).await,
         ClientCommand::Edit(args) => commands::edit::run(client, args, printer).await,
+        ClientCommand::Create(command) => commands::create::run(client, command, printer).await,
         ClientCommand::Delete(args) => commands::delete::run(client, args, printer).await,
         ClientCommand::Get(args) if commands::node::are_enrollments(args) => {
             commands::node::list(client, args, printer).await

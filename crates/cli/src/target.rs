@@ -3,7 +3,9 @@
 use std::fmt;
 
 use skerry_manifest::nearest;
-use skerry_model::{AppRef, ConfigRef, GroupRef, NodeRef, ProjectName, RoleBindingRef, SecretRef, UserRef};
+use skerry_model::{
+    AppRef, ConfigRef, GroupRef, NodeRef, ProjectName, ProjectRef, RoleBindingRef, SecretRef, UserRef,
+};
 
 use crate::error::CliError;
 use crate::foreign;
@@ -21,11 +23,12 @@ pub(crate) enum Type {
     User,
     Group,
     RoleBinding,
+    Project,
 }
 
 impl Type {
     /// All of them, in the order in which they are told.
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Node,
         Self::App,
         Self::Config,
@@ -36,6 +39,7 @@ impl Type {
         Self::User,
         Self::Group,
         Self::RoleBinding,
+        Self::Project,
     ];
 
     pub(crate) fn parse(text: &str) -> Result<Self, CliError> {
@@ -50,6 +54,7 @@ impl Type {
             "users" | "user" => Self::User,
             "groups" | "group" => Self::Group,
             "rolebindings" | "rolebinding" | "rb" => Self::RoleBinding,
+            "projects" | "project" | "proj" => Self::Project,
             _ => {
                 let known = Self::ALL.map(Self::plural);
                 let hint = match (foreign::listed_by(text), foreign::type_of(text)) {
@@ -68,7 +73,7 @@ impl Type {
     /// Whether servers stream its changes. What they do not is asked for again and again.
     pub(crate) fn is_streamed(self) -> bool {
         match self {
-            Self::Node | Self::App | Self::Config | Self::Secret | Self::Event => true,
+            Self::Node | Self::App | Self::Config | Self::Secret | Self::Event | Self::Project => true,
             Self::Instance | Self::Revision | Self::User | Self::Group | Self::RoleBinding => false,
         }
     }
@@ -86,6 +91,7 @@ impl Type {
             Self::User => "user",
             Self::Group => "group",
             Self::RoleBinding => "rolebinding",
+            Self::Project => "project",
         }
     }
 
@@ -102,6 +108,7 @@ impl Type {
             Self::User => "users",
             Self::Group => "groups",
             Self::RoleBinding => "rolebindings",
+            Self::Project => "projects",
         }
     }
 }
@@ -129,6 +136,7 @@ impl Target {
             Type::User => UserRef::parse_in(project, &self.name).map(|name| name.to_string()),
             Type::Group => GroupRef::parse_in(project, &self.name).map(|name| name.to_string()),
             Type::RoleBinding => RoleBindingRef::parse_in(project, &self.name).map(|name| name.to_string()),
+            Type::Project => ProjectRef::parse_short(&self.name).map(|name| name.to_string()),
             Type::Instance => return Ok(format!("{}/instances/{}", project.parent(), self.name)),
             Type::Revision | Type::Event => {
                 return Err(CliError::Usage(format!("{} cannot be named here", self.kind.plural())));
@@ -227,10 +235,11 @@ mod tests {
         assert_eq!(shown("instances hello/web"), "instance/hello/web");
         assert_eq!(
             shown("nonsense"),
-            "error: there is no type \"nonsense\"; known: nodes, apps, configs, secrets, instances, revisions, events, users, groups, rolebindings"
+            "error: there is no type \"nonsense\"; known: nodes, apps, configs, secrets, instances, revisions, events, users, groups, rolebindings, projects"
         );
         assert_eq!(shown("tokens"), "error: there is no type \"tokens\"; `skerry token list` shows these");
         assert_eq!(shown("pods"), "error: there is no type \"pods\"; did you mean instances?");
+        assert_eq!(shown("proj a"), "project/a");
         assert_eq!(shown("nods"), "error: there is no type \"nods\"; did you mean nodes?");
         assert_eq!(shown("app/"), "error: name the app: app/NAME");
         assert_eq!(shown("app/a b"), "error: write TYPE/NAME, not \"b\", after \"app/a\"");
@@ -245,5 +254,11 @@ mod tests {
         let full = target("projects/q/apps/hello");
         assert_eq!(full.full_name(&project).expect("valid"), "projects/q/apps/hello");
         assert_eq!(full.to_string(), "app/hello");
+        let of_project = |name: &str| Target { kind: Type::Project, name: name.into() };
+        for name in ["shop", "projects/shop"] {
+            let target = of_project(name);
+            assert_eq!(target.full_name(&project).expect("valid"), "projects/shop");
+            assert_eq!(target.to_string(), "project/shop");
+        }
     }
 }

@@ -2,8 +2,8 @@
 
 use prost_reflect::MessageDescriptor;
 use skerry_model::{
-    AppRef, AppSpec, ConfigRef, Fault, GroupRef, InvalidName, NodeRef, ProjectName, RoleBindingRef,
-    SecretRef, UserRef, Violations,
+    AppRef, AppSpec, ConfigRef, Fault, GroupRef, InvalidName, NodeRef, ProjectName, ProjectRef,
+    RoleBindingRef, SecretRef, UserRef, Violations,
 };
 use skerry_proto::registry::v1 as registry;
 use skerry_proto::scheduler::v1::Secret;
@@ -177,6 +177,11 @@ fn resolve_name(
     given: &Project,
 ) -> Result<String, (&'static str, String)> {
     let invalid = |field| move |error: InvalidName| (field, error.to_string());
+    if kind == Kind::Project {
+        let own = own.map(|_| ("project", "a project is in none: its name is all".to_owned()));
+        let full = ProjectRef::parse_short(name).map(|name| name.to_string()).map_err(invalid("name"));
+        return own.map_or(full, Err);
+    }
     let project = match own {
         Some(own) => ProjectName::parse(own).map_err(invalid("project"))?,
         None => given.name().clone(),
@@ -191,6 +196,7 @@ fn resolve_name(
         Kind::RoleBinding => {
             RoleBindingRef::parse_in(&project, name).map(|r| (r.project.clone(), r.to_string()))
         }
+        Kind::Project => unreachable!("done above"),
     }
     .map_err(invalid("name"))?;
     if own.is_some() && found != project {
@@ -228,7 +234,7 @@ fn decode_spec(
             let user = registry::User { metadata: Some(metadata?), spec: None };
             return Some(Resource::User(Box::new(user)));
         }
-        None if kind == Kind::Node => prost_reflect::DynamicMessage::new(message),
+        None if matches!(kind, Kind::Node | Kind::Project) => prost_reflect::DynamicMessage::new(message),
         None => {
             decoder.error(root, format!("spec: missing; it says what the {} is", kind.as_str()));
             return None;
@@ -265,6 +271,10 @@ fn decode_spec(
             let spec = decoded.transcode_to().expect(transcode);
             Resource::RoleBinding(Box::new(people::binding(metadata, spec)))
         }
+        Kind::Project => {
+            let spec = Some(decoded.transcode_to().expect(transcode));
+            Resource::Project(Box::new(skerry_proto::registry::v1::Project { metadata, spec, status: None }))
+        }
     })
 }
 
@@ -297,6 +307,7 @@ fn check(resource: &Resource, positions: &Positions, errors: &mut ErrorSink) {
         Resource::Node(_) | Resource::User(_) => Ok(()),
         Resource::Group(group) => people::check_group(group),
         Resource::RoleBinding(binding) => people::check_binding(binding),
+        Resource::Project(project) => project.spec.as_ref().map_or(Ok(()), skerry_model::project::check),
     };
     let of_spec = spec.err().map(|fault| fault.violations).unwrap_or_default();
     for violation in violations.into_vec().into_iter().chain(of_spec) {

@@ -22,10 +22,11 @@ static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
 });
 
 /// The kinds that can be explained: how manifests and output name them, and their message. Those in [`crate::Kind`] first.
-const KINDS: [(&str, &str); 10] = [
+const KINDS: [(&str, &str); 11] = [
     ("App", "skerry.scheduler.v1.App"),
     ("Config", "skerry.scheduler.v1.Config"),
     ("Secret", "skerry.scheduler.v1.Secret"),
+    ("Project", "skerry.registry.v1.Project"),
     ("Node", "skerry.registry.v1.Node"),
     ("User", "skerry.registry.v1.User"),
     ("Group", "skerry.registry.v1.Group"),

@@ -22,6 +22,8 @@ pub enum Resource {
     Group(Box<registry::Group>),
     /// A role, and who has it.
     RoleBinding(Box<registry::RoleBinding>),
+    /// A tenant and its quota.
+    Project(Box<registry::Project>),
 }
 
 /// The kinds, as manifests name them.
@@ -41,12 +43,22 @@ pub enum Kind {
     Group,
     /// `RoleBinding`.
     RoleBinding,
+    /// `Project`.
+    Project,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::App, Self::Config, Self::Secret, Self::Node, Self::User, Self::Group, Self::RoleBinding];
+    pub const ALL: [Self; 8] = [
+        Self::App,
+        Self::Config,
+        Self::Secret,
+        Self::Node,
+        Self::User,
+        Self::Group,
+        Self::RoleBinding,
+        Self::Project,
+    ];
 
     /// All of them, as an error names them: `App, Config or Node`.
     pub(crate) fn words() -> String {
@@ -65,6 +77,7 @@ impl Kind {
             Self::User => "User",
             Self::Group => "Group",
             Self::RoleBinding => "RoleBinding",
+            Self::Project => "Project",
         }
     }
 
@@ -78,6 +91,7 @@ impl Kind {
             Self::User => "skerry.registry.v1.User",
             Self::Group => "skerry.registry.v1.Group",
             Self::RoleBinding => "skerry.registry.v1.RoleBinding",
+            Self::Project => "skerry.registry.v1.Project",
         }
     }
 }
@@ -93,6 +107,7 @@ impl Resource {
             Self::User(_) => Kind::User,
             Self::Group(_) => Kind::Group,
             Self::RoleBinding(_) => Kind::RoleBinding,
+            Self::Project(_) => Kind::Project,
         }
     }
 
@@ -106,6 +121,7 @@ impl Resource {
             Self::User(user) => user.metadata.as_ref(),
             Self::Group(group) => group.metadata.as_ref(),
             Self::RoleBinding(binding) => binding.metadata.as_ref(),
+            Self::Project(project) => project.metadata.as_ref(),
         }
     }
 

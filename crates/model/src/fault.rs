@@ -108,7 +108,7 @@ pub struct Fault {
     pub message: String,
     /// More for programs.
     pub metadata: BTreeMap<String, String>,
-    /// Fields to mend.
+    /// Fields to mend. Where a quota is used up: whose it is, in place of the field, and by what.
     pub violations: Vec<Violation>,
 }
 
@@ -143,6 +143,22 @@ impl Fault {
     /// NOT_FOUND for a resource.
     pub fn not_found(name: impl fmt::Display) -> Self {
         Self::new(Code::NotFound, "NOT_FOUND", format!("{name} does not exist")).with("resource", name)
+    }
+
+    /// NOT_FOUND for a project: nothing can be in it.
+    pub fn no_project(project: &crate::ProjectName) -> Self {
+        let name = project.parent();
+        let message = format!(
+            "{name} does not exist: an admin of the installation can make it (skerry create project {project})"
+        );
+        Self::new(Code::NotFound, "PROJECT_NOT_FOUND", message).with("resource", name)
+    }
+
+    /// RESOURCE_EXHAUSTED: more than the quota of `subject` allows.
+    pub fn quota(subject: impl Into<String>, message: impl Into<String>) -> Self {
+        let (subject, message) = (subject.into(), message.into());
+        let violation = Violation { field: subject, description: message.clone() };
+        Self { violations: vec![violation], ..Self::new(Code::ResourceExhausted, "QUOTA_USED_UP", message) }
     }
 
     /// ALREADY_EXISTS for a resource.

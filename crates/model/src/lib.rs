@@ -12,6 +12,7 @@ mod few;
 pub mod hash;
 pub mod meta;
 pub mod name;
+pub mod project;
 pub mod quantity;
 pub mod secret;
 pub mod selector;
@@ -23,8 +24,8 @@ pub use few::few;
 pub use hash::ContentHash;
 pub use name::{
     AppName, AppRef, ClusterName, ConfigName, ConfigRef, GroupName, GroupRef, InstanceName, InvalidName,
-    NetworkName, NodeName, NodeRef, ProjectName, RevisionRef, RoleBindingName, RoleBindingRef, SecretName,
-    SecretRef, ServiceName, UserName, UserRef, VolumeName,
+    NetworkName, NodeName, NodeRef, ProjectName, ProjectRef, RevisionRef, RoleBindingName, RoleBindingRef,
+    SecretName, SecretRef, ServiceName, UserName, UserRef, VolumeName,
 };
 pub use secret::{SealId, SecretVersion};
 pub use selector::Selector;

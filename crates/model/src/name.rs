@@ -244,6 +244,31 @@ impl fmt::Display for RevisionRef {
     }
 }
 
+/// `projects/<project>`: a tenant as a resource.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProjectRef {
+    /// Which.
+    pub project: ProjectName,
+}
+
+impl ProjectRef {
+    /// Parses the full resource name.
+    pub fn parse(text: &str) -> Result<Self, InvalidName> {
+        Ok(Self { project: ProjectName::parse_parent(text)? })
+    }
+
+    /// Parses the full resource name, or just its last part.
+    pub fn parse_short(text: &str) -> Result<Self, InvalidName> {
+        if text.contains('/') { Self::parse(text) } else { Ok(Self { project: ProjectName::parse(text)? }) }
+    }
+}
+
+impl fmt::Display for ProjectRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "projects/{}", self.project)
+    }
+}
+
 impl ProjectName {
     /// The project that is the installation's own: roles in it hold everywhere, and its services are the control plane.
     pub const SYSTEM: &str = "system";
@@ -256,6 +281,14 @@ impl ProjectName {
     /// Whether it is [`Self::SYSTEM`].
     pub fn is_system(&self) -> bool {
         &*self.0 == Self::SYSTEM
+    }
+
+    /// The project that is worked in where none is named.
+    pub const DEFAULT: &str = "default";
+
+    /// Whether it is always there, without anybody's doing: [`Self::SYSTEM`] and [`Self::DEFAULT`].
+    pub fn is_permanent(&self) -> bool {
+        self.is_system() || &*self.0 == Self::DEFAULT
     }
 
     /// The project of a full resource name, or of `projects/<project>` itself.
@@ -361,6 +394,17 @@ mod tests {
             assert!(AppName::parse(bad).is_err(), "{bad}");
         }
         assert!(AppName::parse(&"a".repeat(63)).is_ok());
+    }
+
+    #[test]
+    fn a_project_is_named_in_full_or_in_short_and_never_by_what_is_in_it() {
+        for text in ["projects/p", "p"] {
+            assert_eq!(ProjectRef::parse_short(text).unwrap().to_string(), "projects/p");
+        }
+        assert!(ProjectRef::parse("p").is_err());
+        assert!(ProjectRef::parse_short("projects/p/apps/web").is_err());
+        let permanent = |name: &str| ProjectName::parse(name).unwrap().is_permanent();
+        assert!(permanent("default") && permanent("system") && !permanent("shop"));
     }
 
     #[test]

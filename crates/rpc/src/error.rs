@@ -1,5 +1,5 @@
-//! `Fault` <-> gRPC status with `google.rpc` details: one `ErrorInfo` always, `BadRequest` where fields are to mend, `RetryInfo` where it
-//! is worth trying again.
+//! `Fault` <-> gRPC status with `google.rpc` details: one `ErrorInfo` always, `BadRequest` where fields are to mend, `QuotaFailure` where a
+//! quota is used up, `RetryInfo` where it is worth trying again.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -39,7 +39,11 @@ pub fn status_of(fault: &Fault) -> Status {
     let metadata: HashMap<String, String> = fault.metadata.clone().into_iter().collect();
     let mut details = ErrorDetails::with_error_info(fault.reason, ERROR_DOMAIN, metadata);
     for violation in &fault.violations {
-        details.add_bad_request_violation(&violation.field, &violation.description);
+        if fault.code == Code::ResourceExhausted {
+            details.add_quota_failure_violation(&violation.field, &violation.description);
+        } else {
+            details.add_bad_request_violation(&violation.field, &violation.description);
+        }
     }
     if fault.code == Code::Unavailable {
         details.set_retry_info(Some(RETRY_AFTER));
@@ -72,6 +76,13 @@ pub fn fault_of(status: &Status) -> Fault {
             .map(|v| Violation { field: v.field.clone(), description: v.description.clone() })
             .collect();
     }
+    if let Some(quota) = details.quota_failure() {
+        fault.violations = quota
+            .violations
+            .iter()
+            .map(|v| Violation { field: v.subject.clone(), description: v.description.clone() })
+            .collect();
+    }
     fault
 }
 
@@ -90,6 +101,17 @@ mod tests {
         assert_eq!(back.violations, fault.violations);
         assert_eq!(back.metadata["app"], "web");
         assert_eq!(back.code, Code::InvalidArgument);
+    }
+
+    #[test]
+    fn a_quota_that_is_used_up_is_told_as_one_and_survives_the_wire() {
+        let fault = Fault::quota("projects/shop", "projects/shop has 10 of 10 apps");
+        let status = status_of(&fault);
+        assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+        assert!(status.get_details_bad_request().is_none());
+        let told = status.get_details_quota_failure().unwrap().violations;
+        assert_eq!((told.len(), told[0].subject.as_str()), (1, "projects/shop"));
+        assert_eq!(fault_of(&status).violations, fault.violations);
     }
 
     #[test]

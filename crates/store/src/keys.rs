@@ -6,6 +6,8 @@
 //! | key | value | bound, bytes | written by | stays |
 //! |---|---|---|---|---|
 //! | `meta/store` | `StoreMeta` | 256 | whoever sees a new or restored store | for ever |
+//! | `projects/<project>` | `ProjectRecord` | 128 Ki | registry; for `default` and `system` whoever makes something in them first | until deleted |
+//! | `usage/<project>/<what>` | `UsageRecord` | 64 | whoever makes, changes or deletes what is counted, with it | as long as the project |
 //! | `nodes/<project>/<node>` | `NodeRecord` | 128 Ki | registry | until deleted |
 //! | `apps/<project>/<app>` | `AppRecord` | 128 Ki | scheduler | until deleted |
 //! | `revisions/<project>/<app>/<hash>` | `RevisionRecord` | 257 Ki | scheduler | the last ten and all that are referenced |
@@ -41,9 +43,9 @@ use skerry_model::ProjectName;
 use skerry_proto::store::v1 as pb;
 
 pub use self::names::{
-    ConfigRevisionRef, EnrollmentKey, EnrollmentName, EventSource, GatewayId, ID_BYTES_MAX, InvalidId,
-    KeyName, LeaderName, MemberId, RequestId, RequestName, SealedSecretRef, SecretRevisionRef, TheAuthority,
-    TheStore, TokenId, TokenName,
+    ConfigRevisionRef, Counted, EnrollmentKey, EnrollmentName, EventSource, GatewayId, ID_BYTES_MAX,
+    InvalidId, KeyName, LeaderName, MemberId, RequestId, RequestName, SealedSecretRef, SecretRevisionRef,
+    TheAuthority, TheStore, TokenId, TokenName, UsageName,
 };
 
 /// What every key begins with.
@@ -56,6 +58,10 @@ const KIB: usize = 1024;
 pub enum Family {
     /// `meta/`.
     Meta,
+    /// `projects/`.
+    Projects,
+    /// `usage/`.
+    Usage,
     /// `nodes/`.
     Nodes,
     /// `apps/`.
@@ -104,8 +110,10 @@ pub enum Family {
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::Meta,
+        Self::Projects,
+        Self::Usage,
         Self::Nodes,
         Self::Apps,
         Self::Revisions,
@@ -134,6 +142,8 @@ impl Family {
     pub const fn prefix(self) -> &'static str {
         match self {
             Self::Meta => "/skerry/v1/meta/",
+            Self::Projects => "/skerry/v1/projects/",
+            Self::Usage => "/skerry/v1/usage/",
             Self::Nodes => "/skerry/v1/nodes/",
             Self::Apps => "/skerry/v1/apps/",
             Self::Revisions => "/skerry/v1/revisions/",
@@ -163,7 +173,8 @@ impl Family {
     pub const fn value_bytes_max(self) -> usize {
         match self {
             Self::Meta | Self::Leaders => 256,
-            Self::Nodes | Self::Apps | Self::Configs | Self::Users => 128 * KIB,
+            Self::Usage => 64,
+            Self::Projects | Self::Nodes | Self::Apps | Self::Configs | Self::Users => 128 * KIB,
             Self::Revisions => 257 * KIB,
             Self::ConfigRevisions => 513 * KIB,
             // The longest secret, its encoding, and what sealing adds.
@@ -208,6 +219,8 @@ macro_rules! records {
 
 records! {
     StoreMeta in Meta by TheStore;
+    ProjectRecord in Projects by skerry_model::ProjectRef;
+    UsageRecord in Usage by UsageName, InProject;
     NodeRecord in Nodes by skerry_model::NodeRef, InProject;
     AppRecord in Apps by skerry_model::AppRef, InProject;
     RevisionRecord in Revisions by skerry_model::RevisionRef, InProject;
@@ -435,6 +448,11 @@ mod tests {
             let request = RequestName { project: node.project.clone(), id: RequestId::parse(&id).unwrap() };
             round_trips::<pb::StoreMeta>(&TheStore);
             round_trips::<pb::NodeRecord>(&node);
+            let of = ProjectName::parse(&project).unwrap();
+            round_trips::<pb::ProjectRecord>(&skerry_model::ProjectRef { project: of.clone() });
+            for counted in Counted::ALL {
+                round_trips::<pb::UsageRecord>(&UsageName { project: of.clone(), counted });
+            }
             round_trips::<pb::AppRecord>(&app);
             round_trips::<pb::RevisionRecord>(&RevisionRef { app: app.clone(), hash });
             round_trips::<pb::ConfigRecord>(&config);

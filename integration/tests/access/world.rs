@@ -14,6 +14,7 @@ use skerry_identity::seal::KeyEncryption;
 use skerry_identity::tls::Credentials;
 use skerry_identity::verify::{Clients, Expected, Time};
 use skerry_identity::{KeyPair, SigningKey as _, Trust, TrustBundle, TrustDomain};
+use skerry_model::ProjectName;
 use skerry_proto::registry::v1 as pb;
 use skerry_proto::registry::v1::group_service_client::GroupServiceClient;
 use skerry_proto::registry::v1::role_binding_service_client::RoleBindingServiceClient;
@@ -104,6 +105,7 @@ impl World {
 
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
+        skerry_api::ensure_project(&store, &ProjectName::parse("other")?).await?;
         let access = AccessMirror::start(&store).await?;
         shutdown.spawn(access.clone().follow(shutdown.wait()));
         let config = skerry_registry::Config { keys: Some(keys) };

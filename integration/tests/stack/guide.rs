@@ -62,6 +62,7 @@ pages! {
     offline: "offline.md", Docker;
     second_machine: "second-machine.md", Namespace;
     images: "images.md", Registry;
+    projects: "projects.md", Nothing;
     watching: "watching.md", Nothing;
     scripting: "scripting.md", Nothing;
     help: "help.md", Nothing;

@@ -20,6 +20,7 @@ mod observed;
 mod operator;
 mod outages;
 mod people;
+mod projects;
 mod refusals;
 mod restore;
 mod secrets;

@@ -3,10 +3,11 @@
 use std::time::{Duration, SystemTime};
 
 use skerry_identity::PeerCertificate;
-use skerry_model::NodeRef;
+use skerry_model::{Code, Fault, NodeRef};
 use skerry_proto::gateway::v1::Hello;
 use skerry_proto::store::v1 as stored;
 use skerry_rpc::Peer;
+use skerry_store::keys::Counted;
 use skerry_store::{Committed, Key, ReadError, StoreVersion, TermError, Txn, TxnError, Versioned};
 use skerry_sync::{Assignment, OpenFailure, Opened, Version, merge};
 use tokio::time::Instant;
@@ -145,7 +146,11 @@ async fn attempt(
             };
             let uid = meta.uid.clone();
             let new = stored::NodeRecord { meta: Some(meta), ..stored::NodeRecord::default() };
-            txn = txn.when_absent(&node_key).put(&node_key, &new);
+            txn = skerry_api::admit(store, &node.project, &[(Counted::Nodes, 1)], txn)
+                .await
+                .map_err(not_admitted)?
+                .when_absent(&node_key)
+                .put(&node_key, &new);
             uid
         }
         None => return Err(OpenFailure::UnknownNode(format!("{node} is not registered"))),
@@ -175,6 +180,16 @@ async fn attempt(
         record,
         node_revision: node_revision.unwrap_or(revision),
     }))
+}
+
+/// Why a new node is not made: its project is not there or full, or the store is away.
+fn not_admitted(fault: Fault) -> OpenFailure {
+    match fault.code {
+        Code::NotFound | Code::ResourceExhausted | Code::FailedPrecondition => {
+            OpenFailure::UnknownNode(fault.message)
+        }
+        _ => OpenFailure::Unavailable(fault.message),
+    }
 }
 
 /// What the peer's key is to the node, if it is anything.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use prost::Message as _;
 use skerry_daemon::Shutdown;
 use skerry_gateway::{Config, Gateway};
-use skerry_model::{AppRef, ContentHash, NodeRef, RevisionRef};
+use skerry_model::{AppRef, ContentHash, NodeRef, ProjectName, RevisionRef};
 use skerry_proto::gateway::v1 as pb;
 use skerry_proto::gateway::v1::closing::Reason;
 use skerry_proto::gateway::v1::sync_request::Body as Up;
@@ -93,7 +93,10 @@ impl Stage {
 }
 
 async fn connect(etcd: &Etcd) -> Store {
-    Store::connect(StoreConfig::new(Target::parse(&etcd.endpoint()).unwrap())).await.unwrap()
+    let store = Store::connect(StoreConfig::new(Target::parse(&etcd.endpoint()).unwrap())).await.unwrap();
+    // The project of all nodes here.
+    skerry_api::ensure_project(&store, &ProjectName::parse("p").unwrap()).await.unwrap();
+    store
 }
 
 async fn gateway(etcd: &Etcd, change: impl FnOnce(Config) -> Config) -> (String, Shutdown) {

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use prost::Message as _;
-use skerry_api::{ResponseStream, reply};
+use skerry_api::{ResponseStream, known_project, reply};
 use skerry_daemon::Shutdown;
 use skerry_model::{Fault, ProjectName};
 use skerry_proto::registry::v1::event_service_server::EventService;
@@ -15,6 +15,8 @@ use skerry_rpc::status_of;
 use skerry_store::{Changes, Cursor, Mirror, MirrorConfig, MirrorWake, Prefix, Snapshot, Store};
 use tonic::{Request, Response, Status};
 
+use crate::follow::Shared;
+
 /// Events of one answer where no number is named, and at most.
 const EVENTS_DEFAULT: usize = 1000;
 const EVENTS_MAX: usize = 10_000;
@@ -24,6 +26,8 @@ const BYTES_MAX: usize = 2 * 1024 * 1024;
 /// The handlers.
 #[derive(Clone)]
 pub(crate) struct Events {
+    shared: Arc<Shared>,
+    store: Store,
     mirror: Arc<Mirror>,
     shutdown: Shutdown,
 }
@@ -66,15 +70,19 @@ fn order(event: &Event) -> (i64, i32, &str, u64) {
 }
 
 impl Events {
-    pub(crate) fn new(store: &Store, shutdown: Shutdown) -> Self {
-        Self {
-            mirror: Arc::new(Mirror::start(store, MirrorConfig::new().family::<EventsRecord>())),
-            shutdown,
-        }
+    pub(crate) fn new(shared: Arc<Shared>, store: &Store, shutdown: Shutdown) -> Self {
+        let mirror = Arc::new(Mirror::start(store, MirrorConfig::new().family::<EventsRecord>()));
+        Self { shared, store: store.clone(), mirror, shutdown }
+    }
+
+    async fn filter(&self, parent: &str, regarding: &str) -> Result<Filter, Fault> {
+        let filter = Filter::parse(parent, regarding)?;
+        known_project(&self.store, &self.shared.mirror, &filter.project).await?;
+        Ok(filter)
     }
 
     async fn list(&self, request: &pb::ListEventsRequest) -> Result<pb::ListEventsResponse, Fault> {
-        let filter = Filter::parse(&request.parent, &request.regarding)?;
+        let filter = self.filter(&request.parent, &request.regarding).await?;
         let size = match usize::try_from(request.page_size) {
             Ok(0) => EVENTS_DEFAULT,
             Ok(size) => size.min(EVENTS_MAX),
@@ -101,7 +109,7 @@ impl Events {
         &self,
         request: &pb::WatchEventsRequest,
     ) -> Result<ResponseStream<pb::WatchEventsResponse>, Fault> {
-        let filter = Filter::parse(&request.parent, &request.regarding)?;
+        let filter = self.filter(&request.parent, &request.regarding).await?;
         self.ready().await?;
         let wake = self.mirror.subscribe();
         let now = self.mirror.changes(None);

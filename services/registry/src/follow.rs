@@ -36,6 +36,8 @@ impl Shared {
             .family::<stored::TokenRecord>()
             .family::<stored::EnrollmentRecord>()
             .family::<stored::MemberRecord>()
+            // What is listed is of projects that are there.
+            .family::<stored::ProjectRecord>()
             .family::<stored::LeaderRecord>();
         let mirror = Mirror::start(store, mirrored);
         Self { nodes: Arc::default(), mirror, keys: Keys::default(), of_gateway: Mutex::default() }

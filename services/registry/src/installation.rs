@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use skerry_api::{Resource as _, reply};
+use skerry_api::{Resource as _, known_project, reply};
 use skerry_model::{Fault, ProjectName, few};
 use skerry_proto::registry::v1 as pb;
 use skerry_proto::registry::v1::installation_service_server::InstallationService;
@@ -36,6 +36,7 @@ impl Installations {
     async fn get(&self, request: &pb::GetInstallationRequest) -> Result<pb::GetInstallationResponse, Fault> {
         let project =
             ProjectName::parse_parent(&request.parent).map_err(|e| Fault::invalid_field("parent", e))?;
+        known_project(&self.store, &self.shared.mirror, &project).await?;
         // One that is away is told as a problem: what is known besides it is known from the mirrors.
         let store = self.store.inspect().await;
         let members = members(&self.shared.mirror.snapshot());

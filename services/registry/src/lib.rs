@@ -11,6 +11,7 @@ mod follow;
 mod installation;
 mod keys;
 mod nodes;
+mod projects;
 mod view;
 
 use std::path::{Path, PathBuf};
@@ -26,6 +27,7 @@ use skerry_proto::registry::v1::event_service_server::EventServiceServer;
 use skerry_proto::registry::v1::installation_service_server::InstallationServiceServer;
 use skerry_proto::registry::v1::issuer_service_server::{IssuerService, IssuerServiceServer};
 use skerry_proto::registry::v1::node_service_server::NodeServiceServer;
+use skerry_proto::registry::v1::project_service_server::ProjectServiceServer;
 use skerry_proto::registry::v1::token_service_server::TokenServiceServer;
 use skerry_rpc::{MESSAGE_BYTES_MAX, Server};
 use skerry_store::{Store, WaitError};
@@ -37,6 +39,7 @@ use crate::events::Events;
 use crate::follow::Shared;
 use crate::installation::Installations;
 use crate::nodes::Nodes;
+use crate::projects::{Projects, adopt};
 
 /// Flags of the `skerry-registry` process.
 #[derive(Debug, Clone, clap::Args)]
@@ -77,6 +80,7 @@ pub enum StartError {
 /// A running registry.
 pub struct Registry {
     nodes: Nodes,
+    projects: Projects,
     events: Events,
     installation: Installations,
     tokens: Tokens,
@@ -97,14 +101,16 @@ impl Registry {
         shared.mirror.ready().await?;
         issuer.ready().await?;
         shutdown.spawn(follow::follow(Arc::clone(&shared), shutdown.clone()));
-        let events = Events::new(&store, shutdown.clone());
+        let projects = Projects::start(&store, shutdown).await?;
+        adopt(&store, [projects.mirror(), &shared.mirror, access.mirror()]).await;
+        let events = Events::new(Arc::clone(&shared), &store, shutdown.clone());
         let installation = Installations::new(Arc::clone(&shared), store.clone());
         let nodes = Nodes::new(Arc::clone(&shared), store.clone(), shutdown.clone());
         let tokens = Tokens::new(Arc::clone(&shared), store.clone(), issuer.clone());
         shutdown.spawn(enrol::sweep(Arc::clone(&shared), store.clone(), shutdown.clone()));
         let access = Access::start(&store, access, issuer.clone(), shutdown);
         let enroller = Enroller::new(shared, store, issuer, nodes.clone());
-        Ok(Self { nodes, events, installation, tokens, enroller, access })
+        Ok(Self { nodes, projects, events, installation, tokens, enroller, access })
     }
 
     /// What a gateway in the same process asks for machines that enrol and nodes that renew.
@@ -116,6 +122,7 @@ impl Registry {
     pub fn register(&self, server: &mut Server) {
         self.access.register(server);
         let nodes = NodeServiceServer::new(self.nodes.clone());
+        let projects = ProjectServiceServer::new(self.projects.clone());
         let events = EventServiceServer::new(self.events.clone());
         let waiting = EnrollmentRequestServiceServer::new(Waiting(self.enroller.clone()));
         let issuing = IssuerServiceServer::new(Issuing(self.enroller.clone()));
@@ -129,6 +136,11 @@ impl Registry {
             )
             .add(
                 nodes
+                    .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                    .max_encoding_message_size(MESSAGE_BYTES_MAX),
+            )
+            .add(
+                projects
                     .max_decoding_message_size(MESSAGE_BYTES_MAX)
                     .max_encoding_message_size(MESSAGE_BYTES_MAX),
             )

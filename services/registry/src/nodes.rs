@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use skerry_api::{Call, Delete, Kind, Mask, ResponseStream, Told, Tries, Update, reply};
+use skerry_api::{Call, Delete, Kind, Mask, ResponseStream, Takes, Told, Tries, Update, reply};
 use skerry_daemon::Shutdown;
 use skerry_model::{Fault, NodeRef};
 use skerry_proto::registry::v1::node_service_server::NodeService;
 use skerry_proto::registry::v1::{self as pb, ChangeType, Node, NodeSpec};
 use skerry_proto::store::v1 as stored;
 use skerry_proto::types::v1::Metadata;
-use skerry_store::keys::EventSource;
+use skerry_store::keys::{Counted, EventSource};
 use skerry_store::{Key, Mirror, Prefix, Store, Txn, TxnError};
 use tonic::{Request, Response, Status};
 
@@ -58,6 +58,10 @@ impl Kind for Nodes {
 
     const FIELD: &'static str = "node";
     const SPEC_PATHS: &'static [&'static str] = &["spec", "spec.cordoned"];
+
+    fn takes(_: &stored::NodeRecord) -> Takes {
+        Takes { one_of: Some(Counted::Nodes), bytes: 0 }
+    }
 
     fn store(&self) -> &Store {
         &self.store
@@ -140,7 +144,8 @@ impl NodeService for Nodes {
         request: Request<pb::ListNodesRequest>,
     ) -> Result<Response<pb::ListNodesResponse>, Status> {
         let pb::ListNodesRequest { parent, label_selector, page_size, page_token } = request.get_ref();
-        let page = skerry_api::list(&self.shared.nodes, parent, label_selector, *page_size, page_token);
+        let page =
+            skerry_api::list(self, &self.shared.nodes, parent, label_selector, *page_size, page_token).await;
         reply(page.map(|page| pb::ListNodesResponse {
             nodes: page.items,
             next_page_token: page.next_page_token,
@@ -156,7 +161,7 @@ impl NodeService for Nodes {
     ) -> Result<Response<Self::WatchNodesStream>, Status> {
         let pb::WatchNodesRequest { parent, label_selector, resource_version } = request.get_ref();
         let (hub, ending) = (&self.shared.nodes, self.shutdown.wait());
-        reply(skerry_api::watch(hub, parent, label_selector, resource_version, told, ending).await)
+        reply(skerry_api::watch(self, hub, (parent, label_selector, resource_version), told, ending).await)
     }
 
     async fn update_node(

@@ -4,15 +4,15 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use prost::Message as _;
-use skerry_api::{Call, Create, Delete, Kind, Mask, ResponseStream, Told, Update, reply};
+use skerry_api::{Call, Create, Delete, Kind, Mask, ResponseStream, Takes, Told, Update, reply};
 use skerry_daemon::Shutdown;
-use skerry_model::{AppRef, AppSpec, ContentHash, Fault, RevisionRef, feature, time};
+use skerry_model::{AppRef, AppSpec, ContentHash, Fault, ProjectName, RevisionRef, feature, time};
 use skerry_proto::scheduler::v1::app_service_server::AppService;
 use skerry_proto::scheduler::v1::{self as pb, App, ChangeType};
 use skerry_proto::store::v1 as stored;
 use skerry_proto::types::v1::{AppSpec as WireSpec, Metadata, ServiceSpec};
 use skerry_rpc::trace;
-use skerry_store::keys::EventSource;
+use skerry_store::keys::{Counted, EventSource};
 use skerry_store::{Key, Mirror, Store, Txn};
 use tonic::{Request, Response, Status};
 use tracing::Span;
@@ -33,6 +33,14 @@ impl Apps {
     pub(crate) fn new(shared: Arc<Shared>, store: Store, shutdown: Shutdown) -> Self {
         Self { shared, store, shutdown }
     }
+
+    /// NOT_FOUND if the project of `parent` is not there. What is no name is refused by who reads it.
+    async fn known_project(&self, parent: &str) -> Result<(), Fault> {
+        match ProjectName::of_resource(parent) {
+            Ok(project) => skerry_api::known_project(&self.store, &self.shared.mirror, &project).await,
+            Err(_) => Ok(()),
+        }
+    }
 }
 
 impl Kind for Apps {
@@ -42,6 +50,10 @@ impl Kind for Apps {
 
     const FIELD: &'static str = "app";
     const SPEC_PATHS: &'static [&'static str] = &["spec", "spec.selector", "spec.services"];
+
+    fn takes(app: &stored::AppRecord) -> Takes {
+        Takes { one_of: Some(Counted::Apps), bytes: app.size_bytes }
+    }
 
     fn store(&self) -> &Store {
         &self.store
@@ -95,6 +107,7 @@ impl Kind for Apps {
         let reason = if record.revision.is_empty() { "Created" } else { "Updated" };
         record.revision = hash.to_string();
         record.revision_number += 1;
+        record.size_bytes = size_of(&bytes);
         let number = record.revision_number;
         record.trace_parent = trace::trace_parent(&Span::current());
         record.trace_time = (!record.trace_parent.is_empty()).then(|| time::to_timestamp(SystemTime::now()));
@@ -119,6 +132,11 @@ impl Kind for Apps {
         let status = self.shared.apps.get(&name.to_string()).and_then(|app| app.status.clone());
         App { metadata: Some(metadata), spec: Some(spec), status }
     }
+}
+
+/// Bytes that count against a project's quota.
+pub(crate) fn size_of(bytes: &[u8]) -> i64 {
+    i64::try_from(bytes.len()).unwrap_or(i64::MAX)
 }
 
 /// A manifest that says nothing of restarts undoes none, and causes none.
@@ -177,7 +195,8 @@ impl AppService for Apps {
         request: Request<pb::ListAppsRequest>,
     ) -> Result<Response<pb::ListAppsResponse>, Status> {
         let pb::ListAppsRequest { parent, label_selector, page_size, page_token } = request.get_ref();
-        let page = skerry_api::list(&self.shared.apps, parent, label_selector, *page_size, page_token);
+        let page =
+            skerry_api::list(self, &self.shared.apps, parent, label_selector, *page_size, page_token).await;
         reply(page.map(|page| pb::ListAppsResponse {
             apps: page.items,
             next_page_token: page.next_page_token,
@@ -193,7 +212,7 @@ impl AppService for Apps {
     ) -> Result<Response<Self::WatchAppsStream>, Status> {
         let pb::WatchAppsRequest { parent, label_selector, resource_version } = request.get_ref();
         let (hub, ending) = (&self.shared.apps, self.shutdown.wait());
-        reply(skerry_api::watch(hub, parent, label_selector, resource_version, told, ending).await)
+        reply(skerry_api::watch(self, hub, (parent, label_selector, resource_version), told, ending).await)
     }
 
     async fn update_app(
@@ -227,14 +246,22 @@ impl AppService for Apps {
         &self,
         request: Request<pb::ListInstancesRequest>,
     ) -> Result<Response<pb::ListInstancesResponse>, Status> {
-        reply(instances::list(&self.shared, request.get_ref()))
+        let listed = async {
+            self.known_project(&request.get_ref().parent).await?;
+            instances::list(&self.shared, request.get_ref())
+        };
+        reply(listed.await)
     }
 
     async fn list_revisions(
         &self,
         request: Request<pb::ListRevisionsRequest>,
     ) -> Result<Response<pb::ListRevisionsResponse>, Status> {
-        reply(revisions::list(&self.shared, request.get_ref()))
+        let listed = async {
+            self.known_project(&request.get_ref().parent).await?;
+            revisions::list(&self.shared, request.get_ref())
+        };
+        reply(listed.await)
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use prost::Message as _;
-use skerry_api::{Call, Create, Delete, Kind, Mask, ResponseStream, Told, Update, reply};
+use skerry_api::{Call, Create, Delete, Kind, Mask, ResponseStream, Takes, Told, Update, reply};
 use skerry_daemon::Shutdown;
 use skerry_model::config::ConfigSpec as Parsed;
 use skerry_model::{AppName, Code, ConfigRef, ContentHash, Fault, time};
@@ -13,12 +13,12 @@ use skerry_proto::scheduler::v1::{self as pb, Config, ConfigSpec};
 use skerry_proto::store::v1 as stored;
 use skerry_proto::types::v1::Metadata;
 use skerry_rpc::trace;
-use skerry_store::keys::ConfigRevisionRef;
+use skerry_store::keys::{ConfigRevisionRef, Counted};
 use skerry_store::{Key, Mirror, Store, Txn};
 use tonic::{Request, Response, Status};
 use tracing::Span;
 
-use crate::apps::change_type;
+use crate::apps::{change_type, size_of};
 use crate::follow::Shared;
 use crate::world::ConfigUse;
 
@@ -46,6 +46,10 @@ impl Kind for Configs {
 
     const FIELD: &'static str = "config";
     const SPEC_PATHS: &'static [&'static str] = &["spec", "spec.data", "spec.binary_data"];
+
+    fn takes(config: &stored::ConfigRecord) -> Takes {
+        Takes { one_of: Some(Counted::Configs), bytes: config.size_bytes }
+    }
 
     fn store(&self) -> &Store {
         &self.store
@@ -90,6 +94,7 @@ impl Kind for Configs {
         let bytes = spec.encode_to_vec();
         let hash = ContentHash::of(&bytes);
         record.hash = hash.to_string();
+        record.size_bytes = size_of(&bytes);
         record.trace_parent = trace::trace_parent(&Span::current());
         record.trace_time = (!record.trace_parent.is_empty()).then(|| time::to_timestamp(SystemTime::now()));
         let create_time = Some(time::to_timestamp(SystemTime::now()));
@@ -160,7 +165,9 @@ impl ConfigService for Configs {
         request: Request<pb::ListConfigsRequest>,
     ) -> Result<Response<pb::ListConfigsResponse>, Status> {
         let pb::ListConfigsRequest { parent, label_selector, page_size, page_token } = request.get_ref();
-        let page = skerry_api::list(&self.shared.configs, parent, label_selector, *page_size, page_token);
+        let page =
+            skerry_api::list(self, &self.shared.configs, parent, label_selector, *page_size, page_token)
+                .await;
         reply(page.map(|page| pb::ListConfigsResponse {
             configs: page.items,
             next_page_token: page.next_page_token,
@@ -176,7 +183,7 @@ impl ConfigService for Configs {
     ) -> Result<Response<Self::WatchConfigsStream>, Status> {
         let pb::WatchConfigsRequest { parent, label_selector, resource_version } = request.get_ref();
         let (hub, ending) = (&self.shared.configs, self.shutdown.wait());
-        reply(skerry_api::watch(hub, parent, label_selector, resource_version, told, ending).await)
+        reply(skerry_api::watch(self, hub, (parent, label_selector, resource_version), told, ending).await)
     }
 
     async fn update_config(

@@ -44,6 +44,8 @@ fn mirrored() -> MirrorConfig {
         .family::<stored::StatusRecord>()
         .family::<stored::SessionRecord>()
         .family::<stored::GatewayRecord>()
+        // What is listed is of projects that are there.
+        .family::<stored::ProjectRecord>()
 }
 
 impl Shared {

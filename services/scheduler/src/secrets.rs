@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use prost::Message as _;
-use skerry_api::{Kind, Mask};
+use skerry_api::{Kind, Mask, Takes};
 use skerry_daemon::Shutdown;
 use skerry_model::{AppName, Code, Fault, SecretRef, SecretVersion, secret, time};
 use skerry_proto::scheduler::v1::{Secret, SecretStatus};
 use skerry_proto::store::v1 as stored;
 use skerry_proto::types::v1::{Metadata, SecretContent};
 use skerry_rpc::trace;
-use skerry_store::keys::SecretRevisionRef;
+use skerry_store::keys::{Counted, SecretRevisionRef};
 use skerry_store::{Key, Mirror, Store, Txn};
 use tracing::Span;
 use uuid::Uuid;
@@ -62,6 +62,10 @@ impl Kind for Secrets {
 
     const FIELD: &'static str = "secret";
     const SPEC_PATHS: &'static [&'static str] = &["spec", "spec.data.*"];
+
+    fn takes(secret: &stored::SecretRecord) -> Takes {
+        Takes { one_of: Some(Counted::Secrets), bytes: secret.size_bytes }
+    }
 
     fn store(&self) -> &Store {
         &self.store
@@ -139,6 +143,7 @@ impl Kind for Secrets {
             .map(|one| stored::SecretEntry { key: one.key, size_bytes: one.size_bytes })
             .collect();
         record.registry = registry;
+        record.size_bytes = i64::try_from(content.encoded_len()).unwrap_or(i64::MAX);
         record.update_time = now;
         record.trace_parent = trace::trace_parent(&Span::current());
         record.trace_time = (!record.trace_parent.is_empty()).then_some(now).flatten();

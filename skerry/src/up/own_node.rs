@@ -6,11 +6,13 @@ use std::time::SystemTime;
 
 use anyhow::bail;
 use bytes::Bytes;
+use skerry_api::{admit, ensure_project};
 use skerry_identity::KeyId;
 use skerry_identity::hpke::HpkePublicKey;
 use skerry_identity::key_store::{FileKeyStore, KeyStore as _};
-use skerry_model::{NodeRef, time};
+use skerry_model::{Code, NodeRef, time};
 use skerry_proto::store::v1::{Meta, NodeRecord};
+use skerry_store::keys::Counted;
 use skerry_store::{Key, Store, Txn, TxnError};
 
 /// How often a transaction that somebody else came before is tried again.
@@ -36,26 +38,42 @@ impl OwnKeys {
 
     /// Puts them into the node's record. One that is there and has no key, or another, is changed only for keys that were just made: an
     /// operator who has struck a key out means it.
+    ///
+    /// Whoever runs `up` with a project means it: it is made if it is not there. A quota that has no room for this machine holds up nothing
+    /// else: it is a node when there is room, at a later look.
     pub(super) async fn enter(&mut self, store: &Store, node: &NodeRef) -> anyhow::Result<()> {
-        self.try_to_enter(store, node).await?;
-        self.fresh = false;
+        if self.try_to_enter(store, node).await? {
+            self.fresh = false;
+        }
         Ok(())
     }
 
-    async fn try_to_enter(&self, store: &Store, node: &NodeRef) -> anyhow::Result<()> {
+    /// Whether they are in the record now, or are not meant to be.
+    async fn try_to_enter(&self, store: &Store, node: &NodeRef) -> anyhow::Result<bool> {
         let key = Key::<NodeRecord>::of(node);
         for _ in 0..ATTEMPTS_MAX {
             let known = store.get(&key).await?;
             let txn = match known {
-                None => Txn::new().when_absent(&key).put(&key, &self.of_new_node()),
+                None => {
+                    ensure_project(store, &node.project).await?;
+                    let txn = Txn::new().when_absent(&key).put(&key, &self.of_new_node());
+                    match admit(store, &node.project, &[(Counted::Nodes, 1)], txn).await {
+                        Ok(txn) => txn,
+                        Err(fault) if fault.code == Code::ResourceExhausted => {
+                            tracing::warn!(%node, "this machine is no node yet: {fault}");
+                            return Ok(false);
+                        }
+                        Err(fault) => return Err(fault.into()),
+                    }
+                }
                 Some(known) if self.fresh && *known.value.key_id != *self.key_id.as_bytes() => {
                     let record = self.entered(known.value.clone());
                     Txn::new().when_same(&known).put(&key, &record)
                 }
-                Some(_) => return Ok(()),
+                Some(_) => return Ok(true),
             };
             match store.commit(txn).await {
-                Ok(_) => return Ok(()),
+                Ok(_) => return Ok(true),
                 Err(TxnError::Conflict(_) | TxnError::Indeterminate { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -86,7 +104,8 @@ impl OwnKeys {
 #[cfg(test)]
 mod tests {
     use skerry_etcd_embedded::{Config, EmbeddedEtcd};
-    use skerry_model::{NodeName, ProjectName};
+    use skerry_model::{NodeName, ProjectName, ProjectRef};
+    use skerry_proto::store::v1::{ProjectRecord, QuotaRecord};
     use skerry_store::{StoreConfig, Target};
 
     use super::*;
@@ -127,6 +146,31 @@ mod tests {
         store.commit(Txn::new().when_same(&record().await).delete(&key)).await.expect("deleted");
         again.enter(&store, &node).await.expect("entered");
         assert_eq!(*record().await.value.key_id, *keys.key_id.as_bytes());
+        store.close().await;
+        etcd.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_full_project_holds_up_nothing_and_has_the_machine_when_there_is_room() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let etcd = EmbeddedEtcd::open(Config::new(dir.path().join("etcd"))).await.expect("a store");
+        let channel = etcd.serve_in_process().await.expect("served");
+        let store = Store::connect(StoreConfig::new(Target::Channel(channel))).await.expect("connected");
+        let node = NodeRef::parse("projects/shop/nodes/n1").expect("a name");
+        let project = ProjectRef { project: node.project.clone() };
+        let limit = async |nodes| {
+            let quota = Some(QuotaRecord { nodes, ..QuotaRecord::default() });
+            let record = ProjectRecord { quota, ..ProjectRecord::default() };
+            store.commit(Txn::new().put(&Key::of(&project), &record)).await.expect("written");
+        };
+        let key = Key::<NodeRecord>::of(&node);
+        limit(Some(0)).await;
+        let mut keys = OwnKeys::load_or_make(&dir.path().join("identity")).expect("keys");
+        keys.enter(&store, &node).await.expect("told in the log");
+        assert!(store.get(&key).await.expect("read").is_none());
+        limit(Some(1)).await;
+        keys.enter(&store, &node).await.expect("entered");
+        assert!(store.get(&key).await.expect("read").is_some());
         store.close().await;
         etcd.close().await;
     }

@@ -183,6 +183,10 @@ impl ControlPlane {
         let metrics = *metrics;
         let starting = async {
             let store = Self::storage(storage, settings).await?.store.clone();
+            if let Some(node) = &settings.node {
+                let made = skerry_api::ensure_project(&store, &node.project).await;
+                made.with_context(|| format!("making the project {}", node.project))?;
+            }
             if let (Choice::Own(identity), None) = (&settings.security, &keeper) {
                 let (kept, _) = (**identity).clone().keep(&store).await?;
                 if let Some(files) = own {

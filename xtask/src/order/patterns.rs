@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What one more pattern may cost in bytes of functions that are not used.
-const PATTERN_COST_BYTES: u64 = 48;
+const PATTERN_COST_BYTES: u64 = 8;
 
 /// Patterns (`*` is any text) that name each function of `used` that `sizes` knows, apart from those in `done`.
 pub(super) fn cover(

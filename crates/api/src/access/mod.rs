@@ -37,7 +37,9 @@ impl AccessMirror {
         let mirrored = MirrorConfig::new()
             .family::<stored::UserRecord>()
             .family::<stored::GroupRecord>()
-            .family::<stored::RoleBindingRecord>();
+            .family::<stored::RoleBindingRecord>()
+            // Lists of them are of projects that are there.
+            .family::<stored::ProjectRecord>();
         let mirror = Mirror::start(store, mirrored);
         mirror.ready().await?;
         let roles = ArcSwap::from_pointee(Roles::of(&mirror.snapshot()));

@@ -86,6 +86,7 @@ impl World {
         let etcd = EmbeddedEtcd::open(Config::new(dir.path())).await.unwrap();
         let channel = etcd.serve_in_process().await.unwrap();
         let store = Store::connect(StoreConfig::new(Target::Channel(channel))).await.unwrap();
+        tenancy::ensure_project(&store, &ProjectName::parse("p").unwrap()).await.unwrap();
         let mirror = Mirror::start(&store, MirrorConfig::new().family::<stored::NodeRecord>());
         let kinds = Kinds { store, mirror, disturbed: AtomicUsize::new(0), must_stay: false };
         Self { kinds, etcd, _dir: dir }

@@ -3,6 +3,7 @@
 mod access;
 mod change;
 mod contexts;
+mod create;
 mod enrol;
 mod rollout;
 mod secret;
@@ -23,6 +24,7 @@ pub use access::{
 };
 pub use change::{AnnotateArgs, ApplyArgs, CordonArgs, DeleteArgs, DiffArgs, EditArgs, LabelArgs};
 pub use contexts::{ConfigCommand, GetContextsArgs, SetContextArgs};
+pub use create::{CreateCommand, CreateProjectArgs};
 pub use enrol::{
     ApproveArgs, DenyArgs, NodeCommand, RevokeArgs, TokenCommand, TokenCreateArgs, TokenDeleteArgs,
     TokenListArgs,
@@ -50,7 +52,7 @@ pub struct GlobalArgs {
     pub scheduler: Option<String>,
 
     /// Project to work in; with up, that of this machine's node [env: SKERRY_PROJECT] [default: default]
-    #[arg(long, short, global = true, value_name = "NAME")]
+    #[arg(long, short, global = true, value_name = "NAME", add = ArgValueCompleter::new(complete::projects))]
     pub project: Option<String>,
 
     /// Servers and project under a name, see `skerry config`; this flag comes before SKERRY_SERVER and all like it
@@ -110,6 +112,9 @@ pub enum Color {
 pub enum ClientCommand {
     /// Create or change resources from manifests
     Apply(ApplyArgs),
+    /// Create a resource without a manifest
+    #[command(subcommand)]
+    Create(CreateCommand),
     /// Show what apply would change
     Diff(DiffArgs),
     /// Change one resource in an editor

@@ -66,13 +66,14 @@ pub(super) fn in_manifest(error: CallOrUsage, sourced: &Sourced) -> CliError {
     }
 }
 
-/// Configs before the apps that mount them; nodes between, so that labels are there when apps are placed. Users before the groups that
-/// they are in, and these before the bindings that name them.
+/// Projects before what is in them, configs before the apps that mount them; nodes between, so that labels are there when apps are placed.
+/// Users before the groups that they are in, and these before the bindings that name them.
 fn order(kind: Kind) -> u8 {
     match kind {
-        Kind::Config | Kind::Secret | Kind::User => 0,
-        Kind::Node | Kind::Group => 1,
-        Kind::App | Kind::RoleBinding => 2,
+        Kind::Project => 0,
+        Kind::Config | Kind::Secret | Kind::User => 1,
+        Kind::Node | Kind::Group => 2,
+        Kind::App | Kind::RoleBinding => 3,
     }
 }
 
@@ -91,6 +92,7 @@ pub(super) fn full_target(resource: &Resource) -> Target {
         Kind::User => Type::User,
         Kind::Group => Type::Group,
         Kind::RoleBinding => Type::RoleBinding,
+        Kind::Project => Type::Project,
     };
     Target { kind, name: resource.name().to_owned() }
 }
@@ -207,7 +209,8 @@ mod tests {
     }
 
     #[test]
-    fn configs_come_before_apps() {
+    fn projects_come_before_configs_and_these_before_apps() {
+        assert!(order(Kind::Project) < order(Kind::Config));
         assert!(order(Kind::Config) < order(Kind::Node) && order(Kind::Node) < order(Kind::App));
     }
 }

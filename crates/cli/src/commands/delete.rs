@@ -1,7 +1,7 @@
 //! `delete`: resources go, and with an app its instances.
 
 use skerry_proto::registry::v1::{
-    DeleteGroupRequest, DeleteNodeRequest, DeleteRoleBindingRequest, DeleteUserRequest,
+    DeleteGroupRequest, DeleteNodeRequest, DeleteProjectRequest, DeleteRoleBindingRequest, DeleteUserRequest,
 };
 use skerry_proto::scheduler::v1::{DeleteAppRequest, DeleteConfigRequest, DeleteSecretRequest};
 
@@ -16,6 +16,7 @@ use crate::files::{Named, read_all};
 use crate::item::CallOrUsage;
 use crate::patience::{Ended, Look, Patience};
 use crate::print::{Printer, note};
+use crate::projects::projects;
 use crate::target::{Target, Type, parse_all};
 
 pub(crate) async fn run(client: &Client, args: &DeleteArgs, printer: &mut Printer) -> Result<(), CliError> {
@@ -70,7 +71,7 @@ async fn until_gone(client: &Client, target: &Target, patience: &Patience) -> Re
     Ok(())
 }
 
-/// What to delete, with full names. Those of manifests: apps before the configs that they mount.
+/// What to delete, with full names. Those of manifests: apps before the configs that they mount, projects after all that is in them.
 fn targets(client: &Client, args: &DeleteArgs) -> Result<Vec<(Target, String)>, CliError> {
     if args.files.is_empty() {
         let targets = parse_all(&args.targets)?;
@@ -87,7 +88,11 @@ fn targets(client: &Client, args: &DeleteArgs) -> Result<Vec<(Target, String)>, 
             (apply::target(&sourced.manifest.resource), sourced.manifest.resource.name().to_owned())
         })
         .collect();
-    targets.sort_by_key(|(target, _)| target.kind != Type::App);
+    targets.sort_by_key(|(target, _)| match target.kind {
+        Type::App => 0,
+        Type::Project => 2,
+        _ => 1,
+    });
     Ok(targets)
 }
 
@@ -148,6 +153,14 @@ pub(super) async fn delete(client: &Client, target: &Target, name: String) -> Re
             let answer = client.call(Service::Registry, |channel, left| {
                 let message = message.clone();
                 async move { bindings(channel).delete_role_binding(request(message, left)).await }
+            });
+            answer.await?;
+        }
+        Type::Project => {
+            let message = DeleteProjectRequest { name, etag: String::new(), request_id: id };
+            let answer = client.call(Service::Registry, |channel, left| {
+                let message = message.clone();
+                async move { projects(channel).delete_project(request(message, left)).await }
             });
             answer.await?;
         }

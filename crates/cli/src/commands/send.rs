@@ -4,7 +4,7 @@ mod people;
 
 use prost_types::FieldMask;
 use skerry_manifest::Resource;
-use skerry_proto::registry::v1::{Node, UpdateNodeRequest};
+use skerry_proto::registry::v1::{ChangeOutcome, Node, Project, UpdateNodeRequest, UpdateProjectRequest};
 use skerry_proto::scheduler::v1::update_app_response::Outcome;
 use skerry_proto::scheduler::v1::{
     App, Config, Secret, UpdateAppRequest, UpdateConfigRequest, UpdateSecretRequest,
@@ -13,6 +13,7 @@ use skerry_proto::types::v1::Metadata;
 
 use crate::client::{CallError, Client, Service, apps, configs, nodes, request, request_id, secrets};
 use crate::item::Item;
+use crate::projects::projects;
 
 /// What of a resource is its owner's: what an editor and an undo replace.
 pub(super) const OWNED: [&str; 3] = ["metadata.labels", "metadata.annotations", "spec"];
@@ -45,6 +46,7 @@ pub(super) fn item_of(resource: &Resource) -> Item {
         Resource::User(user) => Item::User(user.clone()),
         Resource::Group(group) => Item::Group(group.clone()),
         Resource::RoleBinding(binding) => Item::RoleBinding(binding.clone()),
+        Resource::Project(project) => Item::Project(project.clone()),
     }
 }
 
@@ -58,6 +60,7 @@ pub(super) fn metadata_of(item: &mut Item) -> Option<&mut Metadata> {
         Item::User(user) => user.metadata.as_mut(),
         Item::Group(group) => group.metadata.as_mut(),
         Item::RoleBinding(binding) => binding.metadata.as_mut(),
+        Item::Project(project) => project.metadata.as_mut(),
         Item::Instance(_) | Item::Revision(_) | Item::Event(_) => None,
     }
 }
@@ -71,6 +74,7 @@ pub(super) async fn send(client: &Client, item: Item, how: &Sending) -> Result<(
         Item::User(user) => people::send_user(client, *user, how).await,
         Item::Group(group) => people::send_group(client, *group, how).await,
         Item::RoleBinding(binding) => people::send_binding(client, *binding, how).await,
+        Item::Project(project) => send_project(client, *project, how).await,
         // Nodes have no dry run; what is sent is what it would be.
         Item::Node(node) if how.dry_run => Ok((Item::Node(node), Outcome::Updated)),
         Item::Node(node) => {
@@ -136,6 +140,32 @@ async fn send_secret(client: &Client, secret: Secret, how: &Sending) -> Result<(
     let answer = answer.await?;
     let outcome = answer.outcome();
     Ok((Item::Secret(Box::new(answer.secret.unwrap_or_default())), outcome))
+}
+
+async fn send_project(
+    client: &Client,
+    project: Project,
+    how: &Sending,
+) -> Result<(Item, Outcome), CallError> {
+    let message = UpdateProjectRequest {
+        project: Some(Project { status: None, ..project }),
+        update_mask: mask(how),
+        request_id: request_id(),
+        allow_missing: how.create,
+        validate_only: how.dry_run,
+    };
+    let answer = client.call(Service::Registry, |channel, left| {
+        let message = message.clone();
+        async move { projects(channel).update_project(request(message, left)).await }
+    });
+    let answer = answer.await?;
+    let outcome = match answer.outcome() {
+        ChangeOutcome::Unspecified => Outcome::Unspecified,
+        ChangeOutcome::Created => Outcome::Created,
+        ChangeOutcome::Updated => Outcome::Updated,
+        ChangeOutcome::Unchanged => Outcome::Unchanged,
+    };
+    Ok((Item::Project(Box::new(answer.project.unwrap_or_default())), outcome))
 }
 
 async fn send_node(client: &Client, node: Node, paths: Vec<String>) -> Result<Node, CallError> {

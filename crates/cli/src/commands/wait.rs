@@ -77,7 +77,10 @@ impl State {
             (_, Type::Instance | Type::Revision | Type::Event) => false,
             (Self::Deleted, _) | (_, Type::Node) => true,
             (Self::Connected, _)
-            | (_, Type::Config | Type::Secret | Type::User | Type::Group | Type::RoleBinding) => false,
+            | (
+                _,
+                Type::Config | Type::Secret | Type::User | Type::Group | Type::RoleBinding | Type::Project,
+            ) => false,
             (_, Type::App) => true,
         };
         if allowed { Ok(()) } else { Err(CliError::Usage(format!("{target} is never {}", self.met()))) }
@@ -154,7 +157,8 @@ fn conditions(item: &Item) -> &[Condition] {
         | Item::Event(_)
         | Item::User(_)
         | Item::Group(_)
-        | Item::RoleBinding(_) => &[],
+        | Item::RoleBinding(_)
+        | Item::Project(_) => &[],
     }
 }
 

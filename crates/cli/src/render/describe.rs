@@ -2,14 +2,14 @@
 
 use std::fmt::Write as _;
 
-use skerry_proto::registry::v1::Node;
+use skerry_proto::registry::v1::{Node, Project};
 use skerry_proto::scheduler::v1::secret_status;
 use skerry_proto::scheduler::v1::{App, Config, Secret};
 use skerry_proto::types::v1::service_spec::{Kind, Program};
 use skerry_proto::types::v1::{Condition, InstanceStatus, LabelSelector, Metadata, ServiceSpec, Termination};
 
 use crate::item::Item;
-use crate::render::rows::{app_state, cells, headers, labels, node_state, phase, short_hash};
+use crate::render::rows::{app_state, cells, headers, labels, node_state, phase, short_hash, usage};
 use crate::render::table::{Table, plain};
 use crate::render::time::{age, bytes, moment, processors};
 use crate::target::Type;
@@ -198,6 +198,20 @@ pub(crate) fn secret(secret: &Secret) -> String {
     text
 }
 
+/// A project, with what there is of it beside what there may be.
+pub(crate) fn project(project: &Project) -> String {
+    let mut text = head(project.metadata.as_ref());
+    field(&mut text, "Description", project.spec.as_ref().map_or("", |spec| &spec.description));
+    let deleting = project.status.as_ref().is_some_and(|status| status.deleting);
+    field(&mut text, "Status", if deleting { "Deleting" } else { "Active" });
+    let row = |(what, used, limit): (&str, String, Option<String>)| {
+        vec![what.to_owned(), used, limit.unwrap_or_else(|| "-".to_owned())]
+    };
+    let rows: Vec<_> = usage(project).into_iter().map(row).collect();
+    table(&mut text, "Quota", &["RESOURCE", "USED", "LIMIT"], &rows);
+    text
+}
+
 /// What a secret is for, in a word.
 pub(crate) fn secret_kind(kind: secret_status::Kind) -> &'static str {
     match kind {
@@ -212,7 +226,10 @@ pub(super) fn head(metadata: Option<&Metadata>) -> String {
     let mut parts = metadata.name.split('/').skip(1);
     let project = parts.next().unwrap_or_default().to_owned();
     field(&mut text, "Name", metadata.name.rsplit('/').next().unwrap_or_default());
-    field(&mut text, "Project", &project);
+    // A project is in none.
+    if parts.next().is_some() {
+        field(&mut text, "Project", &project);
+    }
     field(&mut text, "Labels", &labels(Some(&metadata)));
     for (key, value) in &metadata.annotations {
         field(&mut text, "Annotation", &format!("{key}: {value}"));

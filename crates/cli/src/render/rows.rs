@@ -1,6 +1,6 @@
 //! Which columns each type has, and what is in them.
 
-use skerry_proto::registry::v1::Node;
+use skerry_proto::registry::v1::{Node, Project};
 use skerry_proto::scheduler::v1::{App, Config, Revision, Secret};
 use skerry_proto::types::v1::condition::Status;
 use skerry_proto::types::v1::{Condition, Event, InstancePhase, InstanceStatus, Metadata};
@@ -28,6 +28,10 @@ pub(crate) fn headers(kind: Type, wide: bool) -> Vec<&'static str> {
             &["REVISION", "EXIT", "RUNTIME-ID", "MESSAGE"],
         ),
         Type::Revision => (&["REVISION", "NUMBER", "SERVICES", "AGE"], &["IMAGES"]),
+        Type::Project => (
+            &["NAME", "STATUS", "NODES", "APPS", "SECRETS", "CONFIGS", "SIZE", "AGE"],
+            &["DESCRIPTION", "LABELS"],
+        ),
         Type::Event => (&["TIME", "SEVERITY", "REASON", "REGARDING", "MESSAGE"], &["SOURCE"]),
         Type::User => (&["NAME", "KEYS", "AGE"], &["LABELS"]),
         Type::Group => (&["NAME", "MEMBERS", "AGE"], &["WHO", "LABELS"]),
@@ -43,7 +47,13 @@ pub(crate) fn usual_widths(kind: Type) -> &'static [usize] {
         Type::App => &[12, 0, 0, 28, HASH_DIGITS],
         Type::Instance => &[24, 12, 9, 0, 0, 20],
         Type::Event => &[20, 0, 18, 28],
-        Type::Config | Type::Secret | Type::Revision | Type::User | Type::Group | Type::RoleBinding => &[12],
+        Type::Config
+        | Type::Secret
+        | Type::Revision
+        | Type::User
+        | Type::Group
+        | Type::RoleBinding
+        | Type::Project => &[12],
     }
 }
 
@@ -60,6 +70,7 @@ pub(crate) fn cells(item: &Item, wide: bool, now: i64) -> Vec<String> {
         Item::User(user) => people::user_cells(user, now),
         Item::Group(group) => people::group_cells(group, now),
         Item::RoleBinding(binding) => people::binding_cells(binding, now),
+        Item::Project(project) => project_cells(project, now),
     };
     if wide {
         narrow.extend(more);
@@ -80,7 +91,8 @@ pub(crate) fn change_cells(kind: ChangeKind, item: &Item, wide: bool, now: i64) 
         | Item::Event(_)
         | Item::User(_)
         | Item::Group(_)
-        | Item::RoleBinding(_) => 1,
+        | Item::RoleBinding(_)
+        | Item::Project(_) => 1,
     };
     if kind == ChangeKind::Deleted
         && let Some(cell) = cells.get_mut(state)
@@ -195,6 +207,36 @@ fn config_cells(config: &Config, now: i64) -> Cells {
         age_of(config.metadata.as_ref(), now),
     ];
     (narrow, vec![labels(config.metadata.as_ref())])
+}
+
+fn project_cells(project: &Project, now: i64) -> Cells {
+    let used = usage(project).map(|(_, used, limit)| match limit {
+        Some(limit) => format!("{used}/{limit}"),
+        None => used,
+    });
+    let deleting = project.status.as_ref().is_some_and(|status| status.deleting);
+    let status = if deleting { "Deleting" } else { "Active" };
+    let mut narrow = vec![short_name(project.metadata.as_ref()), status.to_owned()];
+    narrow.extend(used);
+    narrow.push(age_of(project.metadata.as_ref(), now));
+    let description = project.spec.as_ref().map_or("", |spec| &spec.description);
+    (narrow, vec![or_dash(description), labels(project.metadata.as_ref())])
+}
+
+/// What there is of a project, and how much of it there may be, as people read it.
+pub(crate) fn usage(project: &Project) -> [(&'static str, String, Option<String>); 5] {
+    let used = project.status.and_then(|status| status.used).unwrap_or_default();
+    let quota = project.spec.as_ref().and_then(|spec| spec.quota).unwrap_or_default();
+    let size = |size: i64| time::bytes(u64::try_from(size).unwrap_or_default());
+    let number =
+        |what, used: i64, limit: Option<i64>| (what, used.to_string(), limit.map(|limit| limit.to_string()));
+    [
+        number("nodes", used.nodes, quota.nodes),
+        number("apps", used.apps, quota.apps),
+        number("secrets", used.secrets, quota.secrets),
+        number("configs", used.configs, quota.configs),
+        ("size", size(used.size_bytes), quota.size_bytes.map(size)),
+    ]
 }
 
 fn instance_cells(instance: &InstanceStatus, now: i64) -> Cells {

@@ -33,6 +33,7 @@ pub fn resource(resource: &Resource) -> Value {
         }
         Resource::Group(group) => message(kind.message(), group.as_ref()),
         Resource::RoleBinding(binding) => message(kind.message(), binding.as_ref()),
+        Resource::Project(project) => message(kind.message(), project.as_ref()),
     };
     if let Value::Map(entries) = &mut body
         && let Some((_, Value::Map(metadata))) = entries.iter_mut().find(|(key, _)| key == "metadata")
@@ -76,12 +77,14 @@ fn with_header(kind: &str, body: Value) -> Value {
     Value::Map(entries)
 }
 
-/// `projects/p/apps/a` becomes `name: a`, `project: p`.
+/// `projects/p/apps/a` becomes `name: a`, `project: p`; `projects/p` just `name: p`.
 fn short_name(metadata: &mut Vec<(String, Value)>) {
     let Some(at) = metadata.iter().position(|(key, _)| key == "name") else { return };
     let Value::String(full) = &metadata[at].1 else { return };
     let parts: Vec<&str> = full.split('/').collect();
-    if let ["projects", project, _, name] = parts.as_slice() {
+    if let ["projects", project] = parts.as_slice() {
+        metadata[at].1 = Value::String((*project).to_owned());
+    } else if let ["projects", project, _, name] = parts.as_slice() {
         let (name, project) = (Value::String((*name).to_owned()), Value::String((*project).to_owned()));
         metadata[at].1 = name;
         metadata.insert(at + 1, ("project".into(), project));

@@ -55,6 +55,78 @@ impl ::prost::Name for StoreMeta {
         "/skerry.store.v1.StoreMeta".into()
     }
 }
+/// projects/<project>: a tenant. What is made or changed in it compares this record.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ProjectRecord {
+    /// Common part.
+    #[prost(message, optional, tag = "1")]
+    pub meta: ::core::option::Option<Meta>,
+    /// For people.
+    #[prost(string, tag = "2")]
+    pub description: ::prost::alloc::string::String,
+    /// How much it may have.
+    #[prost(message, optional, tag = "3")]
+    pub quota: ::core::option::Option<QuotaRecord>,
+    /// Since when it is being deleted: nothing new is made in it. Absent: it is not.
+    #[prost(message, optional, tag = "4")]
+    pub delete_time: ::core::option::Option<::prost_types::Timestamp>,
+}
+impl ::prost::Name for ProjectRecord {
+    const NAME: &'static str = "ProjectRecord";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.ProjectRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.ProjectRecord".into()
+    }
+}
+/// How much a project may have. Absent: no limit.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QuotaRecord {
+    /// Nodes.
+    #[prost(int64, optional, tag = "1")]
+    pub nodes: ::core::option::Option<i64>,
+    /// Apps.
+    #[prost(int64, optional, tag = "2")]
+    pub apps: ::core::option::Option<i64>,
+    /// Secrets.
+    #[prost(int64, optional, tag = "3")]
+    pub secrets: ::core::option::Option<i64>,
+    /// Configs.
+    #[prost(int64, optional, tag = "4")]
+    pub configs: ::core::option::Option<i64>,
+    /// Bytes of what is stored, as the records' `size_bytes` say.
+    #[prost(int64, optional, tag = "5")]
+    pub size_bytes: ::core::option::Option<i64>,
+}
+impl ::prost::Name for QuotaRecord {
+    const NAME: &'static str = "QuotaRecord";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.QuotaRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.QuotaRecord".into()
+    }
+}
+/// usage/<project>/<what>: how much a project has of what its quota may limit. Written with each record that is made, changed or deleted.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UsageRecord {
+    /// So much.
+    #[prost(int64, tag = "1")]
+    pub used: i64,
+}
+impl ::prost::Name for UsageRecord {
+    const NAME: &'static str = "UsageRecord";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.UsageRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.UsageRecord".into()
+    }
+}
 /// nodes/<project>/<node>.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NodeRecord {
@@ -96,6 +168,9 @@ pub struct AppRecord {
     /// Number of the current revision.
     #[prost(int64, tag = "3")]
     pub revision_number: i64,
+    /// Bytes of the current spec, which count against the project's quota. 0: written before there were quotas, and not counted.
+    #[prost(int64, tag = "4")]
+    pub size_bytes: i64,
     /// W3C trace context of the request that made the revision current. Empty: nobody traced it.
     #[prost(string, tag = "40")]
     pub trace_parent: ::prost::alloc::string::String,
@@ -149,6 +224,9 @@ pub struct ConfigRecord {
     /// Hash of the current content.
     #[prost(string, tag = "2")]
     pub hash: ::prost::alloc::string::String,
+    /// Bytes of the current content, as those of an app.
+    #[prost(int64, tag = "3")]
+    pub size_bytes: i64,
     /// W3C trace context of the request that made the content current. Empty: nobody traced it.
     #[prost(string, tag = "40")]
     pub trace_parent: ::prost::alloc::string::String,
@@ -210,6 +288,9 @@ pub struct SecretRecord {
     /// When the values last changed.
     #[prost(message, optional, tag = "6")]
     pub update_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Bytes of the current values before they were sealed, as those of an app.
+    #[prost(int64, tag = "7")]
+    pub size_bytes: i64,
     /// W3C trace context of the request that made the values current. Empty: nobody traced it.
     #[prost(string, tag = "40")]
     pub trace_parent: ::prost::alloc::string::String,

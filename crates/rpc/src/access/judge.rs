@@ -64,7 +64,11 @@ pub(crate) fn judge(
                 Rule::Users(needs) => {
                     let everywhere = authorizer.role(&user, &SYSTEM) >= Some(needs.role);
                     let claim = Claim { user, needs };
-                    Ok(if everywhere { Early::Everywhere(claim) } else { Early::ByProject(claim) })
+                    match (everywhere, needs.path) {
+                        (true, _) => Ok(Early::Everywhere(claim)),
+                        (false, []) => Err(role_needed(method, &claim, &SYSTEM)),
+                        (false, _) => Ok(Early::ByProject(claim)),
+                    }
                 }
             }
         }
@@ -104,19 +108,21 @@ pub(crate) fn judge_request(
 /// Whether the user has the role that the call takes in `project`.
 pub(crate) fn check_role(
     method: &str,
-    Claim { user, needs }: &Claim,
+    claim: &Claim,
     project: &ProjectName,
     authorizer: &dyn Authorizer,
 ) -> Result<(), Fault> {
-    if authorizer.role(user, project) >= Some(needs.role) {
-        return Ok(());
-    }
+    let allowed = authorizer.role(&claim.user, project) >= Some(claim.needs.role);
+    if allowed { Ok(()) } else { Err(role_needed(method, claim, project)) }
+}
+
+fn role_needed(method: &str, Claim { user, needs }: &Claim, project: &ProjectName) -> Fault {
     let (called, role) = (method.trim_start_matches('/'), needs.role);
     let message = format!("{user} may not call {called} in project {project}: that takes the role {role}");
-    Err(Fault::new(Code::PermissionDenied, "ROLE_NEEDED", message)
+    Fault::new(Code::PermissionDenied, "ROLE_NEEDED", message)
         .with("method", called)
         .with("project", project)
-        .with("role", role))
+        .with("role", role)
 }
 
 /// The user of a certificate, if it has a record with that key.

@@ -30,7 +30,8 @@ pub(crate) enum Rule {
 pub(crate) struct ForUsers {
     /// The role that it takes at least.
     pub(crate) role: Role,
-    /// Where the request names the resource, or the project itself.
+    /// Where the request names the resource, or the project itself. Empty: it is about the installation, and the role must hold in
+    /// project `system`.
     pub(crate) path: Path,
     /// It answers with a stream, which ends when the role is lost.
     pub(crate) streams: bool,
@@ -42,6 +43,8 @@ pub(crate) struct ForUsers {
 
 /// The name of a resource or of its project, as the first field of a request.
 const FIRST: Path = &[1];
+/// Nowhere.
+const EVERYWHERE: Path = &[];
 /// The name in the metadata of a resource that is the first field of a request.
 const METADATA: Path = &[1, 1, 1];
 
@@ -89,6 +92,13 @@ pub(crate) const TABLE: &[(&str, Rule)] = &[
     ("/skerry.registry.v1.EventService/ListEvents", users(Viewer, FIRST)),
     ("/skerry.registry.v1.EventService/WatchEvents", watches(Viewer, FIRST)),
     ("/skerry.registry.v1.InstallationService/GetInstallation", users(Viewer, FIRST)),
+    // Projects: nobody makes room for itself.
+    ("/skerry.registry.v1.ProjectService/CreateProject", users(Admin, EVERYWHERE)),
+    ("/skerry.registry.v1.ProjectService/GetProject", users(Viewer, FIRST)),
+    ("/skerry.registry.v1.ProjectService/ListProjects", users(Viewer, EVERYWHERE)),
+    ("/skerry.registry.v1.ProjectService/WatchProjects", watches(Viewer, EVERYWHERE)),
+    ("/skerry.registry.v1.ProjectService/UpdateProject", users(Admin, EVERYWHERE)),
+    ("/skerry.registry.v1.ProjectService/DeleteProject", users(Admin, EVERYWHERE)),
     // Who gets in.
     ("/skerry.registry.v1.TokenService/CreateToken", users(Admin, FIRST)),
     ("/skerry.registry.v1.TokenService/ListTokens", users(Admin, FIRST)),

@@ -4,7 +4,8 @@ use std::fmt;
 
 use skerry_model::{
     AppName, AppRef, ConfigName, ConfigRef, ContentHash, GroupName, GroupRef, NodeName, NodeRef, ProjectName,
-    RevisionRef, RoleBindingName, RoleBindingRef, SecretName, SecretRef, SecretVersion, UserName, UserRef,
+    ProjectRef, RevisionRef, RoleBindingName, RoleBindingRef, SecretName, SecretRef, SecretVersion, UserName,
+    UserRef,
 };
 
 /// The longest gateway id, leader name and request id, in bytes.
@@ -62,6 +63,46 @@ pub struct SealedSecretRef {
     pub secret: SecretName,
     /// Which values.
     pub version: SecretVersion,
+}
+
+/// What a project's quota may limit, each counted under a key of its own: services that write different things do not contend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Counted {
+    /// Nodes.
+    Nodes,
+    /// Apps.
+    Apps,
+    /// Secrets.
+    Secrets,
+    /// Configs.
+    Configs,
+    /// Bytes of specs, contents and values.
+    Bytes,
+}
+
+impl Counted {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Nodes, Self::Apps, Self::Secrets, Self::Configs, Self::Bytes];
+
+    /// As keys and people have it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Nodes => "nodes",
+            Self::Apps => "apps",
+            Self::Secrets => "secrets",
+            Self::Configs => "configs",
+            Self::Bytes => "bytes",
+        }
+    }
+}
+
+/// How much of something a project has.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UsageName {
+    /// The tenant.
+    pub project: ProjectName,
+    /// Of what.
+    pub counted: Counted,
 }
 
 /// Whose ring of events.
@@ -203,6 +244,26 @@ impl KeyName for TheAuthority {
     }
     fn from_path(path: &str) -> Option<Self> {
         (path == "authority").then_some(Self)
+    }
+}
+
+impl KeyName for ProjectRef {
+    fn write_path(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.project)
+    }
+    fn from_path(path: &str) -> Option<Self> {
+        Some(Self { project: ProjectName::parse(path).ok()? })
+    }
+}
+
+impl KeyName for UsageName {
+    fn write_path(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.project, self.counted.as_str())
+    }
+    fn from_path(path: &str) -> Option<Self> {
+        let (project, counted) = two(path)?;
+        let counted = Counted::ALL.into_iter().find(|one| one.as_str() == counted)?;
+        Some(Self { project: ProjectName::parse(project).ok()?, counted })
     }
 }
 

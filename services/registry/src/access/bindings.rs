@@ -123,7 +123,9 @@ impl RoleBindingService for Bindings {
         request: Request<pb::ListRoleBindingsRequest>,
     ) -> Result<Response<pb::ListRoleBindingsResponse>, Status> {
         let pb::ListRoleBindingsRequest { parent, label_selector, page_size, page_token } = request.get_ref();
-        let page = skerry_api::list(&self.shown.bindings, parent, label_selector, *page_size, page_token);
+        let page =
+            skerry_api::list(self, &self.shown.bindings, parent, label_selector, *page_size, page_token)
+                .await;
         reply(page.map(|page| pb::ListRoleBindingsResponse {
             role_bindings: page.items,
             next_page_token: page.next_page_token,

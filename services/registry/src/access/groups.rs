@@ -101,7 +101,8 @@ impl GroupService for Groups {
         request: Request<pb::ListGroupsRequest>,
     ) -> Result<Response<pb::ListGroupsResponse>, Status> {
         let pb::ListGroupsRequest { parent, label_selector, page_size, page_token } = request.get_ref();
-        let page = skerry_api::list(&self.shown.groups, parent, label_selector, *page_size, page_token);
+        let page =
+            skerry_api::list(self, &self.shown.groups, parent, label_selector, *page_size, page_token).await;
         reply(
             page.map(|page| pb::ListGroupsResponse {
                 groups: page.items,

@@ -67,7 +67,7 @@ impl Access {
     }
 }
 
-fn outcome(outcome: Outcome) -> i32 {
+pub(crate) fn outcome(outcome: Outcome) -> i32 {
     match outcome {
         Outcome::Unspecified => ChangeOutcome::Unspecified,
         Outcome::Created => ChangeOutcome::Created,

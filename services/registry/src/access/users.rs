@@ -168,7 +168,8 @@ impl UserService for Users {
         request: Request<pb::ListUsersRequest>,
     ) -> Result<Response<pb::ListUsersResponse>, Status> {
         let pb::ListUsersRequest { parent, label_selector, page_size, page_token } = request.get_ref();
-        let page = skerry_api::list(&self.shown.users, parent, label_selector, *page_size, page_token);
+        let page =
+            skerry_api::list(self, &self.shown.users, parent, label_selector, *page_size, page_token).await;
         reply(
             page.map(|page| pb::ListUsersResponse {
                 users: page.items,

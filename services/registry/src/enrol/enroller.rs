@@ -13,7 +13,7 @@ use skerry_proto::gateway::v1 as pb;
 use skerry_proto::gateway::v1::enroll_response::Outcome;
 use skerry_proto::store::v1 as stored;
 use skerry_proto::types::v1::event::Severity;
-use skerry_store::keys::{EnrollmentKey, EnrollmentName, EventSource, TokenId, TokenName};
+use skerry_store::keys::{Counted, EnrollmentKey, EnrollmentName, EventSource, TokenId, TokenName};
 use skerry_store::{Key, Prefix, Store, Txn, TxnError, Versioned};
 
 use super::asked::Asked;
@@ -117,6 +117,7 @@ impl Enroller {
         let ring = Ring::read(&self.store, EventSource::Node(node.clone())).await.map_err(Fault::from)?;
         let message = format!("by the token {}, from {}", token.id, asked.address);
         let txn = Txn::new().when_same(read).put(&read.key, &used);
+        let txn = self.make_room(txn, &node, before.as_ref()).await?;
         let txn = ring.add(txn, Severity::Normal, node.to_string(), ("Enrolled", message));
         let txn = self.remember(txn, asked, waiting, &node).await?;
         let outcome = self.commit(asked, &node, before.as_ref(), &record, txn).await?;
@@ -153,6 +154,10 @@ impl Enroller {
         let lease = self.leases.current(&self.store).await?;
         let revision = waiting.as_ref().map_or(0, |waiting| waiting.mod_revision);
         let txn = Txn::new().when_unchanged(&key, revision).put_leased(&key, &record, &lease);
+        let txn = match waiting {
+            Some(_) => txn,
+            None => skerry_api::admit(&self.store, project, &[], txn).await?,
+        };
         if !self.committed(txn).await? {
             return Ok(None);
         }
@@ -215,6 +220,19 @@ impl Enroller {
         let lease = self.leases.current(&self.store).await?;
         let revision = waiting.map_or(0, |waiting| waiting.mod_revision);
         Ok(txn.when_unchanged(&key, revision).put_leased(&key, &record, &lease))
+    }
+
+    /// A node that is new counts against its project's quota.
+    async fn make_room(
+        &self,
+        txn: Txn,
+        node: &NodeRef,
+        before: Option<&Versioned<stored::NodeRecord>>,
+    ) -> Result<Txn, Fault> {
+        match before {
+            Some(_) => Ok(txn),
+            None => skerry_api::admit(&self.store, &node.project, &[(Counted::Nodes, 1)], txn).await,
+        }
     }
 
     /// Issues, then writes the node's record with all of `txn`: what cannot be issued uses nothing up.
@@ -335,6 +353,7 @@ impl Enroller {
         };
         let lease = self.leases.current(&self.store).await?;
         let txn = Txn::new().when_same(read).put_leased(&read.key, &approved, &lease);
+        let txn = self.make_room(txn, node, before.as_ref()).await?;
         let txn = ring.add(txn, Severity::Normal, node.to_string(), ("Enrolled", message));
         let revision = before.as_ref().map_or(0, |before| before.mod_revision);
         let txn = txn.when_unchanged(&key, revision).put(&key, &record);

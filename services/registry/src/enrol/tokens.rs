@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use skerry_api::{Etag, metadata_of, page_size, reply};
+use skerry_api::{Etag, Tries, admit, known_project, metadata_of, page_size, reply};
 use skerry_daemon::Shutdown;
 use skerry_identity::token::Token;
 use skerry_model::meta::{check_annotations, check_labels};
@@ -65,7 +65,15 @@ impl Tokens {
         let id = TokenId::parse(token.id().as_str()).expect("an id of ours");
         let name = TokenName { project, id };
         let key = Key::<stored::TokenRecord>::of(&name);
-        let done = self.store.commit(Txn::new().when_absent(&key).put(&key, &record)).await?;
+        let mut tries = Tries::default();
+        let done = loop {
+            let txn = Txn::new().when_absent(&key).put(&key, &record);
+            match self.store.commit(admit(&self.store, &name.project, &[], txn).await?).await {
+                Ok(done) => break done,
+                Err(TxnError::Conflict(_)) => tries.again(&name.project).await?,
+                Err(error) => return Err(error.into()),
+            }
+        };
         // Who asks for it next shall find it.
         self.shared.mirror.wait_for(&done).await?;
         tracing::info!(token = %name.id, project = %name.project, uses_max = record.uses_max, "a token was made");
@@ -79,6 +87,7 @@ impl Tokens {
     async fn list(&self, request: &pb::ListTokensRequest) -> Result<pb::ListTokensResponse, Fault> {
         let project = ProjectName::parse_parent(&request.parent);
         let project = project.map_err(|error| Fault::invalid_field("parent", error))?;
+        known_project(&self.store, &self.shared.mirror, &project).await?;
         let token = match request.page_token.as_str() {
             "" => None,
             text => Some(PageToken::parse(text).map_err(|error| Fault::invalid_field("page_token", error))?),

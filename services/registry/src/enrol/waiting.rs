@@ -1,6 +1,6 @@
 //! `EnrollmentRequestService`: machines that wait for an operator.
 
-use skerry_api::{Tries, reply};
+use skerry_api::{Tries, known_project, reply};
 use skerry_identity::KeyId;
 use skerry_identity::fingerprint::Fingerprint;
 use skerry_model::meta::check_labels;
@@ -40,6 +40,7 @@ impl Waiting {
     async fn list(&self, request: &pb::ListEnrollmentsRequest) -> Result<pb::ListEnrollmentsResponse, Fault> {
         let project = ProjectName::parse_parent(&request.parent);
         let project = project.map_err(|error| Fault::invalid_field("parent", error))?;
+        known_project(&self.0.store, &self.0.shared.mirror, &project).await?;
         let waiting = |read: &Versioned<stored::EnrollmentRecord>| {
             read.value.approved_as.is_empty() && !read.value.denied
         };

@@ -57,7 +57,9 @@ impl SecretService for Secrets {
         request: Request<pb::ListSecretsRequest>,
     ) -> Result<Response<pb::ListSecretsResponse>, Status> {
         let pb::ListSecretsRequest { parent, label_selector, page_size, page_token } = request.get_ref();
-        let page = skerry_api::list(&self.shared.secrets, parent, label_selector, *page_size, page_token);
+        let page =
+            skerry_api::list(self, &self.shared.secrets, parent, label_selector, *page_size, page_token)
+                .await;
         reply(page.map(|page| pb::ListSecretsResponse {
             secrets: page.items,
             next_page_token: page.next_page_token,
@@ -73,7 +75,7 @@ impl SecretService for Secrets {
     ) -> Result<Response<Self::WatchSecretsStream>, Status> {
         let pb::WatchSecretsRequest { parent, label_selector, resource_version } = request.get_ref();
         let (hub, ending) = (&self.shared.secrets, self.shutdown.wait());
-        reply(skerry_api::watch(hub, parent, label_selector, resource_version, told, ending).await)
+        reply(skerry_api::watch(self, hub, (parent, label_selector, resource_version), told, ending).await)
     }
 
     async fn update_secret(

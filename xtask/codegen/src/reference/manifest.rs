@@ -6,13 +6,14 @@ use prost_types::FieldDescriptorProto;
 
 use super::{HEAD, Protos, is_repeated, markdown, scalar, type_name};
 
-const KINDS: [(&str, &str); 6] = [
+const KINDS: [(&str, &str); 7] = [
     ("App", "skerry.scheduler.v1.App"),
     ("Config", "skerry.scheduler.v1.Config"),
     ("Node", "skerry.registry.v1.Node"),
     ("User", "skerry.registry.v1.User"),
     ("Group", "skerry.registry.v1.Group"),
     ("RoleBinding", "skerry.registry.v1.RoleBinding"),
+    ("Project", "skerry.registry.v1.Project"),
 ];
 /// What people write of the metadata; the rest is the server's.
 const METADATA: &str = "skerry.type.v1.Metadata";
@@ -26,7 +27,7 @@ A manifest is YAML or JSON, several in a file or a `List`:
 
 ```text
 apiVersion: skerry/v1
-kind: App | Config | Node | User | Group | RoleBinding
+kind: App | Config | Node | User | Group | RoleBinding | Project
 metadata: {name: ..., labels: {...}}
 spec: ...
 ```

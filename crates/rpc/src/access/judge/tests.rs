@@ -69,6 +69,22 @@ fn a_role_holds_in_its_project_and_in_system_everywhere() {
 }
 
 #[test]
+fn what_is_the_installation_s_takes_a_role_in_system_and_a_project_is_read_by_its_own() {
+    let ada = peer("a/user/ada", KEY);
+    let update = "/skerry.registry.v1.ProjectService/UpdateProject";
+    let list = "/skerry.registry.v1.ProjectService/ListProjects";
+    let get = "/skerry.registry.v1.ProjectService/GetProject";
+    let ask = |method, knows| told(method, Some(&ada), &node("projects/a"), knows);
+    let here = Knows("projects/a/users/ada", "a", Role::Admin);
+    assert_eq!([update, list, get].map(|method| ask(method, &here)), ["ROLE_NEEDED", "ROLE_NEEDED", "may"]);
+    assert_eq!(told(get, Some(&ada), &node("projects/b"), &here), "ROLE_NEEDED");
+    let reads = Knows("projects/a/users/ada", "system", Role::Viewer);
+    assert_eq!([update, list, get].map(|method| ask(method, &reads)), ["ROLE_NEEDED", "may", "may"]);
+    let everywhere = Knows("projects/a/users/ada", "system", Role::Admin);
+    assert_eq!(ask(update, &everywhere), "may");
+}
+
+#[test]
 fn a_key_that_does_not_count_is_nobody_s_whatever_the_name() {
     let knows = Knows("projects/a/users/ada", "a", Role::Admin);
     let other_key = peer("a/user/ada", KeyId::from_bytes([8; 32]));

@@ -53,6 +53,9 @@ fn a_path_leads_to_the_text_that_names_the_resource_or_its_project() {
         let Rule::Users(users) = rule else { continue };
         assert!(!method.client_streaming(), "{path}: only a request of one message can be judged by it");
         assert_eq!(users.streams, method.server_streaming(), "{path}: what streams ends with the role");
+        if users.path.is_empty() {
+            continue;
+        }
         let mut message = &messages[method.input_type()];
         let (last, above) = users.path.split_last().expect("a path");
         let field = |message: &DescriptorProto, number: u32| {
@@ -75,6 +78,16 @@ fn a_path_leads_to_the_text_that_names_the_resource_or_its_project() {
 }
 
 #[test]
+fn only_of_projects_it_is_decided_for_the_installation_as_a_whole() {
+    for (path, rule) in TABLE {
+        let Rule::Users(users) = rule else { continue };
+        let of_projects =
+            path.starts_with("/skerry.registry.v1.ProjectService/") && !path.ends_with("/GetProject");
+        assert_eq!(users.path.is_empty(), of_projects, "{path}");
+    }
+}
+
+#[test]
 fn reading_takes_the_least_role_and_deciding_who_is_in_the_highest() {
     let role = |path: &str| match rule(path) {
         Some(Rule::Users(users)) => users.role,
@@ -85,6 +98,7 @@ fn reading_takes_the_least_role_and_deciding_who_is_in_the_highest() {
         ("/skerry.scheduler.v1.AppService/DeleteApp", Operator),
         ("/skerry.registry.v1.NodeService/UpdateNode", Operator),
         ("/skerry.registry.v1.NodeService/DeleteNode", Admin),
+        ("/skerry.registry.v1.ProjectService/UpdateProject", Admin),
         ("/skerry.registry.v1.RoleBindingService/CreateRoleBinding", Admin),
     ] {
         assert_eq!(role(path), expected, "{path}");
