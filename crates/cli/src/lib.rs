@@ -25,7 +25,7 @@ mod watch;
 
 use std::process::ExitCode;
 
-use args::SecretCommand;
+use args::{AuditArgs, AuditCommand, SecretCommand, VerifyArgs};
 pub use args::{ClientCommand, GlobalArgs, TlsFlags};
 pub use error::EXIT_CODES_HELP;
 pub use own_context::{OwnContext, OwnServer, keep_own_context, own_context_command};
@@ -59,6 +59,10 @@ async fn execute(global: &GlobalArgs, command: &ClientCommand) -> Result<(), Cli
         ClientCommand::Secret(SecretCommand::RotateKey(args)) => {
             return commands::secret::rotate_key(args, printer);
         }
+        ClientCommand::Audit(AuditArgs {
+            command: Some(AuditCommand::Verify(VerifyArgs { from_file: Some(path) })),
+            ..
+        }) => return commands::audit::verify_file(path, printer),
         ClientCommand::Explain(args) => return commands::explain::run(args, printer),
         ClientCommand::Version(args) => return commands::version::run(args, printer),
         _ => {}
@@ -88,6 +92,7 @@ async fn execute(global: &GlobalArgs, command: &ClientCommand) -> Result<(), Cli
         ClientCommand::Secret(command) => commands::secret::run(client, command, printer).await,
         ClientCommand::Restart(args) => commands::restart::run(client, args, printer).await,
         ClientCommand::Events(args) => commands::events::run(client, args, printer).await,
+        ClientCommand::Audit(args) => commands::audit::run(client, args, printer).await,
         ClientCommand::Wait(args) => commands::wait::run(client, args, printer).await,
         ClientCommand::Status(args) => commands::status::run(client, args, printer).await,
         ClientCommand::User(command) => commands::access::user::run(client, command, printer).await,

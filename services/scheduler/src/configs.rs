@@ -12,7 +12,7 @@ use skerry_proto::scheduler::v1::config_service_server::ConfigService;
 use skerry_proto::scheduler::v1::{self as pb, Config, ConfigSpec};
 use skerry_proto::store::v1 as stored;
 use skerry_proto::types::v1::Metadata;
-use skerry_rpc::trace;
+use skerry_rpc::{Peer, status_of, trace};
 use skerry_store::keys::ConfigRevisionRef;
 use skerry_store::{Key, Mirror, Store, Txn};
 use tonic::{Request, Response, Status};
@@ -135,6 +135,7 @@ impl ConfigService for Configs {
         &self,
         request: Request<pb::CreateConfigRequest>,
     ) -> Result<Response<pb::CreateConfigResponse>, Status> {
+        let peer = Peer::of(&request).map_err(|fault| status_of(&fault))?;
         let request = request.get_ref();
         let method = "skerry.scheduler.v1.ConfigService/CreateConfig";
         let create = Create {
@@ -143,7 +144,7 @@ impl ConfigService for Configs {
             validate_only: request.validate_only,
         };
         let config =
-            skerry_api::create(self, Call { method, id: &request.request_id, request }, create).await;
+            skerry_api::create(self, Call { method, id: &request.request_id, request, peer: &peer }, create).await;
         reply(config.map(|config| pb::CreateConfigResponse { config: Some(config) }))
     }
 
@@ -183,6 +184,7 @@ impl ConfigService for Configs {
         &self,
         request: Request<pb::UpdateConfigRequest>,
     ) -> Result<Response<pb::UpdateConfigResponse>, Status> {
+        let peer = Peer::of(&request).map_err(|fault| status_of(&fault))?;
         let request = request.get_ref();
         let method = "skerry.scheduler.v1.ConfigService/UpdateConfig";
         let update = Update {
@@ -191,7 +193,7 @@ impl ConfigService for Configs {
             allow_missing: request.allow_missing,
             validate_only: request.validate_only,
         };
-        let done = skerry_api::update(self, Call { method, id: &request.request_id, request }, update).await;
+        let done = skerry_api::update(self, Call { method, id: &request.request_id, request, peer: &peer }, update).await;
         reply(done.map(|(config, outcome)| pb::UpdateConfigResponse {
             config: Some(config),
             outcome: outcome.into(),
@@ -202,10 +204,11 @@ impl ConfigService for Configs {
         &self,
         request: Request<pb::DeleteConfigRequest>,
     ) -> Result<Response<pb::DeleteConfigResponse>, Status> {
+        let peer = Peer::of(&request).map_err(|fault| status_of(&fault))?;
         let request = request.get_ref();
         let method = "skerry.scheduler.v1.ConfigService/DeleteConfig";
         let delete = Delete { name: &request.name, etag: &request.etag };
-        let done = skerry_api::delete(self, Call { method, id: &request.request_id, request }, delete).await;
+        let done = skerry_api::delete(self, Call { method, id: &request.request_id, request, peer: &peer }, delete).await;
         reply(done.map(|()| pb::DeleteConfigResponse {}))
     }
 }

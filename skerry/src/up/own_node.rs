@@ -9,9 +9,11 @@ use bytes::Bytes;
 use skerry_identity::KeyId;
 use skerry_identity::hpke::HpkePublicKey;
 use skerry_identity::key_store::{FileKeyStore, KeyStore as _};
+use skerry_api::audit;
 use skerry_model::{NodeRef, time};
 use skerry_proto::store::v1::{Meta, NodeRecord};
-use skerry_store::{Key, Store, Txn, TxnError};
+use skerry_proto::types::v1::AuditOutcome;
+use skerry_store::{Act, Key, Store, Txn, TxnError};
 
 /// How often a transaction that somebody else came before is tried again.
 const ATTEMPTS_MAX: u32 = 5;
@@ -47,10 +49,14 @@ impl OwnKeys {
         for _ in 0..ATTEMPTS_MAX {
             let known = store.get(&key).await?;
             let txn = match known {
-                None => Txn::new().when_absent(&key).put(&key, &self.of_new_node()),
+                None => {
+                    let txn = Txn::new().when_absent(&key).put(&key, &self.of_new_node());
+                    txn.audit(act(node, AuditOutcome::Created))
+                }
                 Some(known) if self.fresh && *known.value.key_id != *self.key_id.as_bytes() => {
                     let record = self.entered(known.value.clone());
-                    Txn::new().when_same(&known).put(&key, &record)
+                    let txn = Txn::new().when_same(&known).put(&key, &record);
+                    txn.audit(act(node, AuditOutcome::Updated))
                 }
                 Some(_) => return Ok(()),
             };
@@ -81,6 +87,12 @@ impl OwnKeys {
             ..record
         }
     }
+}
+
+/// What the audit log says of it: nobody called.
+fn act(node: &NodeRef, outcome: AuditOutcome) -> Act {
+    let act = Act::new(audit::itself("skerry"), "skerry up", node.project.clone(), node.to_string(), outcome);
+    act.detail("this machine's own keys")
 }
 
 #[cfg(test)]

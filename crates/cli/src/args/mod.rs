@@ -1,6 +1,7 @@
 //! What can be typed: every client command with its flags and help. Meaning is in `commands`.
 
 mod access;
+mod audit;
 mod change;
 mod contexts;
 mod enrol;
@@ -20,6 +21,7 @@ pub use access::{
     AuthCommand, BindArgs, CanIArgs, CreateUserArgs, ListArgs, RenewUserArgs, RevokeUserArgs, RoleCommand,
     RoleName, UserArgs, UserCommand,
 };
+pub use audit::{AuditArgs, AuditCommand, VerifyArgs};
 pub use change::{AnnotateArgs, ApplyArgs, CordonArgs, DeleteArgs, DiffArgs, EditArgs, LabelArgs};
 pub use contexts::{ConfigCommand, GetContextsArgs, SetContextArgs};
 pub use enrol::{
@@ -141,6 +143,8 @@ pub enum ClientCommand {
     Restart(RestartArgs),
     /// Show what happened
     Events(EventsArgs),
+    /// Who changed what: the audit log
+    Audit(AuditArgs),
     /// Wait until resources are in a state
     Wait(WaitArgs),
     /// Show how the installation itself is: services, store, nodes, apps
