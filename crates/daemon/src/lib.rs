@@ -2,6 +2,7 @@
 //!
 //! `main` of a service is: parse arguments, [`run`]: bind, connect the store, start, serve, close the store.
 
+mod denied;
 mod monitor;
 mod service;
 mod shutdown;
@@ -11,6 +12,7 @@ mod tls;
 use std::future::Future;
 use std::process::ExitCode;
 
+pub use denied::keep_denied;
 pub use monitor::Monitor;
 pub use service::{Listening, ServiceArgs, local_url};
 pub use shutdown::{Shutdown, signals};

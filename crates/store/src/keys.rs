@@ -43,9 +43,9 @@ use skerry_model::ProjectName;
 use skerry_proto::store::v1 as pb;
 
 pub use self::names::{
-    AuditName, ChainId, ConfigRevisionRef, EnrollmentKey, EnrollmentName, EventSource, GatewayId, ID_BYTES_MAX, InvalidId,
-    KeyName, LeaderName, MemberId, RequestId, RequestName, SealedSecretRef, SecretRevisionRef, TheAuthority,
-    TheStore, TokenId, TokenName,
+    AuditName, ChainId, ConfigRevisionRef, EnrollmentKey, EnrollmentName, EventSource, GatewayId,
+    ID_BYTES_MAX, InvalidId, KeyName, LeaderName, MemberId, RequestId, RequestName, SealedSecretRef,
+    SecretRevisionRef, TheAuthority, TheStore, TokenId, TokenName,
 };
 
 /// What every key begins with.

@@ -56,6 +56,7 @@ pages! {
     processes: "processes.md", Nothing;
     configs: "configs.md", Docker;
     secret_values: "secrets.md", Nothing;
+    audit: "audit.md", Nothing;
     health: "health.md", Docker;
     updates: "updates.md", Docker;
     offline: "offline.md", Docker;

@@ -33,7 +33,9 @@ fn main() -> ExitCode {
             skerry_rpc::check_address(address).context("--registry")?;
         }
         let listening = args.service.bind_for_enrolment().await?;
-        let store = Store::connect(StoreConfig::new(Target::parse(&args.service.etcd)?).written_by("gateway")).await?;
+        let store =
+            Store::connect(StoreConfig::new(Target::parse(&args.service.etcd)?).written_by("gateway"))
+                .await?;
         let address = listening.address().to_string();
         let client = tls.as_ref().map(|files| files.client());
         let issuing = (!args.registry.is_empty()).then(|| Issuing::at(args.registry.clone(), client));

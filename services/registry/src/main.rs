@@ -31,7 +31,9 @@ fn main() -> ExitCode {
         let config = Config::with_key_file(args.key_file.as_deref()).context("--key-file")?;
         let config = Config { audit: args.audit.keep(), ..config };
         let listening = args.service.bind().await?;
-        let store = Store::connect(StoreConfig::new(Target::parse(&args.service.etcd)?).written_by("registry")).await?;
+        let store =
+            Store::connect(StoreConfig::new(Target::parse(&args.service.etcd)?).written_by("registry"))
+                .await?;
         let member = Member::new("registry", listening.address(), listening.metrics_address());
         let access = AccessMirror::start(&store).await?;
         shutdown.spawn(access.clone().follow(shutdown.wait()));

@@ -174,7 +174,9 @@ impl NodeService for Nodes {
             allow_missing: false,
             validate_only: false,
         };
-        let done = skerry_api::update(self, Call { method, id: &request.request_id, request, peer: &peer }, update).await;
+        let done =
+            skerry_api::update(self, Call { method, id: &request.request_id, request, peer: &peer }, update)
+                .await;
         reply(done.map(|(node, _)| pb::UpdateNodeResponse { node: Some(node) }))
     }
 
@@ -199,7 +201,9 @@ impl NodeService for Nodes {
         let request = request.get_ref();
         let method = "skerry.registry.v1.NodeService/DeleteNode";
         let delete = Delete { name: &request.name, etag: &request.etag };
-        let done = skerry_api::delete(self, Call { method, id: &request.request_id, request, peer: &peer }, delete).await;
+        let done =
+            skerry_api::delete(self, Call { method, id: &request.request_id, request, peer: &peer }, delete)
+                .await;
         reply(done.map(|()| pb::DeleteNodeResponse {}))
     }
 }

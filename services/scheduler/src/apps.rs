@@ -161,7 +161,9 @@ impl AppService for Apps {
             resource: request.app.as_ref(),
             validate_only: request.validate_only,
         };
-        let app = skerry_api::create(self, Call { method, id: &request.request_id, request, peer: &peer }, create).await;
+        let app =
+            skerry_api::create(self, Call { method, id: &request.request_id, request, peer: &peer }, create)
+                .await;
         reply(app.map(|app| pb::CreateAppResponse { app: Some(app) }))
     }
 
@@ -210,7 +212,9 @@ impl AppService for Apps {
             allow_missing: request.allow_missing,
             validate_only: request.validate_only,
         };
-        let done = skerry_api::update(self, Call { method, id: &request.request_id, request, peer: &peer }, update).await;
+        let done =
+            skerry_api::update(self, Call { method, id: &request.request_id, request, peer: &peer }, update)
+                .await;
         reply(done.map(|(app, outcome)| pb::UpdateAppResponse { app: Some(app), outcome: outcome.into() }))
     }
 
@@ -222,7 +226,9 @@ impl AppService for Apps {
         let request = request.get_ref();
         let method = "skerry.scheduler.v1.AppService/DeleteApp";
         let delete = Delete { name: &request.name, etag: &request.etag };
-        let done = skerry_api::delete(self, Call { method, id: &request.request_id, request, peer: &peer }, delete).await;
+        let done =
+            skerry_api::delete(self, Call { method, id: &request.request_id, request, peer: &peer }, delete)
+                .await;
         reply(done.map(|()| pb::DeleteAppResponse {}))
     }
 

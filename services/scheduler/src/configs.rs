@@ -144,7 +144,8 @@ impl ConfigService for Configs {
             validate_only: request.validate_only,
         };
         let config =
-            skerry_api::create(self, Call { method, id: &request.request_id, request, peer: &peer }, create).await;
+            skerry_api::create(self, Call { method, id: &request.request_id, request, peer: &peer }, create)
+                .await;
         reply(config.map(|config| pb::CreateConfigResponse { config: Some(config) }))
     }
 
@@ -193,7 +194,9 @@ impl ConfigService for Configs {
             allow_missing: request.allow_missing,
             validate_only: request.validate_only,
         };
-        let done = skerry_api::update(self, Call { method, id: &request.request_id, request, peer: &peer }, update).await;
+        let done =
+            skerry_api::update(self, Call { method, id: &request.request_id, request, peer: &peer }, update)
+                .await;
         reply(done.map(|(config, outcome)| pb::UpdateConfigResponse {
             config: Some(config),
             outcome: outcome.into(),
@@ -208,7 +211,9 @@ impl ConfigService for Configs {
         let request = request.get_ref();
         let method = "skerry.scheduler.v1.ConfigService/DeleteConfig";
         let delete = Delete { name: &request.name, etag: &request.etag };
-        let done = skerry_api::delete(self, Call { method, id: &request.request_id, request, peer: &peer }, delete).await;
+        let done =
+            skerry_api::delete(self, Call { method, id: &request.request_id, request, peer: &peer }, delete)
+                .await;
         reply(done.map(|()| pb::DeleteConfigResponse {}))
     }
 }

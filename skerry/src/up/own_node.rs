@@ -6,10 +6,10 @@ use std::time::SystemTime;
 
 use anyhow::bail;
 use bytes::Bytes;
+use skerry_api::audit;
 use skerry_identity::KeyId;
 use skerry_identity::hpke::HpkePublicKey;
 use skerry_identity::key_store::{FileKeyStore, KeyStore as _};
-use skerry_api::audit;
 use skerry_model::{NodeRef, time};
 use skerry_proto::store::v1::{Meta, NodeRecord};
 use skerry_proto::types::v1::AuditOutcome;

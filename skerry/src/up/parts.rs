@@ -232,6 +232,8 @@ impl ControlPlane {
         if let (Some(keeper), Some(files)) = (self.keeper.take(), self.own.clone()) {
             self.shutdown.spawn(keeper.run(files, self.shutdown.clone()));
         }
+        let denied = settings.data_dir.join("denied.jsonl");
+        self.shutdown.spawn(skerry_daemon::keep_denied(Some(denied), self.shutdown.clone()));
         let mut server = server;
         server.ready_when(self.ready());
         self.serving = Some(self.shutdown.spawn(server.serve(listener, self.shutdown.token())));

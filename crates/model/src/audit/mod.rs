@@ -22,7 +22,8 @@ pub struct AuditHash([u8; HASH_BYTES]);
 impl AuditHash {
     /// The hash of the record with `entry` that follows the one with the hash `previous`.
     pub fn of(previous: &Self, entry: &[u8]) -> Self {
-        let digest = Sha256::new().chain_update(DOMAIN).chain_update(previous.0).chain_update(entry).finalize();
+        let digest =
+            Sha256::new().chain_update(DOMAIN).chain_update(previous.0).chain_update(entry).finalize();
         let mut hash = [0; HASH_BYTES];
         hash.copy_from_slice(&digest);
         Self(hash)

@@ -1,7 +1,7 @@
 //! Laws of chains: one that was written whole is taken, and any one change of it is found.
 
-use prost::Message as _;
 use proptest::prelude::*;
+use prost::Message as _;
 use skerry_proto::registry::v1::{AuditChain, AuditRecord};
 use skerry_proto::types::v1::{AuditEntry, AuditStart, AuditTip};
 
@@ -16,7 +16,8 @@ fn chain(name: &str, length: u64, removed: u64, others: Vec<AuditTip>) -> (Audit
         let start = (sequence == 1).then(|| AuditStart { others: others.clone(), ..AuditStart::default() });
         let time = Some(prost_types::Timestamp { seconds: i64::try_from(sequence).unwrap(), nanos: 0 });
         let resource = format!("projects/p/apps/a{sequence}");
-        let entry = AuditEntry { chain: name.to_owned(), sequence, time, resource, start, ..Default::default() };
+        let entry =
+            AuditEntry { chain: name.to_owned(), sequence, time, resource, start, ..Default::default() };
         let entry = Bytes::from(entry.encode_to_vec());
         let hash = AuditHash::of(&previous, &entry);
         let record = AuditRecord {

@@ -125,7 +125,8 @@ impl ChainCheck {
             0 => Some(BEGINNING),
             _ => AuditHash::from_bytes(&head.removed_hash),
         };
-        let bad = || Finding { chain: head.name.clone(), sequence: head.removed_sequence, wrong: Wrong::BadHead };
+        let bad =
+            || Finding { chain: head.name.clone(), sequence: head.removed_sequence, wrong: Wrong::BadHead };
         Ok(Self {
             chain: head.name.clone(),
             removed: head.removed_sequence,
@@ -196,7 +197,8 @@ impl ChainCheck {
 
 /// Holds what chains say of each other against what they are. All chains are given: one that is named and not among them is gone.
 pub fn compare(chains: &[Checked]) -> Vec<Finding> {
-    let by_name: BTreeMap<&str, &Checked> = chains.iter().map(|chain| (chain.chain.as_str(), chain)).collect();
+    let by_name: BTreeMap<&str, &Checked> =
+        chains.iter().map(|chain| (chain.chain.as_str(), chain)).collect();
     let mut findings = Vec::new();
     for witness in chains {
         for tip in witness.start.iter().flat_map(|start| &start.others) {

@@ -200,9 +200,10 @@ impl From<TxnError> for Fault {
                 let message = format!("{}: nothing was changed", outage.plain(&subject));
                 Fault::new(Code::ResourceExhausted, "STORE_FULL", message)
             }
-            TxnError::Unaudited { .. } | TxnError::KeyTwice { .. } | TxnError::Decode(_) | TxnError::Refused { .. } => {
-                Fault::internal(message)
-            }
+            TxnError::Unaudited { .. }
+            | TxnError::KeyTwice { .. }
+            | TxnError::Decode(_)
+            | TxnError::Refused { .. } => Fault::internal(message),
         }
     }
 }

@@ -107,7 +107,9 @@ impl RoleBindingService for Bindings {
         let method = "skerry.registry.v1.RoleBindingService/CreateRoleBinding";
         let pb::CreateRoleBindingRequest { parent, role_binding, validate_only, .. } = request;
         let create = Create { parent, resource: role_binding.as_ref(), validate_only: *validate_only };
-        let made = skerry_api::create(self, Call { method, id: &request.request_id, request, peer: &peer }, create).await;
+        let made =
+            skerry_api::create(self, Call { method, id: &request.request_id, request, peer: &peer }, create)
+                .await;
         reply(made.map(|binding| pb::CreateRoleBindingResponse { role_binding: Some(binding) }))
     }
 
@@ -145,7 +147,9 @@ impl RoleBindingService for Bindings {
             allow_missing: request.allow_missing,
             validate_only: request.validate_only,
         };
-        let done = skerry_api::update(self, Call { method, id: &request.request_id, request, peer: &peer }, update).await;
+        let done =
+            skerry_api::update(self, Call { method, id: &request.request_id, request, peer: &peer }, update)
+                .await;
         reply(done.map(|(binding, came)| pb::UpdateRoleBindingResponse {
             role_binding: Some(binding),
             outcome: outcome(came),
@@ -160,7 +164,9 @@ impl RoleBindingService for Bindings {
         let request = request.get_ref();
         let method = "skerry.registry.v1.RoleBindingService/DeleteRoleBinding";
         let delete = Delete { name: &request.name, etag: &request.etag };
-        let done = skerry_api::delete(self, Call { method, id: &request.request_id, request, peer: &peer }, delete).await;
+        let done =
+            skerry_api::delete(self, Call { method, id: &request.request_id, request, peer: &peer }, delete)
+                .await;
         reply(done.map(|()| pb::DeleteRoleBindingResponse {}))
     }
 }

@@ -86,7 +86,9 @@ impl GroupService for Groups {
         let method = "skerry.registry.v1.GroupService/CreateGroup";
         let pb::CreateGroupRequest { parent, group, validate_only, .. } = request;
         let create = Create { parent, resource: group.as_ref(), validate_only: *validate_only };
-        let made = skerry_api::create(self, Call { method, id: &request.request_id, request, peer: &peer }, create).await;
+        let made =
+            skerry_api::create(self, Call { method, id: &request.request_id, request, peer: &peer }, create)
+                .await;
         reply(made.map(|group| pb::CreateGroupResponse { group: Some(group) }))
     }
 
@@ -125,7 +127,9 @@ impl GroupService for Groups {
             allow_missing: request.allow_missing,
             validate_only: request.validate_only,
         };
-        let done = skerry_api::update(self, Call { method, id: &request.request_id, request, peer: &peer }, update).await;
+        let done =
+            skerry_api::update(self, Call { method, id: &request.request_id, request, peer: &peer }, update)
+                .await;
         reply(
             done.map(|(group, came)| pb::UpdateGroupResponse { group: Some(group), outcome: outcome(came) }),
         )
@@ -139,7 +143,9 @@ impl GroupService for Groups {
         let request = request.get_ref();
         let method = "skerry.registry.v1.GroupService/DeleteGroup";
         let delete = Delete { name: &request.name, etag: &request.etag };
-        let done = skerry_api::delete(self, Call { method, id: &request.request_id, request, peer: &peer }, delete).await;
+        let done =
+            skerry_api::delete(self, Call { method, id: &request.request_id, request, peer: &peer }, delete)
+                .await;
         reply(done.map(|()| pb::DeleteGroupResponse {}))
     }
 }

@@ -148,7 +148,9 @@ impl UserService for Users {
             return reply(Err(fault));
         }
         let create = Create { parent, resource: user.as_ref(), validate_only: *validate_only };
-        let made = skerry_api::create(self, Call { method, id: &request.request_id, request, peer: &peer }, create).await;
+        let made =
+            skerry_api::create(self, Call { method, id: &request.request_id, request, peer: &peer }, create)
+                .await;
         reply(made.map(|user| pb::CreateUserResponse { user: Some(user) }))
     }
 
@@ -192,7 +194,9 @@ impl UserService for Users {
             allow_missing: request.allow_missing,
             validate_only: request.validate_only,
         };
-        let done = skerry_api::update(self, Call { method, id: &request.request_id, request, peer: &peer }, update).await;
+        let done =
+            skerry_api::update(self, Call { method, id: &request.request_id, request, peer: &peer }, update)
+                .await;
         reply(done.map(|(user, came)| pb::UpdateUserResponse { user: Some(user), outcome: outcome(came) }))
     }
 
@@ -204,7 +208,9 @@ impl UserService for Users {
         let request = request.get_ref();
         let method = "skerry.registry.v1.UserService/DeleteUser";
         let delete = Delete { name: &request.name, etag: &request.etag };
-        let done = skerry_api::delete(self, Call { method, id: &request.request_id, request, peer: &peer }, delete).await;
+        let done =
+            skerry_api::delete(self, Call { method, id: &request.request_id, request, peer: &peer }, delete)
+                .await;
         reply(done.map(|()| pb::DeleteUserResponse {}))
     }
 

@@ -75,9 +75,8 @@ impl Place {
         let mut next = || parts.next().unwrap_or_default();
         let (seconds, nanos, sequence, chain) =
             (next().parse().ok(), next().parse().ok(), next().parse().ok(), ChainId::parse(next()).ok());
-        let place = (|| {
-            Some(Self { time: (seconds?, nanos?), sequence: sequence?, chain: chain?.to_string() })
-        })();
+        let place =
+            (|| Some(Self { time: (seconds?, nanos?), sequence: sequence?, chain: chain?.to_string() }))();
         place.ok_or_else(|| Fault::invalid_field("page_token", "use the one from the page before"))
     }
 }

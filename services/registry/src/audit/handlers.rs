@@ -36,7 +36,10 @@ impl Audit {
         Self { store: store.clone(), heads: Arc::new(heads), shutdown }
     }
 
-    async fn list(&self, request: &pb::ListAuditRecordsRequest) -> Result<pb::ListAuditRecordsResponse, Fault> {
+    async fn list(
+        &self,
+        request: &pb::ListAuditRecordsRequest,
+    ) -> Result<pb::ListAuditRecordsResponse, Fault> {
         let wanted = Wanted::parse(&request.parent, request.filter.clone())?;
         let after = match request.page_token.as_str() {
             "" => None,

@@ -53,7 +53,14 @@ fn shown(read: Versioned<stored::AuditRecord>) -> Read {
 /// A chain as clients see it.
 pub(super) fn chain_of(head: &Versioned<stored::AuditHead>) -> pb::AuditChain {
     let stored::AuditHead { sequence, hash, last_time, removed_sequence, removed_hash } = head.value.clone();
-    pb::AuditChain { name: head.key.name().to_string(), sequence, hash, removed_sequence, removed_hash, last_time }
+    pb::AuditChain {
+        name: head.key.name().to_string(),
+        sequence,
+        hash,
+        removed_sequence,
+        removed_hash,
+        last_time,
+    }
 }
 
 /// The last place in a chain whose record is before `end`, by halving.
@@ -110,16 +117,19 @@ pub(super) async fn page(
     for head in store.audit_heads(CHAINS_MAX).await? {
         let is_behind = |entry: &AuditEntry| {
             let place = Place::of(entry);
-            wanted.until.is_some_and(|until| place.time >= until) || after.is_some_and(|after| place >= *after)
+            wanted.until.is_some_and(|until| place.time >= until)
+                || after.is_some_and(|after| place >= *after)
         };
-        let older = wanted.since.is_some_and(|since| head.value.last_time.is_some_and(|last| moment(last) < since));
+        let older =
+            wanted.since.is_some_and(|since| head.value.last_time.is_some_and(|last| moment(last) < since));
         if older {
             continue;
         }
         let narrowed = wanted.until.is_some() || after.is_some();
         let next = if narrowed { last_before(store, &head, is_behind).await? } else { head.value.sequence };
         let chain = head.key.name();
-        let mut left = Left { chain: chain.clone(), read: Vec::new(), next, first: head.value.removed_sequence + 1 };
+        let mut left =
+            Left { chain: chain.clone(), read: Vec::new(), next, first: head.value.removed_sequence + 1 };
         if let Some(newest) = left.newest(store).await? {
             queue.insert(Place::of(&newest.entry), chain.clone());
             chains.insert(chain, left);

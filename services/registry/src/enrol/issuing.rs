@@ -15,10 +15,7 @@ use super::renew::Renewal;
 pub(crate) struct Issuing(pub(crate) Enroller);
 
 impl Issuing {
-    async fn enrol(
-        &self,
-        request: &Request<pb::EnrollNodeRequest>,
-    ) -> Result<pb::EnrollNodeResponse, Fault> {
+    async fn enrol(&self, request: &Request<pb::EnrollNodeRequest>) -> Result<pb::EnrollNodeResponse, Fault> {
         let (caller, request) = (audit::caller_of(request), request.get_ref());
         let mut sent = request.request.clone().unwrap_or_default();
         let asked = Asked::parse(&sent, &request.address)?;

@@ -74,11 +74,7 @@ pub(super) fn renewed(record: &stored::NodeRecord, renewal: &Renewal) -> Option<
 
 impl Enroller {
     /// Issues a new certificate.
-    pub(super) async fn renew(
-        &self,
-        renewal: &Renewal,
-        caused: &Caused,
-    ) -> Result<IssuedCertificate, Fault> {
+    pub(super) async fn renew(&self, renewal: &Renewal, caused: &Caused) -> Result<IssuedCertificate, Fault> {
         let key = Key::<stored::NodeRecord>::of(&renewal.node);
         let mut tries = Tries::default();
         loop {

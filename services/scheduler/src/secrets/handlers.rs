@@ -113,7 +113,9 @@ impl SecretService for Secrets {
         let request = request.get_ref();
         let method = "skerry.scheduler.v1.SecretService/DeleteSecret";
         let delete = Delete { name: &request.name, etag: &request.etag };
-        let done = skerry_api::delete(self, Call { method, id: &request.request_id, request, peer: &peer }, delete).await;
+        let done =
+            skerry_api::delete(self, Call { method, id: &request.request_id, request, peer: &peer }, delete)
+                .await;
         reply(done.map(|()| pb::DeleteSecretResponse {}))
     }
 

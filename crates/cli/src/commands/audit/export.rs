@@ -29,8 +29,8 @@ pub(super) fn read(path: &Path) -> Result<Vec<(AuditChain, Vec<AuditRecord>)>, C
     for (index, line) in BufReader::new(file).lines().enumerate() {
         let at = |why: &str| failed(format!("line {}: {why}", index + 1));
         let line = line.map_err(|error| at(&error.to_string()))?;
-        let fields: serde_json::Value =
-            serde_json::from_str(&line).map_err(|_| at("not a JSON object: is it from `skerry audit export`?"))?;
+        let fields: serde_json::Value = serde_json::from_str(&line)
+            .map_err(|_| at("not a JSON object: is it from `skerry audit export`?"))?;
         let parsed = (|| match fields.get("kind")?.as_str()? {
             "AuditChain" => Some(Line::Chain(chain(&fields)?)),
             "AuditRecord" => Some(Line::Record(record(&fields)?)),

@@ -221,7 +221,13 @@ mod tests {
         let record = AuditRecord { content: Some(entry), ..Default::default() };
         assert_eq!(
             row(&record),
-            ["2027-01-15T08:00:00Z", "spiffe://d/project/p/user/ada", "deleted", "projects/p/apps/web", "DeleteApp"]
+            [
+                "2027-01-15T08:00:00Z",
+                "spiffe://d/project/p/user/ada",
+                "deleted",
+                "projects/p/apps/web",
+                "DeleteApp"
+            ]
         );
     }
 }
