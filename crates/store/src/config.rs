@@ -139,6 +139,7 @@ impl StoreConfig {
     }
 
     /// The same for a process that the audit log knows by this name, and which changes nothing without a record.
+    #[must_use]
     pub fn written_by(self, writer: &'static str) -> Self {
         Self { writer: Some(writer), ..self }
     }

@@ -52,6 +52,7 @@ impl Act {
     }
 
     /// With a few words more.
+    #[must_use]
     pub fn detail(self, detail: impl Into<String>) -> Self {
         Self { detail: detail.into(), ..self }
     }

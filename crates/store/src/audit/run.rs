@@ -35,13 +35,13 @@ const UNNAMED: &str = "unnamed";
 #[derive(Debug)]
 pub(crate) struct Chains {
     writer: Option<&'static str>,
-    chains: [Mutex<Option<Chain>>; CHAINS_MAX],
+    slots: [Mutex<Option<Chain>>; CHAINS_MAX],
     next: AtomicUsize,
 }
 
 impl Chains {
     pub(crate) fn new(writer: Option<&'static str>) -> Self {
-        Self { writer, chains: std::array::from_fn(|_| Mutex::new(None)), next: AtomicUsize::new(0) }
+        Self { writer, slots: std::array::from_fn(|_| Mutex::new(None)), next: AtomicUsize::new(0) }
     }
 
     /// Whether nothing that is audited may change without a record.
@@ -51,11 +51,11 @@ impl Chains {
 
     /// The first chain that is free; else one after the other is waited for.
     async fn take(&self) -> MutexGuard<'_, Option<Chain>> {
-        if let Some(free) = self.chains.iter().find_map(|chain| chain.try_lock().ok()) {
+        if let Some(free) = self.slots.iter().find_map(|chain| chain.try_lock().ok()) {
             return free;
         }
         let index = self.next.fetch_add(1, Ordering::Relaxed) % CHAINS_MAX;
-        self.chains[index].lock().await
+        self.slots[index].lock().await
     }
 
     fn begin(&self, former: Option<AuditTip>, others: Vec<AuditTip>) -> Chain {
