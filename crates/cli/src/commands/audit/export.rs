@@ -33,12 +33,12 @@ pub(super) fn read(path: &Path) -> Result<Vec<(AuditChain, Vec<AuditRecord>)>, C
             .map_err(|_| at("not a JSON object: is it from `skerry audit export`?"))?;
         let parsed = (|| match fields.get("kind")?.as_str()? {
             "AuditChain" => Some(Line::Chain(chain(&fields)?)),
-            "AuditRecord" => Some(Line::Record(record(&fields)?)),
+            "AuditRecord" => Some(Line::Record(Box::new(record(&fields)?))),
             _ => None,
         })();
         match (parsed, chains.last_mut()) {
             (Some(Line::Chain(chain)), _) => chains.push((chain, Vec::new())),
-            (Some(Line::Record(record)), Some((_, records))) => records.push(record),
+            (Some(Line::Record(record)), Some((_, records))) => records.push(*record),
             (Some(Line::Record(_)), None) => return Err(at("a record comes before the head of its chain")),
             (None, _) => return Err(at("neither a chain nor a record")),
         }
@@ -51,7 +51,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<(AuditChain, Vec<AuditRecord>)>, C
 
 enum Line {
     Chain(AuditChain),
-    Record(AuditRecord),
+    Record(Box<AuditRecord>),
 }
 
 /// Canonical JSON leaves out what is empty, and has numbers of 64 bits as text.
