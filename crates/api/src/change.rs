@@ -7,12 +7,14 @@ use prost::Message;
 use prost_types::FieldMask;
 use skerry_model::{ContentHash, Fault, InvalidName, ProjectName};
 use skerry_proto::scheduler::v1::update_app_response::Outcome;
-use skerry_proto::types::v1::Metadata;
+use skerry_proto::types::v1::{AuditCaller, AuditOutcome, Metadata};
+use skerry_rpc::Peer;
 use skerry_store::keys::RequestId;
-use skerry_store::{Key, RequestMark, Txn, TxnError, Versioned};
+use skerry_store::{Act, Key, RequestMark, Txn, TxnError, Versioned};
 
+use crate::audit;
 use crate::hub::Resource as _;
-use crate::kind::{Kind, NameOf, ResourceName as _};
+use crate::kind::{Kind, NameOf, ResourceName};
 use crate::mask::Mask;
 use crate::metadata::{Etag, check_metadata, metadata_of, new_meta};
 use crate::own_annotations;
@@ -28,6 +30,8 @@ pub struct Call<'a, M> {
     pub id: &'a str,
     /// All of it: the same id with another content is refused.
     pub request: &'a M,
+    /// Who calls: no change is made without a record of it in the audit log.
+    pub peer: &'a Peer,
 }
 
 /// What is asked of [`create`].
@@ -78,7 +82,7 @@ pub async fn create<K: Kind>(
     let mark = call.mark::<K>(&name)?;
     let may = May { create: true, update: false };
     let wanted = Wanted { name, sent, mask: Mask::all(), may, validate_only: asked.validate_only };
-    Ok(change(kind, mark, wanted).await?.0)
+    Ok(change(kind, call.act(), mark, wanted).await?.0)
 }
 
 /// One resource as it is now. NOT_FOUND if there is none.
@@ -103,7 +107,8 @@ pub async fn update<K: Kind>(
     let mask = Mask::parse(asked.mask, K::SPEC_PATHS)?;
     let mark = call.mark::<K>(&name)?;
     let may = May { create: asked.allow_missing, update: true };
-    change(kind, mark, Wanted { name, sent, mask, may, validate_only: asked.validate_only }).await
+    let wanted = Wanted { name, sent, mask, may, validate_only: asked.validate_only };
+    change(kind, call.act(), mark, wanted).await
 }
 
 /// Deletes a resource. NOT_FOUND if there is none, ABORTED if the etag is stale; a repeated request succeeds again.
@@ -121,6 +126,7 @@ pub async fn delete<K: Kind>(kind: &K, call: Call<'_, impl Message>, asked: Dele
         let txn = kind.remove(&name, Txn::new().when_same(&before).delete(&key))?;
         let charges = Takes::charges(Some(K::takes(&before.value)), None);
         let txn = tenancy::account(kind.store(), name.project(), &charges, txn).await?;
+        let txn = txn.audit(call.act().of(&name, AuditOutcome::Deleted));
         match commit(kind, txn, mark.as_ref()).await? {
             Tried::Done | Tried::Repeated => return Ok(()),
             Tried::Contended => tries.again(&name).await?,
@@ -128,7 +134,50 @@ pub async fn delete<K: Kind>(kind: &K, call: Call<'_, impl Message>, asked: Dele
     }
 }
 
+/// What the audit log says of a call, but for what becomes of the resource.
+#[derive(Debug, Clone)]
+pub struct Caused {
+    caller: AuditCaller,
+    method: &'static str,
+    request_id: String,
+    request_hash: Option<ContentHash>,
+}
+
+impl Caused {
+    /// By a call that is remembered by no id.
+    pub fn by<T: Message>(method: &'static str, request: &tonic::Request<T>) -> Self {
+        Self::by_caller(method, audit::caller_of(request), request.get_ref())
+    }
+
+    /// By a caller that is known.
+    pub fn by_caller(method: &'static str, caller: AuditCaller, request: &impl Message) -> Self {
+        let request_hash = Some(ContentHash::of(&request.encode_to_vec()));
+        Self { caller, method, request_id: String::new(), request_hash }
+    }
+
+    /// The act that it is where `name` becomes what `outcome` says.
+    pub fn of(&self, name: &impl ResourceName, outcome: AuditOutcome) -> Act {
+        self.of_resource(name.project(), name.to_string(), outcome)
+    }
+
+    /// The same where names have no type of their own.
+    pub fn of_resource(&self, project: &ProjectName, resource: String, outcome: AuditOutcome) -> Act {
+        let act = Act::new(self.caller.clone(), self.method, project.clone(), resource, outcome);
+        Act {
+            request_id: self.request_id.clone(),
+            request_hash: self.request_hash,
+            trace_id: audit::trace_id(),
+            ..act
+        }
+    }
+}
+
 impl<M: Message> Call<'_, M> {
+    fn act(&self) -> Caused {
+        let caused = Caused::by_caller(self.method, audit::caller(self.peer), self.request);
+        Caused { request_id: self.id.to_owned(), ..caused }
+    }
+
     /// What the mutation leaves in its transaction, if the caller named the request.
     fn mark<K: Kind>(&self, name: &NameOf<K>) -> Result<Option<RequestMark>, Fault> {
         if self.id.is_empty() {
@@ -183,6 +232,7 @@ enum Plan<K: Kind> {
 
 async fn change<K: Kind>(
     kind: &K,
+    caused: Caused,
     mark: Option<RequestMark>,
     wanted: Wanted<'_, K>,
 ) -> Result<(K::Resource, Outcome), Fault> {
@@ -197,6 +247,11 @@ async fn change<K: Kind>(
             Plan::Write(txn, outcome) => (txn, outcome),
             Plan::Answer(resource, outcome) => return Ok((resource, outcome)),
         };
+        let came = match outcome {
+            Outcome::Created => AuditOutcome::Created,
+            _ => AuditOutcome::Updated,
+        };
+        let txn = txn.audit(caused.of(name, came));
         match commit(kind, txn, mark.as_ref()).await? {
             Tried::Done => return Ok((read(kind, name).await?, outcome)),
             Tried::Repeated => return Ok((read(kind, name).await?, Outcome::Unchanged)),

@@ -4,6 +4,7 @@
 //! [`Kind`] what a resource means and how it is stored; creating, reading, updating and deleting it is then this crate's too.
 
 mod access;
+pub mod audit;
 mod change;
 mod follow;
 mod hub;
@@ -23,7 +24,7 @@ mod version;
 mod watch;
 
 pub use access::{ADMIN, AccessMirror};
-pub use change::{Call, Create, Delete, Update, create, delete, read, update};
+pub use change::{Call, Caused, Create, Delete, Update, create, delete, read, update};
 pub use follow::follow;
 pub use hub::{Change, Hub, ListPage, Listed, Pinned, Resource};
 pub use kind::{Kind, NameOf, ResourceName};

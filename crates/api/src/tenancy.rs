@@ -11,9 +11,11 @@ use std::time::SystemTime;
 
 use skerry_model::{Code, Fault, ProjectName, ProjectRef};
 use skerry_proto::store::v1 as stored;
+use skerry_proto::types::v1::AuditOutcome;
 use skerry_store::keys::{Counted, InProject, UsageName};
-use skerry_store::{Key, Mirror, PageRequest, Prefix, ReadError, Store, Txn, TxnError, Versioned};
+use skerry_store::{Act, Key, Mirror, PageRequest, Prefix, ReadError, Store, Txn, TxnError, Versioned};
 
+use crate::audit;
 use crate::metadata::new_meta;
 
 /// Records that are read at once to be counted.
@@ -99,7 +101,10 @@ pub async fn known_project(store: &Store, mirror: &Mirror, project: &ProjectName
 /// Makes the record of a project that has none: for who decides that it is there.
 pub async fn ensure_project(store: &Store, project: &ProjectName) -> Result<(), TxnError> {
     let key = key_of(project);
-    match store.commit(Txn::new().when_absent(&key).put(&key, &new_record())).await {
+    let method = "skerry.registry.v1.ProjectService/CreateProject";
+    let name = project.parent();
+    let act = Act::new(audit::itself("skerry"), method, project.clone(), name, AuditOutcome::Created);
+    match store.commit(Txn::new().when_absent(&key).put(&key, &new_record()).audit(act)).await {
         Ok(_) | Err(TxnError::Conflict(_)) => Ok(()),
         Err(error) => Err(error),
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use rand::RngExt as _;
 use skerry_manifest::{Positions, Project};
 use skerry_model::ProjectName;
+use skerry_proto::registry::v1::audit_service_client::AuditServiceClient;
 use skerry_proto::registry::v1::enrollment_request_service_client::EnrollmentRequestServiceClient;
 use skerry_proto::registry::v1::event_service_client::EventServiceClient;
 use skerry_proto::registry::v1::group_service_client::GroupServiceClient;
@@ -275,6 +276,10 @@ pub(crate) fn installation(channel: Channel) -> InstallationServiceClient<Traced
 
 pub(crate) fn events(channel: Channel) -> EventServiceClient<Traced> {
     EventServiceClient::new(Traced::new(channel)).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+pub(crate) fn audit(channel: Channel) -> AuditServiceClient<Traced> {
+    AuditServiceClient::new(Traced::new(channel)).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 pub(crate) fn tokens(channel: Channel) -> TokenServiceClient<Traced> {

@@ -28,6 +28,7 @@ mod watch;
 
 use std::process::ExitCode;
 
+use args::{AuditArgs, AuditCommand, VerifyArgs};
 pub use args::{ClientCommand, GlobalArgs, TlsFlags};
 use args::{SecretCommand, UserCommand};
 pub use error::EXIT_CODES_HELP;
@@ -65,6 +66,10 @@ async fn execute(global: &GlobalArgs, command: &ClientCommand) -> Result<(), Cli
         ClientCommand::User(UserCommand::Request(args)) => {
             return commands::access::request::run(args, printer);
         }
+        ClientCommand::Audit(AuditArgs {
+            command: Some(AuditCommand::Verify(VerifyArgs { from_file: Some(path) })),
+            ..
+        }) => return commands::audit::verify_file(path, printer),
         ClientCommand::Explain(args) => return commands::explain::run(args, printer),
         ClientCommand::Version(args) => return commands::version::run(args, printer),
         _ => {}
@@ -101,6 +106,7 @@ async fn dispatch(client: &Client, command: &ClientCommand, printer: &mut Printe
         ClientCommand::Secret(command) => commands::secret::run(client, command, printer).await,
         ClientCommand::Restart(args) => commands::restart::run(client, args, printer).await,
         ClientCommand::Events(args) => commands::events::run(client, args, printer).await,
+        ClientCommand::Audit(args) => commands::audit::run(client, args, printer).await,
         ClientCommand::Wait(args) => commands::wait::run(client, args, printer).await,
         ClientCommand::Status(args) => commands::status::run(client, args, printer).await,
         ClientCommand::User(command) => commands::access::user::run(client, command, printer).await,

@@ -2,6 +2,7 @@
 //!
 //! `main` of a service is: parse arguments, [`run`]: bind, connect the store, start, serve, close the store.
 
+mod denied;
 mod monitor;
 mod open_files;
 mod service;
@@ -13,6 +14,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
+pub use denied::keep_denied;
 pub use monitor::Monitor;
 pub use open_files::open_files_before;
 pub use service::{Listening, ServiceArgs, local_url};

@@ -2,6 +2,7 @@
 //! Which store it uses, and what it serves, is the service's.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use skerry_rpc::{Access, Network, Server, TlsFiles};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::denied::keep_denied;
 use crate::fail;
 use crate::monitor::Monitor;
 use crate::shutdown::Shutdown;
@@ -57,6 +59,11 @@ pub struct ServiceArgs<const PORT: u16> {
     #[arg(long, env = "SKERRY_METRICS_INSECURE", requires = "metrics_listen")]
     pub metrics_insecure: bool,
 
+    /// File of refused calls: once a minute a line of JSON for each caller, method and reason, with the count. It never takes more than
+    /// 16 MiB, with the one before it beside it (.1). Absent: they are in the log
+    #[arg(long, env = "SKERRY_DENIED_LOG", value_name = "FILE")]
+    pub denied_log: Option<PathBuf>,
+
     /// Ask the service that runs with these flags whether it serves, and end: exit code 0 if it does
     #[arg(long)]
     pub health: bool,
@@ -80,6 +87,7 @@ pub struct Listening {
     access: Access,
     tls: Option<Arc<TlsFiles>>,
     monitor: Option<Monitor>,
+    denied_log: Option<PathBuf>,
 }
 
 impl<const PORT: u16> ServiceArgs<PORT> {
@@ -135,7 +143,8 @@ impl<const PORT: u16> ServiceArgs<PORT> {
             }
             None => None,
         };
-        Ok(Listening { address: listener.local_addr()?, listener, access, tls, monitor })
+        let denied_log = self.denied_log.clone();
+        Ok(Listening { address: listener.local_addr()?, listener, access, tls, monitor, denied_log })
     }
 }
 
@@ -167,6 +176,7 @@ impl Listening {
         if let Some(monitor) = self.monitor {
             shutdown.spawn(monitor.serve(Some(ready.clone()), shutdown.clone()));
         }
+        shutdown.spawn(keep_denied(self.denied_log, shutdown.clone()));
         server.ready_when(ready);
         if let Some(tls) = &self.tls {
             follow(tls, shutdown);
@@ -197,6 +207,7 @@ mod tests {
             trusted_proxy: Vec::new(),
             metrics_listen: None,
             metrics_insecure: false,
+            denied_log: None,
             health: true,
         };
         let listening = args.bind().await.expect("it listens");

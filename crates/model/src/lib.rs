@@ -4,6 +4,7 @@
 //! the field. No I/O, no clock, no tokio.
 
 pub mod app;
+pub mod audit;
 pub mod config;
 pub mod env_file;
 pub mod fault;

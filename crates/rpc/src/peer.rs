@@ -21,6 +21,7 @@ use skerry_identity::{Identity, PeerCertificate, Standing};
 use skerry_model::{Code, Fault};
 use tower::{Layer, Service};
 
+use crate::access::tell;
 use crate::error::status_of;
 use crate::forwarded::forwarded;
 use crate::tls::{Caller, ServerTls};
@@ -213,6 +214,8 @@ where
                 futures_util::future::Either::Left(self.inner.call(request))
             }
             Err(fault) => {
+                let address = request.extensions().get::<Caller>().and_then(|caller| caller.address);
+                tell(request.uri().path(), None, address, &fault);
                 let refusal = status_of(&fault).into_http();
                 futures_util::future::Either::Right(std::future::ready(Ok(refusal)))
             }

@@ -128,12 +128,20 @@ pub struct StoreConfig {
     pub deadline: Duration,
     /// How long connecting may take, with its retries.
     pub connect_deadline: Duration,
+    /// What the audit log calls who writes here, as `registry`. Where it is named, nothing that is audited changes without a record.
+    pub writer: Option<&'static str>,
 }
 
 impl StoreConfig {
     /// The usual deadlines.
     pub fn new(target: Target) -> Self {
-        Self { target, deadline: DEADLINE, connect_deadline: CONNECT_DEADLINE }
+        Self { target, deadline: DEADLINE, connect_deadline: CONNECT_DEADLINE, writer: None }
+    }
+
+    /// The same for a process that the audit log knows by this name, and which changes nothing without a record.
+    #[must_use]
+    pub fn written_by(self, writer: &'static str) -> Self {
+        Self { writer: Some(writer), ..self }
     }
 }
 

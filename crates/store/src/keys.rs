@@ -26,6 +26,8 @@
 //! | `users/<project>/<user>` | `UserRecord` | 128 Ki | registry; who bootstraps, for the first admin | until deleted |
 //! | `groups/<project>/<group>` | `GroupRecord` | 256 Ki | registry | until deleted |
 //! | `role-bindings/<project>/<binding>` | `RoleBindingRecord` | 384 Ki | registry | until deleted |
+//! | `audit/<chain>/<sequence>` | `AuditRecord` | 16 Ki | whoever makes the change, with it | by age and number, `--audit-age` and `--audit-records` of the registry |
+//! | `audit-heads/<chain>` | `AuditHead` | 512 | with each record; the registry, when it removes some | twice as long as records, once it has none |
 //! | `gateways/<id>` | `GatewayRecord` | 1 Ki | that gateway | leased: while it lives |
 //! | `members/<id>` | `MemberRecord` | 1 Ki | that replica of a service | leased: while it lives |
 //! | `leaders/<name>` | `LeaderRecord` | 256 | the leader | leased: while it leads |
@@ -43,9 +45,9 @@ use skerry_model::ProjectName;
 use skerry_proto::store::v1 as pb;
 
 pub use self::names::{
-    ConfigRevisionRef, Counted, EnrollmentKey, EnrollmentName, EventSource, GatewayId, ID_BYTES_MAX,
-    InvalidId, KeyName, LeaderName, MemberId, RequestId, RequestName, SealedSecretRef, SecretRevisionRef,
-    TheAuthority, TheStore, TokenId, TokenName, UsageName,
+    AuditName, ChainId, ConfigRevisionRef, Counted, EnrollmentKey, EnrollmentName, EventSource, GatewayId,
+    ID_BYTES_MAX, InvalidId, KeyName, LeaderName, MemberId, RequestId, RequestName, SealedSecretRef,
+    SecretRevisionRef, TheAuthority, TheStore, TokenId, TokenName, UsageName,
 };
 
 /// What every key begins with.
@@ -98,6 +100,10 @@ pub enum Family {
     Groups,
     /// `role-bindings/`.
     RoleBindings,
+    /// `audit/`.
+    Audit,
+    /// `audit-heads/`.
+    AuditHeads,
     /// `gateways/`.
     Gateways,
     /// `members/`.
@@ -110,7 +116,7 @@ pub enum Family {
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::Meta,
         Self::Projects,
         Self::Usage,
@@ -132,6 +138,8 @@ impl Family {
         Self::Users,
         Self::Groups,
         Self::RoleBindings,
+        Self::Audit,
+        Self::AuditHeads,
         Self::Gateways,
         Self::Members,
         Self::Leaders,
@@ -162,6 +170,8 @@ impl Family {
             Self::Users => "/skerry/v1/users/",
             Self::Groups => "/skerry/v1/groups/",
             Self::RoleBindings => "/skerry/v1/role-bindings/",
+            Self::Audit => "/skerry/v1/audit/",
+            Self::AuditHeads => "/skerry/v1/audit-heads/",
             Self::Gateways => "/skerry/v1/gateways/",
             Self::Members => "/skerry/v1/members/",
             Self::Leaders => "/skerry/v1/leaders/",
@@ -174,6 +184,9 @@ impl Family {
         match self {
             Self::Meta | Self::Leaders => 256,
             Self::Usage => 64,
+            Self::AuditHeads => 512,
+            // The first of a chain names others.
+            Self::Audit => 16 * KIB,
             Self::Projects | Self::Nodes | Self::Apps | Self::Configs | Self::Users => 128 * KIB,
             Self::Revisions => 257 * KIB,
             Self::ConfigRevisions => 513 * KIB,
@@ -186,6 +199,23 @@ impl Family {
             Self::Events | Self::Secrets => 192 * KIB,
             Self::RequestIds | Self::Enrollments => 2 * KIB,
         }
+    }
+
+    /// Whether it is what users want or whom they trust: nothing here changes without a record in the audit log.
+    pub const fn is_audited(self) -> bool {
+        matches!(
+            self,
+            Self::Projects
+                | Self::Nodes
+                | Self::Apps
+                | Self::Configs
+                | Self::Secrets
+                | Self::Authority
+                | Self::Tokens
+                | Self::Users
+                | Self::Groups
+                | Self::RoleBindings
+        )
     }
 
     /// Which family a key is of.
@@ -239,6 +269,8 @@ records! {
     UserRecord in Users by skerry_model::UserRef, InProject;
     GroupRecord in Groups by skerry_model::GroupRef, InProject;
     RoleBindingRecord in RoleBindings by skerry_model::RoleBindingRef, InProject;
+    AuditRecord in Audit by AuditName;
+    AuditHead in AuditHeads by ChainId;
     GatewayRecord in Gateways by GatewayId;
     MemberRecord in Members by MemberId;
     LeaderRecord in Leaders by LeaderName;
@@ -475,6 +507,9 @@ mod tests {
             round_trips::<pb::GroupRecord>(&skerry_model::GroupRef::parse(&of("groups")).unwrap());
             let binding = skerry_model::RoleBindingRef::parse(&of("roleBindings")).unwrap();
             round_trips::<pb::RoleBindingRecord>(&binding);
+            let chain = ChainId::parse(&name).unwrap();
+            round_trips::<pb::AuditRecord>(&AuditName { chain: chain.clone(), sequence: content.len() as u64 });
+            round_trips::<pb::AuditHead>(&chain);
             round_trips::<pb::GatewayRecord>(&GatewayId::parse(&name).unwrap());
             round_trips::<pb::LeaderRecord>(&LeaderName::parse(&name).unwrap());
             round_trips::<pb::RequestRecord>(&request);

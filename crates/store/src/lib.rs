@@ -40,6 +40,7 @@
 //!
 //! Each error converts into a `skerry_model::Fault`. Every call has a deadline; etcd may go away and come back without a restart of ours.
 
+mod audit;
 mod backoff;
 mod client;
 mod config;
@@ -70,6 +71,7 @@ pub mod sans_io {
     pub use crate::txn::{Expect, Guard, LeaseOf, Op};
 }
 
+pub use audit::{Act, AuditKeep, TrimError};
 pub use config::{CONNECT_DEADLINE, DEADLINE, InvalidTarget, StoreConfig, Target};
 pub use error::{ConnectError, ReadError, TermError};
 pub use failure::Outage;

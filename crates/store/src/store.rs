@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::audit::Chains;
 use crate::backoff::Backoff;
 use crate::client::{Client, Range};
 use crate::config::StoreConfig;
@@ -30,6 +31,7 @@ pub struct Store {
     pub(crate) client: Arc<Client>,
     pub(crate) term: Arc<Term>,
     pub(crate) request_lease: Arc<RequestLease>,
+    pub(crate) audit: Arc<Chains>,
     /// Of this connection, those that have ended perhaps too.
     pub(crate) mirrors: Arc<Mutex<Vec<Liveness>>>,
     tasks: Arc<Tasks>,
@@ -89,6 +91,7 @@ impl Store {
             client,
             term,
             request_lease: Arc::default(),
+            audit: Arc::new(Chains::new(config.writer)),
             mirrors: Arc::default(),
             tasks: Arc::new(tasks),
         })

@@ -2,8 +2,8 @@
 //! `commit`, how many are packed together in `batch`.
 
 mod batch;
-mod commit;
-mod error;
+pub(crate) mod commit;
+pub(crate) mod error;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use skerry_proto::store::v1 as pb;
 
 pub use self::batch::BATCH_OPERATIONS_MAX;
 pub use self::error::{Conflict, TxnError};
+use crate::audit::Act;
 use crate::keys::{Family, Key, Prefix, Record};
 use crate::leader::Leadership;
 use crate::lease::Lease;
@@ -118,6 +119,8 @@ impl Op {
 pub struct Txn {
     pub(crate) guards: Vec<Guard>,
     pub(crate) ops: Vec<Op>,
+    /// What the audit log says of it: one record each.
+    pub(crate) acts: Vec<Act>,
     bytes: usize,
     invalid: Option<Invalid>,
 }
@@ -204,6 +207,13 @@ impl Txn {
         }
     }
 
+    /// Leaves a record of `act` in the audit log, with all else or not at all.
+    pub fn audit(mut self, act: Act) -> Self {
+        self.bytes += crate::audit::RECORD_BYTES_MAX;
+        self.acts.push(act);
+        self
+    }
+
     /// Writes `record` at `key`.
     pub fn put<R: Record>(self, key: &Key<R>, record: &R) -> Self {
         match encode(key, record) {
@@ -253,12 +263,23 @@ impl Txn {
 
     /// Whether it would write nothing.
     pub fn is_empty(&self) -> bool {
-        self.ops.is_empty()
+        self.ops.is_empty() && self.acts.is_empty()
     }
 
     /// How many operations it has.
     pub fn operations(&self) -> usize {
-        self.ops.len()
+        self.ops.len() + self.audit_operations()
+    }
+
+    /// Operations that the audit log adds: a record for each act, and the head of their chain.
+    fn audit_operations(&self) -> usize {
+        if self.acts.is_empty() { 0 } else { self.acts.len() + 1 }
+    }
+
+    /// A key that it writes of what never changes without a record.
+    pub(crate) fn unaudited(&self) -> Option<&Arc<str>> {
+        let audited = |op: &&Op| Family::of_key(op.target()).is_some_and(Family::is_audited);
+        self.ops.iter().find(audited).map(Op::target).filter(|_| self.acts.is_empty())
     }
 
     /// How many bytes it may have on the wire.
@@ -275,6 +296,9 @@ impl Txn {
         }
         for op in other.ops {
             self = self.op(op);
+        }
+        for act in other.acts {
+            self = self.audit(act);
         }
         match other.invalid {
             Some(invalid) => self.spoil(invalid),
@@ -295,7 +319,9 @@ impl Txn {
         }
         // etcd counts the compares and either branch apart. A leader's compare is two.
         let fences = self.guards.iter().filter(|guard| matches!(guard.expect, Expect::Led { .. })).count();
-        let operations = self.ops.len().max(self.guards.len() + fences);
+        // The head of a chain is compared by revision and by value.
+        let heads = if self.acts.is_empty() { 0 } else { 2 };
+        let operations = self.operations().max(self.guards.len() + fences + heads);
         if operations > OPERATIONS_MAX {
             return Err(TxnError::TooManyOperations { operations, operations_max: OPERATIONS_MAX });
         }

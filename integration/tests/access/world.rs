@@ -108,7 +108,7 @@ impl World {
         skerry_api::ensure_project(&store, &ProjectName::parse("other")?).await?;
         let access = AccessMirror::start(&store).await?;
         shutdown.spawn(access.clone().follow(shutdown.wait()));
-        let config = skerry_registry::Config { keys: Some(keys) };
+        let config = skerry_registry::Config { keys: Some(keys), ..Default::default() };
         let registry = Registry::start(config, store.clone(), &access, &shutdown).await?;
         let scheduler = Scheduler::start(store.clone(), "a-member", SecretKeys::none(), &shutdown).await?;
         let config = skerry_gateway::Config::new(address.to_string());

@@ -57,6 +57,7 @@ pages! {
     configs: "configs.md", Docker;
     access: "access.md", Nothing;
     secret_values: "secrets.md", Nothing;
+    audit: "audit.md", Nothing;
     health: "health.md", Docker;
     updates: "updates.md", Docker;
     offline: "offline.md", Docker;

@@ -2,6 +2,7 @@
 
 mod agent_identity;
 mod api;
+mod audit;
 mod authority;
 mod bounds;
 mod churn;

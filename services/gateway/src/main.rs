@@ -32,7 +32,9 @@ fn main() -> ExitCode {
             skerry_rpc::check_address(address).context("--registry")?;
         }
         let listening = args.service.bind_for_enrolment().await?;
-        let store = Store::connect(StoreConfig::new(Target::parse(&args.service.etcd)?)).await?;
+        let store =
+            Store::connect(StoreConfig::new(Target::parse(&args.service.etcd)?).written_by("gateway"))
+                .await?;
         let roots = StoreRoots::start(&store, listening.tls()).await?;
         shutdown.spawn(roots.follow(shutdown.wait()));
         let address = listening.address().to_string();

@@ -2,13 +2,15 @@
 
 use std::time::{Duration, SystemTime};
 
+use skerry_api::audit;
 use skerry_identity::PeerCertificate;
 use skerry_model::{Code, Fault, NodeRef};
 use skerry_proto::gateway::v1::Hello;
 use skerry_proto::store::v1 as stored;
+use skerry_proto::types::v1::AuditOutcome;
 use skerry_rpc::Peer;
 use skerry_store::keys::Counted;
-use skerry_store::{Committed, Key, ReadError, StoreVersion, TermError, Txn, TxnError, Versioned};
+use skerry_store::{Act, Committed, Key, ReadError, StoreVersion, TermError, Txn, TxnError, Versioned};
 use skerry_sync::{Assignment, OpenFailure, Opened, Version, merge};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -131,7 +133,8 @@ async fn attempt(
             let key = node_key_of(node, certificate, &known.value, has_authority)?;
             txn = txn.when_same(&known);
             if let Some(seen) = key.seen(&known.value) {
-                txn = txn.put(&node_key, &seen);
+                let act = act(peer, node, AuditOutcome::Updated).detail("it was seen with its new key");
+                txn = txn.put(&node_key, &seen).audit(act);
                 node_revision = None;
             }
             known.value.meta.unwrap_or_default().uid
@@ -146,11 +149,13 @@ async fn attempt(
             };
             let uid = meta.uid.clone();
             let new = stored::NodeRecord { meta: Some(meta), ..stored::NodeRecord::default() };
+            let act = act(peer, node, AuditOutcome::Created).detail("it connected, and was not known");
             txn = skerry_api::admit(store, &node.project, &[(Counted::Nodes, 1)], txn)
                 .await
                 .map_err(not_admitted)?
                 .when_absent(&node_key)
-                .put(&node_key, &new);
+                .put(&node_key, &new)
+                .audit(act);
             uid
         }
         None => return Err(OpenFailure::UnknownNode(format!("{node} is not registered"))),
@@ -190,6 +195,12 @@ fn not_admitted(fault: Fault) -> OpenFailure {
         }
         _ => OpenFailure::Unavailable(fault.message),
     }
+}
+
+/// What the audit log says of a node that its own session makes or changes.
+fn act(peer: &Peer, node: &NodeRef, outcome: AuditOutcome) -> Act {
+    let method = "skerry.gateway.v1.SyncService/Sync";
+    Act::new(audit::caller(peer), method, node.project.clone(), node.to_string(), outcome)
 }
 
 /// What the peer's key is to the node, if it is anything.

@@ -4,6 +4,7 @@
 //! It lets machines in (`enrol`) and issues certificates ([`authority`]) where the installation has an authority; without one all else works.
 
 mod access;
+mod audit;
 pub mod authority;
 mod enrol;
 mod events;
@@ -16,12 +17,14 @@ mod view;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use skerry_api::AccessMirror;
 use skerry_daemon::{ServiceArgs, Shutdown};
 use skerry_identity::key_file::KeyFile;
 use skerry_identity::key_ring::KeyRingError;
 use skerry_identity::seal::KeyEncryption;
+use skerry_proto::registry::v1::audit_service_server::AuditServiceServer;
 use skerry_proto::registry::v1::enrollment_request_service_server::EnrollmentRequestServiceServer;
 use skerry_proto::registry::v1::event_service_server::EventServiceServer;
 use skerry_proto::registry::v1::installation_service_server::InstallationServiceServer;
@@ -30,9 +33,10 @@ use skerry_proto::registry::v1::node_service_server::NodeServiceServer;
 use skerry_proto::registry::v1::project_service_server::ProjectServiceServer;
 use skerry_proto::registry::v1::token_service_server::TokenServiceServer;
 use skerry_rpc::{MESSAGE_BYTES_MAX, Server};
-use skerry_store::{Store, WaitError};
+use skerry_store::{AuditKeep, Store, WaitError};
 
 use crate::access::Access;
+use crate::audit::Audit;
 use crate::authority::Issuer;
 use crate::enrol::{Enroller, Issuing, Tokens, Waiting};
 use crate::events::Events;
@@ -52,20 +56,64 @@ pub struct Args {
     /// are issued here
     #[arg(long, env = "SKERRY_KEY_FILE", value_name = "FILE")]
     pub key_file: Option<PathBuf>,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a comment here would become the title of all flags in --help")]
+    pub audit: AuditArgs,
+}
+
+/// Flags of the audit log's retention.
+#[derive(Debug, Clone, clap::Args)]
+pub struct AuditArgs {
+    /// Records of the audit log that are older are removed, as 90d
+    #[arg(long, env = "SKERRY_AUDIT_AGE", value_name = "DURATION", default_value = "2160h", value_parser = age)]
+    pub audit_age: Duration,
+
+    /// Of more records in one chain of the audit log the oldest are removed
+    #[arg(long, env = "SKERRY_AUDIT_RECORDS", value_name = "COUNT", default_value_t = AUDIT_RECORDS,
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub audit_records: u64,
+}
+
+impl AuditArgs {
+    /// What is kept.
+    pub fn keep(&self) -> AuditKeep {
+        AuditKeep { age_max: self.audit_age, records_max: self.audit_records }
+    }
+}
+
+/// How long records of the audit log are kept where nothing is said.
+const AUDIT_AGE: Duration = Duration::from_secs(90 * 24 * 60 * 60);
+/// How many of each chain.
+const AUDIT_RECORDS: u64 = 100_000;
+
+fn age(text: &str) -> Result<Duration, String> {
+    match skerry_model::quantity::parse_duration(text).map_err(|error| error.to_string())? {
+        Duration::ZERO => Err("no record would be kept: use a longer time, as 2160h".to_owned()),
+        age => Ok(age),
+    }
 }
 
 /// How a registry behaves.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Config {
     /// What opens the authority's key. Absent: no certificates are issued here.
     pub keys: Option<Arc<dyn KeyEncryption>>,
+    /// What of the audit log is kept.
+    pub audit: AuditKeep,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { keys: None, audit: AuditKeep { age_max: AUDIT_AGE, records_max: AUDIT_RECORDS } }
+    }
 }
 
 impl Config {
     /// With the keys in the file at `path`, if one is named.
     pub fn with_key_file(path: Option<&Path>) -> Result<Self, KeyRingError> {
         let keys = path.map(KeyFile::load).transpose()?;
-        Ok(Self { keys: keys.map(|keys| Arc::new(keys) as Arc<dyn KeyEncryption>) })
+        Ok(Self { keys: keys.map(|keys| Arc::new(keys) as Arc<dyn KeyEncryption>), ..Self::default() })
     }
 }
 
@@ -86,6 +134,7 @@ pub struct Registry {
     tokens: Tokens,
     enroller: Enroller,
     access: Access,
+    audit: Audit,
 }
 
 impl Registry {
@@ -108,9 +157,11 @@ impl Registry {
         let nodes = Nodes::new(Arc::clone(&shared), store.clone(), shutdown.clone());
         let tokens = Tokens::new(Arc::clone(&shared), store.clone(), issuer.clone());
         shutdown.spawn(enrol::sweep(Arc::clone(&shared), store.clone(), shutdown.clone()));
+        let audit = Audit::new(&store, shutdown.clone());
+        shutdown.spawn(audit::retain(store.clone(), config.audit, shutdown.clone()));
         let access = Access::start(&store, access, issuer.clone(), shutdown);
         let enroller = Enroller::new(shared, store, issuer, nodes.clone());
-        Ok(Self { nodes, projects, events, installation, tokens, enroller, access })
+        Ok(Self { nodes, projects, events, installation, tokens, enroller, access, audit })
     }
 
     /// What a gateway in the same process asks for machines that enrol and nodes that renew.
@@ -121,6 +172,7 @@ impl Registry {
     /// Adds the handlers to a server.
     pub fn register(&self, server: &mut Server) {
         self.access.register(server);
+        let audit = AuditServiceServer::new(self.audit.clone());
         let nodes = NodeServiceServer::new(self.nodes.clone());
         let projects = ProjectServiceServer::new(self.projects.clone());
         let events = EventServiceServer::new(self.events.clone());
@@ -128,6 +180,11 @@ impl Registry {
         let issuing = IssuerServiceServer::new(Issuing(self.enroller.clone()));
         server
             .add(TokenServiceServer::new(self.tokens.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX))
+            .add(
+                audit
+                    .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                    .max_encoding_message_size(MESSAGE_BYTES_MAX),
+            )
             .add(waiting.max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add(issuing.max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add(

@@ -29,8 +29,11 @@ fn main() -> ExitCode {
     let scraped = args.service.metrics_listen.is_some();
     skerry_daemon::run("skerry-registry", &log, scraped, async |shutdown| {
         let config = Config::with_key_file(args.key_file.as_deref()).context("--key-file")?;
+        let config = Config { audit: args.audit.keep(), ..config };
         let listening = args.service.bind().await?;
-        let store = Store::connect(StoreConfig::new(Target::parse(&args.service.etcd)?)).await?;
+        let store =
+            Store::connect(StoreConfig::new(Target::parse(&args.service.etcd)?).written_by("registry"))
+                .await?;
         let member = Member::new("registry", listening.address(), listening.metrics_address());
         let roots = StoreRoots::start(&store, listening.tls()).await?;
         shutdown.spawn(roots.follow(shutdown.wait()));

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use skerry_api::{Call, Delete, Kind, Mask, ResponseStream, Takes, Told, Tries, Update, reply};
+use skerry_api::{Call, Caused, Delete, Kind, Mask, ResponseStream, Takes, Told, Tries, Update, reply};
 use skerry_daemon::Shutdown;
 use skerry_model::{Fault, NodeRef};
 use skerry_proto::registry::v1::node_service_server::NodeService;
 use skerry_proto::registry::v1::{self as pb, ChangeType, Node, NodeSpec};
 use skerry_proto::store::v1 as stored;
-use skerry_proto::types::v1::Metadata;
+use skerry_proto::types::v1::{AuditOutcome, Metadata};
+use skerry_rpc::{Peer, status_of};
 use skerry_store::keys::{Counted, EventSource};
 use skerry_store::{Key, Mirror, Prefix, Store, Txn, TxnError};
 use tonic::{Request, Response, Status};
@@ -33,7 +34,7 @@ impl Nodes {
 
 impl Nodes {
     /// Takes the key out of a node's record. The gateway sees the record change and ends the session.
-    async fn strike_key(&self, name: &NodeRef) -> Result<(), Fault> {
+    async fn strike_key(&self, name: &NodeRef, caused: &Caused) -> Result<(), Fault> {
         let key = Key::<stored::NodeRecord>::of(name);
         let mut tries = Tries::default();
         loop {
@@ -42,7 +43,8 @@ impl Nodes {
             if !strike_out(&mut record, SystemTime::now()) {
                 return Ok(());
             }
-            match self.store.commit(Txn::new().when_same(&found).put(&key, &record)).await {
+            let act = caused.of(name, AuditOutcome::Revoked);
+            match self.store.commit(Txn::new().when_same(&found).put(&key, &record).audit(act)).await {
                 Ok(_) => return Ok(()),
                 Err(TxnError::Conflict(_)) => tries.again(name).await?,
                 Err(error) => return Err(error.into()),
@@ -168,6 +170,7 @@ impl NodeService for Nodes {
         &self,
         request: Request<pb::UpdateNodeRequest>,
     ) -> Result<Response<pb::UpdateNodeResponse>, Status> {
+        let peer = Peer::of(&request).map_err(|fault| status_of(&fault))?;
         let request = request.get_ref();
         let method = "skerry.registry.v1.NodeService/UpdateNode";
         let update = Update {
@@ -176,7 +179,9 @@ impl NodeService for Nodes {
             allow_missing: false,
             validate_only: false,
         };
-        let done = skerry_api::update(self, Call { method, id: &request.request_id, request }, update).await;
+        let done =
+            skerry_api::update(self, Call { method, id: &request.request_id, request, peer: &peer }, update)
+                .await;
         reply(done.map(|(node, _)| pb::UpdateNodeResponse { node: Some(node) }))
     }
 
@@ -186,7 +191,8 @@ impl NodeService for Nodes {
     ) -> Result<Response<pb::RevokeNodeResponse>, Status> {
         let node = async {
             let name = NodeRef::parse(&request.get_ref().name)?;
-            self.strike_key(&name).await?;
+            let caused = Caused::by("skerry.registry.v1.NodeService/RevokeNode", &request);
+            self.strike_key(&name, &caused).await?;
             skerry_api::read(self, &name).await
         };
         reply(node.await.map(|node| pb::RevokeNodeResponse { node: Some(node) }))
@@ -196,10 +202,13 @@ impl NodeService for Nodes {
         &self,
         request: Request<pb::DeleteNodeRequest>,
     ) -> Result<Response<pb::DeleteNodeResponse>, Status> {
+        let peer = Peer::of(&request).map_err(|fault| status_of(&fault))?;
         let request = request.get_ref();
         let method = "skerry.registry.v1.NodeService/DeleteNode";
         let delete = Delete { name: &request.name, etag: &request.etag };
-        let done = skerry_api::delete(self, Call { method, id: &request.request_id, request }, delete).await;
+        let done =
+            skerry_api::delete(self, Call { method, id: &request.request_id, request, peer: &peer }, delete)
+                .await;
         reply(done.map(|()| pb::DeleteNodeResponse {}))
     }
 }

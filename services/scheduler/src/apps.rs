@@ -11,7 +11,7 @@ use skerry_proto::scheduler::v1::app_service_server::AppService;
 use skerry_proto::scheduler::v1::{self as pb, App, ChangeType};
 use skerry_proto::store::v1 as stored;
 use skerry_proto::types::v1::{AppSpec as WireSpec, Metadata, ServiceSpec};
-use skerry_rpc::trace;
+use skerry_rpc::{Peer, status_of, trace};
 use skerry_store::keys::{Counted, EventSource};
 use skerry_store::{Key, Mirror, Store, Txn};
 use tonic::{Request, Response, Status};
@@ -171,6 +171,7 @@ impl AppService for Apps {
         &self,
         request: Request<pb::CreateAppRequest>,
     ) -> Result<Response<pb::CreateAppResponse>, Status> {
+        let peer = Peer::of(&request).map_err(|fault| status_of(&fault))?;
         let request = request.get_ref();
         let method = "skerry.scheduler.v1.AppService/CreateApp";
         let create = Create {
@@ -178,7 +179,9 @@ impl AppService for Apps {
             resource: request.app.as_ref(),
             validate_only: request.validate_only,
         };
-        let app = skerry_api::create(self, Call { method, id: &request.request_id, request }, create).await;
+        let app =
+            skerry_api::create(self, Call { method, id: &request.request_id, request, peer: &peer }, create)
+                .await;
         reply(app.map(|app| pb::CreateAppResponse { app: Some(app) }))
     }
 
@@ -219,6 +222,7 @@ impl AppService for Apps {
         &self,
         request: Request<pb::UpdateAppRequest>,
     ) -> Result<Response<pb::UpdateAppResponse>, Status> {
+        let peer = Peer::of(&request).map_err(|fault| status_of(&fault))?;
         let request = request.get_ref();
         let method = "skerry.scheduler.v1.AppService/UpdateApp";
         let update = Update {
@@ -227,7 +231,9 @@ impl AppService for Apps {
             allow_missing: request.allow_missing,
             validate_only: request.validate_only,
         };
-        let done = skerry_api::update(self, Call { method, id: &request.request_id, request }, update).await;
+        let done =
+            skerry_api::update(self, Call { method, id: &request.request_id, request, peer: &peer }, update)
+                .await;
         reply(done.map(|(app, outcome)| pb::UpdateAppResponse { app: Some(app), outcome: outcome.into() }))
     }
 
@@ -235,10 +241,13 @@ impl AppService for Apps {
         &self,
         request: Request<pb::DeleteAppRequest>,
     ) -> Result<Response<pb::DeleteAppResponse>, Status> {
+        let peer = Peer::of(&request).map_err(|fault| status_of(&fault))?;
         let request = request.get_ref();
         let method = "skerry.scheduler.v1.AppService/DeleteApp";
         let delete = Delete { name: &request.name, etag: &request.etag };
-        let done = skerry_api::delete(self, Call { method, id: &request.request_id, request }, delete).await;
+        let done =
+            skerry_api::delete(self, Call { method, id: &request.request_id, request, peer: &peer }, delete)
+                .await;
         reply(done.map(|()| pb::DeleteAppResponse {}))
     }
 

@@ -12,7 +12,7 @@ use skerry_proto::scheduler::v1::config_service_server::ConfigService;
 use skerry_proto::scheduler::v1::{self as pb, Config, ConfigSpec};
 use skerry_proto::store::v1 as stored;
 use skerry_proto::types::v1::Metadata;
-use skerry_rpc::trace;
+use skerry_rpc::{Peer, status_of, trace};
 use skerry_store::keys::{ConfigRevisionRef, Counted};
 use skerry_store::{Key, Mirror, Store, Txn};
 use tonic::{Request, Response, Status};
@@ -140,6 +140,7 @@ impl ConfigService for Configs {
         &self,
         request: Request<pb::CreateConfigRequest>,
     ) -> Result<Response<pb::CreateConfigResponse>, Status> {
+        let peer = Peer::of(&request).map_err(|fault| status_of(&fault))?;
         let request = request.get_ref();
         let method = "skerry.scheduler.v1.ConfigService/CreateConfig";
         let create = Create {
@@ -148,7 +149,8 @@ impl ConfigService for Configs {
             validate_only: request.validate_only,
         };
         let config =
-            skerry_api::create(self, Call { method, id: &request.request_id, request }, create).await;
+            skerry_api::create(self, Call { method, id: &request.request_id, request, peer: &peer }, create)
+                .await;
         reply(config.map(|config| pb::CreateConfigResponse { config: Some(config) }))
     }
 
@@ -190,6 +192,7 @@ impl ConfigService for Configs {
         &self,
         request: Request<pb::UpdateConfigRequest>,
     ) -> Result<Response<pb::UpdateConfigResponse>, Status> {
+        let peer = Peer::of(&request).map_err(|fault| status_of(&fault))?;
         let request = request.get_ref();
         let method = "skerry.scheduler.v1.ConfigService/UpdateConfig";
         let update = Update {
@@ -198,7 +201,9 @@ impl ConfigService for Configs {
             allow_missing: request.allow_missing,
             validate_only: request.validate_only,
         };
-        let done = skerry_api::update(self, Call { method, id: &request.request_id, request }, update).await;
+        let done =
+            skerry_api::update(self, Call { method, id: &request.request_id, request, peer: &peer }, update)
+                .await;
         reply(done.map(|(config, outcome)| pb::UpdateConfigResponse {
             config: Some(config),
             outcome: outcome.into(),
@@ -209,10 +214,13 @@ impl ConfigService for Configs {
         &self,
         request: Request<pb::DeleteConfigRequest>,
     ) -> Result<Response<pb::DeleteConfigResponse>, Status> {
+        let peer = Peer::of(&request).map_err(|fault| status_of(&fault))?;
         let request = request.get_ref();
         let method = "skerry.scheduler.v1.ConfigService/DeleteConfig";
         let delete = Delete { name: &request.name, etag: &request.etag };
-        let done = skerry_api::delete(self, Call { method, id: &request.request_id, request }, delete).await;
+        let done =
+            skerry_api::delete(self, Call { method, id: &request.request_id, request, peer: &peer }, delete)
+                .await;
         reply(done.map(|()| pb::DeleteConfigResponse {}))
     }
 }

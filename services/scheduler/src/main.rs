@@ -33,7 +33,8 @@ fn main() -> ExitCode {
     skerry_daemon::run("skerry-scheduler", &log, scraped, async |shutdown| {
         let keys = key_file.as_deref().map_or_else(|| Ok(SecretKeys::none()), SecretKeys::load)?;
         let listening = args.bind().await?;
-        let store = Store::connect(StoreConfig::new(Target::parse(&args.etcd)?)).await?;
+        let store =
+            Store::connect(StoreConfig::new(Target::parse(&args.etcd)?).written_by("scheduler")).await?;
         let roots = StoreRoots::start(&store, listening.tls()).await?;
         shutdown.spawn(roots.follow(shutdown.wait()));
         let member = Member::new("scheduler", listening.address(), listening.metrics_address());

@@ -67,7 +67,7 @@ pub(crate) struct Opened {
 impl Opened {
     /// The etcd at `target`.
     pub(crate) async fn remote(target: &str) -> anyhow::Result<Self> {
-        let store = Store::connect(StoreConfig::new(Target::parse(target)?)).await?;
+        let store = Store::connect(StoreConfig::new(Target::parse(target)?).written_by("authority")).await?;
         Ok(Self { store, embedded: None })
     }
 
@@ -79,7 +79,7 @@ impl Opened {
         let lock = DirectoryLock::take(data_dir, "skerry up")?;
         let etcd = EmbeddedEtcd::open(skerry_etcd_embedded::Config::new(make_store_dir(data_dir)?)).await?;
         let channel = etcd.serve_in_process().await?;
-        match Store::connect(StoreConfig::new(Target::Channel(channel))).await {
+        match Store::connect(StoreConfig::new(Target::Channel(channel)).written_by("authority")).await {
             Ok(store) => Ok(Self { store, embedded: Some((etcd, lock)) }),
             Err(error) => {
                 etcd.close().await;

@@ -6,14 +6,15 @@ use std::time::SystemTime;
 
 use anyhow::bail;
 use bytes::Bytes;
-use skerry_api::{admit, ensure_project};
+use skerry_api::{admit, audit, ensure_project};
 use skerry_identity::KeyId;
 use skerry_identity::hpke::HpkePublicKey;
 use skerry_identity::key_store::{FileKeyStore, KeyStore as _};
 use skerry_model::{Code, NodeRef, time};
 use skerry_proto::store::v1::{Meta, NodeRecord};
+use skerry_proto::types::v1::AuditOutcome;
 use skerry_store::keys::Counted;
-use skerry_store::{Key, Store, Txn, TxnError};
+use skerry_store::{Act, Key, Store, Txn, TxnError};
 
 /// How often a transaction that somebody else came before is tried again.
 const ATTEMPTS_MAX: u32 = 5;
@@ -57,6 +58,7 @@ impl OwnKeys {
                 None => {
                     ensure_project(store, &node.project).await?;
                     let txn = Txn::new().when_absent(&key).put(&key, &self.of_new_node());
+                    let txn = txn.audit(act(node, AuditOutcome::Created));
                     match admit(store, &node.project, &[(Counted::Nodes, 1)], txn).await {
                         Ok(txn) => txn,
                         Err(fault) if fault.code == Code::ResourceExhausted => {
@@ -68,7 +70,8 @@ impl OwnKeys {
                 }
                 Some(known) if self.fresh && *known.value.key_id != *self.key_id.as_bytes() => {
                     let record = self.entered(known.value.clone());
-                    Txn::new().when_same(&known).put(&key, &record)
+                    let txn = Txn::new().when_same(&known).put(&key, &record);
+                    txn.audit(act(node, AuditOutcome::Updated))
                 }
                 Some(_) => return Ok(true),
             };
@@ -99,6 +102,12 @@ impl OwnKeys {
             ..record
         }
     }
+}
+
+/// What the audit log says of it: nobody called.
+fn act(node: &NodeRef, outcome: AuditOutcome) -> Act {
+    let act = Act::new(audit::itself("skerry"), "skerry up", node.project.clone(), node.to_string(), outcome);
+    act.detail("this machine's own keys")
 }
 
 #[cfg(test)]

@@ -53,7 +53,7 @@ impl Storage {
     async fn connect(target: &Target) -> anyhow::Result<Self> {
         let mut told = false;
         loop {
-            let connecting = Store::connect(StoreConfig::new(target.clone()));
+            let connecting = Store::connect(StoreConfig::new(target.clone()).written_by("skerry"));
             tokio::pin!(connecting);
             let outcome = tokio::select! {
                 outcome = &mut connecting => outcome,
@@ -85,7 +85,7 @@ impl Storage {
         let etcd = EmbeddedEtcd::open(skerry_etcd_embedded::Config::new(make_store_dir(&settings.data_dir)?))
             .await?;
         let channel = etcd.serve_in_process().await?;
-        match Store::connect(StoreConfig::new(Target::Channel(channel))).await {
+        match Store::connect(StoreConfig::new(Target::Channel(channel)).written_by("skerry")).await {
             Ok(store) => Ok(Self { store, embedded: Some(etcd) }),
             Err(error) => {
                 etcd.close().await;
@@ -195,7 +195,7 @@ impl ControlPlane {
                 *keeper = Some(kept);
             }
             let registry = match &keeper {
-                Some(keeper) => skerry_registry::Config { keys: Some(keeper.keys()) },
+                Some(keeper) => skerry_registry::Config { keys: Some(keeper.keys()), ..Default::default() },
                 None => skerry_registry::Config::with_key_file(settings.key_file.as_deref())
                     .context("--key-file")?,
             };
@@ -236,6 +236,8 @@ impl ControlPlane {
         if let (Some(keeper), Some(files)) = (self.keeper.take(), self.own.clone()) {
             self.shutdown.spawn(keeper.run(files, self.shutdown.clone()));
         }
+        let denied = settings.data_dir.join("denied.jsonl");
+        self.shutdown.spawn(skerry_daemon::keep_denied(Some(denied), self.shutdown.clone()));
         let mut server = server;
         server.ready_when(self.ready());
         self.serving = Some(self.shutdown.spawn(server.serve(listener, self.shutdown.token())));

@@ -111,7 +111,7 @@ impl World {
 
     async fn delete(&self, id: &str, name: &str, etag: &str) -> Result<(), Fault> {
         let request = UpdateNodeRequest { node: Some(node(name, false, &[])), ..Default::default() };
-        let call = Call { method: "Delete", id, request: &request };
+        let call = Call { method: "Delete", id, request: &request, peer: &NOBODY };
         delete(&self.kinds, call, Delete { name, etag }).await
     }
 
@@ -121,15 +121,17 @@ impl World {
 }
 
 const NAME: &str = "projects/p/nodes/n";
+/// A caller of a listener without TLS.
+const NOBODY: Peer = Peer { address: None, certificate: None };
 
 async fn create_as(kinds: &Kinds, id: &str, create: Create<'_, Node>) -> Result<Node, Fault> {
     let request = UpdateNodeRequest { node: create.resource.cloned(), ..Default::default() };
-    super::create(kinds, Call { method: "Create", id, request: &request }, create).await
+    super::create(kinds, Call { method: "Create", id, request: &request, peer: &NOBODY }, create).await
 }
 
 async fn update_as(kinds: &Kinds, id: &str, update: Update<'_, Node>) -> Result<(Node, Outcome), Fault> {
     let request = UpdateNodeRequest { node: update.resource.cloned(), ..Default::default() };
-    super::update(kinds, Call { method: "Update", id, request: &request }, update).await
+    super::update(kinds, Call { method: "Update", id, request: &request, peer: &NOBODY }, update).await
 }
 
 fn node(name: &str, cordoned: bool, labels: &[(&str, &str)]) -> Node {

@@ -1,6 +1,7 @@
 //! What can be typed: every client command with its flags and help. Meaning is in `commands`.
 
 mod access;
+mod audit;
 mod change;
 mod contexts;
 mod create;
@@ -22,6 +23,7 @@ pub use access::{
     ListArgs, MembersArgs, RenewUserArgs, RequestArgs, RevokeUserArgs, RoleCommand, RoleName, UserArgs,
     UserCommand,
 };
+pub use audit::{AuditArgs, AuditCommand, VerifyArgs};
 pub use change::{AnnotateArgs, ApplyArgs, CordonArgs, DeleteArgs, DiffArgs, EditArgs, LabelArgs};
 pub use contexts::{ConfigCommand, GetContextsArgs, SetContextArgs};
 pub use create::{CreateCommand, CreateProjectArgs};
@@ -151,6 +153,8 @@ pub enum ClientCommand {
     Restart(RestartArgs),
     /// Show what happened
     Events(EventsArgs),
+    /// Who changed what: the audit log
+    Audit(AuditArgs),
     /// Wait until resources are in a state
     Wait(WaitArgs),
     /// Show how the installation itself is: services, store, nodes, apps

@@ -3465,6 +3465,831 @@ pub mod access_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// One record of a chain.
+///
+/// `hash` is SHA-256 over these bytes, one after the other: the 22 ASCII characters `skerry audit record v1` and a zero byte; `previous_hash`
+/// (32 bytes); `entry` as it is stored. `previous_hash` is the `hash` of the record before; in the first record of a chain it is 32 zero
+/// bytes. `entry` names chain and sequence. Nothing is encoded anew for it.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AuditRecord {
+    /// The chain that it is in.
+    #[prost(string, tag = "1")]
+    pub chain: ::prost::alloc::string::String,
+    /// Its place in the chain, from 1.
+    #[prost(uint64, tag = "2")]
+    pub sequence: u64,
+    /// An encoded skerry.type.v1.AuditEntry, as it is stored: what is hashed.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub entry: ::prost::bytes::Bytes,
+    /// Hash of the record before.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub previous_hash: ::prost::bytes::Bytes,
+    /// Hash of this one.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub hash: ::prost::bytes::Bytes,
+    /// `entry`, decoded for who only reads. Who verifies decodes `entry` itself.
+    #[prost(message, optional, tag = "6")]
+    pub content: ::core::option::Option<super::super::r#type::v1::AuditEntry>,
+}
+impl ::prost::Name for AuditRecord {
+    const NAME: &'static str = "AuditRecord";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.AuditRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.AuditRecord".into()
+    }
+}
+/// One chain, as its head says. Each process that writes has one or several, and new ones after each start.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuditChain {
+    /// Its name: the writer's, and a number.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Place and hash of its newest record.
+    #[prost(uint64, tag = "2")]
+    pub sequence: u64,
+    /// Hash of its newest record.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub hash: ::prost::bytes::Bytes,
+    /// Up to here its records were removed for their age or number. 0: none was.
+    #[prost(uint64, tag = "4")]
+    pub removed_sequence: u64,
+    /// Hash of the last one that was removed: what its first record that is left follows.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub removed_hash: ::prost::bytes::Bytes,
+    /// When its newest record was written.
+    #[prost(message, optional, tag = "6")]
+    pub last_time: ::core::option::Option<::prost_types::Timestamp>,
+}
+impl ::prost::Name for AuditChain {
+    const NAME: &'static str = "AuditChain";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.AuditChain".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.AuditChain".into()
+    }
+}
+/// Which records. What is empty does not narrow.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuditFilter {
+    /// Who, as a part of the caller's name.
+    #[prost(string, tag = "1")]
+    pub caller: ::prost::alloc::string::String,
+    /// A part of the method's name.
+    #[prost(string, tag = "2")]
+    pub method: ::prost::alloc::string::String,
+    /// The beginning of the resource's name, or of what follows `projects/<project>/` in it.
+    #[prost(string, tag = "3")]
+    pub resource: ::prost::alloc::string::String,
+    /// Not before.
+    #[prost(message, optional, tag = "4")]
+    pub since: ::core::option::Option<::prost_types::Timestamp>,
+    /// Before.
+    #[prost(message, optional, tag = "5")]
+    pub until: ::core::option::Option<::prost_types::Timestamp>,
+    /// What came of it.
+    #[prost(enumeration = "super::super::r#type::v1::AuditOutcome", tag = "6")]
+    pub outcome: i32,
+}
+impl ::prost::Name for AuditFilter {
+    const NAME: &'static str = "AuditFilter";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.AuditFilter".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.AuditFilter".into()
+    }
+}
+/// Asks for records.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListAuditRecordsRequest {
+    /// `projects/<project>`: those of that project. `projects/system`: those of all projects.
+    #[prost(string, tag = "1")]
+    pub parent: ::prost::alloc::string::String,
+    /// Which.
+    #[prost(message, optional, tag = "2")]
+    pub filter: ::core::option::Option<AuditFilter>,
+    /// At most 1,000; 0: 100.
+    #[prost(int32, tag = "3")]
+    pub page_size: i32,
+    /// From the page before.
+    #[prost(string, tag = "4")]
+    pub page_token: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ListAuditRecordsRequest {
+    const NAME: &'static str = "ListAuditRecordsRequest";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.ListAuditRecordsRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.ListAuditRecordsRequest".into()
+    }
+}
+/// A page of records. It may have none and still not be the last.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListAuditRecordsResponse {
+    /// The newest first.
+    #[prost(message, repeated, tag = "1")]
+    pub records: ::prost::alloc::vec::Vec<AuditRecord>,
+    /// Empty: that was the last page.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ListAuditRecordsResponse {
+    const NAME: &'static str = "ListAuditRecordsResponse";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.ListAuditRecordsResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.ListAuditRecordsResponse".into()
+    }
+}
+/// Asks for what comes.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchAuditRecordsRequest {
+    /// As for a list.
+    #[prost(string, tag = "1")]
+    pub parent: ::prost::alloc::string::String,
+    /// Which; `since` says where to begin: empty, with what comes from now on.
+    #[prost(message, optional, tag = "2")]
+    pub filter: ::core::option::Option<AuditFilter>,
+}
+impl ::prost::Name for WatchAuditRecordsRequest {
+    const NAME: &'static str = "WatchAuditRecordsRequest";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.WatchAuditRecordsRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.WatchAuditRecordsRequest".into()
+    }
+}
+/// A record was written.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WatchAuditRecordsResponse {
+    /// The record.
+    #[prost(message, optional, tag = "1")]
+    pub record: ::core::option::Option<AuditRecord>,
+}
+impl ::prost::Name for WatchAuditRecordsResponse {
+    const NAME: &'static str = "WatchAuditRecordsResponse";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.WatchAuditRecordsResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.WatchAuditRecordsResponse".into()
+    }
+}
+/// Asks for all chains.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListAuditChainsRequest {
+    /// `projects/system`.
+    #[prost(string, tag = "1")]
+    pub parent: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ListAuditChainsRequest {
+    const NAME: &'static str = "ListAuditChainsRequest";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.ListAuditChainsRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.ListAuditChainsRequest".into()
+    }
+}
+/// All chains.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListAuditChainsResponse {
+    /// By name.
+    #[prost(message, repeated, tag = "1")]
+    pub chains: ::prost::alloc::vec::Vec<AuditChain>,
+}
+impl ::prost::Name for ListAuditChainsResponse {
+    const NAME: &'static str = "ListAuditChainsResponse";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.ListAuditChainsResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.ListAuditChainsResponse".into()
+    }
+}
+/// Asks for a part of a chain.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReadAuditChainRequest {
+    /// `projects/system`.
+    #[prost(string, tag = "1")]
+    pub parent: ::prost::alloc::string::String,
+    /// Which chain.
+    #[prost(string, tag = "2")]
+    pub chain: ::prost::alloc::string::String,
+    /// The part begins behind this record; 0: with the first that is left.
+    #[prost(uint64, tag = "3")]
+    pub after_sequence: u64,
+}
+impl ::prost::Name for ReadAuditChainRequest {
+    const NAME: &'static str = "ReadAuditChainRequest";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.ReadAuditChainRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.ReadAuditChainRequest".into()
+    }
+}
+/// A part of a chain.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ReadAuditChainResponse {
+    /// The chain as it was when this was read.
+    #[prost(message, optional, tag = "1")]
+    pub chain: ::core::option::Option<AuditChain>,
+    /// The next records, at most 1,000. None: there are no more.
+    #[prost(message, repeated, tag = "2")]
+    pub records: ::prost::alloc::vec::Vec<AuditRecord>,
+}
+impl ::prost::Name for ReadAuditChainResponse {
+    const NAME: &'static str = "ReadAuditChainResponse";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.ReadAuditChainResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.ReadAuditChainResponse".into()
+    }
+}
+/// Generated client implementations.
+pub mod audit_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// The audit log. Records are written by the transactions of the changes themselves: there is no change without its record.
+    #[derive(Debug, Clone)]
+    pub struct AuditServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl AuditServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> AuditServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> AuditServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            AuditServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Records that match, the newest first.
+        pub async fn list_audit_records(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListAuditRecordsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListAuditRecordsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skerry.registry.v1.AuditService/ListAuditRecords",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "skerry.registry.v1.AuditService",
+                        "ListAuditRecords",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Records as they are written, in the order of each chain.
+        pub async fn watch_audit_records(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WatchAuditRecordsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::WatchAuditRecordsResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skerry.registry.v1.AuditService/WatchAuditRecords",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "skerry.registry.v1.AuditService",
+                        "WatchAuditRecords",
+                    ),
+                );
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// All chains.
+        pub async fn list_audit_chains(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListAuditChainsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListAuditChainsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skerry.registry.v1.AuditService/ListAuditChains",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("skerry.registry.v1.AuditService", "ListAuditChains"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// A part of one chain as it is stored, for verifying.
+        pub async fn read_audit_chain(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ReadAuditChainRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReadAuditChainResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skerry.registry.v1.AuditService/ReadAuditChain",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("skerry.registry.v1.AuditService", "ReadAuditChain"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod audit_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with AuditServiceServer.
+    #[async_trait]
+    pub trait AuditService: std::marker::Send + std::marker::Sync + 'static {
+        /// Records that match, the newest first.
+        async fn list_audit_records(
+            &self,
+            request: tonic::Request<super::ListAuditRecordsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListAuditRecordsResponse>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the WatchAuditRecords method.
+        type WatchAuditRecordsStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<
+                    super::WatchAuditRecordsResponse,
+                    tonic::Status,
+                >,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Records as they are written, in the order of each chain.
+        async fn watch_audit_records(
+            &self,
+            request: tonic::Request<super::WatchAuditRecordsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::WatchAuditRecordsStream>,
+            tonic::Status,
+        >;
+        /// All chains.
+        async fn list_audit_chains(
+            &self,
+            request: tonic::Request<super::ListAuditChainsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListAuditChainsResponse>,
+            tonic::Status,
+        >;
+        /// A part of one chain as it is stored, for verifying.
+        async fn read_audit_chain(
+            &self,
+            request: tonic::Request<super::ReadAuditChainRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReadAuditChainResponse>,
+            tonic::Status,
+        >;
+    }
+    /// The audit log. Records are written by the transactions of the changes themselves: there is no change without its record.
+    #[derive(Debug)]
+    pub struct AuditServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> AuditServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for AuditServiceServer<T>
+    where
+        T: AuditService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/skerry.registry.v1.AuditService/ListAuditRecords" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListAuditRecordsSvc<T: AuditService>(pub Arc<T>);
+                    impl<
+                        T: AuditService,
+                    > tonic::server::UnaryService<super::ListAuditRecordsRequest>
+                    for ListAuditRecordsSvc<T> {
+                        type Response = super::ListAuditRecordsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListAuditRecordsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AuditService>::list_audit_records(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListAuditRecordsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skerry.registry.v1.AuditService/WatchAuditRecords" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchAuditRecordsSvc<T: AuditService>(pub Arc<T>);
+                    impl<
+                        T: AuditService,
+                    > tonic::server::ServerStreamingService<
+                        super::WatchAuditRecordsRequest,
+                    > for WatchAuditRecordsSvc<T> {
+                        type Response = super::WatchAuditRecordsResponse;
+                        type ResponseStream = T::WatchAuditRecordsStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WatchAuditRecordsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AuditService>::watch_audit_records(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchAuditRecordsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skerry.registry.v1.AuditService/ListAuditChains" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListAuditChainsSvc<T: AuditService>(pub Arc<T>);
+                    impl<
+                        T: AuditService,
+                    > tonic::server::UnaryService<super::ListAuditChainsRequest>
+                    for ListAuditChainsSvc<T> {
+                        type Response = super::ListAuditChainsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListAuditChainsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AuditService>::list_audit_chains(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListAuditChainsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skerry.registry.v1.AuditService/ReadAuditChain" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReadAuditChainSvc<T: AuditService>(pub Arc<T>);
+                    impl<
+                        T: AuditService,
+                    > tonic::server::UnaryService<super::ReadAuditChainRequest>
+                    for ReadAuditChainSvc<T> {
+                        type Response = super::ReadAuditChainResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ReadAuditChainRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AuditService>::read_audit_chain(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReadAuditChainSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for AuditServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "skerry.registry.v1.AuditService";
+    impl<T> tonic::server::NamedService for AuditServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
 /// An edge machine with an agent.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Node {

@@ -868,3 +868,55 @@ impl ::prost::Name for RoleBindingRecord {
         "/skerry.store.v1.RoleBindingRecord".into()
     }
 }
+/// audit/<chain>/<sequence>: one record of the audit log. skerry.registry.v1.AuditRecord says what is hashed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuditRecord {
+    /// An encoded skerry.type.v1.AuditEntry.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub entry: ::prost::bytes::Bytes,
+    /// Hash of the record before.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub previous_hash: ::prost::bytes::Bytes,
+    /// Hash of this one.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub hash: ::prost::bytes::Bytes,
+}
+impl ::prost::Name for AuditRecord {
+    const NAME: &'static str = "AuditRecord";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.AuditRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.AuditRecord".into()
+    }
+}
+/// audit-heads/<chain>: where a chain ends, and where it begins since records were removed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuditHead {
+    /// Place of the newest record.
+    #[prost(uint64, tag = "1")]
+    pub sequence: u64,
+    /// Its hash.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub hash: ::prost::bytes::Bytes,
+    /// When it was written.
+    #[prost(message, optional, tag = "3")]
+    pub last_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// The last one that was removed for age or number. 0: none was.
+    #[prost(uint64, tag = "4")]
+    pub removed_sequence: u64,
+    /// Its hash.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub removed_hash: ::prost::bytes::Bytes,
+}
+impl ::prost::Name for AuditHead {
+    const NAME: &'static str = "AuditHead";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.AuditHead".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.AuditHead".into()
+    }
+}

@@ -523,6 +523,225 @@ impl InstancePhase {
         }
     }
 }
+/// One change: who made it, by which call, and what came of it. Values of secrets are in none of its fields.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AuditEntry {
+    /// The chain that it is in.
+    #[prost(string, tag = "1")]
+    pub chain: ::prost::alloc::string::String,
+    /// Its place in the chain, from 1 and without gaps.
+    #[prost(uint64, tag = "2")]
+    pub sequence: u64,
+    /// When, by the clock of who wrote it; never before the record that it follows.
+    #[prost(message, optional, tag = "3")]
+    pub time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Who made the change.
+    #[prost(message, optional, tag = "4")]
+    pub caller: ::core::option::Option<AuditCaller>,
+    /// The project that it was made in.
+    #[prost(string, tag = "5")]
+    pub project: ::prost::alloc::string::String,
+    /// The method that was called (`package.Service/Method`), or the command.
+    #[prost(string, tag = "6")]
+    pub method: ::prost::alloc::string::String,
+    /// Full name of what was changed.
+    #[prost(string, tag = "7")]
+    pub resource: ::prost::alloc::string::String,
+    /// What came of it.
+    #[prost(enumeration = "AuditOutcome", tag = "8")]
+    pub outcome: i32,
+    /// The caller's id of the request. Empty: it gave none.
+    #[prost(string, tag = "9")]
+    pub request_id: ::prost::alloc::string::String,
+    /// BLAKE3 of the request as it came, values of secrets and tokens blanked. Empty: there was no request.
+    #[prost(bytes = "bytes", tag = "10")]
+    pub request_hash: ::prost::bytes::Bytes,
+    /// W3C trace id of the request, in hexadecimal. Empty: nobody traced it.
+    #[prost(string, tag = "11")]
+    pub trace_id: ::prost::alloc::string::String,
+    /// A few words more, as on whose behalf.
+    #[prost(string, tag = "12")]
+    pub detail: ::prost::alloc::string::String,
+    /// In the first record of a chain, and in no other: where it begins.
+    #[prost(message, optional, tag = "13")]
+    pub start: ::core::option::Option<AuditStart>,
+}
+impl ::prost::Name for AuditEntry {
+    const NAME: &'static str = "AuditEntry";
+    const PACKAGE: &'static str = "skerry.type.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.type.v1.AuditEntry".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.type.v1.AuditEntry".into()
+    }
+}
+/// Who made a change.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuditCaller {
+    /// What kind of caller.
+    #[prost(enumeration = "AuditCallerKind", tag = "1")]
+    pub kind: i32,
+    /// Its name as its certificate has it (`spiffe://...`); else what it is known by.
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// SHA-256 of the key of its certificate. Empty: it had none.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub key_id: ::prost::bytes::Bytes,
+    /// Where from, if that is known.
+    #[prost(string, tag = "4")]
+    pub address: ::prost::alloc::string::String,
+}
+impl ::prost::Name for AuditCaller {
+    const NAME: &'static str = "AuditCaller";
+    const PACKAGE: &'static str = "skerry.type.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.type.v1.AuditCaller".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.type.v1.AuditCaller".into()
+    }
+}
+/// How a chain begins.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AuditStart {
+    /// What writes it: `registry`, `scheduler`, `skerry` or `authority`.
+    #[prost(string, tag = "1")]
+    pub service: ::prost::alloc::string::String,
+    /// Of its program.
+    #[prost(string, tag = "2")]
+    pub version: ::prost::alloc::string::String,
+    /// The chain that the same process wrote before, where that ended for the process: the store is an older one than it knew, or was changed by
+    /// other hands.
+    #[prost(message, optional, tag = "3")]
+    pub former: ::core::option::Option<AuditTip>,
+    /// Other chains as they were when this one began: so one that is cut or taken out later is missed.
+    #[prost(message, repeated, tag = "4")]
+    pub others: ::prost::alloc::vec::Vec<AuditTip>,
+}
+impl ::prost::Name for AuditStart {
+    const NAME: &'static str = "AuditStart";
+    const PACKAGE: &'static str = "skerry.type.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.type.v1.AuditStart".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.type.v1.AuditStart".into()
+    }
+}
+/// The last record of a chain at some time.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuditTip {
+    /// Which chain.
+    #[prost(string, tag = "1")]
+    pub chain: ::prost::alloc::string::String,
+    /// The record's place.
+    #[prost(uint64, tag = "2")]
+    pub sequence: u64,
+    /// The record's hash.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub hash: ::prost::bytes::Bytes,
+}
+impl ::prost::Name for AuditTip {
+    const NAME: &'static str = "AuditTip";
+    const PACKAGE: &'static str = "skerry.type.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.type.v1.AuditTip".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.type.v1.AuditTip".into()
+    }
+}
+/// What became of a resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum AuditOutcome {
+    /// Not said.
+    Unspecified = 0,
+    /// It was made.
+    Created = 1,
+    /// It was changed.
+    Updated = 2,
+    /// It was deleted.
+    Deleted = 3,
+    /// A certificate was issued.
+    Issued = 4,
+    /// It is trusted no more.
+    Revoked = 5,
+}
+impl AuditOutcome {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "AUDIT_OUTCOME_UNSPECIFIED",
+            Self::Created => "AUDIT_OUTCOME_CREATED",
+            Self::Updated => "AUDIT_OUTCOME_UPDATED",
+            Self::Deleted => "AUDIT_OUTCOME_DELETED",
+            Self::Issued => "AUDIT_OUTCOME_ISSUED",
+            Self::Revoked => "AUDIT_OUTCOME_REVOKED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "AUDIT_OUTCOME_UNSPECIFIED" => Some(Self::Unspecified),
+            "AUDIT_OUTCOME_CREATED" => Some(Self::Created),
+            "AUDIT_OUTCOME_UPDATED" => Some(Self::Updated),
+            "AUDIT_OUTCOME_DELETED" => Some(Self::Deleted),
+            "AUDIT_OUTCOME_ISSUED" => Some(Self::Issued),
+            "AUDIT_OUTCOME_REVOKED" => Some(Self::Revoked),
+            _ => None,
+        }
+    }
+}
+/// What kind of caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum AuditCallerKind {
+    /// Not said.
+    Unspecified = 0,
+    /// Nobody asked: the listener is without TLS.
+    Anonymous = 1,
+    /// A user.
+    User = 2,
+    /// A service of the control plane.
+    Service = 3,
+    /// A node.
+    Node = 4,
+    /// A command on a machine of the control plane, which works on the store itself.
+    Command = 5,
+}
+impl AuditCallerKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "AUDIT_CALLER_KIND_UNSPECIFIED",
+            Self::Anonymous => "AUDIT_CALLER_KIND_ANONYMOUS",
+            Self::User => "AUDIT_CALLER_KIND_USER",
+            Self::Service => "AUDIT_CALLER_KIND_SERVICE",
+            Self::Node => "AUDIT_CALLER_KIND_NODE",
+            Self::Command => "AUDIT_CALLER_KIND_COMMAND",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "AUDIT_CALLER_KIND_UNSPECIFIED" => Some(Self::Unspecified),
+            "AUDIT_CALLER_KIND_ANONYMOUS" => Some(Self::Anonymous),
+            "AUDIT_CALLER_KIND_USER" => Some(Self::User),
+            "AUDIT_CALLER_KIND_SERVICE" => Some(Self::Service),
+            "AUDIT_CALLER_KIND_NODE" => Some(Self::Node),
+            "AUDIT_CALLER_KIND_COMMAND" => Some(Self::Command),
+            _ => None,
+        }
+    }
+}
 /// An app: services that are deployed and rolled back as one. At most 64 services and 256 KiB encoded.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AppSpec {

@@ -18,6 +18,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
+use super::denied::tell;
 use super::judge::{Claim, Early, check_role, judge, judge_request, known};
 use super::message;
 use super::role::Authorizer;
@@ -85,7 +86,10 @@ where
                 let inner = std::mem::replace(&mut self.inner, ready);
                 call.make(claim, request, inner).boxed()
             }
-            Err(fault) => std::future::ready(Ok(status_of(&fault).into_http())).boxed(),
+            Err(fault) => {
+                tell(request.uri().path(), request.extensions().get::<Peer>(), None, &fault);
+                std::future::ready(Ok(status_of(&fault).into_http())).boxed()
+            }
         }
     }
 }
@@ -143,7 +147,11 @@ impl Call {
                 Ok((request, Some(project))) => (request, claim, project),
                 // About itself, and no stream.
                 Ok((request, None)) => return inner.call(request).await,
-                Err(fault) => return Ok(status_of(&fault).into_http()),
+                Err(fault) => {
+                    let peer = Peer { address: None, certificate: Some(Arc::clone(&self.peer)) };
+                    tell(&self.method, Some(&peer), None, &fault);
+                    return Ok(status_of(&fault).into_http());
+                }
             },
         };
         let response = inner.call(request).await?;

@@ -7,8 +7,10 @@
 //! | `judge` | the decision: table, peer, roles |
 //! | `message` | reads a request ahead of its handler, and hands on the same bytes |
 //! | `layer` | does all this for each call, and ends streams whose reader lost the right |
+//! | `denied` | counts who was refused |
 //! | `role` | roles, and who knows who has which |
 
+mod denied;
 mod judge;
 mod layer;
 mod message;
@@ -20,6 +22,8 @@ use skerry_model::{Fault, ProjectName};
 
 use crate::peer::Peer;
 
+pub(crate) use denied::tell;
+pub use denied::{Denied, DeniedCalls};
 pub(crate) use layer::AccessLayer;
 pub(crate) use role::KnowsNobody;
 pub use role::{Authorizer, Role};

@@ -130,6 +130,11 @@ pub(crate) const TABLE: &[(&str, Rule)] = &[
         // Users renew their own.
         Rule::Users(ForUsers { role: Admin, path: FIRST, streams: false, or_itself: true, services: &[] }),
     ),
+    // What was changed by whom. That chains are for admins of the installation is seen to by the project that must be named.
+    ("/skerry.registry.v1.AuditService/ListAuditRecords", users(Admin, FIRST)),
+    ("/skerry.registry.v1.AuditService/WatchAuditRecords", watches(Admin, FIRST)),
+    ("/skerry.registry.v1.AuditService/ListAuditChains", users(Admin, FIRST)),
+    ("/skerry.registry.v1.AuditService/ReadAuditChain", users(Admin, FIRST)),
     // Apps, configs.
     ("/skerry.scheduler.v1.AppService/CreateApp", users(Operator, FIRST)),
     ("/skerry.scheduler.v1.AppService/GetApp", users(Viewer, FIRST)),

@@ -143,6 +143,18 @@ pub struct EnrollmentName {
     pub key: EnrollmentKey,
 }
 
+/// A record of the audit log.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AuditName {
+    /// In which chain.
+    pub chain: ChainId,
+    /// At which place, from 1.
+    pub sequence: u64,
+}
+
+/// Digits of a place in a key: as many as the largest has, so that keys stand in order.
+const SEQUENCE_DIGITS: usize = 20;
+
 /// A text that cannot be an id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not a valid {what}: use 1 to 128 of A-Z, a-z, 0-9, `-`, `_`, `.` and `:`")]
@@ -194,6 +206,11 @@ id!(
     "gateway id"
 );
 id!(
+    /// One chain of the audit log.
+    ChainId,
+    "audit chain"
+);
+id!(
     /// One replica of a service.
     MemberId,
     "member id"
@@ -227,6 +244,18 @@ fn three(path: &str) -> Option<(&str, &str, &str)> {
     let (first, rest) = path.split_once('/')?;
     let (second, third) = two(rest)?;
     Some((first, second, third))
+}
+
+impl KeyName for AuditName {
+    fn write_path(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{:0SEQUENCE_DIGITS$}", self.chain, self.sequence)
+    }
+    fn from_path(path: &str) -> Option<Self> {
+        let (chain, digits) = two(path)?;
+        let exact = digits.len() == SEQUENCE_DIGITS && digits.bytes().all(|b| b.is_ascii_digit());
+        let sequence = digits.parse().ok().filter(|_| exact)?;
+        Some(Self { chain: ChainId::parse(chain).ok()?, sequence })
+    }
 }
 
 impl KeyName for TheStore {
@@ -404,6 +433,15 @@ impl KeyName for EventSource {
             "tokens" => Some(Self::Token(TokenName { project, id: TokenId::parse(name).ok()? })),
             _ => None,
         }
+    }
+}
+
+impl KeyName for ChainId {
+    fn write_path(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+    fn from_path(path: &str) -> Option<Self> {
+        Self::parse(path).ok()
     }
 }
 

@@ -36,7 +36,7 @@ impl Store {
                 Some(leadership) => txn.fenced(leadership),
                 None => txn,
             };
-            match txn.validate() {
+            match self.admit(&txn) {
                 Ok(()) => waiting.push_back(Item { index, txn }),
                 Err(error) => results[index] = Some(Err(error)),
             }
@@ -115,7 +115,7 @@ fn pack(waiting: &mut VecDeque<Item>, operations_max: usize) -> Vec<Item> {
     let mut group: Vec<Item> = Vec::new();
     let (mut operations, mut guards, mut bytes) = (0, 0, 0);
     while let Some(next) = waiting.front() {
-        operations += next.txn.ops.len();
+        operations += next.txn.operations();
         guards +=
             next.txn.guards.iter().filter(|guard| !matches!(guard.expect, super::Expect::Led { .. })).count();
         bytes += next.txn.bytes();

@@ -20,7 +20,7 @@ use crate::store::Store;
 const READ_BACK_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// What etcd answered.
-pub(super) enum Answer {
+pub(crate) enum Answer {
     /// All compares held. For each operation: whether it changed anything.
     Done { revision: i64, changed: Vec<bool> },
     /// A compare failed.
@@ -30,7 +30,7 @@ pub(super) enum Answer {
 impl Store {
     /// Runs `txn`: it happens as a whole or not at all. Only [`TxnError::Indeterminate`] leaves open whether it has.
     pub async fn commit(&self, txn: Txn) -> Result<Committed, TxnError> {
-        txn.validate()?;
+        self.admit(&txn)?;
         match self.run(&txn).await? {
             Answer::Done { revision, changed } => Ok(txn.committed(revision, &changed)),
             Answer::Found { revision, found } => {
@@ -42,8 +42,21 @@ impl Store {
         }
     }
 
-    /// Runs a valid transaction. A request lease that is gone (the store was restored) is replaced once.
+    /// Whether it may be sent.
+    pub(super) fn admit(&self, txn: &Txn) -> Result<(), TxnError> {
+        match txn.unaudited() {
+            Some(key) if self.audit.is_strict() => Err(TxnError::Unaudited { key: Arc::clone(key) }),
+            _ => txn.validate(),
+        }
+    }
+
+    /// Runs a valid transaction, with what it leaves in the audit log.
     pub(super) async fn run(&self, txn: &Txn) -> Result<Answer, TxnError> {
+        if txn.acts.is_empty() { self.send(txn).await } else { self.run_audited(txn).await }
+    }
+
+    /// Runs a valid transaction as it is. A request lease that is gone (the store was restored) is replaced once.
+    pub(crate) async fn send(&self, txn: &Txn) -> Result<Answer, TxnError> {
         let remembers = txn.ops.iter().any(|op| matches!(op, Op::Put { lease: LeaseOf::Requests, .. }));
         let mut renewed = false;
         loop {
@@ -174,7 +187,7 @@ impl Txn {
     }
 
     /// Why this transaction could not happen, given what is at the compared keys. `None`: it could have.
-    pub(super) fn judge(
+    pub(crate) fn judge(
         &self,
         revision: i64,
         found: &BTreeMap<Arc<str>, Option<Seen>>,

@@ -125,6 +125,18 @@ pub enum TxnError {
         /// The key.
         key: Arc<str>,
     },
+    /// It changes what never changes without a record in the audit log, and has none: a defect of who made it.
+    #[error("writing `{key}` without a record in the audit log")]
+    Unaudited {
+        /// The key.
+        key: Arc<str>,
+    },
+    /// The chain of the audit log moved under it again and again. Nothing happened.
+    #[error("writing `{subject}`: the audit log is written to by another process under the same name")]
+    AuditContended {
+        /// The first key that it writes.
+        subject: Arc<str>,
+    },
     /// A compared record does not decode.
     #[error(transparent)]
     Decode(#[from] DecodeError),
@@ -179,7 +191,7 @@ impl From<TxnError> for Fault {
             TxnError::Unavailable { subject, outage } => {
                 Fault::unavailable(format!("{}: try again", outage.plain(&subject)))
             }
-            TxnError::LeaseLost { .. } => Fault::unavailable(message),
+            TxnError::LeaseLost { .. } | TxnError::AuditContended { .. } => Fault::unavailable(message),
             TxnError::TooLarge(error) => error.into(),
             TxnError::TooManyOperations { .. } | TxnError::TooManyBytes { .. } => {
                 Fault::new(Code::ResourceExhausted, "TRANSACTION_TOO_LARGE", message)
@@ -188,9 +200,10 @@ impl From<TxnError> for Fault {
                 let message = format!("{}: nothing was changed", outage.plain(&subject));
                 Fault::new(Code::ResourceExhausted, "STORE_FULL", message)
             }
-            TxnError::KeyTwice { .. } | TxnError::Decode(_) | TxnError::Refused { .. } => {
-                Fault::internal(message)
-            }
+            TxnError::Unaudited { .. }
+            | TxnError::KeyTwice { .. }
+            | TxnError::Decode(_)
+            | TxnError::Refused { .. } => Fault::internal(message),
         }
     }
 }

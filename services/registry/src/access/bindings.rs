@@ -8,6 +8,7 @@ use skerry_proto::registry::v1::role_binding_service_server::RoleBindingService;
 use skerry_proto::registry::v1::{self as pb, Role, RoleBinding, RoleBindingSpec};
 use skerry_proto::store::v1 as stored;
 use skerry_proto::types::v1::Metadata;
+use skerry_rpc::{Peer, status_of};
 use skerry_store::{Mirror, Store, Txn};
 use tonic::{Request, Response, Status};
 
@@ -101,11 +102,14 @@ impl RoleBindingService for Bindings {
         &self,
         request: Request<pb::CreateRoleBindingRequest>,
     ) -> Result<Response<pb::CreateRoleBindingResponse>, Status> {
+        let peer = Peer::of(&request).map_err(|fault| status_of(&fault))?;
         let request = request.get_ref();
         let method = "skerry.registry.v1.RoleBindingService/CreateRoleBinding";
         let pb::CreateRoleBindingRequest { parent, role_binding, validate_only, .. } = request;
         let create = Create { parent, resource: role_binding.as_ref(), validate_only: *validate_only };
-        let made = skerry_api::create(self, Call { method, id: &request.request_id, request }, create).await;
+        let made =
+            skerry_api::create(self, Call { method, id: &request.request_id, request, peer: &peer }, create)
+                .await;
         reply(made.map(|binding| pb::CreateRoleBindingResponse { role_binding: Some(binding) }))
     }
 
@@ -136,6 +140,7 @@ impl RoleBindingService for Bindings {
         &self,
         request: Request<pb::UpdateRoleBindingRequest>,
     ) -> Result<Response<pb::UpdateRoleBindingResponse>, Status> {
+        let peer = Peer::of(&request).map_err(|fault| status_of(&fault))?;
         let request = request.get_ref();
         let method = "skerry.registry.v1.RoleBindingService/UpdateRoleBinding";
         let update = Update {
@@ -144,7 +149,9 @@ impl RoleBindingService for Bindings {
             allow_missing: request.allow_missing,
             validate_only: request.validate_only,
         };
-        let done = skerry_api::update(self, Call { method, id: &request.request_id, request }, update).await;
+        let done =
+            skerry_api::update(self, Call { method, id: &request.request_id, request, peer: &peer }, update)
+                .await;
         reply(done.map(|(binding, came)| pb::UpdateRoleBindingResponse {
             role_binding: Some(binding),
             outcome: outcome(came),
@@ -155,10 +162,13 @@ impl RoleBindingService for Bindings {
         &self,
         request: Request<pb::DeleteRoleBindingRequest>,
     ) -> Result<Response<pb::DeleteRoleBindingResponse>, Status> {
+        let peer = Peer::of(&request).map_err(|fault| status_of(&fault))?;
         let request = request.get_ref();
         let method = "skerry.registry.v1.RoleBindingService/DeleteRoleBinding";
         let delete = Delete { name: &request.name, etag: &request.etag };
-        let done = skerry_api::delete(self, Call { method, id: &request.request_id, request }, delete).await;
+        let done =
+            skerry_api::delete(self, Call { method, id: &request.request_id, request, peer: &peer }, delete)
+                .await;
         reply(done.map(|()| pb::DeleteRoleBindingResponse {}))
     }
 }

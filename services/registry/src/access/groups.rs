@@ -8,6 +8,7 @@ use skerry_proto::registry::v1::group_service_server::GroupService;
 use skerry_proto::registry::v1::{self as pb, Group, GroupSpec};
 use skerry_proto::store::v1 as stored;
 use skerry_proto::types::v1::Metadata;
+use skerry_rpc::{Peer, status_of};
 use skerry_store::{Mirror, Store, Txn};
 use tonic::{Request, Response, Status};
 
@@ -80,11 +81,14 @@ impl GroupService for Groups {
         &self,
         request: Request<pb::CreateGroupRequest>,
     ) -> Result<Response<pb::CreateGroupResponse>, Status> {
+        let peer = Peer::of(&request).map_err(|fault| status_of(&fault))?;
         let request = request.get_ref();
         let method = "skerry.registry.v1.GroupService/CreateGroup";
         let pb::CreateGroupRequest { parent, group, validate_only, .. } = request;
         let create = Create { parent, resource: group.as_ref(), validate_only: *validate_only };
-        let made = skerry_api::create(self, Call { method, id: &request.request_id, request }, create).await;
+        let made =
+            skerry_api::create(self, Call { method, id: &request.request_id, request, peer: &peer }, create)
+                .await;
         reply(made.map(|group| pb::CreateGroupResponse { group: Some(group) }))
     }
 
@@ -115,6 +119,7 @@ impl GroupService for Groups {
         &self,
         request: Request<pb::UpdateGroupRequest>,
     ) -> Result<Response<pb::UpdateGroupResponse>, Status> {
+        let peer = Peer::of(&request).map_err(|fault| status_of(&fault))?;
         let request = request.get_ref();
         let method = "skerry.registry.v1.GroupService/UpdateGroup";
         let update = Update {
@@ -123,7 +128,9 @@ impl GroupService for Groups {
             allow_missing: request.allow_missing,
             validate_only: request.validate_only,
         };
-        let done = skerry_api::update(self, Call { method, id: &request.request_id, request }, update).await;
+        let done =
+            skerry_api::update(self, Call { method, id: &request.request_id, request, peer: &peer }, update)
+                .await;
         reply(
             done.map(|(group, came)| pb::UpdateGroupResponse { group: Some(group), outcome: outcome(came) }),
         )
@@ -133,10 +140,13 @@ impl GroupService for Groups {
         &self,
         request: Request<pb::DeleteGroupRequest>,
     ) -> Result<Response<pb::DeleteGroupResponse>, Status> {
+        let peer = Peer::of(&request).map_err(|fault| status_of(&fault))?;
         let request = request.get_ref();
         let method = "skerry.registry.v1.GroupService/DeleteGroup";
         let delete = Delete { name: &request.name, etag: &request.etag };
-        let done = skerry_api::delete(self, Call { method, id: &request.request_id, request }, delete).await;
+        let done =
+            skerry_api::delete(self, Call { method, id: &request.request_id, request, peer: &peer }, delete)
+                .await;
         reply(done.map(|()| pb::DeleteGroupResponse {}))
     }
 }

@@ -3,15 +3,16 @@
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use skerry_api::Tries;
+use skerry_api::{Caused, Tries};
 use skerry_identity::KeyId;
 use skerry_identity::csr::Request as CertificateRequest;
 use skerry_model::{Code, Fault, ServiceName, UserRef, time};
 use skerry_proto::registry::v1 as pb;
 use skerry_proto::store::v1 as stored;
+use skerry_proto::types::v1::AuditOutcome;
 use skerry_rpc::Peer;
 use skerry_rpc::access::Authorizer as _;
-use skerry_store::{Key, Txn, TxnError};
+use skerry_store::{Act, Key, Txn, TxnError};
 
 use super::users::{KEYS_MAX, Users};
 
@@ -20,6 +21,7 @@ impl Users {
         &self,
         peer: &Peer,
         request: &pb::IssueCertificateRequest,
+        caused: &Caused,
     ) -> Result<pb::IssueCertificateResponse, Fault> {
         let name = UserRef::parse(&request.name)?;
         let asked = CertificateRequest::parse(&request.certificate_request)
@@ -37,7 +39,9 @@ impl Users {
         let granted = self.issuer.issue_user(&name.project, &user, asked.public_key(), None)?;
         // Who only renews leaves no record either: the first admin has none until somebody else's key is to count.
         if !request.known_only {
-            self.count_key(&name, asked.public_key().id(), peer, request.replace).await?;
+            let act = caused.of(&name, AuditOutcome::Issued);
+            let act = act.detail(format!("for the key {}", asked.public_key().id()));
+            self.count_key(&name, asked.public_key().id(), peer, request.replace, &act).await?;
         }
         let der = |der: &rustls_pki_types::CertificateDer<'_>| Bytes::copy_from_slice(der);
         Ok(pb::IssueCertificateResponse {
@@ -48,7 +52,14 @@ impl Users {
     }
 
     /// Adds the key to those that count, or leaves it the only one; waits until this replica knows it.
-    async fn count_key(&self, name: &UserRef, key: KeyId, peer: &Peer, replace: bool) -> Result<(), Fault> {
+    async fn count_key(
+        &self,
+        name: &UserRef,
+        key: KeyId,
+        peer: &Peer,
+        replace: bool,
+        act: &Act,
+    ) -> Result<(), Fault> {
         let record_key = Key::<stored::UserRecord>::of(name);
         let mut tries = Tries::default();
         loop {
@@ -61,9 +72,11 @@ impl Users {
             };
             let before = found.map(|found| found.value);
             let Some(record) = with_key(before.as_ref(), key, own_key(peer, name), replace)? else {
+                // A certificate for a key that counts already is one more certificate all the same.
+                self.store.commit(Txn::new().audit(act.clone())).await?;
                 return Ok(());
             };
-            match self.store.commit(txn.put(&record_key, &record)).await {
+            match self.store.commit(txn.put(&record_key, &record).audit(act.clone())).await {
                 Ok(committed) => {
                     self.shown.access.mirror().wait_for(&committed).await?;
                     return Ok(());

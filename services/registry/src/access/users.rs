@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use skerry_api::{ADMIN, Call, Create, Delete, Kind, Mask, Update, reply};
+use skerry_api::{ADMIN, Call, Caused, Create, Delete, Kind, Mask, Update, reply};
 use skerry_identity::KeyId;
 use skerry_model::{Code, Fault, ProjectName, UserRef, time};
 use skerry_proto::registry::v1::user_service_server::UserService;
@@ -151,7 +151,9 @@ impl UserService for Users {
             return reply(Err(fault));
         }
         let create = Create { parent, resource: user.as_ref(), validate_only: *validate_only };
-        let made = skerry_api::create(self, Call { method, id: &request.request_id, request }, create).await;
+        let made =
+            skerry_api::create(self, Call { method, id: &request.request_id, request, peer: &peer }, create)
+                .await;
         reply(made.map(|user| pb::CreateUserResponse { user: Some(user) }))
     }
 
@@ -196,7 +198,9 @@ impl UserService for Users {
             allow_missing: request.allow_missing,
             validate_only: request.validate_only,
         };
-        let done = skerry_api::update(self, Call { method, id: &request.request_id, request }, update).await;
+        let done =
+            skerry_api::update(self, Call { method, id: &request.request_id, request, peer: &peer }, update)
+                .await;
         reply(done.map(|(user, came)| pb::UpdateUserResponse { user: Some(user), outcome: outcome(came) }))
     }
 
@@ -204,10 +208,13 @@ impl UserService for Users {
         &self,
         request: Request<pb::DeleteUserRequest>,
     ) -> Result<Response<pb::DeleteUserResponse>, Status> {
+        let peer = Peer::of(&request).map_err(|fault| status_of(&fault))?;
         let request = request.get_ref();
         let method = "skerry.registry.v1.UserService/DeleteUser";
         let delete = Delete { name: &request.name, etag: &request.etag };
-        let done = skerry_api::delete(self, Call { method, id: &request.request_id, request }, delete).await;
+        let done =
+            skerry_api::delete(self, Call { method, id: &request.request_id, request, peer: &peer }, delete)
+                .await;
         reply(done.map(|()| pb::DeleteUserResponse {}))
     }
 
@@ -216,7 +223,8 @@ impl UserService for Users {
         request: Request<pb::IssueCertificateRequest>,
     ) -> Result<Response<pb::IssueCertificateResponse>, Status> {
         let peer = Peer::of(&request).map_err(|fault| status_of(&fault))?;
-        reply(self.issue(&peer, request.get_ref()).await)
+        let caused = Caused::by("skerry.registry.v1.UserService/IssueCertificate", &request);
+        reply(self.issue(&peer, request.get_ref(), &caused).await)
     }
 }
 

@@ -2,14 +2,15 @@
 
 use std::time::{Duration, SystemTime};
 
-use skerry_api::Tries;
+use skerry_api::{Tries, audit};
 use skerry_identity::authority::RootAuthority;
 use skerry_identity::seal::KeyEncryption;
 use skerry_identity::{KeyId, TrustDomain};
-use skerry_model::Fault;
+use skerry_model::{Fault, ProjectName};
 use skerry_proto::store::v1::AuthorityRecord;
+use skerry_proto::types::v1::AuditOutcome;
 use skerry_store::keys::TheAuthority;
-use skerry_store::{Key, Store, Txn, TxnError, Versioned};
+use skerry_store::{Act, Key, Store, Txn, TxnError, Versioned};
 
 use super::dir::AuthorityDir;
 use super::{AuthorityError, record};
@@ -47,7 +48,7 @@ pub async fn init(
     keys: &dyn KeyEncryption,
     domain: &TrustDomain,
 ) -> Result<Changed, AuthorityError> {
-    change(store, |before| {
+    change(store, "init", |before| {
         let now = SystemTime::now();
         let Some(before) = before else {
             let root = dir.next_root(None, domain, keys, now)?;
@@ -69,7 +70,7 @@ pub async fn renew(
     keys: &dyn KeyEncryption,
     force: Force,
 ) -> Result<Changed, AuthorityError> {
-    change(store, |before| {
+    change(store, "renew", |before| {
         let (before, now) = (before.ok_or(AuthorityError::Absent)?, SystemTime::now());
         // An intermediate that does not open is replaced too: that is how a lost key file is mended.
         let due = match record::intermediate(before, keys) {
@@ -93,7 +94,7 @@ pub async fn rotate(
     dir: &AuthorityDir,
     keys: &dyn KeyEncryption,
 ) -> Result<Changed, AuthorityError> {
-    change(store, |before| {
+    change(store, "rotate", |before| {
         let (before, now) = (before.ok_or(AuthorityError::Absent)?, SystemTime::now());
         if before.roots.len() > 1 {
             return Ok(None);
@@ -108,7 +109,7 @@ pub async fn rotate(
 
 /// Takes the former root out. Unless it is forced, only once what was issued under it has expired.
 pub async fn retire(store: &Store, force: Force) -> Result<Changed, AuthorityError> {
-    change(store, |before| {
+    change(store, "retire", |before| {
         let before = before.ok_or(AuthorityError::Absent)?;
         let Some(retired) = record::retired(before)? else { return Ok(None) };
         let left = record::rollover_left(before, SystemTime::now())?;
@@ -128,7 +129,9 @@ pub async fn reseal(
     keys: &dyn KeyEncryption,
 ) -> Result<Changed, AuthorityError> {
     let roots_changed = dir.reseal(keys)?;
-    let done = change(store, |before| record::resealed(before.ok_or(AuthorityError::Absent)?, keys)).await?;
+    let decide =
+        |before: Option<&AuthorityRecord>| record::resealed(before.ok_or(AuthorityError::Absent)?, keys);
+    let done = change(store, "reseal", decide).await?;
     Ok(Changed { changed: done.changed || roots_changed, ..done })
 }
 
@@ -145,6 +148,7 @@ fn newest_root(
 /// Does what `decide` says of the record; nothing: it is as it should be.
 async fn change(
     store: &Store,
+    what: &str,
     decide: impl Fn(Option<&AuthorityRecord>) -> Result<Option<AuthorityRecord>, AuthorityError>,
 ) -> Result<Changed, AuthorityError> {
     let key = authority_key();
@@ -155,7 +159,8 @@ async fn change(
             let record = before.map(|before| before.value).unwrap_or_default();
             return done(false, record);
         };
-        match store.commit(unchanged(&key, before.as_ref()).put(&key, &after)).await {
+        let txn = unchanged(&key, before.as_ref()).put(&key, &after).audit(act(what, before.is_none()));
+        match store.commit(txn).await {
             Ok(_) => return done(true, after),
             // Of a write whose answer was lost the record says whether it happened.
             Err(TxnError::Conflict(_) | TxnError::Indeterminate { .. }) => {
@@ -164,6 +169,13 @@ async fn change(
             Err(error) => return Err(AuthorityError::Store(Fault::from(error))),
         }
     }
+}
+
+/// What the audit log says of it. Whoever does this has the key file and the store in hand, and no certificate is asked for.
+fn act(what: &str, is_new: bool) -> Act {
+    let outcome = if is_new { AuditOutcome::Created } else { AuditOutcome::Updated };
+    let method = format!("skerry authority {what}");
+    Act::new(audit::command(&method), method.clone(), ProjectName::system(), "authority", outcome)
 }
 
 fn unchanged(key: &Key<AuthorityRecord>, before: Option<&Versioned<AuthorityRecord>>) -> Txn {

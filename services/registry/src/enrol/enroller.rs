@@ -5,16 +5,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use skerry_api::Tries;
+use skerry_api::{Caused, Tries};
 use skerry_identity::PublicKey;
 use skerry_identity::token::Token;
 use skerry_model::{Code, Fault, NodeName, NodeRef, ProjectName, time};
 use skerry_proto::gateway::v1 as pb;
 use skerry_proto::gateway::v1::enroll_response::Outcome;
 use skerry_proto::store::v1 as stored;
+use skerry_proto::types::v1::AuditOutcome;
 use skerry_proto::types::v1::event::Severity;
 use skerry_store::keys::{Counted, EnrollmentKey, EnrollmentName, EventSource, TokenId, TokenName};
-use skerry_store::{Key, Prefix, Store, Txn, TxnError, Versioned};
+use skerry_store::{Act, Key, Prefix, Store, Txn, TxnError, Versioned};
 
 use super::asked::Asked;
 use super::decide::{
@@ -53,14 +54,14 @@ impl Enroller {
     }
 
     /// Answers a machine.
-    pub(super) async fn enrol(&self, asked: &Asked) -> Result<pb::EnrollResponse, Fault> {
+    pub(super) async fn enrol(&self, asked: &Asked, caused: &Caused) -> Result<pb::EnrollResponse, Fault> {
         // Before anything is looked up or used up.
         self.issuer.roots()?;
         let mut tries = Tries::default();
         loop {
             let tried = match &asked.token {
-                Some(token) => self.by_token(asked, token).await?,
-                None => self.by_approval(asked).await?,
+                Some(token) => self.by_token(asked, token, caused).await?,
+                None => self.by_approval(asked, caused).await?,
             };
             if let Some(outcome) = tried {
                 return Ok(pb::EnrollResponse { outcome: Some(outcome) });
@@ -69,7 +70,7 @@ impl Enroller {
         }
     }
 
-    async fn by_token(&self, asked: &Asked, token: &Token) -> Tried<Outcome> {
+    async fn by_token(&self, asked: &Asked, token: &Token, caused: &Caused) -> Tried<Outcome> {
         let Some(name) = self.token_name(asked, token) else {
             return Err(self.refuse(asked, token, None, Refusal::Unknown).await);
         };
@@ -84,9 +85,9 @@ impl Enroller {
         let enrollment = enrollment_key(&name.project, asked);
         let waiting = self.store.get(&enrollment).await?;
         if let Some(node) = self.node_of_key(&name.project, asked, waiting.as_ref()).await? {
-            return self.again(asked, &node).await;
+            return self.again(asked, &node, caused).await;
         }
-        match self.first_time(asked, &name, &read, waiting.as_ref()).await {
+        match self.first_time(asked, &name, &read, waiting.as_ref(), caused).await {
             Ok(outcome) => Ok(outcome),
             Err(Refused::Openly(fault)) => Err(fault),
             Err(Refused::Quietly(refusal)) => Err(self.refuse(asked, token, Some(&name), refusal).await),
@@ -100,6 +101,7 @@ impl Enroller {
         token: &TokenName,
         read: &Versioned<stored::TokenRecord>,
         waiting: Option<&Versioned<stored::EnrollmentRecord>>,
+        caused: &Caused,
     ) -> Result<Option<Outcome>, Refused> {
         let now = SystemTime::now();
         let used = admit(&read.value, &asked.machine, now)?;
@@ -118,8 +120,9 @@ impl Enroller {
         let message = format!("by the token {}, from {}", token.id, asked.address);
         let txn = Txn::new().when_same(read).put(&read.key, &used);
         let txn = self.make_room(txn, &node, before.as_ref()).await?;
-        let txn = ring.add(txn, Severity::Normal, node.to_string(), ("Enrolled", message));
-        let txn = self.remember(txn, asked, waiting, &node).await?;
+        let txn = ring.add(txn, Severity::Normal, node.to_string(), ("Enrolled", message.clone()));
+        let act = act(asked, caused, &node, before.is_none(), &message);
+        let txn = self.remember(txn.audit(act), asked, waiting, &node).await?;
         let outcome = self.commit(asked, &node, before.as_ref(), &record, txn).await?;
         if outcome.is_some() {
             tracing::info!(%node, token = %token.id, address = %asked.address, "a machine has enrolled");
@@ -127,12 +130,12 @@ impl Enroller {
         Ok(outcome)
     }
 
-    async fn by_approval(&self, asked: &Asked) -> Tried<Outcome> {
+    async fn by_approval(&self, asked: &Asked, caused: &Caused) -> Tried<Outcome> {
         let project = asked.project.as_ref().expect("parsed: without a token there is a project");
         let key = enrollment_key(project, asked);
         let waiting = self.store.get(&key).await?;
         if let Some(node) = self.node_of_key(project, asked, waiting.as_ref()).await? {
-            return self.again(asked, &node).await;
+            return self.again(asked, &node, caused).await;
         }
         let room = self.room(project, &asked.address);
         if waiting.is_none() {
@@ -177,13 +180,19 @@ impl Enroller {
     }
 
     /// The machine is a node already and asks again: it is answered as before. A node that has no sealing key yet gets the one that it names.
-    async fn again(&self, asked: &Asked, read: &Versioned<stored::NodeRecord>) -> Tried<Outcome> {
+    async fn again(
+        &self,
+        asked: &Asked,
+        read: &Versioned<stored::NodeRecord>,
+        caused: &Caused,
+    ) -> Tried<Outcome> {
         let node = read.key.name();
         same_sealing_key(&read.value.sealing_key, &asked.sealing_key)?;
         if read.value.sealing_key.is_empty() {
             let sealing_key = bytes::Bytes::copy_from_slice(asked.sealing_key.as_bytes());
             let record = stored::NodeRecord { sealing_key, ..read.value.clone() };
-            return self.commit(asked, &node, Some(read), &record, Txn::new()).await;
+            let act = act(asked, caused, &node, false, "again, with another sealing key");
+            return self.commit(asked, &node, Some(read), &record, Txn::new().audit(act)).await;
         }
         self.enrolled(&node, &read.value, &asked.public_key).map(Some)
     }
@@ -329,6 +338,7 @@ impl Enroller {
         node: &NodeRef,
         labels: &BTreeMap<String, String>,
         replace: bool,
+        act: Act,
     ) -> Tried<()> {
         let now = SystemTime::now();
         let bad = || Fault::internal("the record of the machine that waits cannot be read");
@@ -356,17 +366,23 @@ impl Enroller {
         let txn = self.make_room(txn, node, before.as_ref()).await?;
         let txn = ring.add(txn, Severity::Normal, node.to_string(), ("Enrolled", message));
         let revision = before.as_ref().map_or(0, |before| before.mod_revision);
-        let txn = txn.when_unchanged(&key, revision).put(&key, &record);
+        let txn = txn.when_unchanged(&key, revision).put(&key, &record).audit(act);
         Ok(self.committed(txn).await?.then_some(()))
     }
 
     /// Turns a machine away that waits, for as long as it goes on asking.
-    pub(super) async fn deny(&self, read: &Versioned<stored::EnrollmentRecord>) -> Tried<()> {
+    pub(super) async fn deny(&self, read: &Versioned<stored::EnrollmentRecord>, act: Act) -> Tried<()> {
         let denied = stored::EnrollmentRecord { denied: true, ..read.value.clone() };
         let lease = self.leases.current(&self.store).await?;
-        let txn = Txn::new().when_same(read).put_leased(&read.key, &denied, &lease);
+        let txn = Txn::new().when_same(read).put_leased(&read.key, &denied, &lease).audit(act);
         Ok(self.committed(txn).await?.then_some(()))
     }
+}
+
+/// What the audit log says of a machine that becomes a node, or gets another key as one.
+fn act(asked: &Asked, caused: &Caused, node: &NodeRef, is_new: bool, how: &str) -> Act {
+    let outcome = if is_new { AuditOutcome::Created } else { AuditOutcome::Updated };
+    caused.of(node, outcome).detail(format!("the machine {} enrolled {how}", asked.fingerprint()))
 }
 
 fn new_uid() -> String {

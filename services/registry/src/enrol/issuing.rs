@@ -1,6 +1,6 @@
 //! `IssuerService`: what gateways ask on behalf of machines and nodes.
 
-use skerry_api::reply;
+use skerry_api::{Caused, audit, reply};
 use skerry_model::Fault;
 use skerry_proto::registry::v1 as pb;
 use skerry_proto::registry::v1::issuer_service_server::IssuerService;
@@ -15,10 +15,15 @@ use super::renew::Renewal;
 pub(crate) struct Issuing(pub(crate) Enroller);
 
 impl Issuing {
-    async fn enrol(&self, request: &pb::EnrollNodeRequest) -> Result<pb::EnrollNodeResponse, Fault> {
-        let asked = request.request.clone().unwrap_or_default();
-        let asked = Asked::parse(&asked, &request.address)?;
-        Ok(pb::EnrollNodeResponse { response: Some(self.0.enrol(&asked).await?) })
+    async fn enrol(&self, request: &Request<pb::EnrollNodeRequest>) -> Result<pb::EnrollNodeResponse, Fault> {
+        let (caller, request) = (audit::caller_of(request), request.get_ref());
+        let mut sent = request.request.clone().unwrap_or_default();
+        let asked = Asked::parse(&sent, &request.address)?;
+        // What is remembered of it is a hash: of no token.
+        sent.token.clear();
+        let blanked = pb::EnrollNodeRequest { request: Some(sent), address: request.address.clone() };
+        let caused = Caused::by_caller("skerry.registry.v1.IssuerService/EnrollNode", caller, &blanked);
+        Ok(pb::EnrollNodeResponse { response: Some(self.0.enrol(&asked, &caused).await?) })
     }
 }
 
@@ -28,14 +33,15 @@ impl IssuerService for Issuing {
         &self,
         request: Request<pb::EnrollNodeRequest>,
     ) -> Result<Response<pb::EnrollNodeResponse>, Status> {
-        reply(self.enrol(request.get_ref()).await)
+        reply(self.enrol(&request).await)
     }
 
     async fn renew_node(
         &self,
         request: Request<pb::RenewNodeRequest>,
     ) -> Result<Response<pb::RenewNodeResponse>, Status> {
-        let renewed = async { self.0.renew(&Renewal::parse(request.get_ref())?).await };
+        let caused = Caused::by("skerry.registry.v1.IssuerService/RenewNode", &request);
+        let renewed = async { self.0.renew(&Renewal::parse(request.get_ref())?, &caused).await };
         reply(renewed.await.map(|certificate| pb::RenewNodeResponse { certificate: Some(certificate) }))
     }
 

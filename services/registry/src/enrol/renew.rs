@@ -4,7 +4,7 @@
 
 use std::time::SystemTime;
 
-use skerry_api::Tries;
+use skerry_api::{Caused, Tries};
 use skerry_identity::csr::Request;
 use skerry_identity::hpke::HpkePublicKey;
 use skerry_identity::{KeyId, PublicKey};
@@ -12,6 +12,7 @@ use skerry_model::{Code, Fault, NodeRef, Violations};
 use skerry_proto::gateway::v1::IssuedCertificate;
 use skerry_proto::registry::v1 as pb;
 use skerry_proto::store::v1 as stored;
+use skerry_proto::types::v1::AuditOutcome;
 use skerry_store::{Key, Txn};
 
 use super::decide::has_key;
@@ -73,7 +74,7 @@ pub(super) fn renewed(record: &stored::NodeRecord, renewal: &Renewal) -> Option<
 
 impl Enroller {
     /// Issues a new certificate.
-    pub(super) async fn renew(&self, renewal: &Renewal) -> Result<IssuedCertificate, Fault> {
+    pub(super) async fn renew(&self, renewal: &Renewal, caused: &Caused) -> Result<IssuedCertificate, Fault> {
         let key = Key::<stored::NodeRecord>::of(&renewal.node);
         let mut tries = Tries::default();
         loop {
@@ -85,8 +86,12 @@ impl Enroller {
                 return Err(Fault::new(Code::PermissionDenied, "KEY_STRUCK_OUT", message));
             };
             let granted = self.issuer.issue_node(&renewal.node, &renewal.wanted)?;
-            let txn = Txn::new().when_same(&read).put(&key, &after);
-            if after == read.value || self.committed(txn).await? {
+            let act = caused.of(&renewal.node, AuditOutcome::Issued);
+            let act = act.detail(format!("to the node itself, for the key {}", renewal.wanted.id()));
+            let txn = Txn::new().when_same(&read).audit(act);
+            // With the same key the record stays as it is: it is not written anew, since sessions look again whenever it is.
+            let txn = if after == read.value { txn } else { txn.put(&key, &after) };
+            if self.committed(txn).await? {
                 return Ok(granted.to_proto(SystemTime::now()));
             }
             tries.again(&renewal.node).await?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use skerry_api::{Etag, Tries, admit, known_project, metadata_of, page_size, reply};
+use skerry_api::{Caused, Etag, Tries, admit, audit, known_project, metadata_of, page_size, reply};
 use skerry_daemon::Shutdown;
 use skerry_identity::token::Token;
 use skerry_model::meta::{check_annotations, check_labels};
@@ -11,8 +11,9 @@ use skerry_model::{AppName, ClusterName, Code, Fault, ProjectName, Violations, t
 use skerry_proto::registry::v1 as pb;
 use skerry_proto::registry::v1::token_service_server::TokenService;
 use skerry_proto::store::v1 as stored;
+use skerry_proto::types::v1::AuditOutcome;
 use skerry_store::keys::{EventSource, TokenId, TokenName};
-use skerry_store::{Key, PageRequest, PageToken, Prefix, Store, Txn, TxnError, Versioned};
+use skerry_store::{Act, Key, PageRequest, PageToken, Prefix, Store, Txn, TxnError, Versioned};
 use tonic::{Request, Response, Status};
 
 use super::TOKENS_MAX;
@@ -47,7 +48,11 @@ impl Tokens {
         Self { shared, store, issuer }
     }
 
-    async fn create(&self, request: &pb::CreateTokenRequest) -> Result<pb::CreateTokenResponse, Fault> {
+    async fn create(
+        &self,
+        request: &pb::CreateTokenRequest,
+        caused: &Caused,
+    ) -> Result<pb::CreateTokenResponse, Fault> {
         let project = ProjectName::parse_parent(&request.parent);
         let project = project.map_err(|error| Fault::invalid_field("parent", error))?;
         let now = SystemTime::now();
@@ -67,7 +72,8 @@ impl Tokens {
         let key = Key::<stored::TokenRecord>::of(&name);
         let mut tries = Tries::default();
         let done = loop {
-            let txn = Txn::new().when_absent(&key).put(&key, &record);
+            let act = caused.of_resource(&name.project, full_name(&name), AuditOutcome::Created);
+            let txn = Txn::new().when_absent(&key).put(&key, &record).audit(act);
             match self.store.commit(admit(&self.store, &name.project, &[], txn).await?).await {
                 Ok(done) => break done,
                 Err(TxnError::Conflict(_)) => tries.again(&name.project).await?,
@@ -103,10 +109,15 @@ impl Tokens {
         })
     }
 
-    async fn delete(&self, request: &pb::DeleteTokenRequest) -> Result<pb::DeleteTokenResponse, Fault> {
+    async fn delete(
+        &self,
+        request: &pb::DeleteTokenRequest,
+        caused: &Caused,
+    ) -> Result<pb::DeleteTokenResponse, Fault> {
         let name = parse_name(&request.name)?;
         let key = Key::<stored::TokenRecord>::of(&name);
-        match self.store.commit(remove(&name).when_exists(&key)).await {
+        let act = caused.of_resource(&name.project, full_name(&name), AuditOutcome::Deleted);
+        match self.store.commit(remove(&name).when_exists(&key).audit(act)).await {
             Ok(_) => {
                 tracing::info!(token = %name.id, project = %name.project, "a token was struck out");
                 Ok(pb::DeleteTokenResponse {})
@@ -115,6 +126,17 @@ impl Tokens {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+fn full_name(name: &TokenName) -> String {
+    format!("{}/tokens/{}", name.project.parent(), name.id)
+}
+
+/// The same, of the registry's own accord.
+fn remove_expired(name: &TokenName) -> Txn {
+    let by = audit::itself("registry");
+    let act = Act::new(by, "sweep", name.project.clone(), full_name(name), AuditOutcome::Deleted);
+    remove(name).audit(act.detail("it had expired"))
 }
 
 /// The token and its events go.
@@ -198,7 +220,7 @@ fn record_of(request: &pb::CreateTokenRequest, now: SystemTime) -> Result<stored
 
 /// A token as it is shown: without what its secret could be known by.
 fn show(name: &TokenName, record: stored::TokenRecord, etag: Etag) -> pb::Token {
-    let name = format!("{}/tokens/{}", name.project.parent(), name.id);
+    let name = full_name(name);
     pb::Token {
         metadata: Some(metadata_of(&name, record.meta.as_ref(), etag)),
         uses_max: record.uses_max,
@@ -223,7 +245,7 @@ pub(crate) async fn sweep(shared: Arc<Shared>, store: Store, shutdown: Shutdown)
         let all = Prefix::<stored::TokenRecord>::all();
         let over: Vec<_> =
             snapshot.iter(&all).filter_map(Result::ok).filter(|read| can_go(&read.value, now)).collect();
-        let txns = over.iter().map(|read| remove(&read.key.name()).when_same(read)).collect();
+        let txns = over.iter().map(|read| remove_expired(&read.key.name()).when_same(read)).collect();
         for error in store.commit_all(txns, None).await.into_iter().filter_map(Result::err) {
             tracing::debug!(%error, "a token that has expired stays for now");
         }
@@ -242,7 +264,8 @@ impl TokenService for Tokens {
         &self,
         request: Request<pb::CreateTokenRequest>,
     ) -> Result<Response<pb::CreateTokenResponse>, Status> {
-        reply(self.create(request.get_ref()).await)
+        let caused = Caused::by("skerry.registry.v1.TokenService/CreateToken", &request);
+        reply(self.create(request.get_ref(), &caused).await)
     }
 
     async fn list_tokens(
@@ -256,6 +279,7 @@ impl TokenService for Tokens {
         &self,
         request: Request<pb::DeleteTokenRequest>,
     ) -> Result<Response<pb::DeleteTokenResponse>, Status> {
-        reply(self.delete(request.get_ref()).await)
+        let caused = Caused::by("skerry.registry.v1.TokenService/DeleteToken", &request);
+        reply(self.delete(request.get_ref(), &caused).await)
     }
 }

@@ -1,6 +1,6 @@
 //! `EnrollmentRequestService`: machines that wait for an operator.
 
-use skerry_api::{Tries, known_project, reply};
+use skerry_api::{Caused, Tries, known_project, reply};
 use skerry_identity::KeyId;
 use skerry_identity::fingerprint::Fingerprint;
 use skerry_model::meta::check_labels;
@@ -9,6 +9,7 @@ use skerry_proto::gateway::v1::MachineFingerprint;
 use skerry_proto::registry::v1 as pb;
 use skerry_proto::registry::v1::enrollment_request_service_server::EnrollmentRequestService;
 use skerry_proto::store::v1 as stored;
+use skerry_proto::types::v1::AuditOutcome;
 use skerry_store::{PageRequest, Prefix, Versioned};
 use tonic::{Request, Response, Status};
 
@@ -64,7 +65,11 @@ impl Waiting {
         found.ok_or_else(|| Fault::not_found(format!("{}/enrollments/{fingerprint}", project.parent())))
     }
 
-    async fn approve(&self, request: &pb::ApproveEnrollmentRequest) -> Result<pb::Node, Fault> {
+    async fn approve(
+        &self,
+        request: &pb::ApproveEnrollmentRequest,
+        caused: &Caused,
+    ) -> Result<pb::Node, Fault> {
         let mut wrong = Violations::new();
         check_labels("labels", &request.labels, &mut wrong);
         let chosen = match request.node.as_str() {
@@ -77,7 +82,8 @@ impl Waiting {
             let read = self.find(&request.name).await?;
             let node = chosen.clone().map_or_else(|| named(&read.value), Ok)?;
             let node = NodeRef { project: read.key.name().project, node };
-            if self.0.approve(&read, &node, &request.labels, request.replace).await?.is_some() {
+            let act = caused.of(&node, AuditOutcome::Created).detail(format!("approved {}", request.name));
+            if self.0.approve(&read, &node, &request.labels, request.replace, act).await?.is_some() {
                 tracing::info!(%node, enrollment = request.name, "a machine was let in");
                 return skerry_api::read(&self.0.nodes, &node).await;
             }
@@ -85,7 +91,11 @@ impl Waiting {
         }
     }
 
-    async fn deny(&self, request: &pb::DenyEnrollmentRequest) -> Result<pb::DenyEnrollmentResponse, Fault> {
+    async fn deny(
+        &self,
+        request: &pb::DenyEnrollmentRequest,
+        caused: &Caused,
+    ) -> Result<pb::DenyEnrollmentResponse, Fault> {
         let mut tries = Tries::default();
         loop {
             let read = self.find(&request.name).await?;
@@ -96,7 +106,9 @@ impl Waiting {
                 );
                 return Err(Fault::new(skerry_model::Code::FailedPrecondition, "ENROLLED_ALREADY", message));
             }
-            if self.0.deny(&read).await?.is_some() {
+            let project = read.key.name().project;
+            let act = caused.of_resource(&project, request.name.clone(), AuditOutcome::Updated);
+            if self.0.deny(&read, act.detail("turned away")).await?.is_some() {
                 tracing::info!(enrollment = request.name, "a machine was turned away");
                 return Ok(pb::DenyEnrollmentResponse {});
             }
@@ -157,7 +169,8 @@ impl EnrollmentRequestService for Waiting {
         &self,
         request: Request<pb::ApproveEnrollmentRequest>,
     ) -> Result<Response<pb::ApproveEnrollmentResponse>, Status> {
-        let approved = self.approve(request.get_ref()).await;
+        let caused = Caused::by("skerry.registry.v1.EnrollmentRequestService/ApproveEnrollment", &request);
+        let approved = self.approve(request.get_ref(), &caused).await;
         reply(approved.map(|node| pb::ApproveEnrollmentResponse { node: Some(node) }))
     }
 
@@ -165,6 +178,7 @@ impl EnrollmentRequestService for Waiting {
         &self,
         request: Request<pb::DenyEnrollmentRequest>,
     ) -> Result<Response<pb::DenyEnrollmentResponse>, Status> {
-        reply(self.deny(request.get_ref()).await)
+        let caused = Caused::by("skerry.registry.v1.EnrollmentRequestService/DenyEnrollment", &request);
+        reply(self.deny(request.get_ref(), &caused).await)
     }
 }

@@ -5,9 +5,10 @@
 
 use std::time::SystemTime;
 
-use skerry_api::{Etag, Tries};
+use skerry_api::{Caused, Etag, Tries};
 use skerry_model::{Code, Fault, ProjectRef, time};
 use skerry_proto::store::v1 as stored;
+use skerry_proto::types::v1::AuditOutcome;
 use skerry_store::keys::InProject;
 use skerry_store::{Key, PageRequest, Prefix, ReadError, Txn, TxnError, Versioned};
 
@@ -15,11 +16,19 @@ use super::Projects;
 
 /// Bindings that are read at once.
 const PAGE_SIZE: usize = 100;
+/// What the audit log says of the mark.
+const CLOSED: &str = "it is being deleted";
+const OPENED: &str = "it is not being deleted: something is in it";
 
 impl Projects {
     /// Closes an empty project, if it is still at `etag` (empty: at any); answers the etag that it has then. FAILED_PRECONDITION tells what
     /// is left in it. One that is not there has none: whether it was deleted by this very request is found out later.
-    pub(super) async fn close(&self, name: &ProjectRef, etag: &str) -> Result<String, Fault> {
+    pub(super) async fn close(
+        &self,
+        name: &ProjectRef,
+        etag: &str,
+        caused: &Caused,
+    ) -> Result<String, Fault> {
         if name.project.is_permanent() {
             let message = format!("{name} is always there and cannot be deleted");
             return Err(Fault::new(Code::FailedPrecondition, "PROJECT_PERMANENT", message));
@@ -43,10 +52,12 @@ impl Projects {
             // The mark comes on what is empty, and off what is not.
             let delete_time = left.is_empty().then(|| time::to_timestamp(SystemTime::now()));
             let record = stored::ProjectRecord { delete_time, ..read.value.clone() };
-            match self.store.commit(Txn::new().when_same(&read).put(&key, &record)).await {
+            let detail = if left.is_empty() { CLOSED } else { OPENED };
+            let act = caused.of(name, AuditOutcome::Updated).detail(detail);
+            match self.store.commit(Txn::new().when_same(&read).put(&key, &record).audit(act)).await {
                 Ok(done) if left.is_empty() => {
                     let marked = Versioned { value: record, mod_revision: done.revision, ..read };
-                    return self.look_again(name, &marked).await;
+                    return self.look_again(name, &marked, caused).await;
                 }
                 Ok(_) => return Err(not_empty(name, &left)),
                 Err(TxnError::Conflict(_)) => tries.again(name).await?,
@@ -60,13 +71,15 @@ impl Projects {
         &self,
         name: &ProjectRef,
         marked: &Versioned<stored::ProjectRecord>,
+        caused: &Caused,
     ) -> Result<String, Fault> {
         let left = self.left(name).await?;
         if left.is_empty() {
             return Ok(Etag { mod_revision: marked.mod_revision }.to_string());
         }
         let record = stored::ProjectRecord { delete_time: None, ..marked.value.clone() };
-        match self.store.commit(Txn::new().when_same(marked).put(&marked.key, &record)).await {
+        let act = caused.of(name, AuditOutcome::Updated).detail(OPENED);
+        match self.store.commit(Txn::new().when_same(marked).put(&marked.key, &record).audit(act)).await {
             // Somebody else deletes it too, and sees the same.
             Ok(_) | Err(TxnError::Conflict(_)) => Err(not_empty(name, &left)),
             Err(error) => Err(error.into()),

@@ -14,13 +14,16 @@ mod usage;
 
 use std::sync::Arc;
 
-use skerry_api::{Call, Create, Delete, Kind, Mask, ResponseStream, Told, Update, reply, uncount};
+use skerry_api::{
+    Call, Caused, Create, Delete, Kind, Mask, ResponseStream, Told, Update, audit, reply, uncount,
+};
 use skerry_daemon::Shutdown;
 use skerry_model::{Fault, ProjectRef};
 use skerry_proto::registry::v1::project_service_server::ProjectService;
 use skerry_proto::registry::v1::{self as pb, ChangeType, Project, ProjectQuota, ProjectSpec};
 use skerry_proto::store::v1 as stored;
 use skerry_proto::types::v1::Metadata;
+use skerry_rpc::{Peer, status_of};
 use skerry_store::keys::InProject;
 use skerry_store::{Mirror, Prefix, Store, Txn, WaitError};
 use tonic::{Request, Response, Status};
@@ -167,6 +170,7 @@ impl ProjectService for Projects {
         &self,
         request: Request<pb::CreateProjectRequest>,
     ) -> Result<Response<pb::CreateProjectResponse>, Status> {
+        let peer = Peer::of(&request).map_err(|fault| status_of(&fault))?;
         let request = request.get_ref();
         let method = "skerry.registry.v1.ProjectService/CreateProject";
         let made = async {
@@ -179,7 +183,8 @@ impl ProjectService for Projects {
                 resource: request.project.as_ref(),
                 validate_only: request.validate_only,
             };
-            skerry_api::create(self, Call { method, id: &request.request_id, request }, create).await
+            skerry_api::create(self, Call { method, id: &request.request_id, request, peer: &peer }, create)
+                .await
         };
         reply(made.await.map(|project| pb::CreateProjectResponse { project: Some(project) }))
     }
@@ -220,6 +225,7 @@ impl ProjectService for Projects {
         &self,
         request: Request<pb::UpdateProjectRequest>,
     ) -> Result<Response<pb::UpdateProjectResponse>, Status> {
+        let peer = Peer::of(&request).map_err(|fault| status_of(&fault))?;
         let request = request.get_ref();
         let method = "skerry.registry.v1.ProjectService/UpdateProject";
         let update = Update {
@@ -228,7 +234,9 @@ impl ProjectService for Projects {
             allow_missing: request.allow_missing,
             validate_only: request.validate_only,
         };
-        let done = skerry_api::update(self, Call { method, id: &request.request_id, request }, update).await;
+        let done =
+            skerry_api::update(self, Call { method, id: &request.request_id, request, peer: &peer }, update)
+                .await;
         reply(done.map(|(project, came)| pb::UpdateProjectResponse {
             project: Some(project),
             outcome: outcome(came),
@@ -239,12 +247,15 @@ impl ProjectService for Projects {
         &self,
         request: Request<pb::DeleteProjectRequest>,
     ) -> Result<Response<pb::DeleteProjectResponse>, Status> {
+        let peer = Peer::of(&request).map_err(|fault| status_of(&fault))?;
         let request = request.get_ref();
         let method = "skerry.registry.v1.ProjectService/DeleteProject";
         let done = async {
-            let closed = self.close(&ProjectRef::parse(&request.name)?, &request.etag).await?;
+            let caused = Caused::by_caller(method, audit::caller(&peer), request);
+            let closed = self.close(&ProjectRef::parse(&request.name)?, &request.etag, &caused).await?;
             let delete = Delete { name: &request.name, etag: &closed };
-            skerry_api::delete(self, Call { method, id: &request.request_id, request }, delete).await
+            skerry_api::delete(self, Call { method, id: &request.request_id, request, peer: &peer }, delete)
+                .await
         };
         reply(done.await.map(|()| pb::DeleteProjectResponse {}))
     }

@@ -1,9 +1,10 @@
 //! The handlers of `SecretService`.
 
-use skerry_api::{Call, Create, Delete, ResponseStream, Told, Update, reply};
+use skerry_api::{Call, Caused, Create, Delete, ResponseStream, Told, Update, reply};
 use skerry_model::{Fault, ProjectName, SecretRef};
 use skerry_proto::scheduler::v1::secret_service_server::SecretService;
 use skerry_proto::scheduler::v1::{self as pb, Secret};
+use skerry_rpc::{Peer, status_of};
 use tonic::{Request, Response, Status};
 
 use super::{Secrets, reseal, shown};
@@ -24,6 +25,7 @@ impl SecretService for Secrets {
         &self,
         request: Request<pb::CreateSecretRequest>,
     ) -> Result<Response<pb::CreateSecretResponse>, Status> {
+        let peer = Peer::of(&request).map_err(|fault| status_of(&fault))?;
         let request = request.get_ref();
         let method = "skerry.scheduler.v1.SecretService/CreateSecret";
         // What is remembered of a request is a hash in the store, in the clear: of no value.
@@ -39,7 +41,7 @@ impl SecretService for Secrets {
             resource: request.secret.as_ref(),
             validate_only: request.validate_only,
         };
-        let call = Call { method, id: &request.request_id, request: &remembered };
+        let call = Call { method, id: &request.request_id, request: &remembered, peer: &peer };
         let secret = skerry_api::create(self, call, create).await;
         reply(secret.map(|secret| pb::CreateSecretResponse { secret: Some(secret) }))
     }
@@ -82,6 +84,7 @@ impl SecretService for Secrets {
         &self,
         request: Request<pb::UpdateSecretRequest>,
     ) -> Result<Response<pb::UpdateSecretResponse>, Status> {
+        let peer = Peer::of(&request).map_err(|fault| status_of(&fault))?;
         let request = request.get_ref();
         let method = "skerry.scheduler.v1.SecretService/UpdateSecret";
         let remembered = pb::UpdateSecretRequest {
@@ -96,7 +99,7 @@ impl SecretService for Secrets {
             allow_missing: request.allow_missing,
             validate_only: request.validate_only,
         };
-        let call = Call { method, id: &request.request_id, request: &remembered };
+        let call = Call { method, id: &request.request_id, request: &remembered, peer: &peer };
         let done = skerry_api::update(self, call, update).await;
         reply(done.map(|(secret, outcome)| pb::UpdateSecretResponse {
             secret: Some(secret),
@@ -108,10 +111,13 @@ impl SecretService for Secrets {
         &self,
         request: Request<pb::DeleteSecretRequest>,
     ) -> Result<Response<pb::DeleteSecretResponse>, Status> {
+        let peer = Peer::of(&request).map_err(|fault| status_of(&fault))?;
         let request = request.get_ref();
         let method = "skerry.scheduler.v1.SecretService/DeleteSecret";
         let delete = Delete { name: &request.name, etag: &request.etag };
-        let done = skerry_api::delete(self, Call { method, id: &request.request_id, request }, delete).await;
+        let done =
+            skerry_api::delete(self, Call { method, id: &request.request_id, request, peer: &peer }, delete)
+                .await;
         reply(done.map(|()| pb::DeleteSecretResponse {}))
     }
 
@@ -126,7 +132,8 @@ impl SecretService for Secrets {
                 let why = "secrets of all projects are sealed under one key file: name `projects/system`";
                 return Err(Fault::invalid_field("parent", why));
             }
-            reseal::reseal(self).await
+            let caused = Caused::by("skerry.scheduler.v1.SecretService/ResealSecrets", &request);
+            reseal::reseal(self, &caused).await
         };
         reply(resealed.await)
     }

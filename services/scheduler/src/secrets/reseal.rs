@@ -1,9 +1,11 @@
 //! Sealing anew under the newest key of the key file: in bounded parts, and each again at no harm.
 
+use skerry_api::Caused;
 use skerry_identity::seal;
 use skerry_model::Fault;
 use skerry_proto::scheduler::v1::ResealSecretsResponse;
 use skerry_proto::store::v1 as stored;
+use skerry_proto::types::v1::AuditOutcome;
 use skerry_store::{Prefix, Txn};
 use tracing::{info, warn};
 
@@ -15,7 +17,8 @@ const RESEALED_MAX: usize = 500;
 /// Values that are in memory at once, sealed anew and not yet written.
 const BATCH: usize = 50;
 
-pub(super) async fn reseal(secrets: &Secrets) -> Result<ResealSecretsResponse, Fault> {
+/// Each value that is sealed anew leaves a record in the audit log, of what `caused` it.
+pub(super) async fn reseal(secrets: &Secrets, caused: &Caused) -> Result<ResealSecretsResponse, Fault> {
     let ring = secrets.keys.reload()?;
     // What could not be opened before may be now.
     secrets.shared.reread_secrets();
@@ -38,7 +41,9 @@ pub(super) async fn reseal(secrets: &Secrets) -> Result<ResealSecretsResponse, F
                 Ok(content) => {
                     let sealed = keys::seal(&ring, &one.key, &content)?.into();
                     let record = stored::SecretRevisionRecord { sealed, ..one.value.clone() };
-                    txns.push(Txn::new().when_same(one).put(&one.key, &record));
+                    let secret = one.key.name().secret;
+                    let act = caused.of(&secret, AuditOutcome::Updated).detail("its values were sealed anew");
+                    txns.push(Txn::new().when_same(one).put(&one.key, &record).audit(act));
                 }
                 Err(why) => {
                     unreadable += 1;

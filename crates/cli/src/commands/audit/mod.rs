@@ -1,0 +1,21 @@
+//! `audit`: lists and follows records, and holds whole chains against their hashes.
+
+mod chains;
+mod export;
+mod records;
+
+use crate::args::{AuditArgs, AuditCommand};
+use crate::client::Client;
+use crate::error::CliError;
+use crate::print::Printer;
+
+pub(crate) use chains::verify_file;
+
+pub(crate) async fn run(client: &Client, args: &AuditArgs, printer: &mut Printer) -> Result<(), CliError> {
+    match &args.command {
+        None if args.follow => records::follow(client, args, printer).await,
+        None => records::list(client, args, printer).await.map(drop),
+        Some(AuditCommand::Verify(_)) => chains::verify(client, printer).await,
+        Some(AuditCommand::Export) => chains::export(client, printer).await,
+    }
+}
