@@ -304,6 +304,11 @@ impl Machine<'_> {
     }
 }
 
+/// Objects of ring whose assembly TLS uses, whatever the processor has: their functions have no sections of their own, and what valgrind's
+/// processor does is not what another does.
+const ASSEMBLY: [&str; 7] =
+    ["*-aes*gcm*", "*-aesni-*", "*-ghash*", "*-p256-*", "*-sha256-*", "*-sha512-*", "*-mont-*"];
+
 /// The linker script.
 fn text(groups: &[Vec<String>]) -> String {
     let mut text = String::from(
@@ -311,6 +316,7 @@ fn text(groups: &[Vec<String>]) -> String {
          docs/adr/0009-link-order.md. GNU ld and lld read it; a pattern that matches nothing is no fault. */\n\
          SECTIONS {\n  .text_hot : {\n",
     );
+    text.extend(ASSEMBLY.map(|object| format!("    {object}.o(.text)\n")));
     text.extend(groups.iter().flatten().map(|pattern| {
         // A name of C says too little to be the end of another.
         let section = if patterns::is_mangled(pattern) {

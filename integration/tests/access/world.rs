@@ -105,7 +105,9 @@ impl World {
 
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        skerry_api::ensure_project(&store, &ProjectName::parse("other")?).await?;
+        for project in ["other", "zoo"] {
+            skerry_api::ensure_project(&store, &ProjectName::parse(project)?).await?;
+        }
         let access = AccessMirror::start(&store).await?;
         shutdown.spawn(access.clone().follow(shutdown.wait()));
         let config = skerry_registry::Config { keys: Some(keys), ..Default::default() };

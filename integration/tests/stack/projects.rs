@@ -272,10 +272,7 @@ async fn a_project_goes_when_it_is_empty_and_leaves_no_key() -> Result<()> {
     world.done("delete -p shop app/web config/site secret/database").await?;
     world.done(&format!("token delete -p shop {token}")).await?;
     world.done("user delete -p shop ada").await?;
-    let bound = "projects/shop is not empty: it has 1 role binding; delete them first";
-    world.refused("delete project/shop", 1, bound).await?;
-    // A binding that gives nobody anything holds nothing up.
-    world.done("role unbind -p shop viewer --user ada").await?;
+    // Her binding gives nobody anything any more, and holds nothing up.
     assert_eq!(world.done("delete project/shop").await?, "project/shop deleted\n");
     assert_eq!(world.keys("shop").await?, 0);
     world.refused("get apps -p shop", 3, "projects/shop does not exist").await?;
