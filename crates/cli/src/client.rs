@@ -1,7 +1,7 @@
 //! Calls to the servers: connected when first needed, each under a deadline, tried again where that is safe.
 //!
-//! Every call here may be tried again: reads change nothing, and mutations carry a request id that the server remembers. Which calls
-//! there are is in [`crate::item`] and [`crate::commands`].
+//! Every call here may be tried again: reads change nothing, and mutations carry a request id that the server remembers, or do no harm when
+//! they are made twice. Which calls there are is in [`crate::item`] and [`crate::commands`].
 
 use std::future::Future;
 use std::time::Duration;

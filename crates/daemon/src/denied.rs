@@ -12,7 +12,7 @@ use crate::Shutdown;
 
 /// How long calls are counted together.
 const PERIOD: Duration = Duration::from_secs(60);
-/// A file that is longer is put aside, in the place of the one before: the two are all that there ever is.
+/// A file that would be longer is put aside, in the place of the one before: the two are all that there ever is.
 const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// Lines of a minute in the log; the rest is one number.
 const LOGGED_MAX: usize = 20;
@@ -51,7 +51,7 @@ fn log(calls: &[(Denied, u64)]) {
     }
 }
 
-/// Appends, and puts the file aside once it is full.
+/// Appends. A file that would become too long is put aside first; where that fails nothing is written, so that the bound holds.
 fn write(path: &Path, calls: &[(Denied, u64)], now: SystemTime, bytes_max: u64) -> io::Result<()> {
     let seconds = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let mut text = String::new();
@@ -62,14 +62,19 @@ fn write(path: &Path, calls: &[(Denied, u64)], now: SystemTime, bytes_max: u64) 
         text.push_str(&line.to_string());
         text.push('\n');
     }
-    let mut file = OpenOptions::new().create(true).append(true).open(path)?;
-    file.write_all(text.as_bytes())?;
-    if file.metadata()?.len() >= bytes_max {
+    let there = match fs::metadata(path) {
+        Ok(there) => there.len(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(error),
+    };
+    let length = u64::try_from(text.len()).unwrap_or(u64::MAX);
+    if there > 0 && there.saturating_add(length) > bytes_max {
         let mut aside = path.as_os_str().to_owned();
         aside.push(".1");
         fs::rename(path, aside)?;
     }
-    Ok(())
+    let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+    file.write_all(text.as_bytes())
 }
 
 #[cfg(test)]
@@ -89,10 +94,23 @@ mod tests {
             .expect("listed")
             .map(|file| file.expect("a file").metadata().expect("it").len())
             .sum();
-        assert!((1..=1300).contains(&bytes), "{bytes}");
+        assert!((1..=1000).contains(&bytes), "{bytes}");
         let aside = fs::read_to_string(dir.path().join("denied.jsonl.1")).expect("put aside");
         let line: serde_json::Value =
             serde_json::from_str(aside.lines().next().expect("a line")).expect("JSON");
         assert_eq!((line["count"].as_u64(), line["who"].as_str()), (Some(7), Some(&*one.who)));
+    }
+
+    #[test]
+    fn a_full_file_that_cannot_be_put_aside_does_not_grow() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("denied.jsonl");
+        fs::create_dir(dir.path().join("denied.jsonl.1")).expect("in the way");
+        let one = Denied { who: "a".into(), method: "M".into(), reason: "R".into() };
+        let written: Vec<bool> = (0..100)
+            .map(|_| write(&path, &[(one.clone(), 1)], SystemTime::UNIX_EPOCH, 500).is_ok())
+            .collect();
+        assert!(written[0] && !written[99], "it is told, and then in the log");
+        assert!(fs::metadata(&path).expect("the file").len() <= 500);
     }
 }

@@ -23,8 +23,8 @@ use crate::telemetry::{Metrics, prometheus};
 
 /// Connections at once; more wait until one ends or gives way.
 const CONNECTIONS_MAX: usize = 16;
-/// When there are as many as may be, one that has lasted so long gives way to who waits: a probe that is not answered restarts the process,
-/// and an honest reader of metrics is done by then, or connects anew.
+/// When there are as many as may be, one that has lasted so long makes room, whether somebody waits or not: a probe that is not answered
+/// restarts the process, and an honest reader of metrics is done by then, or connects anew.
 const CONNECTION_PATIENCE: Duration = Duration::from_secs(1);
 /// Longest that a connection may take, requests and pauses together.
 const CONNECTION_MAX: Duration = Duration::from_secs(120);

@@ -1,6 +1,8 @@
-//! A file of wrapping keys that is read again when it has a key that was not there before: somebody rotated it while the process ran.
+//! A file of wrapping keys that is read again when something is sealed under a key that is not known: somebody rotated it while the process
+//! ran.
 //!
-//! What one process sealed under the new key opens in every other that has the file, without a restart.
+//! What one process sealed under the new key opens in every other that has the file, without a restart. A process that has not met the new
+//! key goes on sealing under the one before.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};

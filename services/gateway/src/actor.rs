@@ -159,6 +159,7 @@ impl Actor {
                         (Err(_), _) => {
                             self.backlog.clear();
                             self.inbound = None;
+                            self.gone.cancel();
                             self.feed(SessionEvent::StreamClosed).await;
                         }
                         (Ok(_), None) => {}
@@ -169,6 +170,10 @@ impl Actor {
                 frame = next(&mut self.inbound) => self.received(frame).await,
                 () = until(look_at) => self.suspect().await,
                 () = until(ends_at) => {
+                    // Once: a commit that is under way is waited for.
+                    if let Some(current) = &mut self.current {
+                        current.ends_at = None;
+                    }
                     self.feed(SessionEvent::Drain { why: CERTIFICATE_ENDED, retry_after: Duration::ZERO }).await;
                 }
                 () = until(deadline) => self.feed(SessionEvent::Timer).await,

@@ -7,11 +7,14 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
+use http::HeaderMap;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Counter;
 use skerry_model::{Code, Fault};
+use tonic::Status;
 
 use super::table::rule;
+use crate::error::fault_of;
 use crate::peer::Peer;
 
 /// Different callers, methods and reasons that are told apart at once.
@@ -78,10 +81,40 @@ fn others() -> Denied {
 
 /// Counts a refusal, if it is one for who called and not for what was said.
 pub(crate) fn tell(path: &str, peer: Option<&Peer>, address: Option<SocketAddr>, fault: &Fault) {
-    if !matches!(fault.code, Code::PermissionDenied | Code::Unauthenticated) {
-        return;
+    keep(denied(path, peer, address, (fault.code, fault.reason)));
+}
+
+/// The same of an answer whose handler has refused: what has no message is told by the head alone.
+pub(super) fn tell_answer(path: &str, peer: Option<&Peer>, head: &HeaderMap) {
+    keep(denied_by(path, peer, head));
+}
+
+fn keep(denied: Option<Denied>) {
+    if let Some(denied) = denied {
+        METER.add(1, &[KeyValue::new("reason", denied.reason.clone())]);
+        OF_PROCESS.count(denied);
     }
-    METER.add(1, &[KeyValue::new("reason", fault.reason.to_string())]);
+}
+
+fn denied_by(path: &str, peer: Option<&Peer>, head: &HeaderMap) -> Option<Denied> {
+    // Hardly ever there: what succeeds has it behind its message.
+    if !head.contains_key("grpc-status") {
+        return None;
+    }
+    let fault = fault_of(&Status::from_header_map(head)?);
+    let reason = fault.metadata.get("reason").map_or(fault.reason, String::as_str);
+    denied(path, peer, None, (fault.code, reason))
+}
+
+fn denied(
+    path: &str,
+    peer: Option<&Peer>,
+    address: Option<SocketAddr>,
+    (code, reason): (Code, &str),
+) -> Option<Denied> {
+    if !matches!(code, Code::PermissionDenied | Code::Unauthenticated) {
+        return None;
+    }
     let mut who = match peer.and_then(Peer::identity) {
         Some(identity) => identity.to_string(),
         None => match peer.and_then(|peer| peer.address).or(address) {
@@ -91,16 +124,34 @@ pub(crate) fn tell(path: &str, peer: Option<&Peer>, address: Option<SocketAddr>,
     };
     who.truncate(who.floor_char_boundary(NAME_BYTES_MAX));
     let method = if rule(path).is_some() { path.trim_start_matches('/') } else { UNKNOWN };
-    let denied = Denied { who, method: method.to_owned(), reason: fault.reason.to_string() };
-    OF_PROCESS.count(denied);
+    Some(Denied { who, method: method.to_owned(), reason: reason.to_owned() })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::status_of;
 
     fn denied(who: &str) -> Denied {
         Denied { who: who.into(), method: "M".into(), reason: "R".into() }
+    }
+
+    #[test]
+    fn what_a_handler_refuses_for_who_called_is_told_with_its_reason_and_nothing_else_is() {
+        let path = "/skerry.gateway.v1.EnrollmentService/Enroll";
+        let peer = Peer { address: Some("192.0.2.1:7".parse().unwrap()), certificate: None };
+        let told = |answer: http::Response<()>| denied_by(path, Some(&peer), answer.headers());
+        let refused = |code| status_of(&Fault::new(code, "TOKEN_REFUSED", "no")).into_http::<()>();
+        let expected = Denied {
+            who: "nobody, from 192.0.2.1".into(),
+            method: path[1..].into(),
+            reason: "TOKEN_REFUSED".into(),
+        };
+        assert_eq!(told(refused(Code::PermissionDenied)), Some(expected));
+        assert_eq!(told(refused(Code::NotFound)), None);
+        assert_eq!(told(http::Response::new(())), None);
+        let bare = told(Status::unauthenticated("no").into_http::<()>()).expect("refused");
+        assert_eq!(bare.reason, "UNAUTHENTICATED");
     }
 
     #[test]

@@ -9,8 +9,8 @@ use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, TryFutureExt as _};
 use http_body::{Frame, SizeHint};
 use skerry_identity::PeerCertificate;
 use skerry_model::{Code, Fault, ProjectName};
@@ -18,7 +18,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-use super::denied::tell;
+use super::denied::{tell, tell_answer};
 use super::judge::{Claim, Early, check_role, judge, judge_request, known};
 use super::message;
 use super::role::Authorizer;
@@ -79,7 +79,13 @@ where
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         match self.gate.judge(&request) {
-            Ok(Judged::Pass) => self.inner.call(request).boxed(),
+            Ok(Judged::Pass) => {
+                let (uri, peer) = (request.uri().clone(), request.extensions().get::<Peer>().cloned());
+                let answer = self.inner.call(request);
+                answer
+                    .inspect_ok(move |response| tell_answer(uri.path(), peer.as_ref(), response.headers()))
+                    .boxed()
+            }
             Ok(Judged::OfUser(call, claim)) => {
                 // The clone that was ready is used, and the other one left to become it.
                 let ready = self.inner.clone();
@@ -146,20 +152,28 @@ impl Call {
             Early::ByProject(claim) => match self.judge_request(request, &claim).await {
                 Ok((request, Some(project))) => (request, claim, project),
                 // About itself, and no stream.
-                Ok((request, None)) => return inner.call(request).await,
+                Ok((request, None)) => {
+                    let response = inner.call(request).await?;
+                    tell_answer(&self.method, Some(&self.peer()), response.headers());
+                    return Ok(response);
+                }
                 Err(fault) => {
-                    let peer = Peer { address: None, certificate: Some(Arc::clone(&self.peer)) };
-                    tell(&self.method, Some(&peer), None, &fault);
+                    tell(&self.method, Some(&self.peer()), None, &fault);
                     return Ok(status_of(&fault).into_http());
                 }
             },
         };
         let response = inner.call(request).await?;
+        tell_answer(&self.method, Some(&self.peer()), response.headers());
         if !claim.needs.streams {
             return Ok(response);
         }
         let lost = self.lost(claim, project, changes).boxed();
         Ok(response.map(|body| Body::new(Watched { body, lost, over: false })))
+    }
+
+    fn peer(&self) -> Peer {
+        Peer { address: None, certificate: Some(Arc::clone(&self.peer)) }
     }
 
     async fn judge_request(

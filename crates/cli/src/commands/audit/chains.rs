@@ -86,6 +86,8 @@ pub(super) async fn export(client: &Client, printer: &mut Printer) -> Result<(),
             Ok(())
         });
         let head = head.await?.expect("nothing is refused here");
+        // Those that were removed for their age while it was read: the chain begins behind them now.
+        records.retain(|record| record.sequence > head.removed_sequence);
         printer.line(&export::chain_line(&head))?;
         for record in &records {
             printer.line(&export::record_line(record))?;
