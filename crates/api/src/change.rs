@@ -111,6 +111,16 @@ pub async fn update<K: Kind>(
     change(kind, call.act(), mark, wanted).await
 }
 
+/// Whether this very request was answered before: for who does something ahead of [`delete`] that a repeat must not do. INVALID_ARGUMENT if its id
+/// is none, or another request's.
+pub async fn is_repeat<K: Kind>(
+    kind: &K,
+    call: &Call<'_, impl Message>,
+    name: &NameOf<K>,
+) -> Result<bool, Fault> {
+    is_repeated(kind, call.mark::<K>(name)?.as_ref()).await
+}
+
 /// Deletes a resource. NOT_FOUND if there is none, ABORTED if the etag is stale; a repeated request succeeds again.
 pub async fn delete<K: Kind>(kind: &K, call: Call<'_, impl Message>, asked: Delete<'_>) -> Result<(), Fault> {
     let name = NameOf::<K>::parse(asked.name)?;
@@ -299,12 +309,11 @@ async fn plan<K: Kind>(
         Some(before) if !has_new_spec && record == before.value => Outcome::Unchanged,
         Some(_) => Outcome::Updated,
     };
-    if outcome == Outcome::Created && wanted.validate_only {
-        let _would_be = charge(kind, name, None, &record, Txn::new()).await?;
-    }
-    if outcome == Outcome::Unchanged || wanted.validate_only {
-        let etag = Etag { mod_revision: mod_revision.unwrap_or_default() };
-        return Ok(Plan::Answer(kind.show(name, metadata_of(name, Some(&meta), etag), spec), outcome));
+    let etag = Etag { mod_revision: mod_revision.unwrap_or_default() };
+    let answer =
+        |spec| Plan::Answer(kind.show(name, metadata_of(name, Some(&meta), etag), spec), outcome);
+    if outcome == Outcome::Unchanged {
+        return Ok(answer(spec));
     }
     let key = Key::<K::Record>::of(name);
     let mut txn = match before {
@@ -315,7 +324,8 @@ async fn plan<K: Kind>(
         txn = kind.write(name, &mut record, &spec, txn).await?;
     }
     txn = charge(kind, name, before.map(|before| &before.value), &record, txn).await?;
-    Ok(Plan::Write(txn.put(&key, &record), outcome))
+    // Only now: what it takes of its project's quota is known when it would be written.
+    Ok(if wanted.validate_only { answer(spec) } else { Plan::Write(txn.put(&key, &record), outcome) })
 }
 
 /// Adds to a change what its project says to it: see [`tenancy`].

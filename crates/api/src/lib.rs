@@ -24,7 +24,7 @@ mod version;
 mod watch;
 
 pub use access::{ADMIN, AccessMirror};
-pub use change::{Call, Caused, Create, Delete, Update, create, delete, read, update};
+pub use change::{Call, Caused, Create, Delete, Update, create, delete, is_repeat, read, update};
 pub use follow::follow;
 pub use hub::{Change, Hub, ListPage, Listed, Pinned, Resource};
 pub use kind::{Kind, NameOf, ResourceName};

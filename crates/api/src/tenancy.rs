@@ -63,7 +63,10 @@ pub async fn admit(store: &Store, project: &ProjectName, charges: &[Charge], txn
             let quota = read.value.quota.unwrap_or_default();
             count(store, project, &quota, charges, txn.when_same(&read)).await
         }
-        None if project.is_permanent() => Ok(txn.when_absent(&key).put(&key, &new_record())),
+        // What is made may be nothing that leaves a record in the audit log, as a machine that waits: the project leaves its own.
+        None if project.is_permanent() => {
+            Ok(txn.when_absent(&key).put(&key, &new_record()).audit(made(project)))
+        }
         None => Err(Fault::no_project(project)),
     }
 }
@@ -101,13 +104,16 @@ pub async fn known_project(store: &Store, mirror: &Mirror, project: &ProjectName
 /// Makes the record of a project that has none: for who decides that it is there.
 pub async fn ensure_project(store: &Store, project: &ProjectName) -> Result<(), TxnError> {
     let key = key_of(project);
-    let method = "skerry.registry.v1.ProjectService/CreateProject";
-    let name = project.parent();
-    let act = Act::new(audit::itself("skerry"), method, project.clone(), name, AuditOutcome::Created);
-    match store.commit(Txn::new().when_absent(&key).put(&key, &new_record()).audit(act)).await {
+    match store.commit(Txn::new().when_absent(&key).put(&key, &new_record()).audit(made(project))).await {
         Ok(_) | Err(TxnError::Conflict(_)) => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// What the audit log says of a project that gets its record without anybody's asking for it.
+fn made(project: &ProjectName) -> Act {
+    let method = "skerry.registry.v1.ProjectService/CreateProject";
+    Act::new(audit::itself("skerry"), method, project.clone(), project.parent(), AuditOutcome::Created)
 }
 
 /// Takes the counts away of what `quota` does not limit, in the transaction that sets it.

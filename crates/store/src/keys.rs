@@ -27,7 +27,7 @@
 //! | `groups/<project>/<group>` | `GroupRecord` | 256 Ki | registry | until deleted |
 //! | `role-bindings/<project>/<binding>` | `RoleBindingRecord` | 384 Ki | registry | until deleted |
 //! | `audit/<chain>/<sequence>` | `AuditRecord` | 16 Ki | whoever makes the change, with it | by age and number, `--audit-age` and `--audit-records` of the registry |
-//! | `audit-heads/<chain>` | `AuditHead` | 512 | with each record; the registry, when it removes some | twice as long as records, once it has none |
+//! | `audit-heads/<chain>` | `AuditHead` | 512 | with each record; the registry, when it removes some | three times as long as records, once it has none |
 //! | `gateways/<id>` | `GatewayRecord` | 1 Ki | that gateway | leased: while it lives |
 //! | `members/<id>` | `MemberRecord` | 1 Ki | that replica of a service | leased: while it lives |
 //! | `leaders/<name>` | `LeaderRecord` | 256 | the leader | leased: while it leads |

@@ -66,10 +66,13 @@ impl Chain {
         Key::of(&self.id)
     }
 
-    /// Where it ends, for the chain that follows it; nothing where it has no record.
+    /// Where it ends, for the chain that follows it. Where it has no record that is known of: where the one ended that it followed itself.
     pub(super) fn ended(&self) -> Option<AuditTip> {
         let Tip { sequence, hash } = self.tip;
-        (sequence > 0).then(|| AuditTip { chain: self.id.to_string(), sequence, hash: hash.to_bytes() })
+        match sequence {
+            0 => self.start.former.clone(),
+            _ => Some(AuditTip { chain: self.id.to_string(), sequence, hash: hash.to_bytes() }),
+        }
     }
 
     /// `txn` with its records behind the newest of the chain. The head is compared first, and by value too: a restored store gives the same

@@ -8,9 +8,11 @@ use rand::RngExt as _;
 use skerry_proto::store::v1::AuditHead;
 use skerry_proto::types::v1::{AuditStart, AuditTip};
 use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::timeout;
 
 use super::chain::Chain;
 use crate::error::ReadError;
+use crate::failure::{Failure, Outage};
 use crate::keys::{ChainId, Prefix};
 use crate::page::PageRequest;
 use crate::record::Versioned;
@@ -70,7 +72,7 @@ impl Chains {
 impl Store {
     /// Runs a valid transaction that has records. A head that moved is no conflict of the caller's.
     pub(crate) async fn run_audited(&self, txn: &Txn) -> Result<Answer, TxnError> {
-        let mut slot = self.audit.take().await;
+        let mut slot = self.chain_for(txn).await?;
         for _ in 0..TRIES_MAX {
             let mut former = None;
             if slot.as_ref().is_some_and(Chain::is_lost) {
@@ -99,13 +101,13 @@ impl Store {
             };
             chain.failed();
             let head = found.remove(key.as_str()).flatten();
-            let head = head.map(|seen| seen.entry.decode::<AuditHead>()).transpose()?;
-            if chain.is_as_held(head.as_ref()) {
+            let head = head.map(|seen| seen.entry.decode::<AuditHead>()).transpose();
+            if head.as_ref().is_ok_and(|head| chain.is_as_held(head.as_ref())) {
                 return Ok(Answer::Found { revision, found });
             }
-            let chain_name = key.name();
-            if !chain.adopt(head) {
-                tracing::warn!(chain = %chain_name, "the audit log is not as this process left it: the store was restored, or changed by other hands; a new chain begins");
+            // One that does not decode is nothing that this process left, and must not stop every change from now on.
+            if !head.is_ok_and(|head| chain.adopt(head)) {
+                tracing::warn!(chain = %key.name(), "the audit log is not as this process left it: the store was restored, all records of the chain were removed for age, or other hands were at it; a new chain begins");
                 let former = chain.ended();
                 let others = self.other_chains().await;
                 *slot = Some(self.audit.begin(former, others));
@@ -115,6 +117,16 @@ impl Store {
             }
         }
         Err(TxnError::AuditContended { subject: txn.subject() })
+    }
+
+    /// A chain for `txn`. While the store does not answer, chains are held by those who wait for it, each for its deadline: nobody waits here
+    /// longer than that.
+    async fn chain_for(&self, txn: &Txn) -> Result<MutexGuard<'_, Option<Chain>>, TxnError> {
+        timeout(self.client.deadline, self.audit.take()).await.map_err(|_| {
+            let failure = Failure::Overloaded("every chain of the audit log is in use".to_owned());
+            let outage = Outage::of(&self.client.store, &failure);
+            TxnError::Unavailable { subject: txn.subject(), outage }
+        })
     }
 
     /// How the chains stand that were written to last. Where that cannot be read the change will tell: it is not held up for this.

@@ -16,6 +16,9 @@ use crate::txn::{Txn, TxnError};
 const REMOVED_AT_ONCE: u64 = 100;
 /// Removals from one chain in one pass: what is left goes with the next one.
 const STEPS_MAX: usize = 200;
+/// So many times as long as records are kept is the head of a chain that has none. First records name chains that had records left, which are
+/// no older than one age when these are written, and stay for one age more; the third is for passes that come late.
+const HEAD_AGES: u32 = 3;
 /// Chains of one pass.
 const CHAINS_MAX: usize = 10_000;
 
@@ -52,7 +55,7 @@ impl AuditKeep {
 
     /// Whether the head goes too: it has no records, and so long that no record is left that names it.
     fn is_over(&self, head: &AuditHead, now: SystemTime) -> bool {
-        head.removed_sequence == head.sequence && self.is_old(head.last_time.as_ref(), now, 2)
+        head.removed_sequence == head.sequence && self.is_old(head.last_time.as_ref(), now, HEAD_AGES)
     }
 }
 

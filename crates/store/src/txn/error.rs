@@ -132,7 +132,7 @@ pub enum TxnError {
         key: Arc<str>,
     },
     /// The chain of the audit log moved under it again and again. Nothing happened.
-    #[error("writing `{subject}`: the audit log is written to by another process under the same name")]
+    #[error("writing `{subject}`: the chain of the audit log moved again and again: try again")]
     AuditContended {
         /// The first key that it writes.
         subject: Arc<str>,

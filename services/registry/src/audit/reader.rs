@@ -14,6 +14,8 @@ use super::filter::{Moment, Place, Wanted};
 
 /// Records that are read at once.
 pub(super) const CHUNK: u64 = 100;
+/// How many times as many of a chain are read as before, up to that.
+const STEP_GROWTH: u64 = 10;
 /// Records that one page looks through: what comes behind is the next page's.
 const SCANNED_MAX: usize = 5000;
 /// Chains that are looked through.
@@ -90,13 +92,16 @@ struct Left {
     /// Up to here it is not read yet.
     next: u64,
     first: u64,
+    /// How many are read next. One of each chain is looked at, and of most of them no more is wanted: so many are in memory at once.
+    step: u64,
 }
 
 impl Left {
     /// The newest record that is left.
     async fn newest(&mut self, store: &Store) -> Result<Option<&Read>, Fault> {
         while self.read.is_empty() && self.next >= self.first {
-            let from = self.first.max(self.next.saturating_sub(CHUNK - 1));
+            let from = self.first.max(self.next.saturating_sub(self.step - 1));
+            self.step = CHUNK.min(self.step * STEP_GROWTH);
             self.read = range(store, &self.chain, from, self.next).await?;
             self.next = from - 1;
         }
@@ -128,8 +133,8 @@ pub(super) async fn page(
         let narrowed = wanted.until.is_some() || after.is_some();
         let next = if narrowed { last_before(store, &head, is_behind).await? } else { head.value.sequence };
         let chain = head.key.name();
-        let mut left =
-            Left { chain: chain.clone(), read: Vec::new(), next, first: head.value.removed_sequence + 1 };
+        let first = head.value.removed_sequence + 1;
+        let mut left = Left { chain: chain.clone(), read: Vec::new(), next, first, step: 1 };
         if let Some(newest) = left.newest(store).await? {
             queue.insert(Place::of(&newest.entry), chain.clone());
             chains.insert(chain, left);

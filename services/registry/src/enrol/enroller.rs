@@ -331,7 +331,8 @@ impl Enroller {
         self.committed(txn).await.map(|_| ())
     }
 
-    /// Lets a machine in that waits: it is a node, and hears so when it asks again.
+    /// Lets a machine in that waits: it is a node, and hears so when it asks again. `act` is of a new node; where it takes the place of one that
+    /// is there, that was changed.
     pub(super) async fn approve(
         &self,
         read: &Versioned<stored::EnrollmentRecord>,
@@ -366,6 +367,7 @@ impl Enroller {
         let txn = self.make_room(txn, node, before.as_ref()).await?;
         let txn = ring.add(txn, Severity::Normal, node.to_string(), ("Enrolled", message));
         let revision = before.as_ref().map_or(0, |before| before.mod_revision);
+        let act = if before.is_some() { Act { outcome: AuditOutcome::Updated, ..act } } else { act };
         let txn = txn.when_unchanged(&key, revision).put(&key, &record).audit(act);
         Ok(self.committed(txn).await?.then_some(()))
     }

@@ -1,10 +1,11 @@
-//! Whether one machine more may wait for approval. Anybody may ask, for any project, so what waits is bounded three times. Pure.
+//! Whether one machine more may wait for approval. Anybody may ask, for any project that is there, so what waits is bounded three times. Pure.
 
 use skerry_model::{Code, Fault};
 
 /// Machines of one project that wait: more than an operator looks through.
 pub(crate) const WAITING_MAX: usize = 1000;
-/// Machines of all projects that wait. A project need not exist to be named, and each that waits is some hundred bytes in the store.
+/// Machines of all projects that are remembered: those that wait, and for some minutes those that were let in. Each is some hundred bytes in the
+/// store.
 pub(super) const WAITING_EVERYWHERE_MAX: usize = 10_000;
 /// The last places of a project are kept for who comes from elsewhere than most. All may come from one address, through a balancer or from
 /// one site, so nothing is kept from an address while there is room.
@@ -13,7 +14,7 @@ const KEPT: usize = WAITING_MAX / 4;
 /// Who waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Room {
-    /// In all projects.
+    /// In all projects, with those that were let in a moment ago: they are not told apart without reading each.
     pub(super) everywhere: usize,
     /// In the machine's project.
     pub(super) project: usize,
@@ -27,7 +28,7 @@ impl Room {
         let full = |message: String| Err(Fault::new(Code::ResourceExhausted, "TOO_MANY_WAIT", message));
         if self.everywhere >= WAITING_EVERYWHERE_MAX {
             return full(format!(
-                "{WAITING_EVERYWHERE_MAX} machines wait for approval in all: try again later"
+                "{WAITING_EVERYWHERE_MAX} machines of all projects wait or were let in a moment ago: try again later"
             ));
         }
         if self.project >= WAITING_MAX {

@@ -251,11 +251,15 @@ impl ProjectService for Projects {
         let request = request.get_ref();
         let method = "skerry.registry.v1.ProjectService/DeleteProject";
         let done = async {
+            let name = ProjectRef::parse(&request.name)?;
+            let call = Call { method, id: &request.request_id, request, peer: &peer };
+            // A repeat closes no namesake that was made since.
+            if skerry_api::is_repeat(self, &call, &name).await? {
+                return Ok(());
+            }
             let caused = Caused::by_caller(method, audit::caller(&peer), request);
-            let closed = self.close(&ProjectRef::parse(&request.name)?, &request.etag, &caused).await?;
-            let delete = Delete { name: &request.name, etag: &closed };
-            skerry_api::delete(self, Call { method, id: &request.request_id, request, peer: &peer }, delete)
-                .await
+            let closed = self.close(&name, &request.etag, &caused).await?;
+            skerry_api::delete(self, call, Delete { name: &request.name, etag: &closed }).await
         };
         reply(done.await.map(|()| pb::DeleteProjectResponse {}))
     }
