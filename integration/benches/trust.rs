@@ -1,9 +1,11 @@
-//! `cargo xtask bench trust`: certificates and TLS handshakes a second on one core, and what this server adds to a unary call.
+//! `cargo xtask bench trust`: certificates and TLS handshakes a second on one core, what this server adds to a unary call, and the audit log
+//! to a change.
 //!
 //! Method. *Certificates*: a request (PKCS#10) is read, its signature checked, and a node's certificate issued, one after the other on one
 //! thread. *Handshakes*: both ends in memory on one thread, TLS 1.3 with certificates on both sides, as services and agents make them;
 //! beside them rustls by itself with the same suites, the same certificates, its own verifiers, and no resumption either. *Calls*: a
-//! health check over loopback, one at a time on one connection: to a bare tonic server, to ours without TLS, and to ours with it. What is
+//! health check over loopback, one at a time on one connection: to a bare tonic server, to ours without TLS, and to ours with it. *Audit*: a
+//! transaction on a real etcd that compares a record and writes it anew, one at a time, without a record in the audit log and with it. What is
 //! compared takes turns, the first of a round in turn, so that what else the machine does hits all; a figure is the median of the rounds.
 //!
 //! `--quick`: two short rounds. `--rounds=N`.
@@ -21,8 +23,12 @@ use skerry_identity::csr::Request;
 use skerry_identity::tls::{Credentials, client_config, server_config};
 use skerry_identity::verify::{ClientVerifier, Clients, Expected, ServerVerifier, Time};
 use skerry_identity::{Identity, KeyPair, Trust, TrustDomain};
+use skerry_model::{NodeRef, ProjectName};
+use skerry_proto::store::v1::{Meta, NodeRecord};
+use skerry_proto::types::v1::{AuditCaller, AuditOutcome};
 use skerry_rpc::{Access, ClientTls, Server, ServerTls, connect};
-use skerry_testing::{Authority, Figures, percentile};
+use skerry_store::{Act, Key, Store, StoreConfig, Target, Txn};
+use skerry_testing::{Authority, Etcd, Figures, percentile};
 use support::{median, note_load, option, quick};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -55,6 +61,7 @@ async fn main() -> Result<()> {
     issue(&figures, rounds, time)?;
     handshakes(&figures, rounds, time)?;
     calls(&figures, rounds).await?;
+    audit(&figures, rounds).await?;
     note_load(&figures);
     Ok(())
 }
@@ -265,4 +272,54 @@ async fn p50_us(channel: &Channel, calls: usize) -> Result<f64> {
         times.push(begun.elapsed().as_secs_f64() * 1e6);
     }
     percentile(&mut times, 50.0).context("no calls")
+}
+
+async fn audit(figures: &Figures, rounds: usize) -> Result<()> {
+    let etcd = Etcd::start().await?;
+    // Without a writer's name, so that it takes changes without a record too.
+    let store = Store::connect(StoreConfig::new(Target::parse(&etcd.endpoint())?)).await?;
+    let changes = if quick() { QUICK_CALLS } else { CALLS };
+    let name = NodeRef::parse("projects/default/nodes/n1")?;
+    let act = Act::new(
+        AuditCaller { name: USER.to_owned(), ..AuditCaller::default() },
+        "skerry.registry.v1.NodeService/UpdateNode",
+        ProjectName::parse("default")?,
+        name.to_string(),
+        AuditOutcome::Updated,
+    );
+    let mut medians = [Vec::new(), Vec::new()];
+    for round in 0..=rounds {
+        for turn in 0..medians.len() {
+            let which = (round + turn) % medians.len();
+            let p50 = change_p50_us(&store, &Key::of(&name), (which == 1).then_some(&act), changes).await?;
+            // The first round is for warming up.
+            if round > 0 {
+                medians[which].push(p50);
+            }
+        }
+    }
+    let added: Vec<f64> = medians[1].iter().zip(&medians[0]).map(|(with, without)| with - without).collect();
+    figures.show("trust.change.bare.p50", median(&medians[0]), "us");
+    figures.show("trust.change.audited.p50", median(&medians[1]), "us");
+    figures.show("trust.change.audit.adds", median(&added), "us");
+    store.close().await;
+    Ok(())
+}
+
+async fn change_p50_us(store: &Store, key: &Key<NodeRecord>, act: Option<&Act>, changes: usize) -> Result<f64> {
+    let mut times = Vec::with_capacity(changes);
+    let mut revision = store.get(key).await?.map_or(0, |read| read.mod_revision);
+    for generation in 0..changes {
+        let meta = Meta { generation: i64::try_from(generation)?, ..Meta::default() };
+        let record = NodeRecord { meta: Some(meta), ..NodeRecord::default() };
+        let txn = Txn::new().when_unchanged(key, revision).put(key, &record);
+        let txn = match act {
+            Some(act) => txn.audit(act.clone()),
+            None => txn,
+        };
+        let begun = Instant::now();
+        revision = store.commit(txn).await?.revision;
+        times.push(begun.elapsed().as_secs_f64() * 1e6);
+    }
+    percentile(&mut times, 50.0).context("no changes")
 }

@@ -27,6 +27,8 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub struct StackConfig {
     /// How many gateways.
     pub gateways: usize,
+    /// How many registries. Gateways and commands are told of the first.
+    pub registries: usize,
     /// How many schedulers.
     pub schedulers: usize,
     /// Further arguments of every service.
@@ -37,7 +39,13 @@ pub struct StackConfig {
 
 impl Default for StackConfig {
     fn default() -> Self {
-        Self { gateways: 1, schedulers: 1, service_args: Vec::new(), scheduler_args: Vec::new() }
+        Self {
+            gateways: 1,
+            registries: 1,
+            schedulers: 1,
+            service_args: Vec::new(),
+            scheduler_args: Vec::new(),
+        }
     }
 }
 
@@ -78,8 +86,8 @@ impl Stack {
         };
         let schedulers = (0..config.schedulers).map(|n| (format!("scheduler-{n}"), "skerry-scheduler"));
         let gateways = (0..config.gateways).map(|n| (format!("gateway-{n}"), "skerry-gateway"));
-        let registry = [("registry-0".to_owned(), "skerry-registry")];
-        for (name, program) in registry.into_iter().chain(schedulers).chain(gateways) {
+        let registries = (0..config.registries).map(|n| (format!("registry-{n}"), "skerry-registry"));
+        for (name, program) in registries.chain(schedulers).chain(gateways) {
             let more = if program == "skerry-scheduler" { config.scheduler_args.as_slice() } else { &[] };
             stack.add_service(&name, program, &[&config.service_args, more].concat())?;
         }

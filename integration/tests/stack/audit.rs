@@ -1,6 +1,10 @@
 //! The audit log from outside: one record for each change and none for what was refused, whatever is killed; chains that whoever reads them can
 //! verify, and that tell what was done to them.
 
+mod changes;
+mod follow;
+mod refused;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Output;
 use std::time::{Duration, SystemTime};
@@ -10,8 +14,9 @@ use prost::Message as _;
 use skerry_integration::stack::PATIENCE;
 use skerry_integration::{Stack, StackConfig};
 use skerry_model::audit::{ChainCheck, Checked, compare};
-use skerry_model::{NodeRef, ProjectName};
-use skerry_proto::registry::v1::{AuditChain, AuditRecord};
+use skerry_model::{ConfigRef, GroupRef, NodeRef, ProjectName};
+use skerry_proto::registry::v1::group_service_client::GroupServiceClient;
+use skerry_proto::registry::v1::{AuditChain, AuditRecord, CreateGroupRequest, Group, GroupSpec};
 use skerry_proto::scheduler::v1::config_service_client::ConfigServiceClient;
 use skerry_proto::scheduler::v1::{Config, ConfigSpec, CreateConfigRequest};
 use skerry_proto::store::v1 as stored;
@@ -20,6 +25,8 @@ use skerry_store::keys::{AuditName, ChainId};
 use skerry_store::{Act, AuditKeep, Key, Store, StoreConfig, Target, Txn, TxnError};
 use skerry_testing::{Etcd, eventually};
 use tokio::task::JoinSet;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 use crate::operator::{said, skerry};
 
@@ -213,41 +220,70 @@ async fn a_head_that_is_older_than_its_writer_knows_begins_a_new_chain_that_says
     Ok(())
 }
 
-async fn create(
-    mut configs: ConfigServiceClient<tonic::transport::Channel>,
-    name: String,
-) -> Result<(), tonic::Status> {
-    let metadata = Metadata { name: name.clone(), ..Metadata::default() };
-    let spec = ConfigSpec { data: [("k".to_owned(), name.clone())].into(), ..ConfigSpec::default() };
-    let request = CreateConfigRequest {
-        parent: "projects/default".into(),
-        config: Some(Config { metadata: Some(metadata), spec: Some(spec) }),
-        request_id: name,
-        ..CreateConfigRequest::default()
-    };
-    configs.create_config(request).await.map(drop)
+/// How a caller of the stress makes things.
+#[derive(Clone)]
+enum Maker {
+    Configs(ConfigServiceClient<Channel>),
+    Groups(GroupServiceClient<Channel>),
+}
+
+impl Maker {
+    async fn make(&self, name: &str) -> Result<(), Status> {
+        let metadata = Some(Metadata { name: name.to_owned(), ..Metadata::default() });
+        let (parent, request_id) = ("projects/default".to_owned(), name.to_owned());
+        match self.clone() {
+            Self::Configs(mut configs) => {
+                let data = [("k".to_owned(), name.to_owned())].into();
+                let spec = Some(ConfigSpec { data, ..ConfigSpec::default() });
+                let config = Some(Config { metadata, spec });
+                let request = CreateConfigRequest { parent, config, request_id, validate_only: false };
+                configs.create_config(request).await.map(drop)
+            }
+            Self::Groups(mut groups) => {
+                let group = Some(Group { metadata, spec: Some(GroupSpec::default()) });
+                let request = CreateGroupRequest { parent, group, request_id, validate_only: false };
+                groups.create_group(request).await.map(drop)
+            }
+        }
+    }
+}
+
+/// Whether what a caller of the stress wanted is there: configs and groups have names of their own.
+async fn is_there(store: &Store, name: &str) -> Result<bool> {
+    let config =
+        Key::<stored::ConfigRecord>::of(&ConfigRef::parse(&format!("projects/default/configs/{name}"))?);
+    let group = Key::<stored::GroupRecord>::of(&GroupRef::parse(&format!("projects/default/groups/{name}"))?);
+    Ok(store.get(&config).await?.is_some() || store.get(&group).await?.is_some())
 }
 
 #[tokio::test]
-async fn each_change_that_was_answered_has_its_record_though_a_scheduler_is_killed() -> Result<()> {
-    let mut stack = Stack::start_with(StackConfig { schedulers: 2, ..StackConfig::default() }).await?;
+async fn each_change_that_was_answered_has_its_record_though_a_registry_and_a_scheduler_are_killed()
+-> Result<()> {
+    let config = StackConfig { registries: 2, schedulers: 2, ..StackConfig::default() };
+    let mut stack = Stack::start_with(config).await?;
     let mut callers = JoinSet::new();
     for caller in 0..CALLERS {
-        let address = format!("http://{}", stack.address(&format!("scheduler-{}", caller % 2)));
+        // Each name is wanted by two callers, of two processes.
+        let pair = caller / 2;
+        let service = if pair % 2 == 0 { "scheduler" } else { "registry" };
+        let address = format!("http://{}", stack.address(&format!("{service}-{}", caller % 2)));
         let channel = skerry_rpc::connect(&address, None).await?;
-        let configs = ConfigServiceClient::new(channel);
+        let maker = match service {
+            "scheduler" => Maker::Configs(ConfigServiceClient::new(channel)),
+            _ => Maker::Groups(GroupServiceClient::new(channel)),
+        };
         callers.spawn(async move {
-            let (mut done, mut refused) = (Vec::new(), Vec::new());
+            let (mut done, mut lost) = (Vec::new(), 0);
             for number in 0..CHANGES {
-                let name = format!("c{}-{number}", caller / 2);
-                match create(configs.clone(), name.clone()).await {
+                let name = format!("of-{pair}-{number}");
+                match maker.make(&name).await {
                     Ok(()) => done.push(name),
-                    Err(status) if status.code() == tonic::Code::AlreadyExists => refused.push(name),
+                    Err(status) if status.code() == Code::AlreadyExists => {}
                     // Killed: it may have happened or not.
-                    Err(_) => {}
+                    Err(_) => lost += 1,
                 }
             }
-            (done, refused)
+            (done, lost)
         });
     }
     eventually("some changes were made", PATIENCE, || async {
@@ -258,26 +294,39 @@ async fn each_change_that_was_answered_has_its_record_though_a_scheduler_is_kill
         Ok(())
     })
     .await;
-    stack.kill_service("scheduler-1")?;
-    let mut done = BTreeSet::new();
-    while let Some(outcome) = callers.join_next().await {
-        done.extend(outcome?.0);
+    for service in ["scheduler-1", "registry-1"] {
+        stack.kill_service(service)?;
     }
-    stack.start_service("scheduler-1")?;
-    stack.wait_service("scheduler-1").await?;
+    let (mut done, mut lost) = (BTreeSet::new(), 0);
+    while let Some(outcome) = callers.join_next().await {
+        let outcome = outcome?;
+        done.extend(outcome.0);
+        lost += outcome.1;
+    }
+    ensure!(lost > 0, "they were killed when all was done already: this shows nothing");
+    for service in ["scheduler-1", "registry-1"] {
+        stack.start_service(service)?;
+        stack.wait_service(service).await?;
+    }
     let store = connect(&stack.etcd, None).await?;
-    let (_, entries) = verified(&store).await?;
+    let (chains, entries) = verified(&store).await?;
     let mut told: BTreeMap<String, usize> = BTreeMap::new();
-    for entry in entries {
+    for entry in entries.into_iter().filter(|entry| !entry.request_id.is_empty()) {
         *told.entry(entry.request_id).or_default() += 1;
     }
     for name in &done {
         assert_eq!(told.get(name), Some(&1), "{name}");
     }
     // What is there has a record, and what has a record is there.
-    for (name, count) in &told {
-        let key = Key::<stored::ConfigRecord>::parse(format!("/skerry/v1/configs/default/{name}"))?;
-        ensure!(*count == 1 && store.get(&key).await?.is_some(), "{name}: {count} records");
+    for (pair, number) in (0..CALLERS / 2).flat_map(|pair| (0..CHANGES).map(move |number| (pair, number))) {
+        let name = format!("of-{pair}-{number}");
+        let records = told.remove(&name).unwrap_or_default();
+        ensure!(records == usize::from(is_there(&store, &name).await?), "{name}: {records} records");
+    }
+    ensure!(told.is_empty(), "records of what nobody asked for: {told:?}");
+    for service in ["scheduler", "registry"] {
+        let of = |checked: &&Checked| checked.start.as_ref().is_some_and(|start| start.service == service);
+        ensure!(chains.iter().filter(of).count() >= 2, "each {service} writes chains of its own");
     }
     store.close().await;
     let verify = skerry(&stack, &["audit", "verify"]).await?;
@@ -296,7 +345,7 @@ async fn ok(stack: &Stack, words: &[&str]) -> Result<String> {
 }
 
 #[tokio::test]
-async fn each_kind_of_change_shows_one_line_with_who_and_what() -> Result<()> {
+async fn lines_show_who_did_what_and_filters_choose_among_them() -> Result<()> {
     let mut stack = Stack::start().await?;
     stack.add_agent("n1", &["--no-docker"])?;
     stack.wait_connected("n1").await;
@@ -304,7 +353,6 @@ async fn each_kind_of_change_shows_one_line_with_who_and_what() -> Result<()> {
     stack.apply_config("motd", &[("text", "hello again")]).await?;
     ok(&stack, &["delete", "config/motd"]).await?;
     ok(&stack, &["cordon", "n1"]).await?;
-    ok(&stack, &["role", "bind", "viewer", "ada", "--name", "ada-views"]).await.ok();
     let refused = skerry(&stack, &["delete", "config/motd"]).await?;
     ensure!(!refused.status.success(), "there is nothing left to delete");
 

@@ -39,7 +39,7 @@ pub(crate) fn said(output: &Output) -> String {
 }
 
 /// Begins a command whose output is awaited later.
-fn begin(stack: &Stack, words: &[&str], name: &str) -> Result<Process> {
+pub(crate) fn begin(stack: &Stack, words: &[&str], name: &str) -> Result<Process> {
     Process::spawn_command(&mut command(stack, words), stack.dir().join(name))
 }
 

@@ -2,27 +2,35 @@
 
 use std::fs;
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
+use skerry_identity::chain::chain_from_pem;
+use skerry_identity::clock::SystemClock;
+use skerry_identity::tls::Credentials;
+use skerry_identity::verify::{Expected, Time};
+use skerry_identity::{KeyPair, Trust, TrustBundle};
 use skerry_integration::stack::PATIENCE;
 use skerry_model::{ProjectName, ProjectRef};
 use skerry_proto::store::v1 as stored;
+use skerry_rpc::ClientTls;
 use skerry_store::keys::InProject;
 use skerry_store::{Key, Prefix, Store, StoreConfig, Target, Txn};
 use skerry_testing::{Etcd, Process, bin, eventually, free_port};
 use tempfile::TempDir;
+use tonic::transport::Channel;
 
 /// `skerry up` on an etcd that the test reads too, and the home of its admin.
-struct World {
-    dir: TempDir,
-    etcd: Etcd,
-    store: Store,
-    port: u16,
-    up: Option<Process>,
+pub(crate) struct World {
+    pub(crate) dir: TempDir,
+    pub(crate) etcd: Etcd,
+    pub(crate) store: Store,
+    pub(crate) port: u16,
+    pub(crate) up: Option<Process>,
 }
 
 impl World {
-    async fn start(more: &[&str]) -> Result<Self> {
+    pub(crate) async fn start(more: &[&str]) -> Result<Self> {
         let (dir, etcd) = (tempfile::tempdir()?, Etcd::start().await?);
         let store = Store::connect(StoreConfig::new(Target::parse(&etcd.endpoint())?)).await?;
         let mut world = Self { dir, etcd, store, port: free_port(), up: None };
@@ -45,7 +53,7 @@ impl World {
     }
 
     /// A program with a home of its own and none of the test's settings.
-    fn command(&self, program: &str) -> Command {
+    pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new(bin(program));
         command.current_dir(self.dir.path()).env("HOME", self.dir.path()).stdin(Stdio::null());
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SKERRY_")) {
@@ -56,7 +64,7 @@ impl World {
     }
 
     /// The `skerry` command with these words; exit code and what it said.
-    async fn skerry(&self, words: &str) -> Result<(Option<i32>, String)> {
+    pub(crate) async fn skerry(&self, words: &str) -> Result<(Option<i32>, String)> {
         let mut command = self.command("skerry");
         command.args(words.split_whitespace());
         let output = tokio::task::spawn_blocking(move || command.output());
@@ -66,7 +74,7 @@ impl World {
     }
 
     /// The same where it must succeed.
-    async fn done(&self, words: &str) -> Result<String> {
+    pub(crate) async fn done(&self, words: &str) -> Result<String> {
         let (code, said) = self.skerry(words).await?;
         ensure!(code == Some(0), "skerry {words}: {code:?}\n{said}");
         Ok(said)
@@ -80,29 +88,39 @@ impl World {
     }
 
     /// A user of a project, and the flags by which it calls.
-    async fn user(&self, project: &str, name: &str, role: &str) -> Result<String> {
+    pub(crate) async fn user(&self, project: &str, name: &str, role: &str) -> Result<String> {
         self.done(&format!("user create {name} -p {project} --role {role}")).await?;
         let server = format!("--server https://127.0.0.1:{}", self.port);
         Ok(format!("{server} --tls-cert {name}.crt --tls-key {name}.key --tls-ca {name}-ca.crt"))
     }
 
-    fn write(&self, name: &str, text: &str) -> Result<()> {
+    /// A connection by certificate and key in these files, of the world's directory but for their endings.
+    pub(crate) async fn channel(&self, own: &str, authority: &str) -> Result<Channel> {
+        let read = |file: &str| fs::read(self.dir.path().join(file));
+        let key = KeyPair::from_pem(&read(&format!("{own}.key"))?)?;
+        let credentials = Credentials::new(chain_from_pem(&read(&format!("{own}.crt"))?)?, Arc::new(key))?;
+        let trust = Trust::new(TrustBundle::parse_pem(&read(authority)?)?);
+        let tls = ClientTls::new(credentials, trust, Expected::Dialled, Time::Exact(Arc::new(SystemClock)));
+        Ok(skerry_rpc::connect(&format!("https://127.0.0.1:{}", self.port), Some(&tls)).await?)
+    }
+
+    pub(crate) fn write(&self, name: &str, text: &str) -> Result<()> {
         Ok(fs::write(self.dir.path().join(name), text)?)
     }
 
     /// A manifest of an app without a node to run on.
-    fn app(&self, name: &str) -> Result<()> {
+    pub(crate) fn app(&self, name: &str) -> Result<()> {
         let spec = "{services: [{name: s, process: {program: /bin/true}}]}";
         let head = format!("apiVersion: skerry/v1\nkind: App\nmetadata: {{name: {name}}}\n");
         self.write(&format!("{name}.yaml"), &format!("{head}spec: {spec}\n"))
     }
 
-    fn config(&self, name: &str, text: &str) -> Result<()> {
+    pub(crate) fn config(&self, name: &str, text: &str) -> Result<()> {
         let head = format!("apiVersion: skerry/v1\nkind: Config\nmetadata: {{name: {name}}}\n");
         self.write(&format!("{name}.yaml"), &format!("{head}spec: {{data: {{text: \"{text}\"}}}}\n"))
     }
 
-    fn project(&self, name: &str, quota: &str) -> Result<()> {
+    pub(crate) fn project(&self, name: &str, quota: &str) -> Result<()> {
         let head = format!("apiVersion: skerry/v1\nkind: Project\nmetadata: {{name: {name}}}\n");
         self.write("project.yaml", &format!("{head}spec: {{quota: {{{quota}}}}}\n"))
     }

@@ -2,6 +2,7 @@
 
 mod chains;
 mod export;
+mod follow;
 mod records;
 
 use crate::args::{AuditArgs, AuditCommand};
@@ -13,7 +14,7 @@ pub(crate) use chains::verify_file;
 
 pub(crate) async fn run(client: &Client, args: &AuditArgs, printer: &mut Printer) -> Result<(), CliError> {
     match &args.command {
-        None if args.follow => records::follow(client, args, printer).await,
+        None if args.follow => follow::follow(client, args, printer).await,
         None => records::list(client, args, printer).await.map(drop),
         Some(AuditCommand::Verify(_)) => chains::verify(client, printer).await,
         Some(AuditCommand::Export) => chains::export(client, printer).await,

@@ -1,20 +1,16 @@
 //! Records as people and programs read them, the newest last.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use prost_types::Timestamp;
 use skerry_manifest::output::{self, Value};
 use skerry_model::{quantity, time};
-use skerry_proto::registry::v1::{
-    AuditFilter, AuditRecord, ListAuditRecordsRequest, WatchAuditRecordsRequest,
-};
+use skerry_proto::registry::v1::{AuditFilter, AuditRecord, ListAuditRecordsRequest};
 use skerry_proto::types::v1::AuditOutcome;
-use tonic::Request;
 
 use crate::args::{AuditArgs, Format};
-use crate::client::{Client, Service, audit, jittered, request};
-use crate::error::{CliError, is_transport_failure};
+use crate::client::{Client, Service, audit, request};
+use crate::error::CliError;
 use crate::print::{Printer, note};
 use crate::render::table::Table;
 use crate::render::time::moment;
@@ -29,7 +25,7 @@ pub(super) async fn list(
     args: &AuditArgs,
     printer: &mut Printer,
 ) -> Result<Vec<AuditRecord>, CliError> {
-    let filter = filter(args, SystemTime::now())?;
+    let filter = filter_of(args)?;
     let most = if args.limit == 0 { usize::MAX } else { args.limit };
     let mut records = Vec::new();
     let mut page_token = String::new();
@@ -69,68 +65,17 @@ pub(super) async fn list(
     Ok(records)
 }
 
-/// Lists, then goes on with what comes, also after a lost connection: from the time of the last record, without those that were shown.
-pub(super) async fn follow(client: &Client, args: &AuditArgs, printer: &mut Printer) -> Result<(), CliError> {
-    let listed = list(client, args, printer).await?;
-    let mut filter = filter(args, SystemTime::now())?;
-    let mut shown = BTreeSet::new();
-    let mut since = listed.last().map(time_of);
-    let place = |record: &AuditRecord| (record.chain.clone(), record.sequence);
-    shown.extend(listed.iter().filter(|record| Some(time_of(record)) == since).map(place));
-    let mut failures = 0;
-    loop {
-        let at = since.map(|(seconds, nanos)| Timestamp { seconds, nanos });
-        filter.since = at.or(filter.since);
-        let wanted =
-            WatchAuditRecordsRequest { parent: client.project().parent(), filter: Some(filter.clone()) };
-        let begun = client.call(Service::Registry, |channel, _| {
-            let wanted = wanted.clone();
-            async move { audit(channel).watch_audit_records(Request::new(wanted)).await }
-        });
-        let mut stream = match begun.await {
-            Ok(stream) => stream,
-            Err(error) if error.is_unreachable() => {
-                tokio::time::sleep(jittered(failures)).await;
-                failures += 1;
-                continue;
-            }
-            Err(error) => return Err(error.into()),
-        };
-        loop {
-            let record = match stream.message().await {
-                Ok(Some(told)) => told.record.unwrap_or_default(),
-                Ok(None) => break,
-                Err(status) if is_transport_failure(&status) => break,
-                Err(status) => return Err(CliError::of_status(&status, "the server")),
-            };
-            failures = 0;
-            let at = time_of(&record);
-            if !shown.insert(place(&record)) {
-                continue;
-            }
-            // Chains are told one after the other: one record may be older than another that was told before.
-            if since.is_none_or(|since| since < at) {
-                since = Some(at);
-            }
-            if shown.len() > SHOWN_MAX {
-                shown.pop_first();
-            }
-            show(std::slice::from_ref(&record), args, false, printer)?;
-        }
-        tokio::time::sleep(jittered(failures)).await;
-        failures += 1;
-    }
-}
+/// Seconds and nanoseconds since 1970.
+pub(super) type Moment = (i64, i32);
 
-/// Records that are remembered as shown.
-const SHOWN_MAX: usize = 100_000;
-
-fn time_of(record: &AuditRecord) -> (i64, i32) {
+pub(super) fn time_of(record: &AuditRecord) -> Moment {
     let time = record.content.as_ref().and_then(|entry| entry.time);
     time.map_or((0, 0), |time| (time.seconds, time.nanos))
 }
 
-fn filter(args: &AuditArgs, now: SystemTime) -> Result<AuditFilter, CliError> {
+/// Which records the flags mean.
+pub(super) fn filter_of(args: &AuditArgs) -> Result<AuditFilter, CliError> {
+    let now = SystemTime::now();
     let at = |flag: &str, text: &Option<String>| {
         let parse = |text: &String| parse_time(text, now).ok_or_else(|| wrong_time(flag, text));
         text.as_ref().map(parse).transpose()
@@ -159,7 +104,7 @@ fn parse_time(text: &str, now: SystemTime) -> Option<Timestamp> {
     Some(time::to_timestamp(SystemTime::UNIX_EPOCH + seconds))
 }
 
-fn show(
+pub(super) fn show(
     records: &[AuditRecord],
     args: &AuditArgs,
     headers: bool,
