@@ -8,12 +8,12 @@ use skerry_proto::types::v1::{AuditEntry, AuditStart, AuditTip};
 use super::*;
 
 /// A chain of `length` records of which the first `removed` were removed.
-fn chain(name: &str, length: u64, removed: u64, others: Vec<AuditTip>) -> (AuditChain, Vec<AuditRecord>) {
+fn chain(name: &str, length: u64, removed: u64, others: &[AuditTip]) -> (AuditChain, Vec<AuditRecord>) {
     let mut head = AuditChain { name: name.to_owned(), ..AuditChain::default() };
     let mut previous = BEGINNING;
     let mut records = Vec::new();
     for sequence in 1..=length {
-        let start = (sequence == 1).then(|| AuditStart { others: others.clone(), ..AuditStart::default() });
+        let start = (sequence == 1).then(|| AuditStart { others: others.to_vec(), ..AuditStart::default() });
         let time = Some(prost_types::Timestamp { seconds: i64::try_from(sequence).unwrap(), nanos: 0 });
         let resource = format!("projects/p/apps/a{sequence}");
         let entry =
@@ -60,7 +60,7 @@ proptest! {
     #[test]
     fn a_chain_that_was_written_is_whole(length in 1_u64..20, removed in 0_u64..20) {
         let removed = removed.min(length);
-        let (head, records) = chain("c", length, removed, Vec::new());
+        let (head, records) = chain("c", length, removed, &[]);
         let checked = check(&head, &records).unwrap();
         prop_assert_eq!(checked.sequence(), length);
         prop_assert_eq!(checked.removed, removed);
@@ -70,7 +70,7 @@ proptest! {
     fn any_flipped_bit_is_found(
         length in 1_u64..12, removed in 0_u64..11, which: usize, field in 0..3, at: usize, bit: u8,
     ) {
-        let (head, mut records) = chain("c", length, removed.min(length - 1), Vec::new());
+        let (head, mut records) = chain("c", length, removed.min(length - 1), &[]);
         let index = which % records.len();
         let record = &mut records[index];
         match field {
@@ -83,7 +83,7 @@ proptest! {
 
     #[test]
     fn a_record_that_was_written_anew_with_its_hash_is_found(length in 1_u64..12, which: usize) {
-        let (head, mut records) = chain("c", length, 0, Vec::new());
+        let (head, mut records) = chain("c", length, 0, &[]);
         let index = which % records.len();
         let record = &mut records[index];
         let mut entry = AuditEntry::decode(record.entry.clone()).unwrap();
@@ -97,14 +97,14 @@ proptest! {
 
     #[test]
     fn a_record_that_was_removed_is_found_wherever_it_was(length in 1_u64..12, which: usize) {
-        let (head, mut records) = chain("c", length, 0, Vec::new());
+        let (head, mut records) = chain("c", length, 0, &[]);
         records.remove(which % records.len());
         prop_assert!(check(&head, &records).is_err());
     }
 
     #[test]
     fn records_that_were_swapped_are_found(length in 2_u64..12, one: usize, other: usize, renamed: bool) {
-        let (head, mut records) = chain("c", length, 0, Vec::new());
+        let (head, mut records) = chain("c", length, 0, &[]);
         let (one, other) = (one % records.len(), other % records.len());
         prop_assume!(one != other);
         records.swap(one, other);
@@ -119,7 +119,7 @@ proptest! {
 
     #[test]
     fn a_record_that_stands_twice_is_found(length in 1_u64..12, which: usize) {
-        let (head, mut records) = chain("c", length, 0, Vec::new());
+        let (head, mut records) = chain("c", length, 0, &[]);
         let index = which % records.len();
         records.insert(index, records[index].clone());
         prop_assert!(check(&head, &records).is_err());
@@ -129,11 +129,11 @@ proptest! {
     fn an_end_that_was_cut_together_with_the_head_is_found_by_a_chain_that_began_later(
         length in 2_u64..12, kept in 1_u64..11,
     ) {
-        let (head, _) = chain("a", length, 0, Vec::new());
+        let (head, _) = chain("a", length, 0, &[]);
         let tip = AuditTip { chain: "a".into(), sequence: head.sequence, hash: head.hash.clone() };
-        let (later, of_later) = chain("b", 3, 0, vec![tip]);
+        let (later, of_later) = chain("b", 3, 0, &[tip]);
         let later = check(&later, &of_later).unwrap();
-        let (short, of_short) = chain("a", kept.min(length - 1), 0, Vec::new());
+        let (short, of_short) = chain("a", kept.min(length - 1), 0, &[]);
         let short = check(&short, &of_short).unwrap();
         let found = compare(&[short, later]);
         prop_assert_eq!(found.len(), 1);
@@ -143,7 +143,7 @@ proptest! {
 
 #[test]
 fn a_head_that_was_changed_is_found() {
-    let (head, records) = chain("c", 5, 2, Vec::new());
+    let (head, records) = chain("c", 5, 2, &[]);
     let changed = |change: &dyn Fn(&mut AuditChain)| {
         let mut head = head.clone();
         change(&mut head);
@@ -159,14 +159,14 @@ fn a_head_that_was_changed_is_found() {
 
 #[test]
 fn what_a_later_chain_says_of_others_holds_over_removal_and_finds_a_chain_that_is_gone() {
-    let (head, records) = chain("a", 5, 0, Vec::new());
+    let (head, records) = chain("a", 5, 0, &[]);
     let tip = AuditTip { chain: "a".into(), sequence: head.sequence, hash: head.hash.clone() };
     let later = || {
-        let (later, of_later) = chain("b", 2, 0, vec![tip.clone()]);
+        let (later, of_later) = chain("b", 2, 0, std::slice::from_ref(&tip));
         check(&later, &of_later).unwrap()
     };
     assert_eq!(compare(&[check(&head, &records).unwrap(), later()]), []);
-    let (grown, of_grown) = chain("a", 8, 6, Vec::new());
+    let (grown, of_grown) = chain("a", 8, 6, &[]);
     assert_eq!(compare(&[check(&grown, &of_grown).unwrap(), later()]), []);
     let gone = compare(&[later()]);
     assert_eq!(gone.len(), 1);
@@ -175,7 +175,7 @@ fn what_a_later_chain_says_of_others_holds_over_removal_and_finds_a_chain_that_i
 
 #[test]
 fn a_chain_whose_beginning_was_cut_is_found() {
-    let (mut head, records) = chain("c", 5, 0, Vec::new());
+    let (mut head, records) = chain("c", 5, 0, &[]);
     assert_eq!(check(&head, &records[2..]).expect_err("found").wrong, Wrong::Missing);
     // Removal is what the head says, and that is known to nobody but the head; the end is what other chains know.
     head.removed_sequence = 2;
