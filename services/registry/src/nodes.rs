@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use skerry_api::{Call, Caused, Delete, Kind, Mask, ResponseStream, Takes, Told, Tries, Update, reply};
 use skerry_daemon::Shutdown;
-use skerry_model::{Fault, NodeRef};
+use skerry_model::{Code, Fault, NodeRef};
 use skerry_proto::registry::v1::node_service_server::NodeService;
 use skerry_proto::registry::v1::{self as pb, ChangeType, Node, NodeSpec};
 use skerry_proto::store::v1 as stored;
@@ -15,7 +15,7 @@ use skerry_store::keys::{Counted, EventSource};
 use skerry_store::{Key, Mirror, Prefix, Store, Txn, TxnError};
 use tonic::{Request, Response, Status};
 
-use crate::enrol::strike_out;
+use crate::enrol::{Struck, strike_out};
 use crate::follow::Shared;
 
 /// The handlers.
@@ -40,8 +40,10 @@ impl Nodes {
         loop {
             let found = self.store.get(&key).await?.ok_or_else(|| Fault::not_found(name))?;
             let mut record = found.value.clone();
-            if !strike_out(&mut record, SystemTime::now()) {
-                return Ok(());
+            match strike_out(&mut record, SystemTime::now()) {
+                Struck::Keys => {}
+                Struck::Before => return Ok(()),
+                Struck::Nothing => return Err(no_key(name)),
             }
             let act = caused.of(name, AuditOutcome::Revoked);
             match self.store.commit(Txn::new().when_same(&found).put(&key, &record).audit(act)).await {
@@ -51,6 +53,14 @@ impl Nodes {
             }
         }
     }
+}
+
+/// Said, so that nobody takes a stolen machine for one that is shut out.
+fn no_key(name: &NodeRef) -> Fault {
+    let message = format!(
+        "{name} did not enrol here and has no key to strike out: a certificate of your own PKI is good until it ends, or until its root is taken out of --tls-ca"
+    );
+    Fault::new(Code::FailedPrecondition, "NO_KEY", message)
 }
 
 impl Kind for Nodes {

@@ -4939,7 +4939,8 @@ pub mod node_service_client {
             self.inner.unary(req, path, codec).await
         }
         /// Strikes the key of a node out of its record: its session ends within a second, and no certificate of it is good any more. What runs
-        /// there runs on. The node may enrol anew, by a token or an approval that replaces it.
+        /// there runs on. The node may enrol anew, by a token or an approval that replaces it. FAILED_PRECONDITION of a node that never enrolled: its
+        /// certificate, if it has one, was not issued here.
         pub async fn revoke_node(
             &mut self,
             request: impl tonic::IntoRequest<super::RevokeNodeRequest>,
@@ -5038,7 +5039,8 @@ pub mod node_service_server {
             tonic::Status,
         >;
         /// Strikes the key of a node out of its record: its session ends within a second, and no certificate of it is good any more. What runs
-        /// there runs on. The node may enrol anew, by a token or an approval that replaces it.
+        /// there runs on. The node may enrol anew, by a token or an approval that replaces it. FAILED_PRECONDITION of a node that never enrolled: its
+        /// certificate, if it has one, was not issued here.
         async fn revoke_node(
             &self,
             request: tonic::Request<super::RevokeNodeRequest>,

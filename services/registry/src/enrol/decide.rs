@@ -229,17 +229,28 @@ fn revoked_at(record: &stored::NodeRecord) -> Option<SystemTime> {
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_nanos(nanos))
 }
 
-/// Strikes the keys of a node out; whether there was anything to strike.
-pub(crate) fn strike_out(record: &mut stored::NodeRecord, now: SystemTime) -> bool {
-    let had = !(record.key_id.is_empty() && record.next_key_id.is_empty() && record.sealing_key.is_empty());
-    if had {
-        record.key_id.clear();
-        record.next_key_id.clear();
-        record.sealing_key.clear();
-        let nanos = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
-        record.meta.get_or_insert_default().annotations.insert(REVOKE_TIME.to_owned(), nanos.to_string());
+/// What there was to strike out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Struck {
+    /// Keys, which are gone now.
+    Keys,
+    /// Nothing any more: it was done before.
+    Before,
+    /// Nothing: the node never enrolled.
+    Nothing,
+}
+
+/// Strikes the keys of a node out.
+pub(crate) fn strike_out(record: &mut stored::NodeRecord, now: SystemTime) -> Struck {
+    if record.key_id.is_empty() && record.next_key_id.is_empty() && record.sealing_key.is_empty() {
+        return if revoked_at(record).is_some() { Struck::Before } else { Struck::Nothing };
     }
-    had
+    record.key_id.clear();
+    record.next_key_id.clear();
+    record.sealing_key.clear();
+    let nanos = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
+    record.meta.get_or_insert_default().annotations.insert(REVOKE_TIME.to_owned(), nanos.to_string());
+    Struck::Keys
 }
 
 /// Whether a certificate for this key is the node's.

@@ -30,7 +30,7 @@ mod tokens;
 mod told;
 mod waiting;
 
-pub(crate) use decide::strike_out;
+pub(crate) use decide::{Struck, strike_out};
 pub(crate) use enroller::Enroller;
 pub(crate) use issuing::Issuing;
 pub(crate) use tokens::{Tokens, sweep};

@@ -13,7 +13,9 @@ use skerry_proto::gateway::v1 as pb;
 use skerry_proto::store::v1 as stored;
 
 use super::asked::{Asked, Machine, to_label};
-use super::decide::{By, Grant, Keys, Refusal, Refused, admit, authenticate, has_key, settle, strike_out};
+use super::decide::{
+    By, Grant, Keys, Refusal, Refused, Struck, admit, authenticate, has_key, settle, strike_out,
+};
 use super::renew::{Renewal, renewed};
 use super::template::Template;
 
@@ -153,8 +155,8 @@ fn a_node_s_place_is_taken_by_nobody_but_who_an_operator_puts_there() {
 #[test]
 fn a_revoked_node_comes_back_only_by_what_was_made_after() {
     let mut record = settled(None, by_token(), 1).unwrap();
-    assert!(strike_out(&mut record, now()));
-    assert!(!strike_out(&mut record, now() + Duration::from_secs(9)));
+    assert_eq!(strike_out(&mut record, now()), Struck::Keys);
+    assert_eq!(strike_out(&mut record, now() + Duration::from_secs(9)), Struck::Before);
     assert!(!has_key(&record, &keys(1).key_id));
     assert_eq!(quietly(settled(Some(&record), by_token(), 1)), Refusal::Revoked);
     let later = By::Token { made: now() + Duration::from_nanos(1) };
@@ -162,6 +164,13 @@ fn a_revoked_node_comes_back_only_by_what_was_made_after() {
     assert!(has_key(&again, &keys(1).key_id));
     assert!(again.meta.unwrap().annotations.is_empty());
     assert!(settled(Some(&record), By::Operator { replace: true }, 3).is_ok());
+}
+
+#[test]
+fn of_a_node_that_never_enrolled_it_is_not_said_that_its_key_was_struck_out() {
+    let mut record = stored::NodeRecord::default();
+    assert_eq!(strike_out(&mut record, now()), Struck::Nothing);
+    assert_eq!(record, stored::NodeRecord::default());
 }
 
 #[test]
