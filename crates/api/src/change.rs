@@ -310,8 +310,7 @@ async fn plan<K: Kind>(
         Some(_) => Outcome::Updated,
     };
     let etag = Etag { mod_revision: mod_revision.unwrap_or_default() };
-    let answer =
-        |spec| Plan::Answer(kind.show(name, metadata_of(name, Some(&meta), etag), spec), outcome);
+    let answer = |spec| Plan::Answer(kind.show(name, metadata_of(name, Some(&meta), etag), spec), outcome);
     if outcome == Outcome::Unchanged {
         return Ok(answer(spec));
     }

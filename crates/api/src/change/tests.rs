@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use prost_types::FieldMask;
 use skerry_etcd_embedded::{Config, EmbeddedEtcd};
-use skerry_model::{Code, NodeRef};
+use skerry_model::{Code, NodeRef, ProjectRef};
 use skerry_proto::registry::v1::{Node, NodeSpec, UpdateNodeRequest};
 use skerry_proto::store::v1 as stored;
 use skerry_store::{Mirror, MirrorConfig, Store, StoreConfig, Target};
@@ -28,6 +28,10 @@ impl Kind for Kinds {
     const FIELD: &'static str = "node";
     const SPEC_PATHS: &'static [&'static str] = &["spec", "spec.cordoned"];
 
+    /// As an app or a config does, it takes bytes that are known when it is written.
+    fn takes(record: &stored::NodeRecord) -> Takes {
+        Takes { one_of: None, bytes: i64::from(record.cordoned) }
+    }
     fn store(&self) -> &Store {
         &self.store
     }
@@ -235,6 +239,24 @@ async fn to_validate_shows_what_would_be_and_writes_nothing() {
     let (shown, outcome) = update_as(&world.kinds, "", update).await.unwrap();
     assert_eq!((shown.spec, meta(&shown).generation, outcome), (cordon.spec, 2, Outcome::Updated));
     assert_eq!(world.read().await.unwrap(), created);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn to_validate_is_refused_for_the_quota_as_the_change_would_be() {
+    let world = World::new().await;
+    let key = Key::<stored::ProjectRecord>::of(&ProjectRef::parse("projects/p").unwrap());
+    let quota = Some(stored::QuotaRecord { size_bytes: Some(0), ..Default::default() });
+    let record = stored::ProjectRecord { quota, ..Default::default() };
+    world.kinds.store.commit(Txn::new().put(&key, &record)).await.unwrap();
+
+    let wanted = node("n", true, &[]);
+    let create = Create { parent: "projects/p", resource: Some(&wanted), validate_only: true };
+    assert_eq!(create_as(&world.kinds, "", create).await.unwrap_err().reason, "QUOTA_USED_UP");
+    world.create("", &node("n", false, &[])).await.unwrap();
+    let cordon = node(NAME, true, &[]);
+    let update = Update { resource: Some(&cordon), mask: None, allow_missing: false, validate_only: true };
+    assert_eq!(update_as(&world.kinds, "", update).await.unwrap_err().reason, "QUOTA_USED_UP");
     world.close().await;
 }
 

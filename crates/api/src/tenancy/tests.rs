@@ -230,3 +230,20 @@ fn a_refusal_says_figure_limit_and_remedy() {
     assert_eq!(told(Counted::Apps, 0, -1, 10), Ok(0));
     assert!(told(Counted::Apps, 0, 1, 0).is_err());
 }
+
+#[tokio::test]
+async fn the_first_in_a_permanent_project_makes_its_record_and_leaves_one_of_that_too() {
+    let world = World::new().await;
+    let channel = world.etcd.serve_in_process().await.unwrap();
+    let config = StoreConfig::new(Target::Channel(channel)).written_by("registry");
+    let store = Store::connect(config).await.unwrap();
+    let project = ProjectName::parse(ProjectName::DEFAULT).unwrap();
+    // What comes first may be nothing that is audited, as a machine that waits for approval.
+    let txn = admit(&store, &project, &[], Txn::new()).await.unwrap();
+    store.commit(txn).await.unwrap();
+    assert!(store.get(&key_of(&project)).await.unwrap().is_some());
+    let heads = store.audit_heads(10).await.unwrap();
+    assert_eq!(heads.iter().filter(|head| head.key.to_string().contains("/registry-")).count(), 1);
+    store.close().await;
+    world.close().await;
+}

@@ -264,3 +264,6 @@ impl ProjectService for Projects {
         reply(done.await.map(|()| pb::DeleteProjectResponse {}))
     }
 }
+
+#[cfg(test)]
+mod tests;
