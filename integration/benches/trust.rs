@@ -306,7 +306,12 @@ async fn audit(figures: &Figures, rounds: usize) -> Result<()> {
     Ok(())
 }
 
-async fn change_p50_us(store: &Store, key: &Key<NodeRecord>, act: Option<&Act>, changes: usize) -> Result<f64> {
+async fn change_p50_us(
+    store: &Store,
+    key: &Key<NodeRecord>,
+    act: Option<&Act>,
+    changes: usize,
+) -> Result<f64> {
     let mut times = Vec::with_capacity(changes);
     let mut revision = store.get(key).await?.map_or(0, |read| read.mod_revision);
     for generation in 0..changes {
