@@ -192,8 +192,8 @@ async fn waiting(world: &World, name: &str) -> Result<(Process, String)> {
     Ok((agent, fingerprint.to_owned()))
 }
 
-fn named(name: &str) -> Option<Metadata> {
-    Some(Metadata { name: name.to_owned(), ..Metadata::default() })
+fn named(name: &str) -> Metadata {
+    Metadata { name: name.to_owned(), ..Metadata::default() }
 }
 
 /// Methods that no command calls.
@@ -203,7 +203,7 @@ async fn create_by_call(world: &World) -> Result<()> {
     let spec = Some(app([script("s", "true")]));
     let request = scheduler::CreateAppRequest {
         parent: parent.clone(),
-        app: Some(scheduler::App { metadata: named("called"), spec, status: None }),
+        app: Some(scheduler::App { metadata: Some(named("called")), spec, status: None }),
         ..Default::default()
     };
     AppServiceClient::new(admin.clone()).create_app(request).await?;
@@ -211,21 +211,21 @@ async fn create_by_call(world: &World) -> Result<()> {
     let spec = Some(scheduler::ConfigSpec { data: data.clone().into(), ..Default::default() });
     let request = scheduler::CreateConfigRequest {
         parent: parent.clone(),
-        config: Some(scheduler::Config { metadata: named("called"), spec }),
+        config: Some(scheduler::Config { metadata: Some(named("called")), spec }),
         ..Default::default()
     };
     ConfigServiceClient::new(admin.clone()).create_config(request).await?;
     let spec = Some(scheduler::SecretSpec { string_data: data.into(), ..Default::default() });
     let request = scheduler::CreateSecretRequest {
         parent: parent.clone(),
-        secret: Some(scheduler::Secret { metadata: named("called"), spec, status: None }),
+        secret: Some(scheduler::Secret { metadata: Some(named("called")), spec, status: None }),
         ..Default::default()
     };
     SecretServiceClient::new(admin.clone()).create_secret(request).await?;
     let spec = registry::RoleBindingSpec { role: registry::Role::Viewer.into(), ..Default::default() };
     let request = registry::CreateRoleBindingRequest {
         parent,
-        role_binding: Some(registry::RoleBinding { metadata: named("called"), spec: Some(spec) }),
+        role_binding: Some(registry::RoleBinding { metadata: Some(named("called")), spec: Some(spec) }),
         ..Default::default()
     };
     RoleBindingServiceClient::new(admin).create_role_binding(request).await?;
