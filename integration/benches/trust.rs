@@ -42,6 +42,8 @@ use tonic_health::pb::health_client::HealthClient;
 const DOMAIN: &str = "example.org";
 const SERVICE: &str = "spiffe://example.org/project/system/service/gateway";
 const NODE: &str = "spiffe://example.org/project/default/node/n1";
+/// Who calls: a service, which is judged by its name alone. Users are those of a store, and there is none here.
+const CALLER: &str = "spiffe://example.org/project/system/service/scheduler";
 const USER: &str = "spiffe://example.org/project/default/user/ada";
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const ROUNDS: usize = 15;
@@ -223,11 +225,11 @@ async fn calls(figures: &Figures, rounds: usize) -> Result<()> {
     channels.push(("bare", connect(&url, None).await?));
 
     let secured = ServerTls::new(credentials(SERVICE)?, trust(), Clients::Required);
-    let user =
-        ClientTls::new(credentials(USER)?, trust(), Expected::Dialled, Time::Exact(Arc::new(SystemClock)));
+    let caller =
+        ClientTls::new(credentials(CALLER)?, trust(), Expected::Dialled, Time::Exact(Arc::new(SystemClock)));
     for (name, scheme, access, tls) in [
         ("plain", "http", Access::Insecure, None),
-        ("mtls", "https", Access::Certificate(secured), Some(&user)),
+        ("mtls", "https", Access::Certificate(secured), Some(&caller)),
     ] {
         let (listener, url) = listen(scheme).await?;
         let server = Server::new(access)?;
@@ -306,7 +308,12 @@ async fn audit(figures: &Figures, rounds: usize) -> Result<()> {
     Ok(())
 }
 
-async fn change_p50_us(store: &Store, key: &Key<NodeRecord>, act: Option<&Act>, changes: usize) -> Result<f64> {
+async fn change_p50_us(
+    store: &Store,
+    key: &Key<NodeRecord>,
+    act: Option<&Act>,
+    changes: usize,
+) -> Result<f64> {
     let mut times = Vec::with_capacity(changes);
     let mut revision = store.get(key).await?.map_or(0, |read| read.mod_revision);
     for generation in 0..changes {

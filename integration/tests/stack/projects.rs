@@ -94,11 +94,16 @@ impl World {
         Ok(format!("{server} --tls-cert {name}.crt --tls-key {name}.key --tls-ca {name}-ca.crt"))
     }
 
-    /// A connection by certificate and key in these files, of the world's directory but for their endings.
-    pub(crate) async fn channel(&self, own: &str, authority: &str) -> Result<Channel> {
+    /// A connection by certificate and key in these files, of the world's directory but for their endings; or by nobody.
+    pub(crate) async fn channel(&self, own: Option<&str>, authority: &str) -> Result<Channel> {
         let read = |file: &str| fs::read(self.dir.path().join(file));
-        let key = KeyPair::from_pem(&read(&format!("{own}.key"))?)?;
-        let credentials = Credentials::new(chain_from_pem(&read(&format!("{own}.crt"))?)?, Arc::new(key))?;
+        let credentials = match own {
+            None => Credentials::none(),
+            Some(own) => {
+                let key = KeyPair::from_pem(&read(&format!("{own}.key"))?)?;
+                Credentials::new(chain_from_pem(&read(&format!("{own}.crt"))?)?, Arc::new(key))?
+            }
+        };
         let trust = Trust::new(TrustBundle::parse_pem(&read(authority)?)?);
         let tls = ClientTls::new(credentials, trust, Expected::Dialled, Time::Exact(Arc::new(SystemClock)));
         Ok(skerry_rpc::connect(&format!("https://127.0.0.1:{}", self.port), Some(&tls)).await?)

@@ -198,7 +198,7 @@ fn named(name: &str) -> Metadata {
 
 /// Methods that no command calls.
 async fn create_by_call(world: &World) -> Result<()> {
-    let admin = world.channel("data/tls/admin", "data/tls/ca.crt").await?;
+    let admin = world.channel(Some("data/tls/admin"), "data/tls/ca.crt").await?;
     let parent = "projects/default".to_owned();
     let spec = Some(app([script("s", "true")]));
     let request = scheduler::CreateAppRequest {
@@ -250,7 +250,7 @@ async fn renew(world: &World, node: &str) -> Result<()> {
         certificate_request: CertificateRequest::make(&KeyPair::generate()?)?.to_vec().into(),
         ..Default::default()
     };
-    IssuerServiceClient::new(world.channel("data/tls/services", "data/tls/ca.crt").await?)
+    IssuerServiceClient::new(world.channel(Some("data/tls/services"), "data/tls/ca.crt").await?)
         .renew_node(request)
         .await?;
     Ok(())
