@@ -304,10 +304,22 @@ impl Machine<'_> {
     }
 }
 
-/// Objects of ring whose assembly TLS uses, whatever the processor has: their functions have no sections of their own, and what valgrind's
-/// processor does is not what another does.
-const ASSEMBLY: [&str; 7] =
-    ["*-aes*gcm*", "*-aesni-*", "*-ghash*", "*-p256-*", "*-sha256-*", "*-sha512-*", "*-mont-*"];
+/// What is used whatever valgrind saw, since its processor is not the machine's: the start, and ring's ciphers, hashes and curve, which has
+/// them once for each kind of processor. Functions of assembly have no sections of their own.
+const ALWAYS: [&str; 12] = [
+    "*crt1.o(.text*)",
+    "*-aes*gcm*.o(.text*)",
+    "*-aesni-*.o(.text*)",
+    "*-chacha*.o(.text*)",
+    "*-curve25519*.o(.text*)",
+    "*-ecp_nistz*.o(.text*)",
+    "*-ghash*.o(.text*)",
+    "*-p256-*.o(.text*)",
+    "*-sha256-*.o(.text*)",
+    "*-sha512-*.o(.text*)",
+    "*-mont*.o(.text*)",
+    "*(.text*4ring4aead*)",
+];
 
 /// The linker script.
 fn text(groups: &[Vec<String>]) -> String {
@@ -316,7 +328,7 @@ fn text(groups: &[Vec<String>]) -> String {
          docs/adr/0009-link-order.md. GNU ld and lld read it; a pattern that matches nothing is no fault. */\n\
          SECTIONS {\n  .text_hot : {\n",
     );
-    text.extend(ASSEMBLY.map(|object| format!("    {object}.o(.text)\n")));
+    text.extend(ALWAYS.map(|input| format!("    {input}\n")));
     text.extend(groups.iter().flatten().map(|pattern| {
         // A name of C says too little to be the end of another.
         let section = if patterns::is_mangled(pattern) {
