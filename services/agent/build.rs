@@ -13,8 +13,9 @@ fn main() {
     let is = |variable: &str, values: &[&str]| {
         env::var(variable).is_ok_and(|value| values.contains(&value.as_str()))
     };
-    // The profile `edge`, whatever it is called: the one that is built for size.
-    if is("OPT_LEVEL", &["s", "z"])
+    // The profile `edge`, whatever it is called: the one that is built for nothing but size. Thousands of patterns cost the linker minutes
+    // where code is not one piece.
+    if is("OPT_LEVEL", &["z"])
         && is("CARGO_CFG_TARGET_OS", &["linux"])
         && env::var_os("SKERRY_NO_LINK_ORDER").is_none()
     {
