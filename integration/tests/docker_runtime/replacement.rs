@@ -122,7 +122,7 @@ async fn a_replacement_cut_short_anywhere_is_finished_by_the_next_and_never_thre
                     None => world.ensure(new).await,
                 };
                 match again {
-                    Ok(_) => break,
+                    Ok(()) => break,
                     Err(error) if error.transient && tries < TRIES_MAX => tries += 1,
                     Err(error) => panic!("{place:?} cut after {cut} ms is not finished: {error:?}"),
                 }
