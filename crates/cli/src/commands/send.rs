@@ -91,6 +91,16 @@ fn mask(how: &Sending) -> Option<FieldMask> {
     (!how.paths.is_empty()).then(|| FieldMask { paths: how.paths.clone() })
 }
 
+/// What the registry says came of a change, as the scheduler says it.
+fn outcome(outcome: ChangeOutcome) -> Outcome {
+    match outcome {
+        ChangeOutcome::Unspecified => Outcome::Unspecified,
+        ChangeOutcome::Created => Outcome::Created,
+        ChangeOutcome::Updated => Outcome::Updated,
+        ChangeOutcome::Unchanged => Outcome::Unchanged,
+    }
+}
+
 async fn send_app(client: &Client, app: App, how: &Sending) -> Result<(Item, Outcome), CallError> {
     let message = UpdateAppRequest {
         app: Some(App { status: None, ..app }),
@@ -159,13 +169,8 @@ async fn send_project(
         async move { projects(channel).update_project(request(message, left)).await }
     });
     let answer = answer.await?;
-    let outcome = match answer.outcome() {
-        ChangeOutcome::Unspecified => Outcome::Unspecified,
-        ChangeOutcome::Created => Outcome::Created,
-        ChangeOutcome::Updated => Outcome::Updated,
-        ChangeOutcome::Unchanged => Outcome::Unchanged,
-    };
-    Ok((Item::Project(Box::new(answer.project.unwrap_or_default())), outcome))
+    let came = outcome(answer.outcome());
+    Ok((Item::Project(Box::new(answer.project.unwrap_or_default())), came))
 }
 
 async fn send_node(client: &Client, node: Node, paths: Vec<String>) -> Result<Node, CallError> {

@@ -1,22 +1,13 @@
 //! Users, groups and role bindings to the registry.
 
 use skerry_proto::registry::v1::{
-    ChangeOutcome, Group, RoleBinding, UpdateGroupRequest, UpdateRoleBindingRequest, UpdateUserRequest, User,
+    Group, RoleBinding, UpdateGroupRequest, UpdateRoleBindingRequest, UpdateUserRequest, User,
 };
 use skerry_proto::scheduler::v1::update_app_response::Outcome;
 
-use super::{Sending, mask};
+use super::{Sending, mask, outcome};
 use crate::client::{CallError, Client, Service, bindings, groups, request, request_id, users};
 use crate::item::Item;
-
-fn outcome(outcome: ChangeOutcome) -> Outcome {
-    match outcome {
-        ChangeOutcome::Unspecified => Outcome::Unspecified,
-        ChangeOutcome::Created => Outcome::Created,
-        ChangeOutcome::Updated => Outcome::Updated,
-        ChangeOutcome::Unchanged => Outcome::Unchanged,
-    }
-}
 
 pub(super) async fn send_user(
     client: &Client,
