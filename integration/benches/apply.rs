@@ -38,8 +38,9 @@ const HTTP_POLL: Duration = Duration::from_millis(2);
 /// Longest that one of them waits. Docker's proxy takes a connection before the container's network is up; what it sends there then is
 /// lost, and sent again only after a second.
 const HTTP_TRY_MAX: Duration = Duration::from_millis(25);
-/// Before each step, on both sides: an agent reports at most each 200 ms, and a person does not apply more often.
-const QUIET: Duration = Duration::from_millis(300);
+/// Before each step, on both sides: a person does not apply more often, and an agent that did would have its reports spread (4 go at once,
+/// then one each 200 ms).
+const QUIET: Duration = Duration::from_secs(1);
 const PORT_IN_CONTAINER: u16 = 8080;
 
 /// Times in ms of all runs, by what they are of.

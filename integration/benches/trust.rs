@@ -4,7 +4,9 @@
 //! Method. *Certificates*: a request (PKCS#10) is read, its signature checked, and a node's certificate issued, one after the other on one
 //! thread. *Handshakes*: both ends in memory on one thread, TLS 1.3 with certificates on both sides, as services and agents make them;
 //! beside them rustls by itself with the same suites, the same certificates, its own verifiers, and no resumption either. *Calls*: a
-//! health check over loopback, one at a time on one connection: to a bare tonic server, to ours without TLS, and to ours with it. *Audit*: a
+//! health check over loopback, one at a time on one connection: to a bare tonic server, to ours without TLS, and to ours with it; and there a
+//! user's call that is judged by a role in the project which the request names, among a thousand users, beside the user's health check, which
+//! is judged by the certificate alone. *Audit*: a
 //! transaction on a real etcd that compares a record and writes it anew, one at a time, without a record in the audit log and with it. What is
 //! compared takes turns, the first of a round in turn, so that what else the machine does hits all; a figure is the median of the rounds.
 //!
@@ -16,15 +18,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
+use skerry_api::AccessMirror;
 use skerry_identity::authority::{Life, Order, RootAuthority};
 use skerry_identity::certificate::Usage;
 use skerry_identity::clock::SystemClock;
-use skerry_identity::csr::Request;
+use skerry_identity::csr;
 use skerry_identity::tls::{Credentials, client_config, server_config};
 use skerry_identity::verify::{ClientVerifier, Clients, Expected, ServerVerifier, Time};
-use skerry_identity::{Identity, KeyPair, Trust, TrustDomain};
-use skerry_model::{NodeRef, ProjectName};
-use skerry_proto::store::v1::{Meta, NodeRecord};
+use skerry_identity::{Identity, KeyId, KeyPair, SigningKey as _, Trust, TrustDomain};
+use skerry_model::{NodeRef, ProjectName, RoleBindingRef, UserRef};
+use skerry_proto::registry::v1::installation_service_client::InstallationServiceClient;
+use skerry_proto::registry::v1::installation_service_server::{
+    InstallationService, InstallationServiceServer,
+};
+use skerry_proto::registry::v1::{self as registry, GetInstallationRequest, GetInstallationResponse};
+use skerry_proto::store::v1::{Meta, NodeRecord, RoleBindingRecord, UserKeyRecord, UserRecord};
 use skerry_proto::types::v1::{AuditCaller, AuditOutcome};
 use skerry_rpc::{Access, ClientTls, Server, ServerTls, connect};
 use skerry_store::{Act, Key, Store, StoreConfig, Target, Txn};
@@ -36,15 +44,18 @@ use tokio_rustls::rustls;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Response, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 const DOMAIN: &str = "example.org";
 const SERVICE: &str = "spiffe://example.org/project/system/service/gateway";
 const NODE: &str = "spiffe://example.org/project/default/node/n1";
-/// Who calls: a service, which is judged by its name alone. Users are those of a store, and there is none here.
+/// Who calls: a service, which is judged by its name alone.
 const CALLER: &str = "spiffe://example.org/project/system/service/scheduler";
 const USER: &str = "spiffe://example.org/project/default/user/ada";
+/// Other users, each with a role in a project of its own: the mirror that is asked holds them all.
+const USERS: usize = 1000;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const ROUNDS: usize = 15;
 /// How long a round issues, and shakes hands, each.
@@ -63,7 +74,12 @@ async fn main() -> Result<()> {
     issue(&figures, rounds, time)?;
     handshakes(&figures, rounds, time)?;
     calls(&figures, rounds).await?;
-    audit(&figures, rounds).await?;
+    let etcd = Etcd::start().await?;
+    // Without a writer's name, so that it takes changes without a record too.
+    let store = Store::connect(StoreConfig::new(Target::parse(&etcd.endpoint())?)).await?;
+    judged(&figures, &store, rounds).await?;
+    audit(&figures, &store, rounds).await?;
+    store.close().await;
     note_load(&figures);
     Ok(())
 }
@@ -84,12 +100,12 @@ fn issue(figures: &Figures, rounds: usize, time: Duration) -> Result<()> {
     let life = Life { not_before: now - DAY, lifetime: 365 * DAY };
     let root = RootAuthority::create(&TrustDomain::parse(DOMAIN)?, Arc::new(KeyPair::generate()?), life)?;
     let authority = root.intermediate(Arc::new(KeyPair::generate()?), life)?;
-    let request = Request::make(&KeyPair::generate()?)?;
+    let request = csr::Request::make(&KeyPair::generate()?)?;
     let identity = Identity::parse(NODE)?;
     let mut rates = Vec::new();
     for _ in 0..rounds {
         rates.push(rate(time, || {
-            let request = Request::parse(&request)?;
+            let request = csr::Request::parse(&request)?;
             let life = Life { not_before: now, lifetime: 30 * DAY };
             let issued = authority.issue(&Order {
                 public_key: request.public_key(),
@@ -242,7 +258,7 @@ async fn calls(figures: &Figures, rounds: usize) -> Result<()> {
     for round in 0..=rounds {
         for turn in 0..channels.len() {
             let which = (round + turn) % channels.len();
-            let p50 = p50_us(&channels[which].1, calls).await?;
+            let p50 = health_p50_us(&channels[which].1, calls).await?;
             // The first round is for warming up.
             if round > 0 {
                 medians[which].push(p50);
@@ -259,27 +275,116 @@ async fn calls(figures: &Figures, rounds: usize) -> Result<()> {
     Ok(())
 }
 
+/// Answers at once: what is measured is who may ask.
+struct Idle;
+
+#[tonic::async_trait]
+impl InstallationService for Idle {
+    async fn get_installation(
+        &self,
+        _: Request<GetInstallationRequest>,
+    ) -> Result<Response<GetInstallationResponse>, Status> {
+        Ok(Response::new(GetInstallationResponse::default()))
+    }
+}
+
+/// Writes a user with this key and a role in the user's project.
+async fn admit(store: &Store, user: &UserRef, key: &KeyId) -> Result<()> {
+    let key = UserKeyRecord { key_id: key.as_bytes().to_vec().into(), create_time: None };
+    let record = UserRecord { meta: None, keys: vec![key] };
+    let binding = RoleBindingRecord {
+        role: registry::Role::Viewer.into(),
+        users: vec![user.to_string()],
+        ..RoleBindingRecord::default()
+    };
+    let bound = RoleBindingRef::parse(&format!("projects/{}/roleBindings/viewers", user.project))?;
+    let txn = Txn::new().put(&Key::of(user), &record).put(&Key::of(&bound), &binding);
+    store.commit(txn).await?;
+    Ok(())
+}
+
+async fn judged(figures: &Figures, store: &Store, rounds: usize) -> Result<()> {
+    let authority = Authority::new(DOMAIN);
+    let trust = || Trust::new(authority.bundle());
+    let credentials = |identity: &str| {
+        let (issued, key) = authority.issue(identity);
+        let id = key.public_key().id();
+        Ok::<_, anyhow::Error>((Credentials::new(issued.chain, key)?, id))
+    };
+    let (user, key) = credentials(USER)?;
+    admit(store, &UserRef::parse("projects/default/users/ada")?, &key).await?;
+    for other in 0..USERS {
+        admit(store, &UserRef::parse(&format!("projects/p{other}/users/ada"))?, &key).await?;
+    }
+    let mirror = AccessMirror::start(store).await?;
+
+    let (listener, url) = listen("https").await?;
+    let mut server = Server::new(Access::Certificate(ServerTls::new(
+        credentials(SERVICE)?.0,
+        trust(),
+        Clients::Required,
+    )))?;
+    server.add(InstallationServiceServer::new(Idle)).authorize(Arc::new(mirror));
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { server.serve(listener, CancellationToken::new()).await.is_ok() });
+    let tls = ClientTls::new(user, trust(), Expected::Dialled, Time::Exact(Arc::new(SystemClock)));
+    let channel = connect(&url, Some(&tls)).await?;
+
+    let calls = if quick() { QUICK_CALLS } else { CALLS };
+    let (mut known, mut judged) = (Vec::new(), Vec::new());
+    for round in 0..=rounds {
+        let (first, second) = if round % 2 == 0 {
+            let first = health_p50_us(&channel, calls).await?;
+            (first, judged_p50_us(&channel, calls).await?)
+        } else {
+            let second = judged_p50_us(&channel, calls).await?;
+            (health_p50_us(&channel, calls).await?, second)
+        };
+        // The first round is for warming up.
+        if round > 0 {
+            known.push(first);
+            judged.push(second);
+        }
+    }
+    figures.show("trust.call.user.p50", median(&known), "us");
+    figures.show("trust.call.user.judged.p50", median(&judged), "us");
+    let added: Vec<f64> = judged.iter().zip(&known).map(|(with, without)| with - without).collect();
+    figures.show("trust.call.role.adds", median(&added), "us");
+    Ok(())
+}
+
+async fn judged_p50_us(channel: &Channel, calls: usize) -> Result<f64> {
+    let mut client = InstallationServiceClient::new(channel.clone());
+    p50_us(calls, async || {
+        let request = GetInstallationRequest { parent: "projects/default".to_owned() };
+        Ok(client.get_installation(request).await.map(drop)?)
+    })
+    .await
+}
+
 async fn listen(scheme: &str) -> Result<(TcpListener, String)> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("{scheme}://{}", listener.local_addr()?);
     Ok((listener, url))
 }
 
-async fn p50_us(channel: &Channel, calls: usize) -> Result<f64> {
-    let mut client = HealthClient::new(channel.clone());
+/// The median time of `calls` calls, one after the other.
+async fn p50_us(calls: usize, mut call: impl AsyncFnMut() -> Result<()>) -> Result<f64> {
     let mut times = Vec::with_capacity(calls);
     for _ in 0..calls {
         let begun = Instant::now();
-        client.check(HealthCheckRequest::default()).await?;
+        call().await?;
         times.push(begun.elapsed().as_secs_f64() * 1e6);
     }
     percentile(&mut times, 50.0).context("no calls")
 }
 
-async fn audit(figures: &Figures, rounds: usize) -> Result<()> {
-    let etcd = Etcd::start().await?;
-    // Without a writer's name, so that it takes changes without a record too.
-    let store = Store::connect(StoreConfig::new(Target::parse(&etcd.endpoint())?)).await?;
+async fn health_p50_us(channel: &Channel, calls: usize) -> Result<f64> {
+    let mut client = HealthClient::new(channel.clone());
+    p50_us(calls, async || Ok(client.check(HealthCheckRequest::default()).await.map(drop)?)).await
+}
+
+async fn audit(figures: &Figures, store: &Store, rounds: usize) -> Result<()> {
     let changes = if quick() { QUICK_CALLS } else { CALLS };
     let name = NodeRef::parse("projects/default/nodes/n1")?;
     let act = Act::new(
@@ -293,7 +398,7 @@ async fn audit(figures: &Figures, rounds: usize) -> Result<()> {
     for round in 0..=rounds {
         for turn in 0..medians.len() {
             let which = (round + turn) % medians.len();
-            let p50 = change_p50_us(&store, &Key::of(&name), (which == 1).then_some(&act), changes).await?;
+            let p50 = change_p50_us(store, &Key::of(&name), (which == 1).then_some(&act), changes).await?;
             // The first round is for warming up.
             if round > 0 {
                 medians[which].push(p50);
@@ -304,7 +409,6 @@ async fn audit(figures: &Figures, rounds: usize) -> Result<()> {
     figures.show("trust.change.bare.p50", median(&medians[0]), "us");
     figures.show("trust.change.audited.p50", median(&medians[1]), "us");
     figures.show("trust.change.audit.adds", median(&added), "us");
-    store.close().await;
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use skerry_proto::types::v1::{
 
 /// An app of these services, on every node.
 pub fn app(services: impl IntoIterator<Item = ServiceSpec>) -> AppSpec {
-    AppSpec { selector: None, services: services.into_iter().collect() }
+    AppSpec { services: services.into_iter().collect(), ..Default::default() }
 }
 
 /// The same, on nodes with a label.

@@ -165,6 +165,24 @@ async fn what_runs_already_is_left_alone_and_what_ended_is_started_again() {
 }
 
 #[tokio::test]
+async fn what_is_stopped_stays_with_its_output_and_can_be_started_again() {
+    let Some(world) = World::new("stop") else { return };
+    let instance = idle("web");
+    world.runtime.stop(&instance.name).await.expect("nothing to stop");
+    world.ensure(&instance).await.expect("it runs");
+    let id = world.observe(&instance).await.expect("it is there").runtime_id;
+    for _ in 0..2 {
+        world.runtime.stop(&instance.name).await.expect("stopped");
+        let seen = world.observe(&instance).await.expect("it is still there");
+        assert!(matches!(seen.state, RunState::Exited { .. }), "{seen:?}");
+        assert_eq!(seen.runtime_id, id);
+    }
+    world.ensure(&instance).await.expect("it runs again");
+    let seen = world.observe(&instance).await;
+    assert!(is_running(seen.as_ref()) && seen.is_some_and(|seen| seen.runtime_id == id));
+}
+
+#[tokio::test]
 async fn another_fingerprint_replaces_after_the_old_ones_own_stop() {
     let Some(world) = World::new("replace") else { return };
     let out = world.dir.path().join("out");

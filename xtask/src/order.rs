@@ -3,8 +3,8 @@
 //!
 //! Why: the kernel maps a program's code in pieces of 64 KiB around each page that is touched, so functions that are used and lie
 //! scattered keep the whole program resident ([ADR 9](../../docs/adr/0009-link-order.md)). How: the agent of the `edge` profile runs under valgrind's
-//! callgrind against a `skerry up` of its own, through the lives that a machine's agent has ([`LIVES`]). What those have in common that come
-//! often lies first; what only telemetry and only the enrolment use, which come once or never, lies behind it. Nothing here is needed to build: `hot.ld` is in
+//! callgrind against a `skerry up` of its own, through the lives that a machine's agent has ([`LIVES`]). What idles lies first, since a quiet agent
+//! gives back the rest ([ADR 14](../../docs/adr/0014-resident.md)); then what every agent uses; what only telemetry and only the enrolment use, which come once or never, lies last. Nothing here is needed to build: `hot.ld` is in
 //! the repository, and a name in it that no longer exists costs nothing.
 
 mod patterns;
@@ -30,6 +30,8 @@ const NODE: &str = "order";
 const CONTAINERS: usize = 5;
 /// Under valgrind everything takes some fifty times as long.
 const START_DEADLINE: Duration = Duration::from_secs(180);
+/// After something was made, before what follows counts as idling.
+const SETTLE: Duration = Duration::from_secs(30);
 /// Longer than every period of the agent that matters: it looks at Docker, sends heartbeats, sweeps.
 const IDLE: Duration = Duration::from_secs(90);
 const POLL_PERIOD: Duration = Duration::from_millis(500);
@@ -75,9 +77,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut used: BTreeMap<Group, BTreeSet<String>> = BTreeMap::new();
     for life in LIVES {
         println!("under valgrind: {}", life.what);
-        let functions = machine.live(life)?;
-        println!("  {} functions, {} KiB", functions.len(), bytes(&sizes, &functions) / 1024);
-        used.entry(life.group).or_default().extend(functions);
+        for (group, functions) in machine.live(life)? {
+            println!("  {group:?}: {} functions, {} KiB", functions.len(), bytes(&sizes, &functions) / 1024);
+            used.entry(group).or_default().extend(functions);
+        }
     }
     machine.up.stop()?;
     let (mut groups, mut seen) = (Vec::new(), BTreeSet::new());
@@ -123,9 +126,18 @@ fn sizes(program: &Path) -> Result<BTreeMap<String, u64>> {
 /// Where functions lie, the first of them first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Group {
+    Idle,
+    IdleTelemetry,
     Daily,
     Telemetry,
     Enrolment,
+}
+
+impl Group {
+    /// What idling in a life of this group belongs to.
+    fn idling(self) -> Self {
+        if self == Self::Telemetry { Self::IdleTelemetry } else { Self::Idle }
+    }
 }
 
 /// One process of the agent, from its start to its end.
@@ -214,8 +226,8 @@ struct Machine<'a> {
 }
 
 impl Machine<'_> {
-    /// The functions that the agent calls in `life`.
-    fn live(&self, life: Life) -> Result<BTreeSet<String>> {
+    /// The functions that the agent calls in `life`: in all of it, and those while it idles.
+    fn live(&self, life: Life) -> Result<Vec<(Group, BTreeSet<String>)>> {
         let profile = self.dir.join("callgrind.out");
         let url = format!("https://{}", self.up.address());
         let mut agent = sh::command(self.valgrind);
@@ -236,25 +248,29 @@ impl Machine<'_> {
             agent.args(["--otlp-endpoint", &collector.endpoint]);
         }
         let mut agent = agent.spawn().context("starting valgrind")?;
-        let outcome = self.work(life);
+        let outcome = self.work(life, agent.id());
         sh::output(sh::command("sh").args(["-c", "kill -TERM \"$0\"", &agent.id().to_string()]))?;
         agent.wait().context("waiting for the agent's end")?;
         outcome?;
         // So that the next life is not taken for connected by this one.
         self.until_connected(false)?;
 
-        // `fn=(7) NAME` where a name is told for the first time; a recursion is `NAME'2`.
-        let profile = fs::read_to_string(&profile).context("reading what callgrind wrote")?;
-        let names = profile.lines().filter_map(|line| {
-            let name = line.strip_prefix("fn=(").or_else(|| line.strip_prefix("cfn=("))?.split_once(") ")?.1;
-            Some(name.split('\'').next().unwrap_or(name).to_owned())
-        });
-        Ok(names.collect())
+        // What was dumped meanwhile has a number at its end: first what came before idling, then idling.
+        let part = |n: u8| profile.with_extension(format!("out.{n}"));
+        if life.idles.is_zero() {
+            return Ok(vec![(life.group, called(&profile)?)]);
+        }
+        let idling = called(&part(2))?;
+        let mut all = idling.clone();
+        all.extend(called(&part(1))?);
+        all.extend(called(&profile)?);
+        Ok(vec![(life.group.idling(), idling), (life.group, all)])
     }
 
     /// What happens in `life`. No process runs in it: a shim is this program by its path in `/proc`, which is valgrind's here; and where
     /// processes run, their shims share the agent's code.
-    fn work(&self, life: Life) -> Result<()> {
+    fn work(&self, life: Life, agent: u32) -> Result<()> {
+        let dump = || sh::output(sh::command("callgrind_control").args(["--dump", &agent.to_string()]));
         self.until_connected(true)?;
         let deadline = format!("--timeout={}s", START_DEADLINE.as_secs());
         if life.applies {
@@ -269,13 +285,23 @@ impl Machine<'_> {
                 );
             }
         }
-        let begun = Instant::now();
-        while begun.elapsed() < life.idles {
-            self.interrupt.check()?;
-            sh::sleep(POLL_PERIOD);
+        if !life.idles.is_zero() {
+            self.pass_time(SETTLE)?;
+            dump()?;
+            self.pass_time(life.idles)?;
+            dump()?;
         }
         if life.deletes {
             sh::output(&mut self.up.client(["delete", "app/work", &deadline]))?;
+        }
+        Ok(())
+    }
+
+    fn pass_time(&self, time: Duration) -> Result<()> {
+        let begun = Instant::now();
+        while begun.elapsed() < time {
+            self.interrupt.check()?;
+            sh::sleep(POLL_PERIOD);
         }
         Ok(())
     }
@@ -302,6 +328,16 @@ impl Machine<'_> {
         let head = "apiVersion: skerry/v1\nkind: App\nmetadata: {name: work}\nspec:\n  services:\n";
         format!("{head}{services}")
     }
+}
+
+/// The functions that are called in what callgrind wrote: `fn=(7) NAME` where a name is told for the first time; a recursion is `NAME'2`.
+fn called(profile: &Path) -> Result<BTreeSet<String>> {
+    let text = fs::read_to_string(profile).with_context(|| format!("reading {}", profile.display()))?;
+    let names = text.lines().filter_map(|line| {
+        let name = line.strip_prefix("fn=(").or_else(|| line.strip_prefix("cfn=("))?.split_once(") ")?.1;
+        Some(name.split('\'').next().unwrap_or(name).to_owned())
+    });
+    Ok(names.collect())
 }
 
 /// What is used whatever valgrind saw, since its processor is not the machine's: the start, and ring's ciphers, hashes and curve, which has

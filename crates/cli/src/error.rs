@@ -157,6 +157,7 @@ impl CliError {
                 .iter()
                 .map(|violation| {
                     let found = positions.locate(&violation.field);
+                    let file = positions.file(found.position).unwrap_or(file);
                     plain(&format!("{file}:{}: {}: {}", found.position, found.path, violation.description))
                 })
                 .collect();

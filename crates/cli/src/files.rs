@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 
 use skerry_manifest::{FILE_BYTES_MAX, Manifest, Project, parse};
 
+use crate::args::ComposeFlags;
+use crate::compose_files;
 use crate::error::CliError;
+use crate::interrupt::while_reading;
 
 /// Most files that one command reads.
 const FILES_MAX: usize = 1_024;
@@ -19,6 +22,8 @@ pub(crate) struct Named<'a> {
     pub(crate) names: &'a [String],
     /// Directories with all that is below them.
     pub(crate) recursive: bool,
+    /// What makes an app of Compose files.
+    pub(crate) compose: &'a ComposeFlags,
 }
 
 /// A manifest and the file that it is from.
@@ -30,6 +35,19 @@ pub(crate) struct Sourced {
 
 /// Reads everything that the arguments name. All faults of all files are told at once.
 pub(crate) fn read_all(named: Named<'_>, project: &Project) -> Result<Vec<Sourced>, CliError> {
+    if named.compose.as_app.is_some() {
+        if named.recursive {
+            return Err(CliError::Usage(
+                "-R looks for manifests, and --as-app takes -f for Compose files: name each of them".into(),
+            ));
+        }
+        return compose_files::read(named.names, named.compose, project);
+    }
+    if let Some(flag) = named.compose.stray() {
+        return Err(CliError::Usage(format!(
+            "{flag} is for Compose files, which --as-app NAME makes an app of"
+        )));
+    }
     let mut manifests = Vec::new();
     let mut faults = Vec::new();
     for (name, bytes) in read_bytes(named)? {
@@ -145,7 +163,7 @@ pub(crate) fn read_text(name: &str) -> Result<String, String> {
 pub(crate) fn bounded(name: &str, source: impl Read) -> Result<Vec<u8>, CliError> {
     let mut bytes = Vec::new();
     let limit = u64::try_from(FILE_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(1);
-    source.take(limit).read_to_end(&mut bytes).map_err(|error| unreadable(name, &error))?;
+    while_reading(|| source.take(limit).read_to_end(&mut bytes)).map_err(|error| unreadable(name, &error))?;
     Ok(bytes)
 }
 
@@ -164,7 +182,7 @@ mod tests {
     }
 
     fn read(names: &[String]) -> Result<Vec<Sourced>, CliError> {
-        read_all(Named { names, recursive: false }, &project())
+        read_all(Named { names, recursive: false, compose: &ComposeFlags::default() }, &project())
     }
 
     fn node(name: &str) -> String {
@@ -217,7 +235,9 @@ mod tests {
         let names = [directory.path().display().to_string()];
         let refused = read(&names).expect_err("none").text().expect("printed");
         assert!(refused.contains("-R looks in the directories below it too"), "{refused}");
-        let all = || read_all(Named { names: &names, recursive: true }, &project());
+        let all = || {
+            read_all(Named { names: &names, recursive: true, compose: &ComposeFlags::default() }, &project())
+        };
         assert_eq!(all().expect("read").len(), 1);
         std::os::unix::fs::symlink(directory.path(), below.join("round")).expect("linked");
         assert!(all().expect_err("a circle").text().expect("printed").contains("a link in a circle"));

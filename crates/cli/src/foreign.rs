@@ -5,8 +5,8 @@
 pub fn command(word: &str) -> Option<&'static str> {
     Some(match word {
         "logs" | "attach" | "exec" | "cp" | "port-forward" | "debug" => {
-            "reaching into an instance from afar is not there yet: `skerry describe app/NAME` names its machine and its container, and \
-             `docker` there does it"
+            "reaching into an instance from afar is not there yet: `skerry describe app/NAME` names its machine and its runtime id. \
+             There `docker` does it for a container; the output of a process is in the agent's data directory, as instances/INSTANCE/stdout.log"
         }
         "run" | "replace" | "patch" | "set" | "scale" | "expose" | "autoscale" => {
             "write a manifest and `skerry apply -f FILE`, or change what is there with `skerry edit app/NAME`; \
@@ -17,6 +17,9 @@ pub fn command(word: &str) -> Option<&'static str> {
         "rm" | "kill" | "remove" => "`skerry delete app/NAME` stops an app and takes it away",
         "down" | "stop" => {
             "Ctrl-C ends `skerry up`, and what runs runs on; `skerry delete app/NAME` stops an app and takes it away"
+        }
+        "compose" | "stack" => {
+            "`skerry apply -f docker-compose.yml --as-app NAME` deploys a Compose file, and `skerry convert` shows what it becomes"
         }
         "start" | "init" | "server" => "`skerry up` runs everything in one process",
         "drain" | "taint" => "`skerry cordon NODE` gives a node nothing new; what it runs stays",

@@ -26,6 +26,17 @@ pub(crate) fn interrupted() -> impl Future<Output = ()> {
     }
 }
 
+/// Runs what reads a file or standard input, which may wait for somebody who types. It is on the thread of the runtime, which cannot tell of a
+/// Ctrl-C then: it ends the process, as it does everywhere.
+pub(crate) fn while_reading<T>(read: impl FnOnce() -> T) -> T {
+    let ends = signal_hook::flag::register_conditional_default(SIGINT, Arc::new(AtomicBool::new(true)));
+    let done = read();
+    if let Ok(ends) = ends {
+        signal_hook::low_level::unregister(ends);
+    }
+    done
+}
+
 /// Runs what has the terminal until it comes back. On the thread of the runtime, on purpose: of all that was typed meanwhile the runtime
 /// tells afterwards, once.
 pub(crate) fn lend_terminal<T>(other: impl FnOnce() -> T) -> io::Result<T> {

@@ -7,6 +7,7 @@ pub mod args;
 mod client;
 mod commands;
 mod complete;
+mod compose_files;
 mod config_file;
 mod error;
 mod files;
@@ -32,7 +33,7 @@ use args::{AuditArgs, AuditCommand, VerifyArgs};
 pub use args::{ClientCommand, GlobalArgs, TlsFlags};
 use args::{SecretCommand, UserCommand};
 pub use error::EXIT_CODES_HELP;
-pub use own_context::{OwnContext, OwnServer, keep_own_context, own_context_command};
+pub use own_context::{OwnContext, OwnServer, keep_own_context, without_context};
 
 use client::Client;
 use commands::label::Field;
@@ -67,9 +68,10 @@ async fn execute(global: &GlobalArgs, command: &ClientCommand) -> Result<(), Cli
             return commands::access::request::run(args, printer);
         }
         ClientCommand::Audit(AuditArgs {
-            command: Some(AuditCommand::Verify(VerifyArgs { from_file: Some(path) })),
+            command: Some(AuditCommand::Verify(args @ VerifyArgs { from_file: Some(path), .. })),
             ..
-        }) => return commands::audit::verify_file(path, printer),
+        }) => return commands::audit::verify_file(path, args, printer),
+        ClientCommand::Convert(args) => return commands::convert::run(global, args, printer),
         ClientCommand::Explain(args) => return commands::explain::run(args, printer),
         ClientCommand::Version(args) => return commands::version::run(args, printer),
         _ => {}
@@ -113,9 +115,10 @@ async fn dispatch(client: &Client, command: &ClientCommand, printer: &mut Printe
         ClientCommand::Group(command) => commands::access::group::run(client, command, printer).await,
         ClientCommand::Role(command) => commands::access::role::run(client, command, printer).await,
         ClientCommand::Auth(command) => commands::access::auth::run(client, command, printer).await,
-        ClientCommand::Config(_) | ClientCommand::Explain(_) | ClientCommand::Version(_) => {
-            unreachable!("done above")
-        }
+        ClientCommand::Config(_)
+        | ClientCommand::Convert(_)
+        | ClientCommand::Explain(_)
+        | ClientCommand::Version(_) => unreachable!("done above"),
     }
 }
 

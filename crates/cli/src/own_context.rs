@@ -59,11 +59,11 @@ pub fn keep_own_context(server: &OwnServer<'_>) -> Result<OwnContext, String> {
     Ok(own)
 }
 
-/// The command that does the same by hand.
-pub fn own_context_command(server: &OwnServer<'_>) -> String {
+/// `skerry` with the flags that do the same for one command.
+pub fn without_context(server: &OwnServer<'_>) -> String {
     let quoted = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', r"'\''"));
     format!(
-        "skerry config set-context {NAME} --server {} --tls-cert {} --tls-key {} --tls-ca {} --use",
+        "skerry --server {} --tls-cert {} --tls-key {} --tls-ca {}",
         server.url,
         quoted(server.certificate),
         quoted(server.key),
@@ -187,8 +187,8 @@ mod tests {
             authority: Path::new("/d/ca.crt"),
         };
         assert_eq!(
-            own_context_command(&server),
-            r"skerry config set-context local --server https://127.0.0.1:7770 --tls-cert '/it'\''s/admin.crt' --tls-key '/d/admin.key' --tls-ca '/d/ca.crt' --use"
+            without_context(&server),
+            r"skerry --server https://127.0.0.1:7770 --tls-cert '/it'\''s/admin.crt' --tls-key '/d/admin.key' --tls-ca '/d/ca.crt'"
         );
     }
 }

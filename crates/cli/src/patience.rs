@@ -29,6 +29,8 @@ pub(crate) enum Look {
     Met,
     /// With what is there instead.
     NotYet(Seen),
+    /// It never will be, for this reason.
+    Never(String),
 }
 
 /// What is there instead of what is waited for.
@@ -92,6 +94,9 @@ impl Patience {
                     let wait = period;
                     period = (period * 2).min(PERIOD_MAX);
                     (wait, Ended::Over(instead.text))
+                }
+                Ok(Look::Never(why)) => {
+                    return Err(Ended::Failed(CliError::Failed(format!("{subject} {why}"))));
                 }
                 Err(error @ CliError::Unreachable { .. }) => {
                     progress.clear();

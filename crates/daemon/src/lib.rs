@@ -3,6 +3,7 @@
 //! `main` of a service is: parse arguments, [`run`]: bind, connect the store, start, serve, close the store.
 
 mod denied;
+mod memory;
 mod monitor;
 mod open_files;
 mod service;
@@ -39,7 +40,12 @@ where
         Ok(runtime) => runtime,
         Err(error) => return fail(&anyhow::Error::from(error).context("starting the runtime")),
     };
-    runtime.block_on(telemetry.during(run_until_shutdown(serve)))
+    runtime.block_on(telemetry.during(async {
+        tokio::select! {
+            code = run_until_shutdown(serve) => code,
+            never = memory::keep_small() => match never {},
+        }
+    }))
 }
 
 /// As [`run`], on the runtime that it is called in.

@@ -34,7 +34,7 @@
 //! All keys and values, with the history that is kept, are held in memory: this makes reads, comparisons and
 //! watches independent of the disk, which edge machines have slow ones of, and keeps the core free of I/O.
 //! [`Config::quota_bytes`] bounds it (512 MiB unless set; an empty store takes next to nothing): above it, writes
-//! that add something are refused with etcd's `database space exceeded`. Old history is forgotten by itself
+//! that add something are refused with etcd's `database space exceeded`; a transaction that removes more than it puts is taken. Old history is forgotten by itself
 //! ([`AutoCompaction`]). Requests are at most 1.5 MiB and 128 operations, as in etcd.
 //!
 //! # Inside
@@ -69,10 +69,11 @@ use tonic::service::Routes;
 use tonic::transport::server::{Connected, TcpIncoming};
 use tonic::transport::{Channel, Endpoint, Server, Uri};
 use tower::service_fn;
-use tracing::error;
+use tracing::{error, warn};
 
 pub use config::{AutoCompaction, Config, OpenError, ServeError};
 
+use mvcc::{Answer, Command};
 use shared::{Engine, Shared};
 use writer::{QUEUE_COMMANDS, Work, Writer};
 
@@ -208,6 +209,17 @@ impl EmbeddedEtcd {
     pub async fn connect(&self) -> Result<etcd_client::Client, ServeError> {
         let channel = etcd_client::Channel::Tonic(self.serve_in_process().await?);
         Ok(etcd_client::Client::from_channel(channel, None).await?)
+    }
+
+    /// Ends every lease, with the keys that hang on it. For an owner that serves nobody outside its process and has just opened the store: whoever held
+    /// one is gone and need not be waited for. What the disk refuses is told in the log, and ends in its own time.
+    pub async fn revoke_leases(&self) {
+        let Ok(Answer::LeaseList { ids, .. }) = self.engine.command(Command::LeaseList).await else { return };
+        for id in ids {
+            if let Err(refusal) = self.engine.command(Command::LeaseRevoke { id }).await {
+                warn!(id, %refusal, "a lease of before was not revoked");
+            }
+        }
     }
 
     /// Ends all streams and services, lets the writer finish what is queued, and closes the data file. When this

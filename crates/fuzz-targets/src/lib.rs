@@ -3,6 +3,7 @@
 //! `fuzz/` gives these functions to libFuzzer; `tests/corpus.rs` gives them what is in `fuzz/corpus/`, as any test.
 
 mod api;
+mod compose;
 mod sealed;
 mod store;
 mod sync;
@@ -10,6 +11,7 @@ mod text;
 mod trust;
 
 pub use api::{forwarded, request_names, versions};
+pub use compose::{compose, env_files};
 pub use sealed::{key_rings, sealed};
 pub use store::etcd_requests;
 pub use sync::{agent_frames, desired_state, gateway_frames};
@@ -20,11 +22,13 @@ pub use trust::{certificates, fingerprints, names, requests, tokens};
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its corpus.
-pub const TARGETS: [(&str, Target); 17] = [
+pub const TARGETS: [(&str, Target); 19] = [
     ("agent_frames", agent_frames),
     ("certificates", certificates),
+    ("compose", compose),
     ("contexts", contexts),
     ("desired_state", desired_state),
+    ("env_files", env_files),
     ("etcd_requests", etcd_requests),
     ("fingerprints", fingerprints),
     ("forwarded", forwarded),

@@ -203,7 +203,7 @@ mod tests {
         let token = token();
         let text = token.reveal();
         assert_eq!(text.len(), TOKEN_CHARS);
-        let again = Token::parse(&format!("  {}\n", &*text)).unwrap();
+        let again = Token::parse(&format!("  {}\n", *text)).unwrap();
         assert_eq!(again.id(), token.id());
         assert_eq!(again.pin(), KeyId::from_bytes([7; 32]));
         assert!(token.hash().matches(&again));

@@ -73,7 +73,7 @@ impl ClientConfig {
     pub fn read(file: &str, bytes: &[u8]) -> Result<Self, ManifestErrors> {
         let mut errors = ErrorSink::new(file);
         let mut config = Self::default();
-        if let Some(text) = check_text(bytes, &mut errors) {
+        if let Some(text) = check_text(bytes, 0, &mut errors) {
             let documents = yaml::read(text, 1, &mut errors);
             if let Some(node) = documents.first().filter(|node| !node.is_null()) {
                 config = read_top(&mut Decoder::new(&mut errors, node.at), node);

@@ -46,7 +46,7 @@ pub(crate) fn read(node: &Node, project: &Project, errors: &mut ErrorSink, manif
 }
 
 /// Said of a manifest that is for Kubernetes or Compose.
-const NOT_OURS: &str = "; manifests of Kubernetes and Compose files are not read: `skerry explain app` says what is written here";
+const NOT_OURS: &str = "; Compose files are applied with --as-app NAME, and manifests of Kubernetes are not read: `skerry explain app` says what is written here";
 
 fn read_one(node: &Node, project: &Project, errors: &mut ErrorSink) -> Option<Manifest> {
     let errors_before = errors.count();

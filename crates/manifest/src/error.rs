@@ -56,22 +56,38 @@ impl fmt::Display for ManifestErrors {
 
 impl std::error::Error for ManifestErrors {}
 
-/// Collects the errors of one file.
+/// Collects the errors of one file, or of several that are read together.
 #[derive(Debug)]
-pub(crate) struct ErrorSink {
-    file: String,
+pub struct ErrorSink {
+    /// By [`Position::source`].
+    files: Vec<String>,
     errors: Vec<ManifestError>,
     omitted: usize,
 }
 
 impl ErrorSink {
-    pub(crate) fn new(file: &str) -> Self {
-        Self { file: file.to_owned(), errors: Vec::new(), omitted: 0 }
+    /// For the file that errors call `file`, which is source 0.
+    pub fn new(file: &str) -> Self {
+        Self { files: vec![file.to_owned()], errors: Vec::new(), omitted: 0 }
     }
 
-    pub(crate) fn add(&mut self, position: Position, path: &str, message: impl Into<String>) {
+    /// One more file: its source.
+    pub fn add_file(&mut self, file: &str) -> u16 {
+        let source = u16::try_from(self.files.len()).unwrap_or(u16::MAX);
+        self.files.push(file.to_owned());
+        source
+    }
+
+    /// How errors call the files, by their sources.
+    pub fn files(&self) -> &[String] {
+        &self.files
+    }
+
+    /// Takes an error; beyond [`ERRORS_MAX`] they are only counted.
+    pub fn add(&mut self, position: Position, path: &str, message: impl Into<String>) {
         if self.errors.len() < ERRORS_MAX {
-            let (file, path) = (self.file.clone(), shorten(path, PATH_CHARS_MAX));
+            let file = self.files.get(usize::from(position.source)).cloned().unwrap_or_default();
+            let path = shorten(path, PATH_CHARS_MAX);
             self.errors.push(ManifestError { file, position, path, message: message.into() });
         } else {
             self.omitted += 1;
@@ -79,12 +95,12 @@ impl ErrorSink {
     }
 
     /// How many there are, told or not.
-    pub(crate) fn count(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.errors.len() + self.omitted
     }
 
     /// `value`, if nothing is wrong.
-    pub(crate) fn finish<T>(mut self, value: T) -> Result<T, ManifestErrors> {
+    pub fn finish<T>(mut self, value: T) -> Result<T, ManifestErrors> {
         if self.errors.is_empty() {
             return Ok(value);
         }
@@ -97,7 +113,7 @@ impl ErrorSink {
 const PATH_CHARS_MAX: usize = 200;
 
 /// The first `max` characters of `text`, with `...` for the rest.
-pub(crate) fn shorten(text: &str, max: usize) -> String {
+pub fn shorten(text: &str, max: usize) -> String {
     match text.char_indices().nth(max) {
         Some((end, _)) => format!("{}...", &text[..end]),
         None => text.to_owned(),

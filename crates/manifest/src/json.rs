@@ -52,7 +52,7 @@ impl Reader<'_> {
     fn next(&mut self) -> Option<char> {
         let c = self.chars.next()?;
         if c == '\n' {
-            self.at = Position { line: self.at.line + 1, column: 1 };
+            self.at = Position { line: self.at.line + 1, column: 1, ..self.at };
         } else {
             self.at.column += 1;
         }
@@ -87,7 +87,7 @@ impl Reader<'_> {
             Some(c) if c.is_ascii_lowercase() => self.word()?,
             _ => return Err(self.unexpected("a value")),
         };
-        Ok(Rc::new(Node { at, content }))
+        Ok(Rc::new(Node::new(at, content)))
     }
 
     fn object(&mut self, depth: usize) -> Result<Content, Fault> {

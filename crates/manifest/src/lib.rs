@@ -23,19 +23,20 @@ mod position;
 mod resource;
 mod scalar;
 mod suggest;
-mod tree;
+pub mod tree;
 mod yaml;
 
 #[cfg(test)]
 mod tests;
 
-use error::ErrorSink;
+use prost::Message as _;
 use skerry_model::ProjectName;
 
-pub use error::{ERRORS_MAX, ManifestError, ManifestErrors};
+pub use error::{ERRORS_MAX, ErrorSink, ManifestError, ManifestErrors, shorten};
 pub use position::{Found, Position, Positions};
 pub use resource::{API_VERSION, Kind, Resource};
 pub use suggest::nearest;
+pub use yaml::read_source as read_yaml;
 
 /// Largest file that is read: twice the largest resource.
 pub const FILE_BYTES_MAX: usize = 1024 * 1024;
@@ -77,7 +78,7 @@ impl Project {
 pub fn parse(file: &str, bytes: &[u8], project: &Project) -> Result<Vec<Manifest>, ManifestErrors> {
     let mut errors = ErrorSink::new(file);
     let mut manifests = Vec::new();
-    if let Some(text) = check_text(bytes, &mut errors) {
+    if let Some(text) = check_text(bytes, 0, &mut errors) {
         for document in read_trees(file, text, &mut errors) {
             document::read(&document, project, &mut errors, &mut manifests);
         }
@@ -85,11 +86,32 @@ pub fn parse(file: &str, bytes: &[u8], project: &Project) -> Result<Vec<Manifest
     errors.finish(manifests)
 }
 
-/// The text, if it is one and not too long.
-fn check_text<'a>(bytes: &'a [u8], errors: &mut ErrorSink) -> Option<&'a str> {
+/// Part of a resource, as the message `name` of the protocol (`skerry.type.v1.ServiceSpec`), encoded; where each of its fields stands is kept
+/// in `positions`, as fields of `known_as`. For manifests within other formats: `written` is how errors call it.
+///
+/// # Errors
+/// Faults go to `errors`; None where there are any.
+pub fn fragment(
+    name: &str,
+    node: &tree::Node,
+    known_as: &str,
+    written: &str,
+    positions: &mut Positions,
+    errors: &mut ErrorSink,
+) -> Option<Vec<u8>> {
+    let message = descriptors::message(name).expect("callers name messages of the protocol");
+    let before = errors.count();
+    let mut decoder = decode::Decoder::new(errors, node.at);
+    let decoded = decoder.within(written, written, node.at, |decoder| decoder.message(&message, node));
+    positions.adopt(&decoder.positions, written, known_as);
+    decoded.filter(|_| errors.count() == before).map(|decoded| decoded.encode_to_vec())
+}
+
+/// The text, if it is one and not too long; faults are of the file `source`.
+pub fn check_text<'a>(bytes: &'a [u8], source: u16, errors: &mut ErrorSink) -> Option<&'a str> {
     if bytes.len() > FILE_BYTES_MAX {
         let message = format!("the file is longer than the {FILE_BYTES_MAX} bytes that are read");
-        errors.add(Position::START, "", message);
+        errors.add(Position { source, ..Position::START }, "", message);
         return None;
     }
     match std::str::from_utf8(bytes) {
@@ -98,7 +120,7 @@ fn check_text<'a>(bytes: &'a [u8], errors: &mut ErrorSink) -> Option<&'a str> {
             let good = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
             let line = good.matches('\n').count() + 1;
             let column = good.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-            errors.add(Position { line, column }, "", "not UTF-8 text");
+            errors.add(Position { source, line, column }, "", "not UTF-8 text");
             None
         }
     }

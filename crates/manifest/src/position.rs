@@ -6,9 +6,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// A place in a text. Both count from 1; columns count characters.
+/// A place in a text. Lines and columns count from 1; columns count characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
+    /// Which of the texts that are read together, from 0.
+    pub source: u16,
     /// The line.
     pub line: usize,
     /// The column, in characters.
@@ -17,7 +19,7 @@ pub struct Position {
 
 impl Position {
     /// The first character.
-    pub const START: Self = Self { line: 1, column: 1 };
+    pub const START: Self = Self { source: 0, line: 1, column: 1 };
 }
 
 impl fmt::Display for Position {
@@ -43,16 +45,39 @@ const RESOURCES: [&str; 7] = ["app.", "config.", "secret.", "node.", "user.", "g
 pub struct Positions {
     table: BTreeMap<String, (Position, String)>,
     root: Position,
+    /// The files, where a resource is made of several.
+    files: Vec<String>,
 }
 
 impl Positions {
-    pub(crate) fn new(root: Position) -> Self {
-        Self { table: BTreeMap::new(), root }
+    /// Of a resource that begins at `root`.
+    pub fn new(root: Position) -> Self {
+        Self { table: BTreeMap::new(), root, files: Vec::new() }
     }
 
-    /// Remembers that the field `path` stands at `position` and was written as `written`.
-    pub(crate) fn record(&mut self, path: &str, written: &str, position: Position) {
+    /// Of a resource that is made of several files, by [`Position::source`].
+    pub fn of_files(root: Position, files: Vec<String>) -> Self {
+        Self { files, ..Self::new(root) }
+    }
+
+    /// The file of a place, where the resource is made of several.
+    pub fn file(&self, position: Position) -> Option<&str> {
+        self.files.get(usize::from(position.source)).map(String::as_str)
+    }
+
+    /// Remembers that the field `path` stands at `position` and was written as `written`. The first word on a field counts.
+    pub fn record(&mut self, path: &str, written: &str, position: Position) {
         self.table.entry(normal_form(path)).or_insert_with(|| (position, written.to_owned()));
+    }
+
+    /// Takes over the fields below `from` of a part that was read by itself, as those below `to`.
+    pub(crate) fn adopt(&mut self, part: &Self, from: &str, to: &str) {
+        let (from, to) = (normal_form(from), normal_form(to));
+        for (path, found) in &part.table {
+            if let Some(rest) = path.strip_prefix(&from).filter(|rest| rest.starts_with('.')) {
+                self.table.insert(format!("{to}{rest}"), found.clone());
+            }
+        }
     }
 
     /// Where the resource begins.
@@ -120,7 +145,7 @@ mod tests {
     #[test]
     fn a_field_is_found_in_either_spelling_and_else_around() {
         let mut positions = Positions::new(Position::START);
-        let place = |line| Position { line, column: 3 };
+        let place = |line| Position { line, column: 3, ..Position::START };
         positions.record("spec", "spec", place(2));
         positions.record("spec.services[0]", "spec.services[0]", place(4));
         positions.record("spec.services[0].health_check", "spec.services[0].healthCheck", place(5));

@@ -218,7 +218,7 @@ mod tests {
 
     fn node(text: &str) -> Node {
         let scalar = Scalar { text: text.into(), kind: plain_kind(text) };
-        Node { at: Position::START, content: Content::Scalar(scalar) }
+        Node::new(Position::START, Content::Scalar(scalar))
     }
 
     fn enumeration(message: &str, field: &str) -> EnumDescriptor {

@@ -253,7 +253,7 @@ fn the_envelope_is_checked() {
         ),
         (
             "apiVersion: v1\nkind: App\nmetadata: {name: a}\nspec: {services: []}\n",
-            "f.yaml:1:13: apiVersion: expected \"skerry/v1\", found \"v1\"; manifests of Kubernetes and Compose files are not read: `skerry explain app` says what is written here",
+            "f.yaml:1:13: apiVersion: expected \"skerry/v1\", found \"v1\"; Compose files are applied with --as-app NAME, and manifests of Kubernetes are not read: `skerry explain app` says what is written here",
         ),
         (
             "apiVersion: skerry/v1\nkind: Ap\n",
@@ -404,7 +404,7 @@ fn arbitrary_app() -> impl Strategy<Value = scheduler::App> {
             );
             let metadata =
                 pb::Metadata { name: "projects/default/apps/a".into(), labels, ..Default::default() };
-            let spec = pb::AppSpec { selector: None, services: services.collect() };
+            let spec = pb::AppSpec { services: services.collect(), ..Default::default() };
             scheduler::App { metadata: Some(metadata), spec: Some(spec), status: None }
         })
 }

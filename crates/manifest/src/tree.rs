@@ -1,63 +1,97 @@
 //! A document as it was written: scalars, lists and mappings with their places, before any meaning is given to them.
 //!
-//! Both readers ([`crate::yaml`], [`crate::json`]) make this tree; [`crate::decode`] reads it by the descriptors.
+//! Both readers (`yaml`, `json`) make this tree; `decode` reads it by the descriptors. Compose files are read as such trees too.
 
 use std::rc::Rc;
 
 use crate::position::Position;
 
 /// Deepest nesting that is read. The deepest legal manifest nests below 16.
-pub(crate) const DEPTH_MAX: usize = 64;
+pub const DEPTH_MAX: usize = 64;
 
 /// Most nodes of one file, aliases expanded: keeps "billion laughs" from costing more than a large honest file.
-pub(crate) const NODES_MAX: usize = 262_144;
+pub const NODES_MAX: usize = 262_144;
 
 /// Most bytes of text of one file, aliases expanded: four times the largest file.
-pub(crate) const EXPANDED_BYTES_MAX: usize = 4 * crate::FILE_BYTES_MAX;
+pub const EXPANDED_BYTES_MAX: usize = 4 * crate::FILE_BYTES_MAX;
 
 /// One node. Shared, so that an alias costs no copy.
 #[derive(Debug)]
-pub(crate) struct Node {
-    pub(crate) at: Position,
-    pub(crate) content: Content,
+pub struct Node {
+    /// Where it begins.
+    pub at: Position,
+    /// What it is.
+    pub content: Content,
+    /// What its tag says of the node that it is merged into.
+    pub mark: Mark,
+}
+
+/// A tag of Compose files on how a node is merged with what stands in its place before. Manifests have none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Mark {
+    /// As usual.
+    #[default]
+    None,
+    /// `!reset`: what was there before is taken away, and this is not put there.
+    Reset,
+    /// `!override`: what was there before is taken away.
+    Override,
 }
 
 /// What a node is.
 #[derive(Debug)]
-pub(crate) enum Content {
+pub enum Content {
+    /// One value.
     Scalar(Scalar),
+    /// Values in order.
     List(Vec<Rc<Node>>),
+    /// Values by key, in the order of the text.
     Map(Vec<Entry>),
 }
 
 /// One entry of a mapping. Keys are unique within a mapping: the readers refuse duplicates.
 #[derive(Debug, Clone)]
-pub(crate) struct Entry {
-    pub(crate) key: Rc<str>,
-    pub(crate) at: Position,
-    pub(crate) value: Rc<Node>,
+pub struct Entry {
+    /// The key.
+    pub key: Rc<str>,
+    /// Where the key stands.
+    pub at: Position,
+    /// The value.
+    pub value: Rc<Node>,
 }
 
 /// A scalar: its text (escapes undone) and what it is without a schema.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Scalar {
-    pub(crate) text: String,
-    pub(crate) kind: ScalarKind,
+pub struct Scalar {
+    /// The text.
+    pub text: String,
+    /// What it is by its form.
+    pub kind: ScalarKind,
 }
 
 /// What a scalar is by its form alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ScalarKind {
+pub enum ScalarKind {
+    /// Nothing, `~` or `null`.
     Null,
+    /// True or false.
     Bool,
+    /// A whole number.
     Int,
+    /// Another number.
     Float,
+    /// Anything else, and what stands in quotes.
     Text,
 }
 
 impl Node {
+    /// Without a mark.
+    pub fn new(at: Position, content: Content) -> Self {
+        Self { at, content, mark: Mark::None }
+    }
+
     /// What it is, for "expected ..., found ...".
-    pub(crate) fn describe(&self) -> String {
+    pub fn describe(&self) -> String {
         match &self.content {
             Content::List(_) => "a list".into(),
             Content::Map(_) => "a mapping".into(),
@@ -73,14 +107,15 @@ impl Node {
         }
     }
 
-    pub(crate) fn is_null(&self) -> bool {
+    /// Whether it has no value.
+    pub fn is_null(&self) -> bool {
         matches!(&self.content, Content::Scalar(Scalar { kind: ScalarKind::Null, .. }))
     }
 }
 
 impl Scalar {
     /// The value of an `Int`, or of a text that is a plain decimal integer (as canonical JSON writes 64-bit integers).
-    pub(crate) fn integer(&self) -> Option<i128> {
+    pub fn integer(&self) -> Option<i128> {
         match self.kind {
             ScalarKind::Int => parse_int(&self.text),
             ScalarKind::Text if decimal_int(&self.text) => self.text.parse().ok(),
@@ -105,7 +140,7 @@ fn parse_int(text: &str) -> Option<i128> {
 }
 
 /// What a plain (unquoted) YAML scalar is, by the core schema of YAML 1.2.2, section 10.3.2.
-pub(crate) fn plain_kind(text: &str) -> ScalarKind {
+pub fn plain_kind(text: &str) -> ScalarKind {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => return ScalarKind::Null,
         "true" | "True" | "TRUE" | "false" | "False" | "FALSE" => return ScalarKind::Bool,

@@ -9,12 +9,26 @@ use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Tag};
 use crate::error::{ErrorSink, shorten};
 use crate::position::Position;
 use crate::tree::{
-    Content, DEPTH_MAX, EXPANDED_BYTES_MAX, Entry, NODES_MAX, Node, Scalar, ScalarKind, plain_kind,
+    Content, DEPTH_MAX, EXPANDED_BYTES_MAX, Entry, Mark, NODES_MAX, Node, Scalar, ScalarKind, plain_kind,
 };
 
-/// Composes all documents of a stream. What can be composed before a fault of syntax is returned beside it.
+/// Composes all documents of a manifest. What can be composed before a fault of syntax is returned beside it.
 pub(crate) fn read(text: &str, documents_max: usize, errors: &mut ErrorSink) -> Vec<Rc<Node>> {
+    read_source(text, 0, documents_max, false, errors)
+}
+
+/// Composes all documents of one of several files, whose `source` is that of [`ErrorSink::add_file`]. With `marks`, the tags `!reset` and
+/// `!override` of Compose files are read.
+pub fn read_source(
+    text: &str,
+    source: u16,
+    documents_max: usize,
+    marks: bool,
+    errors: &mut ErrorSink,
+) -> Vec<Rc<Node>> {
+    let position = |marker: Marker| Position { source, line: marker.line().max(1), column: marker.col() + 1 };
     let mut composer = Composer {
+        marks,
         errors,
         documents: Vec::new(),
         stack: Vec::new(),
@@ -34,10 +48,6 @@ pub(crate) fn read(text: &str, documents_max: usize, errors: &mut ErrorSink) -> 
     composer.documents
 }
 
-fn position(marker: Marker) -> Position {
-    Position { line: marker.line().max(1), column: marker.col() + 1 }
-}
-
 /// How much has been composed, aliases counted as often as they are used.
 #[derive(Debug, Clone, Copy, Default)]
 struct Size {
@@ -50,6 +60,7 @@ struct Frame {
     at: Position,
     anchor: usize,
     before: Size,
+    mark: Mark,
     kind: FrameKind,
 }
 
@@ -68,6 +79,8 @@ enum Key {
 }
 
 struct Composer<'a> {
+    /// Whether `!reset` and `!override` are read.
+    marks: bool,
     errors: &'a mut ErrorSink,
     documents: Vec<Rc<Node>>,
     stack: Vec<Frame>,
@@ -91,29 +104,26 @@ impl Composer<'_> {
             }
             Event::Scalar(text, style, anchor, tag) => {
                 let before = self.grow(1, text.len(), at)?;
+                let mark = self.mark(tag.as_deref());
+                let tag = tag.filter(|_| mark == Mark::None);
                 let scalar = self.scalar(text.into_owned(), style, tag.as_deref(), at);
-                self.complete(
-                    Rc::new(Node { at, content: Content::Scalar(scalar) }),
-                    anchor,
-                    before,
-                    at,
-                    style,
-                );
+                let node = Rc::new(Node { at, content: Content::Scalar(scalar), mark });
+                self.complete(node, anchor, before, at, style);
                 Ok(())
             }
             Event::SequenceStart(anchor, tag) => {
-                self.collection_tag(tag.as_deref(), "seq", at);
-                self.open(at, anchor, FrameKind::List(Vec::new()))
+                let mark = self.collection_tag(tag.as_deref(), "seq", at);
+                self.open(at, anchor, mark, FrameKind::List(Vec::new()))
             }
             Event::MappingStart(anchor, tag) => {
-                self.collection_tag(tag.as_deref(), "map", at);
+                let mark = self.collection_tag(tag.as_deref(), "map", at);
                 let kind = FrameKind::Map {
                     entries: Vec::new(),
                     keys: HashMap::new(),
                     merges: Vec::new(),
                     key: None,
                 };
-                self.open(at, anchor, kind)
+                self.open(at, anchor, mark, kind)
             }
             Event::SequenceEnd | Event::MappingEnd => {
                 let Some(frame) = self.stack.pop() else { return Ok(()) };
@@ -123,7 +133,7 @@ impl Composer<'_> {
                         Content::Map(self.merge(entries, keys, &merges))
                     }
                 };
-                let node = Rc::new(Node { at: frame.at, content });
+                let node = Rc::new(Node { at: frame.at, content, mark: frame.mark });
                 self.complete(node, frame.anchor, frame.before, frame.at, ScalarStyle::DoubleQuoted);
                 Ok(())
             }
@@ -150,12 +160,12 @@ impl Composer<'_> {
         Ok(before)
     }
 
-    fn open(&mut self, at: Position, anchor: usize, kind: FrameKind) -> Result<(), Fatal> {
+    fn open(&mut self, at: Position, anchor: usize, mark: Mark, kind: FrameKind) -> Result<(), Fatal> {
         if self.stack.len() >= DEPTH_MAX {
             return Err((at, format!("nested deeper than {DEPTH_MAX} levels")));
         }
         let before = self.grow(1, 0, at)?;
-        self.stack.push(Frame { at, anchor, before, kind });
+        self.stack.push(Frame { at, anchor, before, mark, kind });
         Ok(())
     }
 
@@ -206,10 +216,21 @@ impl Composer<'_> {
         Scalar { text, kind: wanted.unwrap_or(ScalarKind::Text) }
     }
 
-    fn collection_tag(&mut self, tag: Option<&Tag>, core: &str, at: Position) {
+    fn mark(&self, tag: Option<&Tag>) -> Mark {
+        match tag.filter(|_| self.marks).map(ToString::to_string).as_deref() {
+            Some("!reset") => Mark::Reset,
+            Some("!override") => Mark::Override,
+            _ => Mark::None,
+        }
+    }
+
+    fn collection_tag(&mut self, tag: Option<&Tag>, core: &str, at: Position) -> Mark {
+        let mark = self.mark(tag);
+        let tag = tag.filter(|_| mark == Mark::None);
         if let Some(tag) = tag.filter(|tag| !(tag.is_yaml_core_schema() && tag.suffix == core)) {
             self.errors.add(at, "", format!("the tag {:?} is not read here", shorten(&tag.to_string(), 40)));
         }
+        mark
     }
 
     /// Adds the entries of `<<` that the mapping does not have itself.

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::app::{Amounts, AppSpec, IpcMode, LogBounds, Program};
+use crate::app::{Amounts, AppSpec, IpcMode, Kind, LogBounds, Program};
 
 /// A port is published on one address of the machine instead of all of them.
 pub const PORT_HOST_ADDRESS: &str = "port-host-address";
@@ -28,6 +28,8 @@ pub const SECURITY_OPTS: &str = "security-opts";
 pub const ULIMITS: &str = "ulimits";
 /// A container's memory segments are nobody else's.
 pub const PRIVATE_IPC: &str = "private-ipc";
+/// A container is not in its app's own network.
+pub const ONLY_NETWORKS: &str = "only-networks";
 /// Variables come from configs and files.
 pub const ENV_FROM: &str = "env-from";
 /// A process runs as a named user.
@@ -41,6 +43,11 @@ pub const EXECUTABLE_CONFIGS: &str = "executable-configs";
 /// Files are downloaded before a process starts.
 pub const ARTIFACTS: &str = "artifacts";
 
+/// A service runs to completion, each of its instances once.
+pub const JOBS: &str = "jobs-1";
+/// A service runs to completion on a schedule.
+pub const CRON_JOBS: &str = "cron-jobs-1";
+
 /// Secrets come sealed to the node, and are given as files in memory or as variables. `skerry-identity` seals and opens them.
 pub const SEALED_SECRETS: &str = "sealed-secrets-1";
 
@@ -48,6 +55,11 @@ pub const SEALED_SECRETS: &str = "sealed-secrets-1";
 pub fn of_app(spec: &AppSpec) -> Vec<&'static str> {
     let mut needed = BTreeSet::new();
     for service in &spec.services {
+        match service.kind {
+            Kind::Deployment { .. } | Kind::DaemonSet => {}
+            Kind::Job(_) => needed.extend([JOBS]),
+            Kind::CronJob(_) => needed.extend([JOBS, CRON_JOBS]),
+        }
         if !service.env_from.is_empty() {
             needed.insert(ENV_FROM);
         }
@@ -78,6 +90,7 @@ pub fn of_app(spec: &AppSpec) -> Vec<&'static str> {
             (CAP_DROP, !container.isolation.cap_drop.is_empty()),
             (SECURITY_OPTS, !container.isolation.security_opts.is_empty()),
             (ULIMITS, !container.kernel.ulimits.is_empty()),
+            (ONLY_NETWORKS, container.network.only_further),
             (PRIVATE_IPC, container.isolation.ipc == Some(IpcMode::Private)),
         ];
         needed.extend(rows.into_iter().filter(|(_, needs)| *needs).map(|(feature, _)| feature));
@@ -96,7 +109,7 @@ mod tests {
         let mut container = pb::Container { image: "web:1".to_owned(), ..Default::default() };
         change(&mut service, &mut container);
         service.program = Some(pb::service_spec::Program::Container(container));
-        let spec = pb::AppSpec { selector: None, services: vec![service] };
+        let spec = pb::AppSpec { services: vec![service], ..Default::default() };
         of_app(&AppSpec::from_proto(&spec).unwrap())
     }
 
@@ -137,9 +150,19 @@ mod tests {
             container.security_opts = vec!["no-new-privileges".to_owned()];
             container.ulimits = vec![pb::Ulimit { name: "core".to_owned(), soft: 0, hard: None }];
             container.ipc_mode = pb::IpcMode::Private.into();
+            container.only_networks = true;
+            container.networks = vec![pb::NetworkAttachment { name: "back".to_owned(), aliases: Vec::new() }];
         });
-        let expected =
-            [CAP_DROP, CONTAINER_LIMITS, CONTAINER_PIDS, PRIVATE_IPC, READ_ONLY_ROOT, SECURITY_OPTS, ULIMITS];
+        let expected = [
+            CAP_DROP,
+            CONTAINER_LIMITS,
+            CONTAINER_PIDS,
+            ONLY_NETWORKS,
+            PRIVATE_IPC,
+            READ_ONLY_ROOT,
+            SECURITY_OPTS,
+            ULIMITS,
+        ];
         assert_eq!(narrow, expected);
         assert!(needed(|_, container| container.privileged = true).is_empty(), "that only widens");
     }
@@ -148,7 +171,9 @@ mod tests {
     fn what_is_new_about_processes_needs_features() {
         let mut process = pb::Process { program: "x".to_owned(), ..Default::default() };
         let of = |service: pb::ServiceSpec| {
-            of_app(&AppSpec::from_proto(&pb::AppSpec { selector: None, services: vec![service] }).unwrap())
+            of_app(
+                &AppSpec::from_proto(&pb::AppSpec { services: vec![service], ..Default::default() }).unwrap(),
+            )
         };
         let service = |process: &pb::Process| pb::ServiceSpec {
             name: "a".to_owned(),

@@ -6,6 +6,7 @@
 pub mod app;
 pub mod audit;
 pub mod config;
+pub mod cron;
 pub mod env_file;
 pub mod fault;
 pub mod feature;

@@ -9,7 +9,7 @@ use skerry_model::{
     AppName, ClusterName, ConfigName, ContentHash, InstanceName, NodeName, SealId, SecretName, SecretVersion,
 };
 
-use crate::state::{App, Node, Secret};
+use crate::state::{App, Node, Secret, Wanted};
 
 /// Most instances of one node: what an agent, its reports and its assignment are made for.
 pub const INSTANCES_MAX: usize = 256;
@@ -222,7 +222,7 @@ pub(crate) fn plan(
 
 /// One instance that should run.
 struct Want<'a> {
-    app: &'a App,
+    app: &'a Wanted,
     service: &'a ServiceSpec,
 }
 
@@ -233,11 +233,14 @@ fn wanted_on<'a>(
 ) -> BTreeMap<InstanceName, Want<'a>> {
     let cluster = ClusterName::from(name.clone());
     let mut wanted = BTreeMap::new();
-    for (app_name, app) in apps.iter().filter(|(_, app)| app.spec.selector.matches(&node.labels)) {
+    let here = apps.iter().map(|(name, app)| (name, app.wanted(&cluster)));
+    for (app_name, app) in here.filter(|(_, app)| app.spec.selector.matches(&node.labels)) {
         for service in &app.spec.services {
-            let count = match service.kind {
-                Kind::Deployment { replicas } => replicas,
+            let count = match &service.kind {
+                Kind::Deployment { replicas } => *replicas,
                 Kind::DaemonSet => 1,
+                Kind::Job(job) => job.instances(),
+                Kind::CronJob(cron) => cron.instances(),
             };
             for ordinal in 0..count {
                 let instance = InstanceName {
@@ -334,13 +337,13 @@ impl Books {
         }
         let configs = want.configs()?;
         let secrets = want.secrets(node.seal)?;
-        let ports = want.service.host_ports().to_vec();
+        let ports = want.service.ports_of(instance.ordinal).to_vec();
         for port in &ports {
             if let Some(by) = self.holder(port) {
                 return Err(Reason::PortTaken { port: port.host_port, by: by.clone() });
             }
         }
-        let booked = want.service.booked();
+        let booked = want.service.booked_by(instance.ordinal);
         let short = |capacity: Option<u64>, used: u64, wanted: Option<u64>| {
             let (capacity, wanted) = (capacity?, wanted?);
             let free = capacity.saturating_sub(used);

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use skerry_model::{AppName, AppSpec, ConfigName, ContentHash, NodeName, SealId, SecretName, SecretVersion};
+use skerry_model::{
+    AppName, AppSpec, ClusterName, ConfigName, ContentHash, NodeName, SealId, SecretName, SecretVersion,
+};
 
 use crate::node::{NodePlan, Placed, plan};
 
@@ -31,9 +33,20 @@ pub struct Secret {
     pub unreadable: Option<String>,
 }
 
-/// An app in its current revision.
+/// An app: what each cluster shall have of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct App {
+    /// For every cluster that `elsewhere` does not name.
+    pub base: Wanted,
+    /// Other revisions that some clusters have while a rollout is under way.
+    pub others: BTreeMap<ContentHash, Wanted>,
+    /// Which revision those clusters have.
+    pub elsewhere: Arc<BTreeMap<ClusterName, ContentHash>>,
+}
+
+/// An app in one revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
     /// Hash of the spec.
     pub revision: ContentHash,
     /// The spec.
@@ -42,6 +55,32 @@ pub struct App {
     pub configs: BTreeMap<ConfigName, ContentHash>,
     /// Each secret that it uses; one that does not exist is absent.
     pub secrets: BTreeMap<SecretName, Secret>,
+}
+
+impl From<Wanted> for App {
+    /// The same for all clusters.
+    fn from(base: Wanted) -> Self {
+        Self { base, others: BTreeMap::new(), elsewhere: Arc::default() }
+    }
+}
+
+impl App {
+    /// What a cluster shall have. The one place that knows.
+    pub fn wanted(&self, cluster: &ClusterName) -> &Wanted {
+        let revision = self.elsewhere.get(cluster);
+        revision.and_then(|revision| self.others.get(revision)).unwrap_or(&self.base)
+    }
+}
+
+impl Wanted {
+    fn reaches(&self, node: &Node) -> bool {
+        self.spec.selector.matches(&node.labels)
+    }
+
+    /// Whether it is the same to placement as another one: the spec is what the revision says.
+    fn is_same(&self, other: &Self) -> bool {
+        self.revision == other.revision && self.configs == other.configs && self.secrets == other.secrets
+    }
 }
 
 /// Everything that decides.
@@ -97,21 +136,25 @@ pub fn apply(state: &mut State, solution: &mut Solution, delta: Delta) -> BTreeS
                 Some(app) => state.apps.insert(name.clone(), app.clone()),
                 None => state.apps.remove(&name),
             };
-            let reaches = |node: &Node| {
-                [&before, &app].into_iter().flatten().any(|app| app.spec.selector.matches(&node.labels))
-            };
             let holds = |node: &NodeName| {
                 state
                     .previous
                     .get(node)
                     .is_some_and(|placed| placed.iter().any(|placed| placed.instance.app == name))
             };
-            state
-                .nodes
-                .iter()
-                .filter(|(at, node)| reaches(node) || holds(at))
-                .map(|(at, _)| at.clone())
-                .collect()
+            // A step of a rollout changes few of many: who is to have the same as before is not planned anew.
+            let is_touched = |at: &NodeName, node: &Node| {
+                let cluster = ClusterName::from(at.clone());
+                match (&before, &app) {
+                    (Some(before), Some(app)) => {
+                        let (before, after) = (before.wanted(&cluster), app.wanted(&cluster));
+                        !before.is_same(after) && (before.reaches(node) || after.reaches(node) || holds(at))
+                    }
+                    (Some(one), None) | (None, Some(one)) => one.wanted(&cluster).reaches(node) || holds(at),
+                    (None, None) => false,
+                }
+            };
+            state.nodes.iter().filter(|(at, node)| is_touched(at, node)).map(|(at, _)| at.clone()).collect()
         }
     };
     touched.into_iter().filter(|name| refresh(state, solution, name)).collect()

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use skerry_model::{
-    AppName, AppSpec, ConfigName, ContentHash, NodeName, SealId, SecretName, SecretVersion, Selector,
+    AppName, AppSpec, ClusterName, ConfigName, ContentHash, NodeName, SealId, SecretName, SecretVersion,
+    Selector,
 };
 use skerry_proto::types::v1 as pb;
 
@@ -21,14 +22,15 @@ struct ServiceShape {
 
 fn app(site: Option<u8>, services: &[ServiceShape], config: Option<u8>) -> App {
     let services = services.iter().enumerate().map(|(n, shape)| service(n, shape)).collect();
-    let mut spec = AppSpec::from_proto(&pb::AppSpec { selector: None, services }).expect("a valid spec");
+    let mut spec =
+        AppSpec::from_proto(&pb::AppSpec { services, ..Default::default() }).expect("a valid spec");
     if let Some(site) = site {
         spec.selector = Selector::parse(&format!("site={site}")).unwrap();
     }
     let revision = ContentHash::of(format!("{spec:?}").as_bytes());
     let configs =
         config.map(|n| (ConfigName::parse("c").unwrap(), ContentHash::of(&[n]))).into_iter().collect();
-    App { revision, spec: Arc::new(spec), configs, secrets: BTreeMap::new() }
+    Wanted { revision, spec: Arc::new(spec), configs, secrets: BTreeMap::new() }.into()
 }
 
 fn service(n: usize, shape: &ServiceShape) -> pb::ServiceSpec {
@@ -72,9 +74,20 @@ fn shapes() -> impl Strategy<Value = Vec<ServiceShape>> {
     proptest::collection::vec(shape, 1..3)
 }
 
-fn apps() -> impl Strategy<Value = App> {
+fn whole_apps() -> impl Strategy<Value = App> {
     (proptest::option::of(0_u8..2), shapes(), proptest::option::of(0_u8..2))
         .prop_map(|(site, shapes, config)| app(site, &shapes, config))
+}
+
+/// Apps of which some clusters have another revision than the rest.
+fn apps() -> impl Strategy<Value = App> {
+    let elsewhere = proptest::collection::vec(0_u8..3, 0..3);
+    (whole_apps(), whole_apps(), elsewhere).prop_map(|(app, other, elsewhere)| {
+        let other = other.base;
+        let cluster = |n: u8| (ClusterName::from(node_name(n)), other.revision);
+        let elsewhere = Arc::new(elsewhere.into_iter().map(cluster).collect());
+        App { others: BTreeMap::from([(other.revision, other)]), elsewhere, ..app }
+    })
 }
 
 fn nodes() -> impl Strategy<Value = Node> {
@@ -150,10 +163,13 @@ proptest! {
             for (name, plan) in solution {
                 let node = &state.nodes[name];
                 for (app_name, app) in &state.apps {
+                    let app = app.wanted(&ClusterName::from(name.clone()));
                     let wanted: u32 = if app.spec.selector.matches(&node.labels) {
-                        app.spec.services.iter().map(|s| match s.kind {
-                            skerry_model::app::Kind::Deployment { replicas } => replicas,
+                        app.spec.services.iter().map(|s| match &s.kind {
+                            skerry_model::app::Kind::Deployment { replicas } => *replicas,
                             skerry_model::app::Kind::DaemonSet => 1,
+                            skerry_model::app::Kind::Job(job) => job.completions,
+                            skerry_model::app::Kind::CronJob(cron) => cron.job.completions * cron.runs_max(),
                         }).sum()
                     } else { 0 };
                     let current = plan.placed.iter().filter(|p| p.instance.app == *app_name && p.revision == app.revision).count();
@@ -214,9 +230,9 @@ fn with_secret(secret: Option<Secret>) -> App {
         secrets: vec![mount],
         ..Default::default()
     };
-    let spec = AppSpec::from_proto(&pb::AppSpec { selector: None, services: vec![service] }).unwrap();
+    let spec = AppSpec::from_proto(&pb::AppSpec { services: vec![service], ..Default::default() }).unwrap();
     let secrets = secret.into_iter().map(|secret| (SecretName::parse("s").unwrap(), secret)).collect();
-    App { revision: ContentHash::of(b"r"), spec: Arc::new(spec), configs: BTreeMap::new(), secrets }
+    Wanted { revision: ContentHash::of(b"r"), spec: Arc::new(spec), configs: BTreeMap::new(), secrets }.into()
 }
 
 #[test]
@@ -290,4 +306,23 @@ fn a_node_takes_what_it_has_room_for_and_the_rest_carries_the_reason() {
     assert!(
         plan.unplaced.iter().all(|unplaced| unplaced.reason == Reason::NodeFull { instances: INSTANCES_MAX })
     );
+}
+
+#[test]
+fn a_cluster_that_has_another_revision_is_planned_in_it_and_the_others_are_left_alone() {
+    let shape = |memory| ServiceShape { replicas: 1, port: None, memory: Some(memory), config: false };
+    let (old, new) = (app(None, &[shape(10)], None), app(None, &[shape(20)], None));
+    let name = AppName::parse("a").unwrap();
+    let (mut state, mut solution) = (State::default(), Solution::new());
+    for n in 0..3 {
+        apply(&mut state, &mut solution, Delta::Node(node_name(n), Some(node(0, false, None))));
+    }
+    apply(&mut state, &mut solution, Delta::App(name.clone(), Some(old.clone())));
+    let elsewhere = BTreeMap::from([(ClusterName::from(node_name(1)), new.base.revision)]);
+    let others = BTreeMap::from([(new.base.revision, new.base.clone())]);
+    let mixed = App { others, elsewhere: Arc::new(elsewhere), ..old.clone() };
+    let changed = apply(&mut state, &mut solution, Delta::App(name, Some(mixed)));
+    assert_eq!(changed, [node_name(1)].into());
+    let revisions: Vec<_> = solution.values().map(|plan| plan.placed[0].revision).collect();
+    assert_eq!(revisions, [old.base.revision, new.base.revision, old.base.revision]);
 }

@@ -12,6 +12,7 @@ mod health;
 mod limit;
 mod observe;
 mod peer;
+mod rate;
 mod refuse;
 mod server;
 mod tls;
@@ -23,6 +24,7 @@ pub use error::{fault_of, is_too_large, status_of};
 pub use forwarded::{InvalidNetwork, Network};
 pub use health::{HealthError, check_health};
 pub use peer::{Access, Peer};
+pub use rate::Rate;
 pub use refuse::refuse_all;
 pub use server::{LIVENESS, ServeError, Server};
 pub use tls::{

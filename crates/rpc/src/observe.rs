@@ -203,7 +203,7 @@ where
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
         let mut call = Call::begin(request.uri().path());
         let span = span_of(&call.method, request.headers());
-        let line = request.extensions().get::<Caller>().map(|caller| caller.line.enter());
+        let line = request.extensions().get::<Caller>().map(|caller| caller.line.enter(call.method.unary));
         let answer = match line.transpose() {
             Ok(place) => {
                 call.place = place;

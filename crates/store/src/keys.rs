@@ -11,6 +11,8 @@
 //! | `nodes/<project>/<node>` | `NodeRecord` | 128 Ki | registry | until deleted |
 //! | `apps/<project>/<app>` | `AppRecord` | 128 Ki | scheduler | until deleted |
 //! | `revisions/<project>/<app>/<hash>` | `RevisionRecord` | 257 Ki | scheduler | the last ten and all that are referenced |
+//! | `rollouts/<project>/<app>` | `RolloutRecord` | 8 Ki | scheduler | as long as the app, or until a change of it has no rollout |
+//! | `rollout-moves/<project>/<app>/<number>` | `RolloutMoveRecord` | 160 Ki | the leading scheduler | as long as the rollout refers to it |
 //! | `configs/<project>/<config>` | `ConfigRecord` | 128 Ki | scheduler | until deleted |
 //! | `config-revisions/<project>/<config>/<hash>` | `ConfigRevisionRecord` | 513 Ki | scheduler | the last ten and all that are referenced |
 //! | `secrets/<project>/<secret>` | `SecretRecord` | 192 Ki | scheduler | until deleted |
@@ -46,8 +48,8 @@ use skerry_proto::store::v1 as pb;
 
 pub use self::names::{
     AuditName, ChainId, ConfigRevisionRef, Counted, EnrollmentKey, EnrollmentName, EventSource, GatewayId,
-    ID_BYTES_MAX, InvalidId, KeyName, LeaderName, MemberId, RequestId, RequestName, SealedSecretRef,
-    SecretRevisionRef, TheAuthority, TheStore, TokenId, TokenName, UsageName,
+    ID_BYTES_MAX, InvalidId, KeyName, LeaderName, MemberId, RequestId, RequestName, RolloutMoveName,
+    SealedSecretRef, SecretRevisionRef, TheAuthority, TheStore, TokenId, TokenName, UsageName,
 };
 
 /// What every key begins with.
@@ -70,6 +72,10 @@ pub enum Family {
     Apps,
     /// `revisions/`.
     Revisions,
+    /// `rollouts/`.
+    Rollouts,
+    /// `rollout-moves/`.
+    RolloutMoves,
     /// `configs/`.
     Configs,
     /// `config-revisions/`.
@@ -116,13 +122,15 @@ pub enum Family {
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 29] = [
         Self::Meta,
         Self::Projects,
         Self::Usage,
         Self::Nodes,
         Self::Apps,
         Self::Revisions,
+        Self::Rollouts,
+        Self::RolloutMoves,
         Self::Configs,
         Self::ConfigRevisions,
         Self::Secrets,
@@ -155,6 +163,8 @@ impl Family {
             Self::Nodes => "/skerry/v1/nodes/",
             Self::Apps => "/skerry/v1/apps/",
             Self::Revisions => "/skerry/v1/revisions/",
+            Self::Rollouts => "/skerry/v1/rollouts/",
+            Self::RolloutMoves => "/skerry/v1/rollout-moves/",
             Self::Configs => "/skerry/v1/configs/",
             Self::ConfigRevisions => "/skerry/v1/config-revisions/",
             Self::Secrets => "/skerry/v1/secrets/",
@@ -189,6 +199,9 @@ impl Family {
             Self::Audit => 16 * KIB,
             Self::Projects | Self::Nodes | Self::Apps | Self::Configs | Self::Users => 128 * KIB,
             Self::Revisions => 257 * KIB,
+            Self::Rollouts => 8 * KIB,
+            // The names of 2,000 clusters.
+            Self::RolloutMoves => 160 * KIB,
             Self::ConfigRevisions => 513 * KIB,
             // The longest secret, its encoding, and what sealing adds.
             Self::SecretRevisions | Self::Sealed => 80 * KIB,
@@ -254,6 +267,8 @@ records! {
     NodeRecord in Nodes by skerry_model::NodeRef, InProject;
     AppRecord in Apps by skerry_model::AppRef, InProject;
     RevisionRecord in Revisions by skerry_model::RevisionRef, InProject;
+    RolloutRecord in Rollouts by skerry_model::AppRef, InProject;
+    RolloutMoveRecord in RolloutMoves by RolloutMoveName, InProject;
     ConfigRecord in Configs by skerry_model::ConfigRef, InProject;
     ConfigRevisionRecord in ConfigRevisions by ConfigRevisionRef, InProject;
     SecretRecord in Secrets by skerry_model::SecretRef, InProject;
@@ -360,6 +375,13 @@ impl<R: InProject> Prefix<R> {
 impl Prefix<pb::RevisionRecord> {
     /// All revisions of an app.
     pub fn app(app: &skerry_model::AppRef) -> Self {
+        Self::under(names::Path(app))
+    }
+}
+
+impl Prefix<pb::RolloutMoveRecord> {
+    /// All moves of an app's rollouts.
+    pub fn moves_of(app: &skerry_model::AppRef) -> Self {
         Self::under(names::Path(app))
     }
 }
@@ -487,6 +509,9 @@ mod tests {
             }
             round_trips::<pb::AppRecord>(&app);
             round_trips::<pb::RevisionRecord>(&RevisionRef { app: app.clone(), hash });
+            round_trips::<pb::RolloutRecord>(&app);
+            let number = content.len() as u64;
+            round_trips::<pb::RolloutMoveRecord>(&RolloutMoveName { app: app.clone(), number });
             round_trips::<pb::ConfigRecord>(&config);
             round_trips::<pb::ConfigRevisionRecord>(&ConfigRevisionRef { config, hash });
             let secret = skerry_model::SecretRef::parse(&format!("projects/{project}/secrets/{name}")).unwrap();

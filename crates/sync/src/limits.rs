@@ -23,7 +23,7 @@ pub const INSTANCES_MAX: usize = 400;
 /// Frames that an agent may send at once: it says a handful when it connects, and answers what it is sent.
 pub const FRAMES_BURST_MAX: u32 = 256;
 
-/// Frames a second that it may send after that. Reports, the most frequent, come 200 ms apart.
+/// Frames a second that it may send after that. Reports, the most frequent, come 200 ms apart after a few at once.
 pub const FRAMES_PER_SECOND_MAX: u32 = 32;
 
 /// Largest stored status, with room below the store's 256 KiB.
@@ -46,6 +46,9 @@ pub const EVENT_MESSAGE_BYTES_MAX: usize = 1024;
 
 /// Longest message of an instance, in bytes.
 pub const INSTANCE_MESSAGE_BYTES_MAX: usize = 512;
+
+/// Most ended runs that are told of a cron job: ten that succeeded and ten that failed.
+pub const JOB_HISTORY_MAX: usize = 20;
 
 /// Longest reason, in bytes.
 pub const REASON_BYTES_MAX: usize = 64;
@@ -119,8 +122,12 @@ pub const RENEWAL_RETRY: (Duration, Duration) = (Duration::from_secs(5), Duratio
 /// Longest wait that a server may ask for.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
-/// Shortest time between two Reports. The first change goes at once; those that follow are gathered.
+/// Time between two Reports of an agent that has always something to say. What changes meanwhile is gathered.
 pub const REPORT_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Reports that go at once after a silence of this many intervals, so that what one apply brings about (an instance ends, another starts,
+/// is ready) is seen as it happens. One is in flight at a time.
+pub const REPORTS_BURST: u32 = 4;
 
 /// First and longest wait before the disk is tried again, before jitter.
 pub const PERSIST_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));

@@ -181,6 +181,13 @@ pub fn clip_instance(instance: &mut types::InstanceStatus) {
     clip(&mut instance.reason, limits::REASON_BYTES_MAX);
     clip(&mut instance.message, limits::INSTANCE_MESSAGE_BYTES_MAX);
     clip(&mut instance.runtime_id, limits::NAME_BYTES_MAX);
+    if let Some(job) = &mut instance.job {
+        clip(&mut job.reason, limits::REASON_BYTES_MAX);
+        job.history.truncate(limits::JOB_HISTORY_MAX);
+        for run in &mut job.history {
+            clip(&mut run.reason, limits::REASON_BYTES_MAX);
+        }
+    }
 }
 
 /// Cuts the texts and lists of a machine's status to their bounds.

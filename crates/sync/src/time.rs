@@ -22,6 +22,12 @@ impl MonoTime {
     pub fn saturating_since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
+
+    /// The point `before` it; the origin where that is later.
+    #[must_use]
+    pub const fn saturating_sub(self, before: Duration) -> Self {
+        Self(self.0.saturating_sub(before))
+    }
 }
 
 impl Add<Duration> for MonoTime {

@@ -60,7 +60,7 @@ fn word_fits(shown: &str, printed: &str) -> bool {
     }
     let bare = |word: &str| word.trim_matches(PUNCTUATION).to_owned();
     let (shown, printed) = (bare(shown), bare(printed));
-    shown == printed || kind(&shown).is_some_and(|of| kind(&printed) == Some(of))
+    shown == printed || KINDS.iter().any(|is| is(&shown) && is(&printed))
 }
 
 /// Whether `text` is these parts in order with anything between.
@@ -76,31 +76,22 @@ fn glob(parts: &[&str], text: &str) -> bool {
     rest.ends_with(last)
 }
 
-#[derive(PartialEq, Eq)]
-enum Kind {
-    Age,
-    Time,
-    Number,
-    Hash,
+/// What any other of its kind may stand for. A word may be of two: `704004d0273d` is a hash, and an age of very many days.
+const KINDS: [fn(&str) -> bool; 4] = [is_age, is_number, is_time, is_hash];
+
+/// A decimal number, or a version.
+fn is_number(word: &str) -> bool {
+    word.contains('.') && word.chars().all(|c| c.is_ascii_digit() || c == '.')
 }
 
-/// What a word stands for, if for any other of its kind.
-fn kind(word: &str) -> Option<Kind> {
-    if is_age(word) {
-        return Some(Kind::Age);
-    }
-    // Also a version.
-    if word.contains('.') && word.chars().all(|c| c.is_ascii_digit() || c == '.') {
-        return Some(Kind::Number);
-    }
+fn is_time(word: &str) -> bool {
     let digits = word.chars().filter(char::is_ascii_digit).count();
-    if digits >= 6 && word.contains(':') && word.chars().all(|c| c.is_ascii_digit() || "-:.TZ".contains(c)) {
-        return Some(Kind::Time);
-    }
-    let hash = word.len() >= HASH_DIGITS_MIN
-        && digits > 0
-        && word.chars().all(|c| c.is_ascii_hexdigit() || c == '-');
-    hash.then_some(Kind::Hash)
+    digits >= 6 && word.contains(':') && word.chars().all(|c| c.is_ascii_digit() || "-:.TZ".contains(c))
+}
+
+fn is_hash(word: &str) -> bool {
+    let digits = word.chars().filter(char::is_ascii_hexdigit).count();
+    digits >= HASH_DIGITS_MIN && word.chars().all(|c| c.is_ascii_hexdigit() || c == '-')
 }
 
 /// `3s`, `1.5s`, `250ms`, `2m10s`.
@@ -136,6 +127,8 @@ mod tests {
             ("a (2m10s)", "a (3s)"),
             ("after 0.1 s", "after 12.75 s"),
             ("id 0123abcd45", "id ffeeddcc00"),
+            ("id 4921b8743a34", "id 704004d0273d"),
+            ("id 4921b8743a34", "id ffeeddccbbaa"),
             ("at 2026-01-02T03:04:05Z", "at 2027-11-12T13:14:15.123Z"),
             ("a ... b", "a x y b"),
             ("{\"a\":1,...", "{\"a\":1,\"b\":\"c d\"}"),

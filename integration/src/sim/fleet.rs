@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use prost::Message as _;
 use skerry_model::{AppName, AppRef, AppSpec, ConfigName, ContentHash, NodeName, NodeRef, RevisionRef};
-use skerry_placement::{App, Delta, Node, Placed, Solution, State, apply, solve};
+use skerry_placement::{App, Delta, Node, Placed, Solution, State, Wanted, apply, solve};
 use skerry_proto::store::v1 as stored;
 use skerry_scheduler::writes;
 use skerry_store::sans_io::Sorted;
@@ -107,7 +107,7 @@ fn current(
         .into_iter()
         .filter_map(|name| Some((name.clone(), *configs.get(name)?)))
         .collect();
-    Some(App { revision, spec, configs, secrets: BTreeMap::new() })
+    Some(Wanted { revision, spec, configs, secrets: BTreeMap::new() }.into())
 }
 
 /// What makes `old` into `new`.

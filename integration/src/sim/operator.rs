@@ -97,8 +97,7 @@ impl Operator {
             let revision = stored::RevisionRecord {
                 spec: bytes.into(),
                 number: record.revision_number,
-                create_time: None,
-                requires: Vec::new(),
+                ..stored::RevisionRecord::default()
             };
             txn = txn.put(&Key::of(&RevisionRef { app: name.clone(), hash }), &revision);
         }
@@ -137,7 +136,7 @@ impl Operator {
                 ..types::ServiceSpec::default()
             }
         });
-        types::AppSpec { selector, services: services.collect() }
+        types::AppSpec { selector, services: services.collect(), ..Default::default() }
     }
 
     async fn delete_app(&self, name: &str) {

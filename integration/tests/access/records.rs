@@ -5,8 +5,8 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use prost::Message as _;
 use rustls_pki_types::CertificateDer;
-use skerry_identity::KeyPair;
 use skerry_identity::csr::Request as CertificateRequest;
+use skerry_identity::{KeyPair, SigningKey as _};
 use skerry_proto::registry::v1 as pb;
 use skerry_proto::registry::v1::access_service_client::AccessServiceClient;
 use skerry_proto::registry::v1::group_service_client::GroupServiceClient;
@@ -139,7 +139,7 @@ async fn the_first_admin_cannot_be_locked_out() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_is_known_by_the_certificate_that_it_is_issued_and_renews_it_itself() -> Result<()> {
+async fn a_user_is_known_by_the_certificate_that_an_admin_issues_and_adds_no_key_itself() -> Result<()> {
     let world = World::start().await?;
     let name = "projects/default/users/ada".to_owned();
     let (first, second) = (Arc::new(KeyPair::generate()?), Arc::new(KeyPair::generate()?));
@@ -168,12 +168,18 @@ async fn a_user_is_known_by_the_certificate_that_it_is_issued_and_renews_it_itse
     let told = AccessServiceClient::new(ada.clone()).who_am_i(pb::WhoAmIRequest {}).await?.into_inner();
     assert_eq!((told.identity, told.roles), (uri("default/user/ada"), Vec::new()));
 
-    // By itself, though it has no role; for nobody else.
+    // Whoever has its key for a moment must not be it for ever.
     let mut itself = UserServiceClient::new(ada.clone());
     world.record("default/user/bob", Vec::new()).await?;
-    let bob = itself.issue_certificate(ask(&second, "projects/default/users/bob", false)?).await;
-    assert_eq!(bob.expect_err("refused").code(), Code::PermissionDenied);
-    let issued = itself.issue_certificate(ask(&second, &name, true)?).await?.into_inner();
+    for name in [&name, "projects/default/users/bob"] {
+        let refused = itself.issue_certificate(ask(&second, name, false)?).await.expect_err("refused");
+        assert_eq!(
+            (refused.code(), reason(&refused)),
+            (Code::PermissionDenied, "ROLE_NEEDED".to_owned()),
+            "{name}"
+        );
+    }
+    let issued = admin.issue_certificate(ask(&second, &name, true)?).await?.into_inner();
     let renewed = world.connect(&caller(issued, &second)).await?;
     AccessServiceClient::new(renewed).who_am_i(pb::WhoAmIRequest {}).await?;
     // The former key counts no more, on the connection that is open too.
@@ -298,6 +304,41 @@ async fn a_renewal_is_for_a_key_that_counts_and_is_recorded_nowhere() -> Result<
     assert_eq!((refused.code(), reason(&refused)), (Code::FailedPrecondition, "KEY_UNKNOWN".to_owned()));
     let bob = client.issue_certificate(renewal(&ada.1, "projects/default/users/bob")?).await;
     assert_eq!(bob.expect_err("refused").code(), Code::PermissionDenied);
+
+    // Nor does an admin renew for others, not even one of the whole installation: it would get a certificate that is recorded nowhere.
+    let chief = world.user("system/user/eve").await?;
+    world
+        .bind("projects/system/roleBindings/eve", pb::Role::Admin, &["projects/system/users/eve"], &[])
+        .await?;
+    let mut chief = UserServiceClient::new(world.connect(&chief).await?);
+    let first_admin = "projects/system/users/admin";
+    let refused = chief.issue_certificate(renewal(&stranger, first_admin)?).await.expect_err("refused");
+    assert_eq!(reason(&refused), "KEY_UNKNOWN");
+    let anew = pb::IssueCertificateRequest { known_only: false, ..renewal(&stranger, first_admin)? };
+    let refused = chief.issue_certificate(anew).await.expect_err("refused");
+    assert_eq!((refused.code(), reason(&refused)), (Code::PermissionDenied, "ADMIN_ITSELF".to_owned()));
+    let key = vec![pb::UserKey { id: stranger.public_key().id().to_string(), ..Default::default() }];
+    let metadata = Some(Metadata { name: first_admin.to_owned(), ..Metadata::default() });
+    let user = Some(pb::User { metadata, spec: Some(pb::UserSpec { keys: key }) });
+    let record = pb::UpdateUserRequest { user, allow_missing: true, ..Default::default() };
+    assert_eq!(reason(&chief.update_user(record).await.expect_err("refused")), "ADMIN_ITSELF");
+
+    // An admin of one project does not become who has more than it.
+    let little = world.user("default/user/little").await?;
+    let little_admin = ["projects/default/users/little"];
+    world.bind("projects/default/roleBindings/little", pb::Role::Admin, &little_admin, &[]).await?;
+    world.record("default/user/carol", Vec::new()).await?;
+    world
+        .bind("projects/system/roleBindings/carol", pb::Role::Viewer, &["projects/default/users/carol"], &[])
+        .await?;
+    let mut little = UserServiceClient::new(world.connect(&little).await?);
+    let carol = pb::IssueCertificateRequest {
+        known_only: false,
+        ..renewal(&stranger, "projects/default/users/carol")?
+    };
+    let refused = little.issue_certificate(carol).await.expect_err("refused");
+    assert_eq!(reason(&refused), "ROLE_NEEDED");
+    assert_eq!(skerry_rpc::fault_of(&refused).metadata["project"], "system");
 
     // The first admin goes on without a record: another certificate of that name still counts.
     let (admin, name) = (issued_to("system/user/admin"), "projects/system/users/admin");

@@ -179,6 +179,14 @@ fn rows() -> Vec<Row> {
             ],
         ),
         container(
+            "only_networks",
+            "onlyNetworks: true\n        networks: [{name: back}]",
+            vec![
+                Is("/NetworkSettings/Networks/{own}/NetworkID", Value::Null),
+                Has("/NetworkSettings/Networks/{back}/Aliases", json!("web")),
+            ],
+        ),
+        container(
             "network_aliases",
             "networkAliases: [shop.example]",
             vec![Has("/NetworkSettings/Networks/{own}/Aliases", json!("shop.example"))],

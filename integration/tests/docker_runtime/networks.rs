@@ -73,6 +73,27 @@ async fn services_reach_each_other_only_in_the_networks_that_they_share() {
 }
 
 #[tokio::test]
+async fn who_is_only_in_further_networks_is_reached_in_those_alone() {
+    let Some(world) = World::new("only-networks") else { return };
+    let back = NetworkName::parse("back").unwrap();
+    let joined = |service: &str, only: bool| {
+        let network = Network {
+            further: BTreeMap::from([(back.clone(), Vec::new())]),
+            only_further: only,
+            ..Network::default()
+        };
+        spec(service, Container { network, ..shell(IDLE) }, |_| ())
+    };
+    let (inner, both, outer) = (joined("inner", true), joined("both", false), idle("outer"));
+    for one in [&inner, &both, &outer] {
+        world.ensure(one).await.expect("it runs");
+    }
+    assert_eq!(world.exec(&both, "nslookup inner").await, 0);
+    assert_ne!(world.exec(&outer, "nslookup inner").await, 0, "not in the app's own network");
+    assert_ne!(world.exec(&inner, "nslookup outer").await, 0);
+}
+
+#[tokio::test]
 async fn the_machines_network_is_the_machines() {
     let Some(world) = World::new("host-network") else { return };
     let web = spec(

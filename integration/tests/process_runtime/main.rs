@@ -112,6 +112,24 @@ async fn another_fingerprint_ends_the_old_copy_by_its_own_stop_policy_and_keeps_
 }
 
 #[tokio::test]
+async fn what_is_stopped_stays_with_its_output_and_can_be_started_again() {
+    let world = World::new();
+    let spec = shell(IDLE);
+    world.runtime.stop(&spec.name).await.expect("nothing to stop");
+    world.start(&spec).await.expect("started");
+    world.has_written(&spec, "stdout.log", "begun").await;
+    for _ in 0..2 {
+        world.runtime.stop(&spec.name).await.expect("stopped");
+        let seen = world.seen(&spec).await.expect("it is still there");
+        assert!(matches!(seen.state, RunState::Exited { code: Some(0), .. }), "{seen:?}");
+    }
+    assert!(world.read(&spec, "stdout.log").contains("asked"), "by its own stop policy");
+    world.start(&spec).await.expect("started again");
+    world.pid(&spec).await;
+    world.runtime.remove(&spec.name).await.expect("removed");
+}
+
+#[tokio::test]
 async fn exit_codes_are_kept_while_the_agent_is_away() {
     let mut world = World::new();
     for (n, (script, code)) in

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use prost::Message as _;
 use skerry_integration::stack::PATIENCE;
 use skerry_integration::{Stack, StackConfig};
-use skerry_model::audit::{ChainCheck, Checked, compare};
+use skerry_model::audit::{ChainCheck, Checked, Finding, Restored, Wrong, compare};
 use skerry_model::{ConfigRef, GroupRef, NodeRef, ProjectName};
 use skerry_proto::registry::v1::group_service_client::GroupServiceClient;
 use skerry_proto::registry::v1::{AuditChain, AuditRecord, CreateGroupRequest, Group, GroupSpec};
@@ -58,6 +58,14 @@ fn record(number: usize) -> stored::NodeRecord {
 
 /// All chains of a store as they are, held against their hashes and each other.
 async fn verified(store: &Store) -> Result<(Vec<Checked>, Vec<AuditEntry>)> {
+    let (whole, entries) = whole_chains(store).await?;
+    let findings = compare(&whole, Restored::No);
+    ensure!(findings.is_empty(), "{findings:?}");
+    Ok((whole, entries))
+}
+
+/// The chains, each whole in itself.
+async fn whole_chains(store: &Store) -> Result<(Vec<Checked>, Vec<AuditEntry>)> {
     let (mut whole, mut entries) = (Vec::new(), Vec::new());
     for head in store.audit_heads(1000).await? {
         let stored::AuditHead { sequence, hash, removed_sequence, removed_hash, last_time } = head.value;
@@ -76,8 +84,6 @@ async fn verified(store: &Store) -> Result<(Vec<Checked>, Vec<AuditEntry>)> {
         }
         whole.push(check.finish(&chain).map_err(|finding| anyhow::anyhow!("{finding}"))?);
     }
-    let findings = compare(&whole);
-    ensure!(findings.is_empty(), "{findings:?}");
     Ok((whole, entries))
 }
 
@@ -179,6 +185,9 @@ async fn removal_by_number_and_age_leaves_a_chain_whole_and_its_writer_goes_on()
     store.commit(Txn::new().put(&node_key("more")?, &record(1)).audit(act("more"))).await?;
     let (chains, entries) = verified(&store).await?;
     assert_eq!((chains.len(), chains[0].removed, chains[0].sequence(), entries.len()), (1, 220, 251, 31));
+    // By a clock that stands in 2099 nothing is old: it is none to go by.
+    let of_2099 = now + Duration::from_secs(73 * 365 * 24 * 3600);
+    assert_eq!(other.trim_audit(AuditKeep { records_max: 100, ..keep }, of_2099).await?, 0);
     // Two hours on all are too old, and after three ages the head of what is empty goes too.
     assert_eq!(other.trim_audit(keep, now + Duration::from_secs(7000)).await?, 31);
     let (chains, _) = verified(&store).await?;
@@ -186,10 +195,10 @@ async fn removal_by_number_and_age_leaves_a_chain_whole_and_its_writer_goes_on()
     assert_eq!(other.trim_audit(keep, now + Duration::from_secs(10_000)).await?, 0);
     ensure!(verified(&store).await?.0.len() == 1, "the head stays three ages");
     assert_eq!(other.trim_audit(keep, now + Duration::from_secs(12_000)).await?, 0);
-    ensure!(verified(&store).await?.0.is_empty(), "the head is gone");
+    ensure!(whole_chains(&store).await?.0.is_empty(), "the head is gone");
     // Who wrote there begins anew, and says after what.
     store.commit(Txn::new().put(&node_key("again")?, &record(1)).audit(act("again"))).await?;
-    let (chains, _) = verified(&store).await?;
+    let (chains, _) = whole_chains(&store).await?;
     let former = chains[0].start.as_ref().and_then(|start| start.former.clone()).context("a former chain")?;
     assert_eq!(former.sequence, 251);
     store.close().await;
@@ -213,8 +222,11 @@ async fn a_head_that_is_older_than_its_writer_knows_begins_a_new_chain_that_says
     let second = Key::<stored::AuditRecord>::of(&AuditName { chain: chain.clone(), sequence: 2 });
     store.commit(Txn::new().put(&old.key, &old.value).delete(&second)).await?;
     store.commit(put(2)?).await?;
-    let (chains, entries) = verified(&store).await?;
+    let (chains, entries) = whole_chains(&store).await?;
     assert_eq!((chains.len(), entries.len()), (2, 2));
+    assert_eq!(compare(&chains, Restored::Yes), []);
+    let found = compare(&chains, Restored::No);
+    ensure!(matches!(&found[..], [Finding { sequence: 2, wrong: Wrong::CutShort { .. }, .. }]), "{found:?}");
     let former = chains.iter().find_map(|chain| chain.start.as_ref()?.former.clone());
     let former = former.context("one chain follows another")?;
     assert_eq!((former.chain, former.sequence), (chain.to_string(), 2));

@@ -54,10 +54,10 @@ async fn what_is_too_much_is_refused_by_field_and_the_service_goes_on() -> Resul
     assert_eq!(fields(&status), ["app.metadata.name"]);
 
     let mut job = script("s", "true");
-    job.kind =
-        Some(skerry_proto::types::v1::service_spec::Kind::Job(skerry_proto::types::v1::Job::default()));
+    let none = skerry_proto::types::v1::Job { completions: Some(0), ..Default::default() };
+    job.kind = Some(skerry_proto::types::v1::service_spec::Kind::Job(none));
     let status = refusal(&stack, name, app([job])).await?;
-    assert_eq!(fields(&status), ["spec.services[0].job"]);
+    assert_eq!(fields(&status), ["spec.services[0].job.completions"]);
 
     stack.apply("small", app([script("s", "sleep 1")])).await?;
     stack.finish(None).await

@@ -1,5 +1,6 @@
 //! What people type who come from kubectl: differences, editors, revisions, restarts, pruning, templates, contexts, Tab.
 
+use std::cell::RefCell;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -171,6 +172,56 @@ async fn a_change_is_seen_made_undone_and_restarted() -> Result<()> {
     );
     let missing = operator.run(&["rollout", "undo", "app/web", "--to-revision=9"]).await?;
     ensure!(missing.0 == Some(3) && missing.2.contains("kept are 4, 3, 2, 1"), "{missing:?}");
+    stack.finish(None).await
+}
+
+/// A name is used again: what an app of before ran is nothing to go back to.
+#[tokio::test]
+async fn an_app_that_has_the_name_of_a_deleted_one_begins_with_an_empty_history() -> Result<()> {
+    let mut stack = Stack::start().await?;
+    stack.add_agent("n1", &[])?;
+    stack.wait_connected("n1").await;
+    let operator = Operator::new(&stack).await?;
+    for seconds in [1_000_001, 1_000_002, 1_000_003] {
+        operator.file("web.yaml", &web(seconds))?;
+        ensure!(operator.run(&["apply", "-f", "web.yaml"]).await?.0 == Some(0), "applied");
+    }
+    ensure!(operator.run(&["delete", "app/web"]).await?.0 == Some(0), "deleted");
+    // One of them is of the same content as one of before.
+    for seconds in [1_000_004, 1_000_002] {
+        operator.file("web.yaml", &web(seconds))?;
+        ensure!(operator.run(&["apply", "-f", "web.yaml"]).await?.0 == Some(0), "applied");
+    }
+    let history = operator.run(&["rollout", "history", "app/web"]).await?.1;
+    let numbers: Vec<&str> =
+        history.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
+    ensure!(numbers == ["2", "1"], "{history}");
+    let undone = operator.run(&["rollout", "undo", "app/web"]).await?;
+    assert_eq!((undone.0, undone.1.as_str()), (Some(0), "app/web rolled back to revision 1\n"), "{undone:?}");
+    let args =
+        operator.run(&["get", "app/web", "-o", "jsonpath={.spec.services[0].process.args[*]}"]).await?;
+    assert_eq!(args.1, "1000004");
+    stack.finish(None).await
+}
+
+#[tokio::test]
+async fn a_command_that_waits_for_its_input_ends_with_ctrl_c() -> Result<()> {
+    let stack = Stack::start().await?;
+    let operator = Operator::new(&stack).await?;
+    for words in [&["apply", "-f", "-"][..], &["diff", "-f", "-"], &["secret", "set", "s", "a=-"]] {
+        let mut command = operator.command(bin("skerry"));
+        let waiting = command.args(words).stdin(Stdio::piped()).spawn().context("starting it")?;
+        let id = rustix::process::Pid::from_child(&waiting);
+        let waiting = RefCell::new(waiting);
+        // Not told when it has begun to read: typed until it ends, as people do.
+        eventually(&format!("{words:?} has ended"), PATIENCE, async || {
+            rustix::process::kill_process(id, Signal::INT).context("Ctrl-C")?;
+            let status = waiting.borrow_mut().try_wait()?.context("it waits")?;
+            ensure!(!status.success(), "{status}");
+            Ok(())
+        })
+        .await;
+    }
     stack.finish(None).await
 }
 

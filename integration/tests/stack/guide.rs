@@ -53,13 +53,17 @@ pages! {
     first_app: "first-app.md", Docker;
     nodes: "nodes.md", Nothing;
     containers: "containers.md", Docker;
+    compose_files: "compose.md", Docker;
+    edgex: "edgex.md", Nothing;
     processes: "processes.md", Nothing;
     configs: "configs.md", Docker;
     access: "access.md", Nothing;
     secret_values: "secrets.md", Nothing;
     audit: "audit.md", Nothing;
     health: "health.md", Docker;
+    jobs: "jobs.md", Docker;
     updates: "updates.md", Docker;
+    rollouts: "rollouts.md", Nothing;
     offline: "offline.md", Docker;
     second_machine: "second-machine.md", Namespace;
     images: "images.md", Registry;
@@ -242,6 +246,7 @@ fn setting(node: &str, data: &Path) -> Result<Setting> {
     instead.push(("/var/lib/skerry".to_owned(), data.display().to_string()));
     instead.extend(IMAGES.iter().map(|image| ((*image).to_owned(), BUSYBOX_IMAGE.to_owned())));
     instead.push(("n1".to_owned(), node.to_owned()));
+    instead.push(("examples/edgex".to_owned(), format!("{}/examples/edgex", root().display())));
     let mut programs = BTreeMap::new();
     // As on a machine of its own: the usual port and the usual directory are others here.
     let skerry = bin("skerry").display().to_string();

@@ -167,13 +167,24 @@ async fn a_dry_run_sees_the_configs_of_its_own_apply() -> Result<()> {
     stack.finish(None).await
 }
 
-/// `skerry up` for one machine, on an etcd that may be away.
-fn up(dir: &Path, port: u16, etcd: &str) -> Result<Process> {
+/// `skerry up` for one machine, on its own store or on an etcd that may be away.
+fn up(dir: &Path, port: u16, etcd: Option<&str>) -> Result<Process> {
     let mut command = Command::new(bin("skerry"));
     command.args(["up", "--no-docker", "--node-name=n1", "--listen"]).arg(format!("127.0.0.1:{port}"));
-    command.args(["--etcd", etcd, "--data-dir"]).arg(dir.join("data")).stdin(Stdio::null());
+    command.args(etcd.map(|etcd| format!("--etcd={etcd}"))).arg("--data-dir").arg(dir.join("data"));
+    command.stdin(Stdio::null());
     command.env("SKERRY_CONFIG", dir.join("config.yaml"));
-    Process::spawn_command(&mut command, dir.join("up.log"))
+    // Each start has a log of its own: what is waited for was said by this one.
+    let log =
+        tempfile::Builder::new().prefix("up-").suffix(".log").tempfile_in(dir)?.into_temp_path().keep()?;
+    Process::spawn_command(&mut command, log)
+}
+
+/// `skerry` with these words, by the context that `up` keeps.
+async fn by_its_context(dir: &Path, words: &str) -> Result<Output> {
+    let mut command = Command::new(bin("skerry"));
+    command.args(words.split(' ')).env("SKERRY_CONFIG", dir.join("config.yaml")).stdin(Stdio::null());
+    tokio::task::spawn_blocking(move || command.output()).await?.context("running skerry")
 }
 
 /// A manifest of one app whose instance signs the witness's book.
@@ -197,19 +208,12 @@ async fn up_runs_its_machine_while_etcd_is_away_and_serves_when_it_is_back() -> 
     let witness = Witness::new()?;
     let mut etcd = Etcd::start().await?;
     let port = free_port();
-    // By the context that `up` keeps.
-    let config = dir.path().join("config.yaml");
-    let client = async |words: Vec<String>| -> Result<Output> {
-        let mut command = Command::new(bin("skerry"));
-        command.args(words).env("SKERRY_CONFIG", &config).stdin(Stdio::null());
-        tokio::task::spawn_blocking(move || command.output()).await?.context("running skerry")
-    };
-    let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let client = async |words: &str| by_its_context(dir.path(), words).await;
 
-    let mut process = up(dir.path(), port, &etcd.endpoint())?;
+    let mut process = up(dir.path(), port, Some(&etcd.endpoint()))?;
     process.wait_for_line("ready after", PATIENCE).await?;
     let manifest = manifest(&witness, dir.path())?;
-    let applied = client(words(&format!("apply -f {}", manifest.display()))).await?;
+    let applied = client(&format!("apply -f {}", manifest.display())).await?;
     ensure!(applied.status.success(), "{}", said(&applied));
     witness.wait_running(1).await;
 
@@ -220,20 +224,52 @@ async fn up_runs_its_machine_while_etcd_is_away_and_serves_when_it_is_back() -> 
         let pid = rustix::process::Pid::from_raw(start.pid.try_into()?).context("a process id")?;
         rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
     }
-    let mut process = up(dir.path(), port, &etcd.endpoint())?;
+    let mut process = up(dir.path(), port, Some(&etcd.endpoint()))?;
     process.wait_for_line("waiting for etcd at", PATIENCE).await?;
     witness.wait_running(1).await;
-    let refused = client(words("get nodes --request-timeout=3s")).await?;
+    let refused = client("get nodes --request-timeout=3s").await?;
     assert_eq!(refused.status.code(), Some(4), "{}", said(&refused));
     ensure!(said(&refused).contains("waits for its store"), "{}", said(&refused));
 
     etcd.restart().await?;
     process.wait_for_line("ready after", PATIENCE).await?;
-    let connected = client(words("wait node/n1 --for=connected --timeout=60s")).await?;
+    let connected = client("wait node/n1 --for=connected --timeout=60s").await?;
     ensure!(connected.status.success(), "{}", said(&connected));
-    let deleted = client(words("delete app/web")).await?;
+    let deleted = client("delete app/web").await?;
     ensure!(deleted.status.success(), "{}", said(&deleted));
     witness.wait_running(0).await;
+    witness.check();
+    process.terminate(Duration::from_secs(30)).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn up_that_was_killed_leaves_nothing_behind_that_its_next_start_waits_for() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let witness = Witness::new()?;
+    let port = free_port();
+    let mut process = up(dir.path(), port, None)?;
+    process.wait_for_line("ready after", PATIENCE).await?;
+    process.kill()?;
+
+    let mut process = up(dir.path(), port, None)?;
+    process.wait_for_line("ready after", PATIENCE).await?;
+    // Who leads and who serves is known by leases, and those of the dead one would live for seconds.
+    let status = by_its_context(dir.path(), "status -o json").await?;
+    ensure!(status.status.success(), "{}", said(&status));
+    let status: serde_json::Value = serde_json::from_slice(&status.stdout)?;
+    let members = status["members"].as_array().context("members")?;
+    let services: Vec<_> = members.iter().filter_map(|member| member["service"].as_str()).collect();
+    assert_eq!(services, ["gateway", "registry", "scheduler"], "{status}");
+    let leaders = members.iter().filter(|member| member["leader"] == true).count();
+    assert_eq!(leaders, 1, "{status}");
+
+    let manifest = manifest(&witness, dir.path())?;
+    let words = format!("apply -f {} --wait", manifest.display());
+    let applied = by_its_context(dir.path(), &words).await?;
+    ensure!(applied.status.success(), "{}", said(&applied));
+    let deleted = by_its_context(dir.path(), "delete app/web").await?;
+    ensure!(deleted.status.success(), "{}", said(&deleted));
     witness.check();
     process.terminate(Duration::from_secs(30)).await?;
     Ok(())

@@ -1,6 +1,7 @@
 //! Secrets from the API to the instance, and where they must not be: the store's disk, gateways, logs, the agent's disk, answers.
 
 mod containers;
+mod enrolled;
 mod keys;
 
 use std::fs;
@@ -54,7 +55,7 @@ impl Fixture {
         Ok(Self { stack, key_file, memory, _keys: keys })
     }
 
-    /// A node with a sealing key, as one that enrolled has it.
+    /// A node whose record has the sealing key of an agent that has no certificate: the stack has no authority. How it is with one that enrolled, `enrolled` shows.
     async fn add_node(&mut self, node: &str, docker: &str) -> Result<()> {
         self.add_agent(node, docker).await?;
         self.enrol(node).await

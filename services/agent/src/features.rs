@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use skerry_model::feature;
 use skerry_proto::gateway::v1::Resource;
 
-/// The first are carried out by `runtime/docker/spec.rs`, those of processes by `runtime/process`.
-const FEATURES: [&str; 17] = [
+/// The first are carried out by `runtime/docker/spec.rs`, those of processes by `runtime/process`, jobs by `jobs`.
+const FEATURES: [&str; 20] = [
     feature::PORT_HOST_ADDRESS,
     feature::READ_ONLY_MOUNT,
     feature::CONTAINER_USER,
@@ -17,6 +17,7 @@ const FEATURES: [&str; 17] = [
     feature::SECURITY_OPTS,
     feature::ULIMITS,
     feature::PRIVATE_IPC,
+    feature::ONLY_NETWORKS,
     feature::ENV_FROM,
     feature::PROCESS_USER,
     feature::PROCESS_LIMITS,
@@ -24,6 +25,8 @@ const FEATURES: [&str; 17] = [
     feature::EXECUTABLE_CONFIGS,
     feature::ARTIFACTS,
     feature::SEALED_SECRETS,
+    feature::JOBS,
+    feature::CRON_JOBS,
 ];
 
 /// All of them.

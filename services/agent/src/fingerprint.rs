@@ -104,6 +104,10 @@ pub(crate) fn fingerprint(
         let (mode, owner) = (mount.mode.to_string(), format!("{}:{}", number(user), number(group)));
         hash.field("secret", [secret, path, key, mode, owner, version]);
     }
+    // A copy of something that goes on is no run of a job. Which run it is of is said beside the hash.
+    if service.is_job() {
+        hash.field("job", [String::new()]);
+    }
     match &service.program {
         Program::Container(container) => hash.settings(container),
         Program::Process(process) => hash.process(process),
@@ -222,6 +226,7 @@ impl Canon {
         for (name, aliases) in &network.further {
             self.field("network", std::iter::once(name.to_string()).chain(aliases.iter().cloned()));
         }
+        self.field("only_networks", yes(network.only_further));
         for ExtraHost { hostname, address } in &network.extra_hosts {
             let address = address.map_or_else(String::new, |address| address.to_string());
             self.field("extra_host", [hostname.clone(), address]);
@@ -334,6 +339,7 @@ mod tests {
             |s| container(s).network.aliases = vec!["a".into()],
             |s| drop(container(s).network.further.insert(network("a"), vec![])),
             |s| drop(container(s).network.further.insert(network("a"), vec!["b".into()])),
+            |s| container(s).network.only_further = true,
             |s| container(s).network.extra_hosts = vec![ExtraHost { hostname: "a".into(), address: None }],
             |s| container(s).network.dns.servers = vec!["192.0.2.1".parse().unwrap()],
             |s| container(s).network.dns.search = vec!["a".into()],
@@ -375,6 +381,17 @@ mod tests {
             change(&mut changed);
             assert!(seen.insert(of(&changed)), "change {n} is not seen");
         }
+    }
+
+    #[test]
+    fn a_copy_of_what_goes_on_is_no_run_of_a_job_and_the_numbers_of_a_job_do_not_count() {
+        use skerry_model::app::{Job, Kind};
+        let job = |completions| {
+            let job = Job { completions, parallelism: completions, backoff_limit: 1, deadline: None };
+            ServiceSpec { kind: Kind::Job(job), ..base() }
+        };
+        assert_ne!(of(&job(1)), of(&base()));
+        assert_eq!(of(&job(1)), of(&job(2)));
     }
 
     #[test]

@@ -1,22 +1,21 @@
-//! How often instances were restarted, on disk, so that counts and waits outlive the agent's process.
+//! How instances ended and how often they were restarted, on disk, so that counts and waits outlive the agent's process, and an end is told
+//! once.
 //!
-//! One small file, `restarts`, written whole when an instance ends that is to be started again, and when one that is in it goes: never more
-//! often than that, so the wait before restarts bounds it. A file that is lost or does not read costs counts and waits, nothing else.
+//! One small file, `restarts`, written whole when an instance ends, and when one that is in it goes: never more often than that, so the wait
+//! before restarts bounds it. A file that is lost or does not read costs counts and waits, and has ends told again; nothing else.
 //! What is counted, and what an entry means at the next start, is `memory`'s.
 //!
 //! The file is: 8 bytes of magic; 32 bytes of BLAKE3 over the rest; then length-delimited messages, one for each instance.
 
 use std::collections::BTreeMap;
 
-use prost::Message as _;
-use prost::bytes::Bytes;
 use prost_types::Timestamp;
 use skerry_model::InstanceName;
 use skerry_proto::types::v1::Termination;
 use skerry_sync::limits::INSTANCES_MAX;
 use tokio::task::JoinSet;
 
-use crate::state::{Directory, Disk, checked};
+use crate::state::{Directory, Disk, messages, read_messages};
 
 const MAGIC: &[u8; 8] = b"SKRYRST1";
 const FILE: &str = "restarts";
@@ -127,23 +126,13 @@ impl Ledger {
 }
 
 fn encode(entries: &BTreeMap<InstanceName, Entry>) -> Vec<u8> {
-    let body: Vec<u8> = entries.values().flat_map(Entry::encode_length_delimited_to_vec).collect();
-    [&MAGIC[..], blake3::hash(&body).as_bytes(), &body].concat()
+    messages(*MAGIC, entries.values())
 }
 
 fn read(disk: &impl Disk) -> Result<BTreeMap<InstanceName, Entry>, String> {
-    let bytes = disk.read(FILE, FILE_BYTES_MAX).map_err(|error| format!("{FILE} cannot be read: {error}"))?;
-    let Some(bytes) = bytes else { return Ok(BTreeMap::new()) };
-    let mut body = Bytes::copy_from_slice(checked(*MAGIC, &bytes).map_err(|why| format!("{FILE} {why}"))?);
-    let mut entries = BTreeMap::new();
-    while !body.is_empty() {
-        let entry = Entry::decode_length_delimited(&mut body)
-            .map_err(|error| format!("{FILE} does not decode: {error}"))?;
-        if let Ok(name) = InstanceName::parse(&entry.instance) {
-            entries.insert(name, entry);
-        }
-    }
-    Ok(entries)
+    let entries = read_messages::<Entry>(disk, FILE, FILE_BYTES_MAX, *MAGIC)?;
+    let named = |entry: Entry| Some((InstanceName::parse(&entry.instance).ok()?, entry));
+    Ok(entries.into_iter().filter_map(named).collect())
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use skerry_model::time::{from_timestamp, to_timestamp};
 use skerry_proto::types::v1::Termination;
 use skerry_sync::MonoTime;
 
+use crate::jobs::unmark;
 use crate::ledger::Entry;
 use crate::runtime::{GRACE_DEFAULT, Observed, RunState, RuntimeError, RuntimeKind};
 
@@ -165,7 +166,8 @@ impl Memory {
                 self.running_since = now;
                 let run = match self.started.replace(observed.fingerprint.clone()) {
                     None => Run::First,
-                    Some(before) if before == observed.fingerprint => Run::Again,
+                    // Another run of a cron job is none of another spec.
+                    Some(before) if unmark(&before).0 == unmark(&observed.fingerprint).0 => Run::Again,
                     Some(_) => Run::Other,
                 };
                 // A failed attempt to replace it still waits.
@@ -173,7 +175,7 @@ impl Memory {
                 (!first).then_some(Happening::Started(run))
             }
             RunState::Exited { code, out_of_memory, at } => {
-                self.note(termination(code, out_of_memory, observed.started, at));
+                let is_news = self.note(termination(code, out_of_memory, observed.started, at));
                 let mut ended = Ended { code, out_of_memory, wait: None };
                 // What ended before the agent looked (a reboot, most likely) is started again at once.
                 if let Some(policy) = policy.filter(|policy| !first && restarts(policy.when, code)) {
@@ -183,20 +185,21 @@ impl Memory {
                     ended.wait = Some(wait);
                 }
                 self.ended = Some(ended);
-                (!first || code.is_some()).then_some(Happening::Ended(ended))
+                (is_news && (!first || code.is_some())).then_some(Happening::Ended(ended))
             }
         }
     }
 
-    /// Remembers an end, once: what ended is seen again after a restart of the agent.
-    fn note(&mut self, end: Termination) {
+    /// Remembers an end, once: what ended is seen again after a restart of the agent. Answers whether it was not known.
+    fn note(&mut self, end: Termination) -> bool {
         if self.terminations.last().is_some_and(|last| last.finish_time == end.finish_time) {
-            return;
+            return false;
         }
         if self.terminations.len() >= TERMINATIONS_MAX {
             self.terminations.remove(0);
         }
         self.terminations.push(end);
+        true
     }
 
     /// Whether what there is of it was seen, or made, since the agent started.
@@ -251,7 +254,7 @@ impl Memory {
         self.ended = Some(ended);
     }
 
-    /// What is to be known of `happening` by the next process of the agent: an end that is followed, or was preceded, by restarts.
+    /// What is to be known of `happening` by the next process of the agent: an end, which is told once, and the restart that may follow it.
     pub(crate) fn entry(
         &self,
         name: &InstanceName,
@@ -261,9 +264,6 @@ impl Memory {
     ) -> Option<Entry> {
         let (Happening::Ended(ended), Some(observed)) = (happening, observed) else { return None };
         let RunState::Exited { at, .. } = observed.state else { return None };
-        if ended.wait.is_none() && self.restarts == 0 {
-            return None;
-        }
         Some(Entry {
             instance: name.to_string(),
             restarts: self.restarts,
@@ -427,7 +427,7 @@ impl Memory {
     }
 }
 
-fn termination(
+pub(crate) fn termination(
     code: Option<i32>,
     out_of_memory: bool,
     started: Option<SystemTime>,

@@ -15,6 +15,7 @@ use skerry_sync::MonoTime;
 
 use crate::desired::{Desired, InstanceSpec};
 use crate::health::HealthState;
+use crate::jobs::Gate;
 use crate::memory::{Memory, restarts};
 use crate::runtime::{RunState, RuntimeKind};
 use crate::world::{View, World, is_running, kind_of};
@@ -37,6 +38,8 @@ pub(crate) enum Act {
     Replace,
     /// One of another fingerprint runs: start the new one beside it.
     StartBeside,
+    /// It runs, and its job says that it shall not: stop it, and leave what there is of it.
+    Stop,
     /// The one beside is not wanted, or did not become healthy: stop and remove that one.
     Withdraw,
     /// Nobody wants it here: stop and remove it.
@@ -69,6 +72,8 @@ pub(crate) enum Hold {
     Ended,
     /// A wait in its memory is not over.
     Waits,
+    /// Its job says why.
+    Job,
     /// It comes after others.
     Dependency {
         /// What it waits for.
@@ -106,6 +111,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) world: &'a World,
     /// What is remembered.
     pub(crate) memories: &'a BTreeMap<InstanceName, Memory>,
+    /// What instances of jobs may do.
+    pub(crate) gates: &'a BTreeMap<InstanceName, Gate>,
     /// Health of the instances that run and have a check.
     pub(crate) health: &'a BTreeMap<InstanceName, HealthState>,
     /// Health of the copies beside those that they are to replace.
@@ -171,6 +178,10 @@ fn plan_former(
     let (name, kind) = (&former.name, kind_of(former));
     let memory = inputs.memories.get(name).unwrap_or(&blank);
     let Some(view) = inputs.world.get(&kind).filter(|view| view.available) else { return false };
+    // What ends by itself is not run again in a revision that is no longer wanted.
+    if former.service.is_job() {
+        return false;
+    }
     // Beside one that is there the wanted one takes its place only when it is healthy.
     let goes_on = |spec: &InstanceSpec| {
         view.instances.contains_key(name) && spec.service.update == UpdateOrder::StartFirst
@@ -254,6 +265,9 @@ fn decide(inputs: Inputs<'_>, spec: &InstanceSpec) -> Result<Act, Hold> {
     }
     if overlap::is_left_over(view, spec) && inputs.desired.authoritative {
         return if memory.waits(None, inputs.now).is_some() { Err(Hold::Waits) } else { Ok(Act::Withdraw) };
+    }
+    if let Some(act) = gated::decide(inputs, spec, memory, view.instances.get(&spec.name))? {
+        return Ok(act);
     }
     let beside = view.beside.get(&spec.name);
     let act = match view.instances.get(&spec.name) {
@@ -355,6 +369,9 @@ fn dependencies(inputs: Inputs<'_>, spec: &InstanceSpec, formers: bool) -> Resul
 
 /// Whether a copy of exactly `other` meets `condition`.
 fn met(inputs: Inputs<'_>, condition: DependencyCondition, other: &InstanceSpec) -> bool {
+    if let Some(Gate::Done(_)) = inputs.gates.get(&other.name) {
+        return condition != DependencyCondition::Healthy;
+    }
     let view = inputs.world.get(&kind_of(other)).filter(|view| view.available);
     let Some(observed) = view
         .and_then(|view| view.instances.get(&other.name))
@@ -376,6 +393,7 @@ fn met(inputs: Inputs<'_>, condition: DependencyCondition, other: &InstanceSpec)
     }
 }
 
+mod gated;
 mod overlap;
 #[cfg(test)]
 mod tests;

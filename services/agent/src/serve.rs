@@ -12,8 +12,10 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::config::{Config, DockerAccess, Gateway, Means, NodeTls};
 use crate::identity::{Enroller, Enrolment, Kept, NoWayIn, Own, Proof};
+use crate::jobs::Jobs;
 use crate::ledger::Ledger;
 use crate::machine::Sampler;
+use crate::quiet;
 use crate::reconcile::{Copies, LOCAL_MAX, Links, Reconciler, RuntimeStatuses};
 use crate::runtime::docker::DockerRuntime;
 use crate::runtime::process::{self, ProcessRuntime};
@@ -167,6 +169,9 @@ async fn core(
     let (local_in, local) = mpsc::channel(LOCAL_MAX);
     let (runtimes_in, runtime_statuses) = watch::channel(RuntimeStatuses::new());
     let (copies_in, copies) = watch::channel(Copies::default());
+    let ended = shutdown.child_token();
+    let jobs = Jobs::open(Directory::new(data_dir), proof.floor());
+    let quiet = quiet::run(desired.clone(), copies.clone(), ended.clone(), skerry_resident::give_back);
     let uplink = Uplink::new(Parts {
         node: node.clone(),
         gateways: config.gateways.clone(),
@@ -183,15 +188,18 @@ async fn core(
     });
     let links = Links { desired, local: local_in, runtimes: runtimes_in, copies: copies_in };
     let ledger = Ledger::open(Directory::new(data_dir));
-    let reconciler = Reconciler::new(node, clock, runtimes, links).with_ledger(ledger).with_secrets(secrets);
-    let ended = shutdown.child_token();
+    let reconciler = Reconciler::new(node, clock, runtimes, links)
+        .with_ledger(ledger)
+        .with_jobs(jobs)
+        .with_secrets(secrets);
     let linked = async {
         let renamed = uplink.run(ended.clone()).await;
         ended.cancel();
         renamed
     };
-    // Boxed: these two live as long as the agent, and their caller need not hold them on its stack.
-    let (renamed, ()) = tokio::join!(Box::pin(linked), Box::pin(reconciler.run(ended.clone())));
+    // Boxed: these live as long as the agent, and their caller need not hold them on its stack.
+    let (renamed, (), ()) =
+        tokio::join!(Box::pin(linked), Box::pin(reconciler.run(ended.clone())), Box::pin(quiet));
     Ok(renamed)
 }
 

@@ -161,7 +161,7 @@ fn of_old(spec: &InstanceSpec, hold: Option<&Hold>, about: About<'_>) -> Told {
 
 fn of_absent(spec: &InstanceSpec, hold: Option<&Hold>, about: About<'_>) -> Told {
     if let Some(error) = about.away {
-        return told(Phase::Failed, "RuntimeUnavailable", &error.message);
+        return told(Phase::Pending, "RuntimeUnavailable", &error.message);
     }
     if let Some(waiting) = of_waiting(hold, about.memory.error(Some(&spec.fingerprint))) {
         return waiting;
@@ -244,6 +244,7 @@ fn finish(name: &InstanceName, revision: String, told: Told, about: About<'_>) -
         runtime_id: observed.map(|observed| observed.runtime_id.clone()).unwrap_or_default(),
         terminations: about.memory.terminations.clone(),
         warnings: observed.map(|observed| observed.warnings.clone()).unwrap_or_default(),
+        job: None,
     }
 }
 

@@ -22,7 +22,7 @@ pub(crate) fn service(name: &str) -> types::ServiceSpec {
 
 /// An app of these services.
 pub(crate) fn app(services: Vec<types::ServiceSpec>) -> types::AppSpec {
-    types::AppSpec { selector: None, services }
+    types::AppSpec { services, ..Default::default() }
 }
 
 /// The resource of a revision.

@@ -35,6 +35,8 @@ use skerry_proto::registry::v1::token_service_server::TokenServiceServer;
 use skerry_rpc::{MESSAGE_BYTES_MAX, Server};
 use skerry_store::{AuditKeep, Store, WaitError};
 
+pub use crate::access::count_first_admin_key;
+
 use crate::access::Access;
 use crate::audit::Audit;
 use crate::authority::Issuer;

@@ -19,7 +19,7 @@ use tracing::Span;
 
 use crate::events::AppEvents;
 use crate::follow::Shared;
-use crate::{instances, revisions};
+use crate::{instances, revisions, rollouts};
 
 /// The handlers.
 #[derive(Clone)]
@@ -49,7 +49,7 @@ impl Kind for Apps {
     type Resource = App;
 
     const FIELD: &'static str = "app";
-    const SPEC_PATHS: &'static [&'static str] = &["spec", "spec.selector", "spec.services"];
+    const SPEC_PATHS: &'static [&'static str] = &["spec", "spec.selector", "spec.services", "spec.rollout"];
 
     fn takes(app: &stored::AppRecord) -> Takes {
         Takes { one_of: Some(Counted::Apps), bytes: app.size_bytes }
@@ -67,14 +67,16 @@ impl Kind for Apps {
         &mut record.meta
     }
 
-    /// Of the current revision.
+    /// Of the current revision, with how it is rolled out.
     async fn spec(&self, name: &AppRef, record: &stored::AppRecord) -> Result<WireSpec, Fault> {
         let hash =
             ContentHash::parse(&record.revision).map_err(|e| Fault::internal(format!("{name}: {e}")))?;
         let key = Key::<stored::RevisionRecord>::of(&RevisionRef { app: name.clone(), hash });
         // Gone only when the app was updated between the two reads, or deleted.
         let revision = self.store.get(&key).await?.ok_or_else(|| Fault::contended(name))?;
-        WireSpec::decode(revision.value.spec).map_err(|e| Fault::internal(format!("{name}: {e}")))
+        let spec = WireSpec::decode(revision.value.spec);
+        let spec = spec.map_err(|e| Fault::internal(format!("{name}: {e}")))?;
+        Ok(WireSpec { rollout: record.rollout.clone(), ..spec })
     }
 
     fn merge(stored: Option<&WireSpec>, sent: &App, mask: &Mask) -> Result<WireSpec, Fault> {
@@ -90,11 +92,14 @@ impl Kind for Apps {
             let before = std::mem::replace(&mut spec.services, sent.services);
             keep_restart_times(&before, &mut spec.services);
         }
+        if mask.covers("spec.rollout") {
+            spec.rollout = sent.rollout;
+        }
         AppSpec::from_proto(&spec)?;
         Ok(spec)
     }
 
-    /// The spec becomes the current revision, and an event tells so.
+    /// The spec becomes the current revision, and an event tells so. How it is rolled out is no part of that: changed alone, it makes none.
     async fn write(
         &self,
         name: &AppRef,
@@ -102,13 +107,26 @@ impl Kind for Apps {
         spec: &WireSpec,
         txn: Txn,
     ) -> Result<Txn, Fault> {
-        let bytes = spec.encode_to_vec();
+        let bytes = WireSpec { rollout: None, ..spec.clone() }.encode_to_vec();
         let hash = ContentHash::of(&bytes);
+        record.rollout.clone_from(&spec.rollout);
+        record.size_bytes = size_of(&spec.encode_to_vec());
+        let current = ContentHash::parse(&record.revision).ok();
+        let spreads = spec.rollout.is_some();
+        if current == Some(hash) {
+            return Ok(if spreads { txn } else { rollouts::end_at_once(name, record, txn) });
+        }
+        let txn = match current {
+            Some(current) if spreads => {
+                rollouts::spread(&self.store, name, record, (current, hash), txn).await?
+            }
+            _ => rollouts::end_at_once(name, record, txn),
+        };
         let reason = if record.revision.is_empty() { "Created" } else { "Updated" };
         record.revision = hash.to_string();
         record.revision_number += 1;
-        record.size_bytes = size_of(&bytes);
         let number = record.revision_number;
+        let uid = record.meta.as_ref().map_or("", |meta| meta.uid.as_str());
         record.trace_parent = trace::trace_parent(&Span::current());
         record.trace_time = (!record.trace_parent.is_empty()).then(|| time::to_timestamp(SystemTime::now()));
         let revision = stored::RevisionRecord {
@@ -116,16 +134,18 @@ impl Kind for Apps {
             number,
             create_time: Some(time::to_timestamp(SystemTime::now())),
             requires: feature::of_app(&AppSpec::from_proto(spec)?).into_iter().map(str::to_owned).collect(),
+            app_uid: uid.to_owned(),
+            rejected: String::new(),
         };
         let events = AppEvents::read(&self.store, name).await?;
-        let uid = record.meta.as_ref().map_or("", |meta| meta.uid.as_str());
         let txn = events.add(txn, uid, reason, format!("revision {number} ({}) is current", hash.short()));
         Ok(txn.put(&Key::of(&RevisionRef { app: name.clone(), hash }), &revision))
     }
 
     /// Revisions go once no assignment refers to them: until then agents may still ask for them.
     fn remove(&self, name: &AppRef, txn: Txn) -> Result<Txn, Fault> {
-        Ok(txn.delete(&Key::<stored::EventsRecord>::of(&EventSource::App(name.clone()))))
+        let txn = txn.delete(&Key::<stored::EventsRecord>::of(&EventSource::App(name.clone())));
+        Ok(rollouts::forget(name, txn))
     }
 
     fn show(&self, name: &AppRef, metadata: Metadata, spec: WireSpec) -> App {

@@ -10,6 +10,8 @@ use skerry_store::{Key, ReadError, Store, Txn, Versioned};
 
 /// Events that are kept of an app.
 const EVENTS_KEPT: usize = 64;
+/// Longest message of an event.
+const MESSAGE_BYTES_MAX: usize = 1024;
 
 /// The ring of an app's events, for adding to it.
 pub(crate) struct AppEvents {
@@ -28,12 +30,22 @@ impl AppEvents {
 
     /// Adds an event in `txn`. `uid` is the app's: what counts its events begins and ends with it.
     pub(crate) fn add(self, txn: Txn, uid: &str, reason: &str, message: String) -> Txn {
+        self.tell(txn, uid, event::Severity::Normal, reason, message)
+    }
+
+    /// The same for what somebody may want to look at.
+    pub(crate) fn warn(self, txn: Txn, uid: &str, reason: &str, message: String) -> Txn {
+        self.tell(txn, uid, event::Severity::Warning, reason, message)
+    }
+
+    fn tell(self, txn: Txn, uid: &str, severity: event::Severity, reason: &str, mut message: String) -> Txn {
+        message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
         let mut record = self.stored.as_ref().map(|stored| stored.value.clone()).unwrap_or_default();
         uid.clone_into(&mut record.boot_id);
         record.sequence += 1;
         record.events.push(Event {
             time: Some(time::to_timestamp(SystemTime::now())),
-            severity: event::Severity::Normal.into(),
+            severity: severity.into(),
             reason: reason.to_owned(),
             message,
             regarding: self.app.to_string(),

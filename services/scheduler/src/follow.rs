@@ -35,6 +35,8 @@ fn mirrored() -> MirrorConfig {
         .family::<stored::NodeRecord>()
         .family::<stored::AppRecord>()
         .family::<stored::RevisionRecord>()
+        .family::<stored::RolloutRecord>()
+        .family::<stored::RolloutMoveRecord>()
         .family::<stored::ConfigRecord>()
         .family::<stored::ConfigRevisionRecord>()
         .family::<stored::SecretRecord>()
@@ -197,6 +199,8 @@ fn take_all(world: &mut World, snapshot: &Snapshot, touched: &mut Touched) {
     // Revisions first: what refers to them then finds them.
     family::<stored::GatewayRecord>(world, snapshot, touched);
     family::<stored::RevisionRecord>(world, snapshot, touched);
+    family::<stored::RolloutRecord>(world, snapshot, touched);
+    family::<stored::RolloutMoveRecord>(world, snapshot, touched);
     family::<stored::ConfigRecord>(world, snapshot, touched);
     family::<stored::SecretRevisionRecord>(world, snapshot, touched);
     family::<stored::SecretRecord>(world, snapshot, touched);

@@ -1,15 +1,17 @@
-//! Clears away revisions of apps and contents of configs: the last ten and all that are referred to stay. Of secrets the present values and those
+//! Clears away revisions of apps and contents of configs: the last ten and all that are referred to stay; of an app that is deleted, though
+//! another has its name now, only what is referred to. Of secrets the present values and those
 //! that are referred to, and what is sealed to nodes as long as their assignment names it.
 
 use skerry_model::{AppRef, ConfigRef, ContentHash, NodeRef, RevisionRef};
 use skerry_proto::store::v1 as stored;
-use skerry_store::keys::{ConfigRevisionRef, SealedSecretRef, SecretRevisionRef};
+use skerry_store::keys::{ConfigRevisionRef, RolloutMoveName, SealedSecretRef, SecretRevisionRef};
 use skerry_store::{Key, Leadership, Prefix, Snapshot, Store, Txn};
 use tracing::{debug, warn};
 
 use crate::follow::Shared;
+use crate::revisions::is_of;
 use crate::world::World;
-use crate::writes::{clear_content, clear_revision, clear_sealed, clear_values, unused};
+use crate::writes::{clear_content, clear_move, clear_revision, clear_sealed, clear_values, unused};
 
 /// Revisions of one app, or contents of one config, that stay in any case.
 const KEPT: usize = 10;
@@ -21,11 +23,7 @@ pub(crate) async fn clear_unused(shared: &Shared, store: &Store, leadership: &Le
     let snapshot = shared.mirror.snapshot();
     let (all_revisions, all_contents) =
         (Prefix::<stored::RevisionRecord>::all(), Prefix::<stored::ConfigRevisionRecord>::all());
-    let revisions = snapshot.iter(&all_revisions).filter_map(Result::ok);
-    let revisions = revisions.map(|r| {
-        let RevisionRef { app, hash } = r.key.name();
-        (app, (r.value.number, hash, r.mod_revision))
-    });
+    let revisions: Vec<_> = snapshot.iter(&all_revisions).filter_map(Result::ok).collect();
     let contents = snapshot.entries(&all_contents);
     let contents = contents.filter_map(|entry| {
         let ConfigRevisionRef { config, hash } =
@@ -42,12 +40,28 @@ pub(crate) async fn clear_unused(shared: &Shared, store: &Store, leadership: &Le
             let record = world.project(&name.project).and_then(|project| project.configs.get(&name.config));
             record.map_or(0, |record| record.mod_revision)
         };
-        let revisions = unused(KEPT, revisions, app_at, |app, hash| uses_revision(&world, app, hash));
+        let is_own = |name: &AppRef, revision: &stored::RevisionRecord| {
+            let view = world.project(&name.project).and_then(|project| project.apps.get(&name.app));
+            view.is_some_and(|view| {
+                is_of(revision, view.record.value.meta.as_ref().map_or("", |meta| meta.uid.as_str()))
+            })
+        };
+        let revisions = revisions.iter().map(|revision| {
+            let RevisionRef { app, hash } = revision.key.name();
+            let is_own = is_own(&app, &revision.value);
+            (is_own, (app, (revision.value.number, hash, revision.mod_revision)))
+        });
+        let (own, others): (Vec<_>, Vec<_>) = revisions.partition(|(is_own, _)| *is_own);
+        let unused_of = |kept, revisions: Vec<(bool, _)>| {
+            let revisions = revisions.into_iter().map(|(_, revision)| revision);
+            unused(kept, revisions, app_at, |app, hash| uses_revision(&world, app, hash))
+        };
+        let revisions: Vec<_> = unused_of(KEPT, own).into_iter().chain(unused_of(0, others)).collect();
         let contents = unused(KEPT, contents, config_at, |config, hash| uses_content(&world, config, hash));
         let revisions = revisions.into_iter().map(clear_revision);
         let contents = contents.into_iter().map(clear_content);
         let secrets = values(&world, &snapshot).into_iter().chain(sealed(&world, &snapshot));
-        revisions.chain(contents).chain(secrets).take(DELETED_MAX).collect()
+        revisions.chain(contents).chain(secrets).chain(moves(&world)).take(DELETED_MAX).collect()
     };
     if txns.is_empty() {
         return;
@@ -91,6 +105,17 @@ fn sealed(world: &World, snapshot: &Snapshot) -> Vec<Txn> {
         (!is_used).then(|| clear_sealed(&name, entry.mod_revision, at))
     };
     snapshot.entries(&all).filter_map(clear).take(DELETED_MAX).collect()
+}
+
+/// Moves of rollouts that say nothing any more.
+fn moves(world: &World) -> impl Iterator<Item = Txn> + '_ {
+    let rollouts =
+        world.projects().flat_map(|(project, one)| one.rollouts.iter().map(move |app| (project, app)));
+    rollouts.flat_map(|(project, (app, rollout))| {
+        let app = AppRef { project: project.clone(), app: app.clone() };
+        let spent = rollout.spent_moves().into_iter();
+        spent.map(move |(number, at)| clear_move(&RolloutMoveName { app: app.clone(), number }, at))
+    })
 }
 
 fn uses_revision(world: &World, app: &AppRef, hash: &ContentHash) -> bool {

@@ -1,4 +1,5 @@
-//! The leader's work: writes assignments that are not what placement says, and clears away revisions that nobody refers to.
+//! The leader's work: writes assignments that are not what placement says, and clears away revisions that nobody refers to. Beside it, rollouts
+//! are driven (`rollouts::drive`).
 //!
 //! Level-triggered: each pass looks at the world anew. Whoever is deposed writes nothing: every transaction compares the leadership.
 
@@ -14,7 +15,7 @@ use tracing::{Span, debug, info, warn};
 
 use crate::follow::Shared;
 use crate::writes::{self, Unsettled};
-use crate::{gc, meters, sealing};
+use crate::{gc, meters, rollouts, sealing};
 
 /// How long a leader may be silent before another takes over.
 const LEASE_TTL: Duration = Duration::from_secs(8);
@@ -57,6 +58,7 @@ async fn lead_once(shared: &Shared, store: &Store, name: &LeaderName, lease: &Le
     tokio::select! {
         () = leadership.lost() => warn!("the leadership is lost"),
         () = assign(shared, store, &leadership, shutdown) => {}
+        () = rollouts::drive(shared, store, &leadership, shutdown) => {}
     }
 }
 

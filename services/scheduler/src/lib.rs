@@ -1,4 +1,4 @@
-//! The app scheduler: apps, configs, secrets and their revisions; which node runs what; how it stands.
+//! The app scheduler: apps, configs, secrets and their revisions; how changes come to clusters; which node runs what; how it stands.
 //!
 //! Every replica follows the store and answers; one of them leads and writes assignments. Placement itself is `skerry-placement`.
 
@@ -13,6 +13,7 @@ mod lead;
 mod meters;
 mod node;
 mod revisions;
+mod rollouts;
 mod sealing;
 mod secrets;
 mod status;
@@ -25,6 +26,7 @@ use std::sync::Arc;
 use skerry_daemon::{ServiceArgs, Shutdown};
 use skerry_proto::scheduler::v1::app_service_server::AppServiceServer;
 use skerry_proto::scheduler::v1::config_service_server::ConfigServiceServer;
+use skerry_proto::scheduler::v1::rollout_service_server::RolloutServiceServer;
 use skerry_proto::scheduler::v1::secret_service_server::SecretServiceServer;
 use skerry_rpc::{MESSAGE_BYTES_MAX, Server};
 use skerry_store::{Store, WaitError};
@@ -33,6 +35,7 @@ use crate::apps::Apps;
 use crate::configs::Configs;
 use crate::follow::Shared;
 pub use crate::keys::SecretKeys;
+use crate::rollouts::Rollouts;
 use crate::secrets::Secrets;
 
 /// Flags of the `skerry-scheduler` process.
@@ -49,6 +52,7 @@ pub enum StartError {
 /// A running scheduler.
 pub struct Scheduler {
     apps: Apps,
+    rollouts: Rollouts,
     configs: Configs,
     secrets: Secrets,
 }
@@ -68,6 +72,7 @@ impl Scheduler {
         shutdown.spawn(lead::lead(Arc::clone(&shared), store.clone(), member.to_owned(), shutdown.clone()));
         Ok(Self {
             apps: Apps::new(Arc::clone(&shared), store.clone(), shutdown.clone()),
+            rollouts: Rollouts::new(Arc::clone(&shared), store.clone()),
             configs: Configs::new(Arc::clone(&shared), store.clone(), shutdown.clone()),
             secrets: Secrets::new(shared, store, keys, shutdown.clone()),
         })
@@ -79,6 +84,7 @@ impl Scheduler {
         let configs = ConfigServiceServer::new(self.configs.clone());
         let secrets = SecretServiceServer::new(self.secrets.clone());
         server
+            .add(RolloutServiceServer::new(self.rollouts.clone()))
             .add(
                 secrets
                     .max_decoding_message_size(MESSAGE_BYTES_MAX)

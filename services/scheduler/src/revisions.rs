@@ -22,13 +22,12 @@ pub(crate) fn list(shared: &Shared, request: &ListRevisionsRequest) -> Result<Li
             .parse()
             .map_err(|_| Fault::invalid_field("page_token", "not a token that the page before gave"))?,
     };
-    if shared.apps.get(&name.to_string()).is_none() {
-        return Err(Fault::not_found(&name));
-    }
+    let app = shared.apps.get(&name.to_string()).ok_or_else(|| Fault::not_found(&name))?;
+    let uid = app.metadata.as_ref().map_or("", |metadata| metadata.uid.as_str());
     let snapshot = shared.mirror.snapshot();
     let mut all: Vec<_> =
         snapshot.iter(&Prefix::<stored::RevisionRecord>::app(&name)).filter_map(Result::ok).collect();
-    all.retain(|revision| revision.value.number < below);
+    all.retain(|revision| revision.value.number < below && is_of(&revision.value, uid));
     all.sort_by_key(|revision| std::cmp::Reverse(revision.value.number));
     let mut revisions = Vec::new();
     let mut bytes = 0;
@@ -45,7 +44,13 @@ pub(crate) fn list(shared: &Shared, request: &ListRevisionsRequest) -> Result<Li
             number: revision.value.number,
             create_time: revision.value.create_time,
             spec: AppSpec::decode(revision.value.spec.clone()).ok(),
+            rejected: revision.value.rejected.clone(),
         });
     }
     Ok(ListRevisionsResponse { revisions, next_page_token })
+}
+
+/// Whether a revision is of the app with that uid, and not of one that had its name before.
+pub(crate) fn is_of(revision: &stored::RevisionRecord, uid: &str) -> bool {
+    revision.app_uid.is_empty() || revision.app_uid == uid
 }

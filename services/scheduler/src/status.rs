@@ -2,13 +2,17 @@
 
 use std::time::SystemTime;
 
-use skerry_model::{AppName, InstanceName, NodeName, ProjectName, time};
+use skerry_model::app::Kind;
+use skerry_model::{AppName, ClusterName, InstanceName, NodeName, ProjectName, time};
 use skerry_placement::{Placed, Unplaced};
-use skerry_proto::scheduler::v1::{AppStatus, Counts, ServiceStatus};
+use skerry_proto::scheduler::v1::rollout_status::Phase;
+use skerry_proto::scheduler::v1::{AppStatus, Counts, RolloutStatus, ServiceStatus};
 use skerry_proto::store::v1::StatusRecord;
-use skerry_proto::types::v1::{Condition, InstancePhase, InstanceStatus, condition};
+use skerry_proto::types::v1::{Condition, InstancePhase, InstanceStatus, JobStatus, condition, job_status};
+use skerry_rollout::Shown;
 
 use crate::node::NodeView;
+use crate::rollouts;
 use crate::world::{Project, World};
 
 /// How many problems an app's status names.
@@ -21,7 +25,27 @@ pub(crate) struct Seen {
     pub(crate) status: InstanceStatus,
     /// It should be there; otherwise it is on its way out.
     wanted: bool,
-    updated: bool,
+    /// Its node has acknowledged it as it is placed, and runs that.
+    settled: bool,
+    /// It is placed in the app's current revision.
+    current: bool,
+    end: End,
+}
+
+/// When an instance is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// It is ready for as long as it is wanted.
+    Never,
+    /// Once it has succeeded: it is of a job.
+    Success,
+}
+
+impl Seen {
+    /// It runs the app's current revision.
+    fn updated(&self) -> bool {
+        self.settled && self.current
+    }
 }
 
 /// Every instance of an app that should be, or is, by node and name.
@@ -31,31 +55,64 @@ pub(crate) fn instances(
     project: &Project,
     app: &AppName,
 ) -> Vec<Seen> {
+    let nodes = project.solution.keys();
+    nodes.flat_map(|node| instances_on(world, project_name, project, app, node)).collect()
+}
+
+/// Every instance of an app that should be, or is, on a node.
+fn instances_on(
+    world: &World,
+    project_name: &ProjectName,
+    project: &Project,
+    app: &AppName,
+    node: &NodeName,
+) -> Vec<Seen> {
+    let Some(plan) = project.solution.get(node) else { return Vec::new() };
     let default = NodeView::default();
-    let mut seen = Vec::new();
     let prefix = format!("{app}/");
-    for (node, plan) in &project.solution {
-        let view = project.nodes.get(node).unwrap_or(&default);
-        let look = Look { node, view, connected: world.is_connected(view), project, project_name };
-        seen.extend(
-            plan.placed
-                .iter()
-                .filter(|p| p.instance.app == *app)
-                .filter(|p| !is_kept(&plan.unplaced, p))
-                .map(|p| look.placed(p)),
-        );
-        seen.extend(plan.unplaced.iter().filter(|u| u.instance.app == *app).map(|u| look.unplaced(u)));
-        let is_wanted = |name: &InstanceName| {
-            plan.placed.iter().any(|p| p.instance == *name)
-                || plan.unplaced.iter().any(|u| u.instance == *name)
-        };
-        let leaving = leftovers(view)
-            .filter(|(name, _)| name.starts_with(&prefix))
-            .filter_map(|(name, reported)| Some((InstanceName::parse(name).ok()?, reported)))
-            .filter(|(name, _)| !is_wanted(name));
-        seen.extend(leaving.map(|(name, reported)| look.leaving(name, reported)));
+    let view = project.nodes.get(node).unwrap_or(&default);
+    let look = Look { node, view, connected: world.is_connected(view), project, project_name };
+    let placed = plan.placed.iter().filter(|p| p.instance.app == *app && !is_kept(&plan.unplaced, p));
+    let mut seen: Vec<Seen> = placed.map(|p| look.placed(p)).collect();
+    seen.extend(plan.unplaced.iter().filter(|u| u.instance.app == *app).map(|u| look.unplaced(u)));
+    let is_wanted = |name: &InstanceName| {
+        plan.placed.iter().any(|p| p.instance == *name) || plan.unplaced.iter().any(|u| u.instance == *name)
+    };
+    let leaving = leftovers(view)
+        .filter(|(name, _)| name.starts_with(&prefix))
+        .filter_map(|(name, reported)| Some((InstanceName::parse(name).ok()?, reported)))
+        .filter(|(name, _)| !is_wanted(name));
+    seen.extend(leaving.map(|(name, reported)| look.leaving(name, reported)));
+    // In the revision that this cluster shall have, which need not be the current one.
+    let wanted = project.state.apps.get(app).map(|app| app.wanted(&ClusterName::from(node.clone())));
+    for one in &mut seen {
+        let service = wanted.and_then(|wanted| wanted.spec.service(&one.name.service));
+        if service.is_some_and(|service| matches!(service.kind, Kind::Job(_))) {
+            one.end = End::Success;
+        }
     }
     seen
+}
+
+/// How a cluster is with what it shall have of an app.
+pub(crate) fn shown(
+    world: &World,
+    project_name: &ProjectName,
+    project: &Project,
+    app: &AppName,
+    node: &NodeName,
+) -> Shown {
+    if !project.nodes.get(node).is_some_and(|view| world.is_connected(view)) {
+        return Shown::Away;
+    }
+    let seen = instances_on(world, project_name, project, app, node);
+    match seen.iter().find(|one| !(one.wanted && one.settled && (is_done(one) || is_in_run(one)))) {
+        None => Shown::Healthy,
+        Some(Seen { status, .. }) => {
+            let (instance, reason, message) = (&status.instance, &status.reason, &status.message);
+            Shown::Unhealthy { why: format!("{instance} {reason}: {message}") }
+        }
+    }
 }
 
 /// The apps of which any node has an instance, wanted or not.
@@ -157,8 +214,11 @@ impl Look<'_> {
         } else if !is_current {
             behind(&mut status);
         }
-        let updated = acknowledged && is_current;
-        Seen { name: placed.instance.clone(), status, wanted: true, updated }
+        let app = self.project.apps.get(&placed.instance.app);
+        let current = app.is_some_and(|app| app.record.value.revision == wanted_revision);
+        let settled = acknowledged && is_current;
+        let name = placed.instance.clone();
+        Seen { name, status, wanted: true, settled, current, end: End::Never }
     }
 
     fn unplaced(&self, unplaced: &Unplaced) -> Seen {
@@ -170,7 +230,8 @@ impl Look<'_> {
         status.ready = false;
         unplaced.reason.word().clone_into(&mut status.reason);
         status.message = format!("{}{}", unplaced.reason, meanwhile(unplaced.kept, reported));
-        Seen { name: unplaced.instance.clone(), status, wanted: true, updated: false }
+        let name = unplaced.instance.clone();
+        Seen { name, status, wanted: true, settled: false, current: false, end: End::Never }
     }
 
     fn leaving(&self, name: InstanceName, reported: Option<&InstanceStatus>) -> Seen {
@@ -186,7 +247,7 @@ impl Look<'_> {
                 format!("no longer wanted, but node {node} is not connected: it stops when that returns"),
             );
         }
-        Seen { name, status, wanted: false, updated: false }
+        Seen { name, status, wanted: false, settled: false, current: false, end: End::Never }
     }
 }
 
@@ -248,7 +309,8 @@ pub(crate) fn status_of(
         })
         .collect();
     let counts = count(seen.iter());
-    let mut conditions = conditions(project, app, &counts, &seen);
+    let rollout = rollouts::status_of(world, project_name, project, app);
+    let mut conditions = conditions(project, app, &counts, &seen, rollout.as_ref());
     for condition in &mut conditions {
         let last = before
             .iter()
@@ -258,7 +320,7 @@ pub(crate) fn status_of(
             last.map_or_else(|| Some(time::to_timestamp(now)), |c| c.last_transition_time);
     }
     let problems =
-        seen.into_iter().map(|s| s.status).filter(|status| !status.ready).take(PROBLEMS_MAX).collect();
+        seen.into_iter().filter(|one| !is_done(one)).map(|one| one.status).take(PROBLEMS_MAX).collect();
     AppStatus {
         revision: view.record.value.revision.clone(),
         observed_generation: view.record.value.meta.as_ref().map_or(0, |meta| meta.generation),
@@ -266,6 +328,7 @@ pub(crate) fn status_of(
         services,
         conditions,
         problems,
+        rollout,
     }
 }
 
@@ -273,9 +336,10 @@ fn count<'a>(seen: impl Iterator<Item = &'a Seen>) -> Counts {
     let mut counts = Counts::default();
     for one in seen {
         counts.desired += u32::from(one.wanted);
-        counts.updated += u32::from(one.wanted && one.updated);
+        let updated = one.wanted && one.updated();
+        counts.updated += u32::from(updated);
         counts.running += u32::from(one.status.phase == i32::from(InstancePhase::Running));
-        counts.ready += u32::from(one.wanted && one.updated && is_done(&one.status));
+        counts.ready += u32::from(updated && is_done(one));
     }
     counts
 }
@@ -291,29 +355,86 @@ fn severity(phase: InstancePhase) -> u8 {
     }
 }
 
-/// Ready, or ended well and meant to end.
-fn is_done(status: &InstanceStatus) -> bool {
-    status.ready || status.phase == i32::from(InstancePhase::Completed)
+/// Ready, or ended well and meant to end; of a job, only that.
+fn is_done(one: &Seen) -> bool {
+    (one.status.ready && one.end == End::Never) || one.status.phase() == InstancePhase::Completed
 }
 
-fn conditions(project: &Project, app: &AppName, counts: &Counts, seen: &[Seen]) -> Vec<Condition> {
-    let condition = |name: &str, holds: bool, reason: &str, message: String| Condition {
+/// It has its turn in a run of a cron job that goes well: each run begins with a copy that is not ready, and that is nothing wrong.
+fn is_in_run(one: &Seen) -> bool {
+    let Some(job) = one.status.job.as_ref().filter(|_| one.end == End::Never) else { return false };
+    let goes_ill = matches!(one.status.phase(), InstancePhase::Backoff | InstancePhase::Failed);
+    job.state() == job_status::State::Active && !goes_ill
+}
+
+/// How the jobs of an app stand, where it has any: whether they are complete, and whether one has failed for good.
+fn jobs(seen: &[Seen]) -> Option<[Condition; 2]> {
+    let of_jobs: Vec<&Seen> = seen.iter().filter(|one| one.wanted && one.end == End::Success).collect();
+    let failed = of_jobs.iter().filter(|one| one.updated()).find_map(|one| {
+        let job = one.status.job.as_ref().filter(|job| job.state() == job_status::State::Failed)?;
+        Some((one, job))
+    });
+    let done = of_jobs.iter().filter(|one| one.updated() && is_done(one)).count();
+    let (complete, failed) = match failed {
+        _ if of_jobs.is_empty() => return None,
+        Some((one, JobStatus { reason, succeeded, completions, failures, .. })) => {
+            let job = one.name.to_string();
+            let job = job.rsplit_once('/').map_or(job.as_str(), |(job, _)| job);
+            let message = format!(
+                "job {job} has failed for good ({reason}): {succeeded} of {completions} succeeded, and there were {failures} failures"
+            );
+            (
+                condition("Complete", false, reason, message.clone()),
+                condition("Failed", true, reason, message),
+            )
+        }
+        None => {
+            let (all, message) = (
+                done == of_jobs.len(),
+                format!("{done} of {} instances of jobs have succeeded", of_jobs.len()),
+            );
+            let reason = if all { "JobsComplete" } else { "JobsUnderWay" };
+            let none = condition("Failed", false, "NoJobFailed", "no job has failed for good".to_owned());
+            (condition("Complete", all, reason, message), none)
+        }
+    };
+    Some([complete, failed])
+}
+
+fn condition(name: &str, holds: bool, reason: &str, message: String) -> Condition {
+    Condition {
         r#type: name.to_owned(),
         status: if holds { condition::Status::True } else { condition::Status::False }.into(),
         reason: reason.to_owned(),
         message,
         last_transition_time: None,
-    };
+    }
+}
+
+fn conditions(
+    project: &Project,
+    app: &AppName,
+    counts: &Counts,
+    seen: &[Seen],
+    rollout: Option<&RolloutStatus>,
+) -> Vec<Condition> {
     let leaving = seen.iter().filter(|s| !s.wanted).count();
     let first = seen
         .iter()
-        .filter(|s| s.wanted && !is_done(&s.status))
+        .filter(|s| s.wanted && !is_done(s))
         .map(|s| &s.status)
         .min_by_key(|status| severity(status.phase()));
     let available = match first {
         None if counts.desired == 0 => {
             let (reason, message) = nothing_wanted(project, app);
             condition("Available", false, reason, message)
+        }
+        // What waits for its turn is healthy in what it has, and that is not the current revision.
+        None if counts.ready < counts.desired => {
+            let message = rollout.map(|rollout| rollout.message.as_str()).unwrap_or_default();
+            let message =
+                format!("{} of {} instances are updated; {message}", counts.updated, counts.desired);
+            condition("Available", false, rollout_reason(rollout), message)
         }
         None => condition(
             "Available",
@@ -322,11 +443,16 @@ fn conditions(project: &Project, app: &AppName, counts: &Counts, seen: &[Seen]) 
             format!("{} of {} instances are ready", counts.ready, counts.desired),
         ),
         Some(problem) => {
+            let (reason, why) = match problem.message.as_str() {
+                "" if problem.reason.is_empty() => ("NotReady", "it is not ready yet"),
+                "" => (problem.reason.as_str(), "it is not ready yet"),
+                message => (problem.reason.as_str(), message),
+            };
             let message = format!(
-                "{} of {} instances are ready; {}: {}",
-                counts.ready, counts.desired, problem.instance, problem.message
+                "{} of {} instances are ready; {}: {why}",
+                counts.ready, counts.desired, problem.instance
             );
-            condition("Available", false, &problem.reason, message)
+            condition("Available", false, reason, message)
         }
     };
     let moving = counts.updated < counts.desired || leaving > 0 || counts.ready < counts.desired;
@@ -339,14 +465,23 @@ fn conditions(project: &Project, app: &AppName, counts: &Counts, seen: &[Seen]) 
     } else {
         condition("Progressing", false, "Converged", "nothing is on its way".to_owned())
     };
-    vec![available, progressing]
+    [available, progressing].into_iter().chain(jobs(seen).into_iter().flatten()).collect()
+}
+
+/// Why instances wait for the current revision, as one word.
+fn rollout_reason(rollout: Option<&RolloutStatus>) -> &'static str {
+    match rollout.map(RolloutStatus::phase) {
+        Some(Phase::Paused) => "RolloutPaused",
+        Some(Phase::RollingBack) => "RollingBack",
+        _ => "RollingOut",
+    }
 }
 
 fn nothing_wanted(project: &Project, app: &AppName) -> (&'static str, String) {
     let Some(placed) = project.state.apps.get(app) else {
         return ("RevisionMissing", "the current revision is not in the store".to_owned());
     };
-    let selector = &placed.spec.selector;
+    let selector = &placed.base.spec.selector;
     if project.state.nodes.is_empty() {
         ("NoNodes", "the project has no nodes yet".to_owned())
     } else if project.state.nodes.values().any(|node| selector.matches(&node.labels)) {
@@ -404,6 +539,26 @@ mod tests {
         let mut untold = InstanceStatus { ready: true, ..InstanceStatus::default() };
         behind(&mut untold);
         assert_eq!((untold.ready, untold.reason.as_str()), (false, "Updating"));
+    }
+
+    #[test]
+    fn a_cluster_is_as_healthy_while_a_cron_job_runs_as_between_its_runs() {
+        use InstancePhase::{Backoff, Failed, Pending, Preparing};
+        use job_status::State::{Active, Waiting};
+        let seen = |end: End, phase: InstancePhase, state: job_status::State| {
+            let job = Some(JobStatus { state: state.into(), ..JobStatus::default() });
+            let status = InstanceStatus { phase: phase.into(), job, ..InstanceStatus::default() };
+            let name = InstanceName::parse("a/s/n/0").unwrap();
+            Seen { name, status, wanted: true, settled: true, current: true, end }
+        };
+        for phase in [Pending, Preparing] {
+            assert!(is_in_run(&seen(End::Never, phase, Active)));
+            assert!(!is_in_run(&seen(End::Never, phase, Waiting)), "it cannot begin");
+            assert!(!is_in_run(&seen(End::Success, phase, Active)), "a job is waited for");
+        }
+        for phase in [Backoff, Failed] {
+            assert!(!is_in_run(&seen(End::Never, phase, Active)));
+        }
     }
 
     #[test]

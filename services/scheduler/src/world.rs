@@ -3,6 +3,8 @@
 //! Fed with store entries one by one (in any order: each join is made when both sides are there), it keeps per project the placement state
 //! and its solution in step. It decides nothing beyond placement and writes nothing.
 
+mod rollout;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -11,7 +13,7 @@ use skerry_model::{
     AppName, AppRef, AppSpec, ConfigName, ConfigRef, ContentHash, InstanceName, NodeName, NodeRef,
     ProjectName, SecretName, SecretRef, SecretVersion,
 };
-use skerry_placement::{App, Delta, Node, Placed, Secret, Solution, State, apply};
+use skerry_placement::{Delta, Node, Placed, Secret, Solution, State, apply};
 use skerry_proto::store::v1 as stored;
 use skerry_proto::types::v1::{AppSpec as WireSpec, env_source};
 use skerry_store::keys::SecretRevisionRef;
@@ -20,6 +22,7 @@ use tracing::warn;
 
 use crate::keys::SecretKeys;
 use crate::node::NodeView;
+use crate::rollouts::AppRollout;
 use crate::sealing::Sealing;
 use crate::writes::{self, Unsettled};
 
@@ -33,6 +36,8 @@ pub(crate) struct AppView {
     pub(crate) record: Versioned<stored::AppRecord>,
     /// Its current spec, once its revision is there.
     pub(crate) spec: Option<Arc<WireSpec>>,
+    /// Specs that some clusters have while a rollout is under way.
+    others: Vec<Arc<WireSpec>>,
 }
 
 /// How an app uses a config.
@@ -61,6 +66,8 @@ pub(crate) struct Project {
     pub(crate) secrets: BTreeMap<SecretName, Versioned<stored::SecretRecord>>,
     /// Their values: whether they open, else why not.
     values: BTreeMap<(SecretName, SecretVersion), Result<(), String>>,
+    /// Rollouts of apps.
+    pub(crate) rollouts: BTreeMap<AppName, AppRollout>,
     /// To what the secrets of nodes are sealed.
     sealings: BTreeMap<NodeName, Sealing>,
     revisions: BTreeMap<(AppName, ContentHash), (Arc<WireSpec>, Arc<AppSpec>)>,
@@ -104,6 +111,11 @@ impl World {
         self.projects.get(name)
     }
 
+    /// All projects.
+    pub(crate) fn projects(&self) -> impl Iterator<Item = (&ProjectName, &Project)> {
+        self.projects.iter()
+    }
+
     /// Whether a node's session is open and its gateway alive.
     pub(crate) fn is_connected(&self, view: &NodeView) -> bool {
         view.session
@@ -116,6 +128,7 @@ impl World {
         let all = self
             .projects
             .iter()
+            .filter(|(_, project)| project.is_seen_whole())
             .flat_map(|(name, project)| project.unsettled.iter().map(move |node| (name, project, node)));
         all.take(limit).map(|(name, project, node)| project.unsettled_node(name, node)).collect()
     }
@@ -126,6 +139,8 @@ impl World {
             Some(Family::Nodes) => self.take_node(key, entry, touched),
             Some(Family::Apps) => self.take_app(key, entry, touched),
             Some(Family::Revisions) => self.take_revision(key, entry, touched),
+            Some(Family::Rollouts) => self.take_rollout(key, entry, touched),
+            Some(Family::RolloutMoves) => self.take_rollout_move(key, entry, touched),
             Some(Family::Configs) => self.take_config(key, entry, touched),
             Some(Family::Secrets) => self.take_secret(key, entry, touched),
             Some(Family::SecretRevisions) => self.take_values(key, entry, touched),
@@ -170,7 +185,9 @@ impl World {
         let Some((name, record)) = read::<stored::AppRecord>(key, entry) else { return };
         let project = self.project_mut(&name.project);
         match record {
-            Some(record) => project.apps.insert(name.app.clone(), AppView { record, spec: None }),
+            Some(record) => {
+                project.apps.insert(name.app.clone(), AppView { record, spec: None, others: Vec::new() })
+            }
             None => project.apps.remove(&name.app),
         };
         touched.apps.insert(name.clone());
@@ -313,7 +330,7 @@ impl Project {
         config: &'a ConfigName,
     ) -> impl Iterator<Item = (&'a AppName, ConfigUse)> {
         self.apps.iter().filter_map(move |(name, view)| {
-            let services = || view.spec.iter().flat_map(|spec| &spec.services);
+            let services = || view.spec.iter().chain(&view.others).flat_map(|spec| &spec.services);
             let mut mounted = services().flat_map(|service| &service.configs).map(|mount| &mount.config);
             let mut read =
                 services().flat_map(|service| &service.env_from).filter_map(|from| match &from.source {
@@ -333,9 +350,13 @@ impl Project {
         secret: &'a SecretName,
     ) -> impl Iterator<Item = &'a AppName> {
         let uses = |app: &AppName| {
-            let placed = self.state.apps.get(app).map(|app| &app.spec);
-            let known = placed.or_else(|| self.current(app).map(|(_, spec)| spec));
-            known.is_some_and(|spec| spec.secret_names().contains(secret))
+            let placed = self.state.apps.get(app);
+            let mut specs = placed
+                .into_iter()
+                .flat_map(|app| std::iter::once(&app.base).chain(app.others.values()))
+                .map(|wanted| &wanted.spec)
+                .chain(self.current(app).map(|(_, spec)| spec));
+            specs.any(|spec| spec.secret_names().contains(secret))
         };
         self.apps.keys().filter(move |app| uses(app))
     }
@@ -386,8 +407,11 @@ impl Project {
         }
     }
 
-    /// Whether any node is assigned, or shall be, something of this revision.
+    /// Whether any node is assigned, or shall be, something of this revision, or a rollout names it.
     pub(crate) fn is_referenced(&self, app: &AppName, revision: &ContentHash) -> bool {
+        if self.rollouts.get(app).is_some_and(|rollout| rollout.revisions().contains(revision)) {
+            return true;
+        }
         let stored = self.state.previous.values().flatten();
         let planned = self.solution.values().flat_map(|plan| &plan.placed);
         stored.chain(planned).any(|placed| placed.instance.app == *app && placed.revision == *revision)
@@ -494,38 +518,6 @@ impl Project {
         }
     }
 
-    /// Brings an app to placement in its current revision, once both are there.
-    fn refresh_app(&mut self, project: &ProjectName, app: &AppName, touched: &mut Touched) {
-        let current = self.apps.get_mut(app).and_then(|view| {
-            let revision = ContentHash::parse(&view.record.value.revision).ok()?;
-            let (wire, spec) = self.revisions.get(&(app.clone(), revision))?;
-            view.spec = Some(Arc::clone(wire));
-            Some((revision, Arc::clone(spec)))
-        });
-        let known = self.apps.contains_key(app);
-        let placed = match current {
-            Some((revision, spec)) => {
-                let hash_of =
-                    |name: &ConfigName| ContentHash::parse(&self.configs.get(name)?.value.hash).ok();
-                let configs = spec
-                    .config_names()
-                    .into_iter()
-                    .filter_map(|name| Some((name.clone(), hash_of(name)?)))
-                    .collect();
-                let secrets = spec.secret_names().into_iter();
-                let secrets = secrets.filter_map(|name| Some((name.clone(), self.secret(name)?))).collect();
-                Some(App { revision, spec, configs, secrets })
-            }
-            // The record is there and its revision is not yet: what runs stays until it is.
-            None if known => return,
-            None => None,
-        };
-        touched.apps.insert(AppRef { project: project.clone(), app: app.clone() });
-        if self.state.apps.get(app) != placed.as_ref() {
-            self.change(project, Delta::App(app.clone(), placed), None, touched);
-        }
-    }
-
     fn reread_assignments_of(&mut self, project: &ProjectName, app: &AppName, touched: &mut Touched) {
         let holds = |view: &NodeView| {
             let instances = view.assignment.iter().flat_map(|(record, _)| &record.instances);
@@ -555,7 +547,9 @@ impl Project {
         let Some(service) = spec.and_then(|(_, spec)| spec.service(&placed.instance.service)) else {
             return Some(placed);
         };
-        Some(Placed { booked: service.booked(), ports: service.host_ports().to_vec(), ..placed })
+        let ordinal = placed.instance.ordinal;
+        let (booked, ports) = (service.booked_by(ordinal), service.ports_of(ordinal).to_vec());
+        Some(Placed { booked, ports, ..placed })
     }
 }
 

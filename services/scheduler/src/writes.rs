@@ -10,7 +10,7 @@ use skerry_model::{
 };
 use skerry_placement::{Placed, SealedSecret};
 use skerry_proto::store::v1 as stored;
-use skerry_store::keys::{ConfigRevisionRef, SealedSecretRef, SecretRevisionRef};
+use skerry_store::keys::{ConfigRevisionRef, RolloutMoveName, SealedSecretRef, SecretRevisionRef};
 use skerry_store::{Key, Txn};
 
 /// Most causes that are named of one assignment.
@@ -165,6 +165,12 @@ pub fn clear_content(unused: Unused<ConfigRef>) -> Txn {
     let owner = Key::<stored::ConfigRecord>::of(&unused.owner);
     let content = ConfigRevisionRef { config: unused.owner, hash: unused.hash };
     clear(&Key::<stored::ConfigRevisionRecord>::of(&content), unused.at, &owner, unused.owner_at)
+}
+
+/// The transaction that clears away a move of a rollout. Moves never change.
+pub(crate) fn clear_move(name: &RolloutMoveName, at: i64) -> Txn {
+    let key = Key::<stored::RolloutMoveRecord>::of(name);
+    Txn::new().when_unchanged(&key, at).delete(&key)
 }
 
 /// The transaction that clears away values of a secret.

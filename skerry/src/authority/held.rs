@@ -12,7 +12,7 @@ use rustls_pki_types::{CertificateDer, DnsName, ServerName};
 use skerry_identity::chain::{chain_from_pem, chain_to_pem};
 use skerry_identity::key_store::load_or_make_key;
 use skerry_identity::{
-    Identity, PeerCertificate, Principal, PublicKey, SigningKey as _, TrustDomain, private_file,
+    Identity, KeyId, PeerCertificate, Principal, PublicKey, SigningKey as _, TrustDomain, private_file,
 };
 use skerry_model::{Fault, NodeRef, ProjectName, ServiceName};
 use skerry_registry::authority::{Granted, Issuer, Service};
@@ -45,6 +45,8 @@ pub(crate) struct Outcome {
     pub(crate) changed: bool,
     /// The end of its life.
     pub(crate) not_after: SystemTime,
+    /// The key that it is for.
+    pub(crate) key: KeyId,
 }
 
 impl Held {
@@ -81,11 +83,12 @@ impl Held {
         if let Some(chain) = there
             && let Some(not_after) = good_until(&chain, &granted, whose, &domain, now)
         {
-            return Ok(Outcome { issued: false, changed, not_after });
+            return Ok(Outcome { issued: false, changed, not_after, key: key.public_key().id() });
         }
         private_file::replace(&self.certificate, granted.issued.to_pem().as_bytes())
             .with_context(|| format!("keeping the certificate of {whose:?}"))?;
-        Ok(Outcome { issued: true, changed: true, not_after: granted.issued.not_after })
+        let (not_after, key) = (granted.issued.not_after, key.public_key().id());
+        Ok(Outcome { issued: true, changed: true, not_after, key })
     }
 }
 

@@ -19,6 +19,7 @@ use skerry_model::{ProjectName, ServiceName, quantity};
 use skerry_registry::authority::{
     AuthorityDir, Changed, Force, Issuer, LIFE_MIN, PEER_LIFE, renew, reseal, retire, rotate,
 };
+use skerry_registry::count_first_admin_key;
 use skerry_store::Store;
 
 pub(crate) use args::AuthorityArgs;
@@ -145,6 +146,9 @@ impl Place {
         issuer.ready().await.context("reading the authority")?;
         let held = Held::new(&args.out, name);
         let outcome = held.ensure(&issuer, whose, life, SystemTime::now())?;
+        if matches!(whose, Whose::User { project, name } if project.is_system() && name.as_str() == "admin") {
+            count_first_admin_key(store, outcome.key).await.map_err(|fault| anyhow!(fault.message))?;
+        }
         let word = if outcome.issued { "issued" } else { "kept" };
         let until =
             jiff::Timestamp::try_from(outcome.not_after).context("the end of the certificate's life")?;

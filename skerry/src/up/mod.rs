@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Context as _;
-use skerry_cli::{OwnContext, OwnServer, keep_own_context, own_context_command};
+use skerry_cli::{OwnContext, OwnServer, keep_own_context, without_context};
 use skerry_daemon::{LogArgs, Monitor, Shutdown, TlsArgs};
 use tokio::net::TcpListener;
 
@@ -206,7 +206,7 @@ fn own_context(settings: &Settings, address: SocketAddr) -> Option<Result<OwnCon
         authority: &admin.authority,
     };
     let kept = keep_own_context(&server);
-    Some(kept.map_err(|why| Unnamed { why, command: own_context_command(&server) }))
+    Some(kept.map_err(|why| Unnamed { why, command: without_context(&server) }))
 }
 
 /// Listens at `address`; answers with the port that was taken.

@@ -84,6 +84,8 @@ impl Storage {
     async fn open(settings: &Settings) -> anyhow::Result<Self> {
         let etcd = EmbeddedEtcd::open(skerry_etcd_embedded::Config::new(make_store_dir(&settings.data_dir)?))
             .await?;
+        // Those of a process that was killed: nothing is placed and a dead service is listed until they end.
+        etcd.revoke_leases().await;
         let channel = etcd.serve_in_process().await?;
         match Store::connect(StoreConfig::new(Target::Channel(channel)).written_by("skerry")).await {
             Ok(store) => Ok(Self { store, embedded: Some(etcd) }),

@@ -157,7 +157,7 @@ impl Settings {
             Some(Ok(OwnContext::Named(name))) => line(format!("skerry --context {name} {next}")),
             Some(Err(Unnamed { why, command })) => vec![
                 format!("no context was kept: {why}"),
-                format!("{state}; now type: {command} && skerry{project} {next}"),
+                format!("{state}; now type: {command}{project} {next}"),
             ],
             None => {
                 let own = if self.is_secured() {
@@ -171,7 +171,7 @@ impl Settings {
     }
 }
 
-/// Why no context names this server, and the command that makes one.
+/// Why no context names this server, and `skerry` with the flags that name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Unnamed {
     pub(super) why: String,
@@ -265,10 +265,10 @@ mod tests {
             next(&settings, true, Some(Ok(OwnContext::Named("local-1".into())))),
             "ready after 0.6 s; now type: skerry --context local-1 get nodes"
         );
-        let unnamed = Unnamed { why: "the disk is full".into(), command: "skerry config x".into() };
+        let unnamed = Unnamed { why: "the disk is full".into(), command: "skerry --server x".into() };
         assert_eq!(
             next(&settings, true, Some(Err(unnamed))),
-            "no context was kept: the disk is full\nready after 0.6 s; now type: skerry config x && skerry get nodes"
+            "no context was kept: the disk is full\nready after 0.6 s; now type: skerry --server x get nodes"
         );
         assert_eq!(
             next(&plain, true, None),

@@ -82,4 +82,8 @@ pub struct VerifyArgs {
     /// An export, instead of asking a server
     #[arg(long, value_name = "FILE")]
     pub from_file: Option<PathBuf>,
+
+    /// The store was restored from an older copy: that chains end before what their writers knew is no finding
+    #[arg(long)]
+    pub restored: bool,
 }

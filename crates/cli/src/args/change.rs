@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, ValueHint};
 use clap_complete::engine::ArgValueCompleter;
 
-use super::{duration, targets};
+use super::{ComposeFlags, duration, targets};
 use crate::complete;
 
 /// `apply`
@@ -23,6 +23,7 @@ Examples:
   skerry apply -f app.yaml
   skerry apply -f configs/ -f app.yaml --wait
   skerry apply -R -f site/ --prune -l team=shop --dry-run
+  skerry apply -f docker-compose.yml --as-app shop --wait
   skerry get app/hello -o yaml | sed s/1.0/1.1/ | skerry apply -f -")]
 pub struct ApplyArgs {
     /// Manifest, directory of manifests (*.yaml, *.yml, *.json), or - for stdin; may be repeated
@@ -56,6 +57,10 @@ pub struct ApplyArgs {
     /// Longest wait for all together, as 30s or 2m
     #[arg(long, default_value = "5m", value_name = "DURATION", value_parser = duration)]
     pub timeout: Duration,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a comment here would become the title of all flags in --help")]
+    pub compose: ComposeFlags,
 }
 
 /// `diff`
@@ -80,6 +85,10 @@ pub struct DiffArgs {
     /// Directories with all that is below them
     #[arg(short = 'R', long)]
     pub recursive: bool,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a comment here would become the title of all flags in --help")]
+    pub compose: ComposeFlags,
 }
 
 /// `edit`
@@ -140,6 +149,10 @@ pub struct DeleteArgs {
     /// Longest wait for all together, as 30s or 2m
     #[arg(long, default_value = "60s", value_name = "DURATION", value_parser = duration)]
     pub timeout: Duration,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a comment here would become the title of all flags in --help")]
+    pub compose: ComposeFlags,
 }
 
 /// `label`

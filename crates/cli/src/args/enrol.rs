@@ -50,11 +50,11 @@ pub struct TokenCreateArgs {
     #[arg(long)]
     pub once_per_machine: bool,
 
-    /// Cluster that its nodes join
+    /// Cluster that its nodes are of: kept as an annotation, nothing is placed by it yet
     #[arg(long, value_name = "NAME")]
     pub cluster: Option<String>,
 
-    /// Apps that run on its nodes besides what matches
+    /// Apps that its nodes shall run besides what matches: kept as an annotation, nothing acts on it yet
     #[arg(long, value_name = "APP", value_delimiter = ',')]
     pub system_apps: Vec<String>,
 

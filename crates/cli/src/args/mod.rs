@@ -3,6 +3,7 @@
 mod access;
 mod audit;
 mod change;
+mod compose;
 mod contexts;
 mod create;
 mod enrol;
@@ -25,13 +26,14 @@ pub use access::{
 };
 pub use audit::{AuditArgs, AuditCommand, VerifyArgs};
 pub use change::{AnnotateArgs, ApplyArgs, CordonArgs, DeleteArgs, DiffArgs, EditArgs, LabelArgs};
+pub use compose::{ComposeFlags, ConvertArgs};
 pub use contexts::{ConfigCommand, GetContextsArgs, SetContextArgs};
 pub use create::{CreateCommand, CreateProjectArgs};
 pub use enrol::{
     ApproveArgs, DenyArgs, NodeCommand, RevokeArgs, TokenCommand, TokenCreateArgs, TokenDeleteArgs,
     TokenListArgs,
 };
-pub use rollout::{HistoryArgs, RestartArgs, RolloutCommand, RolloutStatusArgs, UndoArgs};
+pub use rollout::{HistoryArgs, RestartArgs, RolloutAppArgs, RolloutCommand, RolloutStatusArgs, UndoArgs};
 pub use secret::{ResealArgs, RotateKeyArgs, SecretCommand, SecretSetArgs};
 pub use show::{
     DescribeArgs, EventsArgs, ExplainArgs, Format, GetArgs, Output, StatusArgs, VersionArgs, WaitArgs,
@@ -114,6 +116,8 @@ pub enum Color {
 pub enum ClientCommand {
     /// Create or change resources from manifests
     Apply(ApplyArgs),
+    /// Show Compose files as manifests
+    Convert(ConvertArgs),
     /// Create a resource without a manifest
     #[command(subcommand)]
     Create(CreateCommand),

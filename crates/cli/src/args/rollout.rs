@@ -9,8 +9,14 @@ use super::{app_targets, duration};
 /// `rollout`
 #[derive(Debug, Clone, Subcommand)]
 pub enum RolloutCommand {
-    /// Wait until every instance runs the current revision and is ready
+    /// Follow the current revision until every cluster runs it and is healthy
     Status(RolloutStatusArgs),
+    /// Change no further cluster
+    Pause(RolloutAppArgs),
+    /// Go on with a rollout that is paused
+    Resume(RolloutAppArgs),
+    /// End a rollout that is under way, and go back
+    Abort(RolloutAppArgs),
     /// Show the revisions of an app, or one of them
     History(HistoryArgs),
     /// Go back to an earlier revision
@@ -22,7 +28,8 @@ pub enum RolloutCommand {
 /// `rollout status`
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
-Exit code 5 when the time is over, with the reason that was seen last.
+Exit code 1 when it is paused or was rolled back, 5 when the time is over, each with the reason.
+Clusters that are not connected are not waited for where the app has a rollout strategy.
 
 Examples:
   skerry rollout status app/hello
@@ -48,6 +55,22 @@ pub struct RolloutStatusArgs {
     /// Longest wait for all together, as 30s or 2m
     #[arg(long, default_value = "10m", value_name = "DURATION", value_parser = duration)]
     pub timeout: Duration,
+}
+
+/// `rollout pause`, `rollout resume` and `rollout abort`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+An app with spec.rollout comes to its clusters in batches. Paused, what was changed stays, and nothing
+more is changed. Aborted, what was changed goes back, and the former revision is the current one again.
+
+Examples:
+  skerry rollout pause app/hello
+  skerry rollout resume app/hello
+  skerry rollout abort app/hello")]
+pub struct RolloutAppArgs {
+    /// app/NAME, or app NAME
+    #[arg(value_name = "app/NAME", required = true, num_args = 1..=2, add = app_targets())]
+    pub app: Vec<String>,
 }
 
 /// `rollout history`
@@ -76,7 +99,7 @@ pub struct HistoryArgs {
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Without --to-revision: to the last revision that was something else than the current one, restarts
-apart. Undoing twice is as before. What an earlier revision was becomes the current one under a new number.
+and what a rollout rejected apart. How it is rolled out stays as it is. Undoing twice is as before. What an earlier revision was becomes the current one under a new number.
 
 Examples:
   skerry rollout undo app/hello

@@ -132,17 +132,17 @@ pub struct DescribeArgs {
 /// `explain`
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
-Kinds: app, config, secret, node, user, group, rolebinding, instance, revision, event. Names are those of manifests; lists are
-passed through. Needs no server.
+Names are those of manifests; lists are passed through. Without a word it lists the kinds. Needs no server.
 
 Examples:
+  skerry explain
   skerry explain app
   skerry explain app.spec.services.healthCheck
   skerry explain app.spec --recursive")]
 pub struct ExplainArgs {
     /// Kind, or a field of it
     #[arg(value_name = "KIND[.FIELD...]", add = ArgValueCompleter::new(complete::fields))]
-    pub path: String,
+    pub path: Option<String>,
 
     /// Also the names and types of all fields below, without their documentation
     #[arg(long)]
@@ -182,10 +182,12 @@ pub struct EventsArgs {
 States:
   healthy               apps: every instance runs the current revision and is ready;
                         nodes: connected and ready
+  complete              apps: each of its jobs has succeeded
   connected             nodes: the agent is connected (a node that is not there yet is waited for)
   deleted               it is gone; apps: its instances have stopped as well
   condition=TYPE        a condition of it is True; condition=TYPE=False for another value
 
+A job that has failed for good is not waited for any longer: exit code 1, also with healthy.
 A server that is away is asked again until the time is over. Exit code 5 when it is over, with the
 reason that was seen last; 4 when the server is away at the end.
 

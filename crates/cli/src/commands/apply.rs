@@ -16,7 +16,8 @@ use crate::print::Printer;
 use crate::target::{Target, Type};
 
 pub(crate) async fn run(client: &Client, args: &ApplyArgs, printer: &mut Printer) -> Result<(), CliError> {
-    let manifests = read(client, Named { names: &args.files, recursive: args.recursive })?;
+    let manifests =
+        read(client, Named { names: &args.files, recursive: args.recursive, compose: &args.compose })?;
     let plan = if args.prune { Some(prune::Plan::new(client, args, &manifests)?) } else { None };
     let mut several = Several::default();
     for sourced in &manifests {

@@ -80,8 +80,8 @@ fn targets(client: &Client, args: &DeleteArgs) -> Result<Vec<(Target, String)>, 
             .map(|target| target.full_name(client.project()).map(|name| (target, name)))
             .collect();
     }
-    let manifests =
-        read_all(Named { names: &args.files, recursive: args.recursive }, &client.manifest_project())?;
+    let named = Named { names: &args.files, recursive: args.recursive, compose: &args.compose };
+    let manifests = read_all(named, &client.manifest_project())?;
     let mut targets: Vec<_> = manifests
         .iter()
         .map(|sourced| {

@@ -24,7 +24,9 @@ pub(crate) async fn run(client: &Client, args: &DiffArgs, printer: &mut Printer)
 async fn differ(client: &Client, args: &DiffArgs, printer: &mut Printer) -> Result<bool, CliError> {
     let mut several = Several::default();
     let mut differences = false;
-    for sourced in read(client, Named { names: &args.files, recursive: args.recursive })? {
+    for sourced in
+        read(client, Named { names: &args.files, recursive: args.recursive, compose: &args.compose })?
+    {
         let outcome = match of_one(client, &sourced, printer.colour()).await {
             Ok(text) => {
                 differences |= !text.is_empty();

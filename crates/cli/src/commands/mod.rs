@@ -4,6 +4,7 @@ pub(crate) mod access;
 pub(crate) mod apply;
 pub(crate) mod audit;
 pub(crate) mod contexts;
+pub(crate) mod convert;
 pub(crate) mod cordon;
 pub(crate) mod create;
 pub(crate) mod delete;

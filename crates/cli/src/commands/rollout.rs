@@ -1,17 +1,19 @@
 //! `rollout`: the revisions of an app. How the current one comes along, which there were, and back to one of them.
 
+mod control;
+mod status;
+
 use skerry_manifest::output::other;
 use skerry_proto::scheduler::v1::update_app_response::Outcome;
 use skerry_proto::scheduler::v1::{App, Revision};
 use skerry_proto::types::v1::AppSpec;
 
+use super::restart;
 use super::send::{Sending, send};
-use super::{Several, restart, wait};
-use crate::args::{HistoryArgs, RolloutCommand, RolloutStatusArgs, UndoArgs};
+use crate::args::{HistoryArgs, RolloutCommand, UndoArgs};
 use crate::client::Client;
 use crate::error::CliError;
 use crate::item::{Item, Query};
-use crate::patience::Patience;
 use crate::print::Printer;
 use crate::render::rows::{self, short_hash};
 use crate::render::table::Table;
@@ -24,9 +26,12 @@ pub(crate) async fn run(
     printer: &mut Printer,
 ) -> Result<(), CliError> {
     match command {
-        RolloutCommand::Status(args) => status(client, args, printer).await,
+        RolloutCommand::Status(args) => status::run(client, args, printer).await,
         RolloutCommand::History(args) => history(client, args, printer).await,
         RolloutCommand::Undo(args) => undo(client, args, printer).await,
+        RolloutCommand::Pause(args) => control::pause(client, args, printer).await,
+        RolloutCommand::Resume(args) => control::resume(client, args, printer).await,
+        RolloutCommand::Abort(args) => control::abort(client, args, printer).await,
         RolloutCommand::Restart(args) => restart::run(client, args, printer).await,
     }
 }
@@ -45,42 +50,6 @@ fn apps(words: &[String]) -> Result<Vec<Target>, CliError> {
         None => Ok(targets),
         Some(other) => Err(CliError::Usage(format!("{other} has no revisions: name an app, as app/NAME"))),
     }
-}
-
-async fn status(client: &Client, args: &RolloutStatusArgs, printer: &mut Printer) -> Result<(), CliError> {
-    let targets = apps(&args.apps)?;
-    let patience = Patience::new(args.timeout);
-    let mut several = Several::default();
-    for target in &targets {
-        let waited = if args.watch { wait::until_healthy(client, target, patience).await } else { Ok(()) };
-        let outcome = match waited {
-            Ok(()) => said(client, target, printer).await,
-            Err(error) => Err(error),
-        };
-        several.take(outcome)?;
-    }
-    several.finish()
-}
-
-/// Says how the app stands now.
-async fn said(client: &Client, target: &Target, printer: &mut Printer) -> Result<(), CliError> {
-    let item = client.get(target).await?;
-    let unhealthy = wait::unhealthy(&item);
-    let Item::App(app) = item else { unreachable!("asked for an app") };
-    let status = app.status.unwrap_or_default();
-    let counts = status.counts.unwrap_or_default();
-    let line = match unhealthy {
-        None => format!(
-            "{target} rolled out: {}/{} ready in revision {}",
-            counts.ready,
-            counts.desired,
-            short_hash(&status.revision)
-        ),
-        Some(seen) => {
-            format!("{target} not rolled out: {}/{} ready; {}", counts.ready, counts.desired, seen.text)
-        }
-    };
-    printer.line(&line)
 }
 
 /// The revisions, newest first, and which is the current one.
@@ -112,10 +81,16 @@ async fn history(client: &Client, args: &HistoryArgs, printer: &mut Printer) -> 
         .enumerate()
         .map(|(index, revision)| {
             let before = revisions.get(index + 1);
-            let state = if Some(&revision.spec) == Some(&app.spec) { "current" } else { "" };
+            let hash = revision.name.rsplit('/').next().unwrap_or_default();
+            let is_current = app.status.as_ref().is_some_and(|status| status.revision == hash);
+            let state = match revision.rejected.as_str() {
+                _ if is_current => "current",
+                "" => "",
+                _ => "rejected",
+            };
             vec![
                 revision.number.to_string(),
-                short_hash(revision.name.rsplit('/').next().unwrap_or_default()),
+                short_hash(hash),
                 time::age(revision.create_time.as_ref(), now),
                 state.to_owned(),
                 what(revision, before),
@@ -162,7 +137,7 @@ async fn undo(client: &Client, args: &UndoArgs, printer: &mut Printer) -> Result
             revision.number
         )));
     };
-    app.spec = Some(spec);
+    app.spec = Some(AppSpec { rollout: current.rollout, ..spec });
     // With the etag of what was looked at: whoever changes the app meanwhile is not undone as well.
     let how = Sending { dry_run: args.dry_run, ..Sending::change(["spec"]) };
     let (_, outcome) = send(client, Item::App(Box::new(app)), &how).await?;
@@ -174,14 +149,16 @@ async fn undo(client: &Client, args: &UndoArgs, printer: &mut Printer) -> Result
     })
 }
 
-/// The newest revision that is something else than `current`, restarts apart.
+/// The newest revision that is something else than `current`, restarts apart, and that no rollout rejected.
 fn before<'a>(revisions: &'a [Revision], current: &AppSpec) -> Option<&'a Revision> {
-    let current = without_restarts(current);
-    revisions.iter().find(|revision| revision.spec.as_ref().map(without_restarts) != Some(current.clone()))
+    let current = Some(without_restarts(current));
+    let differs = |revision: &Revision| revision.spec.as_ref().map(without_restarts) != current;
+    revisions.iter().find(|revision| revision.rejected.is_empty() && differs(revision))
 }
 
+/// What it runs, but for when that was asked to start anew, and how it is rolled out, which is no part of a revision.
 fn without_restarts(spec: &AppSpec) -> AppSpec {
-    let mut spec = spec.clone();
+    let mut spec = AppSpec { rollout: None, ..spec.clone() };
     for service in &mut spec.services {
         service.restart_time = None;
     }
@@ -197,7 +174,7 @@ mod tests {
     fn spec(user: &str, restarted: Option<i64>) -> AppSpec {
         let restart_time = restarted.map(|seconds| prost_types::Timestamp { seconds, nanos: 0 });
         let service = ServiceSpec { name: "s".into(), user: user.into(), restart_time, ..Default::default() };
-        AppSpec { selector: None, services: vec![service] }
+        AppSpec { services: vec![service], ..Default::default() }
     }
 
     fn revision(number: i64, spec: AppSpec) -> Revision {
@@ -211,6 +188,15 @@ mod tests {
         assert_eq!(before(&revisions, &spec("b", Some(9))).map(|found| found.number), Some(1));
         assert_eq!(before(&revisions[..2], &spec("b", Some(9))), None);
         assert_eq!(what(&revisions[0], revisions.get(1)), "restart");
+    }
+
+    #[test]
+    fn undo_passes_over_what_was_rejected() {
+        let rejected = Revision { rejected: "it failed".into(), ..revision(2, spec("b", None)) };
+        let revisions = [revision(4, spec("c", None)), rejected, revision(1, spec("a", None))];
+        let strategy = Some(skerry_proto::types::v1::RolloutStrategy::default());
+        let current = AppSpec { rollout: strategy, ..spec("c", None) };
+        assert_eq!(before(&revisions, &current).map(|found| found.number), Some(1));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use super::send::{Sending, send};
 use crate::args::{RotateKeyArgs, SecretCommand, SecretSetArgs};
 use crate::client::{Client, Service, request, secrets};
 use crate::error::CliError;
+use crate::interrupt::while_reading;
 use crate::item::Item;
 use crate::print::Printer;
 use crate::target::{Target, Type};
@@ -106,7 +107,7 @@ fn read(key: &str, source: Source<'_>) -> Result<Option<Vec<u8>>, CliError> {
     let mut value = Vec::new();
     let read = match source {
         Source::Removed => return Ok(None),
-        Source::Input => std::io::stdin().take(most).read_to_end(&mut value),
+        Source::Input => while_reading(|| std::io::stdin().take(most).read_to_end(&mut value)),
         Source::File(path) => {
             std::fs::File::open(Path::new(path)).and_then(|file| file.take(most).read_to_end(&mut value))
         }

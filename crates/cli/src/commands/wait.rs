@@ -1,7 +1,9 @@
 //! `wait`: until resources are in a state. Asks for each resource by name: exact, and cheap for servers however large the project is.
 
+use skerry_proto::scheduler::v1::App;
 use skerry_proto::types::v1::Condition;
 use skerry_proto::types::v1::condition::Status;
+use skerry_proto::types::v1::service_spec::Kind;
 
 use super::Several;
 use super::gone::Watcher;
@@ -37,6 +39,7 @@ pub(crate) async fn run(client: &Client, args: &WaitArgs, printer: &mut Printer)
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum State {
     Healthy,
+    Complete,
     Connected,
     Deleted,
     Condition { kind: String, status: Status },
@@ -45,11 +48,12 @@ enum State {
 impl State {
     fn parse(text: &str) -> Result<Self, CliError> {
         let unknown = || {
-            let states = "healthy, connected, deleted, condition=TYPE or condition=TYPE=STATUS";
+            let states = "healthy, complete, connected, deleted, condition=TYPE or condition=TYPE=STATUS";
             CliError::Usage(format!("cannot wait for {text:?}; known: {states}"))
         };
         match text {
             "healthy" | "available" | "ready" => return Ok(Self::Healthy),
+            "complete" | "completed" => return Ok(Self::Complete),
             "connected" => return Ok(Self::Connected),
             "deleted" | "delete" => return Ok(Self::Deleted),
             _ => {}
@@ -75,6 +79,7 @@ impl State {
     fn check_target(&self, target: &Target) -> Result<(), CliError> {
         let allowed = match (self, target.kind) {
             (_, Type::Instance | Type::Revision | Type::Event) => false,
+            (Self::Complete, kind) => kind == Type::App,
             (Self::Deleted, _) | (_, Type::Node) => true,
             (Self::Connected, _)
             | (
@@ -90,6 +95,7 @@ impl State {
     fn met(&self) -> String {
         match self {
             Self::Healthy => "healthy".into(),
+            Self::Complete => "complete".into(),
             Self::Connected => "connected".into(),
             Self::Deleted => "deleted".into(),
             Self::Condition { kind, status } => format!("{kind}={}", word(*status)),
@@ -101,6 +107,19 @@ impl State {
             return Look::NotYet("it does not exist".into());
         };
         match (self, item) {
+            (Self::Healthy | Self::Complete, Item::App(app)) if failed_for_good(app).is_some() => {
+                Look::Never(format!("is never {}: {}", self.met(), failed_for_good(app).unwrap_or_default()))
+            }
+            (Self::Complete, Item::App(app)) => match current(app) {
+                Some(conditions) if find(conditions, "Complete").is_none() => {
+                    Look::Never(format!("is never complete: {}", without_end(app)))
+                }
+                Some(conditions) => match condition(conditions, "Complete", Status::True) {
+                    Look::NotYet(seen) => Look::NotYet(Seen { text: problem(&seen.text, app), ..seen }),
+                    look => look,
+                },
+                None => Look::NotYet("Pending".into()),
+            },
             (Self::Healthy, Item::App(app)) => match app_state(app).as_str() {
                 "Available" => Look::Met,
                 state => {
@@ -132,7 +151,30 @@ impl State {
     }
 }
 
-fn problem(state: &str, app: &skerry_proto::scheduler::v1::App) -> String {
+/// Why nothing of the app ends by itself and for good.
+fn without_end(app: &App) -> &'static str {
+    let services = app.spec.iter().flat_map(|spec| &spec.services);
+    if services.into_iter().any(|service| matches!(service.kind, Some(Kind::CronJob(_)))) {
+        "its cron jobs start again on their schedule"
+    } else {
+        "it has no job"
+    }
+}
+
+/// The conditions of an app that speak of its present generation.
+fn current(app: &App) -> Option<&[Condition]> {
+    let status = app.status.as_ref()?;
+    let generation = app.metadata.as_ref().map_or(0, |metadata| metadata.generation);
+    (status.observed_generation >= generation).then_some(status.conditions.as_slice())
+}
+
+/// What is told of a job of the app that has failed and is not tried again.
+fn failed_for_good(app: &App) -> Option<&str> {
+    let failed = find(current(app)?, "Failed")?;
+    (failed.status() == Status::True).then_some(failed.message.as_str())
+}
+
+fn problem(state: &str, app: &App) -> String {
     let problems = app.status.as_ref().map(|status| status.problems.as_slice()).unwrap_or_default();
     match problems.first() {
         Some(problem) => {
@@ -190,12 +232,9 @@ pub(super) async fn until_healthy(
     until(client, target, &State::Healthy, &patience).await
 }
 
-/// What is missing until an app is healthy. Absent: nothing.
-pub(super) fn unhealthy(item: &Item) -> Option<Seen> {
-    match State::Healthy.look(Some(item)) {
-        Look::Met => None,
-        Look::NotYet(seen) => Some(seen),
-    }
+/// Whether an app is healthy, else what is missing.
+pub(super) fn health(item: &Item) -> Look {
+    State::Healthy.look(Some(item))
 }
 
 async fn until(client: &Client, target: &Target, state: &State, patience: &Patience) -> Result<(), CliError> {
@@ -223,8 +262,8 @@ async fn until(client: &Client, target: &Target, state: &State, patience: &Patie
 #[cfg(test)]
 mod tests {
     use skerry_proto::registry::v1::{Connection, Node, NodeStatus};
-    use skerry_proto::scheduler::v1::{App, AppStatus};
-    use skerry_proto::types::v1::{InstanceStatus, Metadata};
+    use skerry_proto::scheduler::v1::AppStatus;
+    use skerry_proto::types::v1::{AppSpec, CronJob, InstanceStatus, Metadata, ServiceSpec};
 
     use super::*;
 
@@ -279,6 +318,48 @@ mod tests {
             State::Healthy.look(Some(&app(3, Status::False, vec![problem]))),
             seen("Unavailable (ImagePullFailed); a/w/n/0 ImagePullFailed: no")
         );
+    }
+
+    #[test]
+    fn a_job_that_failed_for_good_is_waited_for_no_longer() {
+        let with = |observed, complete: Status, failed: Status| {
+            let Item::App(mut app) = app(observed, Status::False, vec![]) else { unreachable!("an app") };
+            let status = app.status.get_or_insert_default();
+            for (kind, status_of) in [("Complete", complete), ("Failed", failed)] {
+                status.conditions.push(Condition {
+                    r#type: kind.into(),
+                    status: status_of.into(),
+                    message: "job a/j/n".into(),
+                    ..Default::default()
+                });
+            }
+            Item::App(app)
+        };
+        let failed = with(3, Status::False, Status::True);
+        for state in [State::Healthy, State::Complete] {
+            let expected = Look::Never(format!("is never {}: job a/j/n", state.met()));
+            assert_eq!(state.look(Some(&failed)), expected);
+            assert!(
+                matches!(state.look(Some(&with(2, Status::False, Status::True))), Look::NotYet(_)),
+                "of before"
+            );
+        }
+        assert_eq!(State::Complete.look(Some(&with(3, Status::True, Status::False))), Look::Met);
+        assert!(matches!(
+            State::Complete.look(Some(&with(3, Status::False, Status::False))),
+            Look::NotYet(_)
+        ));
+        assert!(
+            matches!(State::Complete.look(Some(&app(3, Status::True, vec![]))), Look::Never(_)),
+            "no job"
+        );
+        let Item::App(mut cron) = app(3, Status::True, vec![]) else { unreachable!("an app") };
+        let service = ServiceSpec { kind: Some(Kind::CronJob(CronJob::default())), ..Default::default() };
+        cron.spec = Some(AppSpec { services: vec![service], ..Default::default() });
+        let never = "is never complete: its cron jobs start again on their schedule";
+        assert_eq!(State::Complete.look(Some(&Item::App(cron))), Look::Never(never.to_owned()));
+        let node = Target { kind: Type::Node, name: "n".into() };
+        assert!(State::Complete.check_target(&node).is_err());
     }
 
     #[test]

@@ -3,12 +3,13 @@
 use std::fmt::Write as _;
 
 use skerry_proto::registry::v1::{Node, Project};
-use skerry_proto::scheduler::v1::secret_status;
-use skerry_proto::scheduler::v1::{App, Config, Secret};
+use skerry_proto::scheduler::v1::{App, Config, RolloutStatus, Secret};
+use skerry_proto::scheduler::v1::{rollout_status, secret_status};
 use skerry_proto::types::v1::service_spec::{Kind, Program};
 use skerry_proto::types::v1::{Condition, InstanceStatus, LabelSelector, Metadata, ServiceSpec, Termination};
 
 use crate::item::Item;
+use crate::render::jobs;
 use crate::render::rows::{app_state, cells, headers, labels, node_state, phase, short_hash, usage};
 use crate::render::table::{Table, plain};
 use crate::render::time::{age, bytes, moment, processors};
@@ -78,6 +79,9 @@ pub(crate) fn app(app: &App, instances: &[Item], events: &[Item], now: i64) -> S
     );
     field(&mut text, "Instances", &line);
     field(&mut text, "Selector", &selector(app.spec.as_ref().and_then(|spec| spec.selector.as_ref())));
+    if let Some(rollout) = &status.rollout {
+        field(&mut text, "Rollout", &rollout_line(rollout));
+    }
     conditions(&mut text, &status.conditions, now);
     let rows: Vec<Vec<String>> = app
         .spec
@@ -100,12 +104,30 @@ pub(crate) fn app(app: &App, instances: &[Item], events: &[Item], now: i64) -> S
         .collect();
     table(&mut text, "Services", &["NAME", "KIND", "READY", "PROGRAM"], &rows);
     section(&mut text, "Instances", Type::Instance, instances, now);
+    text.push_str(&jobs::of_app(instances, now));
     let ends = last_ends(instances, now);
     if !ends.is_empty() {
         table(&mut text, "Ended before", &["INSTANCE", "FINISHED", "RAN", "REASON", "EXIT"], &ends);
     }
     section(&mut text, "Events", Type::Event, newest(events), now);
     text
+}
+
+/// As in `Progressing, batch 2: 3 of 8 clusters changed, 2 healthy, 1 away; ...`.
+fn rollout_line(rollout: &RolloutStatus) -> String {
+    let RolloutStatus { batch, moved, clusters, healthy, away, message, .. } = rollout;
+    let phase = match rollout.phase() {
+        rollout_status::Phase::Progressing => "Progressing",
+        rollout_status::Phase::Paused => "Paused",
+        rollout_status::Phase::RollingBack => "RollingBack",
+        rollout_status::Phase::Done => "Done",
+        rollout_status::Phase::RolledBack => "RolledBack",
+        rollout_status::Phase::Unspecified => "-",
+    };
+    let message = if message.is_empty() { String::new() } else { format!("; {message}") };
+    format!(
+        "{phase}, batch {batch}: {moved} of {clusters} clusters changed, {healthy} healthy, {away} away{message}"
+    )
 }
 
 /// The newest ends of all instances.
@@ -160,6 +182,7 @@ pub(crate) fn instance(instance: &InstanceStatus, project: &str, events: &[Item]
     for warning in &instance.warnings {
         field(&mut text, "Warning", warning);
     }
+    text.push_str(&jobs::of_instance(instance, now));
     let ends: Vec<_> = instance.terminations.iter().map(|end| ended(end, now)).collect();
     table(&mut text, "Ended before", &["FINISHED", "RAN", "REASON", "EXIT"], &ends);
     section(&mut text, "Events", Type::Event, newest(events), now);
@@ -297,8 +320,11 @@ fn kind(service: &ServiceSpec) -> String {
             replicas => format!("Deployment ({replicas} replicas)"),
         },
         Some(Kind::DaemonSet(_)) => "DaemonSet".into(),
-        Some(Kind::Job(_)) => "Job".into(),
-        Some(Kind::CronJob(_)) => "CronJob".into(),
+        Some(Kind::Job(job)) => match job.completions.unwrap_or(1) {
+            1 => "Job".into(),
+            completions => format!("Job ({completions} completions)"),
+        },
+        Some(Kind::CronJob(cron)) => format!("CronJob ({})", cron.schedule),
     }
 }
 
@@ -368,6 +394,7 @@ mod tests {
                     ..Default::default()
                 }),
                 services: vec![service],
+                ..Default::default()
             }),
             status: Some(status),
         };

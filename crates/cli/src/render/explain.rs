@@ -50,6 +50,17 @@ pub(crate) fn text(explained: &Explained, recursive: bool, width: Option<usize>)
     out
 }
 
+/// The kinds, each with the first sentence about it.
+pub(crate) fn kinds(all: impl Iterator<Item = Explained>) -> String {
+    let mut out = String::new();
+    for kind in all {
+        let sentence = kind.text.split(". ").next().unwrap_or_default().trim_end_matches('.');
+        writeln!(out, "{:<12} {}", kind.kind.to_ascii_lowercase(), sentence.replace('\n', " "))
+            .expect("writing to a string");
+    }
+    out
+}
+
 fn exclusion(field: &FieldDoc) -> Option<String> {
     (!field.excludes.is_empty()).then(|| format!("Excludes {}.", field.excludes.join(", ")))
 }

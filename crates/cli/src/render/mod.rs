@@ -5,6 +5,7 @@ mod colour;
 pub(crate) mod describe;
 pub(crate) mod diff;
 pub(crate) mod explain;
+mod jobs;
 pub(crate) mod people;
 pub(crate) mod rows;
 pub(crate) mod table;

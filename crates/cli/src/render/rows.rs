@@ -176,9 +176,16 @@ pub(crate) fn app_state(app: &App) -> String {
     if available.is_some_and(|condition| condition.status() == Status::True) {
         return "Available".into();
     }
-    let progressing =
-        find(&status.conditions, "Progressing").is_some_and(|condition| condition.status() == Status::True);
-    let state = if progressing { "Progressing" } else { "Unavailable" };
+    let is =
+        |kind| find(&status.conditions, kind).is_some_and(|condition| condition.status() == Status::True);
+    let state = if is("Failed") {
+        // A job that is not tried again.
+        "Failed"
+    } else if is("Progressing") {
+        "Progressing"
+    } else {
+        "Unavailable"
+    };
     let problem =
         status.problems.iter().map(|problem| problem.reason.as_str()).find(|reason| !reason.is_empty());
     with_reason(state, problem.or(available.map(|condition| condition.reason.as_str())).unwrap_or_default())
@@ -531,7 +538,8 @@ a/b/c/0          -      Unknown   no      0          -              -     -     
             name: "projects/p/apps/hello/revisions/0123456789abcdef".into(),
             number: 7,
             create_time: None,
-            spec: Some(AppSpec { selector: None, services }),
+            spec: Some(AppSpec { services, ..Default::default() }),
+            ..Default::default()
         };
         assert_eq!(
             table(Type::Revision, &[Item::Revision(Box::new(revision))], false),

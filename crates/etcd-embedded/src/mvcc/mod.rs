@@ -191,10 +191,29 @@ impl Core {
     fn check_space(&self, command: &Command) -> Result<(), Fault> {
         let adds = match command {
             Command::Put(_) | Command::LeaseGrant { .. } => true,
-            Command::Txn(txn) => can_put(txn),
+            Command::Txn(txn) => self.grows(txn),
             _ => false,
         };
         if adds && self.size_bytes > self.quota_bytes { Err(Fault::NoSpace) } else { Ok(()) }
+    }
+
+    /// Whether a transaction may add more than it takes away, whichever branch is taken. etcd refuses each that puts; here one that removes old records and
+    /// notes up to where is taken, or a full store could never be made smaller by it.
+    fn grows(&self, txn: &Txn) -> bool {
+        let live =
+            |key: &[u8]| self.index.get(key, i64::MAX).map_or(0, |entry| entry.key.len() + entry.value.len());
+        [&txn.success, &txn.failure].into_iter().any(|ops| {
+            let (mut put, mut removed, mut unknown) = (0, 0, false);
+            for op in ops {
+                match op {
+                    Op::Put(one) => put += one.key.len() + one.value.len(),
+                    Op::Delete(delete) if delete.keys.is_one() => removed += live(&delete.keys.key),
+                    Op::Txn(within) => unknown |= can_put(within),
+                    Op::Range(_) | Op::Delete(_) | Op::Empty => {}
+                }
+            }
+            unknown || (put > 0 && put >= removed)
+        })
     }
 
     fn do_command(

@@ -366,8 +366,13 @@ fn above_the_quota_only_what_adds_is_refused() {
     core.set_quota(1000);
     apply(&mut core, &mut disk, Command::Put(Put::new("a", vec![0; 2000]))).unwrap();
     assert_eq!(apply(&mut core, &mut disk, Command::Put(Put::new("b", ""))), Err(Fault::NoSpace));
-    let delete = Command::Delete(Delete { keys: KeyRange::one("a"), prev_kv: false });
-    apply(&mut core, &mut disk, delete).unwrap();
+    // What takes away more than it adds is taken, and a removal that finds nothing takes nothing away.
+    let both = |removed: &str| {
+        let delete = Delete { keys: KeyRange::one(removed), prev_kv: false };
+        Command::Txn(Txn { success: vec![Op::Delete(delete), Op::Put(Put::new("c", "1"))], ..Txn::default() })
+    };
+    assert_eq!(apply(&mut core, &mut disk, both("none")), Err(Fault::NoSpace));
+    apply(&mut core, &mut disk, both("a")).unwrap();
     apply(&mut core, &mut disk, Command::Compact { revision: 3 }).unwrap();
     apply(&mut core, &mut disk, Command::Put(Put::new("b", ""))).unwrap();
 }

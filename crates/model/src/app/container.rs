@@ -121,6 +121,8 @@ pub struct Network {
     pub aliases: Vec<String>,
     /// Further networks of the app, with more names in each. Only where `mode` is `App`.
     pub further: BTreeMap<NetworkName, Vec<String>>,
+    /// Whether it is in those alone, and not in the app's own.
+    pub only_further: bool,
     /// Lines of /etc/hosts.
     pub extra_hosts: Vec<ExtraHost>,
     /// How names are resolved.

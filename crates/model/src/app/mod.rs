@@ -9,9 +9,11 @@ mod artifacts;
 mod container;
 mod env;
 mod graph;
+mod job;
 mod parse;
 mod process;
 mod program;
+mod rollout;
 mod secrets;
 mod settings;
 #[cfg(test)]
@@ -25,8 +27,10 @@ pub use container::{
 };
 pub use env::{EnvSource, SecretEntries};
 pub use graph::start_order;
+pub use job::{CronJob, Job, Overlap};
 pub use parse::{REPLICAS_MAX, SERVICES_MAX, SPEC_BYTES_MAX};
 pub use process::{LogBounds, Process};
+pub use rollout::{BATCH_CLUSTERS_MAX, OnFailure, RolloutStrategy, Share};
 pub use secrets::{OnChange, SecretMount};
 
 /// What an app is made of.
@@ -36,6 +40,8 @@ pub struct AppSpec {
     pub selector: Selector,
     /// Its programs; names are unique, dependencies exist and have no cycle.
     pub services: Vec<ServiceSpec>,
+    /// How changes come to the clusters. Absent: to all at once, and always in what a revision holds.
+    pub rollout: Option<RolloutStrategy>,
 }
 
 /// One program of an app.
@@ -77,8 +83,8 @@ pub struct ServiceSpec {
     pub update: UpdateOrder,
 }
 
-/// How many copies, and where. (`Job` and `CronJob` are refused when parsed.)
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How many copies, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
     /// So many in each matching cluster.
     Deployment {
@@ -87,6 +93,10 @@ pub enum Kind {
     },
     /// One on each matching node.
     DaemonSet,
+    /// Runs to completion.
+    Job(Job),
+    /// Runs to completion on a schedule.
+    CronJob(CronJob),
 }
 
 /// What is run.
@@ -258,6 +268,31 @@ impl ServiceSpec {
         };
         let mounted = self.secrets.iter().map(|mount| &mount.secret);
         mounted.chain(self.env_from.iter().filter_map(EnvSource::secret)).chain(for_image).collect()
+    }
+
+    /// Whether its instances end, and are not started again once they succeeded.
+    pub fn is_job(&self) -> bool {
+        matches!(self.kind, Kind::Job(_) | Kind::CronJob(_))
+    }
+
+    /// What placement keeps free for one instance: nothing for one of a job that only runs when another one has ended.
+    pub fn booked_by(&self, ordinal: u32) -> Amounts {
+        if self.is_counted(ordinal) { self.booked() } else { Amounts::default() }
+    }
+
+    /// The ports that one instance takes on the machine, likewise.
+    pub fn ports_of(&self, ordinal: u32) -> &[Port] {
+        if self.is_counted(ordinal) { self.host_ports() } else { &[] }
+    }
+
+    /// Of each run of a job there are as many instances to be counted as run at once.
+    fn is_counted(&self, ordinal: u32) -> bool {
+        let job = match &self.kind {
+            Kind::Deployment { .. } | Kind::DaemonSet => return true,
+            Kind::Job(job) => job,
+            Kind::CronJob(cron) => &cron.job,
+        };
+        ordinal % job.completions < job.at_once()
     }
 
     /// What placement keeps free: requests, and limits where no request is named.

@@ -13,8 +13,8 @@ use crate::{ConfigName, Fault, Selector, ServiceName, Violations, VolumeName};
 use super::artifacts;
 use super::{
     Amounts, AppSpec, ConfigMount, Dependency, DependencyCondition, HealthCheck, Kind, MountSource,
-    NetworkMode, Probe, Program, RestartPolicy, RestartWhen, ServiceSpec, StopPolicy, env, program, secrets,
-    start_order, update,
+    NetworkMode, Probe, Program, RestartPolicy, RestartWhen, ServiceSpec, StopPolicy, env, job, program,
+    rollout, secrets, start_order, update,
 };
 
 /// Most services of one app.
@@ -63,7 +63,8 @@ impl AppSpec {
         if v.is_empty() {
             check_together(&services, &mut v);
         }
-        v.finish(Some(Self { selector, services }))
+        let rollout = spec.rollout.as_ref().map(|wire| rollout::parse("spec.rollout", wire, &mut v));
+        v.finish(Some(Self { selector, services, rollout }))
     }
 
     /// Parses stored bytes of a revision.
@@ -140,7 +141,19 @@ fn check_volumes<'a>(
 }
 
 fn check_condition(path: &str, other: &ServiceSpec, condition: DependencyCondition, v: &mut Violations) {
-    if condition == DependencyCondition::Completed && other.restart.when == RestartWhen::Always {
+    match &other.kind {
+        Kind::CronJob(_) => v.add(
+            format!("{path}.service"),
+            format!("`{}` runs at its own times: nothing can wait for a cron job", other.name),
+        ),
+        Kind::Job(_) if condition == DependencyCondition::Healthy => v.add(
+            format!("{path}.condition"),
+            format!("`{}` is a job, which ends: use completed or started", other.name),
+        ),
+        Kind::Job(_) | Kind::Deployment { .. } | Kind::DaemonSet => {}
+    }
+    let is_restarted = !other.is_job() && other.restart.when == RestartWhen::Always;
+    if condition == DependencyCondition::Completed && is_restarted {
         v.add(
             format!("{path}.condition"),
             format!("`{}` is restarted always and so never completes: set its restart.policy to on-failure or never", other.name),
@@ -160,7 +173,8 @@ fn parse_service(at: &str, service: &pb::ServiceSpec, v: &mut Violations) -> Opt
     let program = program::parse(at, service.program.as_ref(), v);
     bound(&format!("{at}.env"), service.env.len(), v);
     for (key, value) in &service.env {
-        check_env(&format!("{at}.env.{key}"), key, value, v);
+        let is_container = matches!(program, Some(Program::Container(_)));
+        check_env(&format!("{at}.env.{key}"), key, value, is_container, v);
     }
     let env_from = env::parse(&format!("{at}.env_from"), &service.env_from, v);
     let working_directory = absent_if_empty(&service.working_directory);
@@ -196,7 +210,9 @@ fn parse_service(at: &str, service: &pb::ServiceSpec, v: &mut Violations) -> Opt
         .enumerate()
         .filter_map(|(n, dependency)| parse_dependency(&format!("{at}.depends_on[{n}]"), dependency, v))
         .collect();
-    let restart = parse_restart(&format!("{at}.restart"), service.restart.as_ref(), v);
+    let is_job =
+        matches!(service.kind, Some(pb::service_spec::Kind::Job(_) | pb::service_spec::Kind::CronJob(_)));
+    let restart = parse_restart(&format!("{at}.restart"), service.restart.as_ref(), is_job, v);
     let stop = parse_stop(&format!("{at}.stop"), service.stop.as_ref(), v);
     let restart_time = service.restart_time.as_ref().and_then(|at_time| {
         let read = from_timestamp(at_time);
@@ -209,7 +225,8 @@ fn parse_service(at: &str, service: &pb::ServiceSpec, v: &mut Violations) -> Opt
     let (name, kind, program) = (name?, kind?, program?);
     update::check(&format!("{at}.update.order"), update, &program, v);
     check_reach(at, &program, health_check.as_ref(), v);
-    check_ports_of_replicas(at, kind, &program, v);
+    check_ports_of_replicas(at, &kind, &program, v);
+    job::check(at, &kind, &program, update, v);
     Some(ServiceSpec {
         name,
         kind,
@@ -253,18 +270,12 @@ fn parse_kind(at: &str, kind: Option<&pb::service_spec::Kind>, v: &mut Violation
             Some(Kind::Deployment { replicas })
         }
         Some(Wire::DaemonSet(_)) => Some(Kind::DaemonSet),
-        Some(Wire::Job(_)) => {
-            v.add(format!("{at}.job"), "jobs are not available yet: use deployment or daemonSet");
-            None
-        }
-        Some(Wire::CronJob(_)) => {
-            v.add(format!("{at}.cron_job"), "cron jobs are not available yet: use deployment or daemonSet");
-            None
-        }
+        Some(Wire::Job(wire)) => Some(Kind::Job(job::parse(&format!("{at}.job"), Some(wire), v))),
+        Some(Wire::CronJob(wire)) => job::parse_cron(&format!("{at}.cron_job"), wire, v).map(Kind::CronJob),
     }
 }
 
-fn check_ports_of_replicas(at: &str, kind: Kind, program: &Program, v: &mut Violations) {
+fn check_ports_of_replicas(at: &str, kind: &Kind, program: &Program, v: &mut Violations) {
     if let (Kind::Deployment { replicas: 2.. }, Program::Container(container)) = (kind, program)
         && !container.ports.is_empty()
     {
@@ -292,11 +303,14 @@ fn check_reach(at: &str, program: &Program, check: Option<&HealthCheck>, v: &mut
     }
 }
 
-fn check_env(at: &str, key: &str, value: &str, v: &mut Violations) {
+/// Programs in containers read names that no shell knows, as `discovery.type`.
+fn check_env(at: &str, key: &str, value: &str, is_container: bool, v: &mut Violations) {
     let mut bytes = key.bytes();
     let first = bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
-    if !first || !bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_') {
-        v.add(at, "use letters, digits and _, not beginning with a digit, as the name of a variable");
+    let fine = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || (is_container && matches!(b, b'.' | b'-'));
+    if !first || !bytes.all(fine) {
+        let characters = if is_container { "letters, digits, _, . and -" } else { "letters, digits and _" };
+        v.add(at, format!("use {characters}, not beginning with a digit, as the name of a variable"));
     }
     if value.contains('\0') {
         v.add(at, "a value cannot hold a NUL character");
@@ -473,10 +487,23 @@ fn parse_dependency(at: &str, dependency: &pb::Dependency, v: &mut Violations) -
     Some(Dependency { service: service?, condition })
 }
 
-fn parse_restart(at: &str, restart: Option<&pb::RestartPolicy>, v: &mut Violations) -> RestartPolicy {
+fn parse_restart(
+    at: &str,
+    restart: Option<&pb::RestartPolicy>,
+    is_job: bool,
+    v: &mut Violations,
+) -> RestartPolicy {
     use pb::restart_policy::Policy as Wire;
     let restart = restart.copied().unwrap_or_default();
     let when = match Wire::try_from(restart.policy) {
+        Ok(Wire::Unspecified | Wire::OnFailure) if is_job => RestartWhen::OnFailure,
+        Ok(Wire::Always | Wire::Never) if is_job => {
+            v.add(
+                format!("{at}.policy"),
+                "a job is started again on failure only: leave it out, and set backoffLimit to 0 for never",
+            );
+            RestartWhen::OnFailure
+        }
         Ok(Wire::Unspecified | Wire::Always) => RestartWhen::Always,
         Ok(Wire::OnFailure) => RestartWhen::OnFailure,
         Ok(Wire::Never) => RestartWhen::Never,
@@ -538,6 +565,16 @@ fn duration(
             default
         }
     }
+}
+
+/// One that may be absent.
+pub(super) fn optional_duration(
+    at: &str,
+    wire: Option<&prost_types::Duration>,
+    range: (Duration, Duration),
+    v: &mut Violations,
+) -> Option<Duration> {
+    wire.map(|wire| duration(at, Some(wire), range.0, range, v))
 }
 
 pub(super) fn bound(at: &str, count: usize, v: &mut Violations) {

@@ -101,10 +101,18 @@ pub(super) fn network(at: &str, container: &pb::Container, v: &mut Violations) -
         }
     }
     check_names(&format!("{at}.network_aliases"), &container.network_aliases, v);
+    let only = format!("{at}.only_networks");
+    if container.only_networks && container.networks.is_empty() {
+        v.add(&only, "name at least one of networks: it would be in none");
+    }
+    if container.only_networks && !container.network_aliases.is_empty() {
+        v.add(&only, "networkAliases are names in the app's own network: write them as aliases of networks");
+    }
     Network {
         mode,
         aliases: container.network_aliases.clone(),
         further: further_networks(at, &container.networks, v),
+        only_further: container.only_networks,
         extra_hosts: extra_hosts(at, &container.extra_hosts, v),
         dns: dns(at, container.dns.as_ref(), mode, v),
     }

@@ -27,7 +27,7 @@ fn inner(service: &mut pb::ServiceSpec) -> &mut pb::Container {
 }
 
 fn app(services: Vec<pb::ServiceSpec>) -> pb::AppSpec {
-    pb::AppSpec { selector: None, services }
+    pb::AppSpec { services, ..Default::default() }
 }
 
 /// Fields that are refused.
@@ -80,11 +80,6 @@ fn each_rule_names_its_field() {
     assert_eq!(refused(&app(vec![])), ["spec.services"]);
     assert_eq!(refused_with(|s| s.name = "A".into()), ["spec.services[0].name"]);
     assert_eq!(refused_with(|s| s.program = None), ["spec.services[0]"]);
-    assert_eq!(refused_with(|s| s.kind = Some(K::Job(pb::Job::default()))), ["spec.services[0].job"]);
-    assert_eq!(
-        refused_with(|s| s.kind = Some(K::CronJob(pb::CronJob::default()))),
-        ["spec.services[0].cron_job"]
-    );
     assert_eq!(
         refused_with(|s| s.kind = Some(K::Deployment(pb::Deployment { replicas: Some(101) }))),
         ["spec.services[0].deployment.replicas"]
@@ -113,6 +108,21 @@ fn each_rule_names_its_field() {
     let limits = pb::ResourceList { memory_bytes: Some(1), ..Default::default() };
     let resources = pb::Resources { requests: None, limits: Some(limits) };
     assert!(refused_with(|s| s.resources = Some(resources))[0].ends_with("limits.memory_bytes"));
+}
+
+#[test]
+fn containers_take_names_of_variables_that_no_shell_knows_and_processes_do_not() {
+    let variable = |s: &mut pb::ServiceSpec| drop(s.env.insert("discovery.type-1".into(), String::new()));
+    assert_eq!(refused_with(variable), [""; 0]);
+    let of_process = refused_with(|s| {
+        variable(s);
+        let process = pb::Process { program: "x".to_owned(), ..Default::default() };
+        s.program = Some(pb::service_spec::Program::Process(process));
+    });
+    assert_eq!(of_process, ["spec.services[0].env.discovery.type-1"]);
+    for name in ["", "=", "a b", ".a", "1"] {
+        assert_eq!(refused_with(|s| drop(s.env.insert(name.into(), String::new()))).len(), 1, "{name}");
+    }
 }
 
 #[test]
@@ -192,12 +202,13 @@ fn what_is_wrong_is_said_in_the_words_of_manifests() {
     };
     assert_eq!(
         told(vec![late, cron]),
-        "out of range: 0s to 1h; cron jobs are not available yet: use deployment or daemonSet"
+        "out of range: 0s to 1h; use five fields (minute, hour, day of the month, month, day of the week), as 30 3 * * MON-FRI; found 0"
     );
     let text = told(vec![waits, container("d")]);
     assert!(text.ends_with("set its restart.policy to on-failure or never"), "{text}");
 }
 
+mod jobs;
 mod process;
 mod programs;
 mod secrets;

@@ -6,7 +6,7 @@ mod verify;
 use prost::bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
-pub use verify::{ChainCheck, Checked, Finding, Wrong, compare};
+pub use verify::{ChainCheck, Checked, Finding, Restored, Wrong, compare};
 
 /// Bytes of a hash.
 pub const HASH_BYTES: usize = 32;

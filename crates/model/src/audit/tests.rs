@@ -135,7 +135,7 @@ proptest! {
         let later = check(&later, &of_later).unwrap();
         let (short, of_short) = chain("a", kept.min(length - 1), 0, &[]);
         let short = check(&short, &of_short).unwrap();
-        let found = compare(&[short, later]);
+        let found = compare(&[short, later], Restored::Yes);
         prop_assert_eq!(found.len(), 1);
         prop_assert_eq!(&found[0].chain, "a");
     }
@@ -165,12 +165,32 @@ fn what_a_later_chain_says_of_others_holds_over_removal_and_finds_a_chain_that_i
         let (later, of_later) = chain("b", 2, 0, std::slice::from_ref(&tip));
         check(&later, &of_later).unwrap()
     };
-    assert_eq!(compare(&[check(&head, &records).unwrap(), later()]), []);
+    assert_eq!(compare(&[check(&head, &records).unwrap(), later()], Restored::No), []);
     let (grown, of_grown) = chain("a", 8, 6, &[]);
-    assert_eq!(compare(&[check(&grown, &of_grown).unwrap(), later()]), []);
-    let gone = compare(&[later()]);
+    assert_eq!(compare(&[check(&grown, &of_grown).unwrap(), later()], Restored::No), []);
+    let gone = compare(&[later()], Restored::Yes);
     assert_eq!(gone.len(), 1);
     assert_eq!(gone[0].to_string(), "chain a, record 5: the chain `b` knows it, and the whole chain is gone");
+}
+
+#[test]
+fn an_end_that_its_own_writer_misses_is_found_unless_the_store_was_restored() {
+    let (long, of_long) = chain("a", 5, 0, &[]);
+    let former = AuditTip { chain: "a".into(), sequence: long.sequence, hash: long.hash.clone() };
+    let successor = || {
+        let (head, records) = chain("b", 1, 0, &[]);
+        let mut checked = check(&head, &records).unwrap();
+        checked.start = Some(AuditStart { former: Some(former.clone()), ..AuditStart::default() });
+        checked
+    };
+    let (short, of_short) = chain("a", 3, 0, &[]);
+    let cut = || vec![check(&short, &of_short).unwrap(), successor()];
+    let found = compare(&cut(), Restored::No);
+    assert_eq!(found[0].wrong, Wrong::CutShort { successor: "b".into() });
+    assert_eq!((found.len(), found[0].sequence), (1, 5));
+    assert_eq!(compare(&cut(), Restored::Yes), []);
+    assert_eq!(compare(&[successor()], Restored::No).len(), 1, "all of it");
+    assert_eq!(compare(&[check(&long, &of_long).unwrap(), successor()], Restored::No), []);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::fmt;
 
 use prost::Message as _;
 use skerry_proto::registry::v1::{AuditChain, AuditRecord};
-use skerry_proto::types::v1::{AuditEntry, AuditStart};
+use skerry_proto::types::v1::{AuditEntry, AuditStart, AuditTip};
 
 use super::{AuditHash, BEGINNING};
 
@@ -68,6 +68,14 @@ pub enum Wrong {
         /// Which chain.
         witness: String,
     },
+    /// Who wrote it went on as another chain, since it was gone.
+    #[error(
+        "its writer knew it and went on as the chain `{successor}`: the store was restored, or the end was cut"
+    )]
+    CutShort {
+        /// Which chain.
+        successor: String,
+    },
     /// Another chain knows it, and it is not there.
     #[error("the chain `{witness}` knows it, and the whole chain is gone")]
     Gone {
@@ -110,6 +118,13 @@ impl Checked {
     /// How many records were held against each other.
     pub fn records(&self) -> usize {
         self.hashes.len()
+    }
+
+    /// Whether this is its record at that place, or was before it was removed.
+    fn has(&self, tip: &AuditTip) -> bool {
+        let Some(behind) = tip.sequence.checked_sub(self.removed + 1) else { return true };
+        let hash = usize::try_from(behind).ok().and_then(|index| self.hashes.get(index).copied());
+        hash.is_some() && hash == AuditHash::from_bytes(&tip.hash)
     }
 
     /// The place of the newest record.
@@ -195,26 +210,35 @@ impl ChainCheck {
     }
 }
 
+/// Whether the store is known to have been restored from an older copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restored {
+    /// Then chains end before what their writers knew, and that is no finding.
+    Yes,
+    /// Then nothing may be missing.
+    No,
+}
+
 /// Holds what chains say of each other against what they are. All chains are given: one that is named and not among them is gone.
-pub fn compare(chains: &[Checked]) -> Vec<Finding> {
+pub fn compare(chains: &[Checked], restored: Restored) -> Vec<Finding> {
     let by_name: BTreeMap<&str, &Checked> =
         chains.iter().map(|chain| (chain.chain.as_str(), chain)).collect();
     let mut findings = Vec::new();
     for witness in chains {
-        for tip in witness.start.iter().flat_map(|start| &start.others) {
-            let found = |wrong| Finding { chain: tip.chain.clone(), sequence: tip.sequence, wrong };
-            let witness = witness.chain.clone();
-            let Some(chain) = by_name.get(tip.chain.as_str()) else {
-                findings.push(found(Wrong::Gone { witness }));
-                continue;
+        let name = || witness.chain.clone();
+        let starts = witness.start.iter();
+        for tip in starts.clone().flat_map(|start| &start.others) {
+            let wrong = match by_name.get(tip.chain.as_str()) {
+                None => Wrong::Gone { witness: name() },
+                Some(chain) if chain.has(tip) => continue,
+                Some(_) => Wrong::Contradicted { witness: name() },
             };
-            if tip.sequence <= chain.removed {
-                continue;
-            }
-            let index = usize::try_from(tip.sequence - chain.removed - 1).ok();
-            let hash = index.and_then(|index| chain.hashes.get(index).copied());
-            if hash.is_none() || hash != AuditHash::from_bytes(&tip.hash) {
-                findings.push(found(Wrong::Contradicted { witness }));
+            findings.push(Finding { chain: tip.chain.clone(), sequence: tip.sequence, wrong });
+        }
+        for tip in starts.flat_map(|start| &start.former).filter(|_| restored == Restored::No) {
+            if !by_name.get(tip.chain.as_str()).is_some_and(|chain| chain.has(tip)) {
+                let wrong = Wrong::CutShort { successor: name() };
+                findings.push(Finding { chain: tip.chain.clone(), sequence: tip.sequence, wrong });
             }
         }
     }

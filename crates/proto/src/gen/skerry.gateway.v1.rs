@@ -1096,7 +1096,7 @@ pub struct RenewalRequest {
     /// PKCS#10 in DER, as in EnrollRequest, for the key that the node has or for a new one.
     #[prost(bytes = "bytes", tag = "1")]
     pub certificate_request: ::prost::bytes::Bytes,
-    /// The key to which secrets are sealed. Empty: as it was.
+    /// The key to which secrets are sealed: as it was, or empty. A machine with another one enrols anew.
     #[prost(bytes = "bytes", tag = "2")]
     pub sealing_key: ::prost::bytes::Bytes,
 }

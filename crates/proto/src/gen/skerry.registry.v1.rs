@@ -775,7 +775,7 @@ pub struct IssueCertificateRequest {
     /// The keys that counted before count no more.
     #[prost(bool, tag = "3")]
     pub replace: bool,
-    /// Only for a key that counts already: nothing is recorded, and another key is FAILED_PRECONDITION. It is how a certificate is renewed.
+    /// Only for the key by which the user itself calls: nothing is recorded, and another key is FAILED_PRECONDITION. It is how a certificate is renewed.
     #[prost(bool, tag = "4")]
     pub known_only: bool,
 }
@@ -2530,7 +2530,8 @@ pub mod user_service_client {
                 .insert(GrpcMethod::new("skerry.registry.v1.UserService", "DeleteUser"));
             self.inner.unary(req, path, codec).await
         }
-        /// Issues a certificate to a user for a key that the user made, and counts that key. FAILED_PRECONDITION: this installation issues none.
+        /// Issues a certificate to a user for a key that the user made, and counts that key. PERMISSION_DENIED: the user has a role, in some project, that the
+        /// caller has not; or it is the first admin and another one calls. FAILED_PRECONDITION: this installation issues none.
         pub async fn issue_certificate(
             &mut self,
             request: impl tonic::IntoRequest<super::IssueCertificateRequest>,
@@ -2610,7 +2611,8 @@ pub mod user_service_server {
             tonic::Response<super::DeleteUserResponse>,
             tonic::Status,
         >;
-        /// Issues a certificate to a user for a key that the user made, and counts that key. FAILED_PRECONDITION: this installation issues none.
+        /// Issues a certificate to a user for a key that the user made, and counts that key. PERMISSION_DENIED: the user has a role, in some project, that the
+        /// caller has not; or it is the first admin and another one calls. FAILED_PRECONDITION: this installation issues none.
         async fn issue_certificate(
             &self,
             request: tonic::Request<super::IssueCertificateRequest>,
@@ -6195,7 +6197,7 @@ pub struct RenewNodeRequest {
     /// As in the frame.
     #[prost(bytes = "bytes", tag = "4")]
     pub certificate_request: ::prost::bytes::Bytes,
-    /// As in the frame.
+    /// The one that the node has, or empty: a renewal does not change it.
     #[prost(bytes = "bytes", tag = "5")]
     pub sealing_key: ::prost::bytes::Bytes,
 }

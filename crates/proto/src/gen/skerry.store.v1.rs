@@ -171,6 +171,12 @@ pub struct AppRecord {
     /// Bytes of the current spec, which count against the project's quota. 0: written before there were quotas, and not counted.
     #[prost(int64, tag = "4")]
     pub size_bytes: i64,
+    /// How changes come to the clusters. Beside the revision, which is what runs.
+    #[prost(message, optional, tag = "10")]
+    pub rollout: ::core::option::Option<super::super::r#type::v1::RolloutStrategy>,
+    /// Names the rollout that decides which cluster has which revision: until its record is seen too, nothing changes. Empty: all have the current one.
+    #[prost(string, tag = "11")]
+    pub rollout_id: ::prost::alloc::string::String,
     /// W3C trace context of the request that made the revision current. Empty: nobody traced it.
     #[prost(string, tag = "40")]
     pub trace_parent: ::prost::alloc::string::String,
@@ -204,6 +210,13 @@ pub struct RevisionRecord {
     /// passes them on unread, and so does one that is older than the spec.
     #[prost(string, repeated, tag = "4")]
     pub requires: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The uid of the app. One of another uid is of an app of the same name that is deleted, and is no part of this one's history. Empty:
+    /// written before this was.
+    #[prost(string, tag = "5")]
+    pub app_uid: ::prost::alloc::string::String,
+    /// Why a rollout of it failed, in a sentence. Empty: none has since it was applied last.
+    #[prost(string, tag = "10")]
+    pub rejected: ::prost::alloc::string::String,
 }
 impl ::prost::Name for RevisionRecord {
     const NAME: &'static str = "RevisionRecord";
@@ -213,6 +226,144 @@ impl ::prost::Name for RevisionRecord {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/skerry.store.v1.RevisionRecord".into()
+    }
+}
+/// rollouts/<project>/<app>: the last rollout of an app. Which cluster has which revision say the moves, the last one that names it counting, and
+/// for a cluster that none names `base_revision`.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RolloutRecord {
+    /// What the app's record names it by.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// The revision that is gone back to: the last one that a rollout brought to an end.
+    #[prost(string, tag = "2")]
+    pub from_revision: ::prost::alloc::string::String,
+    /// The new one.
+    #[prost(string, tag = "3")]
+    pub to_revision: ::prost::alloc::string::String,
+    /// What a cluster has that no move names.
+    #[prost(string, tag = "4")]
+    pub base_revision: ::prost::alloc::string::String,
+    /// Where it stands.
+    #[prost(enumeration = "rollout_record::Phase", tag = "5")]
+    pub phase: i32,
+    /// Moves before this one count no more.
+    #[prost(uint64, tag = "6")]
+    pub first_move: u64,
+    /// The last move. Before the first: one less than `first_move`.
+    #[prost(uint64, tag = "7")]
+    pub last_move: u64,
+    /// Batches that were begun.
+    #[prost(uint32, tag = "8")]
+    pub batch: u32,
+    /// The canary clusters have been healthy, or there are none.
+    #[prost(bool, tag = "9")]
+    pub canary_done: bool,
+    /// Why it stands there, as one CamelCase word. Empty: as it was meant.
+    #[prost(string, tag = "10")]
+    pub reason: ::prost::alloc::string::String,
+    /// The same in a sentence.
+    #[prost(string, tag = "11")]
+    pub message: ::prost::alloc::string::String,
+    /// When it began.
+    #[prost(message, optional, tag = "12")]
+    pub start_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When the last batch began.
+    #[prost(message, optional, tag = "13")]
+    pub batch_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Since when all that was changed is healthy. Absent: not all is.
+    #[prost(message, optional, tag = "14")]
+    pub healthy_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When it ended, or was paused.
+    #[prost(message, optional, tag = "15")]
+    pub end_time: ::core::option::Option<::prost_types::Timestamp>,
+}
+/// Nested message and enum types in `RolloutRecord`.
+pub mod rollout_record {
+    /// Where it stands.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Phase {
+        /// Not set.
+        Unspecified = 0,
+        /// Clusters go to `to_revision`.
+        Progressing = 1,
+        /// Nothing changes.
+        Paused = 2,
+        /// Clusters go back to `from_revision`.
+        RollingBack = 3,
+        /// All that are connected have `to_revision`; those that come back get it.
+        Done = 4,
+        /// All have `from_revision`.
+        RolledBack = 5,
+    }
+    impl Phase {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "PHASE_UNSPECIFIED",
+                Self::Progressing => "PROGRESSING",
+                Self::Paused => "PAUSED",
+                Self::RollingBack => "ROLLING_BACK",
+                Self::Done => "DONE",
+                Self::RolledBack => "ROLLED_BACK",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "PHASE_UNSPECIFIED" => Some(Self::Unspecified),
+                "PROGRESSING" => Some(Self::Progressing),
+                "PAUSED" => Some(Self::Paused),
+                "ROLLING_BACK" => Some(Self::RollingBack),
+                "DONE" => Some(Self::Done),
+                "ROLLED_BACK" => Some(Self::RolledBack),
+                _ => None,
+            }
+        }
+    }
+}
+impl ::prost::Name for RolloutRecord {
+    const NAME: &'static str = "RolloutRecord";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.RolloutRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.RolloutRecord".into()
+    }
+}
+/// rollout-moves/<project>/<app>/<number>: clusters that have a revision by a rollout. Never changes.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RolloutMoveRecord {
+    /// Which revision.
+    #[prost(string, tag = "1")]
+    pub revision: ::prost::alloc::string::String,
+    /// Names of clusters, at most 2,000.
+    #[prost(string, repeated, tag = "2")]
+    pub clusters: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+impl ::prost::Name for RolloutMoveRecord {
+    const NAME: &'static str = "RolloutMoveRecord";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.RolloutMoveRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.RolloutMoveRecord".into()
     }
 }
 /// configs/<project>/<config>.

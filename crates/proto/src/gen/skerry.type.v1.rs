@@ -406,7 +406,7 @@ pub struct InstanceStatus {
     /// Where it stands.
     #[prost(enumeration = "InstancePhase", tag = "4")]
     pub phase: i32,
-    /// It runs and its health check, if any, succeeds.
+    /// It runs and its health check, if any, succeeds. An instance of a cron job is ready also while it waits for its time.
     #[prost(bool, tag = "5")]
     pub ready: bool,
     /// One CamelCase word, always set when the instance is not ready: `ImagePullFailed`, `WaitingForDependency`, `Unhealthy`, ...
@@ -433,6 +433,9 @@ pub struct InstanceStatus {
     /// What is not as the spec says though it runs, in sentences for people: a limit that this machine cannot hold.
     #[prost(string, repeated, tag = "13")]
     pub warnings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// How the job stands that it is of. Only of a job or cron job, and only on its first instance, the one with ordinal 0.
+    #[prost(message, optional, tag = "30")]
+    pub job: ::core::option::Option<JobStatus>,
 }
 impl ::prost::Name for InstanceStatus {
     const NAME: &'static str = "InstanceStatus";
@@ -442,6 +445,133 @@ impl ::prost::Name for InstanceStatus {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/skerry.type.v1.InstanceStatus".into()
+    }
+}
+/// How a job stands on a node; of a cron job, its last run.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct JobStatus {
+    /// In a word.
+    #[prost(enumeration = "job_status::State", tag = "1")]
+    pub state: i32,
+    /// One CamelCase word, set when it failed: `BackoffLimitExceeded`, `DeadlineExceeded`; of a run of a cron job also `Replaced`, `Superseded`, `NotStarted`.
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+    /// How many must succeed.
+    #[prost(uint32, tag = "3")]
+    pub completions: u32,
+    /// How many have.
+    #[prost(uint32, tag = "4")]
+    pub succeeded: u32,
+    /// Failures so far.
+    #[prost(uint32, tag = "5")]
+    pub failures: u32,
+    /// When the first instance was first started.
+    #[prost(message, optional, tag = "6")]
+    pub start_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When it had completed, or failed.
+    #[prost(message, optional, tag = "7")]
+    pub finish_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When the run was due. Only of a cron job.
+    #[prost(message, optional, tag = "8")]
+    pub schedule_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When the next run is due. Only of a cron job; absent while it is suspended or cannot be told.
+    #[prost(message, optional, tag = "9")]
+    pub next_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Runs that ended, the newest last, as many as `successful_history` and `failed_history` say. Only of a cron job.
+    #[prost(message, repeated, tag = "10")]
+    pub history: ::prost::alloc::vec::Vec<JobRun>,
+}
+/// Nested message and enum types in `JobStatus`.
+pub mod job_status {
+    /// In a word.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum State {
+        /// Not set.
+        Unspecified = 0,
+        /// It runs, or is about to.
+        Active = 1,
+        /// All that must succeed has.
+        Complete = 2,
+        /// It has failed for good.
+        Failed = 3,
+        /// No run was due yet. Only of a cron job.
+        Waiting = 4,
+    }
+    impl State {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "STATE_UNSPECIFIED",
+                Self::Active => "ACTIVE",
+                Self::Complete => "COMPLETE",
+                Self::Failed => "FAILED",
+                Self::Waiting => "WAITING",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "STATE_UNSPECIFIED" => Some(Self::Unspecified),
+                "ACTIVE" => Some(Self::Active),
+                "COMPLETE" => Some(Self::Complete),
+                "FAILED" => Some(Self::Failed),
+                "WAITING" => Some(Self::Waiting),
+                _ => None,
+            }
+        }
+    }
+}
+impl ::prost::Name for JobStatus {
+    const NAME: &'static str = "JobStatus";
+    const PACKAGE: &'static str = "skerry.type.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.type.v1.JobStatus".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.type.v1.JobStatus".into()
+    }
+}
+/// A run of a cron job that ended.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JobRun {
+    /// When it was due.
+    #[prost(message, optional, tag = "1")]
+    pub schedule_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When the first instance was first started. Absent: none was.
+    #[prost(message, optional, tag = "2")]
+    pub start_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When it ended.
+    #[prost(message, optional, tag = "3")]
+    pub finish_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Why it failed, as in JobStatus. Empty: it succeeded.
+    #[prost(string, tag = "4")]
+    pub reason: ::prost::alloc::string::String,
+    /// Failures of its instances.
+    #[prost(uint32, tag = "5")]
+    pub failures: u32,
+}
+impl ::prost::Name for JobRun {
+    const NAME: &'static str = "JobRun";
+    const PACKAGE: &'static str = "skerry.type.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.type.v1.JobRun".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.type.v1.JobRun".into()
     }
 }
 /// How an instance ended.
@@ -751,6 +881,16 @@ pub struct AppSpec {
     /// The programs of the app. Names are unique; at least one.
     #[prost(message, repeated, tag = "2")]
     pub services: ::prost::alloc::vec::Vec<ServiceSpec>,
+    /// How a changed app comes to its clusters, some after others. Absent: to all at once. It is no part of a revision: changing it alone replaces
+    /// nothing, counts from then on for a rollout that is under way, and undoing a revision leaves it as it is. For example:
+    ///
+    ///    rollout:
+    ///      canary: {matchLabels: {ring: canary}}
+    ///      pauseAfterCanary: true
+    ///      batchSize: 25%
+    ///      healthWindow: 1m
+    #[prost(message, optional, tag = "5")]
+    pub rollout: ::core::option::Option<RolloutStrategy>,
 }
 impl ::prost::Name for AppSpec {
     const NAME: &'static str = "AppSpec";
@@ -762,13 +902,99 @@ impl ::prost::Name for AppSpec {
         "/skerry.type.v1.AppSpec".into()
     }
 }
+/// How a changed app comes to its clusters: in batches, each of which has to be healthy before the next one begins. A cluster that is not connected
+/// holds nothing up: it is passed over, and has its turn when it is back. The first revision of an app has nothing to replace and goes to all at once.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RolloutStrategy {
+    /// Clusters of one batch: a number, as "10", or a part of those that the app goes to, as "25%". At least one, at most 10,000. Absent: "25%".
+    #[prost(string, tag = "1")]
+    pub batch_size: ::prost::alloc::string::String,
+    /// Clusters that go first, by their labels: no other one is changed before those are healthy. They go in batches too. Absent: none.
+    #[prost(message, optional, tag = "2")]
+    pub canary: ::core::option::Option<LabelSelector>,
+    /// How long all clusters that were changed must be healthy before the next batch begins, or the rollout is done. Absent: 10s.
+    #[prost(message, optional, tag = "3")]
+    pub health_window: ::core::option::Option<::prost_types::Duration>,
+    /// How long a batch may take to become healthy. One that takes longer has failed. Absent: 10m.
+    #[prost(message, optional, tag = "4")]
+    pub progress_deadline: ::core::option::Option<::prost_types::Duration>,
+    /// Clusters that may be unhealthy or under way at once, of those that are connected: no healthy one is changed while there are as many. A number
+    /// or a part, as `batch_size`. Absent: as many as a batch has.
+    #[prost(string, tag = "5")]
+    pub max_unavailable: ::prost::alloc::string::String,
+    /// Clusters that may fail without the rollout failing. A number, or a part, which is rounded down. Absent: "0".
+    #[prost(string, tag = "6")]
+    pub max_failures: ::prost::alloc::string::String,
+    /// Whether the rollout pauses once the canary clusters are healthy, until it is resumed.
+    #[prost(bool, tag = "7")]
+    pub pause_after_canary: bool,
+    /// What happens when it fails.
+    #[prost(enumeration = "rollout_strategy::OnFailure", tag = "8")]
+    pub on_failure: i32,
+}
+/// Nested message and enum types in `RolloutStrategy`.
+pub mod rollout_strategy {
+    /// What happens when a rollout fails.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum OnFailure {
+        /// Same as ROLL_BACK.
+        Unspecified = 0,
+        /// The former revision is made the current one again, and clusters that were changed go back to it.
+        RollBack = 1,
+        /// Nothing more is changed until somebody resumes, aborts or applies something else.
+        Pause = 2,
+    }
+    impl OnFailure {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "ON_FAILURE_UNSPECIFIED",
+                Self::RollBack => "ROLL_BACK",
+                Self::Pause => "PAUSE",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "ON_FAILURE_UNSPECIFIED" => Some(Self::Unspecified),
+                "ROLL_BACK" => Some(Self::RollBack),
+                "PAUSE" => Some(Self::Pause),
+                _ => None,
+            }
+        }
+    }
+}
+impl ::prost::Name for RolloutStrategy {
+    const NAME: &'static str = "RolloutStrategy";
+    const PACKAGE: &'static str = "skerry.type.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.type.v1.RolloutStrategy".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.type.v1.RolloutStrategy".into()
+    }
+}
 /// One program of an app.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ServiceSpec {
     /// DNS label; also the name under which the app's other containers reach it.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
-    /// Environment variables. Names match `[A-Za-z_][A-Za-z0-9_]*`.
+    /// Environment variables. Names match `[A-Za-z_][A-Za-z0-9_]*`; for containers they may hold `.` and `-` too, as `discovery.type`.
     #[prost(btree_map = "string, string", tag = "8")]
     pub env: ::prost::alloc::collections::BTreeMap<
         ::prost::alloc::string::String,
@@ -795,7 +1021,7 @@ pub struct ServiceSpec {
     /// Services of the same app that come first. No cycles.
     #[prost(message, repeated, tag = "14")]
     pub depends_on: ::prost::alloc::vec::Vec<Dependency>,
-    /// What happens when it ends. Absent: restarted always, with backoff.
+    /// What happens when it ends. Absent: restarted always, with backoff; of a job, on failure.
     #[prost(message, optional, tag = "15")]
     pub restart: ::core::option::Option<RestartPolicy>,
     /// How it is asked to end.
@@ -842,10 +1068,10 @@ pub mod service_spec {
         /// One copy on each matching node.
         #[prost(message, tag = "3")]
         DaemonSet(super::DaemonSet),
-        /// Runs to completion. Not available yet: refused.
+        /// Runs to completion, in each matching cluster.
         #[prost(message, tag = "4")]
         Job(super::Job),
-        /// Runs to completion on a schedule. Not available yet: refused.
+        /// Runs to completion on a schedule, in each matching cluster.
         #[prost(message, tag = "5")]
         CronJob(super::CronJob),
     }
@@ -948,19 +1174,21 @@ impl ::prost::Name for DaemonSet {
         "/skerry.type.v1.DaemonSet".into()
     }
 }
-/// Runs to completion. Not available yet.
+/// Runs to completion. Each of its instances has to succeed once, that is to end with exit code 0; all are on one node of a cluster. One that fails is
+/// started again, after the waits of `restart`, whose policy is always ON_FAILURE. What succeeded is not run again, whatever is restarted, until
+/// what the service runs is changed or `skerry restart` asks for it. Each is told its place among them, from 0, in the variable `SKERRY_JOB_INDEX`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Job {
-    /// How many must succeed. Absent: 1.
+    /// How many must succeed: 1 to 100. Absent: 1.
     #[prost(uint32, optional, tag = "1")]
     pub completions: ::core::option::Option<u32>,
-    /// How many may run at once. Absent: 1.
+    /// How many may run at once: 1 to 100. Absent: 1. So many are counted by placement.
     #[prost(uint32, optional, tag = "2")]
     pub parallelism: ::core::option::Option<u32>,
-    /// Failures before the job counts as failed. Absent: 6.
+    /// How many failures of all instances together are borne: 0 to 1,000. With one more the job has failed, and what runs of it is stopped. Absent: 6.
     #[prost(uint32, optional, tag = "3")]
     pub backoff_limit: ::core::option::Option<u32>,
-    /// The longest that it may take.
+    /// The longest that it may take from its first start on: 1 s to 30 days. Then what runs of it is stopped, and it has failed. Absent: any time.
     #[prost(message, optional, tag = "4")]
     pub deadline: ::core::option::Option<::prost_types::Duration>,
 }
@@ -974,13 +1202,24 @@ impl ::prost::Name for Job {
         "/skerry.type.v1.Job".into()
     }
 }
-/// Runs to completion on a schedule. Not available yet.
+/// Runs to completion on a schedule, which the node keeps by its own clock, connected or not. Each run has new copies, which are told when it was due in
+/// the variable `SKERRY_JOB_DUE`, as `2026-01-31T03:30:00Z`. For example:
+///
+///    cronJob:
+///      schedule: "30 3 * * MON-FRI"
+///      timeZone: Europe/Berlin
+///      startingDeadline: 1h
+///      job: {backoffLimit: 2, deadline: 30m}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CronJob {
-    /// Five cron fields.
+    /// Five cron fields: minute, hour, day of the month, month, day of the week. Each is `*`, or values, ranges and steps as `1,15`, `MON-FRI`, `*/10`, `8-18/2`. Where
+    /// both day fields are restricted, either will do. Or one of `@hourly`, `@daily`, `@weekly`, `@monthly` and `@yearly`.
+    ///
+    /// A schedule that names hours is a list of local times. What the clock leaps over comes once, when it has leapt; what it shows twice comes the first
+    /// time. A schedule of every hour goes by elapsed time.
     #[prost(string, tag = "1")]
     pub schedule: ::prost::alloc::string::String,
-    /// IANA time zone. Absent: UTC.
+    /// IANA time zone, as `Europe/Berlin`. Its data is the node's own (`/usr/share/zoneinfo`): a node that lacks it says so and runs nothing. Absent: UTC.
     #[prost(string, tag = "2")]
     pub time_zone: ::prost::alloc::string::String,
     /// Overlap.
@@ -989,10 +1228,26 @@ pub struct CronJob {
     /// What each run is.
     #[prost(message, optional, tag = "4")]
     pub job: ::core::option::Option<Job>,
+    /// How late a run may start: 1 s to 30 days. Of runs that were missed, because the node was off or its runtime away, the last one is made up for once,
+    /// if it is not later than that. Absent: however late it is.
+    #[prost(message, optional, tag = "5")]
+    pub starting_deadline: ::core::option::Option<::prost_types::Duration>,
+    /// How many runs that succeeded are remembered: 0 to 10. Absent: 3.
+    #[prost(uint32, optional, tag = "6")]
+    pub successful_history: ::core::option::Option<u32>,
+    /// How many runs that failed are remembered: 0 to 10. Absent: 1.
+    #[prost(uint32, optional, tag = "7")]
+    pub failed_history: ::core::option::Option<u32>,
+    /// While this is set no run begins. What was due meanwhile is not made up for.
+    #[prost(bool, tag = "8")]
+    pub suspend: bool,
+    /// With ALLOW: how many runs there may be at once, 2 to 10; times the completions at most 100. Absent: 3. When there are so many, the new one is skipped.
+    #[prost(uint32, optional, tag = "9")]
+    pub concurrency_max: ::core::option::Option<u32>,
 }
 /// Nested message and enum types in `CronJob`.
 pub mod cron_job {
-    /// What happens when a run is due and the last has not ended.
+    /// What happens when a run is due and the last has not ended. One that could not even start gives way in any case.
     #[derive(
         Clone,
         Copy,
@@ -1008,7 +1263,7 @@ pub mod cron_job {
     pub enum ConcurrencyPolicy {
         /// Same as FORBID.
         Unspecified = 0,
-        /// Run both.
+        /// Run both, up to `concurrency_max` runs.
         Allow = 1,
         /// Skip the new one.
         Forbid = 2,
@@ -1169,6 +1424,9 @@ pub struct Container {
     /// the next pull and replace nothing.
     #[prost(string, tag = "36")]
     pub image_credentials: ::prost::alloc::string::String,
+    /// Whether it is in `networks` alone, at least one, and not in the app's own network: services reach it only in those. Excludes `networkAliases`.
+    #[prost(bool, tag = "37")]
+    pub only_networks: bool,
 }
 /// Nested message and enum types in `Container`.
 pub mod container {
@@ -1970,7 +2228,7 @@ pub mod dependency {
         Started = 1,
         /// Its health check succeeds.
         Healthy = 2,
-        /// It ended with exit code 0. The service waited for has a restart policy of ON_FAILURE or NEVER.
+        /// It ended with exit code 0; a job has completed. The service waited for is a job, or has a restart policy of ON_FAILURE or NEVER.
         Completed = 3,
     }
     impl Condition {
@@ -2011,7 +2269,7 @@ impl ::prost::Name for Dependency {
 /// What happens when a program ends.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RestartPolicy {
-    /// When it is started again.
+    /// When it is started again. Of a job always ON_FAILURE.
     #[prost(enumeration = "restart_policy::Policy", tag = "1")]
     pub policy: i32,
     /// Wait before the first restart: 100 ms to 1 h; doubles, with jitter, up to `backoff_max`. Absent: 1 s.

@@ -33,6 +33,8 @@ pub(crate) enum Turned {
     Idle,
     /// Too many calls were begun and given up.
     Resets,
+    /// An answer was not read for long.
+    Unread,
     /// The identity has too many calls open.
     Calls,
     /// A request is too large.
@@ -56,6 +58,7 @@ impl Turned {
             Self::PrefaceTime => "preface_time",
             Self::Idle => "idle",
             Self::Resets => "resets",
+            Self::Unread => "unread",
             Self::Calls => "calls",
             Self::Size => "size",
         }

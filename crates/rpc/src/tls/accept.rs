@@ -333,7 +333,7 @@ mod tests {
         let (mut client, mut server, _incoming) = pair(BOUNDS).await;
         client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("sent");
         server.read_exact(&mut [0; PREFACE_BYTES]).await.expect("there");
-        let place = server.connect_info().line.enter().expect("a call");
+        let place = server.connect_info().line.enter(false).expect("a call");
         let silent = tokio::time::timeout(2 * IDLE_MAX, server.read(&mut [0; 1])).await;
         assert!(silent.is_err(), "its stream is open");
         drop(place);

@@ -19,6 +19,9 @@ const STEPS_MAX: usize = 200;
 /// So many times as long as records are kept is the head of a chain that has none. First records name chains that had records left, which are
 /// no older than one age when these are written, and stay for one age more; the third is for passes that come late.
 const HEAD_AGES: u32 = 3;
+/// When the newest record of all is older than this by the clock of who removes, its clock may be one that jumped: nothing goes for its age then. A log that
+/// nobody writes to does not grow.
+const IDLE_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Chains of one pass.
 const CHAINS_MAX: usize = 10_000;
 
@@ -60,10 +63,20 @@ impl AuditKeep {
 }
 
 impl Store {
-    /// Removes what is not kept. Answers how many records that were.
+    /// Removes what is not kept. Answers how many records that were. The head of a chain stays for one pass longer than its last record.
     pub async fn trim_audit(&self, keep: AuditKeep, now: SystemTime) -> Result<u64, TrimError> {
         let mut removed = 0;
-        for mut head in self.audit_heads(CHAINS_MAX).await? {
+        let heads = self.audit_heads(CHAINS_MAX).await?;
+        let newest =
+            heads.iter().filter_map(|head| time::from_timestamp(head.value.last_time.as_ref()?)).max();
+        let keep = match newest {
+            Some(newest) if now.duration_since(newest).is_ok_and(|idle| idle > IDLE_MAX) => {
+                AuditKeep { age_max: Duration::MAX, ..keep }
+            }
+            _ => keep,
+        };
+        for mut head in heads {
+            let was_empty = head.value.removed_sequence == head.value.sequence;
             for _ in 0..STEPS_MAX {
                 let Some((txn, after, count)) = self.removal(&head, keep, now).await? else { break };
                 match self.commit(txn).await {
@@ -75,7 +88,7 @@ impl Store {
                 removed += count;
                 head.value = after;
             }
-            if keep.is_over(&head.value, now) {
+            if was_empty && keep.is_over(&head.value, now) {
                 match self.commit(Txn::new().when_same(&head).delete(&head.key)).await {
                     Ok(_) | Err(TxnError::Conflict(_)) => {}
                     Err(error) => return Err(error.into()),

@@ -152,6 +152,15 @@ pub struct AuditName {
     pub sequence: u64,
 }
 
+/// A move of an app's rollouts.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RolloutMoveName {
+    /// Of which app.
+    pub app: AppRef,
+    /// Which, from 1.
+    pub number: u64,
+}
+
 /// Digits of a place in a key: as many as the largest has, so that keys stand in order.
 const SEQUENCE_DIGITS: usize = 20;
 
@@ -252,9 +261,24 @@ impl KeyName for AuditName {
     }
     fn from_path(path: &str) -> Option<Self> {
         let (chain, digits) = two(path)?;
-        let exact = digits.len() == SEQUENCE_DIGITS && digits.bytes().all(|b| b.is_ascii_digit());
-        let sequence = digits.parse().ok().filter(|_| exact)?;
-        Some(Self { chain: ChainId::parse(chain).ok()?, sequence })
+        Some(Self { chain: ChainId::parse(chain).ok()?, sequence: sequence(digits)? })
+    }
+}
+
+/// Reads what was written with [`SEQUENCE_DIGITS`].
+fn sequence(digits: &str) -> Option<u64> {
+    let exact = digits.len() == SEQUENCE_DIGITS && digits.bytes().all(|b| b.is_ascii_digit());
+    digits.parse().ok().filter(|_| exact)
+}
+
+impl KeyName for RolloutMoveName {
+    fn write_path(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.app.write_path(f)?;
+        write!(f, "/{:0SEQUENCE_DIGITS$}", self.number)
+    }
+    fn from_path(path: &str) -> Option<Self> {
+        let (app, digits) = path.rsplit_once('/')?;
+        Some(Self { app: AppRef::from_path(app)?, number: sequence(digits)? })
     }
 }
 

@@ -12,9 +12,10 @@
 //! - `List` reads pages at that revision. The difference to what was mirrored tells what was deleted in a gap. An entry that is older than
 //!   the mirror's position and that the mirror has not had is of another past.
 //! - `Open` opens watches from each prefix's own position. `Check` then proves that the store's past is ours: at each position the
-//!   newest entry and the count must be what the mirror has, and the term must be the mirror's. (A store that was restored and written to since has another past, and
-//!   would otherwise go unnoticed: etcd's revisions look the same.) The stream is open before the check is made, so a restore between
-//!   them breaks it.
+//!   newest entry and the count must be what the mirror has, and the term must be the mirror's. (A store that was restored and written to
+//!   since has another past, and would otherwise go unnoticed: etcd's revisions look the same.) Without their values, two newest entries
+//!   may look the same and be of two pasts, so where only keys are kept all of them are compared. The stream is open before the check is
+//!   made, so a restore between them breaks it.
 //! - `Watch` applies events. A revision that comes in fragments is applied when it is whole.
 
 use std::sync::Arc;
@@ -140,13 +141,28 @@ struct Listing {
     entries: Vec<Arc<Entry>>,
 }
 
+/// The comparison of one target after the other.
+#[derive(Debug)]
+struct Check {
+    target: usize,
+    /// Of keys only: compared up to here.
+    after: Option<Arc<str>>,
+    page_keys: usize,
+}
+
+impl Check {
+    fn of(target: usize, page_keys: usize) -> Self {
+        Self { target, after: None, page_keys }
+    }
+}
+
 #[derive(Debug)]
 enum State {
     Meta,
     Raise(Evidence),
     List(Listing),
     Open,
-    Check { target: usize },
+    Check(Check),
     CheckMeta,
     Watch,
     Wait { then: AfterWait },
@@ -239,10 +255,14 @@ impl Core {
                 targets: self.positions.iter().map(|position| position.revision + 1).collect(),
                 meta: self.meta_position + 1,
             },
-            State::Check { target } => {
-                let Target { prefix, keys_only } = &self.targets[*target];
-                let range = page_range(prefix, None, self.positions[*target].revision, 1, *keys_only);
-                Step::Read(Range { newest_first: true, ..range })
+            State::Check(check) => {
+                let prefix = &self.targets[check.target].prefix;
+                let revision = self.positions[check.target].revision;
+                Step::Read(if self.targets[check.target].keys_only {
+                    page_range(prefix, check.after.as_deref(), revision, check.page_keys, true)
+                } else {
+                    Range { newest_first: true, ..page_range(prefix, None, revision, 1, false) }
+                })
             }
             State::CheckMeta => Step::CheckMeta,
             State::Watch => Step::Receive,
@@ -309,7 +329,7 @@ impl Core {
     pub fn on_found(&mut self, found: Found) {
         match std::mem::replace(&mut self.state, State::Meta) {
             State::List(listing) => self.on_page(listing, found),
-            State::Check { target } => self.on_check(target, &found),
+            State::Check(check) => self.on_check(check, &found),
             state => self.state = state,
         }
     }
@@ -395,24 +415,28 @@ impl Core {
         for position in &mut self.positions {
             position.fragments.clear();
         }
-        self.state = State::Check { target: 0 };
+        self.state = State::Check(Check::of(0, PAGE_KEYS));
     }
 
-    fn on_check(&mut self, target: usize, found: &Found) {
-        let prefix = &self.targets[target].prefix;
+    fn on_check(&mut self, check: Check, found: &Found) {
+        let Check { target, after, page_keys } = check;
+        let Target { prefix, keys_only: all } = &self.targets[target];
         let (mut count, mut newest) = (0, 0);
         for entry in self.map.under(prefix) {
             count += 1;
             newest = newest.max(entry.mod_revision);
         }
-        let theirs = found.entries.first();
-        let holds = theirs.is_none_or(|theirs| self.knows(target, theirs));
-        let same = found.count == count && theirs.map_or(0, |theirs| theirs.mod_revision) == newest && holds;
+        // A later page's count is of the rest.
+        let same = (after.is_some() || found.count == count)
+            && (*all || found.entries.first().map_or(0, |theirs| theirs.mod_revision) == newest)
+            && found.entries.iter().all(|theirs| self.knows(target, theirs));
         self.state = if found.header.cluster_id != self.cluster_id || !same {
             self.lost_history = true;
             State::Wait { then: AfterWait::Meta }
+        } else if let Some(last) = found.entries.last().filter(|_| *all && found.more) {
+            State::Check(Check { target, after: Some(Arc::clone(&last.key)), page_keys })
         } else if target + 1 < self.targets.len() {
-            State::Check { target: target + 1 }
+            State::Check(Check::of(target + 1, page_keys))
         } else {
             State::CheckMeta
         };
@@ -491,12 +515,17 @@ impl Core {
             }
             State::List(listing) if failure.is_passing() => AfterWait::List(listing),
             State::List(_) | State::Meta | State::Raise(_) => AfterWait::Meta,
-            State::Check { .. } if *failure == Failure::Future => {
+            State::Check(mut check) if *failure == Failure::AnswerTooLarge && check.page_keys > 1 => {
+                check.page_keys /= 2;
+                self.state = State::Check(check);
+                return;
+            }
+            State::Check(_) if *failure == Failure::Future => {
                 self.lost_history = true;
                 AfterWait::Meta
             }
-            State::Check { .. } if !failure.is_passing() => AfterWait::Meta,
-            State::Check { .. } | State::CheckMeta | State::Open | State::Watch => AfterWait::Open,
+            State::Check(_) if !failure.is_passing() => AfterWait::Meta,
+            State::Check(_) | State::CheckMeta | State::Open | State::Watch => AfterWait::Open,
             State::Wait { then } => then,
         };
         self.state = State::Wait { then };

@@ -404,3 +404,21 @@ fn a_restore_that_was_caught_up_and_compacted_is_told_apart() {
     assert_eq!(harness.world.meta, Some((2, 7)), "the term is raised");
     harness.compare(harness.published.as_ref().unwrap());
 }
+
+/// Where only keys are kept, two pasts can end in entries that look the same: count, newest key and its revisions.
+#[test]
+fn another_past_of_keys_alone_is_told_apart() {
+    let mut harness = Harness::new(1);
+    for choice in [0, 2, 5] {
+        harness.world.write(choice, 0);
+    }
+    harness.settle();
+    harness.world.restore(2, false);
+    for choice in [8, 5] {
+        harness.world.write(choice, 0);
+    }
+    harness.stream = None;
+    harness.settle();
+    assert_eq!(harness.world.meta, Some((2, 7)), "the term is raised");
+    harness.compare(harness.published.as_ref().unwrap());
+}

@@ -43,6 +43,8 @@ pub struct AgentMachine {
     renewal: Renewal,
     /// Of the last ReportAck.
     digest: Bytes,
+    /// The term of the store in the last session. 0: there was none.
+    term: u64,
 }
 
 impl AgentMachine {
@@ -61,6 +63,7 @@ impl AgentMachine {
             outbox,
             renewal,
             digest: Bytes::new(),
+            term: 0,
         }
     }
 
@@ -184,14 +187,19 @@ impl AgentMachine {
 
     fn welcome(&mut self, welcome: pb::Welcome, now: Now, out: &mut Vec<AgentEffect>) {
         let Link::Greeting { base, .. } = std::mem::replace(&mut self.link, Link::Off) else { return };
-        self.outbox.session_opened(welcome.full_report);
+        let epoch = welcome.epoch.map(Version::from).unwrap_or_default();
+        // In a store that was restored what was acknowledged may be lost, and an acknowledgement that was under way then may be of a report
+        // which that store took beside older ones: its digest is of what is stored, and not of what is here.
+        let is_restored = epoch.term != self.term;
+        self.term = epoch.term;
+        self.outbox.session_opened(welcome.full_report || is_restored);
         self.renewal.session_opened(welcome.renew_only);
         let interval = welcome.heartbeat_interval.as_ref();
         self.link = Link::Open(Box::new(Open::new(base, interval, welcome.renew_only, now.mono)));
         self.config.node_uid.clone_from(&welcome.node_uid);
         self.server_time(welcome.server_time.as_ref(), now, out);
         out.push(AgentEffect::Told(Told::Welcomed {
-            epoch: welcome.epoch.map(Version::from).unwrap_or_default(),
+            epoch,
             node_uid: welcome.node_uid,
             gateway: welcome.gateway,
             server_time: welcome.server_time.as_ref().and_then(WallTime::from_proto),

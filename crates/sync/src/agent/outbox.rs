@@ -51,7 +51,9 @@ pub(super) struct Outbox {
     open: bool,
     report_sequence: u64,
     in_flight: Option<InFlight>,
-    sent: Option<MonoTime>,
+    /// When the next report would be due if they came evenly: `limits::REPORTS_BURST` may run ahead of it. (The generic cell rate
+    /// algorithm, ITU-T I.371, annex A.)
+    even: MonoTime,
 }
 
 impl Outbox {
@@ -72,7 +74,7 @@ impl Outbox {
             open: false,
             report_sequence: 0,
             in_flight: None,
-            sent: None,
+            even: MonoTime::default(),
         }
     }
 
@@ -155,14 +157,14 @@ impl Outbox {
 
     /// When the next report is due, if there is one.
     pub(super) fn due(&self) -> Option<MonoTime> {
-        let earliest = self.sent.map_or(MonoTime::default(), |sent| sent + limits::REPORT_INTERVAL);
-        self.can_send().then_some(earliest)
+        let ahead = limits::REPORT_INTERVAL * (limits::REPORTS_BURST - 1);
+        self.can_send().then(|| self.even.saturating_sub(ahead))
     }
 
     /// The next report, which is in flight from now on.
     pub(super) fn report(&mut self, now: MonoTime) -> pb::Report {
         self.report_sequence += 1;
-        self.sent = Some(now);
+        self.even = self.even.max(now) + limits::REPORT_INTERVAL;
         let mut report =
             pb::Report { sequence: self.report_sequence, full: self.full, ..pb::Report::default() };
         if self.full {
@@ -250,5 +252,38 @@ mod tests {
         assert!(outbox.acknowledged(1));
         raise(&mut outbox, "Exited", 1002);
         assert_eq!(told(&outbox.report(MonoTime::default())), [("Exited", 4, 0)]);
+    }
+
+    /// Says something at every moment that it may, and answers when that was.
+    fn times_of_reports(outbox: &mut Outbox, from: MonoTime, count: u32) -> Vec<std::time::Duration> {
+        let mut now = from;
+        let mut times = Vec::new();
+        for _ in 0..count {
+            raise(outbox, "Started", 0);
+            now = now.max(outbox.due().unwrap());
+            times.push(now.saturating_since(from));
+            let sequence = outbox.report(now).sequence;
+            assert_eq!(outbox.due(), None, "one is in flight");
+            assert!(outbox.acknowledged(sequence));
+        }
+        times
+    }
+
+    #[test]
+    fn a_few_reports_go_at_once_and_then_one_in_each_interval() {
+        let mut outbox = Outbox::new("b".to_owned(), "projects/p/nodes/n".to_owned());
+        outbox.session_opened(false);
+        let burst = limits::REPORTS_BURST;
+        let hour = std::time::Duration::from_secs(3600);
+        let expected: Vec<_> =
+            (0..burst + 5).map(|report| limits::REPORT_INTERVAL * report.saturating_sub(burst - 1)).collect();
+        for begin in [hour, hour * 2] {
+            assert_eq!(times_of_reports(&mut outbox, MonoTime::from_origin(begin), burst + 5), expected);
+        }
+        // After a silence of two intervals, two.
+        let begin = outbox.even.saturating_sub(limits::REPORT_INTERVAL * (burst - 2));
+        let times = times_of_reports(&mut outbox, begin, 4);
+        assert_eq!(times[..2], [std::time::Duration::ZERO; 2]);
+        assert_eq!(times[2..], [limits::REPORT_INTERVAL, limits::REPORT_INTERVAL * 2]);
     }
 }

@@ -81,6 +81,12 @@ const COMMANDS: &[(&str, &[Line])] = &[
     ("delete -p shop rolebinding/viewers", &[("RoleBindingService/DeleteRoleBinding", "projects/shop/roleBindings/viewers", Deleted)]),
     ("token create -p shop", &[("TokenService/CreateToken", "projects/shop/tokens/*", Created)]),
     // Nodes: m1 has enrolled by a token, m2 and m3 wait.
+    ("apply -f web.yaml", &[("AppService/UpdateApp", "projects/default/apps/web", Created)]),
+    ("apply -f rolled-out.yaml", &[("AppService/UpdateApp", "projects/default/apps/web", Updated)]),
+    ("rollout pause app/web", &[("RolloutService/PauseRollout", "projects/default/apps/web", Updated)]),
+    ("rollout resume app/web", &[("RolloutService/ResumeRollout", "projects/default/apps/web", Updated)]),
+    ("rollout abort app/web", &[("RolloutService/AbortRollout", "projects/default/apps/web", Updated)]),
+    ("delete app/web", &[("AppService/DeleteApp", "projects/default/apps/web", Deleted)]),
     ("cordon m1", &[("NodeService/UpdateNode", "projects/default/nodes/m1", Updated)]),
     ("cordon m1", &[]),
     ("label node/m1 a=b", &[("NodeService/UpdateNode", "projects/default/nodes/m1", Updated)]),
@@ -276,6 +282,10 @@ async fn each_kind_of_change_leaves_the_records_of_its_line_and_no_other() -> Re
     let world = World::start(&["--no-agent"]).await?;
     world.app("web")?;
     world.app("other")?;
+    // The same app changed, and it stays at its first batch for as long as the test takes.
+    let rolled_out = "{rollout: {healthWindow: 1h}, services: [{name: s, process: {program: /bin/false}}]}";
+    let head = "apiVersion: skerry/v1\nkind: App\nmetadata: {name: web}\n";
+    world.write("rolled-out.yaml", &format!("{head}spec: {rolled_out}\n"))?;
     world.config("site", "one")?;
     world.write("password", "horse")?;
     world.write("wrong.yaml", "apiVersion: skerry/v1\nkind: Nothing\n")?;

@@ -36,6 +36,10 @@ impl Runtime for FakeRuntime {
     async fn ensure(&self, _: &InstanceSpec, _: ProgressSink<'_>) -> Result<(), RuntimeError> {
         Ok(())
     }
+    async fn stop(&self, _: &InstanceName) -> Result<(), RuntimeError> {
+        Ok(())
+    }
+
     async fn remove(&self, _: &InstanceName) -> Result<(), RuntimeError> {
         Ok(())
     }

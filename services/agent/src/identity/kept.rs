@@ -21,7 +21,7 @@ use skerry_identity::key_store::FileKeyStore;
 use skerry_identity::private_file;
 use skerry_proto::gateway::v1 as pb;
 
-use crate::state::checked;
+use crate::state::{checked, sealed};
 
 const MAGIC: &[u8; 8] = b"SKRYIDN1";
 const RECORD: &str = "enrolled";
@@ -38,7 +38,7 @@ pub(super) struct Record {
 }
 
 /// The directory.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Kept {
     dir: PathBuf,
 }
@@ -82,6 +82,12 @@ impl Kept {
         })
     }
 
+    /// The keys by which what is sealed to this machine opens: those of the enrolment that counts. Where there is none, those in the directory
+    /// itself: of the machine of `skerry up`, and of one that was given its certificate by hand.
+    pub(crate) fn opening_keys(&self) -> FileKeyStore {
+        self.current().map_or_else(|| FileKeyStore::new(&self.dir), |(generation, _)| generation.keys())
+    }
+
     /// Where the next enrolment is made: one that was begun goes on.
     pub(super) fn next(&self) -> Generation {
         let newest = self.generations().into_iter().next();
@@ -121,7 +127,7 @@ impl Generation {
     /// Writes it in the place of what was there. Blocks.
     pub(super) fn write(&self, record: &Record) -> Result<(), String> {
         let body = record.encode_to_vec();
-        let bytes = [MAGIC.as_slice(), blake3::hash(&body).as_bytes(), &body].concat();
+        let bytes = sealed(*MAGIC, &body);
         private_file::replace(&self.path.join(RECORD), &bytes).map_err(|error| error.to_string())?;
         // The directories above may be as new as the file.
         let mut above = self.path.ancestors().skip(1).take(2);
@@ -151,15 +157,20 @@ mod tests {
         first.keys().signing_key().unwrap();
         assert!(kept.current().is_none(), "only begun");
         assert_eq!(kept.next().number, first.number, "and goes on");
+        let opens = |keys: FileKeyStore| keys.opening_key().unwrap().public_key();
+        assert_ne!(opens(kept.opening_keys()), opens(first.keys()), "of none yet");
         first.write(&record("a")).unwrap();
         assert_eq!(kept.current().unwrap().1.unwrap(), record("a"));
+        assert_eq!(opens(kept.opening_keys()), opens(first.keys()));
 
         let second = kept.next();
         assert_eq!(second.number, 2);
         second.keys().signing_key().unwrap();
+        assert_eq!(opens(kept.opening_keys()), opens(first.keys()), "the former one still counts");
         assert_eq!(kept.current().unwrap().1.unwrap(), record("a"), "the former one still counts");
         second.write(&record("b")).unwrap();
         kept.forget_before(&second);
+        assert_eq!(opens(kept.opening_keys()), opens(second.keys()));
         assert_eq!(kept.current().unwrap().1.unwrap(), record("b"));
         assert_eq!(kept.generations().len(), 1);
     }

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use skerry_identity::clock::TimeFloor;
 use skerry_identity::verify::Expected;
 use skerry_model::NodeRef;
 use skerry_proto::gateway::v1 as pb;
@@ -78,6 +79,11 @@ impl Proof {
     fn of(kept: Kept, node: NodeRef, kind: Kind) -> Self {
         let floor = Floor::open(&kept);
         Self { kept, node, floor, kind, presented: Presented::default(), taking: None }
+    }
+
+    /// Before this it is not, as servers told.
+    pub(crate) fn floor(&self) -> Arc<TimeFloor> {
+        Arc::clone(self.floor.shared())
     }
 
     /// What the machine of sync may renew.

@@ -118,6 +118,24 @@ fn a_crash_loop_goes_on_counting_and_waiting_when_the_agent_is_started_again() {
 }
 
 #[test]
+fn an_end_that_is_not_followed_by_a_start_is_told_once_whatever_ends_the_agent() {
+    let name = InstanceName::parse("a/b/c/0").unwrap();
+    for code in [0, 7] {
+        let policy = RestartPolicy { when: RestartWhen::Never, ..POLICY };
+        let end = exited(code, 103);
+        let mut memory = Memory::default();
+        memory.look(Some(&running(101)), Some(&policy), at(101), 0.0);
+        let happening = memory.look(Some(&end), Some(&policy), at(103), 0.0).expect("it ended");
+        let entry = memory.entry(&name, &happening, Some(&end), wall(103)).expect("it is remembered");
+        let mut memory = recalled(&entry, &end, 200);
+        assert_eq!(memory.look(Some(&end), Some(&policy), at(1), 0.0), None, "told before");
+        assert_eq!(memory.ended.unwrap().code, Some(code));
+        let next = memory.look(Some(&exited(code, 300)), Some(&policy), at(2), 0.0);
+        assert!(matches!(next, Some(Happening::Ended(_))), "the next end is news");
+    }
+}
+
+#[test]
 fn what_runs_steadily_has_its_wait_start_anew_also_across_a_start_of_the_agent() {
     let (_, entry) = looping();
     let mut memory = recalled(&entry, &running(107), 107 + STEADY.as_secs());

@@ -252,7 +252,15 @@ impl Fixture {
 
     fn plan(&self, desired: &Desired, world: &World) -> Plan {
         let (memories, health, now) = (&self.memories, &self.health, MonoTime::default());
-        plan(Inputs { desired, world, memories, health, beside_health: &self.beside_health, now })
+        plan(Inputs {
+            desired,
+            world,
+            memories,
+            gates: &BTreeMap::new(),
+            health,
+            beside_health: &self.beside_health,
+            now,
+        })
     }
 }
 

@@ -15,6 +15,7 @@ use super::{Copy, Reconciler};
 use crate::clock::random_unit;
 use crate::desired::{Desired, InstanceSpec};
 use crate::health::HealthState;
+use crate::jobs::unmark;
 use crate::memory::{Busy, Fetch};
 use crate::plan::{Act, Action};
 use crate::runtime::{Place, Progress, Runtime, RuntimeError, RuntimeKind};
@@ -55,6 +56,7 @@ fn lane(act: Act) -> Lane {
         | Act::Replace
         | Act::StartBeside
         | Act::Withdraw
+        | Act::Stop
         | Act::Remove => Lane::Copy,
     }
 }
@@ -145,6 +147,7 @@ fn name_of(act: Act) -> &'static str {
         Act::Remove => "remove",
         Act::StartBeside => "start beside",
         Act::Withdraw => "withdraw",
+        Act::Stop => "stop",
     }
 }
 
@@ -182,6 +185,8 @@ enum Work {
     },
     /// Of this copy, by its id.
     Withdraw(String),
+    /// All copies, which stay there.
+    Stop,
     /// Of all copies.
     Remove,
 }
@@ -200,7 +205,7 @@ impl Work {
     fn spec(&self) -> Option<&Arc<InstanceSpec>> {
         match self {
             Self::Fetch(spec) | Self::Run { spec, .. } => Some(spec),
-            Self::Withdraw(_) | Self::Remove => None,
+            Self::Withdraw(_) | Self::Stop | Self::Remove => None,
         }
     }
 }
@@ -230,6 +235,7 @@ impl Job {
                 let withdraw = self.runtime.withdraw(&self.instance, copy);
                 in_time(self.deadline, "removing the copy beside", withdraw).await
             }
+            Work::Stop => in_time(self.deadline, "stopping it", self.runtime.stop(&self.instance)).await,
             Work::Remove => in_time(self.deadline, "removing it", self.runtime.remove(&self.instance)).await,
         }
     }
@@ -257,6 +263,7 @@ impl Reconciler {
         let Some(driver) = self.runtimes.get(&action.runtime).cloned() else { return };
         let work = match action.act {
             Act::Remove => Work::Remove,
+            Act::Stop => Work::Stop,
             Act::Withdraw => {
                 let Some(copy) = self.give_up_beside(action, now) else { return };
                 Work::Withdraw(copy)
@@ -283,14 +290,13 @@ impl Reconciler {
                 memory.acts(Busy::Starting, now);
                 if action.act == Act::StartBeside {
                     memory.beside_mut(fingerprint).looked_at();
-                } else if self
-                    .copies
-                    .made
-                    .get(&action.instance)
-                    .is_none_or(|copy| copy.fingerprint != *fingerprint)
-                {
-                    let copy = Copy { fingerprint: fingerprint.clone(), ran: false };
-                    self.copies.made.insert(action.instance.clone(), copy);
+                } else {
+                    let (of, _) = unmark(fingerprint);
+                    let made = self.copies.made.get(&action.instance);
+                    if made.is_none_or(|copy| copy.fingerprint != of) {
+                        let copy = Copy { fingerprint: of.to_owned(), ran: false };
+                        self.copies.made.insert(action.instance.clone(), copy);
+                    }
                 }
                 memory.grace(work.spec().map(|spec| spec.service.stop.grace_period))
             }
@@ -323,7 +329,7 @@ impl Reconciler {
     fn span_of(&self, action: &Action, now: MonoTime) -> Span {
         let follows = match action.act {
             Act::Fetch | Act::Start | Act::StartBeside | Act::Replace | Act::Remove => true,
-            Act::Restart | Act::Repair | Act::Withdraw => false,
+            Act::Restart | Act::Repair | Act::Withdraw | Act::Stop => false,
         };
         let recent = now.saturating_since(self.traced_since) <= TRACE_AGE_MAX;
         if self.desired.trace_parent.is_empty() || !follows || !recent {

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 
 use super::{Copy, PERIOD, Reconciler};
 use crate::clock::random_unit;
+use crate::jobs::{Gate, unmark};
 use crate::memory::{Busy, Happening, Memory};
 use crate::runtime::{Observed, Place, RunState, Runtime, RuntimeError, RuntimeKind};
 use crate::world::World;
@@ -155,39 +156,14 @@ impl Reconciler {
             .filter(|(other, _)| **other != kind)
             .flat_map(|(_, view)| view.instances.keys().cloned())
             .collect();
-        let Some(view) = self.world.get_mut(&kind) else { return };
-        let (own, beside): (Vec<_>, Vec<_>) =
-            instances.into_iter().partition(|observed| observed.place == Place::Own);
-        let by_name = |copies: Vec<Observed>| -> BTreeMap<InstanceName, Observed> {
-            copies.into_iter().map(|observed| (observed.instance.clone(), observed)).collect()
-        };
-        let (mut new, mut beside) = (by_name(own), by_name(beside));
-        // What was acted on meanwhile may be shown as it was before: the old picture stays until the next look.
-        let stale = |memory: &Memory| match &memory.busy {
-            Some((Busy::Settling { runtime }, since)) => *runtime == kind && began < *since,
-            Some(_) => true,
-            None => false,
-        };
+        if !self.update_view(kind, instances, began) {
+            return;
+        }
+        // What ended is known before it is said whether it is started again.
+        self.step_jobs(now);
+        let Some(view) = self.world.get(&kind) else { return };
+        let stale = |memory: &Memory| is_stale(memory, kind, began);
         let settles = |memory: &Memory| matches!(&memory.busy, Some((Busy::Settling { runtime }, _)) if *runtime == kind);
-        for name in self.memories.iter().filter(|(_, memory)| stale(memory)).map(|(name, _)| name) {
-            for (new, old) in [(&mut new, &mut view.instances), (&mut beside, &mut view.beside)] {
-                new.remove(name);
-                new.extend(old.remove_entry(name));
-            }
-        }
-        view.instances = new;
-        view.beside = beside;
-        self.copies.looked.insert(kind);
-        for observed in view.instances.values().filter(|observed| observed.state != RunState::Created) {
-            let copy = Copy { fingerprint: observed.fingerprint.clone(), ran: true };
-            self.copies.made.insert(observed.instance.clone(), copy);
-        }
-        let names = self.desired.instances.keys().chain(view.instances.keys());
-        for name in names {
-            if !self.memories.contains_key(name) {
-                self.memories.insert(name.clone(), Memory::default());
-            }
-        }
         let mut happenings = Vec::new();
         let wall = SystemTime::now();
         for (name, memory) in &mut self.memories {
@@ -208,7 +184,11 @@ impl Reconciler {
                 memory.recall(entry, observed, now, wall);
             }
             let made_from = observed.and_then(|seen| self.desired.spec_of(name, &seen.fingerprint));
-            let policy = made_from.or(spec).map(|spec| &spec.service.restart);
+            let goes_on = !matches!(
+                self.jobs.gates().get(name),
+                Some(Gate::Turn { .. } | Gate::Done(_) | Gate::Rest(_))
+            );
+            let policy = made_from.or(spec).map(|spec| &spec.service.restart).filter(|_| goes_on);
             if let Some(happening) = memory.look(observed, policy, now, random_unit()) {
                 if let Some(entry) = memory.entry(name, &happening, observed, wall) {
                     self.ledger.put(name, entry);
@@ -236,6 +216,39 @@ impl Reconciler {
             .retain(|name| !desired.authoritative || memories.contains_key(name) || desired.wants(name));
         self.ledger.write();
         self.tell_copies();
+    }
+
+    /// Takes what was observed for what there is, but for what was acted on meanwhile: of that the old picture stays until the next look.
+    fn update_view(&mut self, kind: RuntimeKind, instances: Vec<Observed>, began: MonoTime) -> bool {
+        let Some(view) = self.world.get_mut(&kind) else { return false };
+        let (own, beside): (Vec<_>, Vec<_>) =
+            instances.into_iter().partition(|observed| observed.place == Place::Own);
+        let by_name = |copies: Vec<Observed>| -> BTreeMap<InstanceName, Observed> {
+            copies.into_iter().map(|observed| (observed.instance.clone(), observed)).collect()
+        };
+        let (mut new, mut beside) = (by_name(own), by_name(beside));
+        for name in
+            self.memories.iter().filter(|(_, memory)| is_stale(memory, kind, began)).map(|(name, _)| name)
+        {
+            for (new, old) in [(&mut new, &mut view.instances), (&mut beside, &mut view.beside)] {
+                new.remove(name);
+                new.extend(old.remove_entry(name));
+            }
+        }
+        view.instances = new;
+        view.beside = beside;
+        self.copies.looked.insert(kind);
+        for observed in view.instances.values().filter(|observed| observed.state != RunState::Created) {
+            let copy = Copy { fingerprint: unmark(&observed.fingerprint).0.to_owned(), ran: true };
+            self.copies.made.insert(observed.instance.clone(), copy);
+        }
+        let names = self.desired.instances.keys().chain(view.instances.keys());
+        for name in names {
+            if !self.memories.contains_key(name) {
+                self.memories.insert(name.clone(), Memory::default());
+            }
+        }
+        true
     }
 
     /// Takes in what was observed of copies beside those that they are to replace.
@@ -294,5 +307,14 @@ impl Reconciler {
         } else {
             tracing::debug!(runtime = kind.as_str(), %message, "the runtime does not answer");
         }
+    }
+}
+
+/// Whether what was seen since `began` may be as it was before something was done about it.
+fn is_stale(memory: &Memory, kind: RuntimeKind, began: MonoTime) -> bool {
+    match &memory.busy {
+        Some((Busy::Settling { runtime }, since)) => *runtime == kind && began < *since,
+        Some(_) => true,
+        None => false,
     }
 }

@@ -6,6 +6,7 @@
 
 mod act;
 mod collect;
+mod jobs;
 mod look;
 mod secrets;
 mod tell;
@@ -26,6 +27,7 @@ use self::look::Looks;
 use crate::clock::Clock;
 use crate::desired::Desired;
 use crate::health::{HealthState, Monitor};
+use crate::jobs::Jobs;
 use crate::ledger::Ledger;
 use crate::memory::Memory;
 use crate::plan::{Inputs, plan};
@@ -108,6 +110,9 @@ pub(crate) struct Reconciler {
     node: NodeRef,
     clock: Clock,
     links: Links,
+    /// As it came.
+    wanted: Arc<Desired>,
+    /// The same, each instance of a cron job as it is in its run.
     desired: Arc<Desired>,
     /// When the trace of the desired state began here.
     traced_since: MonoTime,
@@ -134,6 +139,7 @@ pub(crate) struct Reconciler {
     secrets: secrets::Keeper,
     collector: collect::Collector,
     ledger: Ledger,
+    jobs: Jobs,
 }
 
 impl Reconciler {
@@ -145,6 +151,7 @@ impl Reconciler {
         Self {
             node,
             clock,
+            wanted: Arc::default(),
             desired: Arc::default(),
             traced_since: clock.mono(),
             looks: Looks::new(runtimes.keys().copied()),
@@ -166,6 +173,7 @@ impl Reconciler {
             secrets: secrets::Keeper::default(),
             collector: collect::Collector::default(),
             ledger: Ledger::default(),
+            jobs: Jobs::default(),
             links,
         }
     }
@@ -173,6 +181,11 @@ impl Reconciler {
     /// Counts on from what an earlier process of the agent counted.
     pub(crate) fn with_ledger(self, ledger: Ledger) -> Self {
         Self { ledger, ..self }
+    }
+
+    /// Goes on with the jobs that an earlier process of the agent knew.
+    pub(crate) fn with_jobs(self, jobs: Jobs) -> Self {
+        Self { jobs, ..self }
     }
 
     /// With the values of secrets that instances have.
@@ -211,6 +224,7 @@ impl Reconciler {
                 () = self.monitor.changed() => {}
                 () = self.beside_monitor.changed() => {}
                 () = self.ledger.written() => self.ledger.write(),
+                () = self.jobs.written() => {}
             }
             // Whatever else is there already is taken in before planning anew.
             while let Ok(kind) = stirs.try_recv() {
@@ -223,8 +237,9 @@ impl Reconciler {
         self.acts.abort_all();
         self.monitor.shutdown().await;
         self.beside_monitor.shutdown().await;
-        if tokio::time::timeout(LAST_WRITE_MAX, self.ledger.finish()).await.is_err() {
-            tracing::warn!("the last write of the counts of restarts did not end in time");
+        let last = async { tokio::join!(self.ledger.finish(), self.jobs.finish()) };
+        if tokio::time::timeout(LAST_WRITE_MAX, last).await.is_err() {
+            tracing::warn!("the last write of the counts of restarts, or of jobs, did not end in time");
         }
     }
 
@@ -234,12 +249,16 @@ impl Reconciler {
         let mut wake = now + PERIOD;
         let soonest = self.looks.begin(&self.runtimes, &self.world, now);
         wake = wake.min(soonest);
+        if let Some(due) = self.step_jobs(now) {
+            wake = wake.min(due);
+        }
         self.watch_health();
         self.watch_beside();
         let inputs = Inputs {
             desired: &self.desired,
             world: &self.world,
             memories: &self.memories,
+            gates: self.jobs.gates(),
             health: &self.health,
             beside_health: &self.beside_health,
             now,
@@ -271,15 +290,15 @@ impl Reconciler {
     /// Takes over a new desired state; acts on what is no longer wanted so are given up.
     fn take_desired(&mut self) {
         let desired = Arc::clone(&self.links.desired.borrow_and_update());
-        self.acts.abort_unless_of(&desired);
         self.sweeping.abort_all();
         self.sweep_due = true;
         self.secrets.changed();
-        if self.desired.trace_parent != desired.trace_parent {
+        if self.wanted.trace_parent != desired.trace_parent {
             self.traced_since = self.clock.mono();
         }
         self.collect_for(&desired);
-        self.desired = desired;
+        self.wanted = desired;
+        self.step_jobs(self.clock.mono());
     }
 
     /// Keeps the monitor on what runs as it should, and says what changed. An instance that turns unhealthy is told as such and not

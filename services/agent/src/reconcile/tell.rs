@@ -12,11 +12,12 @@ use skerry_sync::MonoTime;
 
 use super::{Local, Reconciler, RuntimeStatus};
 use crate::health::HealthState;
+use crate::jobs::Happening as Happened;
 use crate::memory::{Ended, Fetch, Happening, Memory, Run};
 use crate::plan::Hold;
 use crate::runtime::{Progress, RuntimeError};
 use crate::status::{About, how, of_blocked, of_unwanted, of_wanted};
-use crate::world::{kind_of, place_of};
+use crate::world::{is_running, kind_of, place_of};
 
 /// What is under way for less than this is not told: most of it is over by then, and the report of the outcome would wait for the
 /// report of the work.
@@ -101,7 +102,13 @@ impl Reconciler {
             away: view.and_then(|view| view.error.as_ref()),
         };
         match (wanted, self.desired.blocked.get(name)) {
-            (Some(spec), _) => of_wanted(spec, hold, about),
+            (Some(spec), _) => {
+                let mut status = of_wanted(spec, hold, about);
+                let runs = about.observed.is_some_and(is_running);
+                let is_at_fault = about.away.is_some() || memory.error(Some(&spec.fingerprint)).is_some();
+                self.jobs.dress(name, runs, is_at_fault, &mut status);
+                status
+            }
             (None, Some(blocked)) => of_blocked(name, blocked, about),
             (None, None) => of_unwanted(name, self.desired.authoritative, about),
         }
@@ -199,6 +206,11 @@ impl Reconciler {
 
     pub(super) fn tell_failure(&mut self, name: &InstanceName, error: &RuntimeError) {
         self.instance_event(name, error.reason, error.message.clone(), true);
+    }
+
+    pub(super) fn tell_job(&mut self, happening: Happened) {
+        let Happened { instance, reason, message, warning } = happening;
+        self.instance_event(&instance, reason, message, warning);
     }
 
     pub(super) fn tell_removed(&mut self, name: &InstanceName) {

@@ -1,6 +1,6 @@
 //! Secrets of instances: kept sealed, opened with this node's own key when an instance is made, and given to it as files in memory or as variables.
 //!
-//! On the disk are only what is sealed to this node (in the desired state) and the key that opens it (`identity/hpke.key`). So a disk that is stolen
+//! On the disk are only what is sealed to this node (in the desired state) and the key that opens it (`hpke.key`, beside the certificate). So a disk that is stolen
 //! shows the secrets of this one node, and no other's: strike the node out and change these. With a TPM as the key store not even those.
 //! Values are read when they are needed and not kept. They are on a tmpfs of the machine (`files`), which the kernel may swap out.
 
@@ -13,12 +13,13 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use prost::Message as _;
 use skerry_identity::hpke::SealContext;
-use skerry_identity::key_store::{FileKeyStore, KeyStore as _};
+use skerry_identity::key_store::KeyStore as _;
 use skerry_model::app::{OnChange, Program, SecretMount, normal_path};
 use skerry_model::{InstanceName, NodeRef, SecretName};
 use skerry_proto::types::v1::{ImageCredentials, SecretContent};
 
 use crate::desired::InstanceSpec;
+use crate::identity::Kept;
 use crate::runtime::RuntimeError;
 use files::Owner;
 
@@ -43,7 +44,7 @@ impl fmt::Debug for SealedContent {
 #[derive(Debug, Clone, Default)]
 pub struct Secrets {
     project: String,
-    identity: PathBuf,
+    identity: Kept,
     root: files::Root,
 }
 
@@ -53,7 +54,7 @@ impl Secrets {
         let place = blake3::hash(data_dir.as_os_str().as_encoded_bytes()).to_hex();
         Self {
             project: node.project.to_string(),
-            identity: data_dir.join("identity"),
+            identity: Kept::new(data_dir),
             root: files::Root::usual(&format!("skerry-{}", &place[..12])),
         }
     }
@@ -77,7 +78,8 @@ impl Secrets {
             .secrets
             .get(name)
             .ok_or_else(|| failed("SecretMissing", format!("secret `{name}` did not come with it")))?;
-        let key = FileKeyStore::new(&self.identity).opening_key().map_err(|error| {
+        // Looked up each time: a machine that enrols anew has other keys from then on.
+        let key = self.identity.opening_keys().opening_key().map_err(|error| {
             failed("SecretNotOpened", format!("the key that opens secret `{name}`: {error}"))
         })?;
         let context = SealContext {

@@ -21,8 +21,10 @@ use skerry_sync::{Desired, Version};
 
 use crate::former::Resources;
 
+mod checksum;
 mod disk;
 
+pub(crate) use checksum::{checked, messages, read_messages, sealed};
 pub(crate) use disk::{Directory, Disk};
 
 const MAGIC: &[u8; 8] = b"SKRYDES1";
@@ -202,19 +204,6 @@ fn encode<'a>(number: u64, hello: &pb::Hello, resources: impl Iterator<Item = &'
     bytes[..MAGIC.len()].copy_from_slice(MAGIC);
     bytes[MAGIC.len()..HEAD_BYTES - 8].copy_from_slice(hash.as_bytes());
     bytes
-}
-
-/// What stands behind the magic and the checksum of a file, if they are right.
-pub(crate) fn checked(magic: [u8; 8], bytes: &[u8]) -> Result<&[u8], &'static str> {
-    let (found, rest) = bytes.split_at_checked(magic.len()).ok_or("is too short")?;
-    let (hash, body) = rest.split_at_checked(blake3::OUT_LEN).ok_or("is too short")?;
-    if *found != magic {
-        return Err("is not of this version");
-    }
-    if blake3::hash(body).as_bytes() != hash {
-        return Err("is damaged: its checksum does not match");
-    }
-    Ok(body)
 }
 
 fn decode(bytes: &[u8]) -> Result<Stored, String> {

@@ -181,6 +181,18 @@ impl Runtime for FakeRuntime {
         Ok(())
     }
 
+    async fn stop(&self, instance: &InstanceName) -> Result<(), RuntimeError> {
+        self.answer()?;
+        let mut state = self.state();
+        state.calls.push(format!("stop {instance}"));
+        state.started += 1;
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(state.started);
+        if let Some(observed) = state.instances.get_mut(instance) {
+            observed.state = RunState::Exited { code: Some(143), at, out_of_memory: false };
+        }
+        Ok(())
+    }
+
     async fn remove(&self, instance: &InstanceName) -> Result<(), RuntimeError> {
         self.answer()?;
         let mut state = self.state();

@@ -8,7 +8,7 @@ use skerry_proto::gateway::v1 as pb;
 use skerry_proto::gateway::v1::sync_service_client::SyncServiceClient;
 use skerry_rpc::{ClientTls, ConnectError};
 use skerry_sync::limits::{DIAL_TIMEOUT, FRAME_BYTES_MAX};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -97,12 +97,14 @@ impl Wire {
         FromWire::Ended(why)
     }
 
-    /// Queues a frame. Fails where the link takes none.
+    /// Queues a frame. Fails where the link takes none. Where the gateway has ended the stream the frame is lost: what the gateway said last
+    /// is still to be received, and then the end.
     pub(super) fn send(&self, frame: pb::SyncRequest) -> Result<(), String> {
         match self {
-            Self::Opening { out, .. } | Self::Open { out, .. } => {
-                out.try_send(frame).map_err(|_| "the link takes no more frames".to_owned())
-            }
+            Self::Opening { out, .. } | Self::Open { out, .. } => match out.try_send(frame) {
+                Ok(()) | Err(TrySendError::Closed(_)) => Ok(()),
+                Err(TrySendError::Full(_)) => Err("the link takes no more frames".to_owned()),
+            },
             Self::Off | Self::Dialing(_) => Err("there is no link".to_owned()),
         }
     }

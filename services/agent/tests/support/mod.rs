@@ -38,7 +38,7 @@ pub(crate) fn sleeper(file: &Path, value: &str) -> Vec<pb::Resource> {
 /// The resources of an app `app` of these services, one instance each.
 pub(crate) fn resources(services: Vec<types::ServiceSpec>) -> Vec<pb::Resource> {
     let names: Vec<String> = services.iter().map(|service| service.name.clone()).collect();
-    let bytes = types::AppSpec { selector: None, services }.encode_to_vec();
+    let bytes = types::AppSpec { services, ..Default::default() }.encode_to_vec();
     let hash = ContentHash::of(&bytes).to_string();
     let instance = |service: &String| {
         let name = format!("app/{service}/n1/0");

@@ -1,20 +1,26 @@
 //! Issuing a certificate to a user: for a key that it made, which counts from then on.
+//!
+//! | who asks | for whom | for which key |
+//! |---|---|---|
+//! | a user (`known_only`) | itself | the one by which it calls: so a certificate is renewed, and nothing is recorded |
+//! | an admin of the user's project | a user who has no role that the admin has not | any |
+//! | the first admin | itself | any |
 
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use skerry_api::{Caused, Tries};
+use skerry_api::{ADMIN, Caused, Tries, audit};
 use skerry_identity::KeyId;
 use skerry_identity::csr::Request as CertificateRequest;
-use skerry_model::{Code, Fault, ServiceName, UserRef, time};
+use skerry_model::{Code, Fault, ProjectName, ServiceName, UserRef, time};
 use skerry_proto::registry::v1 as pb;
 use skerry_proto::store::v1 as stored;
 use skerry_proto::types::v1::AuditOutcome;
 use skerry_rpc::Peer;
-use skerry_rpc::access::Authorizer as _;
-use skerry_store::{Act, Key, Txn, TxnError};
+use skerry_rpc::access::{Authorizer as _, Role};
+use skerry_store::{Act, Key, Store, Txn, TxnError};
 
-use super::users::{KEYS_MAX, Users};
+use super::users::{KEYS_MAX, Users, only_itself};
 
 impl Users {
     pub(super) async fn issue(
@@ -28,12 +34,11 @@ impl Users {
             .map_err(|error| Fault::invalid_field("certificate_request", error))?;
         let user =
             ServiceName::parse(name.user.as_str()).map_err(|error| Fault::invalid_field("name", error))?;
-        let known = || self.shown.access.knows(&name, &asked.public_key().id());
-        if request.known_only && !known() {
-            let message = format!(
-                "no key of {name} is the one of the request: an admin can issue a certificate for a new key"
-            );
-            return Err(Fault::new(Code::FailedPrecondition, "KEY_UNKNOWN", message));
+        match &peer.certificate {
+            // A listener without TLS has decided already.
+            None => {}
+            Some(_) if request.known_only => self.check_renewal(peer, &name, asked.public_key().id())?,
+            Some(certificate) => self.check_admin(certificate.identity.user().as_ref(), &name)?,
         }
         // First, since it may fail: a key that counts and has no certificate is of no use.
         let granted = self.issuer.issue_user(&name.project, &user, asked.public_key(), None)?;
@@ -49,6 +54,40 @@ impl Users {
             roots: granted.roots.iter().map(der).collect(),
             expire_time: Some(time::to_timestamp(granted.issued.not_after)),
         })
+    }
+
+    /// A renewal is for the very key by which the user calls.
+    fn check_renewal(&self, peer: &Peer, name: &UserRef, key: KeyId) -> Result<(), Fault> {
+        if own_key(peer, name) == Some(key) && self.shown.access.knows(name, &key) {
+            return Ok(());
+        }
+        let message = format!(
+            "known_only renews the certificate by which {name} calls, for the same key: an admin can issue one for a new key"
+        );
+        Err(Fault::new(Code::FailedPrecondition, "KEY_UNKNOWN", message))
+    }
+
+    /// Who adds a key to a user can be that user: so the caller has every role that the user has, and nobody is the first admin but itself.
+    fn check_admin(&self, caller: Option<&UserRef>, name: &UserRef) -> Result<(), Fault> {
+        let itself = caller == Some(name);
+        if Self::is_first_admin(name) && !itself {
+            return Err(only_itself(name));
+        }
+        let has = |project: &ProjectName, role: Role| {
+            caller.and_then(|caller| self.shown.access.role(caller, project)).is_some_and(|held| held >= role)
+        };
+        let needed = std::iter::once((name.project.clone(), Role::Admin));
+        let roles = if itself { Vec::new() } else { self.shown.access.roles(name) };
+        match needed.chain(roles).find(|(project, role)| !has(project, *role)) {
+            None => Ok(()),
+            Some((project, role)) => {
+                let message = format!(
+                    "a certificate of {name} for a new key takes the role {role} in {project}, which {name} would act with"
+                );
+                let fault = Fault::new(Code::PermissionDenied, "ROLE_NEEDED", message);
+                Err(fault.with("project", project).with("role", role))
+            }
+        }
     }
 
     /// Adds the key to those that count, or leaves it the only one; waits until this replica knows it.
@@ -84,6 +123,35 @@ impl Users {
                 Err(TxnError::Conflict(_)) => tries.again(name).await?,
                 Err(error) => return Err(error.into()),
             }
+        }
+    }
+}
+
+/// Counts a key of the first admin where it has a record: for who has the authority in hand, whatever became of the keys that counted. Answers
+/// whether there was anything to do.
+///
+/// # Errors
+/// The store's, and too many keys.
+pub async fn count_first_admin_key(store: &Store, key: KeyId) -> Result<bool, Fault> {
+    let name = UserRef::parse(ADMIN).expect("a name");
+    let record_key = Key::<stored::UserRecord>::of(&name);
+    let mut tries = Tries::default();
+    loop {
+        let Some(found) = store.get(&record_key).await? else { return Ok(false) };
+        let Some(record) = with_key(Some(&found.value), key, None, false)? else { return Ok(false) };
+        let project = name.project.clone();
+        let act = Act::new(
+            audit::itself("skerry"),
+            "skerry authority",
+            project,
+            name.to_string(),
+            AuditOutcome::Updated,
+        );
+        let act = act.detail(format!("the key {key} of who has the authority counts"));
+        match store.commit(Txn::new().when_same(&found).put(&record_key, &record).audit(act)).await {
+            Ok(_) => return Ok(true),
+            Err(TxnError::Conflict(_)) => tries.again(&name).await?,
+            Err(error) => return Err(error.into()),
         }
     }
 }

@@ -8,6 +8,8 @@ mod shown;
 mod users;
 mod whoami;
 
+pub use self::issue::count_first_admin_key;
+
 use std::sync::Arc;
 
 use skerry_api::AccessMirror;

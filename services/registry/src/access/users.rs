@@ -111,7 +111,15 @@ fn needed(name: &UserRef, what: &str) -> Fault {
     Fault::new(Code::FailedPrecondition, "ADMIN_NEEDED", message)
 }
 
-/// The first admin does not take the very key out by which it calls. `project`: that of short names.
+/// The first admin's keys are its own affair: whoever could add one would be the first admin.
+pub(super) fn only_itself(name: &UserRef) -> Fault {
+    let message = format!(
+        "nobody but {name} itself changes its keys: `skerry authority issue user admin`, where the authority is, makes a certificate of it anew"
+    );
+    Fault::new(Code::PermissionDenied, "ADMIN_ITSELF", message)
+}
+
+/// The first admin does not take the very key out by which it calls, and nobody else touches its keys. `project`: that of short names.
 fn keeps_own_key(
     peer: &Peer,
     project: Option<&ProjectName>,
@@ -119,21 +127,24 @@ fn keeps_own_key(
     mask: &Mask,
 ) -> Result<(), Fault> {
     let Some(certificate) = &peer.certificate else { return Ok(()) };
-    let (Some(caller), Some(user)) = (certificate.identity.user(), user) else { return Ok(()) };
+    let Some(user) = user else { return Ok(()) };
     let name = user.metadata.as_ref().map_or("", |metadata| &metadata.name);
     let named = match project {
         Some(project) => UserRef::parse_in(project, name),
         None => UserRef::parse(name),
     };
-    if !Users::is_first_admin(&caller) || named.as_ref() != Ok(&caller) || !mask.covers("spec.keys") {
+    let Some(first) = named.ok().filter(Users::is_first_admin).filter(|_| mask.covers("spec.keys")) else {
         return Ok(());
+    };
+    if certificate.identity.user().as_ref() != Some(&first) {
+        return Err(only_itself(&first));
     }
     let own = certificate.key_id.to_string();
     let keys = user.spec.as_ref().map_or(&[][..], |spec| &spec.keys);
     if keys.iter().any(|key| key.id == own) {
         return Ok(());
     }
-    Err(needed(&caller, &format!("keep the key by which you call, {own}")))
+    Err(needed(&first, &format!("keep the key by which you call, {own}")))
 }
 
 #[tonic::async_trait]

@@ -23,6 +23,7 @@ use super::decide::{
     same_sealing_key, settle, token_refused,
 };
 use super::lease::{Leases, REMEMBERED};
+use super::renew;
 use super::room::Room;
 use super::told::Ring;
 use crate::authority::Issuer;
@@ -43,6 +44,8 @@ pub(crate) struct Enroller {
     /// For showing what was made.
     pub(super) nodes: Nodes,
     leases: Arc<Leases>,
+    /// How often each node renews.
+    pub(super) renewals: Arc<skerry_rpc::Rate<NodeRef>>,
 }
 
 /// What one try came to; nothing where somebody else came in between.
@@ -50,7 +53,8 @@ type Tried<T> = Result<Option<T>, Fault>;
 
 impl Enroller {
     pub(crate) fn new(shared: Arc<Shared>, store: Store, issuer: Issuer, nodes: Nodes) -> Self {
-        Self { shared, store, issuer, nodes, leases: Arc::default() }
+        let renewals = Arc::new(skerry_rpc::Rate::new(renew::BURST, renew::EARNED_IN, renew::NODES_MAX));
+        Self { shared, store, issuer, nodes, leases: Arc::default(), renewals }
     }
 
     /// Answers a machine.

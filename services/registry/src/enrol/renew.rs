@@ -1,8 +1,11 @@
 //! Renewal: a node that has proved its key gets a new certificate, for the same key or for a new one.
 //!
+//! The sealing key stays: a gateway passes renewals on, and what one says of a node must not open what is sealed to that node. A machine with another
+//! one enrols anew.
+//!
 //! A new key counts beside the old one (`next_key_id`) until the node is seen with it: an answer that is lost costs nothing.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use skerry_api::{Caused, Tries};
 use skerry_identity::csr::Request;
@@ -17,6 +20,14 @@ use skerry_store::{Key, Txn};
 
 use super::decide::has_key;
 use super::enroller::Enroller;
+
+/// Renewals of one node at once after a quiet time: answers may be lost. Each is a certificate and a record of the audit log, so a node that was
+/// broken into must not ask for them without end.
+pub(super) const BURST: u32 = 8;
+/// The time in which one more is earned. A certificate lives for weeks.
+pub(super) const EARNED_IN: Duration = Duration::from_secs(15 * 60);
+/// Nodes that are remembered: all of a fleet may renew in one hour.
+pub(super) const NODES_MAX: usize = 1 << 17;
 
 /// What a node asks that has a key.
 #[derive(Debug)]
@@ -66,9 +77,6 @@ pub(super) fn renewed(record: &stored::NodeRecord, renewal: &Renewal) -> Option<
     if record.key_id[..] != wanted.as_bytes()[..] {
         record.next_key_id = bytes::Bytes::copy_from_slice(wanted.as_bytes());
     }
-    if let Some(sealing_key) = &renewal.sealing_key {
-        record.sealing_key = bytes::Bytes::copy_from_slice(sealing_key.as_bytes());
-    }
     Some(record)
 }
 
@@ -76,6 +84,10 @@ impl Enroller {
     /// Issues a new certificate.
     pub(super) async fn renew(&self, renewal: &Renewal, caused: &Caused) -> Result<IssuedCertificate, Fault> {
         let key = Key::<stored::NodeRecord>::of(&renewal.node);
+        if let Err(wait) = self.renewals.admit(renewal.node.clone(), tokio::time::Instant::now()) {
+            let message = format!("{} renews too often: again in {} s", renewal.node, wait.as_secs() + 1);
+            return Err(Fault::new(Code::ResourceExhausted, "RENEWS_TOO_OFTEN", message));
+        }
         let mut tries = Tries::default();
         loop {
             let read = self.store.get(&key).await?;
@@ -85,6 +97,13 @@ impl Enroller {
                 let message = format!("the key is not that of {}: the machine must enrol anew", renewal.node);
                 return Err(Fault::new(Code::PermissionDenied, "KEY_STRUCK_OUT", message));
             };
+            if let Some(key) = &renewal.sealing_key
+                && read.value.sealing_key[..] != key.as_bytes()[..]
+            {
+                let message =
+                    "a renewal keeps the sealing key: leave it empty; a machine with another one enrols anew";
+                return Err(Fault::invalid_field("sealing_key", message));
+            }
             let granted = self.issuer.issue_node(&renewal.node, &renewal.wanted)?;
             let act = caused.of(&renewal.node, AuditOutcome::Issued);
             let act = act.detail(format!("to the node itself, for the key {}", renewal.wanted.id()));

@@ -127,6 +127,8 @@ impl Kind for Projects {
             .delete_prefix(&all::<stored::NodeRecord>(name))
             .delete_prefix(&all::<stored::AppRecord>(name))
             .delete_prefix(&all::<stored::RevisionRecord>(name))
+            .delete_prefix(&all::<stored::RolloutRecord>(name))
+            .delete_prefix(&all::<stored::RolloutMoveRecord>(name))
             .delete_prefix(&all::<stored::ConfigRecord>(name))
             .delete_prefix(&all::<stored::ConfigRevisionRecord>(name))
             .delete_prefix(&all::<stored::SecretRecord>(name))

@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use skerry_model::ProjectName;
-use skerry_model::audit::{ChainCheck, Checked, Finding, compare};
+use skerry_model::audit::{ChainCheck, Checked, Finding, Restored, compare};
 use skerry_proto::registry::v1::{
     AuditChain, AuditRecord, ListAuditChainsRequest, ReadAuditChainRequest, ReadAuditChainResponse,
 };
 
 use super::export;
+use crate::args::VerifyArgs;
 use crate::client::{Client, Service, audit, request};
 use crate::error::CliError;
 use crate::print::{Printer, complain};
@@ -16,7 +17,11 @@ use crate::print::{Printer, complain};
 /// How often a chain is read anew that is not whole: records may be removed for their age while it is read.
 const READS_MAX: u32 = 3;
 
-pub(super) async fn verify(client: &Client, printer: &mut Printer) -> Result<(), CliError> {
+pub(super) async fn verify(
+    client: &Client,
+    args: &VerifyArgs,
+    printer: &mut Printer,
+) -> Result<(), CliError> {
     let (mut whole, mut wrong) = (Vec::new(), Vec::new());
     for chain in chains(client).await? {
         let mut reads = 0;
@@ -29,11 +34,11 @@ pub(super) async fn verify(client: &Client, printer: &mut Printer) -> Result<(),
             }
         }
     }
-    conclude(&whole, wrong, printer)
+    conclude(&whole, wrong, args.restored, printer)
 }
 
 /// The same of an export.
-pub(crate) fn verify_file(path: &Path, printer: &mut Printer) -> Result<(), CliError> {
+pub(crate) fn verify_file(path: &Path, args: &VerifyArgs, printer: &mut Printer) -> Result<(), CliError> {
     let (mut whole, mut wrong) = (Vec::new(), Vec::new());
     for (chain, records) in export::read(path)? {
         let checked = ChainCheck::new(&chain).and_then(|mut check| {
@@ -45,11 +50,16 @@ pub(crate) fn verify_file(path: &Path, printer: &mut Printer) -> Result<(), CliE
             Err(finding) => wrong.push(finding),
         }
     }
-    conclude(&whole, wrong, printer)
+    conclude(&whole, wrong, args.restored, printer)
 }
 
-/// Says what was found: each chain that is whole, then what is wrong.
-fn conclude(whole: &[Checked], mut wrong: Vec<Finding>, printer: &mut Printer) -> Result<(), CliError> {
+/// Says what was found: each chain that is whole, then what is wrong. `restored`: the store was, as somebody says who knows.
+fn conclude(
+    whole: &[Checked],
+    mut wrong: Vec<Finding>,
+    restored: bool,
+    printer: &mut Printer,
+) -> Result<(), CliError> {
     for chain in whole {
         let removed = match chain.removed {
             0 => String::new(),
@@ -57,17 +67,19 @@ fn conclude(whole: &[Checked], mut wrong: Vec<Finding>, printer: &mut Printer) -
         };
         let former = chain.start.as_ref().and_then(|start| start.former.as_ref());
         let former = former.map_or_else(String::new, |former| {
-            format!(
-                "; follows the chain {} at {}, which was then not as its writer had left it: the store was restored, or changed by other hands",
-                former.chain, former.sequence
-            )
+            format!("; follows the chain {} at {}, as its writer knew it", former.chain, former.sequence)
         });
         printer.line(&format!("{}: {} records{removed}{former}", chain.chain, chain.records()))?;
     }
     // What one chain says of another that is broken itself is told by that one.
     let broken: Vec<String> = wrong.iter().map(|finding| finding.chain.clone()).collect();
-    wrong.extend(compare(whole).into_iter().filter(|finding| !broken.contains(&finding.chain)));
+    let restored = if restored { Restored::Yes } else { Restored::No };
+    wrong.extend(compare(whole, restored).into_iter().filter(|finding| !broken.contains(&finding.chain)));
     let records: usize = whole.iter().map(Checked::records).sum();
+    if whole.is_empty() && wrong.is_empty() {
+        let message = "there is no chain: every change leaves a record, so the log was emptied, or nothing was ever changed";
+        return Err(CliError::Failed(message.to_owned()));
+    }
     if wrong.is_empty() {
         return printer.line(&format!("whole: {} chains, {records} records", whole.len()));
     }

@@ -16,7 +16,7 @@ pub(crate) async fn run(client: &Client, args: &AuditArgs, printer: &mut Printer
     match &args.command {
         None if args.follow => follow::follow(client, args, printer).await,
         None => records::list(client, args, printer).await.map(drop),
-        Some(AuditCommand::Verify(_)) => chains::verify(client, printer).await,
+        Some(AuditCommand::Verify(args)) => chains::verify(client, args, printer).await,
         Some(AuditCommand::Export) => chains::export(client, printer).await,
     }
 }

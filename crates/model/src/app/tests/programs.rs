@@ -32,11 +32,11 @@ fn rows() -> Vec<Row> {
             None,
         ),
         ("daemon_set", |s| s.kind = Some(pb::service_spec::Kind::DaemonSet(pb::DaemonSet {})), None),
-        ("job", |s| s.kind = Some(pb::service_spec::Kind::Job(pb::Job::default())), Some("job")),
+        ("job", |s| s.kind = Some(pb::service_spec::Kind::Job(pb::Job::default())), None),
         (
             "cron_job",
             |s| s.kind = Some(pb::service_spec::Kind::CronJob(pb::CronJob::default())),
-            Some("cron_job"),
+            Some("cron_job.schedule"),
         ),
         ("process", |_| (), None),
         ("env", |s| drop(s.env.insert("A".into(), "1".into())), None),

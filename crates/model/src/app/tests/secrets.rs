@@ -6,7 +6,7 @@ use super::super::{AppSpec, EnvSource, OnChange, Program, SecretEntries};
 use crate::feature;
 
 fn parsed(service: pb::ServiceSpec) -> Result<super::super::ServiceSpec, Vec<String>> {
-    let spec = AppSpec::from_proto(&pb::AppSpec { selector: None, services: vec![service] });
+    let spec = AppSpec::from_proto(&pb::AppSpec { services: vec![service], ..Default::default() });
     spec.map(|mut spec| spec.services.remove(0))
         .map_err(|fault| fault.violations.into_iter().map(|violation| violation.field).collect())
 }
@@ -112,7 +112,7 @@ fn variables_come_from_all_entries_a_file_or_one_value() {
 #[test]
 fn an_agent_that_knows_no_secrets_is_not_given_what_uses_some() {
     let needs = |service: pb::ServiceSpec| {
-        let spec = pb::AppSpec { selector: None, services: vec![service] };
+        let spec = pb::AppSpec { services: vec![service], ..Default::default() };
         feature::of_app(&AppSpec::from_proto(&spec).unwrap()).contains(&feature::SEALED_SECRETS)
     };
     assert!(!needs(container("")));

@@ -130,6 +130,22 @@ fn what_docker_would_refuse_is_refused_by_its_field() {
         ),
         (|c| c.network_aliases = text(&["web.example", "my_web"]), None),
         (|c| c.network_aliases = text(&["-"]), Some("network_aliases[0]")),
+        (|c| c.only_networks = true, Some("only_networks")),
+        (
+            |c| {
+                c.only_networks = true;
+                c.networks = vec![pb::NetworkAttachment { name: "back".into(), aliases: vec![] }];
+            },
+            None,
+        ),
+        (
+            |c| {
+                c.only_networks = true;
+                c.networks = vec![pb::NetworkAttachment { name: "back".into(), aliases: vec![] }];
+                c.network_aliases = text(&["a"]);
+            },
+            Some("only_networks"),
+        ),
         (
             |c| {
                 none(c);

@@ -73,7 +73,8 @@ fn a_path_leads_to_the_text_that_names_the_resource_or_its_project() {
         }
         let field = field(message, *last);
         assert_eq!(field.r#type(), Type::String, "{path}");
-        assert!(["name", "parent"].contains(&field.name()), "{path} is judged by {}", field.name());
+        // `app` is what a call about an app's rollout names.
+        assert!(["name", "parent", "app"].contains(&field.name()), "{path} is judged by {}", field.name());
     }
 }
 

@@ -3,7 +3,7 @@
 //! The stream outlives each wait, so that nothing is missed between two of them, and is dialled again with backoff when Docker
 //! restarts. Its end rings, since Docker may be away now; and a new stream rings, since what happened meanwhile is unknown.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -24,6 +24,8 @@ const ACTIONS: [&str; 6] = ["die", "oom", "destroy", "health_status", "pause", "
 /// First and longest wait before Docker is asked for events again, before jitter.
 const BACKOFF_FIRST: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// Docker tells that a container ended before its own list shows it: so after an event it is looked at again, and once more.
+const SETTLES: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(2)];
 /// Events that are taken together at most.
 const BURST_MAX: usize = 256;
 
@@ -39,12 +41,16 @@ struct State {
     /// Failures in a row.
     failures: u32,
     retry_at: Option<Instant>,
+    /// When the bell rings again for what happened, and to whom that was.
+    settling: VecDeque<Instant>,
+    stirred: BTreeSet<String>,
 }
 
 impl Events {
     /// Returns when something may have changed.
     pub(super) async fn next(&self, client: &Client, filter: &str, observer: &Observer) {
         let mut state = self.state.lock().await;
+        let state = &mut *state;
         loop {
             let Some(stream) = &mut state.stream else {
                 if state.dial(client, filter).await {
@@ -52,14 +58,28 @@ impl Events {
                 }
                 continue;
             };
-            match stream.next().await {
-                Some(Ok(event)) => {
-                    note(&event, observer);
-                    // The rest of a burst rings once with it.
-                    for _ in 0..BURST_MAX {
-                        let Some(Some(Ok(event))) = stream.next().now_or_never() else { break };
-                        note(&event, observer);
+            let again = state.settling.front().copied();
+            let came = tokio::select! {
+                came = stream.next() => came,
+                () = tokio::time::sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {
+                    state.settling.pop_front();
+                    state.stirred.iter().for_each(|id| observer.forget(id));
+                    if state.settling.is_empty() {
+                        state.stirred.clear();
                     }
+                    return;
+                }
+            };
+            match came {
+                Some(Ok(event)) => {
+                    // The rest of a burst rings once with it.
+                    let rest = (0..BURST_MAX).map_while(|_| stream.next().now_or_never()??.ok());
+                    for id in std::iter::once(event).chain(rest).filter_map(|event| event.actor?.id) {
+                        observer.forget(&id);
+                        state.stirred.insert(id);
+                    }
+                    let now = Instant::now();
+                    state.settling = SETTLES.iter().map(|after| now + *after).collect();
                     state.failures = 0;
                     return;
                 }
@@ -113,12 +133,6 @@ async fn ping(client: &Client) -> Result<bollard::Docker, Failure> {
     let docker = client.docker().await?;
     client.within(LOOK_DEADLINE, docker.ping()).await?;
     Ok(docker)
-}
-
-fn note(event: &EventMessage, observer: &Observer) {
-    if let Some(id) = event.actor.as_ref().and_then(|actor| actor.id.as_deref()) {
-        observer.forget(id);
-    }
 }
 
 /// Doubles, at most `BACKOFF_MAX`, with half of it as jitter; never nothing, or an absent Docker would be asked without pause.

@@ -425,19 +425,32 @@ impl DockerRuntime {
         copy: &Copy,
         volumes: Volumes,
     ) -> Result<Pass, RuntimeError> {
-        if is_running(copy.state) {
-            let failed =
-                |failure: Failure| failure.while_doing(&format!("stopping {instance}"), "StopFailed");
-            let docker = self.client.docker().await.map_err(failed)?;
-            // Signal and grace are the container's own.
-            let stopped = docker.stop_container(&copy.id, None);
-            match self.client.within(copy.grace + STOP_MARGIN, stopped).await {
-                Ok(())
-                | Err(Failure { kind: Kind::NotFound | Kind::NotRunning | Kind::BeingRemoved, .. }) => {}
-                Err(failure) => return Err(failed(failure)),
-            }
-        }
+        self.stop_one(instance, copy).await?;
         self.remove(&copy.id, volumes).await
+    }
+
+    /// Stops all copies, and leaves them there.
+    pub(super) async fn stop_all(&self, instance: &InstanceName) -> Result<(), RuntimeError> {
+        for copy in self.copies(instance).await? {
+            self.stop_one(instance, &copy).await?;
+        }
+        Ok(())
+    }
+
+    async fn stop_one(&self, instance: &InstanceName, copy: &Copy) -> Result<(), RuntimeError> {
+        if !is_running(copy.state) {
+            return Ok(());
+        }
+        let failed = |failure: Failure| failure.while_doing(&format!("stopping {instance}"), "StopFailed");
+        let docker = self.client.docker().await.map_err(failed)?;
+        // Signal and grace are the container's own.
+        let stopped = docker.stop_container(&copy.id, None);
+        match self.client.within(copy.grace + STOP_MARGIN, stopped).await {
+            Ok(()) | Err(Failure { kind: Kind::NotFound | Kind::NotRunning | Kind::BeingRemoved, .. }) => {
+                Ok(())
+            }
+            Err(failure) => Err(failed(failure)),
+        }
     }
 
     /// Removes a container that does not run; named volumes stay.

@@ -202,6 +202,10 @@ impl Runtime for DockerRuntime {
         self.take_away(instance, Some(runtime_id)).await
     }
 
+    async fn stop(&self, instance: &InstanceName) -> Result<(), RuntimeError> {
+        self.stop_all(instance).await
+    }
+
     async fn remove(&self, instance: &InstanceName) -> Result<(), RuntimeError> {
         self.take_away(instance, None).await
     }

@@ -334,6 +334,22 @@ impl Runtime for ProcessRuntime {
         Err(failed("StillStopping", "it changes by itself all the time", true))
     }
 
+    async fn stop(&self, instance: &InstanceName) -> Result<(), RuntimeError> {
+        self.reap();
+        let dir = self.instance_dir(instance);
+        let mut claim = self.claim(instance).await;
+        for _ in 0..ROUNDS_MAX {
+            let view = self.view(&dir).await?;
+            let Some(view) = view.filter(|view| !is_down(view)) else { return Ok(()) };
+            // A shim on its way up has a program in a moment, which is asked first.
+            if matches!(view.phase, Phase::Starting { .. }) && self.settled(&dir).await? {
+                continue;
+            }
+            self.stop(&mut claim, &dir, &view).await?;
+        }
+        Err(failed("StillStopping", "it changes by itself all the time", true))
+    }
+
     async fn remove(&self, instance: &InstanceName) -> Result<(), RuntimeError> {
         self.reap();
         let dir = self.instance_dir(instance);

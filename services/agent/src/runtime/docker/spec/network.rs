@@ -27,7 +27,7 @@ impl Attachment<'_> {
     }
 }
 
-/// All networks of an instance's container, the app's own first; none where it is on the machine's network or on none.
+/// All networks of an instance's container, the app's own first where it is in that; none where it is on the machine's network or on none.
 pub(in crate::runtime::docker) fn attachments<'a>(
     instance: &'a InstanceSpec,
     container: &'a Container,
@@ -44,7 +44,8 @@ pub(in crate::runtime::docker) fn attachments<'a>(
     };
     let further =
         container.network.further.iter().map(|(network, aliases)| attachment(Some(network), aliases));
-    std::iter::once(attachment(None, &container.network.aliases)).chain(further).collect()
+    let own = (!container.network.only_further).then(|| attachment(None, &container.network.aliases));
+    own.into_iter().chain(further).collect()
 }
 
 /// Docker's mode of the network, and the endpoint that a container is made with. Docker before 25 takes one: it is connected to the others

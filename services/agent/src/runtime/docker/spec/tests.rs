@@ -99,6 +99,27 @@ fn a_plain_service_asks_for_its_network_and_no_restarts() {
 }
 
 #[test]
+fn who_is_only_in_further_networks_is_made_in_the_first_of_them() {
+    let further = |name: &str| skerry_model::NetworkName::parse(name).unwrap();
+    let network = Network {
+        further: [(further("back"), vec!["store".to_owned()]), (further("more"), vec![])].into(),
+        only_further: true,
+        ..Network::default()
+    };
+    let instance = instance(Container { network, ..plain() }, |_| ());
+    let body = body(&instance);
+    let owner = Owner::new("o");
+    let (back, more) = (further("back"), further("more"));
+    let names: Vec<String> =
+        [&back, &more].iter().map(|name| owner.network(&instance.name.app, Some(name))).collect();
+    assert_eq!(body.host_config.unwrap().network_mode.as_ref(), Some(&names[0]));
+    let endpoints = body.networking_config.unwrap().endpoints_config.unwrap();
+    assert_eq!(endpoints.keys().collect::<Vec<_>>(), [&names[0]]);
+    assert_eq!(endpoints[&names[0]].aliases, Some(vec!["web".to_owned(), "store".to_owned()]));
+    assert_eq!(body.labels.unwrap()["skerry.io/networks"], names.join(","), "and in no other");
+}
+
+#[test]
 fn labels_say_whose_what_and_from_where() {
     let labels = body(&instance(plain(), |_| ())).labels.unwrap();
     let expected = [

@@ -13,7 +13,7 @@ use std::path::Path;
 use prost::Message as _;
 
 use super::images::Counted;
-use crate::state::{Directory, Disk, checked};
+use crate::state::{Directory, Disk, checked, sealed};
 
 const MAGIC: &[u8; 8] = b"SKRYUPK1";
 const FILE: &str = "upkeep";
@@ -102,7 +102,7 @@ impl Kept {
         }
         if new != *content {
             let body = new.encode_to_vec();
-            let bytes = [&MAGIC[..], blake3::hash(&body).as_bytes(), &body].concat();
+            let bytes = sealed(*MAGIC, &body);
             let written = tokio::task::spawn_blocking(move || {
                 disk.write(TEMPORARY, &bytes).and_then(|()| disk.rename(TEMPORARY, FILE))
             });
