@@ -16,7 +16,7 @@ Configs and secrets come before apps, users and groups before the bindings that 
 are checked before the first is sent; after that an error does not keep the others back. Applying again
 what is there changes nothing.
 
---prune then deletes the apps and configs that the selector chooses and no manifest names, apps first.
+--prune then deletes the apps, configs and secrets that the selector chooses and no manifest names, apps first.
 It deletes nothing when a manifest could not be applied. All else is never pruned.
 
 Examples:
@@ -38,11 +38,11 @@ pub struct ApplyArgs {
     #[arg(long)]
     pub dry_run: bool,
 
-    /// Delete apps and configs that no manifest names; needs -l or --all
+    /// Delete apps, configs and secrets that no manifest names; needs -l or --all
     #[arg(long)]
     pub prune: bool,
 
-    /// With --prune: only what has these labels; every app and config of the manifests must have them too
+    /// With --prune: only what has these labels; every app, config and secret of the manifests must have them too
     #[arg(short = 'l', long, value_name = "SELECTOR", requires = "prune")]
     pub selector: Option<String>,
 
@@ -158,6 +158,8 @@ pub struct DeleteArgs {
 /// `label`
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
+`apply` makes the labels of an app, config or secret those of its manifest: one that shall stay belongs there.
+
 Examples:
   skerry label node/n1 site=oslo gpu=yes
   skerry label node n1 n2 site=bergen --overwrite

@@ -109,8 +109,8 @@ pub struct UndoArgs {
     #[arg(value_name = "app/NAME", required = true, num_args = 1..=2, add = app_targets())]
     pub app: Vec<String>,
 
-    /// The number of the revision, as rollout history shows it
-    #[arg(long, value_name = "NUMBER")]
+    /// The number of the revision, as rollout history shows it; 0, as without this flag, is the one before
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(i64).range(0..))]
     pub to_revision: Option<i64>,
 
     /// Let the server check everything and change nothing

@@ -20,7 +20,16 @@ pub(crate) async fn run(
 ) -> Result<(), CliError> {
     let word = if cordoned { "cordoned" } else { "uncordoned" };
     let mut several = Several::default();
-    for name in &args.nodes {
+    // `cordon node n1` is read as `cordon n1`.
+    let names = match args.nodes.split_first() {
+        Some((first, rest))
+            if !rest.is_empty() && Type::parse(first).is_ok_and(|kind| kind == Type::Node) =>
+        {
+            rest
+        }
+        _ => &args.nodes,
+    };
+    for name in names {
         let name = name.strip_prefix("node/").or(name.strip_prefix("nodes/")).unwrap_or(name);
         let target = Target { kind: Type::Node, name: name.to_owned() };
         let outcome = match set(client, &target, cordoned).await {

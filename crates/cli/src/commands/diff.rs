@@ -1,14 +1,16 @@
 //! `diff`: what `apply` would change, as the server says.
 
+use skerry_manifest::Resource;
 use skerry_proto::scheduler::v1::update_app_response::Outcome;
 
 use super::Several;
 use super::apply::{apply, full_target, in_manifest, read, target};
+use super::send::{Sending, item_of, send};
 use crate::args::DiffArgs;
 use crate::client::Client;
 use crate::error::CliError;
 use crate::files::{Named, Sourced};
-use crate::item::{CallOrUsage, Item};
+use crate::item::CallOrUsage;
 use crate::print::Printer;
 use crate::render::diff::{of_owner, unified};
 
@@ -47,11 +49,20 @@ async fn of_one(client: &Client, sourced: &Sourced, colour: bool) -> Result<Stri
         Err(error) if error.is_not_found() => String::new(),
         Err(error) => return Err(error),
     };
-    let (after, outcome) = apply(client, &sourced.manifest, true).await?;
-    let difference = unified(&target(resource).to_string(), &before, &of_owner(&after), colour);
-    // Values are shown nowhere, so that only the server knows whether they differ.
-    if difference.is_empty() && matches!(after, Item::Secret(_)) && outcome == Outcome::Updated {
-        return Ok(format!("{}: its values change, which are not shown\n", target(resource)));
+    let (after, _) = apply(client, &sourced.manifest, true).await?;
+    let mut difference = unified(&target(resource).to_string(), &before, &of_owner(&after), colour);
+    if !before.is_empty() && values_change(client, resource).await? {
+        difference.push_str(&format!("{}: its values change, which are not shown\n", target(resource)));
     }
     Ok(difference)
+}
+
+/// Whether a secret that is there would have other values. They are shown nowhere, so that only the server knows: it is asked of them alone.
+async fn values_change(client: &Client, resource: &Resource) -> Result<bool, CallOrUsage> {
+    if !matches!(resource, Resource::Secret(_)) {
+        return Ok(false);
+    }
+    let how = Sending { dry_run: true, ..Sending::change(["spec"]) };
+    let (_, outcome) = send(client, item_of(resource), &how).await?;
+    Ok(outcome == Outcome::Updated)
 }

@@ -35,6 +35,10 @@ pub(crate) async fn run(client: &Client, args: &GetArgs, printer: &mut Printer) 
         Asked::Listings(queries) => several_types(client, &queries, style, printer).await,
         Asked::Named(targets) if args.watch => {
             let kind = one_kind(&targets)?;
+            // Who waits for what does not exist waits for ever, most likely for a slip of the pen.
+            for target in &targets {
+                client.get(target).await?;
+            }
             let names: Vec<String> = targets.iter().map(ToString::to_string).collect();
             let among = move |item: &Item| names.contains(&item.target().to_string());
             watch(client, &Query::all(kind), among, style, printer).await

@@ -1,4 +1,4 @@
-//! `apply --prune`: apps and configs that a selector chooses and no manifest names are deleted.
+//! `apply --prune`: apps, configs and secrets that a selector chooses and no manifest names are deleted.
 
 use std::collections::BTreeSet;
 
@@ -51,7 +51,7 @@ impl Plan {
         Ok(Self { selector, named })
     }
 
-    /// Deletes what is not named, apps before the configs that they mount.
+    /// Deletes what is not named, apps before the configs and secrets that they use.
     pub(super) async fn carry_out(
         &self,
         client: &Client,
@@ -59,7 +59,7 @@ impl Plan {
         printer: &mut Printer,
         several: &mut Several,
     ) -> Result<(), CliError> {
-        for kind in [Type::App, Type::Config] {
+        for kind in [Type::App, Type::Config, Type::Secret] {
             let query = Query { selector: self.selector.clone(), ..Query::all(kind) };
             let (items, _) = client.list(&query).await?;
             for target in self.surplus(&items) {

@@ -23,12 +23,20 @@ pub(crate) async fn run(client: &Client, args: &RestartArgs, printer: &mut Print
         (false, Some((name, rest))) => (vec![args.app.clone(), name.clone()], rest),
         _ => (vec![args.app.clone()], args.services.as_slice()),
     };
-    let target = one_app(&words)?;
+    let mut target = one_app(&words)?;
+    // And `restart app/hello/web` as `restart app/hello web`: instances are called so.
+    let mut services = services.to_vec();
+    if let Some((app, service)) = target.name.clone().split_once('/')
+        && !target.name.starts_with("projects/")
+    {
+        services.insert(0, service.to_owned());
+        app.clone_into(&mut target.name);
+    }
     let mut tries = 0;
     loop {
         let Item::App(mut app) = client.get(&target).await? else { unreachable!("asked for an app") };
         let now = to_timestamp(SystemTime::now());
-        stamp(&mut app.spec.get_or_insert_default().services, services, now)
+        stamp(&mut app.spec.get_or_insert_default().services, &services, now)
             .map_err(|message| CliError::NotFound(format!("{target} {message}")))?;
         tries += 1;
         match send(client, Item::App(app), &Sending::change(["spec.services"])).await {

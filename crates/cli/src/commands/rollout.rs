@@ -123,7 +123,7 @@ async fn undo(client: &Client, args: &UndoArgs, printer: &mut Printer) -> Result
     let target = one_app(&args.app)?;
     let (mut app, revisions) = revisions(client, &target).await?;
     let current = app.spec.clone().unwrap_or_default();
-    let revision = match args.to_revision {
+    let revision = match args.to_revision.filter(|number| *number != 0) {
         Some(number) => find(&target, &revisions, number)?,
         None => before(&revisions, &current).ok_or_else(|| {
             CliError::Failed(format!(

@@ -86,7 +86,8 @@ fn place(index: i64, length: usize) -> usize {
 
 fn picked<'v>(pick: &Pick, value: &'v Value) -> Option<&'v Value> {
     match (pick, value) {
-        (Pick::Name(name), value) => value.get(name),
+        // A quoted name with dots is a path too, as kubectl has it, unless there is such a name.
+        (Pick::Name(name), value) => value.get(name).or_else(|| name.split('.').try_fold(value, Value::get)),
         (Pick::Index(index), Value::List(items)) => {
             let missing = *index < 0 && index.unsigned_abs() > items.len() as u64;
             items.get(place(*index, items.len())).filter(|_| !missing)
@@ -213,6 +214,8 @@ mod tests {
             ("{.items[5:9].metadata.name}", ""),
             ("{.items[0]['metadata'].name}", "a"),
             ("{.items[0].metadata['name','labels']}", "a {\"skerry.io/site\":\"oslo\"}"),
+            ("{.items[0]['metadata.name','restarts']}", "a 2"),
+            ("{.items[0].metadata.labels['skerry.io/site']}", "oslo"),
             ("{.items[0].metadata.labels.skerry\\.io/site}", "oslo"),
             ("{.items[0].metadata.labels}", "{\"skerry.io/site\":\"oslo\"}"),
             ("{..name}", "a b c"),

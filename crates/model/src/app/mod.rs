@@ -9,6 +9,7 @@ mod artifacts;
 mod container;
 mod env;
 mod graph;
+mod image;
 mod job;
 mod parse;
 mod process;

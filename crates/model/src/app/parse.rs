@@ -13,8 +13,8 @@ use crate::{ConfigName, Fault, Selector, ServiceName, Violations, VolumeName};
 use super::artifacts;
 use super::{
     Amounts, AppSpec, ConfigMount, Dependency, DependencyCondition, HealthCheck, Kind, MountSource,
-    NetworkMode, Probe, Program, RestartPolicy, RestartWhen, ServiceSpec, StopPolicy, env, job, program,
-    rollout, secrets, start_order, update,
+    NetworkMode, Probe, Program, RestartPolicy, RestartWhen, ServiceSpec, StopPolicy, env, job, normal_path,
+    program, rollout, secrets, start_order, update,
 };
 
 /// Most services of one app.
@@ -198,6 +198,9 @@ fn parse_service(at: &str, service: &pb::ServiceSpec, v: &mut Violations) -> Opt
         artifacts::check_configs(&format!("{at}.process.artifacts"), &process.artifacts, &configs, v);
         secrets::check_places(at, &secrets, &configs, &process.artifacts, v);
     }
+    if let Some(Program::Container(container)) = &program {
+        program::check_places(at, &container.mounts, &configs, &secrets, v);
+    }
     let resources = service.resources.unwrap_or_default();
     let requests = parse_amounts(&format!("{at}.resources.requests"), resources.requests.as_ref(), v);
     let limits = parse_amounts(&format!("{at}.resources.limits"), resources.limits.as_ref(), v);
@@ -213,7 +216,7 @@ fn parse_service(at: &str, service: &pb::ServiceSpec, v: &mut Violations) -> Opt
     let is_job =
         matches!(service.kind, Some(pb::service_spec::Kind::Job(_) | pb::service_spec::Kind::CronJob(_)));
     let restart = parse_restart(&format!("{at}.restart"), service.restart.as_ref(), is_job, v);
-    let stop = parse_stop(&format!("{at}.stop"), service.stop.as_ref(), v);
+    let stop = parse_stop(&format!("{at}.stop"), service.stop.as_ref(), is_process, v);
     let restart_time = service.restart_time.as_ref().and_then(|at_time| {
         let read = from_timestamp(at_time);
         if read.is_none() {
@@ -337,8 +340,8 @@ fn parse_config_mount(
         }
         ("", true, None) => format!("configs/{config}"),
         ("", true, Some(key)) => format!("configs/{config}/{key}"),
-        (path, false, _) if !is_absolute(path) => {
-            v.add(format!("{at}.path"), "use an absolute path without `..`");
+        (path, false, _) if !is_absolute(path) || normal_path(path).is_empty() => {
+            v.add(format!("{at}.path"), "use an absolute path other than /, without `..`");
             return None;
         }
         (path, true, _) if path.starts_with('/') || has_parent(path) => {
@@ -533,11 +536,13 @@ fn parse_restart(
     RestartPolicy { when, backoff, backoff_max }
 }
 
-fn parse_stop(at: &str, stop: Option<&pb::StopPolicy>, v: &mut Violations) -> StopPolicy {
+fn parse_stop(at: &str, stop: Option<&pb::StopPolicy>, is_process: bool, v: &mut Violations) -> StopPolicy {
     let stop = stop.cloned().unwrap_or_default();
     let signal = absent_if_empty(&stop.signal);
-    if signal.as_ref().is_some_and(|signal| !SIGNALS.contains(&signal.as_str())) {
-        v.add(format!("{at}.signal"), format!("use one of {}", SIGNALS.join(", ")));
+    let known = |signal: &String| SIGNALS.contains(&signal.as_str()) || (!is_process && is_real_time(signal));
+    if signal.as_ref().is_some_and(|signal| !known(signal)) {
+        let real_time = if is_process { "" } else { ", or a real-time signal, as SIGRTMIN+3" };
+        v.add(format!("{at}.signal"), format!("use one of {}{real_time}", SIGNALS.join(", ")));
     }
     let range = (Duration::ZERO, Duration::from_secs(3600));
     let grace_period = duration(
@@ -548,6 +553,18 @@ fn parse_stop(at: &str, stop: Option<&pb::StopPolicy>, v: &mut Violations) -> St
         v,
     );
     StopPolicy { signal, grace_period }
+}
+
+/// `SIGRTMIN`, `SIGRTMIN+1` to `SIGRTMIN+15`, `SIGRTMAX-14` to `SIGRTMAX-1` and `SIGRTMAX`: the names that Docker has for them.
+fn is_real_time(signal: &str) -> bool {
+    let number = |text: &str, most: u8| {
+        text.parse::<u8>().is_ok_and(|number| (1..=most).contains(&number) && text == number.to_string())
+    };
+    match (signal.strip_prefix("SIGRTMIN"), signal.strip_prefix("SIGRTMAX")) {
+        (Some(rest), _) => rest.is_empty() || rest.strip_prefix('+').is_some_and(|rest| number(rest, 15)),
+        (_, Some(rest)) => rest.is_empty() || rest.strip_prefix('-').is_some_and(|rest| number(rest, 14)),
+        (None, None) => false,
+    }
 }
 
 fn duration(

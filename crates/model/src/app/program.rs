@@ -1,6 +1,6 @@
 //! From the wire to `Program`: containers and processes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use skerry_proto::types::v1 as pb;
@@ -10,9 +10,12 @@ use crate::{SecretName, ServiceName, Violations, VolumeName};
 
 use super::parse::{absent_if_empty, bound, is_absolute};
 use super::{
-    Container, Mount, MountSource, NetworkMode, Port, Program, Protocol, PullPolicy, process, settings,
+    ConfigMount, Container, Mount, MountSource, NetworkMode, Port, Program, Protocol, PullPolicy,
+    SecretMount, image, normal_path, process, settings,
 };
 
+/// Most bytes of the name that a container has for itself: `HOST_NAME_MAX` of Linux, sethostname(2).
+const HOSTNAME_BYTES_MAX: usize = 64;
 /// How mounts spread, in Docker's words.
 const PROPAGATIONS: [&str; 6] = ["private", "rprivate", "shared", "rshared", "slave", "rslave"];
 
@@ -38,9 +41,9 @@ pub(super) fn parse(
 
 fn parse_container(at: &str, container: &pb::Container, v: &mut Violations) -> Container {
     use pb::container::PullPolicy as Wire;
-    check_image(&format!("{at}.image"), &container.image, v);
+    image::check(&format!("{at}.image"), &container.image, v);
     let pull_policy = match Wire::try_from(container.pull_policy) {
-        Ok(Wire::Unspecified) if is_latest(&container.image) => PullPolicy::Always,
+        Ok(Wire::Unspecified) if image::is_latest(&container.image) => PullPolicy::Always,
         Ok(Wire::Unspecified | Wire::IfNotPresent) => PullPolicy::IfNotPresent,
         Ok(Wire::Always) => PullPolicy::Always,
         Ok(Wire::Never) => PullPolicy::Never,
@@ -68,9 +71,12 @@ fn parse_container(at: &str, container: &pb::Container, v: &mut Violations) -> C
     }
     let hostname = absent_if_empty(&container.hostname);
     if let Some(name) = &hostname
-        && (name.len() > 253 || name.split('.').any(|part| ServiceName::parse(part).is_err()))
+        && (name.len() > HOSTNAME_BYTES_MAX || name.split('.').any(|part| ServiceName::parse(part).is_err()))
     {
-        v.add(format!("{at}.hostname"), "use DNS labels separated by dots");
+        v.add(
+            format!("{at}.hostname"),
+            format!("use DNS labels separated by dots, {HOSTNAME_BYTES_MAX} bytes together at most"),
+        );
     }
     if network.mode == NetworkMode::Host && hostname.is_some() {
         v.add(
@@ -116,37 +122,6 @@ fn is_platform(text: &str) -> bool {
         && parts.iter().all(|part| !part.is_empty() && part.bytes().all(fine))
 }
 
-/// Docker's grammar of references, in short: what its daemon would refuse anyway is refused here by name.
-fn check_image(at: &str, image: &str, v: &mut Violations) {
-    let fine = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'/' | b':' | b'@');
-    let name = image.split('@').next().unwrap_or_default();
-    let path = name.rsplit_once('/').map_or(name, |(_, last)| last);
-    let path = path.split(':').next().unwrap_or_default();
-    if image.is_empty() {
-        v.add(at, "name an image");
-    } else if image.len() > 1024
-        || !image.bytes().all(fine)
-        || image.starts_with(['/', '-', ':', '@'])
-        || path.is_empty()
-    {
-        v.add(
-            at,
-            format!(
-                "`{}` is not an image reference: write [registry/]name[:tag][@digest]",
-                image.chars().take(120).collect::<String>()
-            ),
-        );
-    } else if path.bytes().any(|b| b.is_ascii_uppercase()) {
-        v.add(at, "the name of an image is in lower case");
-    }
-}
-
-/// Whether the reference means a moving tag: `latest`, or none and no digest.
-fn is_latest(image: &str) -> bool {
-    let last = image.rsplit('/').next().unwrap_or(image);
-    !last.contains('@') && (!last.contains(':') || last.ends_with(":latest"))
-}
-
 fn parse_port(at: &str, wire: &pb::Port, v: &mut Violations) -> Option<Port> {
     use pb::port::Protocol as Wire;
     let container_port = port(&format!("{at}.container_port"), wire.container_port, v);
@@ -189,10 +164,10 @@ fn parse_mounts(at: &str, mounts: &[pb::Mount], v: &mut Violations) -> Vec<Mount
     let mut parsed = Vec::with_capacity(mounts.len());
     for (n, mount) in mounts.iter().enumerate() {
         let at = format!("{at}.mounts[{n}]");
-        if !is_absolute(&mount.target) || mount.target == "/" {
+        if !is_absolute(&mount.target) || normal_path(&mount.target).is_empty() {
             v.add(format!("{at}.target"), "use an absolute path other than /, without `..`");
         }
-        if !targets.insert(mount.target.trim_end_matches('/')) {
+        if !targets.insert(normal_path(&mount.target)) {
             v.add(format!("{at}.target"), format!("`{}` is mounted twice", mount.target));
         }
         let source = match &mount.source {
@@ -226,6 +201,30 @@ fn parse_mounts(at: &str, mounts: &[pb::Mount], v: &mut Violations) -> Vec<Mount
         parsed.push(Mount { target: mount.target.clone(), source, read_only: mount.read_only });
     }
     parsed
+}
+
+/// Refuses what a container would have at a path where something else is: Docker mounts one thing at each.
+pub(super) fn check_places(
+    at: &str,
+    mounts: &[Mount],
+    configs: &[ConfigMount],
+    secrets: &[SecretMount],
+    v: &mut Violations,
+) {
+    // Mounts among themselves are told where they are read.
+    let mut taken: BTreeMap<String, &str> =
+        mounts.iter().map(|mount| (normal_path(&mount.target), "a mount")).collect();
+    for (n, config) in configs.iter().enumerate() {
+        if let Some(other) = taken.insert(normal_path(&config.path), "another config") {
+            v.add(format!("{at}.configs[{n}].path"), format!("{other} is at `{}` already", config.path));
+        }
+    }
+    for (n, secret) in secrets.iter().enumerate() {
+        if let Some(other) = taken.get(&normal_path(&secret.path)) {
+            let other = other.trim_start_matches("another ");
+            v.add(format!("{at}.secrets[{n}].path"), format!("{other} is at `{}` already", secret.path));
+        }
+    }
 }
 
 fn parse_tmpfs(at: &str, tmpfs: &pb::mount::Tmpfs, v: &mut Violations) -> MountSource {

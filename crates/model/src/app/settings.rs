@@ -447,10 +447,49 @@ pub(super) fn log(at: &str, log: Option<&pb::Log>, v: &mut Violations) -> Log {
     }
     bound(&format!("{at}.options"), log.options.len(), v);
     for (key, value) in &log.options {
-        check_pair(&format!("{at}.options.{key}"), key, value, v);
+        let at = format!("{at}.options.{key}");
+        check_pair(&at, key, value, v);
+        check_log_option(&at, &log.driver, key, value, v);
     }
     let driver = super::parse::absent_if_empty(&log.driver);
     Log { driver, options: log.options.clone() }
+}
+
+/// Options of the drivers that are part of Docker's engine and write to the machine; what others know is theirs.
+/// <https://docs.docker.com/engine/logging/configure/>
+fn check_log_option(at: &str, driver: &str, key: &str, value: &str, v: &mut Violations) {
+    let known: &[&str] = match driver {
+        "none" => {
+            v.add(at, "the driver none keeps nothing: leave options out");
+            return;
+        }
+        "json-file" => {
+            &["max-size", "max-file", "compress", "labels", "labels-regex", "env", "env-regex", "tag"]
+        }
+        "local" => &["max-size", "max-file", "compress"],
+        _ => return,
+    };
+    let number = |text: &str| text.parse::<u32>().is_ok_and(|number| number > 0) && !text.starts_with('+');
+    let size = |text: &str| {
+        let lower = text.to_ascii_lowercase();
+        let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let unit = lower.strip_prefix(digits).unwrap_or_default();
+        number(digits) && matches!(unit, "" | "b" | "k" | "kb" | "m" | "mb" | "g" | "gb")
+    };
+    match key {
+        "max-size" if value != "-1" && !size(value) => v.add(at, "use a size, as 10m, or -1 for no bound"),
+        "max-file" if !number(value) => v.add(at, "use how many files there are at most, as \"3\""),
+        "compress" if !matches!(value, "true" | "false") => v.add(at, "use \"true\" or \"false\""),
+        "mode" if !matches!(value, "blocking" | "non-blocking") => v.add(at, "use blocking or non-blocking"),
+        "mode" | "max-buffer-size" => {}
+        key if !known.contains(&key) => {
+            v.add(
+                at,
+                format!("{driver} has no such option: use {}, mode or max-buffer-size", known.join(", ")),
+            );
+        }
+        _ => {}
+    }
 }
 
 pub(super) fn labels(at: &str, container: &pb::Container, v: &mut Violations) -> BTreeMap<String, String> {

@@ -64,13 +64,76 @@ fn a_moving_tag_is_pulled_always_and_a_fixed_one_when_missing() {
         ("web:latest", PullPolicy::Always),
         ("host:5000/web", PullPolicy::Always),
         ("host:5000/web:2", PullPolicy::IfNotPresent),
-        ("web@sha256:00", PullPolicy::IfNotPresent),
+        (&format!("web@sha256:{}", "0".repeat(64)), PullPolicy::IfNotPresent),
     ] {
         let mut service = container("a");
         inner(&mut service).image = image.to_owned();
         let spec = AppSpec::from_proto(&app(vec![service])).unwrap();
         let Program::Container(container) = &spec.services[0].program else { panic!("a container") };
         assert_eq!(container.pull_policy, policy, "{image}");
+    }
+}
+
+#[test]
+fn what_docker_would_refuse_on_the_node_is_refused_here() {
+    let at = |field: &str| vec![format!("spec.services[0].{field}")];
+    let long = format!("{}.{}", "a".repeat(40), "b".repeat(40));
+    assert_eq!(refused_with(|s| inner(s).hostname = long), at("container.hostname"));
+    let tmpfs = |target: &str| pb::Mount {
+        target: target.into(),
+        source: Some(pb::mount::Source::Tmpfs(pb::mount::Tmpfs::default())),
+        ..Default::default()
+    };
+    let twice = refused_with(|s| inner(s).mounts = vec![tmpfs("/data"), tmpfs("//data/./")]);
+    assert_eq!(twice, at("container.mounts[1].target"));
+    assert_eq!(refused_with(|s| inner(s).mounts = vec![tmpfs("/./")]), at("container.mounts[0].target"));
+    let config = |path: &str| pb::ConfigMount { config: "c".into(), path: path.into(), ..Default::default() };
+    let secret = |path: &str| pb::SecretMount { secret: "s".into(), path: path.into(), ..Default::default() };
+    assert_eq!(refused_with(|s| s.configs = vec![config("/etc/c"), config("/etc/c/")]), at("configs[1].path"));
+    assert_eq!(refused_with(|s| s.configs = vec![config("/.")]), at("configs[0].path"));
+    let beside = |s: &mut pb::ServiceSpec| {
+        inner(s).mounts = vec![tmpfs("/etc/c")];
+        s.secrets = vec![secret("/etc/c")];
+    };
+    assert_eq!(refused_with(beside), at("secrets[0].path"));
+    let beside = |s: &mut pb::ServiceSpec| {
+        s.configs = vec![config("/etc/c")];
+        s.secrets = vec![secret("/etc/c")];
+    };
+    assert_eq!(refused_with(beside), at("secrets[0].path"));
+    let log = |driver: &str, key: &str, value: &str| {
+        let options = [(key.to_owned(), value.to_owned())].into();
+        let log = pb::Log { driver: driver.into(), options };
+        let mut service = container("a");
+        inner(&mut service).log = Some(log);
+        AppSpec::from_proto(&app(vec![service])).is_ok()
+    };
+    for (driver, key, value) in
+        [("json-file", "max-size", "10m"), ("json-file", "max-size", "-1"), ("local", "mode", "non-blocking"), ("syslog", "x", "y"), ("", "x", "y")]
+    {
+        assert!(log(driver, key, value), "{driver} {key}={value}");
+    }
+    for (driver, key, value) in [
+        ("json-file", "max-size", "ten"),
+        ("json-file", "max-file", "0"),
+        ("json-file", "maxsize", "10m"),
+        ("local", "tag", "x"),
+        ("none", "max-size", "1m"),
+    ] {
+        assert!(!log(driver, key, value), "{driver} {key}={value}");
+    }
+}
+
+#[test]
+fn a_container_may_be_stopped_by_a_real_time_signal() {
+    let refused = |signal: &str| {
+        refused_with(|s| s.stop = Some(pb::StopPolicy { signal: signal.into(), ..Default::default() }))
+    };
+    for signal in ["SIGRTMIN", "SIGRTMIN+3", "SIGRTMIN+15", "SIGRTMAX-14", "SIGRTMAX"] {
+        assert_eq!(refused(signal), [""; 0], "{signal}");
+    }
+    for signal in ["SIGRTMIN+16", "SIGRTMIN-1", "SIGRTMIN+03", "SIGRTMAX-15", "SIGRTMAX+1", "RTMIN"] {
+        assert_eq!(refused(signal), ["spec.services[0].stop.signal"], "{signal}");
     }
 }
 

@@ -171,8 +171,9 @@ impl DockerRuntime {
     async fn copies(&self, instance: &InstanceName) -> Result<Vec<Copy>, RuntimeError> {
         let labels = vec![self.owner.filter(), format!("{LABEL_INSTANCE}={instance}")];
         let listed = list(&self.client, labels).await;
-        let listed = listed
-            .map_err(|failure| failure.while_doing(&format!("looking for {instance}"), "ListFailed"))?;
+        let failed = |failure: Failure| failure.while_doing(&format!("looking for {instance}"), "ListFailed");
+        let listed = self.foreign.without(&self.client, &self.owner, listed.map_err(failed)?).await;
+        let listed = listed.map_err(failed)?;
         let (name, beside) = (self.owner.container(instance), self.owner.beside(instance));
         Ok(listed.into_iter().filter_map(|one| copy(one, &name, &beside)).collect())
     }
@@ -315,7 +316,7 @@ impl DockerRuntime {
             Ok(created) => self.connect_and_start(instance, container, &created.id, Age::New).await,
             Err(failure) => match failure.kind {
                 // Also one that was found before: it may have been removed since.
-                Kind::NoImage if work.image != Image::Here => {
+                Kind::NoImage | Kind::OtherPlatform if work.image != Image::Here => {
                     let logins = self.logins(instance)?;
                     pull::obtain_absent(&self.client, &logins, &self.kept, container, progress).await?;
                     work.image = Image::Here;

@@ -19,6 +19,7 @@ pub use self::credentials::CredentialsFile;
 use self::error::Failure;
 use self::events::Events;
 use self::exec::Execs;
+use self::foreign::Foreign;
 use self::network::Networks;
 use self::observe::Observer;
 use self::spec::Owner;
@@ -37,6 +38,7 @@ mod credentials;
 mod error;
 mod events;
 mod exec;
+mod foreign;
 mod layout;
 mod lifecycle;
 mod network;
@@ -61,6 +63,7 @@ pub struct DockerRuntime {
     image_gc: ImageGc,
     networks: Networks,
     observer: Observer,
+    foreign: Foreign,
     events: Events,
     execs: Execs,
     /// Fingerprints whose image is here, and since when: what `prepare` did `ensure` need not do again.
@@ -93,6 +96,7 @@ impl DockerRuntime {
             image_gc: ImageGc::default(),
             networks: Networks::default(),
             observer: Observer::default(),
+            foreign: Foreign::default(),
             events: Events::default(),
             execs: Execs::default(),
             prepared: Mutex::default(),
@@ -212,7 +216,7 @@ impl Runtime for DockerRuntime {
 
     async fn observe(&self) -> Result<Vec<Observed>, RuntimeError> {
         self.execs.reap(&self.client, None).await;
-        let observed = self.observer.observe(&self.client, &self.owner).await;
+        let observed = self.observer.observe(&self.client, &self.owner, &self.foreign).await;
         observed.map_err(|failure| failure.while_doing("listing containers", "ListFailed"))
     }
 

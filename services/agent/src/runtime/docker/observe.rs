@@ -21,6 +21,7 @@ use tracing::{debug, warn};
 
 use super::client::{Client, LOOK_DEADLINE};
 use super::error::{Failure, Kind};
+use super::foreign::Foreign;
 use super::spec::{LABEL_FINGERPRINT, LABEL_INSTANCE, LABEL_NETWORKS, LABEL_REVISION, Owner};
 use crate::lock::lock;
 use crate::runtime::{Observed, Place, RunState};
@@ -59,8 +60,15 @@ pub(super) struct Observer {
 
 impl Observer {
     /// All containers of the owner.
-    pub(super) async fn observe(&self, client: &Client, owner: &Owner) -> Result<Vec<Observed>, Failure> {
+    pub(super) async fn observe(
+        &self,
+        client: &Client,
+        owner: &Owner,
+        foreign: &Foreign,
+    ) -> Result<Vec<Observed>, Failure> {
         let listed = list(client, vec![owner.filter()]).await?;
+        foreign.retain(&listed);
+        let listed = foreign.without(client, owner, listed).await?;
         let new: Vec<String> =
             listed.iter().filter(|one| !self.is_known(one)).filter_map(|one| one.id.clone()).collect();
         let inspections = futures_util::stream::iter(new).map(|id| inspect(client, id));

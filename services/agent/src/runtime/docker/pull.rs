@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use bollard::auth::DockerCredentials;
-use bollard::models::CreateImageInfo;
+use bollard::models::{CreateImageInfo, ImageInspect};
 use bollard::query_parameters::CreateImageOptionsBuilder;
 use futures_util::StreamExt as _;
 use skerry_model::app::{Container, PullPolicy};
@@ -35,7 +35,7 @@ pub(super) async fn obtain(
     container: &Container,
     progress: ProgressSink<'_>,
 ) -> Result<(), RuntimeError> {
-    if container.pull_policy != PullPolicy::Always && is_present(client, &container.image).await? {
+    if container.pull_policy != PullPolicy::Always && is_present(client, container).await? {
         return Ok(());
     }
     obtain_absent(client, credentials, kept, container, progress).await
@@ -56,8 +56,9 @@ pub(super) async fn obtain_absent(
         PullPolicy::Never => Err(RuntimeError {
             reason: "ImageMissing",
             message: format!(
-                "image `{}` is not on this machine and its pull policy is NEVER",
-                container.image
+                "image `{}`{} is not on this machine and its pull policy is NEVER",
+                container.image,
+                container.platform.as_ref().map(|platform| format!(" for {platform}")).unwrap_or_default()
             ),
             transient: false,
         }),
@@ -85,12 +86,33 @@ pub(super) async fn require_health_check(client: &Client, image: &str) -> Result
     })
 }
 
-async fn is_present(client: &Client, image: &str) -> Result<bool, RuntimeError> {
-    match size_of(client, image).await {
-        Ok(_) => Ok(true),
+/// Whether the container's image is here, for its platform.
+async fn is_present(client: &Client, container: &Container) -> Result<bool, RuntimeError> {
+    let image = &container.image;
+    let inspected = async {
+        let docker = client.docker().await?;
+        client.within(LOOK_DEADLINE, docker.inspect_image(image)).await
+    };
+    match inspected.await {
+        Ok(found) => Ok(container.platform.as_deref().is_none_or(|platform| suits(platform, &found))),
         Err(Failure { kind: Kind::NoImage | Kind::NotFound, .. }) => Ok(false),
         Err(failure) => Err(failure.while_doing(&format!("looking for image `{image}`"), "ImageUnreadable")),
     }
+}
+
+/// Whether an image is of `platform`, an `os[/architecture[/variant]]`. What either of them does not say counts as the same.
+fn suits(platform: &str, image: &ImageInspect) -> bool {
+    let architecture = |word: &str| match word {
+        "x86_64" | "x86-64" => "amd64".to_owned(),
+        "aarch64" => "arm64".to_owned(),
+        "armhf" => "arm".to_owned(),
+        word => word.to_owned(),
+    };
+    let found = [&image.os, &image.architecture, &image.variant];
+    platform.split('/').zip(found).all(|(wanted, found)| match found.as_deref() {
+        None | Some("") => true,
+        Some(found) => architecture(wanted) == architecture(found),
+    })
 }
 
 /// Bytes of an image that is here.
@@ -316,6 +338,26 @@ mod tests {
             layers.note(&info(&n.to_string(), "Downloading", Some((1, 2))));
         }
         assert_eq!(layers.0.len(), LAYERS_MAX);
+    }
+
+    #[test]
+    fn an_image_for_another_platform_does_not_count() {
+        let image = |architecture: &str, variant: &str| ImageInspect {
+            os: Some("linux".into()),
+            architecture: Some(architecture.into()),
+            variant: Some(variant.into()),
+            ..ImageInspect::default()
+        };
+        let amd = image("amd64", "");
+        for platform in ["linux", "linux/amd64", "linux/x86_64", "linux/amd64/v2"] {
+            assert!(suits(platform, &amd), "{platform}");
+        }
+        for platform in ["linux/arm64", "windows", "windows/amd64"] {
+            assert!(!suits(platform, &amd), "{platform}");
+        }
+        assert!(suits("linux/arm/v7", &image("arm", "v7")));
+        assert!(!suits("linux/arm/v6", &image("arm", "v7")));
+        assert!(suits("linux/arm64", &image("arm64", "v8")), "no variant was asked for");
     }
 
     #[test]
