@@ -89,7 +89,10 @@ fn what_docker_would_refuse_on_the_node_is_refused_here() {
     assert_eq!(refused_with(|s| inner(s).mounts = vec![tmpfs("/./")]), at("container.mounts[0].target"));
     let config = |path: &str| pb::ConfigMount { config: "c".into(), path: path.into(), ..Default::default() };
     let secret = |path: &str| pb::SecretMount { secret: "s".into(), path: path.into(), ..Default::default() };
-    assert_eq!(refused_with(|s| s.configs = vec![config("/etc/c"), config("/etc/c/")]), at("configs[1].path"));
+    assert_eq!(
+        refused_with(|s| s.configs = vec![config("/etc/c"), config("/etc/c/")]),
+        at("configs[1].path")
+    );
     assert_eq!(refused_with(|s| s.configs = vec![config("/.")]), at("configs[0].path"));
     let beside = |s: &mut pb::ServiceSpec| {
         inner(s).mounts = vec![tmpfs("/etc/c")];
@@ -108,9 +111,13 @@ fn what_docker_would_refuse_on_the_node_is_refused_here() {
         inner(&mut service).log = Some(log);
         AppSpec::from_proto(&app(vec![service])).is_ok()
     };
-    for (driver, key, value) in
-        [("json-file", "max-size", "10m"), ("json-file", "max-size", "-1"), ("local", "mode", "non-blocking"), ("syslog", "x", "y"), ("", "x", "y")]
-    {
+    for (driver, key, value) in [
+        ("json-file", "max-size", "10m"),
+        ("json-file", "max-size", "-1"),
+        ("local", "mode", "non-blocking"),
+        ("syslog", "x", "y"),
+        ("", "x", "y"),
+    ] {
         assert!(log(driver, key, value), "{driver} {key}={value}");
     }
     for (driver, key, value) in [
