@@ -18,6 +18,7 @@ pub mod project;
 pub mod quantity;
 pub mod secret;
 pub mod selector;
+pub mod taint;
 pub mod time;
 
 pub use app::AppSpec;
@@ -31,3 +32,4 @@ pub use name::{
 };
 pub use secret::{SealId, SecretVersion};
 pub use selector::Selector;
+pub use taint::{Taint, TaintEffect, Toleration};

@@ -117,6 +117,7 @@ impl Operator {
                 0 => types::service_spec::Kind::DaemonSet(types::DaemonSet {}),
                 _ => types::service_spec::Kind::Deployment(types::Deployment {
                     replicas: Some(u32::try_from(draw(4)).unwrap_or(0)),
+                    ..types::Deployment::default()
                 }),
             };
             let program = types::Process {

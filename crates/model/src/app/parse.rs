@@ -14,7 +14,7 @@ use super::artifacts;
 use super::{
     Amounts, AppSpec, ConfigMount, Dependency, DependencyCondition, HealthCheck, Kind, MountSource,
     NetworkMode, Probe, Program, RestartPolicy, RestartWhen, ServiceSpec, StopPolicy, env, job, normal_path,
-    program, rollout, secrets, start_order, update,
+    placing, program, rollout, secrets, start_order, update,
 };
 
 /// Most services of one app.
@@ -225,6 +225,7 @@ fn parse_service(at: &str, service: &pb::ServiceSpec, v: &mut Violations) -> Opt
         read
     });
     let update = update::parse(&format!("{at}.update"), service.update.as_ref(), v);
+    let placing = placing::parse(at, service, v);
     let (name, kind, program) = (name?, kind?, program?);
     update::check(&format!("{at}.update.order"), update, &program, v);
     check_reach(at, &program, health_check.as_ref(), v);
@@ -248,6 +249,7 @@ fn parse_service(at: &str, service: &pb::ServiceSpec, v: &mut Violations) -> Opt
         stop,
         restart_time,
         update,
+        placing,
     })
 }
 
