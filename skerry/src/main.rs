@@ -5,6 +5,7 @@
 mod authority;
 mod etcd;
 mod files;
+mod store;
 mod up;
 
 use std::io::Write as _;

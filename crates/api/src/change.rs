@@ -133,7 +133,7 @@ pub async fn delete<K: Kind>(kind: &K, call: Call<'_, impl Message>, asked: Dele
     loop {
         let Some(before) = kind.store().get(&key).await? else { return Err(absent(kind, &name).await) };
         Etag::check(asked.etag, &name, before.mod_revision)?;
-        let txn = kind.remove(&name, Txn::new().when_same(&before).delete(&key))?;
+        let txn = kind.remove(&name, Txn::new().when_same(&before).delete(&key), &call.act())?;
         let charges = Takes::charges(Some(K::takes(&before.value)), None);
         let txn = tenancy::account(kind.store(), name.project(), &charges, txn).await?;
         let txn = txn.audit(call.act().of(&name, AuditOutcome::Deleted));

@@ -13,6 +13,7 @@ use skerry_proto::types::v1::Metadata;
 use skerry_store::keys::KeyName;
 use skerry_store::{Mirror, Record, Store, Txn};
 
+use crate::change::Caused;
 use crate::hub::Resource;
 use crate::mask::Mask;
 use crate::tenancy::Takes;
@@ -121,8 +122,9 @@ pub trait Kind: Send + Sync {
         txn: Txn,
     ) -> impl Future<Output = Result<Txn, Fault>> + Send;
 
-    /// Adds to the transaction that deletes the record what goes with it, or says why it must stay.
-    fn remove(&self, name: &NameOf<Self>, txn: Txn) -> Result<Txn, Fault>;
+    /// Adds to the transaction that deletes the record what goes with it, or says why it must stay. What else changes for it is `caused` by the
+    /// same call, and has a record of its own in the audit log.
+    fn remove(&self, name: &NameOf<Self>, txn: Txn, caused: &Caused) -> Result<Txn, Fault>;
 
     /// The resource as clients see it: the status is as this replica knows it.
     fn show(&self, name: &NameOf<Self>, metadata: Metadata, spec: Self::Spec) -> Self::Resource;

@@ -3,6 +3,7 @@
 //! `main` of a service is: parse arguments, [`run`]: bind, connect the store, start, serve, close the store.
 
 mod denied;
+mod etcd_tls;
 mod memory;
 mod monitor;
 mod open_files;
@@ -16,6 +17,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 pub use denied::keep_denied;
+pub use etcd_tls::{EtcdPem, EtcdTlsArgs};
 pub use monitor::Monitor;
 pub use open_files::open_files_before;
 pub use service::{Listening, ServiceArgs, local_url};

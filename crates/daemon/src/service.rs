@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::denied::keep_denied;
+use crate::etcd_tls::EtcdTlsArgs;
 use crate::fail;
 use crate::monitor::Monitor;
 use crate::shutdown::Shutdown;
@@ -28,9 +29,13 @@ pub struct ServiceArgs<const PORT: u16> {
     #[arg(long, env = "SKERRY_LISTEN", value_parser = crate::listen_address, default_value_t = SocketAddr::from(([127, 0, 0, 1], PORT)), value_name = "ADDRESS")]
     pub listen: SocketAddr,
 
-    /// The store: http://host:port of etcd, several with commas, or unix:/path
+    /// The store: http://host:port of etcd (https:// with --etcd-ca), several with commas, or unix:/path
     #[arg(long, env = "SKERRY_ETCD", default_value = "http://127.0.0.1:2379", value_name = "TARGET")]
     pub etcd: String,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a comment here would become the title of all flags in --help")]
+    pub etcd_tls: EtcdTlsArgs,
 
     /// Serve plain HTTP/2 to whoever reaches the address, without TLS and without asking who it is
     #[arg(long, env = "SKERRY_INSECURE")]
@@ -202,6 +207,7 @@ mod tests {
         let args = ServiceArgs::<0> {
             listen,
             etcd: String::new(),
+            etcd_tls: EtcdTlsArgs::default(),
             insecure: true,
             tls: TlsArgs::default(),
             trusted_proxy: Vec::new(),

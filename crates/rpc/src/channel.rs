@@ -3,8 +3,9 @@
 use std::error::Error as _;
 use std::time::Duration;
 
-use tonic::transport::Channel;
+use http::uri::Scheme;
 pub use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Uri};
 
 use crate::tls::{ClientTls, DialError, TlsFailure, dial};
 
@@ -52,31 +53,54 @@ pub enum ConnectError {
     },
 }
 
+impl ConnectError {
+    /// The same about the address as it was given.
+    fn of(self, given: &str) -> Self {
+        let address = given.to_owned();
+        match self {
+            Self::Address { .. } => Self::Address { address },
+            Self::NoAuthority { .. } => Self::NoAuthority { address },
+            Self::Plain { .. } => Self::Plain { address },
+            Self::Unreachable { source, .. } => Self::Unreachable { address, source },
+            Self::Tls { failure, .. } => Self::Tls { address, failure },
+        }
+    }
+}
+
 /// Connects to `address`: `https://host:port` where there is `tls`, else `http://host:port`. A bare `host:port` is taken as the one that fits.
 pub async fn connect(address: &str, tls: Option<&ClientTls>) -> Result<Channel, ConnectError> {
-    let endpoint = endpoint(address, tls.is_some())?;
-    match (endpoint.uri().scheme_str(), tls) {
+    let uri = uri_of(address, tls.is_some())?;
+    match (uri.scheme_str(), tls) {
         (Some("https"), None) => return Err(ConnectError::NoAuthority { address: address.to_owned() }),
         (Some("http"), Some(_)) => return Err(ConnectError::Plain { address: address.to_owned() }),
         _ => {}
     }
-    open(&endpoint, address, tls).await
+    let patient = |endpoint: Endpoint| {
+        endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(Duration::from_secs(30))
+            .keep_alive_timeout(Duration::from_secs(20))
+    };
+    open(uri, patient, tls).await.map_err(|error| error.of(address))
 }
 
-/// Connects by an endpoint of the caller's making, which has a deadline for it. `address`: how errors name it.
+/// Connects by an endpoint that the caller tunes, which needs a deadline for it.
 pub async fn open(
-    endpoint: &Endpoint,
-    address: &str,
+    uri: Uri,
+    tune: impl FnOnce(Endpoint) -> Endpoint,
     tls: Option<&ClientTls>,
 ) -> Result<Channel, ConnectError> {
-    let tls = tls.cloned();
+    let (address, tls) = (uri.to_string(), tls.cloned());
+    // TLS is ours. tonic takes an https address only where TLS is its own (once any crate has that feature), so it is told to dial plainly, and
+    // that requests are for the address as it is.
+    let mut plain = uri.clone().into_parts();
+    plain.scheme = Some(Scheme::HTTP);
+    let plain = Uri::from_parts(plain).map_err(|_| ConnectError::Address { address: address.clone() })?;
     let connector = tower::service_fn(move |uri| dial(uri, tls.clone()));
-    endpoint.connect_with_connector(connector).await.map_err(|source| {
-        let address = address.to_owned();
-        match tls_failure(&source) {
-            Some(failure) => ConnectError::Tls { address, failure },
-            None => ConnectError::Unreachable { address, source },
-        }
+    let endpoint = tune(Endpoint::from(plain).origin(uri));
+    endpoint.connect_with_connector(connector).await.map_err(|source| match tls_failure(&source) {
+        Some(failure) => ConnectError::Tls { address, failure },
+        None => ConnectError::Unreachable { address, source },
     })
 }
 
@@ -87,7 +111,7 @@ pub fn open_lazy(endpoint: &Endpoint) -> Channel {
 
 /// Whether [`connect`] could take `address`: it asks nobody.
 pub fn check_address(address: &str) -> Result<(), ConnectError> {
-    endpoint(address, false).map(drop)
+    uri_of(address, false).map(drop)
 }
 
 /// The failed handshake behind an error of the transport.
@@ -102,21 +126,18 @@ fn tls_failure(error: &tonic::transport::Error) -> Option<TlsFailure> {
     None
 }
 
-fn endpoint(address: &str, secured: bool) -> Result<Endpoint, ConnectError> {
+fn uri_of(address: &str, secured: bool) -> Result<Uri, ConnectError> {
     let invalid = || ConnectError::Address { address: address.to_owned() };
     let scheme = if secured { "https" } else { "http" };
     let uri = if address.contains("://") { address.to_owned() } else { format!("{scheme}://{address}") };
     if !uri.starts_with("http://") && !uri.starts_with("https://") {
         return Err(invalid());
     }
-    let endpoint = Endpoint::from_shared(uri).map_err(|_| invalid())?;
-    if endpoint.uri().port().is_none() {
+    let uri: Uri = uri.parse().map_err(|_| invalid())?;
+    if uri.port().is_none() {
         return Err(invalid());
     }
-    Ok(endpoint
-        .connect_timeout(CONNECT_TIMEOUT)
-        .http2_keep_alive_interval(Duration::from_secs(30))
-        .keep_alive_timeout(Duration::from_secs(20)))
+    Ok(uri)
 }
 
 #[cfg(test)]
@@ -126,18 +147,18 @@ mod tests {
     #[test]
     fn an_address_is_a_host_and_a_port() {
         for good in ["http://127.0.0.1:7770", "https://127.0.0.1:7770", "localhost:7770", "http://[::1]:1"] {
-            assert!(endpoint(good, false).is_ok(), "{good}");
+            assert!(uri_of(good, false).is_ok(), "{good}");
         }
         for bad in ["", "ftp://a:1", "https://a", "http://a", "a b:1"] {
-            assert!(endpoint(bad, false).is_err(), "{bad}");
+            assert!(uri_of(bad, false).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn a_bare_address_is_taken_as_what_is_set_up() {
         for (secured, scheme) in [(false, "http"), (true, "https")] {
-            let endpoint = endpoint("localhost:7770", secured).expect("an address");
-            assert_eq!(endpoint.uri().scheme_str(), Some(scheme));
+            let uri = uri_of("localhost:7770", secured).expect("an address");
+            assert_eq!(uri.scheme_str(), Some(scheme));
         }
     }
 }

@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tonic::transport::Channel;
 
 use crate::backoff::Backoff;
+use crate::config::EtcdTls;
 use crate::failure::Failure;
 use crate::observe;
 use crate::record::Entry;
@@ -99,6 +100,8 @@ pub(crate) struct Client {
     /// What people call the store, as `etcd at http://127.0.0.1:2379`.
     pub(crate) store: Arc<str>,
     pub(crate) deadline: Duration,
+    /// By which its other members are reached too.
+    pub(crate) tls: Option<EtcdTls>,
     /// The newest revision that any answer told of.
     seen: AtomicI64,
     /// The cluster that the store's term is of. 0: not known yet.
@@ -123,7 +126,12 @@ impl std::fmt::Debug for Parts {
 }
 
 impl Client {
-    pub(crate) async fn new(store: Arc<str>, channel: Channel, deadline: Duration) -> Result<Self, Failure> {
+    pub(crate) async fn new(
+        store: Arc<str>,
+        channel: Channel,
+        tls: Option<EtcdTls>,
+        deadline: Duration,
+    ) -> Result<Self, Failure> {
         // A member that has lost its leader says so instead of letting us wait.
         let options = ConnectOptions::new().with_require_leader(true);
         let client =
@@ -138,6 +146,7 @@ impl Client {
             },
             store,
             deadline,
+            tls,
             seen: AtomicI64::new(0),
             cluster_id: AtomicU64::new(0),
             suspicion: Notify::new(),

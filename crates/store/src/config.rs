@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 /// How long one call may take.
 pub const DEADLINE: Duration = Duration::from_secs(5);
@@ -22,63 +22,155 @@ const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 /// Room for a slow stream of each kind beside the others: mirrors, leases, watches of single keys.
 const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 
+/// What TLS to an etcd takes.
+#[derive(Clone)]
+pub struct EtcdTls {
+    config: ClientTlsConfig,
+}
+
+impl fmt::Debug for EtcdTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EtcdTls").finish_non_exhaustive()
+    }
+}
+
+impl EtcdTls {
+    /// Of the authorities whose certificates etcd may have, and a certificate of our own with its key, where etcd asks for one: all as PEM. The
+    /// name in etcd's certificate has to be that of the URL.
+    pub fn new(authorities: &[u8], identity: Option<&(Vec<u8>, Vec<u8>)>) -> Self {
+        let config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authorities));
+        let with = |(certificate, key): &(Vec<u8>, Vec<u8>)| Identity::from_pem(certificate, key);
+        Self {
+            config: match identity.map(with) {
+                Some(identity) => config.identity(identity),
+                None => config,
+            },
+        }
+    }
+}
+
 /// Where the store is.
 #[derive(Clone)]
 pub enum Target {
-    /// One or several members of an etcd cluster: `http://host:port`.
-    Endpoints(Vec<String>),
+    /// One or several members of an etcd cluster: `http://host:port`, or `https://host:port` with TLS.
+    Endpoints {
+        /// Where.
+        urls: Vec<String>,
+        /// For `https`.
+        tls: Option<EtcdTls>,
+    },
     /// A unix socket: the embedded store of the same machine.
     Unix(PathBuf),
     /// A channel that the caller made.
     Channel(Channel),
 }
 
-/// A text that does not say where the store is.
+/// What does not say where the store is, or how to talk to it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`{text}` does not say where the store is: use `http://host:port`, several of them with commas, or `unix:/path`"
-)]
-pub struct InvalidTarget {
-    /// The text.
-    pub text: String,
+pub enum InvalidTarget {
+    /// The text says no place.
+    #[error(
+        "`{text}` does not say where the store is: use `http://host:port` or `https://host:port`, several of them with commas, or `unix:/path`"
+    )]
+    Text {
+        /// The text.
+        text: String,
+    },
+    /// There is nothing to hold etcd's certificate against.
+    #[error("`{url}` has TLS: name the authority of its certificate with --etcd-ca")]
+    NoAuthority {
+        /// The address.
+        url: String,
+    },
+    /// TLS was asked for, and the address has none.
+    #[error("`{url}` has no TLS, which --etcd-ca asks for: write https://")]
+    NoTls {
+        /// The address.
+        url: String,
+    },
+    /// A file does not hold what it should.
+    #[error("--etcd-ca, --etcd-cert or --etcd-key is not as TLS wants it: {reason}")]
+    Files {
+        /// Why.
+        reason: String,
+    },
 }
 
 impl Target {
     /// Parses `http://host:port[,http://host:port...]`, or `unix:/path`.
     pub fn parse(text: &str) -> Result<Self, InvalidTarget> {
-        let invalid = || InvalidTarget { text: text.to_owned() };
+        Self::parse_with(text, None)
+    }
+
+    /// The same where addresses with TLS (`https://host:port`) are reached by `tls`.
+    pub fn parse_with(text: &str, tls: Option<EtcdTls>) -> Result<Self, InvalidTarget> {
+        let invalid = || InvalidTarget::Text { text: text.to_owned() };
         if let Some(path) = text.strip_prefix("unix:") {
             let path = path.strip_prefix("//").unwrap_or(path);
-            return if path.starts_with('/') { Ok(Self::Unix(path.into())) } else { Err(invalid()) };
-        }
-        let endpoints: Vec<String> = text.split(',').map(|part| part.trim().to_owned()).collect();
-        for endpoint in &endpoints {
-            let host = endpoint.strip_prefix("http://").ok_or_else(invalid)?;
-            if host.is_empty() || Endpoint::from_shared(endpoint.clone()).is_err() {
+            if !path.starts_with('/') {
                 return Err(invalid());
             }
+            return if tls.is_some() {
+                Err(InvalidTarget::NoTls { url: text.to_owned() })
+            } else {
+                Ok(Self::Unix(path.into()))
+            };
         }
-        Ok(Self::Endpoints(endpoints))
+        let urls: Vec<String> = text.split(',').map(|part| part.trim().to_owned()).collect();
+        for url in &urls {
+            let (host, secured) = match (url.strip_prefix("http://"), url.strip_prefix("https://")) {
+                (Some(host), _) => (host, false),
+                (_, Some(host)) => (host, true),
+                (None, None) => return Err(invalid()),
+            };
+            if host.is_empty() {
+                return Err(invalid());
+            }
+            match (secured, &tls) {
+                (true, None) => return Err(InvalidTarget::NoAuthority { url: url.clone() }),
+                (false, Some(_)) => return Err(InvalidTarget::NoTls { url: url.clone() }),
+                _ => drop(endpoint(url, tls.as_ref())?),
+            }
+        }
+        Ok(Self::Endpoints { urls, tls })
+    }
+
+    /// What reaches other members of the same etcd.
+    pub(crate) fn tls(&self) -> Option<&EtcdTls> {
+        match self {
+            Self::Endpoints { tls, .. } => tls.as_ref(),
+            Self::Unix(_) | Self::Channel(_) => None,
+        }
     }
 
     /// A channel that connects when it is first used, and again whenever it must.
     pub(crate) fn channel(&self) -> Result<Channel, InvalidTarget> {
-        let endpoint = |uri: String| match Endpoint::from_shared(uri.clone()) {
-            Ok(endpoint) => Ok(tune(endpoint)),
-            Err(_) => Err(InvalidTarget { text: uri }),
-        };
         match self {
             Self::Channel(channel) => Ok(channel.clone()),
-            Self::Unix(path) => Ok(endpoint(format!("unix://{}", path.display()))?.connect_lazy()),
-            Self::Endpoints(endpoints) => match endpoints.as_slice() {
-                [] => Err(InvalidTarget { text: String::new() }),
-                [one] => Ok(endpoint(one.clone())?.connect_lazy()),
+            Self::Unix(path) => Ok(endpoint(&format!("unix://{}", path.display()), None)?.connect_lazy()),
+            Self::Endpoints { urls, tls } => match urls.as_slice() {
+                [] => Err(InvalidTarget::Text { text: String::new() }),
+                [one] => Ok(endpoint(one, tls.as_ref())?.connect_lazy()),
                 several => {
-                    let several = several.iter().cloned().map(endpoint).collect::<Result<Vec<_>, _>>()?;
-                    Ok(Channel::balance_list(several.into_iter()))
+                    let several = several.iter().map(|url| endpoint(url, tls.as_ref()));
+                    Ok(Channel::balance_list(several.collect::<Result<Vec<_>, _>>()?.into_iter()))
                 }
             },
         }
+    }
+}
+
+fn endpoint(url: &str, tls: Option<&EtcdTls>) -> Result<Endpoint, InvalidTarget> {
+    let endpoint = Endpoint::from_shared(url.to_owned())
+        .map_err(|_| InvalidTarget::Text { text: url.to_owned() })
+        .map(tune)?;
+    match tls {
+        None => Ok(endpoint),
+        Some(tls) => endpoint.tls_config(tls.config.clone()).map_err(|error| {
+            let reason =
+                std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+            InvalidTarget::Files { reason }
+        }),
     }
 }
 
@@ -97,7 +189,7 @@ impl Target {
     /// As people call it: `etcd at http://127.0.0.1:2379`, `the embedded etcd`.
     pub fn described(&self) -> String {
         match self {
-            Self::Endpoints(_) | Self::Unix(_) => format!("etcd at {self}"),
+            Self::Endpoints { .. } | Self::Unix(_) => format!("etcd at {self}"),
             Self::Channel(_) => "the embedded etcd".to_owned(),
         }
     }
@@ -106,7 +198,7 @@ impl Target {
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Endpoints(endpoints) => f.write_str(&endpoints.join(",")),
+            Self::Endpoints { urls, .. } => f.write_str(&urls.join(",")),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
             Self::Channel(_) => f.write_str("a channel in the process"),
         }
@@ -160,5 +252,18 @@ mod tests {
             assert!(Target::parse(bad).is_err(), "{bad}");
         }
         assert_eq!(Target::parse("unix:///run/etcd").unwrap().to_string(), "unix:/run/etcd");
+    }
+
+    #[test]
+    fn tls_is_for_who_names_an_authority_and_for_all_members_alike() {
+        let refused =
+            |text: &str, tls: Option<EtcdTls>| Target::parse_with(text, tls).unwrap_err().to_string();
+        assert!(refused("https://a:1", None).contains("--etcd-ca"));
+        let tls = || Some(EtcdTls::new(b"no certificate", None));
+        for plain in ["http://a:1", "https://a:1,http://b:1", "unix:/run/etcd"] {
+            let text = refused(plain, tls());
+            assert!(text.contains("write https://") || text.contains("not as TLS wants it"), "{text}");
+        }
+        assert!(refused("https://a:1", tls()).contains("not as TLS wants it"));
     }
 }

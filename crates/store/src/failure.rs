@@ -45,6 +45,10 @@ impl Failure {
     /// As in "the store does not answer": for people who know nothing of how the store is reached.
     pub(crate) fn plain(&self) -> &'static str {
         match self {
+            // As rustls and its peers word it: "invalid peer certificate", "certificate required".
+            Self::NotSent(detail) if detail.to_ascii_lowercase().contains("certificate") => {
+                "is not reached by TLS, because a certificate is not as it should be (--etcd-ca, --etcd-cert, --etcd-key; the log says more at debug level)"
+            }
             Self::NotSent(_) => "cannot be reached",
             Self::Unclear(_) => "does not answer",
             Self::Overloaded(_) => "is overloaded",

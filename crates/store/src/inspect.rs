@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use crate::client::Range;
-use crate::config::Target;
+use crate::config::{EtcdTls, Target};
 use crate::error::ReadError;
 use crate::keys::{Key, TheStore};
 use crate::mirror::Liveness;
@@ -62,8 +62,10 @@ impl Store {
         // The one that answered is healthy if it knows a leader. The embedded store is one that is always.
         let others = members.iter().filter(|member| !embedded && member.id != status.member);
         let mut healthy = u32::from(embedded || status.leader != 0);
-        let mut asking: JoinSet<bool> =
-            others.take(MEMBERS_MAX).map(|member| is_healthy(member.urls.clone())).collect();
+        let mut asking: JoinSet<bool> = others
+            .take(MEMBERS_MAX)
+            .map(|member| is_healthy(member.urls.clone(), self.client.tls.clone()))
+            .collect();
         while let Some(answer) = asking.join_next().await {
             healthy += u32::from(answer.unwrap_or(false));
         }
@@ -114,10 +116,11 @@ fn probe() -> Range {
 }
 
 /// Whether the member at one of these addresses answers and knows a leader.
-async fn is_healthy(urls: Vec<String>) -> bool {
+async fn is_healthy(urls: Vec<String>, tls: Option<EtcdTls>) -> bool {
     let asking = async {
         for url in urls {
-            let Some(channel) = Target::parse(&url).ok().and_then(|target| target.channel().ok()) else {
+            let target = Target::parse_with(&url, tls.clone());
+            let Some(channel) = target.ok().and_then(|target| target.channel().ok()) else {
                 continue;
             };
             let channel = etcd_client::Channel::Tonic(channel);

@@ -72,7 +72,7 @@ pub mod sans_io {
 }
 
 pub use audit::{Act, AuditKeep, TrimError};
-pub use config::{CONNECT_DEADLINE, DEADLINE, InvalidTarget, StoreConfig, Target};
+pub use config::{CONNECT_DEADLINE, DEADLINE, EtcdTls, InvalidTarget, StoreConfig, Target};
 pub use error::{ConnectError, ReadError, TermError};
 pub use failure::Outage;
 pub use inspect::Inspection;

@@ -59,7 +59,9 @@ impl Store {
             reason: failure.plain().to_owned(),
         };
         let channel = config.target.channel()?;
-        let client = Client::new(Arc::clone(&store), channel, config.deadline).await.map_err(unavailable)?;
+        let client = Client::new(Arc::clone(&store), channel, config.target.tls().cloned(), config.deadline)
+            .await
+            .map_err(unavailable)?;
         let client = Arc::new(client);
 
         let deadline = Instant::now() + config.connect_deadline;

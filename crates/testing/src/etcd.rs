@@ -18,6 +18,17 @@ const STOP_DEADLINE: Duration = Duration::from_secs(10);
 /// Somebody may take a free port between our look and etcd's.
 const START_TRIES: usize = 3;
 
+/// What an etcd with TLS is given: it lets in who has a certificate of the same authority.
+#[derive(Debug, Clone)]
+pub struct ServerFiles {
+    /// PEM.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// Of its clients.
+    pub authority: PathBuf,
+}
+
 /// A running etcd; ends, and its directory with it, when dropped.
 #[derive(Debug)]
 pub struct Etcd {
@@ -25,6 +36,8 @@ pub struct Etcd {
     args: Vec<String>,
     client_port: u16,
     peer_port: u16,
+    /// Where it serves with TLS too, and with what.
+    secured: Option<(u16, ServerFiles)>,
     /// None while stopped.
     process: Option<Process>,
     /// Counts starts, so that each has a log of its own.
@@ -40,8 +53,17 @@ impl Etcd {
         Self::start_with::<&str>(&[]).await
     }
 
+    /// The same, and it serves on a second port by mutual TLS.
+    pub async fn start_secured(files: ServerFiles) -> Result<Self> {
+        Self::start_as::<&str>(&[], Some(files)).await
+    }
+
     /// The same with more arguments, as `--max-txn-ops=256`.
     pub async fn start_with<S: AsRef<str>>(args: &[S]) -> Result<Self> {
+        Self::start_as(args, None).await
+    }
+
+    async fn start_as<S: AsRef<str>>(args: &[S], secured: Option<ServerFiles>) -> Result<Self> {
         let args: Vec<String> = args.iter().map(|arg| arg.as_ref().to_owned()).collect();
         let mut last = None;
         for _ in 0..START_TRIES {
@@ -54,6 +76,7 @@ impl Etcd {
                 args: args.clone(),
                 client_port: free_port(),
                 peer_port: free_port(),
+                secured: secured.clone().map(|files| (free_port(), files)),
                 process: None,
                 starts: 0,
             };
@@ -70,6 +93,12 @@ impl Etcd {
     #[must_use]
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address())
+    }
+
+    /// Where it serves with TLS, if it does.
+    #[must_use]
+    pub fn secured_endpoint(&self) -> Option<String> {
+        self.secured.as_ref().map(|(port, _)| format!("https://127.0.0.1:{port}"))
     }
 
     /// The same without the scheme.
@@ -130,6 +159,14 @@ impl Etcd {
             "--logger=zap".to_owned(),
             "--log-level=warn".to_owned(),
         ]);
+        if let Some((port, files)) = &self.secured {
+            // The last one counts.
+            command
+                .arg(format!("--listen-client-urls={client},https://127.0.0.1:{port}"))
+                .arg("--client-cert-auth");
+            command.arg("--cert-file").arg(&files.certificate).arg("--key-file").arg(&files.key);
+            command.arg("--trusted-ca-file").arg(&files.authority);
+        }
         command.args(&self.args);
         let mut process = Process::spawn_command(&mut command, self.log())?;
         self.wait_healthy(&mut process).await?;

@@ -21,7 +21,7 @@ pub use self::{
     authority::{Authority, TlsFiles},
     compose::{COMPOSE, NO_COMPOSE, compose_required},
     docker::{BUSYBOX_IMAGE, Docker, NO_DOCKER, busybox_root},
-    etcd::Etcd,
+    etcd::{Etcd, ServerFiles},
     figures::{Budget, Figure, Figures, anonymous_bytes, percentile, pss_bytes},
     http::{Response, http_get},
     libraries::shared_libraries,

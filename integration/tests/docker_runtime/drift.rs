@@ -127,11 +127,8 @@ async fn an_image_for_another_platform_is_no_image() {
     let Some(world) = World::new("platform") else { return };
     let web = idle("web");
     world.ensure(&web).await.expect("it runs");
-    let other = Container {
-        platform: Some("linux/s390x".to_owned()),
-        pull_policy: PullPolicy::Never,
-        ..shell(IDLE)
-    };
+    let other =
+        Container { platform: Some("linux/s390x".to_owned()), pull_policy: PullPolicy::Never, ..shell(IDLE) };
     let refused = world.ensure(&spec("web", other, |_| ())).await.expect_err("there is none");
     assert_eq!(refused.reason, "ImageMissing");
     assert!(refused.message.contains("for linux/s390x"), "{}", refused.message);

@@ -423,7 +423,7 @@ async fn pruning_deletes_what_the_selector_chooses_and_no_manifest_names() -> Re
 }
 
 #[tokio::test]
-async fn a_real_bash_completes_the_names_of_resources() -> Result<()> {
+async fn real_shells_complete_the_names_of_resources() -> Result<()> {
     let mut stack = Stack::start().await?;
     stack.add_agent("n1", &[])?;
     stack.wait_connected("n1").await;
@@ -443,13 +443,36 @@ async fn a_real_bash_completes_the_names_of_resources() -> Result<()> {
         answer skerry --server = http : //127.0.0.1 : 1 get app/
         answer skerry explain app.spec.s
         answer skerry unco";
-    let mut command = operator.command("bash");
-    let directory = bin("skerry").parent().context("a directory")?.display().to_string();
-    let path = format!("{directory}:{}", std::env::var("PATH").unwrap_or_default());
-    command.args(["--norc", "-c", script]).env("PATH", path);
-    let (code, said, errors) = ended(command).await?;
+    let in_shell = async |words: &[&str]| {
+        let mut command = operator.command(words[0]);
+        let directory = bin("skerry").parent().context("a directory")?.display().to_string();
+        let path = format!("{directory}:{}", std::env::var("PATH").unwrap_or_default());
+        command.args(&words[1..]).env("PATH", path);
+        ended(command).await
+    };
+    let (code, said, errors) = in_shell(&["bash", "--norc", "-c", script]).await?;
     let expected = "app/web\nn1\napp/web\nlab\n\napp.spec.selector app.spec.services\nuncordon\n";
     assert_eq!((code, said.as_str()), (Some(0), expected), "{errors}");
+
+    // The same in the two others. Where nobody sits at a terminal zsh calls no completer by itself: it is called as zsh would.
+    let expected = "app/web\nn1\napp.spec.selector\napp.spec.services\nuncordon:Give nodes work again\n";
+    let script = "compdef() { : }
+        _describe() { print -l -- \"${(@P)3}\" }
+        source <(skerry completion zsh)
+        answer() { words=(\"$@\"); CURRENT=$#; _clap_dynamic_completer_skerry }
+        answer skerry get app/
+        answer skerry describe node n
+        answer skerry explain app.spec.s
+        answer skerry unco";
+    let (code, said, errors) = in_shell(&["zsh", "-fc", script]).await?;
+    assert_eq!((code, said.as_str()), (Some(0), expected), "{errors}");
+    let script = "skerry completion fish | source
+        complete -C 'skerry get app/'
+        complete -C 'skerry describe node n'
+        complete -C 'skerry explain app.spec.s'
+        complete -C 'skerry unco'";
+    let (code, said, errors) = in_shell(&["fish", "--no-config", "-c", script]).await?;
+    assert_eq!((code, said.replace('\t', ":").as_str()), (Some(0), expected), "{errors}");
     stack.finish(None).await
 }
 

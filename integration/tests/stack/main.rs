@@ -14,6 +14,7 @@ mod docker_restart;
 mod edgex;
 mod ends;
 mod enrolment;
+mod etcd_tls;
 mod fleet_trust;
 mod guide;
 mod hostile;

@@ -9,7 +9,7 @@ use skerry_api::{AccessMirror, Member, StoreRoots};
 use skerry_daemon::LogArgs;
 use skerry_gateway::{Args, Config, Gateway, Issuing};
 use skerry_rpc::Server;
-use skerry_store::{Store, StoreConfig, Target};
+use skerry_store::{EtcdTls, Store, StoreConfig, Target};
 
 /// Skerry's gateway: the streams of agents.
 #[derive(Debug, Parser)]
@@ -32,9 +32,10 @@ fn main() -> ExitCode {
             skerry_rpc::check_address(address).context("--registry")?;
         }
         let listening = args.service.bind_for_enrolment().await?;
-        let store =
-            Store::connect(StoreConfig::new(Target::parse(&args.service.etcd)?).written_by("gateway"))
-                .await?;
+        let tls =
+            args.service.etcd_tls.load()?.map(|pem| EtcdTls::new(&pem.authorities, pem.identity.as_ref()));
+        let target = Target::parse_with(&args.service.etcd, tls)?;
+        let store = Store::connect(StoreConfig::new(target).written_by("gateway")).await?;
         let roots = StoreRoots::start(&store, listening.tls()).await?;
         shutdown.spawn(roots.follow(shutdown.wait()));
         let address = listening.address().to_string();

@@ -9,7 +9,7 @@ use skerry_api::{AccessMirror, Member, StoreRoots};
 use skerry_daemon::LogArgs;
 use skerry_registry::{Args, Config, Registry};
 use skerry_rpc::Server;
-use skerry_store::{Store, StoreConfig, Target};
+use skerry_store::{EtcdTls, Store, StoreConfig, Target};
 
 /// Skerry's node registry: nodes, their state, events.
 #[derive(Debug, Parser)]
@@ -31,9 +31,10 @@ fn main() -> ExitCode {
         let config = Config::with_key_file(args.key_file.as_deref()).context("--key-file")?;
         let config = Config { audit: args.audit.keep(), ..config };
         let listening = args.service.bind().await?;
-        let store =
-            Store::connect(StoreConfig::new(Target::parse(&args.service.etcd)?).written_by("registry"))
-                .await?;
+        let tls =
+            args.service.etcd_tls.load()?.map(|pem| EtcdTls::new(&pem.authorities, pem.identity.as_ref()));
+        let target = Target::parse_with(&args.service.etcd, tls)?;
+        let store = Store::connect(StoreConfig::new(target).written_by("registry")).await?;
         let member = Member::new("registry", listening.address(), listening.metrics_address());
         let roots = StoreRoots::start(&store, listening.tls()).await?;
         shutdown.spawn(roots.follow(shutdown.wait()));

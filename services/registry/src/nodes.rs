@@ -111,7 +111,7 @@ impl Kind for Nodes {
     }
 
     /// With the node goes all that is kept as long as it. The gateway sees the session's record go and ends the stream.
-    fn remove(&self, name: &NodeRef, txn: Txn) -> Result<Txn, Fault> {
+    fn remove(&self, name: &NodeRef, txn: Txn, _: &Caused) -> Result<Txn, Fault> {
         Ok(txn
             .delete(&Key::<stored::SessionRecord>::of(name))
             .delete(&Key::<stored::StatusRecord>::of(name))

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use prost::Message as _;
-use skerry_api::{Call, Create, Delete, Kind, Mask, ResponseStream, Takes, Told, Update, reply};
+use skerry_api::{Call, Caused, Create, Delete, Kind, Mask, ResponseStream, Takes, Told, Update, reply};
 use skerry_daemon::Shutdown;
 use skerry_model::{AppRef, AppSpec, ContentHash, Fault, ProjectName, RevisionRef, feature, time};
 use skerry_proto::scheduler::v1::app_service_server::AppService;
@@ -143,7 +143,7 @@ impl Kind for Apps {
     }
 
     /// Revisions go once no assignment refers to them: until then agents may still ask for them.
-    fn remove(&self, name: &AppRef, txn: Txn) -> Result<Txn, Fault> {
+    fn remove(&self, name: &AppRef, txn: Txn, _: &Caused) -> Result<Txn, Fault> {
         let txn = txn.delete(&Key::<stored::EventsRecord>::of(&EventSource::App(name.clone())));
         Ok(rollouts::forget(name, txn))
     }

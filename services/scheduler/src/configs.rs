@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use prost::Message as _;
-use skerry_api::{Call, Create, Delete, Kind, Mask, ResponseStream, Takes, Told, Update, reply};
+use skerry_api::{Call, Caused, Create, Delete, Kind, Mask, ResponseStream, Takes, Told, Update, reply};
 use skerry_daemon::Shutdown;
 use skerry_model::config::ConfigSpec as Parsed;
 use skerry_model::{AppName, Code, ConfigRef, ContentHash, Fault, time};
@@ -106,7 +106,7 @@ impl Kind for Configs {
 
     /// It must not be used. An app created at the same moment may still come to use it: its instances then wait with the reason
     /// `ConfigMissing`.
-    fn remove(&self, name: &ConfigRef, txn: Txn) -> Result<Txn, Fault> {
+    fn remove(&self, name: &ConfigRef, txn: Txn, _: &Caused) -> Result<Txn, Fault> {
         let world = self.shared.world();
         let Some(project) = world.project(&name.project) else { return Ok(txn) };
         let users: Vec<_> = project.apps_that_use(&name.config).take(USERS_NAMED).collect();

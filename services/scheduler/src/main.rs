@@ -9,7 +9,7 @@ use skerry_api::{AccessMirror, Member, StoreRoots};
 use skerry_daemon::LogArgs;
 use skerry_rpc::Server;
 use skerry_scheduler::{Args, Scheduler, SecretKeys};
-use skerry_store::{Store, StoreConfig, Target};
+use skerry_store::{EtcdTls, Store, StoreConfig, Target};
 
 /// Skerry's app scheduler: apps, configs, revisions, placement.
 #[derive(Debug, Parser)]
@@ -33,8 +33,9 @@ fn main() -> ExitCode {
     skerry_daemon::run("skerry-scheduler", &log, scraped, async |shutdown| {
         let keys = key_file.as_deref().map_or_else(|| Ok(SecretKeys::none()), SecretKeys::load)?;
         let listening = args.bind().await?;
-        let store =
-            Store::connect(StoreConfig::new(Target::parse(&args.etcd)?).written_by("scheduler")).await?;
+        let tls = args.etcd_tls.load()?.map(|pem| EtcdTls::new(&pem.authorities, pem.identity.as_ref()));
+        let target = Target::parse_with(&args.etcd, tls)?;
+        let store = Store::connect(StoreConfig::new(target).written_by("scheduler")).await?;
         let roots = StoreRoots::start(&store, listening.tls()).await?;
         shutdown.spawn(roots.follow(shutdown.wait()));
         let member = Member::new("scheduler", listening.address(), listening.metrics_address());

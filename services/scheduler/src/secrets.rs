@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use prost::Message as _;
-use skerry_api::{Kind, Mask, Takes};
+use skerry_api::{Caused, Kind, Mask, Takes};
 use skerry_daemon::Shutdown;
 use skerry_model::{AppName, Code, Fault, SecretRef, SecretVersion, secret, time};
 use skerry_proto::scheduler::v1::{Secret, SecretStatus};
@@ -152,7 +152,7 @@ impl Kind for Secrets {
 
     /// It must not be used. An app created at the same moment may still come to use it: its instances then wait with the reason
     /// `SecretMissing`.
-    fn remove(&self, name: &SecretRef, txn: Txn) -> Result<Txn, Fault> {
+    fn remove(&self, name: &SecretRef, txn: Txn, _: &Caused) -> Result<Txn, Fault> {
         let world = self.shared.world();
         let Some(project) = world.project(&name.project) else { return Ok(txn) };
         let users: Vec<_> = project.apps_with_secret(&name.secret).take(USERS_NAMED).collect();

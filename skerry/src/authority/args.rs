@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use skerry_daemon::EtcdTlsArgs;
 use skerry_identity::TrustDomain;
 
 /// `authority`
@@ -27,7 +28,7 @@ pub(crate) struct AuthorityArgs {
 /// Where the store and the keys are.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Where {
-    /// The store: http://host:port of etcd, several with commas, or unix:/path
+    /// The store: http://host:port of etcd (https:// with --etcd-ca), several with commas, or unix:/path
     #[arg(
         long,
         global = true,
@@ -36,6 +37,9 @@ pub(crate) struct Where {
         value_name = "TARGET"
     )]
     pub(crate) etcd: String,
+
+    #[command(flatten)]
+    pub(crate) etcd_tls: EtcdTlsArgs,
 
     /// The data directory of a `skerry up` that does not run: its store, its key file and its authority directory
     #[arg(long, global = true, value_name = "DIR")]

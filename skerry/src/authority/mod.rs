@@ -28,6 +28,7 @@ pub(crate) use held::{Held, Whose};
 use place::{Opened, load_keys};
 pub(crate) use place::{authority_dir, ensure_authority, key_file, keys_for};
 
+use crate::store::target_of;
 use crate::up::say;
 
 /// Runs one command.
@@ -35,7 +36,7 @@ pub(crate) async fn run(args: AuthorityArgs, project: &ProjectName) -> anyhow::R
     let place = Place::of(&args.place)?;
     let opened = match &place.data_dir {
         Some(directory) => Opened::of_up(directory).await?,
-        None => Opened::remote(&args.place.etcd).await?,
+        None => Opened::remote(target_of(&args.place.etcd, &args.place.etcd_tls)?).await?,
     };
     let done = place.execute(&opened.store, &args.command, project).await;
     opened.close().await;

@@ -66,8 +66,8 @@ pub(crate) struct Opened {
 
 impl Opened {
     /// The etcd at `target`.
-    pub(crate) async fn remote(target: &str) -> anyhow::Result<Self> {
-        let store = Store::connect(StoreConfig::new(Target::parse(target)?).written_by("authority")).await?;
+    pub(crate) async fn remote(target: Target) -> anyhow::Result<Self> {
+        let store = Store::connect(StoreConfig::new(target).written_by("authority")).await?;
         Ok(Self { store, embedded: None })
     }
 

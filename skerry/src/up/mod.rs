@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use skerry_cli::{OwnContext, OwnServer, keep_own_context, without_context};
-use skerry_daemon::{LogArgs, Monitor, Shutdown, TlsArgs};
+use skerry_daemon::{EtcdTlsArgs, LogArgs, Monitor, Shutdown, TlsArgs};
 use tokio::net::TcpListener;
 
 use crate::files::{DirectoryLock, make_data_dir};
@@ -51,9 +51,12 @@ pub(crate) struct UpArgs {
     #[arg(long, default_value = "127.0.0.1:7770", value_parser = skerry_daemon::listen_address, value_name = "ADDRESS")]
     listen: SocketAddr,
 
-    /// Keep shared state in this etcd instead of the embedded one; may be repeated, or be unix:/path
+    /// Keep shared state in this etcd instead of the embedded one (https:// with --etcd-ca); may be repeated, or be unix:/path
     #[arg(long, value_name = "URL")]
     etcd: Vec<String>,
+
+    #[command(flatten)]
+    etcd_tls: EtcdTlsArgs,
 
     /// Run no agent: this machine is no node
     #[arg(long)]

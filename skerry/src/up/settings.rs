@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use rustls_pki_types::DnsName;
 use skerry_agent::{Config, CredentialsFile, DockerAccess, Gateway, ImageGc, NodeTls, default_node_name};
 use skerry_cli::OwnContext;
@@ -16,6 +16,7 @@ use super::UpArgs;
 use super::identity::OwnIdentity;
 use super::security::Choice;
 use crate::files::default_data_dir;
+use crate::store::target_of;
 
 /// What `up` was told.
 #[derive(Debug, Clone)]
@@ -53,7 +54,11 @@ impl Settings {
         };
         let credentials = CredentialsFile::find(args.docker_config);
         let image_gc = args.image_gc.parse()?;
-        let etcd = if args.etcd.is_empty() { None } else { Some(Target::parse(&args.etcd.join(","))?) };
+        let etcd = match (args.etcd.is_empty(), &args.etcd_tls.etcd_ca) {
+            (true, None) => None,
+            (true, Some(_)) => bail!("--etcd-ca goes with --etcd: the embedded store needs none"),
+            (false, _) => Some(target_of(&args.etcd.join(","), &args.etcd_tls)?),
+        };
         let data_dir = match args.data_dir {
             Some(directory) => std::path::absolute(directory).context("finding the data directory")?,
             None => default_data_dir()?,

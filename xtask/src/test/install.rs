@@ -14,7 +14,7 @@ struct Need {
     present: fn() -> bool,
 }
 
-const NEEDS: [Need; 14] = [
+const NEEDS: [Need; 16] = [
     Need { what: "a C compiler", packages: &[&["gcc", "libc6-dev"]], present: c_compiler },
     Need {
         what: "Docker's daemon",
@@ -51,6 +51,8 @@ const NEEDS: [Need; 14] = [
     Need { what: "ip", packages: &[&["iproute2"]], present: || sh::find("ip").is_some() },
     Need { what: "openssl", packages: &[&["openssl"]], present: || sh::find("openssl").is_some() },
     Need { what: "faketime", packages: &[&["faketime"]], present: || sh::find("faketime").is_some() },
+    Need { what: "zsh", packages: &[&["zsh"]], present: || sh::find("zsh").is_some() },
+    Need { what: "fish", packages: &[&["fish"]], present: || sh::find("fish").is_some() },
     Need { what: "curl", packages: &[&["curl"]], present: || sh::find("curl").is_some() },
 ];
 

@@ -67,7 +67,7 @@ impl Kind for Kinds {
         record.cordoned = spec.cordoned;
         Ok(txn)
     }
-    fn remove(&self, name: &NodeRef, txn: Txn) -> Result<Txn, Fault> {
+    fn remove(&self, name: &NodeRef, txn: Txn, _: &Caused) -> Result<Txn, Fault> {
         if self.must_stay {
             return Err(Fault::new(Code::FailedPrecondition, "IN_USE", format!("{name} is in use")));
         }

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use skerry_proto::gateway::v1 as pb;
 use skerry_proto::gateway::v1::sync_service_client::SyncServiceClient;
+use skerry_rpc::Endpoint;
 use skerry_rpc::{ClientTls, ConnectError};
 use skerry_sync::limits::{DIAL_TIMEOUT, FRAME_BYTES_MAX};
 use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::{Channel, Uri};
 
 /// Frames that wait to be sent. One Report and one heartbeat are under way at most, so a full queue means a dead link.
 const FRAMES_MAX: usize = 16;
@@ -140,13 +141,15 @@ fn linger(ending: impl Future<Output = ()> + Send + 'static) -> Boxed<()> {
 pub(crate) async fn connect(uri: Uri, tls: Option<ClientTls>) -> Result<Channel, String> {
     let address = uri.to_string();
     // Heartbeats tell a dead link: HTTP/2 sends no pings of its own.
-    let endpoint = Endpoint::from(uri)
-        .connect_timeout(DIAL_TIMEOUT)
-        .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(WINDOW_BYTES)
-        .http2_max_header_list_size(HEADER_BYTES_MAX)
-        .buffer_size(CALLS_MAX);
-    match tokio::time::timeout(DIAL_TIMEOUT, skerry_rpc::open(&endpoint, &address, tls.as_ref())).await {
+    let tuned = |endpoint: Endpoint| {
+        endpoint
+            .connect_timeout(DIAL_TIMEOUT)
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(WINDOW_BYTES)
+            .http2_max_header_list_size(HEADER_BYTES_MAX)
+            .buffer_size(CALLS_MAX)
+    };
+    match tokio::time::timeout(DIAL_TIMEOUT, skerry_rpc::open(uri, tuned, tls.as_ref())).await {
         Ok(Ok(channel)) => Ok(channel),
         Ok(Err(ConnectError::Unreachable { source, .. })) => {
             Err(format!("cannot reach {address}: {}", root_cause(&source)))

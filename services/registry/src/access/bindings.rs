@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use skerry_api::{Call, Create, Delete, Kind, Mask, Update, reply};
+use skerry_api::{Call, Caused, Create, Delete, Kind, Mask, Update, reply};
 use skerry_model::{Fault, GroupRef, RoleBindingRef, UserRef};
 use skerry_proto::registry::v1::role_binding_service_server::RoleBindingService;
 use skerry_proto::registry::v1::{self as pb, Role, RoleBinding, RoleBindingSpec};
@@ -87,7 +87,7 @@ impl Kind for Bindings {
         Ok(txn)
     }
 
-    fn remove(&self, _: &RoleBindingRef, txn: Txn) -> Result<Txn, Fault> {
+    fn remove(&self, _: &RoleBindingRef, txn: Txn, _: &Caused) -> Result<Txn, Fault> {
         Ok(txn)
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use skerry_api::{Call, Create, Delete, Kind, Mask, Update, reply};
+use skerry_api::{Call, Caused, Create, Delete, Kind, Mask, Update, reply};
 use skerry_model::{Fault, GroupRef, UserRef};
 use skerry_proto::registry::v1::group_service_server::GroupService;
 use skerry_proto::registry::v1::{self as pb, Group, GroupSpec};
@@ -66,8 +66,8 @@ impl Kind for Groups {
         Ok(txn)
     }
 
-    fn remove(&self, name: &GroupRef, txn: Txn) -> Result<Txn, Fault> {
-        named::nowhere(name, &self.shown.access.mirror().snapshot(), txn)
+    fn remove(&self, name: &GroupRef, txn: Txn, caused: &Caused) -> Result<Txn, Fault> {
+        named::nowhere(name, &self.shown.access.mirror().snapshot(), caused, txn)
     }
 
     fn show(&self, _: &GroupRef, metadata: Metadata, spec: GroupSpec) -> Group {

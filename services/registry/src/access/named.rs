@@ -1,18 +1,20 @@
 //! Who is deleted is named nowhere any more: groups and bindings lose the name in the transaction of the deletion, so that a namesake who
 //! comes later has nothing of its predecessor's.
 
+use skerry_api::{Caused, ResourceName};
 use skerry_model::{Code, Fault};
 use skerry_proto::store::v1 as stored;
+use skerry_proto::types::v1::AuditOutcome;
 use skerry_store::{Prefix, Record, Snapshot, TXN_BYTES_MAX, Txn, Versioned};
 use tracing::warn;
 
-/// Most groups and bindings that one deletion changes: a transaction has 128 operations.
-const PLACES_MAX: usize = 100;
+/// Most groups and bindings that one deletion changes: a transaction has 128 operations, and each has a record in the audit log besides.
+const PLACES_MAX: usize = 50;
 /// Most bytes that they may have together, with room for the deletion itself.
 const BYTES_MAX: usize = TXN_BYTES_MAX - 16 * 1024;
 
 /// A record that names others.
-trait Names: Record {
+trait Names: Record<Name: ResourceName> {
     /// Takes `name` out; whether it stood there.
     fn take_out(&mut self, name: &str) -> bool;
 
@@ -48,12 +50,16 @@ fn without(names: &mut Vec<String>, name: &str) -> bool {
 
 /// Adds to the transaction that deletes the user or group `name` that nothing in `snapshot` names it any more, on condition that what
 /// names it is still as it was.
-pub(super) fn nowhere(name: &impl std::fmt::Display, snapshot: &Snapshot, txn: Txn) -> Result<Txn, Fault> {
+pub(super) fn nowhere(
+    name: &impl std::fmt::Display,
+    snapshot: &Snapshot,
+    caused: &Caused,
+    txn: Txn,
+) -> Result<Txn, Fault> {
     let text = name.to_string();
-    let before = txn.operations();
-    let txn = out_of::<stored::GroupRecord>(&text, snapshot, txn);
-    let txn = out_of::<stored::RoleBindingRecord>(&text, snapshot, txn);
-    let places = txn.operations() - before;
+    let mut places = 0;
+    let txn = out_of::<stored::GroupRecord>(&text, snapshot, caused, &mut places, txn);
+    let txn = out_of::<stored::RoleBindingRecord>(&text, snapshot, caused, &mut places, txn);
     if places > PLACES_MAX || txn.bytes() > BYTES_MAX {
         let message = format!(
             "{name} is named in {places} groups and bindings, more than one deletion can change: take it out of some first (a user without keys may do nothing meanwhile)"
@@ -65,12 +71,20 @@ pub(super) fn nowhere(name: &impl std::fmt::Display, snapshot: &Snapshot, txn: T
     Ok(txn)
 }
 
-fn out_of<R: Names>(name: &str, snapshot: &Snapshot, mut txn: Txn) -> Txn {
+fn out_of<R: Names>(
+    name: &str,
+    snapshot: &Snapshot,
+    caused: &Caused,
+    places: &mut usize,
+    mut txn: Txn,
+) -> Txn {
     for found in snapshot.iter(&Prefix::<R>::all()) {
         match found {
             Ok(found) => {
                 if let Some(record) = less(&found, name) {
-                    txn = txn.when_same(&found).put(&found.key, &record);
+                    *places += 1;
+                    let act = caused.of(&found.key.name(), AuditOutcome::Updated);
+                    txn = txn.when_same(&found).put(&found.key, &record).audit(act);
                 }
             }
             Err(error) => warn!(%error, "a record that does not decode names nobody"),

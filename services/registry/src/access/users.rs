@@ -94,11 +94,11 @@ impl Kind for Users {
         Ok(txn)
     }
 
-    fn remove(&self, name: &UserRef, txn: Txn) -> Result<Txn, Fault> {
+    fn remove(&self, name: &UserRef, txn: Txn, caused: &Caused) -> Result<Txn, Fault> {
         if Self::is_first_admin(name) {
             return Err(needed(name, "it cannot be deleted"));
         }
-        named::nowhere(name, &self.shown.access.mirror().snapshot(), txn)
+        named::nowhere(name, &self.shown.access.mirror().snapshot(), caused, txn)
     }
 
     fn show(&self, _: &UserRef, metadata: Metadata, spec: UserSpec) -> User {

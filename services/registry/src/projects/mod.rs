@@ -118,7 +118,7 @@ impl Kind for Projects {
     }
 
     /// All that is left of it: what its resources left behind, and what was asked in it. That nothing else is in it, `close` has seen to.
-    fn remove(&self, name: &ProjectRef, txn: Txn) -> Result<Txn, Fault> {
+    fn remove(&self, name: &ProjectRef, txn: Txn, _: &Caused) -> Result<Txn, Fault> {
         fn all<R: InProject>(name: &ProjectRef) -> Prefix<R> {
             Prefix::project(&name.project)
         }
