@@ -17,7 +17,8 @@ mod clusters;
 mod laws;
 
 /// What a service of a test is like.
-#[derive(Debug, Clone, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own, drawn by chance")]
+#[derive(Debug, Clone, Copy, Default)]
 struct ServiceShape {
     kind: Shape,
     port: Option<u16>,
@@ -239,7 +240,7 @@ fn a_node_takes_what_it_has_room_for_and_the_rest_carries_the_reason() {
     let mut state = State::default();
     state.nodes.insert(node_name(0), node(0, false, None));
     for n in 0..6 {
-        let big = app(None, &vec![copies(100); 2], None);
+        let big = app(None, &[copies(100); 2], None);
         state.apps.insert(AppName::parse(&format!("a{n}")).unwrap(), big);
     }
     let (placed, unplaced) = alone(&state);

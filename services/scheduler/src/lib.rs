@@ -16,6 +16,7 @@ mod revisions;
 mod rollouts;
 mod sealing;
 mod secrets;
+mod sight;
 mod status;
 mod world;
 #[doc(hidden)]
@@ -69,6 +70,7 @@ impl Scheduler {
         let shared = Arc::new(Shared::new(&store, keys.clone()));
         shared.mirror.ready().await?;
         shutdown.spawn(follow::follow(Arc::clone(&shared), shutdown.clone()));
+        shutdown.spawn(follow::look_out(Arc::clone(&shared), shutdown.clone()));
         shutdown.spawn(lead::lead(Arc::clone(&shared), store.clone(), member.to_owned(), shutdown.clone()));
         Ok(Self {
             apps: Apps::new(Arc::clone(&shared), store.clone(), shutdown.clone()),

@@ -55,7 +55,7 @@ fn copies_are_spread_over_the_members_or_packed_on_few() {
     let state = site(&[50, 90, 100], &[sized(copies(2), 10)]);
     assert_eq!(places(&state), ["s0/0 n2", "s0/1 n1"]);
     let packed = ServiceShape { packs: true, ..sized(copies(4), 10) };
-    let state = site(&[35, 100, 100], &[packed.clone()]);
+    let state = site(&[35, 100, 100], &[packed]);
     assert_eq!(places(&state), ["s0/0 n0", "s0/1 n0", "s0/2 n0", "s0/3 n1"]);
     // In any case as many as there is room for, and the rest says why.
     let state = site(&[15, 15, 0], &[ServiceShape { packs: true, ..packed }]);
@@ -143,7 +143,7 @@ fn copies_leave_a_lost_member_if_somebody_takes_them_and_not_if_they_never_may()
 #[test]
 fn a_taint_keeps_off_what_is_new_or_drives_out_what_is_there() {
     let bearing = ServiceShape { bears: true, ..copies(1) };
-    let plain = || [copies(1), bearing.clone()];
+    let plain = || [copies(1), bearing];
     let taint = |effect| Taint { key: "wet".into(), value: String::new(), effect };
     let mut state = settled(site(&[9], &plain()));
     member(&mut state, 0).taints = vec![taint(TaintEffect::NoSchedule)];
@@ -171,7 +171,7 @@ fn why_no_member_takes_it_is_counted() {
     member(&mut state, 3).cordoned = false;
     assert_eq!(places(&state), ["s0/0 n3"]);
     let on_ssd = ServiceShape { on_ssd: true, ..copies(1) };
-    let state = site(&[9, 9], &[on_ssd.clone()]);
+    let state = site(&[9, 9], &[on_ssd]);
     let expected = "none of the cluster's 2 members matches the node selector `disk=ssd`";
     assert_eq!(unplaced(&state), [("NoMatchingMember".to_owned(), expected.to_owned())]);
     assert_eq!(unplaced(&site(&[9], &[on_ssd]))[0].0, "NodeSelectorMismatch");
@@ -194,7 +194,7 @@ fn a_node_that_told_no_architecture_keeps_what_it_has_and_gets_nothing_picky() {
 fn what_has_priority_is_placed_first_and_drives_nothing_out() {
     let low = sized(copies(1), 60);
     let high = ServiceShape { priority: 5, ..sized(copies(1), 60) };
-    assert_eq!(places(&site(&[100], &[low.clone(), high.clone()])), ["s1/0 n0"]);
+    assert_eq!(places(&site(&[100], &[low, high])), ["s1/0 n0"]);
     let mut state = settled(site(&[100], std::slice::from_ref(&low)));
     state.apps.insert(app_name(0), app(None, &[low, high], None));
     assert_eq!(places(&state), ["s0/0 n0"]);

@@ -37,7 +37,9 @@ fn shapes() -> impl Strategy<Value = Vec<ServiceShape>> {
     proptest::collection::vec(shape, 1..4).prop_map(|mut shapes| {
         // Nobody waits for a service without copies.
         if matches!(shapes[0].kind, Shape::Copies(0)) {
-            shapes.iter_mut().for_each(|shape| shape.needs_first = false);
+            for shape in &mut shapes {
+                shape.needs_first = false;
+            }
         }
         shapes
     })

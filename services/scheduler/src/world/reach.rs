@@ -1,0 +1,85 @@
+//! Clusters, and which of their members count as lost.
+
+use std::time::{Duration, Instant};
+
+use skerry_model::{NodeRef, ProjectName};
+use skerry_placement::{Cluster, Delta, Node};
+use skerry_proto::store::v1 as stored;
+use skerry_store::Entry;
+
+use super::{Touched, World, read};
+use crate::node::NodeView;
+use crate::sight::{Contact, Sight};
+
+/// How long a member may be out of reach, where its cluster does not say.
+const FAILOVER_AFTER: Duration = Duration::from_secs(300);
+
+impl World {
+    pub(super) fn take_cluster(&mut self, key: &str, entry: Option<&Entry>, touched: &mut Touched) {
+        let Some((name, record)) = read::<stored::ClusterRecord>(key, entry) else { return };
+        let project = self.project_mut(&name.project);
+        match &record {
+            Some(record) => project.patience.insert(name.cluster.clone(), patience(&record.value)),
+            None => project.patience.remove(&name.cluster),
+        };
+        let cluster = record.map(|record| Cluster { labels: record.value.meta.unwrap_or_default().labels });
+        project.change(&name.project, Delta::Cluster(name.cluster.clone(), cluster), None, touched);
+    }
+
+    /// Whether a node counted as lost at the last look.
+    pub(super) fn is_lost(&self, node: &NodeRef) -> bool {
+        self.sights.get(&node.project).is_some_and(|sight| sight.is_lost(&node.node))
+    }
+
+    /// Looks which nodes are out of reach, and takes what follows to placement; answers whether anything does.
+    pub(crate) fn look(&mut self, now: Instant, touched: &mut Touched) -> bool {
+        let names: Vec<ProjectName> = self.projects.keys().cloned().collect();
+        self.sights.retain(|name, _| self.projects.get(name).is_some_and(|one| !one.state.clusters.is_empty()));
+        let mut any = false;
+        for name in names {
+            any |= self.look_at(&name, now, touched);
+        }
+        any
+    }
+
+    fn look_at(&mut self, name: &ProjectName, now: Instant, touched: &mut Touched) -> bool {
+        let Some(project) = self.projects.get(name) else { return false };
+        if !project.state.clusters.is_empty() {
+            let mut sight = self.sights.remove(name).unwrap_or_default();
+            let nodes = project.state.nodes.keys().map(|node| {
+                let contact = match project.nodes.get(node) {
+                    Some(view) if self.is_connected(view) => Contact::Connected,
+                    Some(NodeView { session: Some(_), .. }) => Contact::Broken,
+                    Some(_) | None => Contact::Never,
+                };
+                // Who is in no cluster has nobody who could do its work.
+                let patience = project.patience.get(&project.state.cluster_of(node));
+                (node, contact, patience.copied().unwrap_or(Duration::MAX))
+            });
+            sight.look(now, nodes);
+            self.sights.insert(name.clone(), sight);
+        }
+        let nobody = Sight::default();
+        let sight = self.sights.get(name).unwrap_or(&nobody);
+        let Some(project) = self.projects.get(name) else { return false };
+        let changed: Vec<Delta> = project
+            .state
+            .nodes
+            .iter()
+            .filter(|(node, known)| known.lost != sight.is_lost(node))
+            .map(|(node, known)| {
+                Delta::Node(node.clone(), Some(Node { lost: !known.lost, ..known.clone() }))
+            })
+            .collect();
+        let any = !changed.is_empty();
+        for delta in changed {
+            self.project_mut(name).change(name, delta, None, touched);
+        }
+        any
+    }
+}
+
+fn patience(record: &stored::ClusterRecord) -> Duration {
+    let said = record.failover_after.as_ref().and_then(skerry_model::time::from_proto_duration);
+    said.unwrap_or(FAILOVER_AFTER)
+}
