@@ -48,6 +48,18 @@ impl TaintEffect {
     }
 }
 
+impl Taint {
+    /// What is stored of a node. Absent: it has an effect that is not known.
+    pub fn from_stored(taint: &pb::Taint) -> Option<Self> {
+        let effect = match taint.effect() {
+            pb::taint::Effect::NoSchedule => TaintEffect::NoSchedule,
+            pb::taint::Effect::NoExecute => TaintEffect::NoExecute,
+            pb::taint::Effect::Unspecified => return None,
+        };
+        Some(Self { key: taint.key.clone(), value: taint.value.clone(), effect })
+    }
+}
+
 impl Toleration {
     /// Whether it bears `taint`.
     pub fn bears(&self, taint: &Taint) -> bool {
