@@ -86,7 +86,10 @@ fn an_app_is_read_with_the_forms_that_people_write() {
     assert_eq!(metadata.labels["tier"], "web");
     let spec = app.spec.as_ref().expect("spec");
     let web = &spec.services[0];
-    assert_eq!(web.kind, Some(pb::service_spec::Kind::Deployment(pb::Deployment { replicas: Some(2), ..Default::default() })));
+    assert_eq!(
+        web.kind,
+        Some(pb::service_spec::Kind::Deployment(pb::Deployment { replicas: Some(2), ..Default::default() }))
+    );
     let Some(pb::service_spec::Program::Container(container)) = &web.program else { panic!("{web:?}") };
     assert_eq!(container.pull_policy(), pb::container::PullPolicy::IfNotPresent);
     assert_eq!(container.network_mode(), pb::NetworkMode::App);
@@ -383,7 +386,10 @@ fn arbitrary_app() -> impl Strategy<Value = scheduler::App> {
                     pb::ServiceSpec {
                         name: format!("s{index}"),
                         kind: replicas.map(|replicas| {
-                            pb::service_spec::Kind::Deployment(pb::Deployment { replicas: Some(replicas), ..Default::default() })
+                            pb::service_spec::Kind::Deployment(pb::Deployment {
+                                replicas: Some(replicas),
+                                ..Default::default()
+                            })
                         }),
                         program: Some(pb::service_spec::Program::Container(pb::Container {
                             image: "app:1".into(),

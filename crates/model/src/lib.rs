@@ -26,9 +26,9 @@ pub use fault::{Code, Fault, Violation, Violations};
 pub use few::few;
 pub use hash::ContentHash;
 pub use name::{
-    AppName, AppRef, ClusterName, ConfigName, ConfigRef, GroupName, GroupRef, InstanceName, InvalidName,
-    NetworkName, NodeName, NodeRef, ProjectName, ProjectRef, RevisionRef, RoleBindingName, RoleBindingRef,
-    SecretName, SecretRef, ServiceName, UserName, UserRef, VolumeName,
+    AppName, AppRef, ClusterName, ClusterRef, ConfigName, ConfigRef, GroupName, GroupRef, InstanceName,
+    InvalidName, NetworkName, NodeName, NodeRef, ProjectName, ProjectRef, RevisionRef, RoleBindingName,
+    RoleBindingRef, SecretName, SecretRef, ServiceName, UserName, UserRef, VolumeName,
 };
 pub use secret::{SealId, SecretVersion};
 pub use selector::Selector;

@@ -34,7 +34,8 @@ impl World {
     /// Looks which nodes are out of reach, and takes what follows to placement; answers whether anything does.
     pub(crate) fn look(&mut self, now: Instant, touched: &mut Touched) -> bool {
         let names: Vec<ProjectName> = self.projects.keys().cloned().collect();
-        self.sights.retain(|name, _| self.projects.get(name).is_some_and(|one| !one.state.clusters.is_empty()));
+        self.sights
+            .retain(|name, _| self.projects.get(name).is_some_and(|one| !one.state.clusters.is_empty()));
         let mut any = false;
         for name in names {
             any |= self.look_at(&name, now, touched);
@@ -67,9 +68,7 @@ impl World {
             .nodes
             .iter()
             .filter(|(node, known)| known.lost != sight.is_lost(node))
-            .map(|(node, known)| {
-                Delta::Node(node.clone(), Some(Node { lost: !known.lost, ..known.clone() }))
-            })
+            .map(|(node, known)| Delta::Node(node.clone(), Some(Node { lost: !known.lost, ..known.clone() })))
             .collect();
         let any = !changed.is_empty();
         for delta in changed {
