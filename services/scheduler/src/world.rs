@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use skerry_model::meta::CLUSTER_LABEL;
 use skerry_model::{
     AppName, AppRef, AppSpec, ClusterName, ConfigName, ConfigRef, ContentHash, InstanceName, NodeName,
     NodeRef, ProjectName, SecretName, SecretRef, SecretVersion, Taint,
