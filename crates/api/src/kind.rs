@@ -6,8 +6,8 @@ use std::future::Future;
 use std::sync::LazyLock;
 
 use skerry_model::{
-    AppRef, ClusterRef, ConfigRef, Fault, GroupRef, InvalidName, NodeRef, ProjectName, ProjectRef, RoleBindingRef,
-    SecretRef, UserRef,
+    AppRef, ClusterRef, ConfigRef, Fault, GroupRef, InvalidName, NodeRef, ProjectName, ProjectRef,
+    RoleBindingRef, SecretRef, UserRef,
 };
 use skerry_proto::store::v1 as stored;
 use skerry_proto::types::v1::Metadata;

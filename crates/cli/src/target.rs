@@ -4,7 +4,8 @@ use std::fmt;
 
 use skerry_manifest::nearest;
 use skerry_model::{
-    AppRef, ClusterRef, ConfigRef, GroupRef, NodeRef, ProjectName, ProjectRef, RoleBindingRef, SecretRef, UserRef,
+    AppRef, ClusterRef, ConfigRef, GroupRef, NodeRef, ProjectName, ProjectRef, RoleBindingRef, SecretRef,
+    UserRef,
 };
 
 use crate::error::CliError;

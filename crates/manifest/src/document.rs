@@ -235,7 +235,9 @@ fn decode_spec(
             let user = registry::User { metadata: Some(metadata?), spec: None };
             return Some(Resource::User(Box::new(user)));
         }
-        None if matches!(kind, Kind::Node | Kind::Project | Kind::Cluster) => prost_reflect::DynamicMessage::new(message),
+        None if matches!(kind, Kind::Node | Kind::Project | Kind::Cluster) => {
+            prost_reflect::DynamicMessage::new(message)
+        }
         None => {
             decoder.error(root, format!("spec: missing; it says what the {} is", kind.as_str()));
             return None;

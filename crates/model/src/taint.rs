@@ -5,8 +5,8 @@ use std::fmt;
 
 use skerry_proto::types::v1 as pb;
 
-use crate::{Fault, Violations};
 use crate::meta::{is_label_key, is_label_value};
+use crate::{Fault, Violations};
 
 /// Keeps services off a node, unless they bear it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

@@ -46,7 +46,13 @@ impl Shared {
             .family::<stored::ProjectRecord>()
             .family::<stored::LeaderRecord>();
         let mirror = Mirror::start(store, mirrored);
-        Self { nodes: Arc::default(), clusters: Arc::default(), mirror, keys: Keys::default(), of_gateway: Mutex::default() }
+        Self {
+            nodes: Arc::default(),
+            clusters: Arc::default(),
+            mirror,
+            keys: Keys::default(),
+            of_gateway: Mutex::default(),
+        }
     }
 
     /// Brings all in step with what the mirror shows now; answers where to continue.
@@ -64,7 +70,8 @@ impl Shared {
                 let nodes: Vec<_> =
                     touched.iter().map(|name| (name.to_string(), self.node(snapshot, name, now))).collect();
                 self.nodes.publish(nodes, snapshot);
-                let clusters = changes.iter().filter_map(|change| name_of::<stored::ClusterRecord>(change.key()));
+                let clusters =
+                    changes.iter().filter_map(|change| name_of::<stored::ClusterRecord>(change.key()));
                 let clusters: Vec<_> =
                     clusters.map(|name| (name.to_string(), cluster(snapshot, &name))).collect();
                 self.clusters.publish(clusters, snapshot);

@@ -41,8 +41,8 @@ pub use crate::access::count_first_admin_key;
 
 use crate::access::Access;
 use crate::audit::Audit;
-use crate::clusters::Clusters;
 use crate::authority::Issuer;
+use crate::clusters::Clusters;
 use crate::enrol::{Enroller, Issuing, Tokens, Waiting};
 use crate::events::Events;
 use crate::follow::Shared;

@@ -188,7 +188,11 @@ mod tests {
     fn node(labels: &[(&str, &str)], cordoned: Option<bool>) -> Node {
         let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let metadata = Metadata { name: "projects/p/nodes/n1".into(), labels, ..Default::default() };
-        Node { metadata: Some(metadata), spec: cordoned.map(|cordoned| NodeSpec { cordoned, ..NodeSpec::default() }), status: None }
+        Node {
+            metadata: Some(metadata),
+            spec: cordoned.map(|cordoned| NodeSpec { cordoned, ..NodeSpec::default() }),
+            status: None,
+        }
     }
 
     #[test]

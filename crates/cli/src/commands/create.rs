@@ -1,9 +1,11 @@
 //! `create`: a resource without a manifest.
 
+use skerry_model::quantity::parse_bytes;
 use skerry_model::time::to_proto_duration;
 use skerry_model::{ClusterRef, ProjectRef};
-use skerry_model::quantity::parse_bytes;
-use skerry_proto::registry::v1::{Cluster, ClusterSpec, CreateProjectRequest, Project, ProjectQuota, ProjectSpec};
+use skerry_proto::registry::v1::{
+    Cluster, ClusterSpec, CreateProjectRequest, Project, ProjectQuota, ProjectSpec,
+};
 use skerry_proto::types::v1::Metadata;
 
 use crate::args::{CreateClusterArgs, CreateCommand, CreateProjectArgs};

@@ -62,7 +62,9 @@ fn edit(word: &str) -> Result<Edit, CliError> {
         None => None,
         Some("NoSchedule") => Some(Effect::NoSchedule),
         Some("NoExecute") => Some(Effect::NoExecute),
-        Some("PreferNoSchedule") => return Err(wrong("there is no PreferNoSchedule: use NoSchedule or NoExecute")),
+        Some("PreferNoSchedule") => {
+            return Err(wrong("there is no PreferNoSchedule: use NoSchedule or NoExecute"));
+        }
         Some(_) => return Err(wrong("the effect is NoSchedule or NoExecute")),
     };
     let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -72,7 +74,8 @@ fn edit(word: &str) -> Result<Edit, CliError> {
     if removes {
         return Ok(Edit::Remove(key.to_owned(), effect));
     }
-    let effect = effect.ok_or_else(|| wrong("say what it does: KEY=VALUE:NoSchedule or KEY=VALUE:NoExecute"))?;
+    let effect =
+        effect.ok_or_else(|| wrong("say what it does: KEY=VALUE:NoSchedule or KEY=VALUE:NoExecute"))?;
     Ok(Edit::Add(Taint { key: key.to_owned(), value: value.to_owned(), effect: effect.into() }))
 }
 
@@ -82,7 +85,9 @@ fn apply(taints: &mut Vec<Taint>, edits: &[Edit], overwrite: bool) -> Result<boo
     for edit in edits {
         match edit {
             Edit::Remove(key, effect) => {
-                taints.retain(|taint| taint.key != *key || effect.is_some_and(|effect| taint.effect() != effect));
+                taints.retain(|taint| {
+                    taint.key != *key || effect.is_some_and(|effect| taint.effect() != effect)
+                });
             }
             Edit::Add(new) => {
                 match taints.iter_mut().find(|taint| taint.key == new.key && taint.effect == new.effect) {
@@ -137,7 +142,8 @@ mod tests {
     fn taints_are_written_as_for_kubectl() {
         let mut taints = Vec::new();
         let mut done = |text: &str, overwrite| {
-            apply(&mut taints, &edits(text).expect("read"), overwrite).map(|changed| (changed, taints.clone()))
+            apply(&mut taints, &edits(text).expect("read"), overwrite)
+                .map(|changed| (changed, taints.clone()))
         };
         let shown = |taints: &[Taint]| {
             let one = |taint: &Taint| format!("{}={}:{:?}", taint.key, taint.value, taint.effect());
@@ -148,7 +154,10 @@ mod tests {
         assert_eq!(shown(&after), "gpu=yes:NoSchedule down=:NoExecute");
         assert!(!done("gpu=yes:NoSchedule", false).expect("the same").0);
         assert!(done("gpu=no:NoSchedule", false).is_err());
-        assert_eq!(shown(&done("gpu=no:NoSchedule", true).expect("changed").1), "gpu=no:NoSchedule down=:NoExecute");
+        assert_eq!(
+            shown(&done("gpu=no:NoSchedule", true).expect("changed").1),
+            "gpu=no:NoSchedule down=:NoExecute"
+        );
         assert!(!done("gpu:NoExecute-", false).expect("of another effect").0);
         assert_eq!(shown(&done("gpu- down:NoExecute-", false).expect("removed").1), "");
         for wrong in ["gpu=yes", "gpu=yes:Never", "gpu:PreferNoSchedule", "=x:NoSchedule", "a b:NoSchedule"] {

@@ -1,6 +1,6 @@
 //! Which columns each type has, and what is in them.
 
-use skerry_proto::registry::v1::{Node, Project};
+use skerry_proto::registry::v1::{Cluster, Node, Project};
 use skerry_proto::scheduler::v1::{App, Config, Revision, Secret};
 use skerry_proto::types::v1::condition::Status;
 use skerry_proto::types::v1::{Condition, Event, InstancePhase, InstanceStatus, Metadata};
@@ -28,10 +28,9 @@ pub(crate) fn headers(kind: Type, wide: bool) -> Vec<&'static str> {
             &["REVISION", "EXIT", "RUNTIME-ID", "MESSAGE"],
         ),
         Type::Revision => (&["REVISION", "NUMBER", "SERVICES", "AGE"], &["IMAGES"]),
-        Type::Cluster => (
-            &["NAME", "MEMBERS", "INSTANCES", "APPS", "CPU", "MEMORY", "AGE"],
-            &["FAILOVER-AFTER", "LABELS"],
-        ),
+        Type::Cluster => {
+            (&["NAME", "MEMBERS", "INSTANCES", "APPS", "CPU", "MEMORY", "AGE"], &["FAILOVER-AFTER", "LABELS"])
+        }
         Type::Project => (
             &["NAME", "STATUS", "NODES", "APPS", "SECRETS", "CONFIGS", "SIZE", "AGE"],
             &["DESCRIPTION", "LABELS"],

@@ -6,9 +6,7 @@ mod view;
 
 use std::sync::Arc;
 
-use skerry_api::{
-    Call, Caused, Create, Delete, Kind, Mask, ResponseStream, Told, Update, reply,
-};
+use skerry_api::{Call, Caused, Create, Delete, Kind, Mask, ResponseStream, Told, Update, reply};
 use skerry_daemon::Shutdown;
 use skerry_model::{ClusterRef, Code, Fault, NodeName, NodeRef};
 use skerry_proto::registry::v1::cluster_service_server::ClusterService;

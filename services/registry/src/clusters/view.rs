@@ -83,8 +83,11 @@ mod tests {
     fn nodes_are_where_their_label_says_and_only_in_their_own_project() {
         let node = |name: &str, cluster: Option<&str>| {
             let labels = cluster.map(|cluster| (CLUSTER_LABEL.to_owned(), cluster.to_owned()));
-            let metadata =
-                Metadata { name: name.to_owned(), labels: labels.into_iter().collect(), ..Default::default() };
+            let metadata = Metadata {
+                name: name.to_owned(),
+                labels: labels.into_iter().collect(),
+                ..Default::default()
+            };
             (name.to_owned(), Arc::new(Node { metadata: Some(metadata), ..Default::default() }))
         };
         let nodes = Arc::new(BTreeMap::from([

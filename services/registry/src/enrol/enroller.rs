@@ -19,8 +19,8 @@ use skerry_store::{Act, Key, Prefix, Store, Txn, TxnError, Versioned};
 
 use super::asked::Asked;
 use super::decide::{
-    By, Grant, Keys, Refusal, Refused, admit, annotations_of, labels_of, authenticate, has_key, name_by_token,
-    same_sealing_key, settle, token_refused,
+    By, Grant, Keys, Refusal, Refused, admit, annotations_of, authenticate, has_key, labels_of,
+    name_by_token, same_sealing_key, settle, token_refused,
 };
 use super::lease::{Leases, REMEMBERED};
 use super::renew;

@@ -186,7 +186,10 @@ fn record_of(request: &pb::CreateTokenRequest, now: SystemTime) -> Result<stored
         wrong.check("token.cluster", ClusterName::parse(&token.cluster));
     }
     if token.node_labels.contains_key(CLUSTER_LABEL) {
-        wrong.add(format!("token.node_labels.{CLUSTER_LABEL}"), "name the cluster as the token's own: --cluster");
+        wrong.add(
+            format!("token.node_labels.{CLUSTER_LABEL}"),
+            "name the cluster as the token's own: --cluster",
+        );
     }
     if token.system_apps.len() > SYSTEM_APPS_MAX {
         wrong.add("token.system_apps", format!("at most {SYSTEM_APPS_MAX} apps"));
