@@ -6,6 +6,7 @@ use skerry_model::{NodeRef, ProjectName};
 use skerry_placement::{Cluster, Delta, Node};
 use skerry_proto::store::v1 as stored;
 use skerry_store::Entry;
+use tracing::info;
 
 use super::{Touched, World, read};
 use crate::node::NodeView;
@@ -75,6 +76,10 @@ impl World {
         }
         let any = !changed.is_empty();
         for delta in changed {
+            if let Delta::Node(node, Some(known)) = &delta {
+                let told = if known.lost { "counts as lost: copies that may move do" } else { "is found again" };
+                info!(project = %name, %node, "a node {told}");
+            }
             self.project_mut(name).change(name, delta, None, touched);
         }
         any
