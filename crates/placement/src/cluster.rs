@@ -93,16 +93,26 @@ fn ranks(services: &[ServiceSpec]) -> Vec<usize> {
     ranks
 }
 
-/// By service what members have of it, in their order: the ordinal and the member's index.
-fn held(cluster: &ClusterName, members: &[Member<'_>], wants: &[Want<'_>]) -> Vec<Vec<(u32, usize)>> {
+/// An instance that a member has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Held {
+    ordinal: u32,
+    /// The member.
+    at: usize,
+    /// Where in what that has.
+    index: usize,
+}
+
+/// By service what members have of it.
+fn held(cluster: &ClusterName, members: &[Member<'_>], wants: &[Want<'_>]) -> Vec<Vec<Held>> {
     let by_name: BTreeMap<_, usize> =
         wants.iter().enumerate().map(|(n, want)| ((want.name, &want.service.name), n)).collect();
     let mut held = vec![Vec::new(); wants.len()];
     for (at, member) in members.iter().enumerate() {
-        for InstanceName { app, service, cluster: of, ordinal } in member.previous.iter().map(|p| &p.instance)
-        {
+        for (index, placed) in member.previous.iter().enumerate() {
+            let InstanceName { app, service, cluster: of, ordinal } = &placed.instance;
             if let Some(service) = by_name.get(&(app, service)).filter(|_| of == cluster) {
-                held[*service].push((*ordinal, at));
+                held[*service].push(Held { ordinal: *ordinal, at, index });
             }
         }
     }
@@ -154,9 +164,9 @@ impl<'a> Desk<'a> {
     }
 
     /// Notes which instances of a service there shall be, and which of them have their place already.
-    fn open(&mut self, service: usize, mut held: Vec<(u32, usize)>) {
+    fn open(&mut self, service: usize, mut held: Vec<Held>) {
         let want = &self.wants[service];
-        held.retain(|(_, at)| self.keeps(service, *at));
+        held.retain(|one| self.keeps(service, one.at));
         held.sort_unstable();
         match &want.service.kind {
             Kind::Deployment { replicas } => self.open_copies(service, &held, 0..*replicas),
@@ -173,23 +183,24 @@ impl<'a> Desk<'a> {
         (node.lost && is_bound) || want.may_be_on(node).is_ok()
     }
 
-    fn open_copies(&mut self, service: usize, held: &[(u32, usize)], ordinals: impl Iterator<Item = u32>) {
+    fn open_copies(&mut self, service: usize, held: &[Held], ordinals: impl Iterator<Item = u32>) {
         for ordinal in ordinals {
             // While it is moved, it may be assigned to two.
-            let holders = held.iter().filter(|(held, _)| *held == ordinal).map(|(_, at)| *at);
-            let at = holders.min_by_key(|at| (self.members[*at].node.lost, *at));
-            self.add(service, ordinal, at);
+            let holders = held.iter().filter(|one| one.ordinal == ordinal);
+            match holders.min_by_key(|one| (self.members[one.at].node.lost, one.at)) {
+                Some(one) => self.keep(service, one),
+                None => self.look_for(service, ordinal, None),
+            }
         }
     }
 
     /// One on each member that it may be on. A member keeps its ordinal, and a new one gets the lowest that is free.
-    fn open_everywhere(&mut self, service: usize, held: &[(u32, usize)]) {
+    fn open_everywhere(&mut self, service: usize, held: &[Held]) {
         let mut taken = BTreeSet::new();
         let mut without = Vec::new();
         for (at, member) in self.members.iter().enumerate() {
-            let mut own = held.iter().filter(|(_, holder)| *holder == at).map(|(ordinal, _)| *ordinal);
-            match own.find(|ordinal| taken.insert(*ordinal)) {
-                Some(ordinal) => self.add(service, ordinal, Some(at)),
+            match held.iter().find(|one| one.at == at && taken.insert(one.ordinal)) {
+                Some(one) => self.keep(service, one),
                 // A cordon is no reason not to belong there.
                 None => match self.wants[service].may_come_to(member.node) {
                     Ok(()) | Err(Reason::NodeCordoned) => without.push(at),
@@ -200,35 +211,39 @@ impl<'a> Desk<'a> {
         let mut free = (0..).filter(|ordinal| !taken.contains(ordinal));
         let ordinals: Vec<u32> = free.by_ref().take(without.len()).collect();
         for (at, ordinal) in without.into_iter().zip(ordinals) {
-            let instance = self.wants[service].instance(self.cluster, ordinal);
-            self.fresh.push(Item { service, instance, at: Some(at), reason: None });
+            self.look_for(service, ordinal, Some(at));
         }
     }
 
     /// All on one member: where most of them are.
-    fn open_job(&mut self, service: usize, mut held: Vec<(u32, usize)>, instances: u32) {
-        held.retain(|(ordinal, _)| *ordinal < instances);
+    fn open_job(&mut self, service: usize, mut held: Vec<Held>, instances: u32) {
+        held.retain(|one| one.ordinal < instances);
         let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
-        for (_, at) in &held {
-            *counts.entry(*at).or_default() += 1;
+        for one in &held {
+            *counts.entry(one.at).or_default() += 1;
         }
         let home = counts.into_iter().max_by_key(|(at, count)| (*count, Reverse(*at))).map(|(at, _)| at);
         self.homes[service] = home;
-        held.retain(|(_, at)| Some(*at) == home);
+        held.retain(|one| Some(one.at) == home);
         self.open_copies(service, &held, 0..instances);
     }
 
-    fn add(&mut self, service: usize, ordinal: u32, at: Option<usize>) {
-        let want = &self.wants[service];
-        let item = Item { service, instance: want.instance(self.cluster, ordinal), at, reason: None };
-        let Some(at) = at else { return self.fresh.push(item) };
-        let previous = self.members[at].previous.iter().find(|placed| placed.instance == item.instance);
-        let Some(placed) = previous else { return };
+    /// An instance has its place.
+    fn keep(&mut self, service: usize, held: &Held) {
+        let Held { at, index, .. } = *held;
+        let placed = &self.members[at].previous[index];
+        let item = Item { service, instance: placed.instance.clone(), at: Some(at), reason: None };
         self.books[at].insert(service, placed.clone());
-        if want.fails_over() && self.members[at].node.lost {
+        if self.wants[service].fails_over() && self.members[at].node.lost {
             self.stranded.push(item.clone());
         }
         self.held.push(item);
+    }
+
+    /// An instance has none, and may have it on that member only, or on any.
+    fn look_for(&mut self, service: usize, ordinal: u32, at: Option<usize>) {
+        let instance = self.wants[service].instance(self.cluster, ordinal);
+        self.fresh.push(Item { service, instance, at, reason: None });
     }
 
     fn settle_all(&mut self) {

@@ -593,3 +593,6 @@ fn read<R: Record>(key: &str, entry: Option<&Entry>) -> Option<(R::Name, Option<
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -466,7 +466,7 @@ pub struct InstanceStatus {
     /// `<app>/<service>/<cluster>/<ordinal>`.
     #[prost(string, tag = "1")]
     pub instance: ::prost::alloc::string::String,
-    /// Where it runs: resource name of the node. Set by the control plane.
+    /// Where it runs: resource name of the node. Set by the control plane. Empty: none of a cluster's nodes takes it.
     #[prost(string, tag = "2")]
     pub node: ::prost::alloc::string::String,
     /// Revision of the app that it is of: 64 hexadecimal digits.
@@ -1334,7 +1334,7 @@ pub mod deployment {
     pub enum Spread {
         /// Same as SPREAD.
         Unspecified = 0,
-        /// Where the service has fewest copies, of these where most is free.
+        /// Where the service has fewest copies, of these where most is free. A node that never told what it has comes last.
         Spread = 1,
         /// Where least is free.
         Pack = 2,
@@ -2407,7 +2407,7 @@ impl ::prost::Name for HealthCheck {
     }
 }
 /// A service that comes first, on the same node: all its copies there are waited for. Where it has none, because it could not be placed, what
-/// depends on it does not start.
+/// depends on it does not start. Of a cluster's nodes those are preferred, for a Deployment or a job, that have all that it depends on.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Dependency {
     /// Name of a service of the same app.
@@ -2645,7 +2645,8 @@ pub enum Failover {
     Unspecified = 0,
     /// They are given places on other nodes of the cluster. Until the node is back there may be two of each.
     Always = 1,
-    /// They stay where they are: never is there another one.
+    /// They stay where they are, so that there is no other one, unless they are driven out (a taint, `nodeSelector`, `architectures`) before the node counts as
+    /// lost.
     Never = 2,
 }
 impl Failover {

@@ -6,10 +6,11 @@ use skerry_model::{NodeRef, ProjectName};
 use skerry_placement::{Cluster, Delta, Node};
 use skerry_proto::store::v1 as stored;
 use skerry_store::Entry;
+use tracing::info;
 
 use super::{Touched, World, read};
 use crate::node::NodeView;
-use crate::sight::{Contact, Sight};
+use crate::sight::Contact;
 
 /// How long a member may be out of reach, where its cluster does not say.
 const FAILOVER_AFTER: Duration = Duration::from_secs(300);
@@ -34,19 +35,23 @@ impl World {
     /// Looks which nodes are out of reach, and takes what follows to placement; answers whether anything does.
     pub(crate) fn look(&mut self, now: Instant, touched: &mut Touched) -> bool {
         let names: Vec<ProjectName> = self.projects.keys().cloned().collect();
-        self.sights
-            .retain(|name, _| self.projects.get(name).is_some_and(|one| !one.state.clusters.is_empty()));
         let mut any = false;
         for name in names {
             any |= self.look_at(&name, now, touched);
         }
+        self.sights.retain(|name, _| self.projects.contains_key(name));
         any
     }
 
     fn look_at(&mut self, name: &ProjectName, now: Instant, touched: &mut Touched) -> bool {
         let Some(project) = self.projects.get(name) else { return false };
-        if !project.state.clusters.is_empty() {
-            let mut sight = self.sights.remove(name).unwrap_or_default();
+        let before = self.sights.remove(name);
+        let has_clusters = !project.state.clusters.is_empty();
+        if before.is_none() && !has_clusters {
+            return false;
+        }
+        let mut sight = before.filter(|_| has_clusters).unwrap_or_default();
+        if has_clusters {
             let nodes = project.state.nodes.keys().map(|node| {
                 let contact = match project.nodes.get(node) {
                     Some(view) if self.is_connected(view) => Contact::Connected,
@@ -58,11 +63,7 @@ impl World {
                 (node, contact, patience.copied().unwrap_or(Duration::MAX))
             });
             sight.look(now, nodes);
-            self.sights.insert(name.clone(), sight);
         }
-        let nobody = Sight::default();
-        let sight = self.sights.get(name).unwrap_or(&nobody);
-        let Some(project) = self.projects.get(name) else { return false };
         let changed: Vec<Delta> = project
             .state
             .nodes
@@ -70,8 +71,15 @@ impl World {
             .filter(|(node, known)| known.lost != sight.is_lost(node))
             .map(|(node, known)| Delta::Node(node.clone(), Some(Node { lost: !known.lost, ..known.clone() })))
             .collect();
+        if has_clusters {
+            self.sights.insert(name.clone(), sight);
+        }
         let any = !changed.is_empty();
         for delta in changed {
+            if let Delta::Node(node, Some(known)) = &delta {
+                let told = if known.lost { "counts as lost: copies that may move do" } else { "is found again" };
+                info!(project = %name, %node, "a node {told}");
+            }
             self.project_mut(name).change(name, delta, None, touched);
         }
         any
