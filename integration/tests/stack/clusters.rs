@@ -73,9 +73,9 @@ async fn stack_of(nodes: &[&str]) -> Result<Stack> {
 async fn nodes_join_and_leave_and_apps_follow() -> Result<()> {
     let stack = stack_of(&["n1", "n2", "n3"]).await?;
     done(&stack, &["create", "cluster", "plant", "--labels", "site=oslo", "--failover-after", "1m"]).await?;
-    stack.apply("web", both("oslo")).await?;
     let said = done(&stack, &["cluster", "join", "plant", "n1", "n2"]).await?;
     assert_eq!(said, "node/n1 joined cluster/plant\nnode/n2 joined cluster/plant\n");
+    stack.apply("web", both("oslo")).await?;
     wait_spread(&stack, "web", "each", &[("n1", 1), ("n2", 1)]).await;
     let copies = spread(&stack, "web", "copies").await?;
     ensure!(copies.values().all(|count| (1..=2).contains(count)) && copies.len() == 2, "{copies:?}");
@@ -116,8 +116,9 @@ async fn nodes_join_and_leave_and_apps_follow() -> Result<()> {
 async fn a_taint_keeps_off_who_does_not_bear_it() -> Result<()> {
     let stack = stack_of(&["n1", "n2"]).await?;
     done(&stack, &["taint", "node", "n1", "gpu=yes:NoSchedule"]).await?;
-    stack.apply("web", app([on_each(script("each", IDLE))])).await?;
+    stack.apply("web", app([script("one", IDLE), on_each(script("each", IDLE))])).await?;
     wait_spread(&stack, "web", "each", &[("n2", 1)]).await;
+    wait_spread(&stack, "web", "one", &[("n2", 1)]).await;
     let waits = stack.instances("web").await?;
     let waits = waits.iter().find(|one| one.node.ends_with("/n1")).context("it is told why")?;
     ensure!(waits.reason == "Tainted" && waits.message.contains("gpu=yes:NoSchedule"), "{waits:?}");
