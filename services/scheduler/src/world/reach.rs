@@ -77,7 +77,8 @@ impl World {
         let any = !changed.is_empty();
         for delta in changed {
             if let Delta::Node(node, Some(known)) = &delta {
-                let told = if known.lost { "counts as lost: copies that may move do" } else { "is found again" };
+                let told =
+                    if known.lost { "counts as lost: copies that may move do" } else { "is found again" };
                 info!(project = %name, %node, "a node {told}");
             }
             self.project_mut(name).change(name, delta, None, touched);
