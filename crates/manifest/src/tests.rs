@@ -260,7 +260,7 @@ fn the_envelope_is_checked() {
         ),
         (
             "apiVersion: skerry/v1\nkind: Ap\n",
-            "f.yaml:2:7: kind: expected App, Config, Secret, Node, User, Group, RoleBinding or Project, found \"Ap\"; did you mean \"App\"?",
+            "f.yaml:2:7: kind: expected App, Config, Secret, Node, User, Group, RoleBinding, Project or Cluster, found \"Ap\"; did you mean \"App\"?",
         ),
         (
             "apiVersion: skerry/v1\nkind: App\nmetadata: {}\nspec: {}\n",

@@ -1,11 +1,12 @@
 //! Taints of nodes, and which of them a service bears.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use skerry_proto::types::v1 as pb;
 
-use crate::Violations;
 use crate::meta::{is_label_key, is_label_value};
+use crate::{Fault, Violations};
 
 /// Keeps services off a node, unless they bear it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,6 +17,35 @@ pub struct Taint {
     pub value: String,
     /// What it keeps off.
     pub effect: TaintEffect,
+}
+
+/// Most taints of one node.
+pub const TAINTS_MAX: usize = 32;
+
+/// Checks the taints of a node; the fault names each field that is wrong.
+pub fn check_taints(taints: &[pb::Taint]) -> Result<(), Fault> {
+    let mut v = Violations::new();
+    if taints.len() > TAINTS_MAX {
+        v.add("spec.taints", format!("{} taints are too many: at most {TAINTS_MAX}", taints.len()));
+    }
+    let mut known = BTreeSet::new();
+    for (n, taint) in taints.iter().enumerate().take(TAINTS_MAX) {
+        let at = format!("spec.taints[{n}]");
+        if !is_label_key(&taint.key) {
+            v.add(format!("{at}.key"), "use a key as labels have");
+        }
+        if !is_label_value(&taint.value) {
+            v.add(format!("{at}.value"), "use a value as labels have, or none");
+        }
+        match Taint::from_stored(taint) {
+            None => v.add(format!("{at}.effect"), "use no-schedule or no-execute"),
+            Some(taint) if !known.insert((taint.key.clone(), taint.effect)) => {
+                v.add(at, format!("`{}` is there twice with this effect", taint.key));
+            }
+            Some(_) => {}
+        }
+    }
+    v.finish(Some(()))
 }
 
 /// What a taint keeps off.

@@ -57,6 +57,7 @@ async fn text(client: &Client, target: &Target) -> Result<String, CliError> {
         Item::Group(group) => people::group(&group, &client.list(&Query::all(Type::RoleBinding)).await?.0),
         Item::RoleBinding(binding) => people::binding(&binding),
         Item::Project(project) => describe::project(&project),
+        Item::Cluster(cluster) => describe::cluster(&cluster),
         Item::Instance(_) | Item::Revision(_) | Item::Event(_) => {
             unreachable!("these are not fetched by name")
         }

@@ -2,15 +2,19 @@
 
 use std::fmt::Write as _;
 
-use skerry_proto::registry::v1::{Node, Project};
+use skerry_proto::registry::v1::{Cluster, ClusterMember, Node, Project};
 use skerry_proto::scheduler::v1::{App, Config, RolloutStatus, Secret};
 use skerry_proto::scheduler::v1::{rollout_status, secret_status};
 use skerry_proto::types::v1::service_spec::{Kind, Program};
-use skerry_proto::types::v1::{Condition, InstanceStatus, LabelSelector, Metadata, ServiceSpec, Termination};
+use skerry_proto::types::v1::{
+    Condition, InstanceStatus, LabelSelector, Metadata, ServiceSpec, Taint, Termination, taint,
+};
 
 use crate::item::Item;
 use crate::render::jobs;
-use crate::render::rows::{app_state, cells, headers, labels, node_state, phase, short_hash, usage};
+use crate::render::rows::{
+    app_state, cells, cluster_of, failover_after, headers, labels, node_state, phase, short_hash, usage,
+};
 use crate::render::table::{Table, plain};
 use crate::render::time::{age, bytes, moment, processors};
 use crate::target::Type;
@@ -26,6 +30,9 @@ pub(crate) fn node(node: &Node, instances: &[Item], events: &[Item], now: i64) -
     let status = node.status.clone().unwrap_or_default();
     let machine = status.machine.unwrap_or_default();
     field(&mut text, "Status", &node_state(node));
+    field(&mut text, "Cluster", cluster_of(node).unwrap_or_default());
+    let taints = node.spec.iter().flat_map(|spec| &spec.taints);
+    field(&mut text, "Taints", &taints.map(taint_line).collect::<Vec<_>>().join(", "));
     if let Some(connection) = &status.connection {
         let when = if connection.connected { &connection.connect_time } else { &connection.disconnect_time };
         let since = if when.is_some() {
@@ -232,6 +239,39 @@ pub(crate) fn project(project: &Project) -> String {
     };
     let rows: Vec<_> = usage(project).into_iter().map(row).collect();
     table(&mut text, "Quota", &["RESOURCE", "USED", "LIMIT"], &rows);
+    text
+}
+
+/// `gpu=yes:NoSchedule`
+fn taint_line(taint: &Taint) -> String {
+    let value = if taint.value.is_empty() { String::new() } else { format!("={}", taint.value) };
+    let effect = match taint.effect() {
+        taint::Effect::Unspecified => "",
+        taint::Effect::NoSchedule => "NoSchedule",
+        taint::Effect::NoExecute => "NoExecute",
+    };
+    format!("{}{value}:{effect}", taint.key)
+}
+
+/// A cluster and its members.
+pub(crate) fn cluster(cluster: &Cluster) -> String {
+    let mut text = head(cluster.metadata.as_ref());
+    let status = cluster.status.clone().unwrap_or_default();
+    field(&mut text, "Failover after", &failover_after(cluster));
+    let members = format!("{}, {} connected", status.member_count, status.members_connected);
+    field(&mut text, "Members", &members);
+    let memory = bytes(u64::try_from(status.memory_bytes).unwrap_or_default());
+    field(&mut text, "Capacity", &format!("{} processors, {memory} memory", processors(status.cpu_millis)));
+    let instances = format!("{} assigned, {} ready", status.instances_assigned, status.instances_ready);
+    field(&mut text, "Instances", &format!("{instances}, of {} apps", status.apps));
+    let row = |member: &ClusterMember| {
+        let state = if member.connected { "Connected" } else { "Disconnected" };
+        let state = if member.cordoned { format!("{state},Cordoned") } else { state.to_owned() };
+        let instances = format!("{}/{}", member.instances_ready, member.instances_assigned);
+        vec![member.node.clone(), state, instances]
+    };
+    let rows: Vec<_> = status.members.iter().map(row).collect();
+    table(&mut text, "Members", &["NODE", "STATUS", "INSTANCES"], &rows);
     text
 }
 

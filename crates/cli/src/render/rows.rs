@@ -1,6 +1,6 @@
 //! Which columns each type has, and what is in them.
 
-use skerry_proto::registry::v1::{Node, Project};
+use skerry_proto::registry::v1::{Cluster, Node, Project};
 use skerry_proto::scheduler::v1::{App, Config, Revision, Secret};
 use skerry_proto::types::v1::condition::Status;
 use skerry_proto::types::v1::{Condition, Event, InstancePhase, InstanceStatus, Metadata};
@@ -18,7 +18,7 @@ pub(crate) fn headers(kind: Type, wide: bool) -> Vec<&'static str> {
     let (narrow, more): (&[&str], &[&str]) = match kind {
         Type::Node => (
             &["NAME", "STATUS", "INSTANCES", "ARCH", "VERSION", "AGE"],
-            &["RUNTIMES", "KERNEL", "GATEWAY", "LABELS"],
+            &["CLUSTER", "RUNTIMES", "KERNEL", "GATEWAY", "LABELS"],
         ),
         Type::App => (&["NAME", "READY", "UP-TO-DATE", "STATUS", "REVISION", "AGE"], &["SERVICES", "LABELS"]),
         Type::Config => (&["NAME", "KEYS", "SIZE", "AGE"], &["LABELS"]),
@@ -28,6 +28,9 @@ pub(crate) fn headers(kind: Type, wide: bool) -> Vec<&'static str> {
             &["REVISION", "EXIT", "RUNTIME-ID", "MESSAGE"],
         ),
         Type::Revision => (&["REVISION", "NUMBER", "SERVICES", "AGE"], &["IMAGES"]),
+        Type::Cluster => {
+            (&["NAME", "MEMBERS", "INSTANCES", "APPS", "CPU", "MEMORY", "AGE"], &["FAILOVER-AFTER", "LABELS"])
+        }
         Type::Project => (
             &["NAME", "STATUS", "NODES", "APPS", "SECRETS", "CONFIGS", "SIZE", "AGE"],
             &["DESCRIPTION", "LABELS"],
@@ -53,7 +56,8 @@ pub(crate) fn usual_widths(kind: Type) -> &'static [usize] {
         | Type::User
         | Type::Group
         | Type::RoleBinding
-        | Type::Project => &[12],
+        | Type::Project
+        | Type::Cluster => &[12],
     }
 }
 
@@ -71,6 +75,7 @@ pub(crate) fn cells(item: &Item, wide: bool, now: i64) -> Vec<String> {
         Item::Group(group) => people::group_cells(group, now),
         Item::RoleBinding(binding) => people::binding_cells(binding, now),
         Item::Project(project) => project_cells(project, now),
+        Item::Cluster(cluster) => cluster_cells(cluster, now),
     };
     if wide {
         narrow.extend(more);
@@ -92,7 +97,8 @@ pub(crate) fn change_cells(kind: ChangeKind, item: &Item, wide: bool, now: i64) 
         | Item::User(_)
         | Item::Group(_)
         | Item::RoleBinding(_)
-        | Item::Project(_) => 1,
+        | Item::Project(_)
+        | Item::Cluster(_) => 1,
     };
     if kind == ChangeKind::Deleted
         && let Some(cell) = cells.get_mut(state)
@@ -129,6 +135,7 @@ fn node_cells(node: &Node, now: i64) -> Cells {
     (
         narrow,
         vec![
+            or_dash(cluster_of(node).unwrap_or_default()),
             or_dash(&runtimes.join(", ")),
             or_dash(&machine.kernel),
             or_dash(&gateway),
@@ -146,7 +153,7 @@ pub(crate) fn node_state(node: &Node) -> String {
         Some(ready) if ready.status() == Status::False => with_reason("NotReady", &ready.reason),
         _ => "Ready".to_owned(),
     };
-    if node.spec.is_some_and(|spec| spec.cordoned) { state + ",Cordoned" } else { state }
+    if node.spec.as_ref().is_some_and(|spec| spec.cordoned) { state + ",Cordoned" } else { state }
 }
 
 fn app_cells(app: &App, now: i64) -> Cells {
@@ -214,6 +221,33 @@ fn config_cells(config: &Config, now: i64) -> Cells {
         age_of(config.metadata.as_ref(), now),
     ];
     (narrow, vec![labels(config.metadata.as_ref())])
+}
+
+fn cluster_cells(cluster: &Cluster, now: i64) -> Cells {
+    let status = cluster.status.clone().unwrap_or_default();
+    let narrow = vec![
+        short_name(cluster.metadata.as_ref()),
+        format!("{}/{}", status.members_connected, status.member_count),
+        format!("{}/{}", status.instances_ready, status.instances_assigned),
+        status.apps.to_string(),
+        time::processors(status.cpu_millis),
+        time::bytes(u64::try_from(status.memory_bytes).unwrap_or_default()),
+        age_of(cluster.metadata.as_ref(), now),
+    ];
+    (narrow, vec![failover_after(cluster), labels(cluster.metadata.as_ref())])
+}
+
+/// How long a member of a cluster may be out of reach.
+pub(crate) fn failover_after(cluster: &Cluster) -> String {
+    let said = cluster.spec.as_ref().and_then(|spec| spec.failover_after.as_ref());
+    let said = said.and_then(skerry_model::time::from_proto_duration);
+    skerry_model::quantity::format_duration(said.unwrap_or(skerry_model::cluster::FAILOVER_AFTER))
+}
+
+/// The cluster that a node is in, if its label names one.
+pub(crate) fn cluster_of(node: &Node) -> Option<&str> {
+    let labels = node.metadata.as_ref().map(|metadata| &metadata.labels)?;
+    labels.get(skerry_model::meta::CLUSTER_LABEL).map(String::as_str)
 }
 
 fn project_cells(project: &Project, now: i64) -> Cells {
