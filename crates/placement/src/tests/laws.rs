@@ -245,7 +245,7 @@ fn each_service(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
     fn the_incremental_answer_is_the_full_one(steps in steps()) {
