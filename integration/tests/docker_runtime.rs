@@ -278,19 +278,6 @@ async fn two_agents_on_one_machine_do_not_touch_each_other() {
 }
 
 #[tokio::test]
-async fn another_platform_is_refused_with_its_reason() {
-    let Some(world) = World::new("platform") else { return };
-    let on = |platform: &str| {
-        let container =
-            Container { platform: Some(platform.into()), pull_policy: PullPolicy::Never, ..shell(IDLE) };
-        spec("web", container, |_| ())
-    };
-    let error = world.ensure(&on("linux/s390x")).await.expect_err("the image is of this machine's platform");
-    assert_eq!((error.reason, error.transient), ("PlatformMismatch", false), "{error}");
-    world.ensure(&on("linux")).await.expect("this one fits");
-}
-
-#[tokio::test]
 async fn an_image_says_how_it_is() {
     let Some(world) = World::new("health") else { return };
     let base = world.docker.create_container(&serde_json::json!({"Image": BUSYBOX_IMAGE})).unwrap();

@@ -4,6 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 
+/// What every certificate and every key has in PEM.
+const CERTIFICATE: &str = "BEGIN CERTIFICATE";
+const KEY: &str = "PRIVATE KEY";
 /// Most bytes of a file of certificates.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
@@ -42,28 +45,39 @@ impl EtcdTlsArgs {
     /// Reads the files, if they are named.
     pub fn load(&self) -> anyhow::Result<Option<EtcdPem>> {
         let Some(authorities) = &self.etcd_ca else { return Ok(None) };
-        let authorities = read("--etcd-ca", authorities)?;
+        let authorities = read("--etcd-ca", authorities, CERTIFICATE)?;
         let identity = match (&self.etcd_cert, &self.etcd_key) {
-            (Some(certificate), Some(key)) => Some((read("--etcd-cert", certificate)?, read_key(key)?)),
+            (Some(certificate), Some(key)) => {
+                Some((read("--etcd-cert", certificate, CERTIFICATE)?, read_key(key)?))
+            }
             _ => None,
         };
         Ok(Some(EtcdPem { authorities, identity }))
     }
 }
 
-fn read(flag: &str, path: &Path) -> anyhow::Result<Vec<u8>> {
+fn read(flag: &str, path: &Path, begins: &str) -> anyhow::Result<Vec<u8>> {
     let shown = path.display();
     let size = std::fs::metadata(path).with_context(|| format!("{flag} {shown}"))?.len();
     if size > FILE_BYTES_MAX {
         bail!("{flag} {shown}: {size} bytes are too many for certificates: at most {FILE_BYTES_MAX}");
     }
-    std::fs::read(path).with_context(|| format!("{flag} {shown}"))
+    let text = std::fs::read(path).with_context(|| format!("{flag} {shown}"))?;
+    has(flag, path, text, begins)
+}
+
+/// The text, if it is PEM of what is wanted.
+fn has(flag: &str, path: &Path, text: Vec<u8>, begins: &str) -> anyhow::Result<Vec<u8>> {
+    if !text.windows(begins.len()).any(|part| part == begins.as_bytes()) {
+        bail!("{flag} {}: it holds none ({begins} is not in it)", path.display());
+    }
+    Ok(text)
 }
 
 fn read_key(path: &Path) -> anyhow::Result<Vec<u8>> {
     let key = skerry_identity::private_file::read(path).with_context(|| "--etcd-key".to_owned())?;
     match key {
-        Some(key) => Ok(key.to_vec()),
+        Some(key) => has("--etcd-key", path, key.to_vec(), KEY),
         None => bail!("--etcd-key {}: there is no such file", path.display()),
     }
 }
@@ -81,14 +95,16 @@ mod tests {
         let args = EtcdTlsArgs { etcd_ca: file("ca"), ..EtcdTlsArgs::default() };
         assert!(told(args.clone()).starts_with("--etcd-ca "));
         std::fs::write(dir.path().join("ca"), "ca").expect("written");
-        std::fs::write(dir.path().join("cert"), "cert").expect("written");
+        assert!(told(args.clone()).contains("it holds none"), "no certificate");
+        std::fs::write(dir.path().join("ca"), CERTIFICATE).expect("written");
+        std::fs::write(dir.path().join("cert"), CERTIFICATE).expect("written");
         let args = EtcdTlsArgs { etcd_cert: file("cert"), etcd_key: file("key"), ..args };
         assert!(told(args.clone()).starts_with("--etcd-key "));
-        std::fs::write(dir.path().join("key"), "key").expect("written");
+        std::fs::write(dir.path().join("key"), KEY).expect("written");
         assert!(told(args.clone()).contains("key"), "others may read it");
-        skerry_identity::private_file::replace(&dir.path().join("key"), b"key").expect("written");
+        skerry_identity::private_file::replace(&dir.path().join("key"), KEY.as_bytes()).expect("written");
         let read = args.load().expect("read").expect("named");
-        assert_eq!(read.authorities, b"ca");
-        assert_eq!(read.identity, Some((b"cert".to_vec(), b"key".to_vec())));
+        assert_eq!(read.authorities, CERTIFICATE.as_bytes());
+        assert_eq!(read.identity, Some((CERTIFICATE.into(), KEY.into())));
     }
 }

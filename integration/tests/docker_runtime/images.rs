@@ -10,7 +10,7 @@ use skerry_model::app::{Container, PullPolicy};
 use skerry_model::{AppName, VolumeName};
 
 use super::registry::login;
-use super::world::{IDLE, World, runtime, shell, spec};
+use super::world::{IDLE, World, idle, is_running, runtime, shell, spec};
 
 /// What is unused counts one second when that is first seen.
 const AT_ONCE: ImageGc = ImageGc {
@@ -212,4 +212,22 @@ async fn images_go_also_where_nothing_can_be_kept_of_volumes() {
         Needs { apps: [volume.0.clone()].into(), volumes: [(volume, true)].into(), ..Needs::default() };
     let told = agent.collect(&needs).await.expect("what can go goes");
     assert!(told.len() == 1 && told[0].reason == "ImagesRemoved" && !fixture.has(&image), "{told:?}");
+}
+
+#[tokio::test]
+async fn an_image_for_another_platform_is_no_image() {
+    let Some(world) = World::new("platform") else { return };
+    let web = idle("web");
+    world.ensure(&web).await.expect("it runs");
+    let on = |platform: &str| {
+        let container =
+            Container { platform: Some(platform.into()), pull_policy: PullPolicy::Never, ..shell(IDLE) };
+        spec("web", container, |_| ())
+    };
+    let refused =
+        world.ensure(&on("linux/s390x")).await.expect_err("the image is of this machine's platform");
+    assert_eq!((refused.reason, refused.transient), ("ImageMissing", false));
+    assert!(refused.message.contains("for linux/s390x"), "{}", refused.message);
+    assert!(is_running(world.observe(&web).await.as_ref()), "what cannot run takes nothing away");
+    world.ensure(&on("linux")).await.expect("this one fits");
 }

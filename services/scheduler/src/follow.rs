@@ -226,13 +226,16 @@ fn take_all(world: &mut World, snapshot: &Snapshot, touched: &mut Touched) {
     family::<stored::AppRecord>(world, snapshot, touched);
 }
 
-/// Follows the store until the end.
+/// Follows the store, and looks for nodes that are out of reach, until the end. One task does both: what either shows is newer than what the other did.
 pub(crate) async fn follow(shared: Arc<Shared>, shutdown: Shutdown) {
-    skerry_api::follow(&shared.mirror, shutdown.wait(), |cursor| shared.take(cursor)).await;
+    let follow = skerry_api::follow(&shared.mirror, shutdown.wait(), |cursor| shared.take(cursor));
+    tokio::select! {
+        () = follow => {}
+        () = look_out(&shared, &shutdown) => {}
+    }
 }
 
-/// Looks for nodes that are out of reach until the end.
-pub(crate) async fn look_out(shared: Arc<Shared>, shutdown: Shutdown) {
+async fn look_out(shared: &Shared, shutdown: &Shutdown) {
     while !shutdown.is_ending() {
         tokio::select! {
             () = shutdown.wait() => {}

@@ -70,7 +70,6 @@ impl Scheduler {
         let shared = Arc::new(Shared::new(&store, keys.clone()));
         shared.mirror.ready().await?;
         shutdown.spawn(follow::follow(Arc::clone(&shared), shutdown.clone()));
-        shutdown.spawn(follow::look_out(Arc::clone(&shared), shutdown.clone()));
         shutdown.spawn(lead::lead(Arc::clone(&shared), store.clone(), member.to_owned(), shutdown.clone()));
         Ok(Self {
             apps: Apps::new(Arc::clone(&shared), store.clone(), shutdown.clone()),

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use skerry_model::cluster::FAILOVER_AFTER;
 use skerry_model::{NodeRef, ProjectName};
 use skerry_placement::{Cluster, Delta, Node};
 use skerry_proto::store::v1 as stored;
@@ -11,9 +12,6 @@ use tracing::info;
 use super::{Touched, World, read};
 use crate::node::NodeView;
 use crate::sight::Contact;
-
-/// How long a member may be out of reach, where its cluster does not say.
-const FAILOVER_AFTER: Duration = Duration::from_secs(300);
 
 impl World {
     pub(super) fn take_cluster(&mut self, key: &str, entry: Option<&Entry>, touched: &mut Touched) {
