@@ -116,10 +116,12 @@ async fn nodes_join_and_leave_and_apps_follow() -> Result<()> {
 async fn a_taint_keeps_off_who_does_not_bear_it() -> Result<()> {
     let stack = stack_of(&["n1", "n2"]).await?;
     done(&stack, &["taint", "node", "n1", "gpu=yes:NoSchedule"]).await?;
-    stack.apply("web", app([on_each(script("each", IDLE))])).await?;
+    stack.apply("web", app([on_each(script("each", IDLE)), replicas(1, script("copies", IDLE))])).await?;
+    // One on each node that lets it, and copies that have no other node than this wait.
     wait_spread(&stack, "web", "each", &[("n2", 1)]).await;
     let waits = stack.instances("web").await?;
     let waits = waits.iter().find(|one| one.node.ends_with("/n1")).context("it is told why")?;
+    ensure!(waits.instance == "web/copies/n1/0", "{waits:?}");
     ensure!(waits.reason == "Tainted" && waits.message.contains("gpu=yes:NoSchedule"), "{waits:?}");
     refused(&stack, &["taint", "node", "n1", "gpu=no:NoSchedule"], "--overwrite").await?;
     let described = done(&stack, &["describe", "node", "n1"]).await?;
