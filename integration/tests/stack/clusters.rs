@@ -126,6 +126,7 @@ async fn a_taint_keeps_off_who_does_not_bear_it() -> Result<()> {
     wait_spread(&stack, "web", "one", &[("n2", 1)]).await;
     let waits = stack.instances("web").await?;
     let waits = waits.iter().find(|one| one.node.ends_with("/n1")).context("it is told why")?;
+    ensure!(waits.instance == "web/copies/n1/0", "{waits:?}");
     ensure!(waits.reason == "Tainted" && waits.message.contains("gpu=yes:NoSchedule"), "{waits:?}");
     refused(&stack, &["taint", "node", "n1", "gpu=no:NoSchedule"], "--overwrite").await?;
     let described = done(&stack, &["describe", "node", "n1"]).await?;
