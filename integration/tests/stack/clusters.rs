@@ -100,7 +100,7 @@ async fn nodes_join_and_leave_and_apps_follow() -> Result<()> {
     ensure!(wide.contains("CLUSTER") && wide.matches("plant").count() >= 3, "{wide}");
 
     refused(&stack, &["create", "cluster", "n1"], "projects/default/nodes/n1 has that name").await?;
-    refused(&stack, &["create", "cluster", "plant"], "already exists").await?;
+    refused(&stack, &["create", "cluster", "plant"], "exists already").await?;
     refused(&stack, &["cluster", "join", "none", "n1"], "there is no projects/default/clusters/none").await?;
     refused(&stack, &["delete", "cluster/plant"], "has members").await?;
     refused(&stack, &["create", "cluster", "other", "--failover-after", "1s"], "10s to 24h").await?;
@@ -126,7 +126,7 @@ async fn a_taint_keeps_off_who_does_not_bear_it() -> Result<()> {
     wait_spread(&stack, "web", "one", &[("n2", 1)]).await;
     let waits = stack.instances("web").await?;
     let waits = waits.iter().find(|one| one.node.ends_with("/n1")).context("it is told why")?;
-    ensure!(waits.instance == "web/copies/n1/0", "{waits:?}");
+    ensure!(waits.instance == "web/one/n1/0", "{waits:?}");
     ensure!(waits.reason == "Tainted" && waits.message.contains("gpu=yes:NoSchedule"), "{waits:?}");
     refused(&stack, &["taint", "node", "n1", "gpu=no:NoSchedule"], "--overwrite").await?;
     let described = done(&stack, &["describe", "node", "n1"]).await?;
