@@ -75,7 +75,11 @@ mod tests {
 
     fn node() -> Item {
         let metadata = Some(Metadata { name: "projects/p/nodes/n1".into(), ..Default::default() });
-        Item::Node(Box::new(Node { metadata, spec: Some(NodeSpec { cordoned: true }), status: None }))
+        Item::Node(Box::new(Node {
+            metadata,
+            spec: Some(NodeSpec { cordoned: true, ..NodeSpec::default() }),
+            status: None,
+        }))
     }
 
     #[test]

@@ -451,7 +451,7 @@ mod tests {
         };
         Item::Node(Box::new(Node {
             metadata: Some(metadata("projects/p/nodes/n1")),
-            spec: Some(NodeSpec { cordoned }),
+            spec: Some(NodeSpec { cordoned, ..NodeSpec::default() }),
             status: Some(status),
         }))
     }
