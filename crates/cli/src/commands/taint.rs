@@ -27,10 +27,12 @@ enum Edit {
 
 pub(crate) async fn run(client: &Client, args: &TaintArgs, printer: &mut Printer) -> Result<(), CliError> {
     let (targets, edits) = parse(&args.words)?;
+    let removes = edits.iter().all(|edit| matches!(edit, Edit::Remove(..)));
+    let done = if removes { "untainted" } else { "tainted" };
     let mut several = Several::default();
     for target in &targets {
         let outcome = match change(client, target, &edits, args.overwrite).await {
-            Ok(true) => printer.line(&format!("{target} tainted")),
+            Ok(true) => printer.line(&format!("{target} {done}")),
             Ok(false) => printer.line(&format!("{target} unchanged")),
             Err(error) => Err(error),
         };

@@ -257,13 +257,14 @@ fn taint_line(taint: &Taint) -> String {
 pub(crate) fn cluster(cluster: &Cluster) -> String {
     let mut text = head(cluster.metadata.as_ref());
     let status = cluster.status.clone().unwrap_or_default();
-    field(&mut text, "Failover after", &failover_after(cluster));
+    field(&mut text, "Failover", &format!("after {}", failover_after(cluster)));
     let members = format!("{}, {} connected", status.member_count, status.members_connected);
     field(&mut text, "Members", &members);
     let memory = bytes(u64::try_from(status.memory_bytes).unwrap_or_default());
     field(&mut text, "Capacity", &format!("{} processors, {memory} memory", processors(status.cpu_millis)));
     let instances = format!("{} assigned, {} ready", status.instances_assigned, status.instances_ready);
-    field(&mut text, "Instances", &format!("{instances}, of {} apps", status.apps));
+    let apps = if status.apps == 1 { "app" } else { "apps" };
+    field(&mut text, "Instances", &format!("{instances}, of {} {apps}", status.apps));
     let row = |member: &ClusterMember| {
         let state = if member.connected { "Connected" } else { "Disconnected" };
         let state = if member.cordoned { format!("{state},Cordoned") } else { state.to_owned() };
