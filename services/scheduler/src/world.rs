@@ -10,14 +10,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use skerry_model::meta::CLUSTER_LABEL;
 use skerry_model::{
     AppName, AppRef, AppSpec, ClusterName, ConfigName, ConfigRef, ContentHash, InstanceName, NodeName,
-    NodeRef, ProjectName, SecretName, SecretRef, SecretVersion, Taint,
+    NodeRef, ProjectName, SecretName, SecretRef, SecretVersion,
 };
 use skerry_placement::{Delta, Node, Placed, Secret, Solution, State, apply};
 use skerry_proto::store::v1 as stored;
-use skerry_proto::types::v1::{AppSpec as WireSpec, MachineStatus, env_source};
+use skerry_proto::types::v1::{AppSpec as WireSpec, env_source};
 use skerry_store::keys::SecretRevisionRef;
 use skerry_store::{Entry, Family, Key, Record, Versioned};
 use tracing::warn;
@@ -28,6 +27,7 @@ use crate::rollouts::AppRollout;
 use crate::sealing::Sealing;
 use crate::sight::Sight;
 use crate::writes::{self, Unsettled};
+use reach::{node_of, with_machine};
 
 /// What follows from a change later than this is no part of its trace: a node that joins after days would else be.
 const TRACE_AGE_MAX: Duration = Duration::from_secs(10 * 60);
@@ -559,25 +559,6 @@ impl Project {
         let ordinal = placed.instance.ordinal;
         let (booked, ports) = (service.booked_by(ordinal), service.ports_of(ordinal).to_vec());
         Some(Placed { booked, ports, ..placed })
-    }
-}
-
-/// A node as placement sees it.
-fn node_of(record: stored::NodeRecord, machine: Option<&MachineStatus>) -> Node {
-    let labels = record.meta.unwrap_or_default().labels;
-    let joins = labels.get(CLUSTER_LABEL).and_then(|name| ClusterName::parse(name).ok());
-    let taints = record.taints.iter().filter_map(Taint::from_stored).collect();
-    with_machine(Node { labels, joins, taints, cordoned: record.cordoned, ..Node::default() }, machine)
-}
-
-/// With what is known of its machine.
-fn with_machine(node: Node, machine: Option<&MachineStatus>) -> Node {
-    let positive = |amount: i64| u64::try_from(amount).ok().filter(|amount| *amount > 0);
-    Node {
-        cpu_millis: machine.and_then(|m| positive(m.cpu_millis)),
-        memory_bytes: machine.and_then(|m| positive(m.memory_bytes)),
-        architecture: machine.map(|m| m.architecture.clone()).filter(|name| !name.is_empty()),
-        ..node
     }
 }
 

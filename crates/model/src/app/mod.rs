@@ -18,6 +18,7 @@ mod program;
 mod rollout;
 mod secrets;
 mod settings;
+mod stop;
 #[cfg(test)]
 mod tests;
 mod update;

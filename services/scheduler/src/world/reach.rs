@@ -1,11 +1,13 @@
-//! Clusters, and which of their members count as lost.
+//! Nodes as placement sees them, clusters, and which of their members count as lost.
 
 use std::time::{Duration, Instant};
 
 use skerry_model::cluster::FAILOVER_AFTER;
-use skerry_model::{NodeRef, ProjectName};
+use skerry_model::meta::CLUSTER_LABEL;
+use skerry_model::{ClusterName, NodeRef, ProjectName, Taint};
 use skerry_placement::{Cluster, Delta, Node};
 use skerry_proto::store::v1 as stored;
+use skerry_proto::types::v1::MachineStatus;
 use skerry_store::Entry;
 use tracing::info;
 
@@ -88,4 +90,23 @@ impl World {
 fn patience(record: &stored::ClusterRecord) -> Duration {
     let said = record.failover_after.as_ref().and_then(skerry_model::time::from_proto_duration);
     said.unwrap_or(FAILOVER_AFTER)
+}
+
+/// A node as placement sees it.
+pub(super) fn node_of(record: stored::NodeRecord, machine: Option<&MachineStatus>) -> Node {
+    let labels = record.meta.unwrap_or_default().labels;
+    let joins = labels.get(CLUSTER_LABEL).and_then(|name| ClusterName::parse(name).ok());
+    let taints = record.taints.iter().filter_map(Taint::from_stored).collect();
+    with_machine(Node { labels, joins, taints, cordoned: record.cordoned, ..Node::default() }, machine)
+}
+
+/// With what is known of its machine.
+pub(super) fn with_machine(node: Node, machine: Option<&MachineStatus>) -> Node {
+    let positive = |amount: i64| u64::try_from(amount).ok().filter(|amount| *amount > 0);
+    Node {
+        cpu_millis: machine.and_then(|m| positive(m.cpu_millis)),
+        memory_bytes: machine.and_then(|m| positive(m.memory_bytes)),
+        architecture: machine.map(|m| m.architecture.clone()).filter(|name| !name.is_empty()),
+        ..node
+    }
 }

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use prost::Message as _;
 use skerry_model::app::Kind;
+use skerry_model::meta::CLUSTER_LABEL;
 use skerry_model::{ClusterRef, RevisionRef};
 use skerry_proto::types::v1 as types;
 use skerry_rollout::Shown;
@@ -107,7 +108,7 @@ impl Told {
             ready: true,
             ..Default::default()
         };
-        let machine = MachineStatus { architecture: "amd64".to_owned(), ..Default::default() };
+        let machine = types::MachineStatus { architecture: "amd64".to_owned(), ..Default::default() };
         let status = stored::StatusRecord {
             machine: Some(machine),
             instances: placed.iter().map(instance).collect(),
