@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use skerry_proto::registry::v1::{Cluster, ClusterMember, Node, Project};
+use skerry_proto::registry::v1::{Node, Project};
 use skerry_proto::scheduler::v1::{App, Config, RolloutStatus, Secret};
 use skerry_proto::scheduler::v1::{rollout_status, secret_status};
 use skerry_proto::types::v1::service_spec::{Kind, Program};
@@ -11,10 +11,9 @@ use skerry_proto::types::v1::{
 };
 
 use crate::item::Item;
+use crate::render::clusters::cluster_of;
 use crate::render::jobs;
-use crate::render::rows::{
-    app_state, cells, cluster_of, failover_after, headers, labels, node_state, phase, short_hash, usage,
-};
+use crate::render::rows::{app_state, cells, headers, labels, node_state, phase, short_hash, usage};
 use crate::render::table::{Table, plain};
 use crate::render::time::{age, bytes, moment, processors};
 use crate::target::Type;
@@ -251,29 +250,6 @@ fn taint_line(taint: &Taint) -> String {
         taint::Effect::NoExecute => "NoExecute",
     };
     format!("{}{value}:{effect}", taint.key)
-}
-
-/// A cluster and its members.
-pub(crate) fn cluster(cluster: &Cluster) -> String {
-    let mut text = head(cluster.metadata.as_ref());
-    let status = cluster.status.clone().unwrap_or_default();
-    field(&mut text, "Failover", &format!("after {}", failover_after(cluster)));
-    let members = format!("{}, {} connected", status.member_count, status.members_connected);
-    field(&mut text, "Members", &members);
-    let memory = bytes(u64::try_from(status.memory_bytes).unwrap_or_default());
-    field(&mut text, "Capacity", &format!("{} processors, {memory} memory", processors(status.cpu_millis)));
-    let instances = format!("{} assigned, {} ready", status.instances_assigned, status.instances_ready);
-    let apps = if status.apps == 1 { "app" } else { "apps" };
-    field(&mut text, "Instances", &format!("{instances}, of {} {apps}", status.apps));
-    let row = |member: &ClusterMember| {
-        let state = if member.connected { "Connected" } else { "Disconnected" };
-        let state = if member.cordoned { format!("{state},Cordoned") } else { state.to_owned() };
-        let instances = format!("{}/{}", member.instances_ready, member.instances_assigned);
-        vec![member.node.clone(), state, instances]
-    };
-    let rows: Vec<_> = status.members.iter().map(row).collect();
-    table(&mut text, "Members", &["NODE", "STATUS", "INSTANCES"], &rows);
-    text
 }
 
 /// What a secret is for, in a word.

@@ -1,6 +1,7 @@
 //! Text from resources: tables, descriptions, lists in JSON and YAML. Pure: no clock, no terminal, no server.
 
 pub(crate) mod bar;
+pub(crate) mod clusters;
 mod colour;
 pub(crate) mod describe;
 pub(crate) mod diff;

@@ -1,11 +1,12 @@
 //! Which columns each type has, and what is in them.
 
-use skerry_proto::registry::v1::{Cluster, Node, Project};
+use skerry_proto::registry::v1::{Node, Project};
 use skerry_proto::scheduler::v1::{App, Config, Revision, Secret};
 use skerry_proto::types::v1::condition::Status;
 use skerry_proto::types::v1::{Condition, Event, InstancePhase, InstanceStatus, Metadata};
 
 use crate::item::{ChangeKind, Item};
+use crate::render::clusters::{self, cluster_of};
 use crate::render::people;
 use crate::render::time::{self, age, moment};
 use crate::target::Type;
@@ -75,7 +76,7 @@ pub(crate) fn cells(item: &Item, wide: bool, now: i64) -> Vec<String> {
         Item::Group(group) => people::group_cells(group, now),
         Item::RoleBinding(binding) => people::binding_cells(binding, now),
         Item::Project(project) => project_cells(project, now),
-        Item::Cluster(cluster) => cluster_cells(cluster, now),
+        Item::Cluster(cluster) => clusters::cells(cluster, now),
     };
     if wide {
         narrow.extend(more);
@@ -221,33 +222,6 @@ fn config_cells(config: &Config, now: i64) -> Cells {
         age_of(config.metadata.as_ref(), now),
     ];
     (narrow, vec![labels(config.metadata.as_ref())])
-}
-
-fn cluster_cells(cluster: &Cluster, now: i64) -> Cells {
-    let status = cluster.status.clone().unwrap_or_default();
-    let narrow = vec![
-        short_name(cluster.metadata.as_ref()),
-        format!("{}/{}", status.members_connected, status.member_count),
-        format!("{}/{}", status.instances_ready, status.instances_assigned),
-        status.apps.to_string(),
-        time::processors(status.cpu_millis),
-        time::bytes(u64::try_from(status.memory_bytes).unwrap_or_default()),
-        age_of(cluster.metadata.as_ref(), now),
-    ];
-    (narrow, vec![failover_after(cluster), labels(cluster.metadata.as_ref())])
-}
-
-/// How long a member of a cluster may be out of reach.
-pub(crate) fn failover_after(cluster: &Cluster) -> String {
-    let said = cluster.spec.as_ref().and_then(|spec| spec.failover_after.as_ref());
-    let said = said.and_then(skerry_model::time::from_proto_duration);
-    skerry_model::quantity::format_duration(said.unwrap_or(skerry_model::cluster::FAILOVER_AFTER))
-}
-
-/// The cluster that a node is in, if its label names one.
-pub(crate) fn cluster_of(node: &Node) -> Option<&str> {
-    let labels = node.metadata.as_ref().map(|metadata| &metadata.labels)?;
-    labels.get(skerry_model::meta::CLUSTER_LABEL).map(String::as_str)
 }
 
 fn project_cells(project: &Project, now: i64) -> Cells {
