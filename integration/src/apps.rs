@@ -50,7 +50,7 @@ fn service(name: &str, program: service_spec::Program) -> ServiceSpec {
 
 /// With so many replicas.
 pub fn replicas(count: u32, service: ServiceSpec) -> ServiceSpec {
-    let deployment = Deployment { replicas: Some(count) };
+    let deployment = Deployment { replicas: Some(count), ..Default::default() };
     ServiceSpec { kind: Some(service_spec::Kind::Deployment(deployment)), ..service }
 }
 

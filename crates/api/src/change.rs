@@ -296,6 +296,7 @@ async fn plan<K: Kind>(
         Some(_) => K::meta(&mut record).take().unwrap_or_default(),
         None => new_meta(SystemTime::now()),
     };
+    let labels_before = before.map(|_| meta.labels.clone());
     mask.merge_map("metadata.labels", &mut meta.labels, &sent.labels);
     let own = own_annotations::of(&meta.annotations);
     mask.merge_map("metadata.annotations", &mut meta.annotations, &sent.annotations);
@@ -322,6 +323,7 @@ async fn plan<K: Kind>(
     if has_new_spec {
         txn = kind.write(name, &mut record, &spec, txn).await?;
     }
+    txn = kind.labelled(name, labels_before.as_ref(), &meta.labels, txn).await?;
     txn = charge(kind, name, before.map(|before| &before.value), &record, txn).await?;
     // Only now: what it takes of its project's quota is known when it would be written.
     Ok(if wanted.validate_only { answer(spec) } else { Plan::Write(txn.put(&key, &record), outcome) })

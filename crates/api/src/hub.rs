@@ -50,6 +50,7 @@ macro_rules! resources {
 
 resources!(
     skerry_proto::registry::v1::Node,
+    skerry_proto::registry::v1::Cluster,
     skerry_proto::registry::v1::Project,
     skerry_proto::registry::v1::User,
     skerry_proto::registry::v1::Group,

@@ -1,12 +1,13 @@
 //! What is a kind's own in the ways that all kinds of resources share: how it is named, stored, merged and shown.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::sync::LazyLock;
 
 use skerry_model::{
-    AppRef, ConfigRef, Fault, GroupRef, InvalidName, NodeRef, ProjectName, ProjectRef, RoleBindingRef,
-    SecretRef, UserRef,
+    AppRef, ClusterRef, ConfigRef, Fault, GroupRef, InvalidName, NodeRef, ProjectName, ProjectRef,
+    RoleBindingRef, SecretRef, UserRef,
 };
 use skerry_proto::store::v1 as stored;
 use skerry_proto::types::v1::Metadata;
@@ -68,7 +69,7 @@ impl ResourceName for ProjectRef {
     }
 }
 
-resource_names!(NodeRef, AppRef, ConfigRef, SecretRef, UserRef, GroupRef, RoleBindingRef);
+resource_names!(NodeRef, ClusterRef, AppRef, ConfigRef, SecretRef, UserRef, GroupRef, RoleBindingRef);
 
 /// One kind of resource, as [`create`](crate::create), [`read`](crate::read), [`update`](crate::update) and [`delete`](crate::delete) need
 /// it. What is the same for every kind (names, masks, etags, request ids, retries) is theirs and not repeated here.
@@ -121,6 +122,17 @@ pub trait Kind: Send + Sync {
         spec: &Self::Spec,
         txn: Txn,
     ) -> impl Future<Output = Result<Txn, Fault>> + Send;
+
+    /// Adds to the transaction of a change what the resource's labels refer to, or says why they cannot be as they would be. `before`: as they are.
+    fn labelled(
+        &self,
+        _name: &NameOf<Self>,
+        _before: Option<&BTreeMap<String, String>>,
+        _after: &BTreeMap<String, String>,
+        txn: Txn,
+    ) -> impl Future<Output = Result<Txn, Fault>> + Send {
+        async { Ok(txn) }
+    }
 
     /// Adds to the transaction that deletes the record what goes with it, or says why it must stay. What else changes for it is `caused` by the
     /// same call, and has a record of its own in the audit log.

@@ -53,6 +53,12 @@ pub(crate) fn nodes(current: &OsStr) -> Vec<CompletionCandidate> {
     matching(Line::typed().names(Type::Node).into_iter(), current)
 }
 
+/// Names of clusters.
+pub(crate) fn clusters(current: &OsStr) -> Vec<CompletionCandidate> {
+    let Some(current) = current.to_str() else { return vec![] };
+    matching(Line::typed().names(Type::Cluster).into_iter(), current)
+}
+
 /// Names of users.
 pub(crate) fn users(current: &OsStr) -> Vec<CompletionCandidate> {
     let Some(current) = current.to_str() else { return vec![] };

@@ -24,6 +24,7 @@ const EVENTS_MAX: i32 = 10_000;
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Item {
     Node(Box<registry::Node>),
+    Cluster(Box<registry::Cluster>),
     App(Box<scheduler::App>),
     Config(Box<scheduler::Config>),
     Secret(Box<scheduler::Secret>),
@@ -41,6 +42,7 @@ impl Item {
     pub(crate) fn target(&self) -> Target {
         match self {
             Self::Node(node) => Target::of_full_name(Type::Node, name_of(node.metadata.as_ref())),
+            Self::Cluster(cluster) => Target::of_full_name(Type::Cluster, name_of(cluster.metadata.as_ref())),
             Self::App(app) => Target::of_full_name(Type::App, name_of(app.metadata.as_ref())),
             Self::Config(config) => Target::of_full_name(Type::Config, name_of(config.metadata.as_ref())),
             Self::Secret(secret) => Target::of_full_name(Type::Secret, name_of(secret.metadata.as_ref())),
@@ -72,6 +74,7 @@ impl Item {
     pub(crate) fn value(&self) -> Value {
         match self {
             Self::Node(node) => output::resource(&Resource::Node(node.clone())),
+            Self::Cluster(cluster) => output::resource(&Resource::Cluster(cluster.clone())),
             Self::App(app) => output::resource(&Resource::App(app.clone())),
             Self::Config(config) => output::resource(&Resource::Config(config.clone())),
             Self::Secret(secret) => output::resource(&Resource::Secret(secret.clone())),
@@ -122,6 +125,7 @@ impl Query {
             Type::Revision => parts == 2,
             Type::Instance => parts == 4,
             Type::Node
+            | Type::Cluster
             | Type::App
             | Type::Config
             | Type::Secret
@@ -173,6 +177,7 @@ impl Client {
                 });
                 answer.await?.secret.map(|secret| Item::Secret(Box::new(secret)))
             }
+            Type::Cluster => Some(self.get_cluster(name).await?),
             Type::User => Some(self.get_user(name).await?),
             Type::Group => Some(self.get_group(name).await?),
             Type::RoleBinding => Some(self.get_binding(name).await?),
@@ -317,6 +322,7 @@ impl Client {
             Type::User => self.page_of_users(label_selector, page_token).await,
             Type::Group => self.page_of_groups(label_selector, page_token).await,
             Type::RoleBinding => self.page_of_bindings(label_selector, page_token).await,
+            Type::Cluster => Ok(self.page_of_clusters(PAGE_SIZE, page_token, label_selector).await?),
             Type::Project => self.projects_page(PAGE_SIZE, page_token, label_selector).await,
         }
     }
@@ -372,6 +378,9 @@ impl Client {
                     async move { secrets(channel).watch_secrets(message).await }
                 });
                 stream.await.map(Changes::Secrets)
+            }
+            Type::Cluster => {
+                self.cluster_changes(resource_version, label_selector).await.map(Changes::Clusters)
             }
             Type::Project => {
                 self.project_changes(resource_version, label_selector).await.map(Changes::Projects)
@@ -461,6 +470,7 @@ pub(crate) enum Changes {
     Secrets(Streaming<scheduler::WatchSecretsResponse>),
     Events(Streaming<registry::WatchEventsResponse>),
     Projects(Streaming<registry::WatchProjectsResponse>),
+    Clusters(Streaming<registry::WatchClustersResponse>),
 }
 
 impl Changes {
@@ -470,6 +480,11 @@ impl Changes {
             Self::Nodes(stream) => stream.message().await?.map(|change| {
                 let kind = registry_kind(change.r#type());
                 of(kind, change.node.map(|node| Item::Node(Box::new(node))), change.resource_version)
+            }),
+            Self::Clusters(stream) => stream.message().await?.map(|change| {
+                let kind = registry_kind(change.r#type());
+                let item = change.cluster.map(|cluster| Item::Cluster(Box::new(cluster)));
+                of(kind, item, change.resource_version)
             }),
             Self::Projects(stream) => stream.message().await?.map(|change| {
                 let kind = registry_kind(change.r#type());

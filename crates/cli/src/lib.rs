@@ -5,6 +5,7 @@
 
 pub mod args;
 mod client;
+mod clusters;
 mod commands;
 mod complete;
 mod compose_files;
@@ -102,6 +103,8 @@ async fn dispatch(client: &Client, command: &ClientCommand, printer: &mut Printe
         }
         ClientCommand::Cordon(args) => commands::cordon::run(client, args, true, printer).await,
         ClientCommand::Uncordon(args) => commands::cordon::run(client, args, false, printer).await,
+        ClientCommand::Taint(args) => commands::taint::run(client, args, printer).await,
+        ClientCommand::Cluster(command) => commands::cluster::run(client, command, printer).await,
         ClientCommand::Token(command) => commands::token::run(client, command, printer).await,
         ClientCommand::Node(command) => commands::node::run(client, command, printer).await,
         ClientCommand::Rollout(command) => commands::rollout::run(client, command, printer).await,

@@ -4,7 +4,8 @@ use std::fmt;
 
 use skerry_manifest::nearest;
 use skerry_model::{
-    AppRef, ConfigRef, GroupRef, NodeRef, ProjectName, ProjectRef, RoleBindingRef, SecretRef, UserRef,
+    AppRef, ClusterRef, ConfigRef, GroupRef, NodeRef, ProjectName, ProjectRef, RoleBindingRef, SecretRef,
+    UserRef,
 };
 
 use crate::error::CliError;
@@ -14,6 +15,7 @@ use crate::foreign;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Type {
     Node,
+    Cluster,
     App,
     Config,
     Secret,
@@ -28,8 +30,9 @@ pub(crate) enum Type {
 
 impl Type {
     /// All of them, in the order in which they are told.
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Node,
+        Self::Cluster,
         Self::App,
         Self::Config,
         Self::Secret,
@@ -45,6 +48,7 @@ impl Type {
     pub(crate) fn parse(text: &str) -> Result<Self, CliError> {
         Ok(match text.to_ascii_lowercase().as_str() {
             "nodes" | "node" | "no" => Self::Node,
+            "clusters" | "cluster" => Self::Cluster,
             "apps" | "app" => Self::App,
             "configs" | "config" | "cfg" => Self::Config,
             "secrets" | "secret" => Self::Secret,
@@ -73,7 +77,13 @@ impl Type {
     /// Whether servers stream its changes. What they do not is asked for again and again.
     pub(crate) fn is_streamed(self) -> bool {
         match self {
-            Self::Node | Self::App | Self::Config | Self::Secret | Self::Event | Self::Project => true,
+            Self::Node
+            | Self::Cluster
+            | Self::App
+            | Self::Config
+            | Self::Secret
+            | Self::Event
+            | Self::Project => true,
             Self::Instance | Self::Revision | Self::User | Self::Group | Self::RoleBinding => false,
         }
     }
@@ -82,6 +92,7 @@ impl Type {
     pub(crate) fn singular(self) -> &'static str {
         match self {
             Self::Node => "node",
+            Self::Cluster => "cluster",
             Self::App => "app",
             Self::Config => "config",
             Self::Secret => "secret",
@@ -99,6 +110,7 @@ impl Type {
     pub(crate) fn plural(self) -> &'static str {
         match self {
             Self::Node => "nodes",
+            Self::Cluster => "clusters",
             Self::App => "apps",
             Self::Config => "configs",
             Self::Secret => "secrets",
@@ -130,6 +142,7 @@ impl Target {
     pub(crate) fn full_name(&self, project: &ProjectName) -> Result<String, CliError> {
         let name = match self.kind {
             Type::Node => NodeRef::parse_in(project, &self.name).map(|name| name.to_string()),
+            Type::Cluster => ClusterRef::parse_in(project, &self.name).map(|name| name.to_string()),
             Type::App => AppRef::parse_in(project, &self.name).map(|name| name.to_string()),
             Type::Config => ConfigRef::parse_in(project, &self.name).map(|name| name.to_string()),
             Type::Secret => SecretRef::parse_in(project, &self.name).map(|name| name.to_string()),
@@ -235,7 +248,7 @@ mod tests {
         assert_eq!(shown("instances hello/web"), "instance/hello/web");
         assert_eq!(
             shown("nonsense"),
-            "error: there is no type \"nonsense\"; known: nodes, apps, configs, secrets, instances, revisions, events, users, groups, rolebindings, projects"
+            "error: there is no type \"nonsense\"; known: nodes, clusters, apps, configs, secrets, instances, revisions, events, users, groups, rolebindings, projects"
         );
         assert_eq!(shown("tokens"), "error: there is no type \"tokens\"; `skerry token list` shows these");
         assert_eq!(shown("pods"), "error: there is no type \"pods\"; did you mean instances?");

@@ -246,7 +246,11 @@ mod tests {
 
     fn node(name: &str, cordoned: bool) -> Item {
         let metadata = Some(Metadata { name: format!("projects/p/nodes/{name}"), ..Default::default() });
-        Item::Node(Box::new(Node { metadata, spec: Some(NodeSpec { cordoned }), status: None }))
+        Item::Node(Box::new(Node {
+            metadata,
+            spec: Some(NodeSpec { cordoned, ..NodeSpec::default() }),
+            status: None,
+        }))
     }
 
     fn shown(changes: &[(ChangeKind, Item)]) -> Vec<String> {

@@ -34,7 +34,7 @@ pub(crate) fn kind(cx: &mut Context<'_>, service: &Field) -> Option<(Field, Kind
         cx.error(&count, "use 0 or more");
         return None;
     };
-    Some((count, Kind::Deployment(pb::Deployment { replicas: Some(number) })))
+    Some((count, Kind::Deployment(pb::Deployment { replicas: Some(number), ..Default::default() })))
 }
 
 /// Processor, memory, processes and swap.

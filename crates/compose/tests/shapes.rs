@@ -374,7 +374,10 @@ fn older_keys_say_the_same_as_deploy() {
         Some(32 << 20)
     );
     let kind = |lines: &str| read_one(lines).service("a").kind.clone();
-    assert_eq!(kind("scale: 3"), Some(service_spec::Kind::Deployment(pb::Deployment { replicas: Some(3) })));
+    assert_eq!(
+        kind("scale: 3"),
+        Some(service_spec::Kind::Deployment(pb::Deployment { replicas: Some(3), ..Default::default() }))
+    );
     assert_eq!(kind("deploy: {mode: global}"), Some(service_spec::Kind::DaemonSet(pb::DaemonSet {})));
 }
 

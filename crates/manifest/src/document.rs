@@ -2,7 +2,7 @@
 
 use prost_reflect::MessageDescriptor;
 use skerry_model::{
-    AppRef, AppSpec, ConfigRef, Fault, GroupRef, InvalidName, NodeRef, ProjectName, ProjectRef,
+    AppRef, AppSpec, ClusterRef, ConfigRef, Fault, GroupRef, InvalidName, NodeRef, ProjectName, ProjectRef,
     RoleBindingRef, SecretRef, UserRef, Violations,
 };
 use skerry_proto::registry::v1 as registry;
@@ -190,6 +190,7 @@ fn resolve_name(
         Kind::App => AppRef::parse_in(&project, name).map(|r| (r.project.clone(), r.to_string())),
         Kind::Config => ConfigRef::parse_in(&project, name).map(|r| (r.project.clone(), r.to_string())),
         Kind::Secret => SecretRef::parse_in(&project, name).map(|r| (r.project.clone(), r.to_string())),
+        Kind::Cluster => ClusterRef::parse_in(&project, name).map(|r| (r.project.clone(), r.to_string())),
         Kind::Node => NodeRef::parse_in(&project, name).map(|r| (r.project.clone(), r.to_string())),
         Kind::User => UserRef::parse_in(&project, name).map(|r| (r.project.clone(), r.to_string())),
         Kind::Group => GroupRef::parse_in(&project, name).map(|r| (r.project.clone(), r.to_string())),
@@ -234,7 +235,9 @@ fn decode_spec(
             let user = registry::User { metadata: Some(metadata?), spec: None };
             return Some(Resource::User(Box::new(user)));
         }
-        None if matches!(kind, Kind::Node | Kind::Project) => prost_reflect::DynamicMessage::new(message),
+        None if matches!(kind, Kind::Node | Kind::Project | Kind::Cluster) => {
+            prost_reflect::DynamicMessage::new(message)
+        }
         None => {
             decoder.error(root, format!("spec: missing; it says what the {} is", kind.as_str()));
             return None;
@@ -258,6 +261,10 @@ fn decode_spec(
         Kind::Node => {
             let spec = Some(decoded.transcode_to().expect(transcode));
             Resource::Node(Box::new(registry::Node { metadata, spec, status: None }))
+        }
+        Kind::Cluster => {
+            let spec = Some(decoded.transcode_to().expect(transcode));
+            Resource::Cluster(Box::new(registry::Cluster { metadata, spec, status: None }))
         }
         Kind::User => {
             let spec = Some(decoded.transcode_to().expect(transcode));
@@ -304,7 +311,11 @@ fn check(resource: &Resource, positions: &Positions, errors: &mut ErrorSink) {
             secret.spec.as_ref().map_or(Ok(()), |spec| skerry_model::secret::content(spec).map(drop))
         }
         // Keys are SHA-256 in hexadecimal: the server says which is none.
-        Resource::Node(_) | Resource::User(_) => Ok(()),
+        Resource::User(_) => Ok(()),
+        Resource::Node(node) => {
+            node.spec.as_ref().map_or(Ok(()), |spec| skerry_model::taint::check_taints(&spec.taints))
+        }
+        Resource::Cluster(cluster) => cluster.spec.as_ref().map_or(Ok(()), skerry_model::cluster::check),
         Resource::Group(group) => people::check_group(group),
         Resource::RoleBinding(binding) => people::check_binding(binding),
         Resource::Project(project) => project.spec.as_ref().map_or(Ok(()), skerry_model::project::check),

@@ -22,12 +22,13 @@ static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
 });
 
 /// The kinds that can be explained: how manifests and output name them, and their message. Those in [`crate::Kind`] first.
-const KINDS: [(&str, &str); 11] = [
+const KINDS: [(&str, &str); 12] = [
     ("App", "skerry.scheduler.v1.App"),
     ("Config", "skerry.scheduler.v1.Config"),
     ("Secret", "skerry.scheduler.v1.Secret"),
     ("Project", "skerry.registry.v1.Project"),
     ("Node", "skerry.registry.v1.Node"),
+    ("Cluster", "skerry.registry.v1.Cluster"),
     ("User", "skerry.registry.v1.User"),
     ("Group", "skerry.registry.v1.Group"),
     ("RoleBinding", "skerry.registry.v1.RoleBinding"),

@@ -1,6 +1,6 @@
 //! Manifests: what people write, as resources of the protocol, and resources as people would write them.
 //!
-//! A manifest is `apiVersion: skerry/v1`, `kind: App | Config | Secret | Node | User | Group | RoleBinding | Project`, `metadata` and `spec`, in YAML or
+//! A manifest is `apiVersion: skerry/v1`, `kind: App | Config | Secret | Node | User | Group | RoleBinding | Project | Cluster`, `metadata` and `spec`, in YAML or
 //! JSON, several in a stream or in a `List`. The body is the protocol's canonical JSON, with the forms that people write: `memory: 512Mi` for `memoryBytes`, `cpu: 500m`
 //! for `cpuMillis`, `30s`, `policy: on-failure`. Every fault names file, line, column and field. `status` and the metadata that the
 //! server sets (`uid`, `createTime`, `generation`, `etag`) are passed over on input, so that what [`output`] writes can be read again.

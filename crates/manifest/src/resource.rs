@@ -24,6 +24,8 @@ pub enum Resource {
     RoleBinding(Box<registry::RoleBinding>),
     /// A tenant and its quota.
     Project(Box<registry::Project>),
+    /// Nodes at one place that are scheduled together.
+    Cluster(Box<registry::Cluster>),
 }
 
 /// The kinds, as manifests name them.
@@ -45,11 +47,13 @@ pub enum Kind {
     RoleBinding,
     /// `Project`.
     Project,
+    /// `Cluster`.
+    Cluster,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::App,
         Self::Config,
         Self::Secret,
@@ -58,6 +62,7 @@ impl Kind {
         Self::Group,
         Self::RoleBinding,
         Self::Project,
+        Self::Cluster,
     ];
 
     /// All of them, as an error names them: `App, Config or Node`.
@@ -78,6 +83,7 @@ impl Kind {
             Self::Group => "Group",
             Self::RoleBinding => "RoleBinding",
             Self::Project => "Project",
+            Self::Cluster => "Cluster",
         }
     }
 
@@ -92,6 +98,7 @@ impl Kind {
             Self::Group => "skerry.registry.v1.Group",
             Self::RoleBinding => "skerry.registry.v1.RoleBinding",
             Self::Project => "skerry.registry.v1.Project",
+            Self::Cluster => "skerry.registry.v1.Cluster",
         }
     }
 }
@@ -108,6 +115,7 @@ impl Resource {
             Self::Group(_) => Kind::Group,
             Self::RoleBinding(_) => Kind::RoleBinding,
             Self::Project(_) => Kind::Project,
+            Self::Cluster(_) => Kind::Cluster,
         }
     }
 
@@ -122,6 +130,7 @@ impl Resource {
             Self::Group(group) => group.metadata.as_ref(),
             Self::RoleBinding(binding) => binding.metadata.as_ref(),
             Self::Project(project) => project.metadata.as_ref(),
+            Self::Cluster(cluster) => cluster.metadata.as_ref(),
         }
     }
 

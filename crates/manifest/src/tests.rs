@@ -86,7 +86,10 @@ fn an_app_is_read_with_the_forms_that_people_write() {
     assert_eq!(metadata.labels["tier"], "web");
     let spec = app.spec.as_ref().expect("spec");
     let web = &spec.services[0];
-    assert_eq!(web.kind, Some(pb::service_spec::Kind::Deployment(pb::Deployment { replicas: Some(2) })));
+    assert_eq!(
+        web.kind,
+        Some(pb::service_spec::Kind::Deployment(pb::Deployment { replicas: Some(2), ..Default::default() }))
+    );
     let Some(pb::service_spec::Program::Container(container)) = &web.program else { panic!("{web:?}") };
     assert_eq!(container.pull_policy(), pb::container::PullPolicy::IfNotPresent);
     assert_eq!(container.network_mode(), pb::NetworkMode::App);
@@ -257,7 +260,7 @@ fn the_envelope_is_checked() {
         ),
         (
             "apiVersion: skerry/v1\nkind: Ap\n",
-            "f.yaml:2:7: kind: expected App, Config, Secret, Node, User, Group, RoleBinding or Project, found \"Ap\"; did you mean \"App\"?",
+            "f.yaml:2:7: kind: expected App, Config, Secret, Node, User, Group, RoleBinding, Project or Cluster, found \"Ap\"; did you mean \"App\"?",
         ),
         (
             "apiVersion: skerry/v1\nkind: App\nmetadata: {}\nspec: {}\n",
@@ -383,7 +386,10 @@ fn arbitrary_app() -> impl Strategy<Value = scheduler::App> {
                     pb::ServiceSpec {
                         name: format!("s{index}"),
                         kind: replicas.map(|replicas| {
-                            pb::service_spec::Kind::Deployment(pb::Deployment { replicas: Some(replicas) })
+                            pb::service_spec::Kind::Deployment(pb::Deployment {
+                                replicas: Some(replicas),
+                                ..Default::default()
+                            })
                         }),
                         program: Some(pb::service_spec::Program::Container(pb::Container {
                             image: "app:1".into(),

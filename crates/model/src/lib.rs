@@ -5,6 +5,7 @@
 
 pub mod app;
 pub mod audit;
+pub mod cluster;
 pub mod config;
 pub mod cron;
 pub mod env_file;
@@ -18,6 +19,7 @@ pub mod project;
 pub mod quantity;
 pub mod secret;
 pub mod selector;
+pub mod taint;
 pub mod time;
 
 pub use app::AppSpec;
@@ -25,9 +27,10 @@ pub use fault::{Code, Fault, Violation, Violations};
 pub use few::few;
 pub use hash::ContentHash;
 pub use name::{
-    AppName, AppRef, ClusterName, ConfigName, ConfigRef, GroupName, GroupRef, InstanceName, InvalidName,
-    NetworkName, NodeName, NodeRef, ProjectName, ProjectRef, RevisionRef, RoleBindingName, RoleBindingRef,
-    SecretName, SecretRef, ServiceName, UserName, UserRef, VolumeName,
+    AppName, AppRef, ClusterName, ClusterRef, ConfigName, ConfigRef, GroupName, GroupRef, InstanceName,
+    InvalidName, NetworkName, NodeName, NodeRef, ProjectName, ProjectRef, RevisionRef, RoleBindingName,
+    RoleBindingRef, SecretName, SecretRef, ServiceName, UserName, UserRef, VolumeName,
 };
 pub use secret::{SealId, SecretVersion};
 pub use selector::Selector;
+pub use taint::{Taint, TaintEffect, Toleration};

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::Violations;
 
+/// The label of a node that names the cluster that it is in.
+pub const CLUSTER_LABEL: &str = "skerry.dev/cluster";
 /// Most labels, and most annotations, of one resource.
 pub const LABELS_MAX: usize = 64;
 /// Most bytes of all annotations of one resource, keys and values together.

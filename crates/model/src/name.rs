@@ -204,6 +204,10 @@ reference!(
     NodeRef, node: NodeName, "nodes", "projects/<project>/nodes/<node>"
 );
 reference!(
+    /// `projects/<project>/clusters/<cluster>`.
+    ClusterRef, cluster: ClusterName, "clusters", "projects/<project>/clusters/<cluster>"
+);
+reference!(
     /// `projects/<project>/apps/<app>`.
     AppRef, app: AppName, "apps", "projects/<project>/apps/<app>"
 );

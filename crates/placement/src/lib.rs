@@ -4,16 +4,23 @@
 //! - Stable: what a node runs is given; solving again with its own answer as `previous` moves nothing.
 //! - Total: an instance that cannot be placed, or not in the wanted revision, carries the reason.
 //!
-//! Which revision of an app a cluster shall have is given, [`App::wanted`]: rollouts decide it (`skerry-rollout`).
+//! Which revision of an app a cluster shall have is given, [`App::wanted`]: rollouts decide it (`skerry-rollout`). Which node cannot be reached for so
+//! long that it counts as lost is given, too: [`Node::lost`].
 //!
-//! Every node is a cluster of one here, so that a node's plan depends on that node and the apps alone; [`apply`] uses this to
-//! recompute only what a change can touch. Its law: afterwards the solution equals `solve` of the changed state.
+//! Nodes of a cluster are planned together, and a node that is in none is a cluster of one. A cluster's plan depends on its members and the apps
+//! alone; [`apply`] uses this to recompute only what a change can touch. Its law: afterwards the solution equals `solve` of the changed state. A cluster
+//! without members is no place: nothing is wanted there.
 
-mod node;
+mod books;
+mod cluster;
+mod reason;
 mod state;
+mod want;
 
-pub use node::{INSTANCES_MAX, NodePlan, Placed, Reason, SealedSecret, Unplaced};
-pub use state::{App, Delta, Node, Secret, Solution, State, Wanted, apply, solve};
+pub use books::{INSTANCES_MAX, Placed, SealedSecret};
+pub use cluster::{ClusterPlan, Unplaced};
+pub use reason::Reason;
+pub use state::{App, Changed, Cluster, Delta, Node, Secret, Solution, State, Wanted, apply, solve};
 
 #[cfg(test)]
 mod tests;

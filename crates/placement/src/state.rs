@@ -4,24 +4,41 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use skerry_model::{
-    AppName, AppSpec, ClusterName, ConfigName, ContentHash, NodeName, SealId, SecretName, SecretVersion,
+    AppName, AppSpec, ClusterName, ConfigName, ContentHash, InstanceName, NodeName, SealId, SecretName,
+    SecretVersion, Taint,
 };
 
-use crate::node::{NodePlan, Placed, plan};
+use crate::books::Placed;
+use crate::cluster::{ClusterPlan, Member, Unplaced, plan};
 
 /// A node, as far as placement cares.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Node {
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// The cluster that it is in. Absent, or where there is none of that name: one of its own, which has its name.
+    pub joins: Option<ClusterName>,
     /// It keeps what it runs and gets nothing new.
     pub cordoned: bool,
+    /// What keeps services off it.
+    pub taints: Vec<Taint>,
+    /// The machine's architecture, as Docker names it; absent: not known yet.
+    pub architecture: Option<String>,
+    /// It cannot be reached, for so long that what it ran is wanted elsewhere.
+    pub lost: bool,
     /// Thousandths of a processor; absent: not known yet, no bound.
     pub cpu_millis: Option<u64>,
     /// Bytes; absent: not known yet, no bound.
     pub memory_bytes: Option<u64>,
     /// Names the key to which its secrets are sealed; absent: it has none, and so gets none.
     pub seal: Option<SealId>,
+}
+
+/// A cluster that nodes can be in, as far as placement cares.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Cluster {
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// A secret as it is now.
@@ -70,13 +87,18 @@ impl App {
         let revision = self.elsewhere.get(cluster);
         revision.and_then(|revision| self.others.get(revision)).unwrap_or(&self.base)
     }
+
+    /// The same, where its selector matches the cluster's labels.
+    pub(crate) fn reaching(
+        &self,
+        cluster: &ClusterName,
+        labels: &BTreeMap<String, String>,
+    ) -> Option<&Wanted> {
+        Some(self.wanted(cluster)).filter(|wanted| wanted.spec.selector.matches(labels))
+    }
 }
 
 impl Wanted {
-    fn reaches(&self, node: &Node) -> bool {
-        self.spec.selector.matches(&node.labels)
-    }
-
     /// Whether it is the same to placement as another one: the spec is what the revision says.
     fn is_same(&self, other: &Self) -> bool {
         self.revision == other.revision && self.configs == other.configs && self.secrets == other.secrets
@@ -88,40 +110,111 @@ impl Wanted {
 pub struct State {
     /// Nodes of one project.
     pub nodes: BTreeMap<NodeName, Node>,
+    /// Clusters of the same project that nodes can be in.
+    pub clusters: BTreeMap<ClusterName, Cluster>,
     /// Apps of the same project.
     pub apps: BTreeMap<AppName, App>,
     /// What each node is assigned now, by instance name.
     pub previous: BTreeMap<NodeName, Vec<Placed>>,
 }
 
-/// The plan of each node.
-pub type Solution = BTreeMap<NodeName, NodePlan>;
+impl State {
+    /// The cluster of a node. The one place that knows.
+    pub fn cluster_of(&self, name: &NodeName) -> ClusterName {
+        let joined = self.nodes.get(name).and_then(|node| node.joins.as_ref());
+        match joined.filter(|joined| self.clusters.contains_key(*joined)) {
+            Some(joined) => joined.clone(),
+            None => ClusterName::from(name.clone()),
+        }
+    }
+
+    /// The labels of a cluster that has this member: of a cluster of one those of its node.
+    pub fn labels_of(&self, cluster: &ClusterName, member: &NodeName) -> Option<&BTreeMap<String, String>> {
+        let own = || self.nodes.get(member).map(|node| &node.labels);
+        self.clusters.get(cluster).map(|cluster| &cluster.labels).or_else(own)
+    }
+
+    /// The plan of a node.
+    pub fn plan_of<'a>(&self, solution: &'a Solution, node: &NodeName) -> Option<&'a [Placed]> {
+        solution.get(&self.cluster_of(node))?.nodes.get(node).map(Vec::as_slice)
+    }
+
+    fn plan(&self, cluster: &ClusterName, members: &BTreeSet<NodeName>) -> ClusterPlan {
+        let member = |name| {
+            let (name, node) = self.nodes.get_key_value(name)?;
+            let previous = self.previous.get(name).map_or(&[][..], Vec::as_slice);
+            Some(Member { name, node, previous })
+        };
+        let labels = members.first().and_then(|first| self.labels_of(cluster, first));
+        let members: Vec<Member<'_>> = members.iter().filter_map(member).collect();
+        labels.map(|labels| plan(cluster, labels, &members, &self.apps)).unwrap_or_default()
+    }
+}
+
+/// The plan of each cluster that has members.
+pub type Solution = BTreeMap<ClusterName, ClusterPlan>;
 
 /// One change of the state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Delta {
     /// A node is new, changed or gone.
     Node(NodeName, Option<Node>),
+    /// A cluster is new, changed or gone.
+    Cluster(ClusterName, Option<Cluster>),
     /// An app is new, changed or gone.
     App(AppName, Option<App>),
     /// What a node is assigned changed.
     Previous(NodeName, Vec<Placed>),
 }
 
-/// The plan of every node.
-pub fn solve(state: &State) -> Solution {
-    state.nodes.keys().map(|name| (name.clone(), plan_of(state, name))).collect()
+/// What came of a change.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// Nodes whose plan is another one.
+    pub nodes: BTreeSet<NodeName>,
+    /// Apps that have something else there, or other reasons why not.
+    pub apps: BTreeSet<AppName>,
 }
 
-/// Takes one change into `state` and `solution`; answers the nodes whose plan changed.
-pub fn apply(state: &mut State, solution: &mut Solution, delta: Delta) -> BTreeSet<NodeName> {
-    let touched: Vec<NodeName> = match delta {
+/// The plan of every cluster.
+pub fn solve(state: &State) -> Solution {
+    let clusters = by_cluster(state, state.nodes.keys());
+    clusters
+        .into_iter()
+        .map(|(name, members)| {
+            let plan = state.plan(&name, &members);
+            (name, plan)
+        })
+        .collect()
+}
+
+/// Takes one change into `state` and `solution`; answers what changed.
+pub fn apply(state: &mut State, solution: &mut Solution, delta: Delta) -> Changed {
+    match delta {
         Delta::Node(name, node) => {
+            let before = state.cluster_of(&name);
             match node {
                 Some(node) => state.nodes.insert(name.clone(), node),
                 None => state.nodes.remove(&name),
             };
-            vec![name]
+            let touched = [before, state.cluster_of(&name)].into();
+            refresh(state, solution, &touched, [name])
+        }
+        Delta::Cluster(name, cluster) => {
+            let (was, is) = (state.clusters.contains_key(&name), cluster.is_some());
+            // Who is meant by the name, as a member or as a cluster of one.
+            let named = |(at, node): &(&NodeName, &Node)| {
+                was != is && (node.joins.as_ref() == Some(&name) || at.as_str() == name.as_str())
+            };
+            let nodes: Vec<NodeName> = state.nodes.iter().filter(named).map(|(at, _)| at.clone()).collect();
+            let mut touched: BTreeSet<ClusterName> = nodes.iter().map(|at| state.cluster_of(at)).collect();
+            match cluster {
+                Some(cluster) => state.clusters.insert(name.clone(), cluster),
+                None => state.clusters.remove(&name),
+            };
+            touched.extend(nodes.iter().map(|at| state.cluster_of(at)));
+            touched.insert(name);
+            refresh(state, solution, &touched, nodes)
         }
         Delta::Previous(name, placed) => {
             if placed.is_empty() {
@@ -129,51 +222,81 @@ pub fn apply(state: &mut State, solution: &mut Solution, delta: Delta) -> BTreeS
             } else {
                 state.previous.insert(name.clone(), placed);
             }
-            vec![name]
+            refresh(state, solution, &[state.cluster_of(&name)].into(), [])
         }
         Delta::App(name, app) => {
             let before = match &app {
                 Some(app) => state.apps.insert(name.clone(), app.clone()),
                 None => state.apps.remove(&name),
             };
-            let holds = |node: &NodeName| {
-                state
-                    .previous
-                    .get(node)
-                    .is_some_and(|placed| placed.iter().any(|placed| placed.instance.app == name))
-            };
-            // A step of a rollout changes few of many: who is to have the same as before is not planned anew.
-            let is_touched = |at: &NodeName, node: &Node| {
-                let cluster = ClusterName::from(at.clone());
-                match (&before, &app) {
-                    (Some(before), Some(app)) => {
-                        let (before, after) = (before.wanted(&cluster), app.wanted(&cluster));
-                        !before.is_same(after) && (before.reaches(node) || after.reaches(node) || holds(at))
-                    }
-                    (Some(one), None) | (None, Some(one)) => one.wanted(&cluster).reaches(node) || holds(at),
+            let wants = |cluster: &ClusterName, labels: &BTreeMap<String, String>| {
+                let before = before.as_ref().and_then(|app| app.reaching(cluster, labels));
+                let after = app.as_ref().and_then(|app| app.reaching(cluster, labels));
+                // A step of a rollout changes few of many: who is to have the same as before is not planned anew.
+                match (before, after) {
+                    (Some(before), Some(after)) => !before.is_same(after),
                     (None, None) => false,
+                    (Some(_), None) | (None, Some(_)) => true,
                 }
             };
-            state.nodes.iter().filter(|(at, node)| is_touched(at, node)).map(|(at, _)| at.clone()).collect()
+            let is_touched = |(cluster, plan): &(&ClusterName, &ClusterPlan)| {
+                let labels = plan.nodes.keys().next().and_then(|first| state.labels_of(cluster, first));
+                labels.is_some_and(|labels| wants(cluster, labels))
+            };
+            let touched: BTreeSet<ClusterName> =
+                solution.iter().filter(is_touched).map(|(cluster, _)| cluster.clone()).collect();
+            refresh(state, solution, &touched, [])
         }
-    };
-    touched.into_iter().filter(|name| refresh(state, solution, name)).collect()
+    }
 }
 
-/// Recomputes one node's plan; answers whether it changed.
-fn refresh(state: &State, solution: &mut Solution, name: &NodeName) -> bool {
-    if !state.nodes.contains_key(name) {
-        return solution.remove(name).is_some();
+fn by_cluster<'a>(
+    state: &State,
+    nodes: impl IntoIterator<Item = &'a NodeName>,
+) -> BTreeMap<ClusterName, BTreeSet<NodeName>> {
+    let mut clusters: BTreeMap<ClusterName, BTreeSet<NodeName>> = BTreeMap::new();
+    for name in nodes.into_iter().filter(|name| state.nodes.contains_key(*name)) {
+        clusters.entry(state.cluster_of(name)).or_default().insert(name.clone());
     }
-    let plan = plan_of(state, name);
-    if solution.get(name) == Some(&plan) {
-        return false;
-    }
-    solution.insert(name.clone(), plan);
-    true
+    clusters
 }
 
-fn plan_of(state: &State, name: &NodeName) -> NodePlan {
-    let previous = state.previous.get(name).map_or(&[][..], Vec::as_slice);
-    plan(name, &state.nodes[name], &state.apps, previous)
+/// Plans clusters anew, between which `nodes` may have moved.
+fn refresh(
+    state: &State,
+    solution: &mut Solution,
+    touched: &BTreeSet<ClusterName>,
+    nodes: impl IntoIterator<Item = NodeName>,
+) -> Changed {
+    let before: Solution = touched.iter().filter_map(|cluster| solution.remove_entry(cluster)).collect();
+    let mut nodes: BTreeSet<NodeName> = nodes.into_iter().collect();
+    nodes.extend(before.values().flat_map(|plan| plan.nodes.keys().cloned()));
+    let mut after = Solution::new();
+    for (cluster, members) in by_cluster(state, &nodes) {
+        let plan = state.plan(&cluster, &members);
+        after.insert(cluster, plan);
+    }
+    let changed = difference(&before, &after);
+    solution.extend(after);
+    changed
+}
+
+fn difference(before: &Solution, after: &Solution) -> Changed {
+    fn placed(solution: &Solution) -> BTreeMap<&NodeName, &Vec<Placed>> {
+        solution.values().flat_map(|plan| &plan.nodes).collect()
+    }
+    fn unplaced(solution: &Solution) -> BTreeMap<&InstanceName, &Unplaced> {
+        solution.values().flat_map(|plan| &plan.unplaced).map(|one| (&one.instance, one)).collect()
+    }
+    let mut changed = Changed::default();
+    let (old, new) = (placed(before), placed(after));
+    for node in old.keys().chain(new.keys()).filter(|node| old.get(*node) != new.get(*node)) {
+        changed.nodes.insert((*node).clone());
+        let instances = old.get(node).into_iter().chain(new.get(node)).flat_map(|placed| placed.iter());
+        changed.apps.extend(instances.map(|placed| placed.instance.app.clone()));
+    }
+    let (old, new) = (unplaced(before), unplaced(after));
+    let others = old.keys().chain(new.keys()).filter(|name| old.get(*name) != new.get(*name));
+    changed.apps.extend(others.map(|name| name.app.clone()));
+    changed
 }

@@ -9,6 +9,7 @@
 //! | `projects/<project>` | `ProjectRecord` | 128 Ki | registry; for `default` and `system` whoever makes something in them first | until deleted |
 //! | `usage/<project>/<what>` | `UsageRecord` | 64 | whoever makes, changes or deletes what is counted, with it | as long as the project |
 //! | `nodes/<project>/<node>` | `NodeRecord` | 128 Ki | registry | until deleted |
+//! | `clusters/<project>/<cluster>` | `ClusterRecord` | 128 Ki | registry | until deleted |
 //! | `apps/<project>/<app>` | `AppRecord` | 128 Ki | scheduler | until deleted |
 //! | `revisions/<project>/<app>/<hash>` | `RevisionRecord` | 257 Ki | scheduler | the last ten and all that are referenced |
 //! | `rollouts/<project>/<app>` | `RolloutRecord` | 8 Ki | scheduler | as long as the app, or until a change of it has no rollout |
@@ -68,6 +69,8 @@ pub enum Family {
     Usage,
     /// `nodes/`.
     Nodes,
+    /// `clusters/`.
+    Clusters,
     /// `apps/`.
     Apps,
     /// `revisions/`.
@@ -122,11 +125,12 @@ pub enum Family {
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::Meta,
         Self::Projects,
         Self::Usage,
         Self::Nodes,
+        Self::Clusters,
         Self::Apps,
         Self::Revisions,
         Self::Rollouts,
@@ -161,6 +165,7 @@ impl Family {
             Self::Projects => "/skerry/v1/projects/",
             Self::Usage => "/skerry/v1/usage/",
             Self::Nodes => "/skerry/v1/nodes/",
+            Self::Clusters => "/skerry/v1/clusters/",
             Self::Apps => "/skerry/v1/apps/",
             Self::Revisions => "/skerry/v1/revisions/",
             Self::Rollouts => "/skerry/v1/rollouts/",
@@ -197,7 +202,9 @@ impl Family {
             Self::AuditHeads => 512,
             // The first of a chain names others.
             Self::Audit => 16 * KIB,
-            Self::Projects | Self::Nodes | Self::Apps | Self::Configs | Self::Users => 128 * KIB,
+            Self::Projects | Self::Nodes | Self::Clusters | Self::Apps | Self::Configs | Self::Users => {
+                128 * KIB
+            }
             Self::Revisions => 257 * KIB,
             Self::Rollouts => 8 * KIB,
             // The names of 2,000 clusters.
@@ -220,6 +227,7 @@ impl Family {
             self,
             Self::Projects
                 | Self::Nodes
+                | Self::Clusters
                 | Self::Apps
                 | Self::Configs
                 | Self::Secrets
@@ -265,6 +273,7 @@ records! {
     ProjectRecord in Projects by skerry_model::ProjectRef;
     UsageRecord in Usage by UsageName, InProject;
     NodeRecord in Nodes by skerry_model::NodeRef, InProject;
+    ClusterRecord in Clusters by skerry_model::ClusterRef, InProject;
     AppRecord in Apps by skerry_model::AppRef, InProject;
     RevisionRecord in Revisions by skerry_model::RevisionRef, InProject;
     RolloutRecord in Rollouts by skerry_model::AppRef, InProject;
@@ -529,6 +538,7 @@ mod tests {
             round_trips::<pb::EventsRecord>(&EventSource::Token(token));
             let of = |collection: &str| format!("projects/{project}/{collection}/{name}");
             round_trips::<pb::UserRecord>(&skerry_model::UserRef::parse(&of("users")).unwrap());
+            round_trips::<pb::ClusterRecord>(&skerry_model::ClusterRef::parse(&of("clusters")).unwrap());
             round_trips::<pb::GroupRecord>(&skerry_model::GroupRef::parse(&of("groups")).unwrap());
             let binding = skerry_model::RoleBindingRef::parse(&of("roleBindings")).unwrap();
             round_trips::<pb::RoleBindingRecord>(&binding);

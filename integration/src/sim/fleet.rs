@@ -5,8 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use prost::Message as _;
-use skerry_model::{AppName, AppRef, AppSpec, ConfigName, ContentHash, NodeName, NodeRef, RevisionRef};
-use skerry_placement::{App, Delta, Node, Placed, Solution, State, Wanted, apply, solve};
+use skerry_model::meta::CLUSTER_LABEL;
+use skerry_model::{
+    AppName, AppRef, AppSpec, ClusterName, ConfigName, ContentHash, NodeName, NodeRef, RevisionRef,
+};
+use skerry_placement::{App, Cluster, Delta, Node, Placed, Solution, State, Wanted, apply, solve};
 use skerry_proto::store::v1 as stored;
 use skerry_scheduler::writes;
 use skerry_store::sans_io::Sorted;
@@ -53,12 +56,12 @@ impl Fleet {
 
     /// Nodes whose assignment is not what it shall be.
     pub(super) fn unsettled(&self) -> Vec<NodeName> {
-        let planned = self.solution.iter().filter(|(node, plan)| {
+        let planned = self.solution.values().flat_map(|plan| &plan.nodes).filter(|(node, placed)| {
             let stored = self.state.previous.get(*node).map_or(&[][..], Vec::as_slice);
             // A node without a record keeps what it holds, so one with nothing to run has a record that says so.
-            plan.placed != stored || !self.assignments.contains_key(*node)
+            placed.as_slice() != stored || !self.assignments.contains_key(*node)
         });
-        let gone = self.assignments.keys().filter(|node| !self.solution.contains_key(*node));
+        let gone = self.assignments.keys().filter(|node| !self.state.nodes.contains_key(*node));
         planned.map(|(node, _)| node).chain(gone).cloned().collect()
     }
 }
@@ -68,9 +71,12 @@ fn read(map: &Sorted, before: &State) -> State {
     let mut state = State::default();
     for (name, record, _) in records::<stored::NodeRecord>(map) {
         let labels = record.meta.unwrap_or_default().labels;
-        let node =
-            Node { labels, cordoned: record.cordoned, cpu_millis: None, memory_bytes: None, seal: None };
+        let joins = labels.get(CLUSTER_LABEL).and_then(|name| ClusterName::parse(name).ok());
+        let node = Node { labels, joins, cordoned: record.cordoned, ..Node::default() };
         state.nodes.insert(name.node, node);
+    }
+    for (name, record, _) in records::<stored::ClusterRecord>(map) {
+        state.clusters.insert(name.cluster, Cluster { labels: record.meta.unwrap_or_default().labels });
     }
     let configs: BTreeMap<ConfigName, ContentHash> = records::<stored::ConfigRecord>(map)
         .into_iter()
@@ -116,6 +122,10 @@ fn differences(old: &State, new: &State) -> Vec<Delta> {
     let nodes: BTreeSet<&NodeName> = old.nodes.keys().chain(new.nodes.keys()).collect();
     for name in nodes.into_iter().filter(|name| old.nodes.get(*name) != new.nodes.get(*name)) {
         deltas.push(Delta::Node(name.clone(), new.nodes.get(name).cloned()));
+    }
+    let clusters: BTreeSet<&ClusterName> = old.clusters.keys().chain(new.clusters.keys()).collect();
+    for name in clusters.into_iter().filter(|name| old.clusters.get(*name) != new.clusters.get(*name)) {
+        deltas.push(Delta::Cluster(name.clone(), new.clusters.get(name).cloned()));
     }
     let apps: BTreeSet<&AppName> = old.apps.keys().chain(new.apps.keys()).collect();
     for name in apps.into_iter().filter(|name| old.apps.get(*name) != new.apps.get(*name)) {

@@ -5,7 +5,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use prost::Message as _;
-use skerry_model::{AppRef, ConfigRef, ContentHash, NodeRef, ProjectName, RevisionRef};
+use skerry_model::meta::CLUSTER_LABEL;
+use skerry_model::{AppRef, ClusterRef, ConfigRef, ContentHash, NodeRef, ProjectName, RevisionRef};
 use skerry_proto::scheduler::v1::ConfigSpec;
 use skerry_proto::store::v1 as stored;
 use skerry_proto::types::v1 as types;
@@ -21,7 +22,9 @@ use super::txn::{Txn, TxnError};
 
 const APPS: [&str; 3] = ["shop", "till", "sign"];
 const CONFIGS: [&str; 2] = ["prices", "texts"];
-const LABELS: [&str; 3] = ["site", "floor", "kind"];
+const LABELS: [&str; 4] = ["site", "floor", "kind", CLUSTER_LABEL];
+/// The one cluster that nodes are in, or not.
+const CLUSTER: &str = "place";
 
 /// The one project.
 pub(super) fn project() -> ProjectName {
@@ -37,6 +40,7 @@ pub(super) fn start(sim: &Sim, store: &StoreHost, nodes: usize) {
         client.connect().await;
         let operator = Operator { process: client.process().clone(), client, nodes };
         // Something to run from the beginning.
+        operator.cluster().await;
         operator.config(CONFIGS[0]).await;
         operator.app(APPS[0]).await;
         while !operator.process.sim.is_calm() {
@@ -61,7 +65,8 @@ impl Operator {
             0..45 => self.app(sim.rng(|rng| *rng.pick(&APPS))).await,
             45..62 => self.config(sim.rng(|rng| *rng.pick(&CONFIGS))).await,
             62..82 => self.label().await,
-            82..88 => self.cordon().await,
+            82..86 => self.cordon().await,
+            86..88 => self.cluster().await,
             88..94 => self.delete_app(sim.rng(|rng| *rng.pick(&APPS))).await,
             94..97 => self.delete_config(sim.rng(|rng| *rng.pick(&CONFIGS))).await,
             _ if !sim.is_calm() => self.delete_node().await,
@@ -117,6 +122,7 @@ impl Operator {
                 0 => types::service_spec::Kind::DaemonSet(types::DaemonSet {}),
                 _ => types::service_spec::Kind::Deployment(types::Deployment {
                     replicas: Some(u32::try_from(draw(4)).unwrap_or(0)),
+                    ..types::Deployment::default()
                 }),
             };
             let program = types::Process {
@@ -184,10 +190,34 @@ impl Operator {
         let Ok(Some(before)) = self.client.get(&key).await else { return };
         let mut record = before.value;
         let label = self.process.sim.rng(|rng| *rng.pick(&LABELS));
-        let value = self.process.sim.rng(|rng| rng.below(2)).to_string();
-        record.meta.get_or_insert_default().labels.insert(label.to_owned(), value);
+        let value = self.process.sim.rng(|rng| rng.below(2));
+        let labels = &mut record.meta.get_or_insert_default().labels;
+        if label != CLUSTER_LABEL {
+            labels.insert(label.to_owned(), value.to_string());
+        } else if value == 0 {
+            labels.insert(label.to_owned(), CLUSTER.to_owned());
+        } else {
+            labels.remove(label);
+        }
         let txn = Txn::new().when_unchanged(&key, before.mod_revision).put(&key, &record);
         self.commit(&format!("labels {}", name.node), txn).await;
+    }
+
+    /// Makes the cluster, gives it another label, or deletes it, whoever is in it.
+    async fn cluster(&self) {
+        let Ok(name) = ClusterRef::parse(&format!("projects/p/clusters/{CLUSTER}")) else { return };
+        let key = Key::<stored::ClusterRecord>::of(&name);
+        let Ok(before) = self.client.get(&key).await else { return };
+        let at = before.as_ref().map_or(0, |before| before.mod_revision);
+        let txn = Txn::new().when_unchanged(&key, at);
+        let draw = self.process.sim.rng(|rng| rng.below(5));
+        if before.is_some() && draw == 0 {
+            return self.commit("deletes the cluster", txn.delete(&key)).await;
+        }
+        let labels = [("site".to_owned(), (draw % 2).to_string())].into();
+        let meta = Some(stored::Meta { labels, ..stored::Meta::default() });
+        let record = stored::ClusterRecord { meta, ..stored::ClusterRecord::default() };
+        self.commit("labels the cluster", txn.put(&key, &record)).await;
     }
 
     async fn cordon(&self) {

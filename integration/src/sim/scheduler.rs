@@ -72,6 +72,7 @@ async fn run(process: Process, store: StoreHost) {
     client.connect().await;
     let targets = vec![
         target::<stored::NodeRecord>(false),
+        target::<stored::ClusterRecord>(false),
         target::<stored::AppRecord>(false),
         target::<stored::RevisionRecord>(false),
         target::<stored::ConfigRecord>(false),
@@ -147,7 +148,7 @@ impl Scheduler {
         Unsettled {
             causes: Vec::new(),
             node: node_ref(name),
-            placed: fleet.solution.get(name).map(|plan| plan.placed.clone()),
+            placed: fleet.state.plan_of(&fleet.solution, name).map(<[Placed]>::to_vec),
             before: fleet.state.previous.get(name).cloned().unwrap_or_default(),
             mod_revision: fleet.assignments.get(name).copied().unwrap_or(0),
         }
@@ -165,7 +166,7 @@ impl Scheduler {
     fn clearances(&self) -> Vec<skerry_store::Txn> {
         let map = self.mirror.map();
         let fleet = self.fleet.borrow();
-        let planned = fleet.solution.values().flat_map(|plan| &plan.placed);
+        let planned = fleet.solution.values().flat_map(|plan| plan.nodes.values().flatten());
         let used: Vec<&Placed> = fleet.state.previous.values().flatten().chain(planned).collect();
 
         let apps = by_name(records::<stored::AppRecord>(&map));

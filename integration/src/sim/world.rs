@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use skerry_etcd_embedded::mvcc::{KeyRange, Range};
-use skerry_placement::{State, solve};
+use skerry_placement::solve;
 use skerry_proto::store::v1 as stored;
 use skerry_scheduler::writes;
 use skerry_store::sans_io::Sorted;
@@ -134,13 +134,13 @@ impl World {
         let mut fleet = Fleet::default();
         fleet.take(&map, 0)?;
         // Of what stands there now, solving must change nothing; and the answer is each node's.
-        let State { nodes, .. } = &fleet.state;
-        let solution = solve(&fleet.state);
+        let state = &fleet.state;
+        let solution = solve(state);
         for agent in &self.agents {
             let path: &str = &agent.machine.node;
-            let node = nodes.keys().find(|node| path.ends_with(&format!("/{node}")));
+            let node = state.nodes.keys().find(|node| path.ends_with(&format!("/{node}")));
             let node = node.ok_or_else(|| format!("{path} is not registered"))?;
-            let wanted = writes::record(&solution[node].placed);
+            let wanted = writes::record(state.plan_of(&solution, node).unwrap_or_default());
             let wanted: BTreeSet<Assigned> = wanted.instances.iter().map(assigned_of).collect();
             compare(agent, &map, &wanted)?;
         }

@@ -9,7 +9,7 @@ use skerry_agent::desired::InstanceSpec;
 use skerry_agent::runtime::docker::DockerRuntime;
 use skerry_agent::runtime::{Observed, RunState, Runtime, RuntimeDirs, RuntimeError};
 use skerry_model::app::{
-    Amounts, Container, Isolation, Kernel, Kind, Log, Network, Program, PullPolicy, RestartPolicy,
+    Amounts, Container, Isolation, Kernel, Kind, Log, Network, Placing, Program, PullPolicy, RestartPolicy,
     RestartWhen, ServiceSpec, StopPolicy, UpdateOrder,
 };
 use skerry_model::{ContentHash, InstanceName, ServiceName};
@@ -133,6 +133,7 @@ pub(crate) fn spec(
         name: ServiceName::parse(service).expect("a service name"),
         kind: Kind::DaemonSet,
         program: Program::Container(container),
+        placing: Placing::default(),
         env: BTreeMap::new(),
         env_from: Vec::new(),
         working_directory: None,

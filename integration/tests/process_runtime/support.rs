@@ -10,7 +10,8 @@ use skerry_agent::desired::InstanceSpec;
 use skerry_agent::runtime::process::{Config, ProcessRuntime};
 use skerry_agent::runtime::{Observed, RunState, Runtime, RuntimeDirs, RuntimeError};
 use skerry_model::app::{
-    Amounts, Kind, Process, Program, RestartPolicy, RestartWhen, ServiceSpec, StopPolicy, UpdateOrder,
+    Amounts, Kind, Placing, Process, Program, RestartPolicy, RestartWhen, ServiceSpec, StopPolicy,
+    UpdateOrder,
 };
 use skerry_model::{ContentHash, InstanceName, ServiceName};
 use skerry_testing::{bin, eventually};
@@ -115,6 +116,7 @@ pub(super) fn spec_of(name: &str, program: &str, args: &[&str]) -> InstanceSpec 
                 args: args.iter().map(|arg| (*arg).to_owned()).collect(),
                 ..Process::default()
             }),
+            placing: Placing::default(),
             env: BTreeMap::new(),
             env_from: Vec::new(),
             working_directory: None,

@@ -229,7 +229,7 @@ async fn a_cordoned_node_keeps_what_it_runs_and_gets_nothing_new() -> Result<()>
     stack.apply("old", sleeper(1_000_000)).await?;
     stack.wait_ready("old", 1).await;
     let metadata = Metadata { name: "projects/default/nodes/n1".into(), ..Default::default() };
-    let spec = skerry_proto::registry::v1::NodeSpec { cordoned: true };
+    let spec = skerry_proto::registry::v1::NodeSpec { cordoned: true, ..Default::default() };
     let request = UpdateNodeRequest {
         node: Some(Node { metadata: Some(metadata), spec: Some(spec), status: None }),
         update_mask: Some(prost_types::FieldMask { paths: vec!["spec.cordoned".into()] }),

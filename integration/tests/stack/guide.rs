@@ -61,6 +61,7 @@ pages! {
     secret_values: "secrets.md", Nothing;
     audit: "audit.md", Nothing;
     health: "health.md", Docker;
+    clusters: "clusters.md", Nothing;
     jobs: "jobs.md", Docker;
     updates: "updates.md", Docker;
     rollouts: "rollouts.md", Nothing;

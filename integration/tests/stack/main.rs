@@ -7,6 +7,7 @@ mod authority;
 mod bounds;
 mod churn;
 mod cli;
+mod clusters;
 mod degraded;
 mod directories;
 mod docker_outages;

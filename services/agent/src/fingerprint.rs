@@ -1,7 +1,8 @@
 //! What makes two copies of an instance the same: a hash over the values that a running copy depends on.
 //!
 //! Over values in one fixed order, each with its length, never over encoded protobuf (which is not canonical). Left out is what the agent
-//! can change its mind about while a copy runs: replicas, requests, health check, dependencies, restart policy, pull policy, credentials for pulls.
+//! can change its mind about while a copy runs: replicas, where they are placed, requests, health check, dependencies, restart policy, pull policy,
+//! credentials for pulls.
 //! Of secrets their versions are in it and never their values: the hash stands in a label, and a short value could be tried out against it.
 
 use std::collections::BTreeMap;
@@ -310,6 +311,7 @@ mod tests {
         }];
         same.requests.cpu_millis = Some(5);
         same.update = skerry_model::app::UpdateOrder::StartFirst;
+        same.placing = skerry_model::app::Placing { priority: 9, ..Default::default() };
         assert_eq!(of(&same), of(&base()));
     }
 

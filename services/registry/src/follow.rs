@@ -6,19 +6,24 @@ use std::time::SystemTime;
 
 use skerry_api::Hub;
 use skerry_daemon::Shutdown;
-use skerry_model::NodeRef;
-use skerry_proto::registry::v1::Node;
+use skerry_model::{ClusterRef, NodeRef};
+use skerry_proto::registry::v1::{Cluster, Node};
 use skerry_proto::store::v1 as stored;
 use skerry_store::{
     Changes, Cursor, Entry, Family, Key, Mirror, MirrorConfig, Prefix, Record, Snapshot, Store,
 };
 
+use tracing::warn;
+
+use crate::clusters::stored_cluster;
 use crate::keys::Keys;
 use crate::view::node_of;
 
 /// What the tasks and handlers of a registry share.
 pub(crate) struct Shared {
     pub(crate) nodes: Arc<Hub<Node>>,
+    /// Without what is observed of them.
+    pub(crate) clusters: Arc<Hub<Cluster>>,
     pub(crate) mirror: Mirror,
     pub(crate) keys: Keys,
     /// The nodes whose last session names a gateway: they look different when it comes or goes.
@@ -29,6 +34,7 @@ impl Shared {
     pub(crate) fn new(store: &Store) -> Self {
         let mirrored = MirrorConfig::new()
             .family::<stored::NodeRecord>()
+            .family::<stored::ClusterRecord>()
             .family::<stored::SessionRecord>()
             .family::<stored::StatusRecord>()
             .family::<stored::AssignmentRecord>()
@@ -40,7 +46,13 @@ impl Shared {
             .family::<stored::ProjectRecord>()
             .family::<stored::LeaderRecord>();
         let mirror = Mirror::start(store, mirrored);
-        Self { nodes: Arc::default(), mirror, keys: Keys::default(), of_gateway: Mutex::default() }
+        Self {
+            nodes: Arc::default(),
+            clusters: Arc::default(),
+            mirror,
+            keys: Keys::default(),
+            of_gateway: Mutex::default(),
+        }
     }
 
     /// Brings all in step with what the mirror shows now; answers where to continue.
@@ -58,6 +70,11 @@ impl Shared {
                 let nodes: Vec<_> =
                     touched.iter().map(|name| (name.to_string(), self.node(snapshot, name, now))).collect();
                 self.nodes.publish(nodes, snapshot);
+                let clusters =
+                    changes.iter().filter_map(|change| name_of::<stored::ClusterRecord>(change.key()));
+                let clusters: Vec<_> =
+                    clusters.map(|name| (name.to_string(), cluster(snapshot, &name))).collect();
+                self.clusters.publish(clusters, snapshot);
             }
             Changes::Resync => {
                 self.index_sessions(snapshot);
@@ -69,6 +86,14 @@ impl Shared {
                     .filter_map(|name| Some((name.to_string(), Arc::new(self.node(snapshot, &name, now)?))))
                     .collect();
                 self.nodes.reset(nodes, snapshot);
+                let records = Prefix::<stored::ClusterRecord>::all();
+                let names = snapshot
+                    .entries(&records)
+                    .filter_map(|entry| name_of::<stored::ClusterRecord>(&entry.key));
+                let clusters = names
+                    .filter_map(|name| Some((name.to_string(), Arc::new(cluster(snapshot, &name)?))))
+                    .collect();
+                self.clusters.reset(clusters, snapshot);
             }
         }
         delta.cursor
@@ -136,6 +161,14 @@ impl Shared {
             }
         }
     }
+}
+
+fn cluster(snapshot: &Snapshot, name: &ClusterRef) -> Option<Cluster> {
+    let record = snapshot.get(&Key::<stored::ClusterRecord>::of(name)).unwrap_or_else(|error| {
+        warn!(%error, "a record that does not decode is passed over");
+        None
+    });
+    Some(stored_cluster(name, &record?))
 }
 
 fn name_of<R: Record>(key: &str) -> Option<R::Name> {

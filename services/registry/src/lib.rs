@@ -6,6 +6,7 @@
 mod access;
 mod audit;
 pub mod authority;
+mod clusters;
 mod enrol;
 mod events;
 mod follow;
@@ -25,6 +26,7 @@ use skerry_identity::key_file::KeyFile;
 use skerry_identity::key_ring::KeyRingError;
 use skerry_identity::seal::KeyEncryption;
 use skerry_proto::registry::v1::audit_service_server::AuditServiceServer;
+use skerry_proto::registry::v1::cluster_service_server::ClusterServiceServer;
 use skerry_proto::registry::v1::enrollment_request_service_server::EnrollmentRequestServiceServer;
 use skerry_proto::registry::v1::event_service_server::EventServiceServer;
 use skerry_proto::registry::v1::installation_service_server::InstallationServiceServer;
@@ -40,6 +42,7 @@ pub use crate::access::count_first_admin_key;
 use crate::access::Access;
 use crate::audit::Audit;
 use crate::authority::Issuer;
+use crate::clusters::Clusters;
 use crate::enrol::{Enroller, Issuing, Tokens, Waiting};
 use crate::events::Events;
 use crate::follow::Shared;
@@ -130,6 +133,7 @@ pub enum StartError {
 /// A running registry.
 pub struct Registry {
     nodes: Nodes,
+    clusters: Clusters,
     projects: Projects,
     events: Events,
     installation: Installations,
@@ -157,13 +161,14 @@ impl Registry {
         let events = Events::new(Arc::clone(&shared), &store, shutdown.clone());
         let installation = Installations::new(Arc::clone(&shared), store.clone());
         let nodes = Nodes::new(Arc::clone(&shared), store.clone(), shutdown.clone());
+        let clusters = Clusters::new(Arc::clone(&shared), store.clone(), shutdown.clone());
         let tokens = Tokens::new(Arc::clone(&shared), store.clone(), issuer.clone());
         shutdown.spawn(enrol::sweep(Arc::clone(&shared), store.clone(), shutdown.clone()));
         let audit = Audit::new(&store, shutdown.clone());
         shutdown.spawn(audit::retain(store.clone(), config.audit, shutdown.clone()));
         let access = Access::start(&store, access, issuer.clone(), shutdown);
         let enroller = Enroller::new(shared, store, issuer, nodes.clone());
-        Ok(Self { nodes, projects, events, installation, tokens, enroller, access, audit })
+        Ok(Self { nodes, clusters, projects, events, installation, tokens, enroller, access, audit })
     }
 
     /// What a gateway in the same process asks for machines that enrol and nodes that renew.
@@ -176,6 +181,7 @@ impl Registry {
         self.access.register(server);
         let audit = AuditServiceServer::new(self.audit.clone());
         let nodes = NodeServiceServer::new(self.nodes.clone());
+        let clusters = ClusterServiceServer::new(self.clusters.clone());
         let projects = ProjectServiceServer::new(self.projects.clone());
         let events = EventServiceServer::new(self.events.clone());
         let waiting = EnrollmentRequestServiceServer::new(Waiting(self.enroller.clone()));
@@ -195,6 +201,11 @@ impl Registry {
             )
             .add(
                 nodes
+                    .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                    .max_encoding_message_size(MESSAGE_BYTES_MAX),
+            )
+            .add(
+                clusters
                     .max_decoding_message_size(MESSAGE_BYTES_MAX)
                     .max_encoding_message_size(MESSAGE_BYTES_MAX),
             )

@@ -1,11 +1,14 @@
 //! `NodeService`: what is a node's own in the ways of `skerry-api`, and the handlers.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use skerry_api::{Call, Caused, Delete, Kind, Mask, ResponseStream, Takes, Told, Tries, Update, reply};
 use skerry_daemon::Shutdown;
-use skerry_model::{Code, Fault, NodeRef};
+use skerry_model::meta::CLUSTER_LABEL;
+use skerry_model::taint::check_taints;
+use skerry_model::{ClusterName, ClusterRef, Code, Fault, NodeRef};
 use skerry_proto::registry::v1::node_service_server::NodeService;
 use skerry_proto::registry::v1::{self as pb, ChangeType, Node, NodeSpec};
 use skerry_proto::store::v1 as stored;
@@ -15,6 +18,7 @@ use skerry_store::keys::{Counted, EventSource};
 use skerry_store::{Key, Mirror, Prefix, Store, Txn, TxnError};
 use tonic::{Request, Response, Status};
 
+use crate::clusters::named_cluster;
 use crate::enrol::{Struck, strike_out};
 use crate::follow::Shared;
 
@@ -69,7 +73,7 @@ impl Kind for Nodes {
     type Resource = Node;
 
     const FIELD: &'static str = "node";
-    const SPEC_PATHS: &'static [&'static str] = &["spec", "spec.cordoned"];
+    const SPEC_PATHS: &'static [&'static str] = &["spec", "spec.cordoned", "spec.taints"];
 
     fn takes(_: &stored::NodeRecord) -> Takes {
         Takes { one_of: Some(Counted::Nodes), bytes: 0 }
@@ -88,14 +92,19 @@ impl Kind for Nodes {
     }
 
     async fn spec(&self, _: &NodeRef, record: &stored::NodeRecord) -> Result<NodeSpec, Fault> {
-        Ok(NodeSpec { cordoned: record.cordoned })
+        Ok(NodeSpec { cordoned: record.cordoned, taints: record.taints.clone() })
     }
 
     fn merge(stored: Option<&NodeSpec>, sent: &Node, mask: &Mask) -> Result<NodeSpec, Fault> {
-        let mut spec = stored.copied().unwrap_or_default();
+        let mut spec = stored.cloned().unwrap_or_default();
+        let sent = sent.spec.clone().unwrap_or_default();
         if mask.covers("spec.cordoned") {
-            spec.cordoned = sent.spec.unwrap_or_default().cordoned;
+            spec.cordoned = sent.cordoned;
         }
+        if mask.covers("spec.taints") {
+            spec.taints = sent.taints;
+        }
+        check_taints(&spec.taints)?;
         Ok(spec)
     }
 
@@ -107,7 +116,26 @@ impl Kind for Nodes {
         txn: Txn,
     ) -> Result<Txn, Fault> {
         record.cordoned = spec.cordoned;
+        record.taints.clone_from(&spec.taints);
         Ok(txn)
+    }
+
+    /// The cluster that a node is put in is there, and stays until it is in it.
+    async fn labelled(
+        &self,
+        name: &NodeRef,
+        before: Option<&BTreeMap<String, String>>,
+        after: &BTreeMap<String, String>,
+        txn: Txn,
+    ) -> Result<Txn, Fault> {
+        let Some(cluster) = after.get(CLUSTER_LABEL) else { return Ok(txn) };
+        if before.is_some_and(|before| before.get(CLUSTER_LABEL) == Some(cluster)) {
+            return Ok(txn);
+        }
+        let field = format!("node.metadata.labels.{CLUSTER_LABEL}");
+        let of = ClusterName::parse(cluster).map_err(|error| Fault::invalid_field(field, error))?;
+        let of = ClusterRef { project: name.project.clone(), cluster: of };
+        named_cluster(&self.store, &of, txn).await
     }
 
     /// With the node goes all that is kept as long as it. The gateway sees the session's record go and ends the stream.

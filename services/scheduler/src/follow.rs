@@ -1,7 +1,7 @@
 //! Keeps the world, and the resources that clients see, in step with the store.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use skerry_api::{Etag, Hub, metadata_of};
 use skerry_daemon::Shutdown;
@@ -16,6 +16,9 @@ use crate::keys::SecretKeys;
 use crate::secrets::shown;
 use crate::status::status_of;
 use crate::world::{Touched, World};
+
+/// Between two looks for nodes that are out of reach.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// What the tasks and handlers of a scheduler share.
 pub(crate) struct Shared {
@@ -33,6 +36,7 @@ pub(crate) struct Shared {
 fn mirrored() -> MirrorConfig {
     MirrorConfig::new()
         .family::<stored::NodeRecord>()
+        .family::<stored::ClusterRecord>()
         .family::<stored::AppRecord>()
         .family::<stored::RevisionRecord>()
         .family::<stored::RolloutRecord>()
@@ -89,6 +93,16 @@ impl Shared {
         world.refuse_sealing(node, &mut touched);
         let snapshot = self.mirror.snapshot();
         self.show_apps(world, &touched, &snapshot);
+    }
+
+    /// Finds out which nodes count as lost now.
+    fn look(&self, now: Instant) {
+        let mut touched = Touched::default();
+        let mut world = self.world();
+        if world.look(now, &mut touched) {
+            let snapshot = self.mirror.snapshot();
+            self.show_apps(world, &touched, &snapshot);
+        }
     }
 
     fn show_apps(&self, world: MutexGuard<'_, World>, touched: &Touched, snapshot: &Snapshot) {
@@ -207,11 +221,25 @@ fn take_all(world: &mut World, snapshot: &Snapshot, touched: &mut Touched) {
     family::<stored::StatusRecord>(world, snapshot, touched);
     family::<stored::SessionRecord>(world, snapshot, touched);
     family::<stored::AssignmentRecord>(world, snapshot, touched);
+    family::<stored::ClusterRecord>(world, snapshot, touched);
     family::<stored::NodeRecord>(world, snapshot, touched);
     family::<stored::AppRecord>(world, snapshot, touched);
 }
 
-/// Follows the store until the end.
+/// Follows the store, and looks for nodes that are out of reach, until the end. One task does both: what either shows is newer than what the other did.
 pub(crate) async fn follow(shared: Arc<Shared>, shutdown: Shutdown) {
-    skerry_api::follow(&shared.mirror, shutdown.wait(), |cursor| shared.take(cursor)).await;
+    let follow = skerry_api::follow(&shared.mirror, shutdown.wait(), |cursor| shared.take(cursor));
+    tokio::select! {
+        () = follow => {}
+        () = look_out(&shared, &shutdown) => {}
+    }
+}
+
+async fn look_out(shared: &Shared, shutdown: &Shutdown) {
+    while !shutdown.is_ending() {
+        tokio::select! {
+            () = shutdown.wait() => {}
+            () = tokio::time::sleep(LOOK_EVERY) => shared.look(Instant::now()),
+        }
+    }
 }

@@ -37,7 +37,8 @@ fn token(status: &InstanceStatus) -> String {
 /// The token, if it is one that a page gave, or nothing.
 fn check_token(token: &str) -> Result<&str, Fault> {
     let is_ours = token.split_once(' ').is_some_and(|(instance, node)| {
-        InstanceName::parse(instance).is_ok() && NodeRef::parse(node).is_ok()
+        // One that has no place on any of several nodes has no node.
+        InstanceName::parse(instance).is_ok() && (node.is_empty() || NodeRef::parse(node).is_ok())
     });
     if token.is_empty() || is_ours {
         return Ok(token);
@@ -91,6 +92,8 @@ mod tests {
         };
         assert_eq!(check_token(&token(&status)), Ok(token(&status).as_str()));
         assert_eq!(check_token(""), Ok(""));
+        let nowhere = InstanceStatus { node: String::new(), ..status };
+        assert_eq!(check_token(&token(&nowhere)), Ok("web/s/n1/0 "));
         for bad in ["garbage", "zzz zzz", "web/s/n1/0", " "] {
             let fault = check_token(bad).unwrap_err();
             assert_eq!(fault.violations[0].field, "page_token", "{bad}");

@@ -16,6 +16,7 @@ mod revisions;
 mod rollouts;
 mod sealing;
 mod secrets;
+mod sight;
 mod status;
 mod world;
 #[doc(hidden)]

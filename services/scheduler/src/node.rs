@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use skerry_model::InstanceName;
 use skerry_proto::store::v1 as stored;
+use skerry_proto::types::v1::MachineStatus;
 
 /// What is known of a node beyond what placement needs.
 #[derive(Debug, Default)]
@@ -59,6 +60,11 @@ impl NodeView {
         };
         let assigned = self.assignment.as_ref().and_then(|(record, _)| of(&record.instances));
         self.has_acknowledged_all() || (assigned.is_some() && assigned == of(&self.acknowledged_before))
+    }
+
+    /// What it reported of its machine.
+    pub(crate) fn machine(&self) -> Option<&MachineStatus> {
+        self.status.as_ref()?.machine.as_ref()
     }
 
     /// Whether nothing is known of it any more.

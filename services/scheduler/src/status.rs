@@ -1,12 +1,13 @@
 //! How an app stands: pure, from the world. Everything that is not ready carries a reason.
 
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use skerry_model::app::Kind;
 use skerry_model::{AppName, ClusterName, InstanceName, NodeName, ProjectName, time};
-use skerry_placement::{Placed, Unplaced};
+use skerry_placement::{ClusterPlan, Placed, Unplaced};
 use skerry_proto::scheduler::v1::rollout_status::Phase;
-use skerry_proto::scheduler::v1::{AppStatus, Counts, RolloutStatus, ServiceStatus};
+use skerry_proto::scheduler::v1::{AppStatus, ClusterCounts, Counts, RolloutStatus, ServiceStatus};
 use skerry_proto::store::v1::StatusRecord;
 use skerry_proto::types::v1::{Condition, InstancePhase, InstanceStatus, JobStatus, condition, job_status};
 use skerry_rollout::Shown;
@@ -17,6 +18,8 @@ use crate::world::{Project, World};
 
 /// How many problems an app's status names.
 const PROBLEMS_MAX: usize = 20;
+/// How many clusters it names.
+const CLUSTERS_MAX: usize = 100;
 
 /// One instance and what counts for its service.
 #[derive(Debug)]
@@ -29,6 +32,8 @@ pub(crate) struct Seen {
     settled: bool,
     /// It is placed in the app's current revision.
     current: bool,
+    /// Whether its node is connected. Absent: it is on none.
+    reached: Option<bool>,
     end: End,
 }
 
@@ -48,43 +53,38 @@ impl Seen {
     }
 }
 
-/// Every instance of an app that should be, or is, by node and name.
+/// Every instance of an app that should be, or is, by cluster, node and name.
 pub(crate) fn instances(
     world: &World,
     project_name: &ProjectName,
     project: &Project,
     app: &AppName,
 ) -> Vec<Seen> {
-    let nodes = project.solution.keys();
-    nodes.flat_map(|node| instances_on(world, project_name, project, app, node)).collect()
+    let clusters = project.solution.iter();
+    clusters
+        .flat_map(|(cluster, plan)| instances_in(world, project_name, project, app, (cluster, plan)))
+        .collect()
 }
 
-/// Every instance of an app that should be, or is, on a node.
-fn instances_on(
+/// Every instance of an app that should be, or is, in a cluster.
+fn instances_in(
     world: &World,
     project_name: &ProjectName,
     project: &Project,
     app: &AppName,
-    node: &NodeName,
+    (cluster, plan): (&ClusterName, &ClusterPlan),
 ) -> Vec<Seen> {
-    let Some(plan) = project.solution.get(node) else { return Vec::new() };
     let default = NodeView::default();
-    let prefix = format!("{app}/");
-    let view = project.nodes.get(node).unwrap_or(&default);
-    let look = Look { node, view, connected: world.is_connected(view), project, project_name };
-    let placed = plan.placed.iter().filter(|p| p.instance.app == *app && !is_kept(&plan.unplaced, p));
-    let mut seen: Vec<Seen> = placed.map(|p| look.placed(p)).collect();
-    seen.extend(plan.unplaced.iter().filter(|u| u.instance.app == *app).map(|u| look.unplaced(u)));
-    let is_wanted = |name: &InstanceName| {
-        plan.placed.iter().any(|p| p.instance == *name) || plan.unplaced.iter().any(|u| u.instance == *name)
-    };
-    let leaving = leftovers(view)
-        .filter(|(name, _)| name.starts_with(&prefix))
-        .filter_map(|(name, reported)| Some((InstanceName::parse(name).ok()?, reported)))
-        .filter(|(name, _)| !is_wanted(name));
-    seen.extend(leaving.map(|(name, reported)| look.leaving(name, reported)));
+    let mut seen = Vec::new();
+    for (node, placed) in &plan.nodes {
+        let view = project.nodes.get(node).unwrap_or(&default);
+        let look = Look { node, view, connected: world.is_connected(view), project, project_name };
+        look.instances(app, placed, &plan.unplaced, &mut seen);
+    }
+    let nowhere = plan.unplaced.iter().filter(|one| one.node.is_none() && one.instance.app == *app);
+    seen.extend(nowhere.map(nowhere_placed));
     // In the revision that this cluster shall have, which need not be the current one.
-    let wanted = project.state.apps.get(app).map(|app| app.wanted(&ClusterName::from(node.clone())));
+    let wanted = project.state.apps.get(app).map(|app| app.wanted(cluster));
     for one in &mut seen {
         let service = wanted.and_then(|wanted| wanted.spec.service(&one.name.service));
         if service.is_some_and(|service| matches!(service.kind, Kind::Job(_))) {
@@ -94,19 +94,27 @@ fn instances_on(
     seen
 }
 
-/// How a cluster is with what it shall have of an app.
+/// How a cluster is with what it shall have of an app. What is on members that are not connected nobody knows, and it holds nothing up, unless all
+/// that have something of it are: then the cluster is away.
 pub(crate) fn shown(
     world: &World,
     project_name: &ProjectName,
     project: &Project,
     app: &AppName,
-    node: &NodeName,
+    (cluster, plan): (&ClusterName, &ClusterPlan),
 ) -> Shown {
-    if !project.nodes.get(node).is_some_and(|view| world.is_connected(view)) {
+    let seen = instances_in(world, project_name, project, app, (cluster, plan));
+    let mut holders = seen.iter().filter_map(|one| one.reached).peekable();
+    let is_connected = |node: &NodeName| project.nodes.get(node).is_some_and(|view| world.is_connected(view));
+    let is_here = match holders.peek() {
+        Some(_) => holders.any(|reached| reached),
+        None => plan.nodes.keys().any(is_connected),
+    };
+    if !is_here {
         return Shown::Away;
     }
-    let seen = instances_on(world, project_name, project, app, node);
-    match seen.iter().find(|one| !(one.wanted && one.settled && (is_done(one) || is_in_run(one)))) {
+    let mut known = seen.iter().filter(|one| one.reached != Some(false));
+    match known.find(|one| !(one.wanted && one.settled && (is_done(one) || is_in_run(one)))) {
         None => Shown::Healthy,
         Some(Seen { status, .. }) => {
             let (instance, reason, message) = (&status.instance, &status.reason, &status.message);
@@ -133,8 +141,10 @@ fn leftovers(view: &NodeView) -> impl Iterator<Item = (&str, Option<&InstanceSta
         .chain(unreported.map(|name| (name, None)))
 }
 
+/// By instance name they are.
 fn is_kept(unplaced: &[Unplaced], placed: &Placed) -> bool {
-    unplaced.iter().any(|u| u.kept && u.instance == placed.instance)
+    let found = unplaced.binary_search_by(|one| one.instance.cmp(&placed.instance));
+    found.is_ok_and(|at| unplaced[at].kept)
 }
 
 /// One node, while its instances are looked at.
@@ -147,6 +157,23 @@ struct Look<'a> {
 }
 
 impl Look<'_> {
+    /// Every instance of an app that should be, or is, on the node, to which `placed` are given.
+    fn instances(&self, app: &AppName, placed: &[Placed], unplaced: &[Unplaced], seen: &mut Vec<Seen>) {
+        let own = || unplaced.iter().filter(|one| one.node.as_ref() == Some(self.node));
+        let here = placed.iter().filter(|p| p.instance.app == *app);
+        seen.extend(here.filter(|p| !is_kept(unplaced, p)).map(|p| self.placed(p)));
+        seen.extend(own().filter(|u| u.instance.app == *app).map(|u| self.unplaced(u)));
+        let prefix = format!("{app}/");
+        let is_wanted = |name: &InstanceName| {
+            placed.iter().any(|p| p.instance == *name) || own().any(|u| u.instance == *name)
+        };
+        let leaving = leftovers(self.view)
+            .filter(|(name, _)| name.starts_with(&prefix))
+            .filter_map(|(name, reported)| Some((InstanceName::parse(name).ok()?, reported)))
+            .filter(|(name, _)| !is_wanted(name));
+        seen.extend(leaving.map(|(name, reported)| self.leaving(name, reported)));
+    }
+
     fn reported(&self, name: &InstanceName) -> Option<&InstanceStatus> {
         let name = name.to_string();
         self.view.status.as_ref()?.instances.iter().find(|status| status.instance == name)
@@ -218,7 +245,7 @@ impl Look<'_> {
         let current = app.is_some_and(|app| app.record.value.revision == wanted_revision);
         let settled = acknowledged && is_current;
         let name = placed.instance.clone();
-        Seen { name, status, wanted: true, settled, current, end: End::Never }
+        Seen { name, status, wanted: true, settled, current, reached: Some(self.connected), end: End::Never }
     }
 
     fn unplaced(&self, unplaced: &Unplaced) -> Seen {
@@ -230,8 +257,7 @@ impl Look<'_> {
         status.ready = false;
         unplaced.reason.word().clone_into(&mut status.reason);
         status.message = format!("{}{}", unplaced.reason, meanwhile(unplaced.kept, reported));
-        let name = unplaced.instance.clone();
-        Seen { name, status, wanted: true, settled: false, current: false, end: End::Never }
+        Seen { reached: Some(self.connected), ..waiting(unplaced, status) }
     }
 
     fn leaving(&self, name: InstanceName, reported: Option<&InstanceStatus>) -> Seen {
@@ -247,8 +273,27 @@ impl Look<'_> {
                 format!("no longer wanted, but node {node} is not connected: it stops when that returns"),
             );
         }
-        Seen { name, status, wanted: false, settled: false, current: false, end: End::Never }
+        let reached = Some(self.connected);
+        Seen { name, status, wanted: false, settled: false, current: false, reached, end: End::Never }
     }
+}
+
+/// One that could not be placed as wanted.
+fn waiting(unplaced: &Unplaced, status: InstanceStatus) -> Seen {
+    let name = unplaced.instance.clone();
+    Seen { name, status, wanted: true, settled: false, current: false, reached: None, end: End::Never }
+}
+
+/// One that none of several nodes takes.
+fn nowhere_placed(unplaced: &Unplaced) -> Seen {
+    let status = InstanceStatus {
+        instance: unplaced.instance.to_string(),
+        phase: InstancePhase::Pending.into(),
+        reason: unplaced.reason.word().to_owned(),
+        message: unplaced.reason.to_string(),
+        ..InstanceStatus::default()
+    };
+    waiting(unplaced, status)
 }
 
 fn not_ready(status: &mut InstanceStatus, reason: &str, message: String) {
@@ -309,6 +354,7 @@ pub(crate) fn status_of(
         })
         .collect();
     let counts = count(seen.iter());
+    let clusters = clusters(project, &seen);
     let rollout = rollouts::status_of(world, project_name, project, app);
     let mut conditions = conditions(project, app, &counts, &seen, rollout.as_ref());
     for condition in &mut conditions {
@@ -328,8 +374,22 @@ pub(crate) fn status_of(
         services,
         conditions,
         problems,
+        clusters,
         rollout,
     }
+}
+
+/// How the app stands in each cluster that nodes can be in: of one of its own the instances tell.
+fn clusters(project: &Project, seen: &[Seen]) -> Vec<ClusterCounts> {
+    let mut of: BTreeMap<&ClusterName, Vec<&Seen>> = BTreeMap::new();
+    for one in seen.iter().filter(|one| project.state.clusters.contains_key(&one.name.cluster)) {
+        of.entry(&one.name.cluster).or_default().push(one);
+    }
+    let counts = |(cluster, seen): (&ClusterName, Vec<&Seen>)| ClusterCounts {
+        cluster: cluster.to_string(),
+        counts: Some(count(seen.into_iter())),
+    };
+    of.into_iter().take(CLUSTERS_MAX).map(counts).collect()
 }
 
 fn count<'a>(seen: impl Iterator<Item = &'a Seen>) -> Counts {
@@ -482,93 +542,24 @@ fn nothing_wanted(project: &Project, app: &AppName) -> (&'static str, String) {
         return ("RevisionMissing", "the current revision is not in the store".to_owned());
     };
     let selector = &placed.base.spec.selector;
-    if project.state.nodes.is_empty() {
+    let labels = |(cluster, plan): (&ClusterName, &ClusterPlan)| {
+        project.state.labels_of(cluster, plan.nodes.keys().next()?).cloned()
+    };
+    let count = project.solution.len();
+    if count == 0 {
         ("NoNodes", "the project has no nodes yet".to_owned())
-    } else if project.state.nodes.values().any(|node| selector.matches(&node.labels)) {
-        ("NoReplicas", "nodes match, and no service wants a replica".to_owned())
+    } else if project.solution.iter().filter_map(labels).any(|labels| selector.matches(&labels)) {
+        let message = "clusters match, and no service wants an instance there";
+        ("NoReplicas", message.to_owned())
+    } else if project.state.clusters.is_empty() {
+        ("NoMatchingNode", format!("none of {count} nodes matches the selector `{selector}`"))
     } else {
-        (
-            "NoMatchingNode",
-            format!("none of {} nodes matches the selector `{selector}`", project.state.nodes.len()),
-        )
+        let message = format!(
+            "none of {count} clusters matches the selector `{selector}` (a node in none counts as one of its own)"
+        );
+        ("NoMatchingNode", message)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use skerry_model::ContentHash;
-    use skerry_proto::store::v1::RefusedResource;
-
-    use super::*;
-
-    #[test]
-    fn an_instance_whose_revision_was_refused_says_why_that_was() {
-        let hash = ContentHash::of(b"spec");
-        let placed = Placed {
-            instance: InstanceName::parse("a/s/n/0").unwrap(),
-            revision: hash,
-            configs: std::collections::BTreeMap::new(),
-            secrets: std::collections::BTreeMap::new(),
-            booked: skerry_model::app::Amounts::default(),
-            ports: Vec::new(),
-        };
-        let refused = |name: String, reason: &str| RefusedResource {
-            name,
-            reason: reason.to_owned(),
-            ..RefusedResource::default()
-        };
-        let own = refused("instances/a/s/n/0".to_owned(), "MissingReference");
-        let cause = refused(format!("revisions/a/{hash}"), "UnsupportedFeature");
-        let status = StatusRecord { refused: vec![own.clone(), cause], ..StatusRecord::default() };
-        assert_eq!(refusal(&status, &placed).unwrap().0, "UnsupportedFeature");
-        let alone = StatusRecord { refused: vec![own], ..StatusRecord::default() };
-        assert_eq!(refusal(&alone, &placed).unwrap().0, "MissingReference");
-    }
-
-    #[test]
-    fn an_update_that_cannot_be_made_says_why() {
-        let mut waits = InstanceStatus {
-            ready: true,
-            reason: "ImagePullFailed".into(),
-            message: "the former revision still runs: no route".into(),
-            ..InstanceStatus::default()
-        };
-        behind(&mut waits);
-        assert!(!waits.ready);
-        assert_eq!((waits.reason.as_str(), waits.message.contains("no route")), ("ImagePullFailed", true));
-        let mut untold = InstanceStatus { ready: true, ..InstanceStatus::default() };
-        behind(&mut untold);
-        assert_eq!((untold.ready, untold.reason.as_str()), (false, "Updating"));
-    }
-
-    #[test]
-    fn a_cluster_is_as_healthy_while_a_cron_job_runs_as_between_its_runs() {
-        use InstancePhase::{Backoff, Failed, Pending, Preparing};
-        use job_status::State::{Active, Waiting};
-        let seen = |end: End, phase: InstancePhase, state: job_status::State| {
-            let job = Some(JobStatus { state: state.into(), ..JobStatus::default() });
-            let status = InstanceStatus { phase: phase.into(), job, ..InstanceStatus::default() };
-            let name = InstanceName::parse("a/s/n/0").unwrap();
-            Seen { name, status, wanted: true, settled: true, current: true, end }
-        };
-        for phase in [Pending, Preparing] {
-            assert!(is_in_run(&seen(End::Never, phase, Active)));
-            assert!(!is_in_run(&seen(End::Never, phase, Waiting)), "it cannot begin");
-            assert!(!is_in_run(&seen(End::Success, phase, Active)), "a job is waited for");
-        }
-        for phase in [Backoff, Failed] {
-            assert!(!is_in_run(&seen(End::Never, phase, Active)));
-        }
-    }
-
-    #[test]
-    fn only_what_runs_is_said_to_run_on() {
-        let phase =
-            |phase: InstancePhase| InstanceStatus { phase: phase.into(), ..InstanceStatus::default() };
-        assert_eq!(meanwhile(true, Some(&phase(InstancePhase::Running))), "; the former revision runs on");
-        for other in [None, Some(phase(InstancePhase::Failed)), Some(phase(InstancePhase::Preparing))] {
-            assert!(meanwhile(true, other.as_ref()).ends_with("does not run"));
-        }
-        assert_eq!(meanwhile(false, None), "");
-    }
-}
+mod tests;

@@ -3,6 +3,7 @@
 //! Fed with store entries one by one (in any order: each join is made when both sides are there), it keeps per project the placement state
 //! and its solution in step. It decides nothing beyond placement and writes nothing.
 
+mod reach;
 mod rollout;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,8 +11,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use skerry_model::{
-    AppName, AppRef, AppSpec, ConfigName, ConfigRef, ContentHash, InstanceName, NodeName, NodeRef,
-    ProjectName, SecretName, SecretRef, SecretVersion,
+    AppName, AppRef, AppSpec, ClusterName, ConfigName, ConfigRef, ContentHash, InstanceName, NodeName,
+    NodeRef, ProjectName, SecretName, SecretRef, SecretVersion,
 };
 use skerry_placement::{Delta, Node, Placed, Secret, Solution, State, apply};
 use skerry_proto::store::v1 as stored;
@@ -24,7 +25,9 @@ use crate::keys::SecretKeys;
 use crate::node::NodeView;
 use crate::rollouts::AppRollout;
 use crate::sealing::Sealing;
+use crate::sight::Sight;
 use crate::writes::{self, Unsettled};
+use reach::{node_of, with_machine};
 
 /// What follows from a change later than this is no part of its trace: a node that joins after days would else be.
 const TRACE_AGE_MAX: Duration = Duration::from_secs(10 * 60);
@@ -58,6 +61,8 @@ pub(crate) struct Project {
     pub(crate) solution: Solution,
     /// Nodes by name.
     pub(crate) nodes: BTreeMap<NodeName, NodeView>,
+    /// How long a member of a cluster may be out of reach before it counts as lost.
+    patience: BTreeMap<ClusterName, Duration>,
     /// Apps by name.
     pub(crate) apps: BTreeMap<AppName, AppView>,
     /// Configs by name.
@@ -91,6 +96,8 @@ pub(crate) struct Touched {
 pub(crate) struct World {
     projects: BTreeMap<ProjectName, Project>,
     gateways: BTreeSet<String>,
+    /// Which nodes are out of sight, of projects that have clusters.
+    sights: BTreeMap<ProjectName, Sight>,
     /// What opens secrets.
     keys: SecretKeys,
 }
@@ -101,9 +108,9 @@ impl World {
         Self { keys, ..Self::default() }
     }
 
-    /// The same before it knew anything.
+    /// The same before it knew anything of the store.
     pub(crate) fn emptied(&self) -> Self {
-        Self::new(self.keys.clone())
+        Self { sights: self.sights.clone(), ..Self::new(self.keys.clone()) }
     }
 
     /// A project, if it has anything.
@@ -137,6 +144,7 @@ impl World {
     pub(crate) fn take(&mut self, key: &str, entry: Option<&Entry>, touched: &mut Touched) {
         match Family::of_key(key) {
             Some(Family::Nodes) => self.take_node(key, entry, touched),
+            Some(Family::Clusters) => self.take_cluster(key, entry, touched),
             Some(Family::Apps) => self.take_app(key, entry, touched),
             Some(Family::Revisions) => self.take_revision(key, entry, touched),
             Some(Family::Rollouts) => self.take_rollout(key, entry, touched),
@@ -158,6 +166,7 @@ impl World {
 
     fn take_node(&mut self, key: &str, entry: Option<&Entry>, touched: &mut Touched) {
         let Some((name, record)) = read::<stored::NodeRecord>(key, entry) else { return };
+        let lost = self.is_lost(&name);
         let project = self.project_mut(&name.project);
         let sealing = record.as_ref().and_then(|record| Sealing::of(&record.value));
         let seal = sealing.as_ref().map(Sealing::id);
@@ -166,14 +175,8 @@ impl World {
             None => project.sealings.remove(&name.node),
         };
         let node = record.map(|record| {
-            let meta = record.value.meta.unwrap_or_default();
-            let machine = project
-                .nodes
-                .get(&name.node)
-                .and_then(|view| view.status.as_ref())
-                .and_then(|s| s.machine.clone());
-            let (cpu_millis, memory_bytes) = capacity(machine.as_ref());
-            Node { labels: meta.labels, cordoned: record.value.cordoned, cpu_millis, memory_bytes, seal }
+            let machine = project.nodes.get(&name.node).and_then(NodeView::machine);
+            Node { seal, lost, ..node_of(record.value, machine) }
         });
         if node.is_none() && project.nodes.get(&name.node).is_some_and(NodeView::is_bare) {
             project.nodes.remove(&name.node);
@@ -282,16 +285,11 @@ impl World {
         let project = self.project_mut(&name.project);
         let view = project.nodes.entry(name.node.clone()).or_default();
         view.take_status(record.map(|record| Arc::new(record.value)));
-        let (cpu_millis, memory_bytes) =
-            capacity(view.status.as_ref().and_then(|status| status.machine.as_ref()));
-        let changed = project
-            .state
-            .nodes
-            .get(&name.node)
-            .filter(|n| (n.cpu_millis, n.memory_bytes) != (cpu_millis, memory_bytes));
-        if let Some(node) = changed.cloned() {
-            let delta = Delta::Node(name.node.clone(), Some(Node { cpu_millis, memory_bytes, ..node }));
-            project.change(&name.project, delta, None, touched);
+        if let Some(known) = project.state.nodes.get(&name.node) {
+            let node = with_machine(known.clone(), view.machine());
+            if node != *known {
+                project.change(&name.project, Delta::Node(name.node.clone(), Some(node)), None, touched);
+            }
         }
         project.touch_apps_on(&name.project, &name.node, touched);
     }
@@ -364,7 +362,7 @@ impl Project {
     /// Whether any node is assigned, or shall be, these values of a secret.
     pub(crate) fn has_secret(&self, secret: &SecretName, version: &SecretVersion) -> bool {
         let stored = self.state.previous.values().flatten();
-        let planned = self.solution.values().flat_map(|plan| &plan.placed);
+        let planned = self.planned();
         stored
             .chain(planned)
             .any(|placed| placed.secrets.get(secret).is_some_and(|one| one.version == *version))
@@ -378,7 +376,7 @@ impl Project {
         version: &SecretVersion,
     ) -> bool {
         let stored = self.state.previous.get(node).into_iter().flatten();
-        let planned = self.solution.get(node).into_iter().flat_map(|plan| &plan.placed);
+        let planned = self.plan_of(node).into_iter().flatten();
         stored
             .chain(planned)
             .any(|placed| placed.secrets.get(secret).is_some_and(|one| one.version == *version))
@@ -413,19 +411,29 @@ impl Project {
             return true;
         }
         let stored = self.state.previous.values().flatten();
-        let planned = self.solution.values().flat_map(|plan| &plan.placed);
+        let planned = self.planned();
         stored.chain(planned).any(|placed| placed.instance.app == *app && placed.revision == *revision)
     }
 
     /// Whether any node is assigned, or shall be, this content of a config.
     pub(crate) fn is_mounted(&self, config: &ConfigName, hash: &ContentHash) -> bool {
         let stored = self.state.previous.values().flatten();
-        let planned = self.solution.values().flat_map(|plan| &plan.placed);
+        let planned = self.planned();
         stored.chain(planned).any(|placed| placed.configs.get(config) == Some(hash))
     }
 
+    /// What a node shall be assigned. Absent: it is not there.
+    pub(crate) fn plan_of(&self, node: &NodeName) -> Option<&[Placed]> {
+        self.state.plan_of(&self.solution, node)
+    }
+
+    /// What all nodes shall be assigned.
+    fn planned(&self) -> impl Iterator<Item = &Placed> {
+        self.solution.values().flat_map(|plan| plan.nodes.values().flatten())
+    }
+
     fn unsettled_node(&self, project: &ProjectName, node: &NodeName) -> Unsettled {
-        let placed = self.solution.get(node).map(|plan| plan.placed.clone());
+        let placed = self.plan_of(node).map(<[Placed]>::to_vec);
         let before = self.state.previous.get(node).cloned().unwrap_or_default();
         Unsettled {
             node: NodeRef { project: project.clone(), node: node.clone() },
@@ -484,9 +492,9 @@ impl Project {
         node: Option<&NodeName>,
         touched: &mut Touched,
     ) {
-        let mut nodes = apply(&mut self.state, &mut self.solution, delta);
-        nodes.extend(node.cloned());
-        for name in nodes {
+        let changed = apply(&mut self.state, &mut self.solution, delta);
+        touched.apps.extend(changed.apps.into_iter().map(|app| AppRef { project: project.clone(), app }));
+        for name in changed.nodes.into_iter().chain(node.cloned()) {
             self.settle(&name);
             self.touch_apps_on(project, &name, touched);
         }
@@ -496,8 +504,8 @@ impl Project {
         let stored = self.state.previous.get(node).map_or(&[][..], Vec::as_slice);
         let has_record = self.nodes.get(node).is_some_and(|view| view.assignment.is_some());
         // To a gateway no record is no opinion, and an agent keeps what it holds: nothing to run is written as well.
-        let is_settled = match self.solution.get(node) {
-            Some(plan) => has_record && plan.placed == stored,
+        let is_settled = match self.plan_of(node) {
+            Some(placed) => has_record && placed == stored,
             None => !has_record,
         };
         if is_settled {
@@ -510,9 +518,10 @@ impl Project {
     /// Notes all apps that have, had or want something on the node.
     fn touch_apps_on(&self, project: &ProjectName, node: &NodeName, touched: &mut Touched) {
         let stored = self.state.previous.get(node).into_iter().flatten().map(|placed| &placed.instance);
-        let plan = self.solution.get(node);
-        let placed = plan.into_iter().flat_map(|plan| &plan.placed).map(|placed| &placed.instance);
-        let unplaced = plan.into_iter().flat_map(|plan| &plan.unplaced).map(|unplaced| &unplaced.instance);
+        let placed = self.plan_of(node).into_iter().flatten().map(|placed| &placed.instance);
+        let plan = self.solution.get(&self.state.cluster_of(node));
+        let unplaced = plan.into_iter().flat_map(|plan| &plan.unplaced);
+        let unplaced = unplaced.filter(|one| one.node.as_ref() == Some(node)).map(|one| &one.instance);
         for instance in stored.chain(placed).chain(unplaced) {
             touched.apps.insert(AppRef { project: project.clone(), app: instance.app.clone() });
         }
@@ -553,12 +562,6 @@ impl Project {
     }
 }
 
-/// Amounts of a machine that are known.
-fn capacity(machine: Option<&skerry_proto::types::v1::MachineStatus>) -> (Option<u64>, Option<u64>) {
-    let positive = |amount: i64| u64::try_from(amount).ok().filter(|amount| *amount > 0);
-    (machine.and_then(|m| positive(m.cpu_millis)), machine.and_then(|m| positive(m.memory_bytes)))
-}
-
 /// A key's name and its record, if there is one. What does not decode is passed over, loudly.
 fn read<R: Record>(key: &str, entry: Option<&Entry>) -> Option<(R::Name, Option<Versioned<R>>)> {
     let name =
@@ -571,3 +574,6 @@ fn read<R: Record>(key: &str, entry: Option<&Entry>) -> Option<(R::Name, Option<
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -42,11 +42,11 @@ impl Kind for Kinds {
         &mut record.meta
     }
     async fn spec(&self, _: &NodeRef, record: &stored::NodeRecord) -> Result<NodeSpec, Fault> {
-        Ok(NodeSpec { cordoned: record.cordoned })
+        Ok(NodeSpec { cordoned: record.cordoned, ..NodeSpec::default() })
     }
     fn merge(stored: Option<&NodeSpec>, sent: &Node, mask: &Mask) -> Result<NodeSpec, Fault> {
-        let sent = sent.spec.unwrap_or_default();
-        let stored = stored.copied().unwrap_or_default();
+        let sent = sent.spec.clone().unwrap_or_default();
+        let stored = stored.cloned().unwrap_or_default();
         Ok(if mask.covers("spec.cordoned") { sent } else { stored })
     }
     async fn write(
@@ -141,7 +141,7 @@ async fn update_as(kinds: &Kinds, id: &str, update: Update<'_, Node>) -> Result<
 fn node(name: &str, cordoned: bool, labels: &[(&str, &str)]) -> Node {
     let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
     let metadata = Metadata { name: name.to_owned(), labels, ..Default::default() };
-    Node { metadata: Some(metadata), spec: Some(NodeSpec { cordoned }), status: None }
+    Node { metadata: Some(metadata), spec: Some(NodeSpec { cordoned, ..NodeSpec::default() }), status: None }
 }
 
 fn with_etag(mut node: Node, etag: &str) -> Node {
@@ -193,7 +193,7 @@ async fn what_is_not_there_is_not_found_unless_it_may_be_created() {
     let upsert =
         Update { resource: Some(&wanted), mask: Some(&mask), allow_missing: true, validate_only: false };
     let (created, outcome) = update_as(&world.kinds, "", upsert).await.unwrap();
-    assert_eq!((outcome, created.spec, meta(&created).generation), (Outcome::Created, wanted.spec, 1));
+    assert_eq!((outcome, &created.spec, meta(&created).generation), (Outcome::Created, &wanted.spec, 1));
     assert_eq!(meta(&created).labels, meta(&wanted).labels);
     assert_eq!(code(world.create("", &wanted).await), Code::AlreadyExists);
     world.close().await;
@@ -230,14 +230,14 @@ async fn to_validate_shows_what_would_be_and_writes_nothing() {
     let wanted = node("n", true, &[]);
     let create = Create { parent: "projects/p", resource: Some(&wanted), validate_only: true };
     let shown = create_as(&world.kinds, "", create).await.unwrap();
-    assert_eq!((meta(&shown).name.as_str(), shown.spec), (NAME, wanted.spec));
+    assert_eq!((meta(&shown).name.as_str(), &shown.spec), (NAME, &wanted.spec));
     assert_eq!(code(world.read().await), Code::NotFound);
 
     let created = world.create("", &node("n", false, &[])).await.unwrap();
     let cordon = node(NAME, true, &[]);
     let update = Update { resource: Some(&cordon), mask: None, allow_missing: false, validate_only: true };
     let (shown, outcome) = update_as(&world.kinds, "", update).await.unwrap();
-    assert_eq!((shown.spec, meta(&shown).generation, outcome), (cordon.spec, 2, Outcome::Updated));
+    assert_eq!((&shown.spec, meta(&shown).generation, outcome), (&cordon.spec, 2, Outcome::Updated));
     assert_eq!(world.read().await.unwrap(), created);
     world.close().await;
 }
@@ -286,9 +286,9 @@ async fn the_mask_says_what_is_meant_and_an_unknown_path_is_named() {
     world.create("", &node("n", false, &[("a", "1")])).await.unwrap();
     let wanted = node(NAME, true, &[("b", "2")]);
     let (changed, _) = world.update("", &wanted, &["metadata.labels.b"]).await.unwrap();
-    assert_eq!((meta(&changed).labels.len(), changed.spec), (2, Some(NodeSpec { cordoned: false })));
+    assert_eq!((meta(&changed).labels.len(), &changed.spec), (2, &Some(NodeSpec::default())));
     let (changed, _) = world.update("", &wanted, &["spec"]).await.unwrap();
-    assert_eq!((meta(&changed).labels.len(), changed.spec), (2, wanted.spec));
+    assert_eq!((meta(&changed).labels.len(), &changed.spec), (2, &wanted.spec));
 
     let fault = world.update("", &wanted, &["spec", "spec.colour"]).await.unwrap_err();
     assert_eq!((fault.code, fault.violations.len()), (Code::InvalidArgument, 1));
@@ -303,7 +303,7 @@ async fn who_is_not_the_first_merges_again_and_gives_up_in_the_end() {
     world.create("", &node("n", false, &[])).await.unwrap();
     world.kinds.disturbed.store(2, Ordering::Relaxed);
     let (changed, _) = world.update("", &node(NAME, true, &[]), &["spec"]).await.unwrap();
-    assert_eq!(changed.spec, Some(NodeSpec { cordoned: true }));
+    assert!(changed.spec.as_ref().is_some_and(|spec| spec.cordoned));
     assert!(meta(&changed).labels.contains_key("theirs"), "the other's change is kept");
 
     world.kinds.disturbed.store(usize::MAX, Ordering::Relaxed);

@@ -7,6 +7,30 @@ use clap::{Args, Subcommand};
 pub enum CreateCommand {
     /// Create a project: a tenant, which every other resource is in
     Project(CreateProjectArgs),
+    /// Create a cluster: nodes at one place that are scheduled together
+    Cluster(CreateClusterArgs),
+}
+
+/// `create cluster`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Nodes join it by `skerry cluster join`, by the label skerry.dev/cluster, or by a token with --cluster.
+
+Examples:
+  skerry create cluster plant-7
+  skerry create cluster plant-7 --labels site=oslo,line=4 --failover-after 2m")]
+pub struct CreateClusterArgs {
+    /// Name of the cluster
+    #[arg(value_name = "NAME")]
+    pub name: String,
+
+    /// Its labels, by which apps select it
+    #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',', value_parser = super::enrol::pair)]
+    pub labels: Vec<(String, String)>,
+
+    /// How long a member may be out of reach before its replicas move [default: 5m]
+    #[arg(long, value_name = "DURATION", value_parser = super::duration)]
+    pub failover_after: Option<std::time::Duration>,
 }
 
 /// `create project`

@@ -50,7 +50,7 @@ pub struct TokenCreateArgs {
     #[arg(long)]
     pub once_per_machine: bool,
 
-    /// Cluster that its nodes are of: kept as an annotation, nothing is placed by it yet
+    /// Cluster that its nodes join; it has to be there
     #[arg(long, value_name = "NAME")]
     pub cluster: Option<String>,
 
@@ -141,7 +141,7 @@ pub struct RevokeArgs {
 }
 
 /// `KEY=VALUE`.
-fn pair(text: &str) -> Result<(String, String), String> {
+pub(super) fn pair(text: &str) -> Result<(String, String), String> {
     let pair = text.split_once('=').filter(|(key, _)| !key.is_empty());
     let (key, value) = pair.ok_or_else(|| format!("write KEY=VALUE, not {text:?}"))?;
     Ok((key.to_owned(), value.to_owned()))

@@ -3,6 +3,7 @@
 mod access;
 mod audit;
 mod change;
+mod cluster;
 mod compose;
 mod contexts;
 mod create;
@@ -26,9 +27,10 @@ pub use access::{
 };
 pub use audit::{AuditArgs, AuditCommand, VerifyArgs};
 pub use change::{AnnotateArgs, ApplyArgs, CordonArgs, DeleteArgs, DiffArgs, EditArgs, LabelArgs};
+pub use cluster::{ClusterCommand, JoinArgs, LeaveArgs, TaintArgs};
 pub use compose::{ComposeFlags, ConvertArgs};
 pub use contexts::{ConfigCommand, GetContextsArgs, SetContextArgs};
-pub use create::{CreateCommand, CreateProjectArgs};
+pub use create::{CreateClusterArgs, CreateCommand, CreateProjectArgs};
 pub use enrol::{
     ApproveArgs, DenyArgs, NodeCommand, RevokeArgs, TokenCommand, TokenCreateArgs, TokenDeleteArgs,
     TokenListArgs,
@@ -141,6 +143,11 @@ pub enum ClientCommand {
     Cordon(CordonArgs),
     /// Give nodes work again
     Uncordon(CordonArgs),
+    /// Keep services off nodes that do not tolerate it
+    Taint(TaintArgs),
+    /// Put nodes into clusters and take them out
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
     /// Tokens, by which machines become nodes
     #[command(subcommand)]
     Token(TokenCommand),

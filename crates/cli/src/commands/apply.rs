@@ -72,7 +72,7 @@ pub(super) fn in_manifest(error: CallOrUsage, sourced: &Sourced) -> CliError {
 fn order(kind: Kind) -> u8 {
     match kind {
         Kind::Project => 0,
-        Kind::Config | Kind::Secret | Kind::User => 1,
+        Kind::Cluster | Kind::Config | Kind::Secret | Kind::User => 1,
         Kind::Node | Kind::Group => 2,
         Kind::App | Kind::RoleBinding => 3,
     }
@@ -94,6 +94,7 @@ pub(super) fn full_target(resource: &Resource) -> Target {
         Kind::Group => Type::Group,
         Kind::RoleBinding => Type::RoleBinding,
         Kind::Project => Type::Project,
+        Kind::Cluster => Type::Cluster,
     };
     Target { kind, name: resource.name().to_owned() }
 }
@@ -170,8 +171,8 @@ fn merged(present: &Node, wanted: &Node) -> (Node, Vec<String>) {
         metadata.annotations = wanted_metadata.annotations;
         paths.push("metadata.annotations".to_owned());
     }
-    if wanted.spec.is_some() && wanted.spec.unwrap_or_default() != changed.spec.unwrap_or_default() {
-        changed.spec = wanted.spec;
+    if wanted.spec.is_some() && wanted.spec != changed.spec {
+        changed.spec.clone_from(&wanted.spec);
         paths.push("spec".to_owned());
     }
     (changed, paths)
@@ -187,7 +188,11 @@ mod tests {
     fn node(labels: &[(&str, &str)], cordoned: Option<bool>) -> Node {
         let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let metadata = Metadata { name: "projects/p/nodes/n1".into(), labels, ..Default::default() };
-        Node { metadata: Some(metadata), spec: cordoned.map(|cordoned| NodeSpec { cordoned }), status: None }
+        Node {
+            metadata: Some(metadata),
+            spec: cordoned.map(|cordoned| NodeSpec { cordoned, ..NodeSpec::default() }),
+            status: None,
+        }
     }
 
     #[test]
@@ -198,7 +203,7 @@ mod tests {
         let (changed, paths) = merged(&present, &node(&[("b", "2")], Some(true)));
         assert_eq!(paths, ["metadata.labels", "spec"]);
         assert_eq!(changed.metadata.expect("metadata").labels.into_keys().collect::<Vec<_>>(), ["b"]);
-        assert_eq!(changed.spec, Some(NodeSpec { cordoned: true }));
+        assert!(changed.spec.expect("a spec").cordoned);
     }
 
     #[test]

@@ -45,14 +45,14 @@ pub(crate) async fn run(
 /// Whether anything changed.
 async fn set(client: &Client, target: &Target, cordoned: bool) -> Result<bool, CliError> {
     let Item::Node(present) = client.get(target).await? else { unreachable!("asked for a node") };
-    if present.spec.unwrap_or_default().cordoned == cordoned {
+    if present.spec.is_some_and(|spec| spec.cordoned) == cordoned {
         return Ok(false);
     }
     // No etag: whoever else changes the node meanwhile changes something else.
     let name = target.full_name(client.project())?;
     let node = Node {
         metadata: Some(Metadata { name, ..Default::default() }),
-        spec: Some(NodeSpec { cordoned }),
+        spec: Some(NodeSpec { cordoned, ..NodeSpec::default() }),
         status: None,
     };
     send(client, Item::Node(Box::new(node)), &Sending::change(["spec.cordoned"])).await?;

@@ -1,11 +1,14 @@
 //! `create`: a resource without a manifest.
 
-use skerry_model::ProjectRef;
 use skerry_model::quantity::parse_bytes;
-use skerry_proto::registry::v1::{CreateProjectRequest, Project, ProjectQuota, ProjectSpec};
+use skerry_model::time::to_proto_duration;
+use skerry_model::{ClusterRef, ProjectRef};
+use skerry_proto::registry::v1::{
+    Cluster, ClusterSpec, CreateProjectRequest, Project, ProjectQuota, ProjectSpec,
+};
 use skerry_proto::types::v1::Metadata;
 
-use crate::args::{CreateCommand, CreateProjectArgs};
+use crate::args::{CreateClusterArgs, CreateCommand, CreateProjectArgs};
 use crate::client::{Client, Service, request, request_id};
 use crate::error::CliError;
 use crate::print::Printer;
@@ -18,7 +21,18 @@ pub(crate) async fn run(
 ) -> Result<(), CliError> {
     match command {
         CreateCommand::Project(args) => project(client, args, printer).await,
+        CreateCommand::Cluster(args) => cluster(client, args, printer).await,
     }
+}
+
+async fn cluster(client: &Client, args: &CreateClusterArgs, printer: &mut Printer) -> Result<(), CliError> {
+    let name = ClusterRef::parse_in(client.project(), &args.name)
+        .map_err(|error| CliError::Usage(error.to_string()))?;
+    let labels = args.labels.iter().cloned().collect();
+    let metadata = Metadata { name: name.to_string(), labels, ..Metadata::default() };
+    let spec = ClusterSpec { failover_after: args.failover_after.map(to_proto_duration) };
+    client.create_cluster(Cluster { metadata: Some(metadata), spec: Some(spec), status: None }).await?;
+    printer.line(&format!("cluster/{} created", name.cluster))
 }
 
 async fn project(client: &Client, args: &CreateProjectArgs, printer: &mut Printer) -> Result<(), CliError> {

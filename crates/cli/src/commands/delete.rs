@@ -90,7 +90,8 @@ fn targets(client: &Client, args: &DeleteArgs) -> Result<Vec<(Target, String)>, 
         .collect();
     targets.sort_by_key(|(target, _)| match target.kind {
         Type::App => 0,
-        Type::Project => 2,
+        Type::Cluster => 2,
+        Type::Project => 3,
         _ => 1,
     });
     Ok(targets)
@@ -156,6 +157,7 @@ pub(super) async fn delete(client: &Client, target: &Target, name: String) -> Re
             });
             answer.await?;
         }
+        Type::Cluster => client.delete_cluster(name, id).await?,
         Type::Project => {
             let message = DeleteProjectRequest { name, etag: String::new(), request_id: id };
             let answer = client.call(Service::Registry, |channel, left| {

@@ -9,7 +9,7 @@ use crate::client::Client;
 use crate::error::CliError;
 use crate::item::{Item, Query, is_below};
 use crate::print::Printer;
-use crate::render::{describe, people, time};
+use crate::render::{clusters, describe, people, time};
 use crate::target::{Target, Type, parse_all};
 
 /// Most names that an error suggests.
@@ -57,6 +57,7 @@ async fn text(client: &Client, target: &Target) -> Result<String, CliError> {
         Item::Group(group) => people::group(&group, &client.list(&Query::all(Type::RoleBinding)).await?.0),
         Item::RoleBinding(binding) => people::binding(&binding),
         Item::Project(project) => describe::project(&project),
+        Item::Cluster(cluster) => clusters::describe(&cluster),
         Item::Instance(_) | Item::Revision(_) | Item::Event(_) => {
             unreachable!("these are not fetched by name")
         }

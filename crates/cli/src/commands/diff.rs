@@ -52,7 +52,8 @@ async fn of_one(client: &Client, sourced: &Sourced, colour: bool) -> Result<Stri
     let (after, _) = apply(client, &sourced.manifest, true).await?;
     let mut difference = unified(&target(resource).to_string(), &before, &of_owner(&after), colour);
     if !before.is_empty() && values_change(client, resource).await? {
-        difference.push_str(&format!("{}: its values change, which are not shown\n", target(resource)));
+        difference += &target(resource).to_string();
+        difference += ": its values change, which are not shown\n";
     }
     Ok(difference)
 }

@@ -3,6 +3,7 @@
 pub(crate) mod access;
 pub(crate) mod apply;
 pub(crate) mod audit;
+pub(crate) mod cluster;
 pub(crate) mod contexts;
 pub(crate) mod convert;
 pub(crate) mod cordon;
@@ -21,8 +22,9 @@ mod prune;
 pub(crate) mod restart;
 pub(crate) mod rollout;
 pub(crate) mod secret;
-mod send;
+pub(crate) mod send;
 pub(crate) mod status;
+pub(crate) mod taint;
 pub(crate) mod token;
 pub(crate) mod version;
 pub(crate) mod wait;

@@ -20,13 +20,13 @@ pub(super) const OWNED: [&str; 3] = ["metadata.labels", "metadata.annotations", 
 
 /// How a resource is sent.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Sending {
+pub(crate) struct Sending {
     /// What of it is meant; all of it when empty.
-    pub(super) paths: Vec<String>,
+    pub(crate) paths: Vec<String>,
     /// Whether it may be new.
-    pub(super) create: bool,
+    pub(crate) create: bool,
     /// Only check.
-    pub(super) dry_run: bool,
+    pub(crate) dry_run: bool,
 }
 
 impl Sending {
@@ -47,6 +47,7 @@ pub(super) fn item_of(resource: &Resource) -> Item {
         Resource::Group(group) => Item::Group(group.clone()),
         Resource::RoleBinding(binding) => Item::RoleBinding(binding.clone()),
         Resource::Project(project) => Item::Project(project.clone()),
+        Resource::Cluster(cluster) => Item::Cluster(cluster.clone()),
     }
 }
 
@@ -61,6 +62,7 @@ pub(super) fn metadata_of(item: &mut Item) -> Option<&mut Metadata> {
         Item::Group(group) => group.metadata.as_mut(),
         Item::RoleBinding(binding) => binding.metadata.as_mut(),
         Item::Project(project) => project.metadata.as_mut(),
+        Item::Cluster(cluster) => cluster.metadata.as_mut(),
         Item::Instance(_) | Item::Revision(_) | Item::Event(_) => None,
     }
 }
@@ -75,6 +77,7 @@ pub(super) async fn send(client: &Client, item: Item, how: &Sending) -> Result<(
         Item::Group(group) => people::send_group(client, *group, how).await,
         Item::RoleBinding(binding) => people::send_binding(client, *binding, how).await,
         Item::Project(project) => send_project(client, *project, how).await,
+        Item::Cluster(cluster) => client.send_cluster(*cluster, how).await,
         // Nodes have no dry run; what is sent is what it would be.
         Item::Node(node) if how.dry_run => Ok((Item::Node(node), Outcome::Updated)),
         Item::Node(node) => {
@@ -87,12 +90,12 @@ pub(super) async fn send(client: &Client, item: Item, how: &Sending) -> Result<(
     }
 }
 
-fn mask(how: &Sending) -> Option<FieldMask> {
+pub(crate) fn mask(how: &Sending) -> Option<FieldMask> {
     (!how.paths.is_empty()).then(|| FieldMask { paths: how.paths.clone() })
 }
 
 /// What the registry says came of a change, as the scheduler says it.
-fn outcome(outcome: ChangeOutcome) -> Outcome {
+pub(crate) fn outcome(outcome: ChangeOutcome) -> Outcome {
     match outcome {
         ChangeOutcome::Unspecified => Outcome::Unspecified,
         ChangeOutcome::Created => Outcome::Created,

@@ -84,7 +84,13 @@ impl State {
             (Self::Connected, _)
             | (
                 _,
-                Type::Config | Type::Secret | Type::User | Type::Group | Type::RoleBinding | Type::Project,
+                Type::Config
+                | Type::Secret
+                | Type::User
+                | Type::Group
+                | Type::RoleBinding
+                | Type::Project
+                | Type::Cluster,
             ) => false,
             (_, Type::App) => true,
         };
@@ -200,7 +206,8 @@ fn conditions(item: &Item) -> &[Condition] {
         | Item::User(_)
         | Item::Group(_)
         | Item::RoleBinding(_)
-        | Item::Project(_) => &[],
+        | Item::Project(_)
+        | Item::Cluster(_) => &[],
     }
 }
 

@@ -6,9 +6,12 @@ use skerry_proto::registry::v1::{Node, Project};
 use skerry_proto::scheduler::v1::{App, Config, RolloutStatus, Secret};
 use skerry_proto::scheduler::v1::{rollout_status, secret_status};
 use skerry_proto::types::v1::service_spec::{Kind, Program};
-use skerry_proto::types::v1::{Condition, InstanceStatus, LabelSelector, Metadata, ServiceSpec, Termination};
+use skerry_proto::types::v1::{
+    Condition, InstanceStatus, LabelSelector, Metadata, ServiceSpec, Taint, Termination, taint,
+};
 
 use crate::item::Item;
+use crate::render::clusters::cluster_of;
 use crate::render::jobs;
 use crate::render::rows::{app_state, cells, headers, labels, node_state, phase, short_hash, usage};
 use crate::render::table::{Table, plain};
@@ -26,6 +29,9 @@ pub(crate) fn node(node: &Node, instances: &[Item], events: &[Item], now: i64) -
     let status = node.status.clone().unwrap_or_default();
     let machine = status.machine.unwrap_or_default();
     field(&mut text, "Status", &node_state(node));
+    field(&mut text, "Cluster", cluster_of(node).unwrap_or_default());
+    let taints = node.spec.iter().flat_map(|spec| &spec.taints);
+    field(&mut text, "Taints", &taints.map(taint_line).collect::<Vec<_>>().join(", "));
     if let Some(connection) = &status.connection {
         let when = if connection.connected { &connection.connect_time } else { &connection.disconnect_time };
         let since = if when.is_some() {
@@ -233,6 +239,17 @@ pub(crate) fn project(project: &Project) -> String {
     let rows: Vec<_> = usage(project).into_iter().map(row).collect();
     table(&mut text, "Quota", &["RESOURCE", "USED", "LIMIT"], &rows);
     text
+}
+
+/// `gpu=yes:NoSchedule`
+fn taint_line(taint: &Taint) -> String {
+    let value = if taint.value.is_empty() { String::new() } else { format!("={}", taint.value) };
+    let effect = match taint.effect() {
+        taint::Effect::Unspecified => "",
+        taint::Effect::NoSchedule => "NoSchedule",
+        taint::Effect::NoExecute => "NoExecute",
+    };
+    format!("{}{value}:{effect}", taint.key)
 }
 
 /// What a secret is for, in a word.

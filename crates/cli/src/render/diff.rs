@@ -54,7 +54,7 @@ mod tests {
             };
             of_owner(&Item::Node(Box::new(Node {
                 metadata: Some(metadata),
-                spec: Some(NodeSpec { cordoned }),
+                spec: Some(NodeSpec { cordoned, ..NodeSpec::default() }),
                 status: Some(skerry_proto::registry::v1::NodeStatus::default()),
             })))
         };

@@ -1,6 +1,7 @@
 //! Text from resources: tables, descriptions, lists in JSON and YAML. Pure: no clock, no terminal, no server.
 
 pub(crate) mod bar;
+pub(crate) mod clusters;
 mod colour;
 pub(crate) mod describe;
 pub(crate) mod diff;
@@ -75,7 +76,11 @@ mod tests {
 
     fn node() -> Item {
         let metadata = Some(Metadata { name: "projects/p/nodes/n1".into(), ..Default::default() });
-        Item::Node(Box::new(Node { metadata, spec: Some(NodeSpec { cordoned: true }), status: None }))
+        Item::Node(Box::new(Node {
+            metadata,
+            spec: Some(NodeSpec { cordoned: true, ..NodeSpec::default() }),
+            status: None,
+        }))
     }
 
     #[test]

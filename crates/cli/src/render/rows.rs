@@ -6,6 +6,7 @@ use skerry_proto::types::v1::condition::Status;
 use skerry_proto::types::v1::{Condition, Event, InstancePhase, InstanceStatus, Metadata};
 
 use crate::item::{ChangeKind, Item};
+use crate::render::clusters::{self, cluster_of};
 use crate::render::people;
 use crate::render::time::{self, age, moment};
 use crate::target::Type;
@@ -18,7 +19,7 @@ pub(crate) fn headers(kind: Type, wide: bool) -> Vec<&'static str> {
     let (narrow, more): (&[&str], &[&str]) = match kind {
         Type::Node => (
             &["NAME", "STATUS", "INSTANCES", "ARCH", "VERSION", "AGE"],
-            &["RUNTIMES", "KERNEL", "GATEWAY", "LABELS"],
+            &["CLUSTER", "RUNTIMES", "KERNEL", "GATEWAY", "LABELS"],
         ),
         Type::App => (&["NAME", "READY", "UP-TO-DATE", "STATUS", "REVISION", "AGE"], &["SERVICES", "LABELS"]),
         Type::Config => (&["NAME", "KEYS", "SIZE", "AGE"], &["LABELS"]),
@@ -28,6 +29,9 @@ pub(crate) fn headers(kind: Type, wide: bool) -> Vec<&'static str> {
             &["REVISION", "EXIT", "RUNTIME-ID", "MESSAGE"],
         ),
         Type::Revision => (&["REVISION", "NUMBER", "SERVICES", "AGE"], &["IMAGES"]),
+        Type::Cluster => {
+            (&["NAME", "MEMBERS", "INSTANCES", "APPS", "CPU", "MEMORY", "AGE"], &["FAILOVER-AFTER", "LABELS"])
+        }
         Type::Project => (
             &["NAME", "STATUS", "NODES", "APPS", "SECRETS", "CONFIGS", "SIZE", "AGE"],
             &["DESCRIPTION", "LABELS"],
@@ -53,7 +57,8 @@ pub(crate) fn usual_widths(kind: Type) -> &'static [usize] {
         | Type::User
         | Type::Group
         | Type::RoleBinding
-        | Type::Project => &[12],
+        | Type::Project
+        | Type::Cluster => &[12],
     }
 }
 
@@ -71,6 +76,7 @@ pub(crate) fn cells(item: &Item, wide: bool, now: i64) -> Vec<String> {
         Item::Group(group) => people::group_cells(group, now),
         Item::RoleBinding(binding) => people::binding_cells(binding, now),
         Item::Project(project) => project_cells(project, now),
+        Item::Cluster(cluster) => clusters::cells(cluster, now),
     };
     if wide {
         narrow.extend(more);
@@ -92,7 +98,8 @@ pub(crate) fn change_cells(kind: ChangeKind, item: &Item, wide: bool, now: i64) 
         | Item::User(_)
         | Item::Group(_)
         | Item::RoleBinding(_)
-        | Item::Project(_) => 1,
+        | Item::Project(_)
+        | Item::Cluster(_) => 1,
     };
     if kind == ChangeKind::Deleted
         && let Some(cell) = cells.get_mut(state)
@@ -129,6 +136,7 @@ fn node_cells(node: &Node, now: i64) -> Cells {
     (
         narrow,
         vec![
+            or_dash(cluster_of(node).unwrap_or_default()),
             or_dash(&runtimes.join(", ")),
             or_dash(&machine.kernel),
             or_dash(&gateway),
@@ -146,7 +154,7 @@ pub(crate) fn node_state(node: &Node) -> String {
         Some(ready) if ready.status() == Status::False => with_reason("NotReady", &ready.reason),
         _ => "Ready".to_owned(),
     };
-    if node.spec.is_some_and(|spec| spec.cordoned) { state + ",Cordoned" } else { state }
+    if node.spec.as_ref().is_some_and(|spec| spec.cordoned) { state + ",Cordoned" } else { state }
 }
 
 fn app_cells(app: &App, now: i64) -> Cells {
@@ -417,7 +425,7 @@ mod tests {
         };
         Item::Node(Box::new(Node {
             metadata: Some(metadata("projects/p/nodes/n1")),
-            spec: Some(NodeSpec { cordoned }),
+            spec: Some(NodeSpec { cordoned, ..NodeSpec::default() }),
             status: Some(status),
         }))
     }

@@ -34,6 +34,7 @@ pub fn resource(resource: &Resource) -> Value {
         Resource::Group(group) => message(kind.message(), group.as_ref()),
         Resource::RoleBinding(binding) => message(kind.message(), binding.as_ref()),
         Resource::Project(project) => message(kind.message(), project.as_ref()),
+        Resource::Cluster(cluster) => message(kind.message(), cluster.as_ref()),
     };
     if let Value::Map(entries) = &mut body
         && let Some((_, Value::Map(metadata))) = entries.iter_mut().find(|(key, _)| key == "metadata")

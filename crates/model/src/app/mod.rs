@@ -12,11 +12,13 @@ mod graph;
 mod image;
 mod job;
 mod parse;
+mod placing;
 mod process;
 mod program;
 mod rollout;
 mod secrets;
 mod settings;
+mod stop;
 #[cfg(test)]
 mod tests;
 mod update;
@@ -30,6 +32,7 @@ pub use env::{EnvSource, SecretEntries};
 pub use graph::start_order;
 pub use job::{CronJob, Job, Overlap};
 pub use parse::{REPLICAS_MAX, SERVICES_MAX, SPEC_BYTES_MAX};
+pub use placing::{Failover, Placing, Spread};
 pub use process::{LogBounds, Process};
 pub use rollout::{BATCH_CLUSTERS_MAX, OnFailure, RolloutStrategy, Share};
 pub use secrets::{OnChange, SecretMount};
@@ -37,7 +40,7 @@ pub use secrets::{OnChange, SecretMount};
 /// What an app is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AppSpec {
-    /// Which nodes it goes to.
+    /// Which clusters it goes to.
     pub selector: Selector,
     /// Its programs; names are unique, dependencies exist and have no cycle.
     pub services: Vec<ServiceSpec>,
@@ -82,6 +85,8 @@ pub struct ServiceSpec {
     pub restart_time: Option<SystemTime>,
     /// How a copy of another revision takes its place.
     pub update: UpdateOrder,
+    /// Which nodes of a cluster it may be on, and which of them is taken.
+    pub placing: Placing,
 }
 
 /// How many copies, and where.
@@ -92,7 +97,7 @@ pub enum Kind {
         /// 0 to 100.
         replicas: u32,
     },
-    /// One on each matching node.
+    /// One on each node of a matching cluster that it may be on.
     DaemonSet,
     /// Runs to completion.
     Job(Job),

@@ -13,8 +13,8 @@ use crate::{ConfigName, Fault, Selector, ServiceName, Violations, VolumeName};
 use super::artifacts;
 use super::{
     Amounts, AppSpec, ConfigMount, Dependency, DependencyCondition, HealthCheck, Kind, MountSource,
-    NetworkMode, Probe, Program, RestartPolicy, RestartWhen, ServiceSpec, StopPolicy, env, job, normal_path,
-    program, rollout, secrets, start_order, update,
+    NetworkMode, Probe, Program, RestartPolicy, RestartWhen, ServiceSpec, env, job, normal_path, placing,
+    program, rollout, secrets, start_order, stop, update,
 };
 
 /// Most services of one app.
@@ -27,10 +27,6 @@ pub const REPLICAS_MAX: u32 = 100;
 const BACKOFF_MAX: Duration = Duration::from_secs(300);
 /// Most entries of any other list or map of a service.
 const ENTRIES_MAX: usize = 256;
-const SIGNALS: [&str; 10] = [
-    "SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGKILL", "SIGABRT", "SIGALRM",
-    "SIGWINCH",
-];
 
 impl AppSpec {
     /// Parses what travels; violations name fields below `spec`.
@@ -216,7 +212,7 @@ fn parse_service(at: &str, service: &pb::ServiceSpec, v: &mut Violations) -> Opt
     let is_job =
         matches!(service.kind, Some(pb::service_spec::Kind::Job(_) | pb::service_spec::Kind::CronJob(_)));
     let restart = parse_restart(&format!("{at}.restart"), service.restart.as_ref(), is_job, v);
-    let stop = parse_stop(&format!("{at}.stop"), service.stop.as_ref(), is_process, v);
+    let stop = stop::parse(&format!("{at}.stop"), service.stop.as_ref(), is_process, v);
     let restart_time = service.restart_time.as_ref().and_then(|at_time| {
         let read = from_timestamp(at_time);
         if read.is_none() {
@@ -225,6 +221,7 @@ fn parse_service(at: &str, service: &pb::ServiceSpec, v: &mut Violations) -> Opt
         read
     });
     let update = update::parse(&format!("{at}.update"), service.update.as_ref(), v);
+    let placing = placing::parse(at, service, v);
     let (name, kind, program) = (name?, kind?, program?);
     update::check(&format!("{at}.update.order"), update, &program, v);
     check_reach(at, &program, health_check.as_ref(), v);
@@ -248,6 +245,7 @@ fn parse_service(at: &str, service: &pb::ServiceSpec, v: &mut Violations) -> Opt
         stop,
         restart_time,
         update,
+        placing,
     })
 }
 
@@ -536,38 +534,7 @@ fn parse_restart(
     RestartPolicy { when, backoff, backoff_max }
 }
 
-fn parse_stop(at: &str, stop: Option<&pb::StopPolicy>, is_process: bool, v: &mut Violations) -> StopPolicy {
-    let stop = stop.cloned().unwrap_or_default();
-    let signal = absent_if_empty(&stop.signal);
-    let known = |signal: &String| SIGNALS.contains(&signal.as_str()) || (!is_process && is_real_time(signal));
-    if signal.as_ref().is_some_and(|signal| !known(signal)) {
-        let real_time = if is_process { "" } else { ", or a real-time signal, as SIGRTMIN+3" };
-        v.add(format!("{at}.signal"), format!("use one of {}{real_time}", SIGNALS.join(", ")));
-    }
-    let range = (Duration::ZERO, Duration::from_secs(3600));
-    let grace_period = duration(
-        &format!("{at}.grace_period"),
-        stop.grace_period.as_ref(),
-        Duration::from_secs(10),
-        range,
-        v,
-    );
-    StopPolicy { signal, grace_period }
-}
-
-/// `SIGRTMIN`, `SIGRTMIN+1` to `SIGRTMIN+15`, `SIGRTMAX-14` to `SIGRTMAX-1` and `SIGRTMAX`: the names that Docker has for them.
-fn is_real_time(signal: &str) -> bool {
-    let number = |text: &str, most: u8| {
-        text.parse::<u8>().is_ok_and(|number| (1..=most).contains(&number) && text == number.to_string())
-    };
-    match (signal.strip_prefix("SIGRTMIN"), signal.strip_prefix("SIGRTMAX")) {
-        (Some(rest), _) => rest.is_empty() || rest.strip_prefix('+').is_some_and(|rest| number(rest, 15)),
-        (_, Some(rest)) => rest.is_empty() || rest.strip_prefix('-').is_some_and(|rest| number(rest, 14)),
-        (None, None) => false,
-    }
-}
-
-fn duration(
+pub(super) fn duration(
     at: &str,
     wire: Option<&prost_types::Duration>,
     default: Duration,

@@ -151,7 +151,9 @@ fn each_rule_names_its_field() {
     assert_eq!(refused_with(|s| s.name = "A".into()), ["spec.services[0].name"]);
     assert_eq!(refused_with(|s| s.program = None), ["spec.services[0]"]);
     assert_eq!(
-        refused_with(|s| s.kind = Some(K::Deployment(pb::Deployment { replicas: Some(101) }))),
+        refused_with(
+            |s| s.kind = Some(K::Deployment(pb::Deployment { replicas: Some(101), ..Default::default() }))
+        ),
         ["spec.services[0].deployment.replicas"]
     );
     assert_eq!(refused_with(|s| inner(s).image = "Web".into()), ["spec.services[0].container.image"]);
@@ -283,3 +285,30 @@ mod process;
 mod programs;
 mod secrets;
 mod settings;
+
+#[test]
+fn where_a_service_may_be_is_read_as_it_is_written() {
+    let mut service = container("a");
+    let labels = [("disk".to_owned(), "ssd".to_owned())].into();
+    service.node_selector = Some(pb::LabelSelector { match_labels: labels, ..Default::default() });
+    service.architectures = vec!["amd64".into(), "arm64".into()];
+    service.failover = pb::Failover::Never.into();
+    service.priority = 7;
+    let spread = pb::deployment::Spread::Pack.into();
+    service.kind = Some(pb::service_spec::Kind::Deployment(pb::Deployment { replicas: Some(2), spread }));
+    let placing = AppSpec::from_proto(&app(vec![service])).unwrap().services.remove(0).placing;
+    assert_eq!(placing.node_selector.to_string(), "disk=ssd");
+    assert_eq!(placing.architectures, ["amd64", "arm64"]);
+    assert_eq!((placing.spread, placing.failover, placing.priority), (Spread::Pack, Failover::Never, 7));
+    let plain = AppSpec::from_proto(&app(vec![container("a")])).unwrap().services.remove(0).placing;
+    assert_eq!(plain, Placing::default());
+    let at = |field: &str| vec![format!("spec.services[0].{field}")];
+    let arch = |names: &[&str]| {
+        refused_with(|s| s.architectures = names.iter().map(|name| (*name).to_owned()).collect())
+    };
+    assert_eq!(arch(&["amd64", "amd64"]), at("architectures[1]"));
+    assert_eq!(arch(&["linux/arm"]), at("architectures[0]"));
+    let spread = pb::Deployment { spread: 9, ..Default::default() };
+    let bad = refused_with(|s| s.kind = Some(pb::service_spec::Kind::Deployment(spread)));
+    assert_eq!(bad, at("deployment.spread"));
+}

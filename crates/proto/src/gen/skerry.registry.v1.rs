@@ -4316,11 +4316,14 @@ impl ::prost::Name for Node {
     }
 }
 /// What users decide about a node.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NodeSpec {
     /// A cordoned node keeps what it runs and gets nothing new.
     #[prost(bool, tag = "1")]
     pub cordoned: bool,
+    /// Keep services off it that do not tolerate them. At most 32, each key and effect once.
+    #[prost(message, repeated, tag = "2")]
+    pub taints: ::prost::alloc::vec::Vec<super::super::r#type::v1::Taint>,
 }
 impl ::prost::Name for NodeSpec {
     const NAME: &'static str = "NodeSpec";
@@ -5840,6 +5843,1083 @@ pub mod event_service_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "skerry.registry.v1.EventService";
     impl<T> tonic::server::NamedService for EventServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+/// Nodes at one place that are scheduled together. Apps go to clusters by the clusters' labels. A node is in the cluster that its label
+/// `skerry.dev/cluster` names; one without that label is a cluster of one, under its own name and with its own labels.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Cluster {
+    /// Name `projects/<project>/clusters/<cluster>`. No node and no other cluster of the project has that last part.
+    #[prost(message, optional, tag = "1")]
+    pub metadata: ::core::option::Option<super::super::r#type::v1::Metadata>,
+    /// What users decide.
+    #[prost(message, optional, tag = "2")]
+    pub spec: ::core::option::Option<ClusterSpec>,
+    /// What is observed, as of the answer. A watch does not tell of changes of the members alone.
+    #[prost(message, optional, tag = "3")]
+    pub status: ::core::option::Option<ClusterStatus>,
+}
+impl ::prost::Name for Cluster {
+    const NAME: &'static str = "Cluster";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.Cluster".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.Cluster".into()
+    }
+}
+/// What users decide about a cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClusterSpec {
+    /// How long a member may be out of reach before its replicas move to others: 10 s to 24 h. Absent: 5 m.
+    #[prost(message, optional, tag = "1")]
+    pub failover_after: ::core::option::Option<::prost_types::Duration>,
+}
+impl ::prost::Name for ClusterSpec {
+    const NAME: &'static str = "ClusterSpec";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.ClusterSpec".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.ClusterSpec".into()
+    }
+}
+/// What is observed of a cluster.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ClusterStatus {
+    /// The nodes that are in it: the first 100, by name.
+    #[prost(message, repeated, tag = "1")]
+    pub members: ::prost::alloc::vec::Vec<ClusterMember>,
+    /// How many there are.
+    #[prost(uint32, tag = "2")]
+    pub member_count: u32,
+    /// How many of them are connected.
+    #[prost(uint32, tag = "3")]
+    pub members_connected: u32,
+    /// Thousandths of a processor that its members have together, as far as they reported.
+    #[prost(int64, tag = "4")]
+    pub cpu_millis: i64,
+    /// Bytes of memory that its members have together, as far as they reported.
+    #[prost(int64, tag = "5")]
+    pub memory_bytes: i64,
+    /// Instances that its members are assigned.
+    #[prost(uint32, tag = "6")]
+    pub instances_assigned: u32,
+    /// How many of them are ready.
+    #[prost(uint32, tag = "7")]
+    pub instances_ready: u32,
+    /// Apps that have an instance in it.
+    #[prost(uint32, tag = "8")]
+    pub apps: u32,
+}
+impl ::prost::Name for ClusterStatus {
+    const NAME: &'static str = "ClusterStatus";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.ClusterStatus".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.ClusterStatus".into()
+    }
+}
+/// A node of a cluster.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClusterMember {
+    /// Its name, the last part.
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    /// Its agent is connected.
+    #[prost(bool, tag = "2")]
+    pub connected: bool,
+    /// It gets nothing new.
+    #[prost(bool, tag = "3")]
+    pub cordoned: bool,
+    /// Instances that it is assigned.
+    #[prost(uint32, tag = "4")]
+    pub instances_assigned: u32,
+    /// How many of them are ready.
+    #[prost(uint32, tag = "5")]
+    pub instances_ready: u32,
+}
+impl ::prost::Name for ClusterMember {
+    const NAME: &'static str = "ClusterMember";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.ClusterMember".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.ClusterMember".into()
+    }
+}
+/// Creates a cluster.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CreateClusterRequest {
+    /// `projects/<project>`.
+    #[prost(string, tag = "1")]
+    pub parent: ::prost::alloc::string::String,
+    /// The cluster; `metadata.name` is the full name or just the last part.
+    #[prost(message, optional, tag = "2")]
+    pub cluster: ::core::option::Option<Cluster>,
+    /// A UUID; a repeat within a day answers as the first did and changes nothing.
+    #[prost(string, tag = "3")]
+    pub request_id: ::prost::alloc::string::String,
+    /// Check all and change nothing.
+    #[prost(bool, tag = "4")]
+    pub validate_only: bool,
+}
+impl ::prost::Name for CreateClusterRequest {
+    const NAME: &'static str = "CreateClusterRequest";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.CreateClusterRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.CreateClusterRequest".into()
+    }
+}
+/// The cluster as it was created.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CreateClusterResponse {
+    /// The cluster.
+    #[prost(message, optional, tag = "1")]
+    pub cluster: ::core::option::Option<Cluster>,
+}
+impl ::prost::Name for CreateClusterResponse {
+    const NAME: &'static str = "CreateClusterResponse";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.CreateClusterResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.CreateClusterResponse".into()
+    }
+}
+/// Asks for one cluster.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetClusterRequest {
+    /// `projects/<project>/clusters/<cluster>`.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+impl ::prost::Name for GetClusterRequest {
+    const NAME: &'static str = "GetClusterRequest";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.GetClusterRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.GetClusterRequest".into()
+    }
+}
+/// One cluster.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetClusterResponse {
+    /// The cluster.
+    #[prost(message, optional, tag = "1")]
+    pub cluster: ::core::option::Option<Cluster>,
+}
+impl ::prost::Name for GetClusterResponse {
+    const NAME: &'static str = "GetClusterResponse";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.GetClusterResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.GetClusterResponse".into()
+    }
+}
+/// Asks for clusters.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListClustersRequest {
+    /// `projects/<project>`.
+    #[prost(string, tag = "1")]
+    pub parent: ::prost::alloc::string::String,
+    /// As in ListNodesRequest.
+    #[prost(string, tag = "2")]
+    pub label_selector: ::prost::alloc::string::String,
+    /// As in ListNodesRequest.
+    #[prost(int32, tag = "3")]
+    pub page_size: i32,
+    /// As in ListNodesRequest.
+    #[prost(string, tag = "4")]
+    pub page_token: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ListClustersRequest {
+    const NAME: &'static str = "ListClustersRequest";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.ListClustersRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.ListClustersRequest".into()
+    }
+}
+/// One page of clusters.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListClustersResponse {
+    /// By name.
+    #[prost(message, repeated, tag = "1")]
+    pub clusters: ::prost::alloc::vec::Vec<Cluster>,
+    /// Empty: that was the last page.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
+    /// As in ListNodesResponse.
+    #[prost(string, tag = "3")]
+    pub resource_version: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ListClustersResponse {
+    const NAME: &'static str = "ListClustersResponse";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.ListClustersResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.ListClustersResponse".into()
+    }
+}
+/// Asks for changes.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchClustersRequest {
+    /// `projects/<project>`.
+    #[prost(string, tag = "1")]
+    pub parent: ::prost::alloc::string::String,
+    /// As in WatchNodesRequest.
+    #[prost(string, tag = "2")]
+    pub label_selector: ::prost::alloc::string::String,
+    /// As in WatchNodesRequest.
+    #[prost(string, tag = "3")]
+    pub resource_version: ::prost::alloc::string::String,
+}
+impl ::prost::Name for WatchClustersRequest {
+    const NAME: &'static str = "WatchClustersRequest";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.WatchClustersRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.WatchClustersRequest".into()
+    }
+}
+/// One change.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WatchClustersResponse {
+    /// What happened.
+    #[prost(enumeration = "ChangeType", tag = "1")]
+    pub r#type: i32,
+    /// The cluster as it is, or was. Absent in a bookmark.
+    #[prost(message, optional, tag = "2")]
+    pub cluster: ::core::option::Option<Cluster>,
+    /// The version up to which everything has been told.
+    #[prost(string, tag = "3")]
+    pub resource_version: ::prost::alloc::string::String,
+}
+impl ::prost::Name for WatchClustersResponse {
+    const NAME: &'static str = "WatchClustersResponse";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.WatchClustersResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.WatchClustersResponse".into()
+    }
+}
+/// Changes a cluster.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UpdateClusterRequest {
+    /// The new state; its name says which, its etag which version was read.
+    #[prost(message, optional, tag = "1")]
+    pub cluster: ::core::option::Option<Cluster>,
+    /// What of it is meant: `metadata.labels`, `metadata.annotations`, `spec` and what is below. Empty: all of it.
+    #[prost(message, optional, tag = "2")]
+    pub update_mask: ::core::option::Option<::prost_types::FieldMask>,
+    /// Create it if there is none.
+    #[prost(bool, tag = "3")]
+    pub allow_missing: bool,
+    /// A UUID; a repeat within a day answers as the first did and changes nothing.
+    #[prost(string, tag = "4")]
+    pub request_id: ::prost::alloc::string::String,
+    /// Check all and change nothing.
+    #[prost(bool, tag = "5")]
+    pub validate_only: bool,
+}
+impl ::prost::Name for UpdateClusterRequest {
+    const NAME: &'static str = "UpdateClusterRequest";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.UpdateClusterRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.UpdateClusterRequest".into()
+    }
+}
+/// The cluster as it is now.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UpdateClusterResponse {
+    /// The cluster.
+    #[prost(message, optional, tag = "1")]
+    pub cluster: ::core::option::Option<Cluster>,
+    /// What became of it.
+    #[prost(enumeration = "ChangeOutcome", tag = "2")]
+    pub outcome: i32,
+}
+impl ::prost::Name for UpdateClusterResponse {
+    const NAME: &'static str = "UpdateClusterResponse";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.UpdateClusterResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.UpdateClusterResponse".into()
+    }
+}
+/// Deletes a cluster.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteClusterRequest {
+    /// `projects/<project>/clusters/<cluster>`.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Only if still at this version. Empty: at any.
+    #[prost(string, tag = "2")]
+    pub etag: ::prost::alloc::string::String,
+    /// A UUID; a repeat within a day succeeds again.
+    #[prost(string, tag = "3")]
+    pub request_id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for DeleteClusterRequest {
+    const NAME: &'static str = "DeleteClusterRequest";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.DeleteClusterRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.DeleteClusterRequest".into()
+    }
+}
+/// It is deleted.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteClusterResponse {}
+impl ::prost::Name for DeleteClusterResponse {
+    const NAME: &'static str = "DeleteClusterResponse";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.DeleteClusterResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.DeleteClusterResponse".into()
+    }
+}
+/// Generated client implementations.
+pub mod cluster_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Clusters of a project. Errors as in NodeService.
+    #[derive(Debug, Clone)]
+    pub struct ClusterServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl ClusterServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> ClusterServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> ClusterServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            ClusterServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Creates a cluster. ALREADY_EXISTS; FAILED_PRECONDITION if a node has the name.
+        pub async fn create_cluster(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CreateClusterRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateClusterResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skerry.registry.v1.ClusterService/CreateCluster",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("skerry.registry.v1.ClusterService", "CreateCluster"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// One cluster. NOT_FOUND.
+        pub async fn get_cluster(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetClusterRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetClusterResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skerry.registry.v1.ClusterService/GetCluster",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("skerry.registry.v1.ClusterService", "GetCluster"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// The clusters of a project, by name, in pages of one common version.
+        pub async fn list_clusters(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListClustersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListClustersResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skerry.registry.v1.ClusterService/ListClusters",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("skerry.registry.v1.ClusterService", "ListClusters"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Changes after a version, as WatchNodes.
+        pub async fn watch_clusters(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WatchClustersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::WatchClustersResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skerry.registry.v1.ClusterService/WatchClusters",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("skerry.registry.v1.ClusterService", "WatchClusters"),
+                );
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Changes a cluster, or with `allow_missing` creates it.
+        pub async fn update_cluster(
+            &mut self,
+            request: impl tonic::IntoRequest<super::UpdateClusterRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::UpdateClusterResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skerry.registry.v1.ClusterService/UpdateCluster",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("skerry.registry.v1.ClusterService", "UpdateCluster"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Deletes a cluster that has no members. FAILED_PRECONDITION names some that it has.
+        pub async fn delete_cluster(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DeleteClusterRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeleteClusterResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skerry.registry.v1.ClusterService/DeleteCluster",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("skerry.registry.v1.ClusterService", "DeleteCluster"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod cluster_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with ClusterServiceServer.
+    #[async_trait]
+    pub trait ClusterService: std::marker::Send + std::marker::Sync + 'static {
+        /// Creates a cluster. ALREADY_EXISTS; FAILED_PRECONDITION if a node has the name.
+        async fn create_cluster(
+            &self,
+            request: tonic::Request<super::CreateClusterRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateClusterResponse>,
+            tonic::Status,
+        >;
+        /// One cluster. NOT_FOUND.
+        async fn get_cluster(
+            &self,
+            request: tonic::Request<super::GetClusterRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetClusterResponse>,
+            tonic::Status,
+        >;
+        /// The clusters of a project, by name, in pages of one common version.
+        async fn list_clusters(
+            &self,
+            request: tonic::Request<super::ListClustersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListClustersResponse>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the WatchClusters method.
+        type WatchClustersStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::WatchClustersResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Changes after a version, as WatchNodes.
+        async fn watch_clusters(
+            &self,
+            request: tonic::Request<super::WatchClustersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::WatchClustersStream>,
+            tonic::Status,
+        >;
+        /// Changes a cluster, or with `allow_missing` creates it.
+        async fn update_cluster(
+            &self,
+            request: tonic::Request<super::UpdateClusterRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::UpdateClusterResponse>,
+            tonic::Status,
+        >;
+        /// Deletes a cluster that has no members. FAILED_PRECONDITION names some that it has.
+        async fn delete_cluster(
+            &self,
+            request: tonic::Request<super::DeleteClusterRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeleteClusterResponse>,
+            tonic::Status,
+        >;
+    }
+    /// Clusters of a project. Errors as in NodeService.
+    #[derive(Debug)]
+    pub struct ClusterServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> ClusterServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for ClusterServiceServer<T>
+    where
+        T: ClusterService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/skerry.registry.v1.ClusterService/CreateCluster" => {
+                    #[allow(non_camel_case_types)]
+                    struct CreateClusterSvc<T: ClusterService>(pub Arc<T>);
+                    impl<
+                        T: ClusterService,
+                    > tonic::server::UnaryService<super::CreateClusterRequest>
+                    for CreateClusterSvc<T> {
+                        type Response = super::CreateClusterResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CreateClusterRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ClusterService>::create_cluster(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CreateClusterSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skerry.registry.v1.ClusterService/GetCluster" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetClusterSvc<T: ClusterService>(pub Arc<T>);
+                    impl<
+                        T: ClusterService,
+                    > tonic::server::UnaryService<super::GetClusterRequest>
+                    for GetClusterSvc<T> {
+                        type Response = super::GetClusterResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetClusterRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ClusterService>::get_cluster(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetClusterSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skerry.registry.v1.ClusterService/ListClusters" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListClustersSvc<T: ClusterService>(pub Arc<T>);
+                    impl<
+                        T: ClusterService,
+                    > tonic::server::UnaryService<super::ListClustersRequest>
+                    for ListClustersSvc<T> {
+                        type Response = super::ListClustersResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListClustersRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ClusterService>::list_clusters(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListClustersSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skerry.registry.v1.ClusterService/WatchClusters" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchClustersSvc<T: ClusterService>(pub Arc<T>);
+                    impl<
+                        T: ClusterService,
+                    > tonic::server::ServerStreamingService<super::WatchClustersRequest>
+                    for WatchClustersSvc<T> {
+                        type Response = super::WatchClustersResponse;
+                        type ResponseStream = T::WatchClustersStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WatchClustersRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ClusterService>::watch_clusters(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchClustersSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skerry.registry.v1.ClusterService/UpdateCluster" => {
+                    #[allow(non_camel_case_types)]
+                    struct UpdateClusterSvc<T: ClusterService>(pub Arc<T>);
+                    impl<
+                        T: ClusterService,
+                    > tonic::server::UnaryService<super::UpdateClusterRequest>
+                    for UpdateClusterSvc<T> {
+                        type Response = super::UpdateClusterResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::UpdateClusterRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ClusterService>::update_cluster(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UpdateClusterSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skerry.registry.v1.ClusterService/DeleteCluster" => {
+                    #[allow(non_camel_case_types)]
+                    struct DeleteClusterSvc<T: ClusterService>(pub Arc<T>);
+                    impl<
+                        T: ClusterService,
+                    > tonic::server::UnaryService<super::DeleteClusterRequest>
+                    for DeleteClusterSvc<T> {
+                        type Response = super::DeleteClusterResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DeleteClusterRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ClusterService>::delete_cluster(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DeleteClusterSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for ClusterServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "skerry.registry.v1.ClusterService";
+    impl<T> tonic::server::NamedService for ClusterServiceServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }

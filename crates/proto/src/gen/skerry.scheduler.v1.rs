@@ -732,6 +732,9 @@ pub struct AppStatus {
     /// The last rollout. Absent: the current revision went to all clusters at once.
     #[prost(message, optional, tag = "10")]
     pub rollout: ::core::option::Option<RolloutStatus>,
+    /// How it stands in each cluster that several nodes can be in: the first 100, by name. Of a node in none its instances tell.
+    #[prost(message, repeated, tag = "11")]
+    pub clusters: ::prost::alloc::vec::Vec<ClusterCounts>,
 }
 impl ::prost::Name for AppStatus {
     const NAME: &'static str = "AppStatus";
@@ -743,10 +746,30 @@ impl ::prost::Name for AppStatus {
         "/skerry.scheduler.v1.AppStatus".into()
     }
 }
+/// How an app stands in one cluster.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClusterCounts {
+    /// The cluster's name, its last part.
+    #[prost(string, tag = "1")]
+    pub cluster: ::prost::alloc::string::String,
+    /// Its instances there.
+    #[prost(message, optional, tag = "2")]
+    pub counts: ::core::option::Option<Counts>,
+}
+impl ::prost::Name for ClusterCounts {
+    const NAME: &'static str = "ClusterCounts";
+    const PACKAGE: &'static str = "skerry.scheduler.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.scheduler.v1.ClusterCounts".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.scheduler.v1.ClusterCounts".into()
+    }
+}
 /// How many instances there are.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Counts {
-    /// Should be, on all matching nodes.
+    /// Should be, in all matching clusters.
     #[prost(uint32, tag = "1")]
     pub desired: u32,
     /// Are assigned in the current revision and acknowledged by their node.

@@ -145,6 +145,9 @@ pub struct NodeRecord {
     /// The key of the certificate that was asked for last, until the node has been seen with it: both are good meanwhile.
     #[prost(bytes = "bytes", tag = "5")]
     pub next_key_id: ::prost::bytes::Bytes,
+    /// Keep services off it.
+    #[prost(message, repeated, tag = "6")]
+    pub taints: ::prost::alloc::vec::Vec<super::super::r#type::v1::Taint>,
 }
 impl ::prost::Name for NodeRecord {
     const NAME: &'static str = "NodeRecord";
@@ -154,6 +157,26 @@ impl ::prost::Name for NodeRecord {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/skerry.store.v1.NodeRecord".into()
+    }
+}
+/// clusters/<project>/<cluster>.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ClusterRecord {
+    /// Common part.
+    #[prost(message, optional, tag = "1")]
+    pub meta: ::core::option::Option<Meta>,
+    /// How long a member may be out of reach before its replicas move. Absent: 5 m.
+    #[prost(message, optional, tag = "2")]
+    pub failover_after: ::core::option::Option<::prost_types::Duration>,
+}
+impl ::prost::Name for ClusterRecord {
+    const NAME: &'static str = "ClusterRecord";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.ClusterRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.ClusterRecord".into()
     }
 }
 /// apps/<project>/<app>.

@@ -315,6 +315,75 @@ impl ::prost::Name for Event {
         "/skerry.type.v1.Event".into()
     }
 }
+/// Keeps services off a node, unless they bear it (`tolerations`). Key and value are as those of labels.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Taint {
+    /// Its key.
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    /// Its value. May be empty.
+    #[prost(string, tag = "2")]
+    pub value: ::prost::alloc::string::String,
+    /// What it keeps off.
+    #[prost(enumeration = "taint::Effect", tag = "3")]
+    pub effect: i32,
+}
+/// Nested message and enum types in `Taint`.
+pub mod taint {
+    /// What it keeps off.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Effect {
+        /// Not set: refused. Of a toleration: any effect.
+        Unspecified = 0,
+        /// Nothing new comes to the node.
+        NoSchedule = 1,
+        /// Nothing new comes, and what is there leaves.
+        NoExecute = 2,
+    }
+    impl Effect {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "EFFECT_UNSPECIFIED",
+                Self::NoSchedule => "NO_SCHEDULE",
+                Self::NoExecute => "NO_EXECUTE",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "EFFECT_UNSPECIFIED" => Some(Self::Unspecified),
+                "NO_SCHEDULE" => Some(Self::NoSchedule),
+                "NO_EXECUTE" => Some(Self::NoExecute),
+                _ => None,
+            }
+        }
+    }
+}
+impl ::prost::Name for Taint {
+    const NAME: &'static str = "Taint";
+    const PACKAGE: &'static str = "skerry.type.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.type.v1.Taint".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.type.v1.Taint".into()
+    }
+}
 /// The machine, as its agent sees it.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct MachineStatus {
@@ -397,7 +466,7 @@ pub struct InstanceStatus {
     /// `<app>/<service>/<cluster>/<ordinal>`.
     #[prost(string, tag = "1")]
     pub instance: ::prost::alloc::string::String,
-    /// Where it runs: resource name of the node. Set by the control plane.
+    /// Where it runs: resource name of the node. Set by the control plane. Empty: none of a cluster's nodes takes it.
     #[prost(string, tag = "2")]
     pub node: ::prost::alloc::string::String,
     /// Revision of the app that it is of: 64 hexadecimal digits.
@@ -875,7 +944,8 @@ impl AuditCallerKind {
 /// An app: services that are deployed and rolled back as one. At most 64 services and 256 KiB encoded.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AppSpec {
-    /// Which nodes the app goes to, by their labels. Absent or empty: every node of the project.
+    /// Which clusters the app goes to, by their labels; a node that is in none is a cluster of one, with the node's labels. Absent or empty: every
+    /// cluster of the project.
     #[prost(message, optional, tag = "1")]
     pub selector: ::core::option::Option<LabelSelector>,
     /// The programs of the app. Names are unique; at least one.
@@ -1050,6 +1120,22 @@ pub struct ServiceSpec {
     /// Secrets as files, which the machine has in memory and never on its disk.
     #[prost(message, repeated, tag = "20")]
     pub secrets: ::prost::alloc::vec::Vec<SecretMount>,
+    /// Which nodes of a cluster it may be on, by their labels. One that does not match any more is left. Absent or empty: any. Where no node of a cluster
+    /// matches, its copies there wait, and say so.
+    #[prost(message, optional, tag = "21")]
+    pub node_selector: ::core::option::Option<LabelSelector>,
+    /// Taints of nodes that it bears.
+    #[prost(message, repeated, tag = "22")]
+    pub tolerations: ::prost::alloc::vec::Vec<Toleration>,
+    /// Architectures of machines that it may be on, as Docker names them: `amd64`, `arm64`, `arm`. At most 16. Absent: any.
+    #[prost(string, repeated, tag = "23")]
+    pub architectures: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What becomes of its copies on a node that cannot be reached.
+    #[prost(enumeration = "Failover", tag = "24")]
+    pub failover: i32,
+    /// Of what is new in a cluster, what has the higher number is given its place first: -1000 to 1000. Nothing that has its place is driven out for it.
+    #[prost(int32, tag = "25")]
+    pub priority: i32,
     /// How many copies, and where. Absent: `deployment` with one replica.
     #[prost(oneof = "service_spec::Kind", tags = "2, 3, 4, 5")]
     pub kind: ::core::option::Option<service_spec::Kind>,
@@ -1094,6 +1180,82 @@ impl ::prost::Name for ServiceSpec {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/skerry.type.v1.ServiceSpec".into()
+    }
+}
+/// A taint of nodes that a service bears. For example:
+///
+///    tolerations:
+///      - {key: dedicated, value: gpu, effect: no-schedule}
+///      - {key: maintenance, operator: exists}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Toleration {
+    /// Key of the taint. Empty: every taint, only with EXISTS.
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    /// How the taint's value is held against `value`.
+    #[prost(enumeration = "toleration::Operator", tag = "2")]
+    pub operator: i32,
+    /// Value of the taint. Not with EXISTS.
+    #[prost(string, tag = "3")]
+    pub value: ::prost::alloc::string::String,
+    /// Effect of the taint. Absent: any.
+    #[prost(enumeration = "taint::Effect", tag = "4")]
+    pub effect: i32,
+}
+/// Nested message and enum types in `Toleration`.
+pub mod toleration {
+    /// How the taint's value is held against `value`.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Operator {
+        /// Same as EQUAL.
+        Unspecified = 0,
+        /// It is the same.
+        Equal = 1,
+        /// Whatever it is.
+        Exists = 2,
+    }
+    impl Operator {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "OPERATOR_UNSPECIFIED",
+                Self::Equal => "EQUAL",
+                Self::Exists => "EXISTS",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "OPERATOR_UNSPECIFIED" => Some(Self::Unspecified),
+                "EQUAL" => Some(Self::Equal),
+                "EXISTS" => Some(Self::Exists),
+                _ => None,
+            }
+        }
+    }
+}
+impl ::prost::Name for Toleration {
+    const NAME: &'static str = "Toleration";
+    const PACKAGE: &'static str = "skerry.type.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.type.v1.Toleration".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.type.v1.Toleration".into()
     }
 }
 /// Where environment variables come from.
@@ -1144,12 +1306,61 @@ impl ::prost::Name for EnvSource {
         "/skerry.type.v1.EnvSource".into()
     }
 }
-/// N copies in each matching cluster.
+/// N copies in each matching cluster. A copy stays on its node for as long as that may have it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Deployment {
     /// Copies per cluster: 0 to 100. Absent: 1.
     #[prost(uint32, optional, tag = "1")]
     pub replicas: ::core::option::Option<u32>,
+    /// Where the next copy goes.
+    #[prost(enumeration = "deployment::Spread", tag = "2")]
+    pub spread: i32,
+}
+/// Nested message and enum types in `Deployment`.
+pub mod deployment {
+    /// Where the next copy goes, of the nodes of a cluster that have room for it. Those come first that have all of `depends_on`.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Spread {
+        /// Same as SPREAD.
+        Unspecified = 0,
+        /// Where the service has fewest copies, of these where most is free. A node that never told what it has comes last.
+        Spread = 1,
+        /// Where least is free.
+        Pack = 2,
+    }
+    impl Spread {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "SPREAD_UNSPECIFIED",
+                Self::Spread => "SPREAD",
+                Self::Pack => "PACK",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "SPREAD_UNSPECIFIED" => Some(Self::Unspecified),
+                "SPREAD" => Some(Self::Spread),
+                "PACK" => Some(Self::Pack),
+                _ => None,
+            }
+        }
+    }
 }
 impl ::prost::Name for Deployment {
     const NAME: &'static str = "Deployment";
@@ -1161,7 +1372,7 @@ impl ::prost::Name for Deployment {
         "/skerry.type.v1.Deployment".into()
     }
 }
-/// One copy on each matching node.
+/// One copy on each node of a matching cluster that `nodeSelector`, `architectures` and the node's taints let it be on.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DaemonSet {}
 impl ::prost::Name for DaemonSet {
@@ -2196,7 +2407,7 @@ impl ::prost::Name for HealthCheck {
     }
 }
 /// A service that comes first, on the same node: all its copies there are waited for. Where it has none, because it could not be placed, what
-/// depends on it does not start.
+/// depends on it does not start. Of a cluster's nodes those are preferred, for a Deployment or a job, that have all that it depends on.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Dependency {
     /// Name of a service of the same app.
@@ -2342,7 +2553,7 @@ impl ::prost::Name for RestartPolicy {
 /// How a program is asked to end.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StopPolicy {
-    /// Signal, as `SIGTERM`. Absent: the image's own, else SIGTERM.
+    /// Signal, as `SIGTERM`; for containers also real-time ones, as `SIGRTMIN+3`. Absent: the image's own, else SIGTERM.
     #[prost(string, tag = "1")]
     pub signal: ::prost::alloc::string::String,
     /// How long it may take before SIGKILL: 0 s to 1 h. Absent: 10 s.
@@ -2423,6 +2634,41 @@ impl ::prost::Name for UpdatePolicy {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/skerry.type.v1.UpdatePolicy".into()
+    }
+}
+/// What becomes of the copies of a Deployment on a node of a cluster that cannot be reached for as long as the cluster's `failoverAfter` says. What a node
+/// runs it runs on, reached or not; copies of a DaemonSet or of a job never move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Failover {
+    /// Same as ALWAYS.
+    Unspecified = 0,
+    /// They are given places on other nodes of the cluster. Until the node is back there may be two of each.
+    Always = 1,
+    /// They stay where they are, so that there is no other one, unless they are driven out (a taint, `nodeSelector`, `architectures`) before the node counts as
+    /// lost.
+    Never = 2,
+}
+impl Failover {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "FAILOVER_UNSPECIFIED",
+            Self::Always => "ALWAYS",
+            Self::Never => "NEVER",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "FAILOVER_UNSPECIFIED" => Some(Self::Unspecified),
+            "ALWAYS" => Some(Self::Always),
+            "NEVER" => Some(Self::Never),
+            _ => None,
+        }
     }
 }
 /// Who shares a container's memory segments and queues.

@@ -3,9 +3,9 @@
 use std::fmt;
 
 use skerry_model::{
-    AppName, AppRef, ConfigName, ConfigRef, ContentHash, GroupName, GroupRef, NodeName, NodeRef, ProjectName,
-    ProjectRef, RevisionRef, RoleBindingName, RoleBindingRef, SecretName, SecretRef, SecretVersion, UserName,
-    UserRef,
+    AppName, AppRef, ClusterName, ClusterRef, ConfigName, ConfigRef, ContentHash, GroupName, GroupRef,
+    NodeName, NodeRef, ProjectName, ProjectRef, RevisionRef, RoleBindingName, RoleBindingRef, SecretName,
+    SecretRef, SecretVersion, UserName, UserRef,
 };
 
 /// The longest gateway id, leader name and request id, in bytes.
@@ -337,6 +337,16 @@ impl KeyName for AppRef {
     fn from_path(path: &str) -> Option<Self> {
         let (project, app) = two(path)?;
         Some(Self { project: ProjectName::parse(project).ok()?, app: AppName::parse(app).ok()? })
+    }
+}
+
+impl KeyName for ClusterRef {
+    fn write_path(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.project, self.cluster)
+    }
+    fn from_path(path: &str) -> Option<Self> {
+        let (project, cluster) = two(path)?;
+        Some(Self { project: ProjectName::parse(project).ok()?, cluster: ClusterName::parse(cluster).ok()? })
     }
 }
 

@@ -7,6 +7,7 @@ use sha2::{Digest as _, Sha256};
 use skerry_identity::KeyId;
 use skerry_identity::hpke::HpkePublicKey;
 use skerry_identity::token::{Token, TokenHash};
+use skerry_model::meta::CLUSTER_LABEL;
 use skerry_model::{Code, Fault, NodeName, NodeRef, time};
 use skerry_proto::store::v1 as stored;
 
@@ -20,8 +21,6 @@ pub(super) const MACHINES_MAX: usize = 10_000;
 const REVOKE_TIME: &str = "skerry.dev/revoke-time";
 /// Annotation: the token by which the node enrolled.
 pub(super) const TOKEN: &str = "skerry.dev/enrolled-by";
-/// Annotation: the cluster that the node's token named. Clusters are not there yet.
-pub(super) const CLUSTER: &str = "skerry.dev/cluster";
 /// Annotation: the apps that the node's token named, with commas. Nothing acts on it yet.
 pub(super) const SYSTEM_APPS: &str = "skerry.dev/system-apps";
 
@@ -269,12 +268,18 @@ pub(super) fn same_sealing_key(known: &[u8], asked: &HpkePublicKey) -> Result<()
     Err(Fault::new(Code::PermissionDenied, "SEALING_KEY_CHANGED", message))
 }
 
+/// The labels that the node gets of its token: the cluster that it joins is one.
+pub(super) fn labels_of(token: &stored::TokenRecord) -> BTreeMap<String, String> {
+    let mut labels = token.node_labels.clone();
+    if !token.cluster.is_empty() {
+        labels.insert(CLUSTER_LABEL.to_owned(), token.cluster.clone());
+    }
+    labels
+}
+
 /// What the node gets of its token beside labels.
 pub(super) fn annotations_of(token: &stored::TokenRecord, id: &str) -> BTreeMap<String, String> {
     let mut annotations = BTreeMap::from([(TOKEN.to_owned(), id.to_owned())]);
-    if !token.cluster.is_empty() {
-        annotations.insert(CLUSTER.to_owned(), token.cluster.clone());
-    }
     if !token.system_apps.is_empty() {
         annotations.insert(SYSTEM_APPS.to_owned(), token.system_apps.join(","));
     }

@@ -19,8 +19,8 @@ use skerry_store::{Act, Key, Prefix, Store, Txn, TxnError, Versioned};
 
 use super::asked::Asked;
 use super::decide::{
-    By, Grant, Keys, Refusal, Refused, admit, annotations_of, authenticate, has_key, name_by_token,
-    same_sealing_key, settle, token_refused,
+    By, Grant, Keys, Refusal, Refused, admit, annotations_of, authenticate, has_key, labels_of,
+    name_by_token, same_sealing_key, settle, token_refused,
 };
 use super::lease::{Leases, REMEMBERED};
 use super::renew;
@@ -115,7 +115,7 @@ impl Enroller {
         let made = read.value.meta.as_ref().and_then(|meta| meta.create_time.as_ref());
         let made = made.and_then(time::from_timestamp).unwrap_or(SystemTime::UNIX_EPOCH);
         let grant = Grant {
-            labels: &read.value.node_labels,
+            labels: &labels_of(&read.value),
             annotations: annotations_of(&read.value, token.id.as_str()),
             by: By::Token { made },
         };

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use skerry_api::{Caused, Etag, Tries, admit, audit, known_project, metadata_of, page_size, reply};
 use skerry_daemon::Shutdown;
 use skerry_identity::token::Token;
-use skerry_model::meta::{check_annotations, check_labels};
-use skerry_model::{AppName, ClusterName, Code, Fault, ProjectName, Violations, time};
+use skerry_model::meta::{CLUSTER_LABEL, check_annotations, check_labels};
+use skerry_model::{AppName, ClusterName, ClusterRef, Code, Fault, ProjectName, Violations, time};
 use skerry_proto::registry::v1 as pb;
 use skerry_proto::registry::v1::token_service_server::TokenService;
 use skerry_proto::store::v1 as stored;
@@ -20,6 +20,7 @@ use super::TOKENS_MAX;
 use super::decide::MACHINES_MAX;
 use super::template::Template;
 use crate::authority::Issuer;
+use crate::clusters::named_cluster;
 use crate::follow::Shared;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -70,10 +71,16 @@ impl Tokens {
         let id = TokenId::parse(token.id().as_str()).expect("an id of ours");
         let name = TokenName { project, id };
         let key = Key::<stored::TokenRecord>::of(&name);
+        let cluster = ClusterName::parse(&record.cluster).ok();
+        let cluster = cluster.map(|cluster| ClusterRef { project: name.project.clone(), cluster });
         let mut tries = Tries::default();
         let done = loop {
             let act = caused.of_resource(&name.project, full_name(&name), AuditOutcome::Created);
             let txn = Txn::new().when_absent(&key).put(&key, &record).audit(act);
+            let txn = match &cluster {
+                Some(cluster) => named_cluster(&self.store, cluster, txn).await?,
+                None => txn,
+            };
             match self.store.commit(admit(&self.store, &name.project, &[], txn).await?).await {
                 Ok(done) => break done,
                 Err(TxnError::Conflict(_)) => tries.again(&name.project).await?,
@@ -177,6 +184,12 @@ fn record_of(request: &pb::CreateTokenRequest, now: SystemTime) -> Result<stored
     check_labels("token.node_labels", &token.node_labels, &mut wrong);
     if !token.cluster.is_empty() {
         wrong.check("token.cluster", ClusterName::parse(&token.cluster));
+    }
+    if token.node_labels.contains_key(CLUSTER_LABEL) {
+        wrong.add(
+            format!("token.node_labels.{CLUSTER_LABEL}"),
+            "name the cluster as the token's own: --cluster",
+        );
     }
     if token.system_apps.len() > SYSTEM_APPS_MAX {
         wrong.add("token.system_apps", format!("at most {SYSTEM_APPS_MAX} apps"));

@@ -90,6 +90,7 @@ impl Projects {
     async fn left(&self, name: &ProjectRef) -> Result<Vec<(&'static str, u64)>, ReadError> {
         let left = tokio::try_join!(
             self.count::<stored::NodeRecord>(name, "nodes"),
+            self.count::<stored::ClusterRecord>(name, "clusters"),
             self.count::<stored::AppRecord>(name, "apps"),
             self.count::<stored::ConfigRecord>(name, "configs"),
             self.count::<stored::SecretRecord>(name, "secrets"),
@@ -98,8 +99,8 @@ impl Projects {
             self.count::<stored::GroupRecord>(name, "groups"),
             self.bindings(name),
         )?;
-        let (nodes, apps, configs, secrets, tokens, users, groups, bindings) = left;
-        let left = [nodes, apps, configs, secrets, tokens, users, groups, bindings];
+        let (nodes, clusters, apps, configs, secrets, tokens, users, groups, bindings) = left;
+        let left = [nodes, clusters, apps, configs, secrets, tokens, users, groups, bindings];
         Ok(left.into_iter().filter(|(_, count)| *count > 0).collect())
     }
 

@@ -125,6 +125,7 @@ impl Kind for Projects {
         Ok(txn
             .delete_prefix(&all::<stored::UsageRecord>(name))
             .delete_prefix(&all::<stored::NodeRecord>(name))
+            .delete_prefix(&all::<stored::ClusterRecord>(name))
             .delete_prefix(&all::<stored::AppRecord>(name))
             .delete_prefix(&all::<stored::RevisionRecord>(name))
             .delete_prefix(&all::<stored::RolloutRecord>(name))

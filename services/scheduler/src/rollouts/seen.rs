@@ -1,7 +1,7 @@
 //! What clusters show of an app that is rolled out, and what clients are told of it. Pure, from the world.
 
 use skerry_model::app::RolloutStrategy;
-use skerry_model::{AppName, ClusterName, ProjectName, time};
+use skerry_model::{AppName, ProjectName, time};
 use skerry_proto::scheduler::v1::{RolloutStatus, rollout_status};
 use skerry_rollout::{Cluster, Phase, Reason, Rollout, Shown, told};
 
@@ -30,20 +30,21 @@ pub(super) fn scene<'a>(
     let target = project.spec_of(app, &head.rollout.target())?;
     let elsewhere = project.rollouts.get(app)?.elsewhere();
     let mut clusters = Vec::new();
-    for (node, labels) in project.state.nodes.iter().map(|(node, known)| (node, &known.labels)) {
-        let name = ClusterName::from(node.clone());
-        let wanted = planned.wanted(&name);
+    for (name, plan) in &project.solution {
+        let first = plan.nodes.keys().next();
+        let Some(labels) = first.and_then(|first| project.state.labels_of(name, first)) else { continue };
+        let wanted = planned.wanted(name);
         if !wanted.spec.selector.matches(labels) && !target.selector.matches(labels) {
             continue;
         }
-        let at = elsewhere.get(&name).copied().unwrap_or(head.rollout.base);
+        let at = elsewhere.get(name).copied().unwrap_or(head.rollout.base);
         let shown = if wanted.revision == at {
-            status::shown(world, project_name, project, app, node)
+            status::shown(world, project_name, project, app, (name, plan))
         } else {
             Shown::Unhealthy { why: "it is not planned yet".to_owned() }
         };
         let is_canary = strategy.canary.as_ref().is_some_and(|canary| canary.matches(labels));
-        clusters.push(Cluster { name, at, is_canary, shown });
+        clusters.push(Cluster { name: name.clone(), at, is_canary, shown });
     }
     Some(Scene { head, strategy, clusters })
 }

@@ -137,7 +137,8 @@ fn what_runs_at_once_is_kept_free_and_no_more() {
         cron.job = Some(job);
     });
     assert_eq!(kept(allow, 15), [0, 1, 5, 6, 10, 11]);
-    let replicas = with(pb::service_spec::Kind::Deployment(pb::Deployment { replicas: Some(3) }));
+    let replicas =
+        with(pb::service_spec::Kind::Deployment(pb::Deployment { replicas: Some(3), ..Default::default() }));
     assert_eq!(kept(replicas, 3), [0, 1, 2]);
 }
 

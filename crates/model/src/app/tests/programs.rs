@@ -86,6 +86,14 @@ fn rows() -> Vec<Row> {
         ("stop", |s| s.stop = Some(pb::StopPolicy { signal: "SIGINT".into(), ..Default::default() }), None),
         ("update", |s| s.update = Some(pb::UpdatePolicy::default()), None),
         ("update", start_first, Some("update.order")),
+        ("node_selector", |s| s.node_selector = Some(pb::LabelSelector::default()), None),
+        ("tolerations", |s| s.tolerations = vec![pb::Toleration::default()], Some("tolerations[0].key")),
+        ("architectures", |s| s.architectures = vec!["arm64".into()], None),
+        ("architectures", |s| s.architectures = vec!["aarch64".into()], Some("architectures[0]")),
+        ("failover", |s| s.failover = pb::Failover::Never.into(), None),
+        ("failover", |s| s.failover = 9, Some("failover")),
+        ("priority", |s| s.priority = -1000, None),
+        ("priority", |s| s.priority = 1001, Some("priority")),
     ]
 }
 

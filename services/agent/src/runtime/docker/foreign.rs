@@ -34,13 +34,12 @@ impl Foreign {
         for one in listed.iter().filter(|one| !has_our_name(owner, one)) {
             let Some(id) = &one.id else { continue };
             let known = lock(&self.found).get(id).copied();
-            let is_foreign = match known {
-                Some(known) => known,
-                None => {
-                    let is_foreign = inherited(client, one).await?;
-                    lock(&self.found).insert(id.clone(), is_foreign);
-                    is_foreign
-                }
+            let is_foreign = if let Some(known) = known {
+                known
+            } else {
+                let is_foreign = inherited(client, one).await?;
+                lock(&self.found).insert(id.clone(), is_foreign);
+                is_foreign
             };
             if is_foreign {
                 strangers.insert(id.clone());

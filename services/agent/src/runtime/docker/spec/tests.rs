@@ -60,6 +60,7 @@ fn instance(container: Container, change: impl FnOnce(&mut ServiceSpec)) -> Inst
         stop: StopPolicy { signal: None, grace_period: Duration::from_secs(10) },
         restart_time: None,
         update: UpdateOrder::StopFirst,
+        placing: skerry_model::app::Placing::default(),
     };
     change(&mut service);
     InstanceSpec {
