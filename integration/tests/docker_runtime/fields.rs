@@ -22,9 +22,9 @@ use super::world::{IDLE, World};
 const PROTO: &str = include_str!("../../../proto/skerry/type/v1/app.proto");
 /// Fields of a container that `inspect` shows nothing of, or that are refused.
 const NOT_SHOWN: [&str; 5] = ["image", "image_credentials", "pull_policy", "platform", "gpus"];
-/// Fields of a service that Docker is not told of: what there is of it and when it runs is the agent's to know. Variables and files that come
+/// Fields of a service that Docker is not told of: what there is of it, where and when it runs is not Docker's to know. Variables and files that come
 /// from elsewhere, and credentials, have tests of their own.
-const NOT_DOCKERS: [&str; 15] = [
+const NOT_DOCKERS: [&str; 20] = [
     "name",
     "deployment",
     "daemon_set",
@@ -40,6 +40,11 @@ const NOT_DOCKERS: [&str; 15] = [
     "restart",
     "restart_time",
     "update",
+    "node_selector",
+    "tolerations",
+    "architectures",
+    "failover",
+    "priority",
 ];
 const INSTANCE: &str = "fields/web/n1/0";
 const CONFIG: &str = "site";
