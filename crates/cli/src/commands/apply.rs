@@ -1,6 +1,7 @@
 //! `apply`: manifests become resources.
 
 use skerry_manifest::{Kind, Manifest, Resource};
+use skerry_model::meta::CLUSTER_LABEL;
 use skerry_proto::registry::v1::Node;
 use skerry_proto::scheduler::v1::update_app_response::Outcome;
 
@@ -161,8 +162,12 @@ async fn apply_node(client: &Client, wanted: &Node, dry_run: bool) -> Result<(It
 fn merged(present: &Node, wanted: &Node) -> (Node, Vec<String>) {
     let mut changed = present.clone();
     let mut paths = Vec::new();
-    let wanted_metadata = wanted.metadata.clone().unwrap_or_default();
+    let mut wanted_metadata = wanted.metadata.clone().unwrap_or_default();
     let metadata = changed.metadata.get_or_insert_default();
+    // A manifest that says nothing of clusters takes no node out of its own: all of its instances would be others.
+    if let (false, Some(cluster)) = (wanted_metadata.labels.is_empty(), metadata.labels.get(CLUSTER_LABEL)) {
+        wanted_metadata.labels.entry(CLUSTER_LABEL.to_owned()).or_insert_with(|| cluster.clone());
+    }
     if !wanted_metadata.labels.is_empty() && metadata.labels != wanted_metadata.labels {
         metadata.labels = wanted_metadata.labels;
         paths.push("metadata.labels".to_owned());
@@ -171,7 +176,9 @@ fn merged(present: &Node, wanted: &Node) -> (Node, Vec<String>) {
         metadata.annotations = wanted_metadata.annotations;
         paths.push("metadata.annotations".to_owned());
     }
-    if wanted.spec.is_some() && wanted.spec != changed.spec {
+    if wanted.spec.is_some()
+        && wanted.spec.clone().unwrap_or_default() != changed.spec.clone().unwrap_or_default()
+    {
         changed.spec.clone_from(&wanted.spec);
         paths.push("spec".to_owned());
     }
@@ -204,6 +211,17 @@ mod tests {
         assert_eq!(paths, ["metadata.labels", "spec"]);
         assert_eq!(changed.metadata.expect("metadata").labels.into_keys().collect::<Vec<_>>(), ["b"]);
         assert!(changed.spec.expect("a spec").cordoned);
+    }
+
+    #[test]
+    fn a_node_manifest_takes_no_node_out_of_its_cluster() {
+        let present = node(&[("a", "1"), (CLUSTER_LABEL, "plant")], None);
+        assert_eq!(merged(&present, &node(&[("a", "1")], None)).1, [""; 0]);
+        let (changed, paths) = merged(&present, &node(&[("a", "2")], None));
+        assert_eq!(paths, ["metadata.labels"]);
+        assert_eq!(changed.metadata.expect("metadata").labels[CLUSTER_LABEL], "plant");
+        let (changed, _) = merged(&present, &node(&[(CLUSTER_LABEL, "other")], None));
+        assert_eq!(changed.metadata.expect("metadata").labels[CLUSTER_LABEL], "other");
     }
 
     #[test]

@@ -475,8 +475,8 @@ n1     Disconnected                       2/3         amd64   0.1.0     5m
         assert_eq!(
             table(Type::Node, &items[..1], true),
             "\
-NAME   STATUS   INSTANCES   ARCH    VERSION   AGE   RUNTIMES                       KERNEL   GATEWAY   LABELS
-n1     Ready    2/3         amd64   0.1.0     5m    docker 20.10 (away), process   6.1      gw        site=oslo
+NAME   STATUS   INSTANCES   ARCH    VERSION   AGE   CLUSTER   RUNTIMES                       KERNEL   GATEWAY   LABELS
+n1     Ready    2/3         amd64   0.1.0     5m    -         docker 20.10 (away), process   6.1      gw        site=oslo
 "
         );
     }
