@@ -54,7 +54,7 @@ Examples:
   skerry taint node n1 gpu-
   skerry taint node n1 maintenance:NoExecute-")]
 pub struct TaintArgs {
-    /// node/NAME... or node NAME..., then KEY[=VALUE]:EFFECT to add and KEY[:EFFECT]- to remove
+    /// node/NAME... or node NAME..., then KEY=VALUE:EFFECT or KEY:EFFECT to add, and KEY- or KEY:EFFECT- to remove
     #[arg(value_name = "node/NAME KEY=VALUE:EFFECT", required = true)]
     pub words: Vec<String>,
 
