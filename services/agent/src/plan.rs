@@ -331,8 +331,8 @@ fn may_move(inputs: Inputs<'_>, spec: &InstanceSpec) -> bool {
     view.is_some_and(|view| prepared || view.instances.contains_key(&spec.name))
 }
 
-/// Whether all that `spec` comes after is there. In this version a cluster is one node, so a service that others wait for has its copies
-/// here too: where it has none (it could not be placed), they wait. `formers`: this one ran before, so the former copy of another
+/// Whether all that `spec` comes after is there: on this node. Placement puts who waits beside what it waits for where it can; what is on
+/// another member of the cluster only is not seen here, so that they wait, as for what could not be placed. `formers`: this one ran before, so the former copy of another
 /// instance will do, or none.
 fn dependencies(inputs: Inputs<'_>, spec: &InstanceSpec, formers: bool) -> Result<(), Hold> {
     for dependency in &spec.service.depends_on {
