@@ -83,8 +83,16 @@ pub(crate) fn contexts() -> Vec<CompletionCandidate> {
     contexts.into_iter().map(|context| CompletionCandidate::new(context.name)).collect()
 }
 
+/// `app/NAME` or `KIND.field.field`.
+pub(crate) fn explained(current: &OsStr) -> Vec<CompletionCandidate> {
+    match current.to_str() {
+        Some(text) if text.contains('/') => targets(current),
+        _ => fields(current),
+    }
+}
+
 /// `KIND.field.field`.
-pub(crate) fn fields(current: &OsStr) -> Vec<CompletionCandidate> {
+fn fields(current: &OsStr) -> Vec<CompletionCandidate> {
     let Some(current) = current.to_str() else { return vec![] };
     let Some((above, _)) = current.rsplit_once('.') else {
         return matching(explain::kinds().map(str::to_ascii_lowercase), current);

@@ -73,7 +73,9 @@ async fn execute(global: &GlobalArgs, command: &ClientCommand) -> Result<(), Cli
             ..
         }) => return commands::audit::verify_file(path, args, printer),
         ClientCommand::Convert(args) => return commands::convert::run(global, args, printer),
-        ClientCommand::Explain(args) => return commands::explain::run(args, printer),
+        ClientCommand::Explain(args) if !commands::explain::is_resource(args) => {
+            return commands::explain::fields(args, printer);
+        }
         ClientCommand::Version(args) => return commands::version::run(args, printer),
         _ => {}
     }
@@ -87,6 +89,8 @@ async fn dispatch(client: &Client, command: &ClientCommand, printer: &mut Printe
     match command {
         ClientCommand::Apply(args) => commands::apply::run(client, args, printer).await,
         ClientCommand::Diff(args) => commands::diff::run(client, args, printer).await,
+        ClientCommand::Plan(args) => commands::plan::run(client, args, printer).await,
+        ClientCommand::Explain(args) => commands::explain::instances(client, args, printer).await,
         ClientCommand::Edit(args) => commands::edit::run(client, args, printer).await,
         ClientCommand::Create(command) => commands::create::run(client, command, printer).await,
         ClientCommand::Delete(args) => commands::delete::run(client, args, printer).await,
@@ -118,10 +122,9 @@ async fn dispatch(client: &Client, command: &ClientCommand, printer: &mut Printe
         ClientCommand::Group(command) => commands::access::group::run(client, command, printer).await,
         ClientCommand::Role(command) => commands::access::role::run(client, command, printer).await,
         ClientCommand::Auth(command) => commands::access::auth::run(client, command, printer).await,
-        ClientCommand::Config(_)
-        | ClientCommand::Convert(_)
-        | ClientCommand::Explain(_)
-        | ClientCommand::Version(_) => unreachable!("done above"),
+        ClientCommand::Config(_) | ClientCommand::Convert(_) | ClientCommand::Version(_) => {
+            unreachable!("done above")
+        }
     }
 }
 

@@ -11,12 +11,14 @@
 //! alone; [`apply`] uses this to recompute only what a change can touch. Its law: afterwards the solution equals `solve` of the changed state. A cluster
 //! without members is no place: nothing is wanted there.
 
+mod ask;
 mod books;
 mod cluster;
 mod reason;
 mod state;
 mod want;
 
+pub use ask::{Room, preview};
 pub use books::{INSTANCES_MAX, Placed, SealedSecret};
 pub use cluster::{ClusterPlan, Unplaced};
 pub use reason::Reason;

@@ -13,6 +13,7 @@ use skerry_proto::types::v1 as pb;
 
 use super::*;
 
+mod asked;
 mod clusters;
 mod laws;
 

@@ -160,7 +160,7 @@ pub(crate) fn size_of(bytes: &[u8]) -> i64 {
 }
 
 /// A manifest that says nothing of restarts undoes none, and causes none.
-fn keep_restart_times(before: &[ServiceSpec], services: &mut [ServiceSpec]) {
+pub(crate) fn keep_restart_times(before: &[ServiceSpec], services: &mut [ServiceSpec]) {
     for service in services.iter_mut().filter(|service| service.restart_time.is_none()) {
         let old = before.iter().find(|old| old.name == service.name);
         service.restart_time = old.and_then(|old| old.restart_time);

@@ -12,6 +12,7 @@ mod keys;
 mod lead;
 mod meters;
 mod node;
+mod placement;
 mod revisions;
 mod rollouts;
 mod sealing;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 use skerry_daemon::{ServiceArgs, Shutdown};
 use skerry_proto::scheduler::v1::app_service_server::AppServiceServer;
 use skerry_proto::scheduler::v1::config_service_server::ConfigServiceServer;
+use skerry_proto::scheduler::v1::placement_service_server::PlacementServiceServer;
 use skerry_proto::scheduler::v1::rollout_service_server::RolloutServiceServer;
 use skerry_proto::scheduler::v1::secret_service_server::SecretServiceServer;
 use skerry_rpc::{MESSAGE_BYTES_MAX, Server};
@@ -36,6 +38,7 @@ use crate::apps::Apps;
 use crate::configs::Configs;
 use crate::follow::Shared;
 pub use crate::keys::SecretKeys;
+use crate::placement::Placement;
 use crate::rollouts::Rollouts;
 use crate::secrets::Secrets;
 
@@ -53,6 +56,7 @@ pub enum StartError {
 /// A running scheduler.
 pub struct Scheduler {
     apps: Apps,
+    placement: Placement,
     rollouts: Rollouts,
     configs: Configs,
     secrets: Secrets,
@@ -73,6 +77,7 @@ impl Scheduler {
         shutdown.spawn(lead::lead(Arc::clone(&shared), store.clone(), member.to_owned(), shutdown.clone()));
         Ok(Self {
             apps: Apps::new(Arc::clone(&shared), store.clone(), shutdown.clone()),
+            placement: Placement::new(Arc::clone(&shared), store.clone()),
             rollouts: Rollouts::new(Arc::clone(&shared), store.clone()),
             configs: Configs::new(Arc::clone(&shared), store.clone(), shutdown.clone()),
             secrets: Secrets::new(shared, store, keys, shutdown.clone()),
@@ -84,7 +89,13 @@ impl Scheduler {
         let apps = AppServiceServer::new(self.apps.clone());
         let configs = ConfigServiceServer::new(self.configs.clone());
         let secrets = SecretServiceServer::new(self.secrets.clone());
+        let placement = PlacementServiceServer::new(self.placement.clone());
         server
+            .add(
+                placement
+                    .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                    .max_encoding_message_size(MESSAGE_BYTES_MAX),
+            )
             .add(RolloutServiceServer::new(self.rollouts.clone()))
             .add(
                 secrets

@@ -47,6 +47,16 @@ enum End {
 }
 
 impl Seen {
+    /// It should be there.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.wanted
+    }
+
+    /// It is as it should be, and nothing of it is waited for.
+    pub(crate) fn is_well(&self) -> bool {
+        self.wanted && self.settled && (is_done(self) || is_in_run(self))
+    }
+
     /// It runs the app's current revision.
     fn updated(&self) -> bool {
         self.settled && self.current
@@ -67,7 +77,7 @@ pub(crate) fn instances(
 }
 
 /// Every instance of an app that should be, or is, in a cluster.
-fn instances_in(
+pub(crate) fn instances_in(
     world: &World,
     project_name: &ProjectName,
     project: &Project,
@@ -114,7 +124,7 @@ pub(crate) fn shown(
         return Shown::Away;
     }
     let mut known = seen.iter().filter(|one| one.reached != Some(false));
-    match known.find(|one| !(one.wanted && one.settled && (is_done(one) || is_in_run(one)))) {
+    match known.find(|one| !one.is_well()) {
         None => Shown::Healthy,
         Some(Seen { status, .. }) => {
             let (instance, reason, message) = (&status.instance, &status.reason, &status.message);
@@ -392,7 +402,7 @@ fn clusters(project: &Project, seen: &[Seen]) -> Vec<ClusterCounts> {
     of.into_iter().take(CLUSTERS_MAX).map(counts).collect()
 }
 
-fn count<'a>(seen: impl Iterator<Item = &'a Seen>) -> Counts {
+pub(crate) fn count<'a>(seen: impl Iterator<Item = &'a Seen>) -> Counts {
     let mut counts = Counts::default();
     for one in seen {
         counts.desired += u32::from(one.wanted);
@@ -537,7 +547,8 @@ fn rollout_reason(rollout: Option<&RolloutStatus>) -> &'static str {
     }
 }
 
-fn nothing_wanted(project: &Project, app: &AppName) -> (&'static str, String) {
+/// Why no instance of an app is wanted anywhere, as one word and a sentence.
+pub(crate) fn nothing_wanted(project: &Project, app: &AppName) -> (&'static str, String) {
     let Some(placed) = project.state.apps.get(app) else {
         return ("RevisionMissing", "the current revision is not in the store".to_owned());
     };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, ValueHint};
 use clap_complete::engine::ArgValueCompleter;
 
-use super::{ComposeFlags, duration, targets};
+use super::{ComposeFlags, Format, duration, targets};
 use crate::complete;
 
 /// `apply`
@@ -85,6 +85,39 @@ pub struct DiffArgs {
     /// Directories with all that is below them
     #[arg(short = 'R', long)]
     pub recursive: bool,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a comment here would become the title of all flags in --help")]
+    pub compose: ComposeFlags,
+}
+
+/// `plan`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+The scheduler places everything as if the manifests were applied, and changes nothing. Lines with + would
+come to the node, lines with ~ be replaced there, lines with - go; lines with ! have no place. Apps and
+configs are reckoned with. `skerry diff` shows what changes in the resources themselves.
+
+Examples:
+  skerry plan -f app.yaml
+  skerry plan -R -f site/ --delete app/old
+  skerry plan --delete app/hello")]
+pub struct PlanArgs {
+    /// Manifest, directory of manifests (*.yaml, *.yml, *.json), or - for stdin; may be repeated
+    #[arg(short = 'f', long = "filename", required_unless_present = "delete", value_name = "FILE|DIR|-", value_hint = ValueHint::AnyPath)]
+    pub files: Vec<String>,
+
+    /// Directories with all that is below them
+    #[arg(short = 'R', long)]
+    pub recursive: bool,
+
+    /// As if this app were deleted, too; may be repeated
+    #[arg(long, value_name = "app/NAME", add = targets())]
+    pub delete: Vec<String>,
+
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
 
     #[command(flatten)]
     #[allow(missing_docs, reason = "a comment here would become the title of all flags in --help")]

@@ -26,7 +26,7 @@ pub use access::{
     UserCommand,
 };
 pub use audit::{AuditArgs, AuditCommand, VerifyArgs};
-pub use change::{AnnotateArgs, ApplyArgs, CordonArgs, DeleteArgs, DiffArgs, EditArgs, LabelArgs};
+pub use change::{AnnotateArgs, ApplyArgs, CordonArgs, DeleteArgs, DiffArgs, EditArgs, LabelArgs, PlanArgs};
 pub use cluster::{ClusterCommand, JoinArgs, LeaveArgs, TaintArgs};
 pub use compose::{ComposeFlags, ConvertArgs};
 pub use contexts::{ConfigCommand, GetContextsArgs, SetContextArgs};
@@ -125,6 +125,8 @@ pub enum ClientCommand {
     Create(CreateCommand),
     /// Show what apply would change
     Diff(DiffArgs),
+    /// Show what apply would change on each node
+    Plan(PlanArgs),
     /// Change one resource in an editor
     Edit(EditArgs),
     /// Delete resources
@@ -133,7 +135,7 @@ pub enum ClientCommand {
     Get(GetArgs),
     /// Show one resource with all that belongs to it
     Describe(DescribeArgs),
-    /// Show what the fields of a kind mean
+    /// Show why the instances of an app are, or are not, where they should be; or what the fields of a kind mean
     Explain(ExplainArgs),
     /// Set and remove labels
     Label(LabelArgs),

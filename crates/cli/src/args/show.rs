@@ -132,21 +132,39 @@ pub struct DescribeArgs {
 /// `explain`
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
-Names are those of manifests; lists are passed through. Without a word it lists the kinds. Needs no server.
+Of an app: the way to each instance that is not as it should be, from the app's selector over cluster,
+member, resources, assignment, image and dependency to the runtime, and the one step that stops it. With
+--node also why a node has none of a service.
+
+Of a kind: the names are those of manifests; lists are passed through. Without a word it lists the
+kinds. This needs no server.
 
 Examples:
+  skerry explain app/hello
+  skerry explain app/hello --node n1
   skerry explain
-  skerry explain app
   skerry explain app.spec.services.healthCheck
   skerry explain app.spec --recursive")]
 pub struct ExplainArgs {
-    /// Kind, or a field of it
-    #[arg(value_name = "KIND[.FIELD...]", add = ArgValueCompleter::new(complete::fields))]
+    /// An app, a kind, or a field of a kind
+    #[arg(value_name = "app/NAME|KIND[.FIELD...]", add = ArgValueCompleter::new(complete::explained))]
     pub path: Option<String>,
 
-    /// Also the names and types of all fields below, without their documentation
+    /// Of a kind: also the names and types of all fields below, without their documentation
     #[arg(long)]
     pub recursive: bool,
+
+    /// Of an app: only on this node
+    #[arg(long, value_name = "NODE", add = ArgValueCompleter::new(complete::nodes))]
+    pub node: Option<String>,
+
+    /// Of an app: every instance, ready or not
+    #[arg(long)]
+    pub all: bool,
+
+    /// Of an app: how to print
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
 }
 
 /// `events`

@@ -18,6 +18,7 @@ pub(crate) mod get;
 mod gone;
 pub(crate) mod label;
 pub(crate) mod node;
+pub(crate) mod plan;
 mod prune;
 pub(crate) mod restart;
 pub(crate) mod rollout;

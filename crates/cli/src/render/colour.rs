@@ -54,6 +54,15 @@ pub(super) fn diff_line(line: &str) -> String {
     }
 }
 
+/// Green for what is well, red for what is not, and as it is for what is neither.
+pub(super) fn outcome(text: &str, good: Option<bool>) -> String {
+    match good {
+        Some(true) => painted(GREEN, text),
+        Some(false) => painted(RED, text),
+        None => text.to_owned(),
+    }
+}
+
 fn painted(colour: &str, text: &str) -> String {
     format!("{colour}{text}{RESET}")
 }

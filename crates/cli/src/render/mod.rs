@@ -8,6 +8,7 @@ pub(crate) mod diff;
 pub(crate) mod explain;
 mod jobs;
 pub(crate) mod people;
+pub(crate) mod placement;
 pub(crate) mod rows;
 pub(crate) mod table;
 pub(crate) mod time;

@@ -86,7 +86,7 @@ fn nodes() -> impl Strategy<Value = Node> {
 }
 
 #[derive(Debug, Clone)]
-enum Step {
+pub(super) enum Step {
     Node(u8, Option<Node>),
     Cluster(u8, Option<Cluster>),
     App(u8, Option<App>),
@@ -100,7 +100,7 @@ enum Step {
 
 const NODES: u8 = 5;
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
     let cluster =
         (0_u8..2).prop_map(|site| Cluster { labels: [("site".to_owned(), site.to_string())].into() });
     let step = prop_oneof![
@@ -120,7 +120,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     })
 }
 
-fn run(steps: Vec<Step>, mut check: impl FnMut(&State, &Solution)) {
+pub(super) fn run(steps: Vec<Step>, mut check: impl FnMut(&State, &Solution)) {
     let (mut state, mut solution) = (State::default(), Solution::new());
     for step in steps {
         for delta in deltas(step, &state, &solution) {

@@ -150,6 +150,8 @@ pub(crate) const TABLE: &[(&str, Rule)] = &[
     ("/skerry.scheduler.v1.AppService/DeleteApp", users(Operator, FIRST)),
     ("/skerry.scheduler.v1.AppService/ListInstances", users(Viewer, FIRST)),
     ("/skerry.scheduler.v1.AppService/ListRevisions", users(Viewer, FIRST)),
+    ("/skerry.scheduler.v1.PlacementService/ExplainApp", users(Viewer, FIRST)),
+    ("/skerry.scheduler.v1.PlacementService/PlanChange", users(Viewer, FIRST)),
     ("/skerry.scheduler.v1.RolloutService/PauseRollout", users(Operator, FIRST)),
     ("/skerry.scheduler.v1.RolloutService/ResumeRollout", users(Operator, FIRST)),
     ("/skerry.scheduler.v1.RolloutService/AbortRollout", users(Operator, FIRST)),

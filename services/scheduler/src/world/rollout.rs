@@ -77,12 +77,23 @@ impl Project {
     /// An app in a revision, with the configs and secrets that it uses as they are now.
     fn wanted(&self, app: &AppName, revision: &ContentHash) -> Option<Wanted> {
         let spec = self.spec_of(app, revision)?;
-        let hash_of = |name: &ConfigName| ContentHash::parse(&self.configs.get(name)?.value.hash).ok();
+        Some(self.wanted_with(*revision, Arc::clone(spec), &BTreeMap::new()))
+    }
+
+    /// A spec of that hash, with the configs and secrets that it uses as they are now, but for the contents that are named.
+    pub(crate) fn wanted_with(
+        &self,
+        revision: ContentHash,
+        spec: Arc<AppSpec>,
+        contents: &BTreeMap<ConfigName, ContentHash>,
+    ) -> Wanted {
+        let stored = |name: &ConfigName| ContentHash::parse(&self.configs.get(name)?.value.hash).ok();
+        let hash_of = |name: &ConfigName| contents.get(name).copied().or_else(|| stored(name));
         let configs =
             spec.config_names().into_iter().filter_map(|name| Some((name.clone(), hash_of(name)?))).collect();
         let secrets = spec.secret_names().into_iter();
         let secrets = secrets.filter_map(|name| Some((name.clone(), self.secret(name)?))).collect();
-        Some(Wanted { revision: *revision, spec: Arc::clone(spec), configs, secrets })
+        Wanted { revision, spec, configs, secrets }
     }
 
     /// Brings an app to placement in the revisions that its clusters shall have, once all is there.
