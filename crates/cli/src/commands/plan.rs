@@ -14,8 +14,8 @@ use crate::render;
 use crate::target::{Type, parse_all};
 
 pub(crate) async fn run(client: &Client, args: &PlanArgs, printer: &mut Printer) -> Result<(), CliError> {
-    let manifests =
-        read(client, Named { names: &args.files, recursive: args.recursive, compose: &args.compose })?;
+    let named = Named { names: &args.files, recursive: args.recursive, compose: &args.compose };
+    let manifests = if args.files.is_empty() { Vec::new() } else { read(client, named)? };
     let mut asked = PlanChangeRequest { parent: client.project().parent(), ..PlanChangeRequest::default() };
     let mut passed_over = Vec::new();
     for sourced in &manifests {
@@ -25,7 +25,8 @@ pub(crate) async fn run(client: &Client, args: &PlanArgs, printer: &mut Printer)
             resource => passed_over.push(target(resource).to_string()),
         }
     }
-    for target in parse_all(&args.delete)? {
+    let deleted = if args.delete.is_empty() { Vec::new() } else { parse_all(&args.delete)? };
+    for target in deleted {
         if target.kind != Type::App {
             return Err(CliError::Usage(format!("--delete {target}: name apps, as app/NAME")));
         }

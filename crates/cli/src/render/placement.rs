@@ -19,6 +19,9 @@ pub(crate) fn explained(app: &str, answer: &ExplainAppResponse, colour: bool) ->
     let mut text = format!("{app}: {} of {} instances are ready\n", counts.ready, counts.desired);
     for step in &answer.steps {
         line(&mut text, step, colour);
+        if step.outcome() == Outcome::Stopped {
+            let _ = writeln!(text, "         {:NAME$}  {}", "", step.message);
+        }
     }
     for one in &answer.explanations {
         let node = one.node.rsplit('/').next().unwrap_or_default();
