@@ -25,6 +25,7 @@ mod observed;
 mod operator;
 mod outages;
 mod people;
+mod placement;
 mod projects;
 mod refusals;
 mod restore;

@@ -115,6 +115,10 @@ pub(crate) fn planned(answer: &PlanChangeResponse, passed_over: &[String], colou
             "{added} to add, {replaced} to replace, {removed} to remove, on {nodes} of {clusters}."
         );
     }
+    for app in &answer.nowhere {
+        let _ =
+            writeln!(text, "app/{app} would run nowhere: no cluster matches it, or no instance is wanted.");
+    }
     for app in &answer.rolled_out {
         let _ =
             writeln!(text, "app/{app} has a rollout: its clusters change in batches, and not all at once.");
@@ -210,6 +214,7 @@ web/s/c/1, on no node
             removed: 1,
             pending_instances: 1,
             rolled_out: vec!["web".into()],
+            nowhere: vec!["lost".into()],
         };
         let expected = "\
 cluster c
@@ -222,6 +227,7 @@ node n3
 without a place
     ! web/s/c/2 (as now)   NodeCordoned: it is
 1 to add, 1 to replace, 1 to remove, on 3 nodes of 2 clusters.
+app/lost would run nowhere: no cluster matches it, or no instance is wanted.
 app/web has a rollout: its clusters change in batches, and not all at once.
 Not reckoned with, since only apps and configs are: node/n1.
 ";

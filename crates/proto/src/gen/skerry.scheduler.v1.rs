@@ -3372,6 +3372,9 @@ pub struct PlanChangeResponse {
     /// Apps whose change a rollout brings to clusters in batches: their last parts.
     #[prost(string, repeated, tag = "9")]
     pub rolled_out: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Apps of `apps` that would run nowhere, since no cluster matches them or no instance is wanted: their last parts.
+    #[prost(string, repeated, tag = "10")]
+    pub nowhere: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 impl ::prost::Name for PlanChangeResponse {
     const NAME: &'static str = "PlanChangeResponse";

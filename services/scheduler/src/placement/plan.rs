@@ -8,7 +8,7 @@ use skerry_model::config::ConfigSpec;
 use skerry_model::{
     AppName, AppRef, AppSpec, ConfigName, ConfigRef, ContentHash, Fault, InstanceName, ProjectName,
 };
-use skerry_placement::{App, Delta, Placed, Solution, State, preview};
+use skerry_placement::{App, ClusterPlan, Delta, Placed, Solution, State, preview};
 use skerry_proto::scheduler::v1::instance_change::Change as What;
 use skerry_proto::scheduler::v1::{
     InstanceChange, NodeChange, Pending, PlanChangeRequest, PlanChangeResponse,
@@ -104,6 +104,7 @@ fn within(at: &str, mut fault: Fault) -> Fault {
 /// A change with a copy of all that it may touch: what comes of it is reckoned where nobody waits for it.
 pub(super) struct Planned {
     project: ProjectName,
+    applied: Vec<AppName>,
     state: State,
     solution: Solution,
     deltas: Vec<Delta>,
@@ -140,6 +141,7 @@ pub(super) fn prepare(world: &World, change: Change) -> Result<Planned, Fault> {
     }
     Ok(Planned {
         project: change.project,
+        applied: change.apps.into_keys().collect(),
         state: project.state.clone(),
         solution: project.solution.clone(),
         deltas: apps.into_iter().map(|(name, app)| Delta::App(name, app)).collect(),
@@ -150,9 +152,12 @@ pub(super) fn prepare(world: &World, change: Change) -> Result<Planned, Fault> {
 impl Planned {
     /// What would change.
     pub(super) fn reckon(self) -> PlanChangeResponse {
-        let Self { project, state, solution, deltas, rolled_out } = self;
+        let Self { project, applied, state, solution, deltas, rolled_out } = self;
         let (state, after, nodes) = preview(state, &solution, deltas);
-        let mut answer = PlanChangeResponse { rolled_out, ..PlanChangeResponse::default() };
+        let somewhere: BTreeSet<&AppName> = after.values().flat_map(apps_of).collect();
+        let nowhere =
+            applied.iter().filter(|app| !somewhere.contains(app)).map(ToString::to_string).collect();
+        let mut answer = PlanChangeResponse { rolled_out, nowhere, ..PlanChangeResponse::default() };
         let mut changes: Vec<NodeChange> = Vec::new();
         let mut clusters = BTreeSet::new();
         for node in &nodes {
@@ -184,6 +189,12 @@ impl Planned {
         answer.pending = pending.into_iter().take(PENDING_MAX).collect();
         answer
     }
+}
+
+/// The apps of which a cluster shall have something.
+fn apps_of(plan: &ClusterPlan) -> impl Iterator<Item = &AppName> {
+    let placed = plan.nodes.values().flatten().map(|placed| &placed.instance.app);
+    placed.chain(plan.unplaced.iter().map(|one| &one.instance.app))
 }
 
 /// What would be stored of a spec, and its hash.
