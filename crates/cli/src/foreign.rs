@@ -22,7 +22,6 @@ pub fn command(word: &str) -> Option<&'static str> {
             "`skerry apply -f docker-compose.yml --as-app NAME` deploys a Compose file, and `skerry convert` shows what it becomes"
         }
         "start" | "init" | "server" => "`skerry up` runs everything in one process",
-        "drain" | "taint" => "`skerry cordon NODE` gives a node nothing new; what it runs stays",
         "cluster-info" | "info" => "`skerry status` shows how the installation is",
         "api-resources" | "api-versions" => "`skerry explain` shows the kinds",
         "context" | "use-context" | "get-contexts" | "login" => "contexts are kept by `skerry config`",

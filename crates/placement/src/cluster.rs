@@ -166,7 +166,7 @@ impl<'a> Desk<'a> {
     /// Notes which instances of a service there shall be, and which of them have their place already.
     fn open(&mut self, service: usize, mut held: Vec<Held>) {
         let want = &self.wants[service];
-        held.retain(|one| self.keeps(service, one.at));
+        held.retain(|one| self.keeps(service, one.at) && !self.gives_up(one));
         held.sort_unstable();
         match &want.service.kind {
             Kind::Deployment { replicas } => self.open_copies(service, &held, 0..*replicas),
@@ -181,6 +181,13 @@ impl<'a> Desk<'a> {
         let (want, node) = (&self.wants[service], self.members[at].node);
         let is_bound = !want.fails_over() && want.service.kind != Kind::DaemonSet;
         (node.lost && is_bound) || want.may_be_on(node).is_ok()
+    }
+
+    /// Whether a member is to be without what it has.
+    fn gives_up(&self, one: &Held) -> bool {
+        let member = &self.members[one.at];
+        let leaving = &member.node.leaving;
+        !leaving.is_empty() && leaving.contains(&member.previous[one.index].instance)
     }
 
     fn open_copies(&mut self, service: usize, held: &[Held], ordinals: impl Iterator<Item = u32>) {

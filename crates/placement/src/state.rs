@@ -20,6 +20,8 @@ pub struct Node {
     pub joins: Option<ClusterName>,
     /// It keeps what it runs and gets nothing new.
     pub cordoned: bool,
+    /// Instances that it gives up: they go to another member, or wait for one that takes them.
+    pub leaving: BTreeSet<InstanceName>,
     /// What keeps services off it.
     pub taints: Vec<Taint>,
     /// The machine's architecture, as Docker names it; absent: not known yet.

@@ -81,9 +81,11 @@ fn service(n: usize, shape: &ServiceShape) -> pb::ServiceSpec {
     let most = if ports.is_empty() { u32::MAX } else { 1 };
     let spread = if shape.packs { pb::deployment::Spread::Pack } else { pb::deployment::Spread::Spread };
     let kind = match shape.kind {
-        Shape::Copies(count) => {
-            Wire::Deployment(pb::Deployment { replicas: Some(count.min(most)), spread: spread.into() })
-        }
+        Shape::Copies(count) => Wire::Deployment(pb::Deployment {
+            replicas: Some(count.min(most)),
+            spread: spread.into(),
+            ..Default::default()
+        }),
         Shape::Everywhere => Wire::DaemonSet(pb::DaemonSet {}),
         Shape::Job(completions, parallelism) => Wire::Job(pb::Job {
             completions: Some(completions),

@@ -125,6 +125,7 @@ async fn each_step_that_can_stop_an_instance_is_told_and_it_alone() -> Result<()
 
     // Runtime and dependency: it ends at once, and what waits for it waits.
     let bad = APP.replace("replicas: 3", "replicas: 1").replacen("exec sleep 1000000", "exit 3", 1);
+    let bad = bad.replace("exec sleep 1000000", "exec sleep 2000000");
     let bad = file(&stack, "bad.yaml", &bad)?;
     done(&stack, &["apply", "-f", &bad]).await?;
     eventually("the end of one and the wait of another are told", PATIENCE, async || {
@@ -179,7 +180,9 @@ async fn a_link_that_is_away_stops_what_is_new_at_the_assignment() -> Result<()>
 
 /// Which instance is on which node.
 async fn places(stack: &Stack) -> Result<BTreeSet<(String, String)>> {
-    let places = stack.instances("line").await?.into_iter().filter(|one| !one.node.is_empty());
+    // Before it is applied first there is no such app.
+    let instances = stack.instances("line").await.unwrap_or_default();
+    let places = instances.into_iter().filter(|one| !one.node.is_empty());
     Ok(places.map(|one| (one.instance, one.node)).collect())
 }
 

@@ -73,7 +73,7 @@ impl Kind for Nodes {
     type Resource = Node;
 
     const FIELD: &'static str = "node";
-    const SPEC_PATHS: &'static [&'static str] = &["spec", "spec.cordoned", "spec.taints"];
+    const SPEC_PATHS: &'static [&'static str] = &["spec", "spec.cordoned", "spec.taints", "spec.drain"];
 
     fn takes(_: &stored::NodeRecord) -> Takes {
         Takes { one_of: Some(Counted::Nodes), bytes: 0 }
@@ -92,7 +92,7 @@ impl Kind for Nodes {
     }
 
     async fn spec(&self, _: &NodeRef, record: &stored::NodeRecord) -> Result<NodeSpec, Fault> {
-        Ok(NodeSpec { cordoned: record.cordoned, taints: record.taints.clone() })
+        Ok(NodeSpec { cordoned: record.cordoned, taints: record.taints.clone(), drain: record.drain })
     }
 
     fn merge(stored: Option<&NodeSpec>, sent: &Node, mask: &Mask) -> Result<NodeSpec, Fault> {
@@ -103,6 +103,9 @@ impl Kind for Nodes {
         }
         if mask.covers("spec.taints") {
             spec.taints = sent.taints;
+        }
+        if mask.covers("spec.drain") {
+            spec.drain = sent.drain;
         }
         check_taints(&spec.taints)?;
         Ok(spec)
@@ -117,6 +120,7 @@ impl Kind for Nodes {
     ) -> Result<Txn, Fault> {
         record.cordoned = spec.cordoned;
         record.taints.clone_from(&spec.taints);
+        record.drain = spec.drain;
         Ok(txn)
     }
 

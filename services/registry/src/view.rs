@@ -49,7 +49,11 @@ pub(crate) fn node_of(
             record.value.meta.as_ref(),
             Etag { mod_revision: record.mod_revision },
         )),
-        spec: Some(NodeSpec { cordoned: record.value.cordoned, taints: record.value.taints.clone() }),
+        spec: Some(NodeSpec {
+            cordoned: record.value.cordoned,
+            taints: record.value.taints.clone(),
+            drain: record.value.drain,
+        }),
         status: Some(NodeStatus {
             connection: Some(connection),
             machine,

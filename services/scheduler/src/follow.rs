@@ -95,11 +95,12 @@ impl Shared {
         self.show_apps(world, &touched, &snapshot);
     }
 
-    /// Finds out which nodes count as lost now.
+    /// Finds out which nodes count as lost now, and what may leave those that are drained.
     fn look(&self, now: Instant) {
         let mut touched = Touched::default();
         let mut world = self.world();
-        if world.look(now, &mut touched) {
+        let (lost, left) = (world.look(now, &mut touched), world.drain(&mut touched));
+        if lost || left {
             let snapshot = self.mirror.snapshot();
             self.show_apps(world, &touched, &snapshot);
         }

@@ -259,11 +259,14 @@ impl Look<'_> {
     }
 
     fn unplaced(&self, unplaced: &Unplaced) -> Seen {
-        let reported = self.reported(&unplaced.instance).filter(|_| unplaced.kept);
+        let reported = self.reported(&unplaced.instance);
         let mut status = match reported {
             Some(reported) => self.with_node(reported),
             None => self.blank(&unplaced.instance),
         };
+        if reported.is_some() && !unplaced.kept {
+            status.phase = InstancePhase::Stopping.into();
+        }
         status.ready = false;
         unplaced.reason.word().clone_into(&mut status.reason);
         status.message = format!("{}{}", unplaced.reason, meanwhile(unplaced.kept, reported));

@@ -3,6 +3,7 @@
 //! Fed with store entries one by one (in any order: each join is made when both sides are there), it keeps per project the placement state
 //! and its solution in step. It decides nothing beyond placement and writes nothing.
 
+mod drain;
 mod reach;
 mod rollout;
 
@@ -63,6 +64,8 @@ pub(crate) struct Project {
     pub(crate) nodes: BTreeMap<NodeName, NodeView>,
     /// How long a member of a cluster may be out of reach before it counts as lost.
     patience: BTreeMap<ClusterName, Duration>,
+    /// Nodes that what they run shall leave.
+    drained: BTreeSet<NodeName>,
     /// Apps by name.
     pub(crate) apps: BTreeMap<AppName, AppView>,
     /// Configs by name.
@@ -174,9 +177,17 @@ impl World {
             Some(sealing) => project.sealings.insert(name.node.clone(), sealing),
             None => project.sealings.remove(&name.node),
         };
+        let drains = record.as_ref().is_some_and(|record| record.value.drain);
+        let leaving = if drains {
+            project.drained.insert(name.node.clone());
+            project.state.nodes.get(&name.node).map(|node| node.leaving.clone()).unwrap_or_default()
+        } else {
+            project.drained.remove(&name.node);
+            BTreeSet::new()
+        };
         let node = record.map(|record| {
             let machine = project.nodes.get(&name.node).and_then(NodeView::machine);
-            Node { seal, lost, ..node_of(record.value, machine) }
+            Node { seal, lost, leaving, ..node_of(record.value, machine) }
         });
         if node.is_none() && project.nodes.get(&name.node).is_some_and(NodeView::is_bare) {
             project.nodes.remove(&name.node);

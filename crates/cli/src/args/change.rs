@@ -226,6 +226,39 @@ pub struct AnnotateArgs {
     pub overwrite: bool,
 }
 
+/// `drain`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+A drained node gets nothing new, and what it runs goes to other members of its cluster, or waits for one that
+takes it: copies of Deployments, as many at once as their `maxUnavailable` allows, and cron jobs between two
+runs. What is one on each node stays, and jobs come to their end. It stays so until `skerry uncordon`, and
+goes on if this command is interrupted. Exit code 5 when the time is over first.
+
+Examples:
+  skerry drain n1
+  skerry drain n1 n2 --timeout 30m
+  skerry uncordon n1")]
+pub struct DrainArgs {
+    /// Names of nodes
+    #[arg(value_name = "NODE", required = true, add = ArgValueCompleter::new(complete::nodes))]
+    pub nodes: Vec<String>,
+
+    /// Wait until all that leaves has left
+    #[arg(
+        long,
+        default_value_t = true,
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub wait: bool,
+
+    /// Longest wait for all nodes together, as 30s or 2m
+    #[arg(long, default_value = "10m", value_name = "DURATION", value_parser = duration)]
+    pub timeout: Duration,
+}
+
 /// `cordon` and `uncordon`
 #[derive(Debug, Clone, Args)]
 pub struct CordonArgs {

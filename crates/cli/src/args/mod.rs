@@ -26,7 +26,9 @@ pub use access::{
     UserCommand,
 };
 pub use audit::{AuditArgs, AuditCommand, VerifyArgs};
-pub use change::{AnnotateArgs, ApplyArgs, CordonArgs, DeleteArgs, DiffArgs, EditArgs, LabelArgs, PlanArgs};
+pub use change::{
+    AnnotateArgs, ApplyArgs, CordonArgs, DeleteArgs, DiffArgs, DrainArgs, EditArgs, LabelArgs, PlanArgs,
+};
 pub use cluster::{ClusterCommand, JoinArgs, LeaveArgs, TaintArgs};
 pub use compose::{ComposeFlags, ConvertArgs};
 pub use contexts::{ConfigCommand, GetContextsArgs, SetContextArgs};
@@ -143,8 +145,10 @@ pub enum ClientCommand {
     Annotate(AnnotateArgs),
     /// Give nodes nothing new; what they run stays
     Cordon(CordonArgs),
-    /// Give nodes work again
+    /// Give nodes work again, also those that are drained
     Uncordon(CordonArgs),
+    /// Take what nodes run off them, to other members of their clusters
+    Drain(DrainArgs),
     /// Keep services off nodes that do not tolerate it
     Taint(TaintArgs),
     /// Put nodes into clusters and take them out

@@ -20,18 +20,7 @@ pub(crate) async fn run(
 ) -> Result<(), CliError> {
     let word = if cordoned { "cordoned" } else { "uncordoned" };
     let mut several = Several::default();
-    // `cordon node n1` is read as `cordon n1`.
-    let names = match args.nodes.split_first() {
-        Some((first, rest))
-            if !rest.is_empty() && Type::parse(first).is_ok_and(|kind| kind == Type::Node) =>
-        {
-            rest
-        }
-        _ => &args.nodes,
-    };
-    for name in names {
-        let name = name.strip_prefix("node/").or(name.strip_prefix("nodes/")).unwrap_or(name);
-        let target = Target { kind: Type::Node, name: name.to_owned() };
+    for target in targets(&args.nodes) {
         let outcome = match set(client, &target, cordoned).await {
             Ok(true) => printer.line(&format!("{target} {word}")),
             Ok(false) => printer.line(&format!("{target} already {word}")),
@@ -42,10 +31,28 @@ pub(crate) async fn run(
     several.finish()
 }
 
-/// Whether anything changed.
+/// Nodes by their names, as `n1`, `node/n1` or, the first of several words, `node`.
+pub(super) fn targets(words: &[String]) -> Vec<Target> {
+    let names = match words.split_first() {
+        Some((first, rest))
+            if !rest.is_empty() && Type::parse(first).is_ok_and(|kind| kind == Type::Node) =>
+        {
+            rest
+        }
+        _ => words,
+    };
+    let short = |name: &String| {
+        let name = name.strip_prefix("node/").or(name.strip_prefix("nodes/")).unwrap_or(name);
+        Target { kind: Type::Node, name: name.to_owned() }
+    };
+    names.iter().map(short).collect()
+}
+
+/// Whether anything changed. Who gives a node work again ends its draining.
 async fn set(client: &Client, target: &Target, cordoned: bool) -> Result<bool, CliError> {
     let Item::Node(present) = client.get(target).await? else { unreachable!("asked for a node") };
-    if present.spec.is_some_and(|spec| spec.cordoned) == cordoned {
+    let before = present.spec.unwrap_or_default();
+    if before.cordoned == cordoned && (cordoned || !before.drain) {
         return Ok(false);
     }
     // No etag: whoever else changes the node meanwhile changes something else.
@@ -55,6 +62,7 @@ async fn set(client: &Client, target: &Target, cordoned: bool) -> Result<bool, C
         spec: Some(NodeSpec { cordoned, ..NodeSpec::default() }),
         status: None,
     };
-    send(client, Item::Node(Box::new(node)), &Sending::change(["spec.cordoned"])).await?;
+    let paths: &[&str] = if cordoned { &["spec.cordoned"] } else { &["spec.cordoned", "spec.drain"] };
+    send(client, Item::Node(Box::new(node)), &Sending::change(paths.iter().copied())).await?;
     Ok(true)
 }

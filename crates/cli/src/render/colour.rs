@@ -32,7 +32,7 @@ fn of_state(header: &str, text: &str) -> Option<&'static str> {
         return failed.iter().any(|word| first.contains(word)).then_some(RED);
     }
     match first {
-        "Ready" if text.contains("Cordoned") => Some(YELLOW),
+        "Ready" if text.contains("Cordoned") || text.contains("Draining") => Some(YELLOW),
         "Ready" | "Available" | "Running" | "Completed" => Some(GREEN),
         "Pending" | "Preparing" | "Progressing" | "Stopping" | "Backoff" | "Warning" => Some(YELLOW),
         "NotReady" | "Disconnected" | "Unavailable" | "Failed" | "Deleted" => Some(RED),

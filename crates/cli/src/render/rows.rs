@@ -154,7 +154,11 @@ pub(crate) fn node_state(node: &Node) -> String {
         Some(ready) if ready.status() == Status::False => with_reason("NotReady", &ready.reason),
         _ => "Ready".to_owned(),
     };
-    if node.spec.as_ref().is_some_and(|spec| spec.cordoned) { state + ",Cordoned" } else { state }
+    match &node.spec {
+        Some(spec) if spec.drain => state + ",Draining",
+        Some(spec) if spec.cordoned => state + ",Cordoned",
+        Some(_) | None => state,
+    }
 }
 
 fn app_cells(app: &App, now: i64) -> Cells {

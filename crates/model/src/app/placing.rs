@@ -6,6 +6,7 @@ use crate::taint::{Taint, TaintEffect, Toleration};
 use crate::{Selector, Violations};
 
 use super::parse::bound;
+use super::rollout::{Share, share};
 
 /// Most architectures that are named.
 const ARCHITECTURES_MAX: usize = 16;
@@ -25,6 +26,8 @@ pub struct Placing {
     pub spread: Spread,
     /// What becomes of copies of a `Deployment` on a node that cannot be reached.
     pub failover: Failover,
+    /// Copies of a `Deployment` that a drain may make unready at once. Absent: all.
+    pub max_unavailable: Option<Share>,
     /// Of what is new, what has more comes first: -1000 to 1000.
     pub priority: i32,
 }
@@ -90,6 +93,7 @@ pub(super) fn parse(at: &str, service: &pb::ServiceSpec, v: &mut Violations) -> 
         architectures: service.architectures.clone(),
         spread,
         failover,
+        max_unavailable: parse_max_unavailable(at, service.kind.as_ref(), v),
         priority,
     }
 }
@@ -105,6 +109,15 @@ fn parse_spread(at: &str, kind: Option<&pb::service_spec::Kind>, v: &mut Violati
             Spread::default()
         }
     }
+}
+
+fn parse_max_unavailable(
+    at: &str,
+    kind: Option<&pb::service_spec::Kind>,
+    v: &mut Violations,
+) -> Option<Share> {
+    let Some(pb::service_spec::Kind::Deployment(deployment)) = kind else { return None };
+    share(&format!("{at}.deployment.max_unavailable"), &deployment.max_unavailable, 1, v)
 }
 
 fn check_architectures(at: &str, names: &[String], v: &mut Violations) {

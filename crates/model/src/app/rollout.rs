@@ -143,7 +143,8 @@ pub(super) fn parse(at: &str, strategy: &pb::RolloutStrategy, v: &mut Violations
     }
 }
 
-fn share(at: &str, text: &str, least: usize, v: &mut Violations) -> Option<Share> {
+/// A share that is named, of which `least` is the least.
+pub(super) fn share(at: &str, text: &str, least: usize, v: &mut Violations) -> Option<Share> {
     if text.is_empty() {
         return None;
     }

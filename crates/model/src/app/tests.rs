@@ -295,11 +295,16 @@ fn where_a_service_may_be_is_read_as_it_is_written() {
     service.failover = pb::Failover::Never.into();
     service.priority = 7;
     let spread = pb::deployment::Spread::Pack.into();
-    service.kind = Some(pb::service_spec::Kind::Deployment(pb::Deployment { replicas: Some(2), spread }));
+    service.kind = Some(pb::service_spec::Kind::Deployment(pb::Deployment {
+        replicas: Some(2),
+        spread,
+        max_unavailable: "25%".to_owned(),
+    }));
     let placing = AppSpec::from_proto(&app(vec![service])).unwrap().services.remove(0).placing;
     assert_eq!(placing.node_selector.to_string(), "disk=ssd");
     assert_eq!(placing.architectures, ["amd64", "arm64"]);
     assert_eq!((placing.spread, placing.failover, placing.priority), (Spread::Pack, Failover::Never, 7));
+    assert_eq!(placing.max_unavailable, Some(Share::Percent(25)));
     let plain = AppSpec::from_proto(&app(vec![container("a")])).unwrap().services.remove(0).placing;
     assert_eq!(plain, Placing::default());
     let at = |field: &str| vec![format!("spec.services[0].{field}")];

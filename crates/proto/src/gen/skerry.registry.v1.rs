@@ -4324,6 +4324,11 @@ pub struct NodeSpec {
     /// Keep services off it that do not tolerate them. At most 32, each key and effect once.
     #[prost(message, repeated, tag = "2")]
     pub taints: ::prost::alloc::vec::Vec<super::super::r#type::v1::Taint>,
+    /// What it runs leaves it: copies of Deployments, as many at once as their `maxUnavailable` allows, and cron jobs between two runs. They go to other members
+    /// of its cluster, or wait for one that takes them. What is one on each node stays, and so do jobs, which come to their end. It gets nothing new, as if
+    /// it were cordoned.
+    #[prost(bool, tag = "3")]
+    pub drain: bool,
 }
 impl ::prost::Name for NodeSpec {
     const NAME: &'static str = "NodeSpec";
@@ -4525,7 +4530,7 @@ pub struct UpdateNodeRequest {
     /// The new state; `metadata.name` says which, `metadata.etag` which version was read.
     #[prost(message, optional, tag = "1")]
     pub node: ::core::option::Option<Node>,
-    /// Of `metadata.labels`, `metadata.annotations`, `metadata.labels.<key>`, `spec`, `spec.cordoned`. A map key named alone is set, or
+    /// Of `metadata.labels`, `metadata.annotations`, `metadata.labels.<key>`, `spec`, `spec.cordoned`, `spec.taints`, `spec.drain`. A map key named alone is set, or
     /// removed when absent in `node`. Empty: all of them.
     #[prost(message, optional, tag = "2")]
     pub update_mask: ::core::option::Option<::prost_types::FieldMask>,

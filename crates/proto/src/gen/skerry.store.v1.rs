@@ -148,6 +148,9 @@ pub struct NodeRecord {
     /// Keep services off it.
     #[prost(message, repeated, tag = "6")]
     pub taints: ::prost::alloc::vec::Vec<super::super::r#type::v1::Taint>,
+    /// What it runs leaves it.
+    #[prost(bool, tag = "7")]
+    pub drain: bool,
 }
 impl ::prost::Name for NodeRecord {
     const NAME: &'static str = "NodeRecord";

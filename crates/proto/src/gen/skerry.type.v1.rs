@@ -1307,7 +1307,7 @@ impl ::prost::Name for EnvSource {
     }
 }
 /// N copies in each matching cluster. A copy stays on its node for as long as that may have it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Deployment {
     /// Copies per cluster: 0 to 100. Absent: 1.
     #[prost(uint32, optional, tag = "1")]
@@ -1315,6 +1315,10 @@ pub struct Deployment {
     /// Where the next copy goes.
     #[prost(enumeration = "deployment::Spread", tag = "2")]
     pub spread: i32,
+    /// How many copies of a cluster a drain may make unready at once: a number from 1, or a percentage of `replicas`, of which one may be at least. Those that are
+    /// unready for another reason count as well. Absent: all.
+    #[prost(string, tag = "3")]
+    pub max_unavailable: ::prost::alloc::string::String,
 }
 /// Nested message and enum types in `Deployment`.
 pub mod deployment {

@@ -97,7 +97,10 @@ pub(super) fn node_of(record: stored::NodeRecord, machine: Option<&MachineStatus
     let labels = record.meta.unwrap_or_default().labels;
     let joins = labels.get(CLUSTER_LABEL).and_then(|name| ClusterName::parse(name).ok());
     let taints = record.taints.iter().filter_map(Taint::from_stored).collect();
-    with_machine(Node { labels, joins, taints, cordoned: record.cordoned, ..Node::default() }, machine)
+    with_machine(
+        Node { labels, joins, taints, cordoned: record.cordoned || record.drain, ..Node::default() },
+        machine,
+    )
 }
 
 /// With what is known of its machine.

@@ -13,6 +13,8 @@ use skerry_store::keys::GatewayId;
 use super::*;
 use crate::status;
 
+mod drain;
+
 const FAILOVER_AFTER: Duration = Duration::from_secs(60);
 
 /// A world, and the store that tells it.
@@ -68,8 +70,17 @@ impl Told {
 
     /// An app of so many copies of a service for clusters in Oslo.
     fn app(&mut self, replicas: u32) {
+        self.app_with(replicas, "");
+    }
+
+    /// The same, of which a drain may make so many unready at once.
+    fn app_with(&mut self, replicas: u32, max_unavailable: &str) {
         let process = types::Process { program: "/bin/sleep".to_owned(), ..Default::default() };
-        let deployment = types::Deployment { replicas: Some(replicas), ..Default::default() };
+        let deployment = types::Deployment {
+            replicas: Some(replicas),
+            max_unavailable: max_unavailable.to_owned(),
+            ..Default::default()
+        };
         let service = types::ServiceSpec {
             name: "s".to_owned(),
             kind: Some(types::service_spec::Kind::Deployment(deployment)),
@@ -124,6 +135,7 @@ impl Told {
         for _ in 0..seconds / 5 {
             self.now += Duration::from_secs(5);
             any |= self.world.look(self.now, &mut Touched::default());
+            any |= self.world.drain(&mut Touched::default());
         }
         any
     }
