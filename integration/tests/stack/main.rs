@@ -12,6 +12,7 @@ mod degraded;
 mod directories;
 mod docker_outages;
 mod docker_restart;
+mod drain;
 mod edgex;
 mod ends;
 mod enrolment;
