@@ -106,7 +106,7 @@ async fn each_step_that_can_stop_an_instance_is_told_and_it_alone() -> Result<()
     stack.wait_ready("line", 5).await;
     wait_stop(&stack, &[], &[]).await;
     let text = done(&stack, &["explain", "app/line", "--all"]).await?;
-    ensure!(text.starts_with("app/line: 5 of 5 instances are ready\n"), "{text}");
+    ensure!(text.starts_with("app/line has 5 of 5 instances ready\n"), "{text}");
     ensure!(
         text.contains("`site=oslo` matches cluster plant") && text.contains("2 members, 2 connected"),
         "{text}"

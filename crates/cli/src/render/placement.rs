@@ -16,7 +16,7 @@ const WORD: usize = 5;
 /// The way to each instance, with what stops it first.
 pub(crate) fn explained(app: &str, answer: &ExplainAppResponse, colour: bool) -> String {
     let counts = answer.counts.unwrap_or_default();
-    let mut text = format!("{app}: {} of {} instances are ready\n", counts.ready, counts.desired);
+    let mut text = format!("{app} has {} of {} instances ready\n", counts.ready, counts.desired);
     for step in &answer.steps {
         line(&mut text, step, colour);
         if step.outcome() == Outcome::Stopped {
@@ -169,7 +169,7 @@ mod tests {
             next_page_token: String::new(),
         };
         let expected = "\
-app/web: 1 of 2 instances are ready
+app/web has 1 of 2 instances ready
   ok     selector    goes to 1 of 2 clusters
 
 web/s/c/1, on no node
