@@ -52,7 +52,7 @@ fn defaults_are_those_that_the_proto_documents() {
     assert_eq!(service.restart.when, RestartWhen::Always);
     assert_eq!(service.restart.backoff, Duration::from_secs(1));
     assert_eq!(service.stop.grace_period, Duration::from_secs(10));
-    assert!(spec.selector.is_empty());
+    assert!(spec.selector.is_empty() && !spec.system);
     let Program::Container(container) = &service.program else { panic!("a container") };
     assert_eq!(container.pull_policy, PullPolicy::IfNotPresent);
 }
