@@ -62,6 +62,7 @@ pages! {
     audit: "audit.md", Nothing;
     health: "health.md", Docker;
     clusters: "clusters.md", Nothing;
+    system_apps: "system-apps.md", Nothing;
     jobs: "jobs.md", Docker;
     updates: "updates.md", Docker;
     rollouts: "rollouts.md", Nothing;
