@@ -214,7 +214,10 @@ mod tests {
     #[test]
     fn fields_are_completed_a_step_at_a_time() {
         assert_eq!(shown(&fields(OsStr::new("a"))), ["app"]);
-        assert_eq!(shown(&fields(OsStr::new("app.spec.s"))), ["app.spec.selector", "app.spec.services"]);
+        assert_eq!(
+            shown(&fields(OsStr::new("app.spec.s"))),
+            ["app.spec.selector", "app.spec.services", "app.spec.system"]
+        );
         assert_eq!(shown(&fields(OsStr::new("nothing.s"))), [""; 0]);
     }
 }

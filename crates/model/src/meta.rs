@@ -2,14 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use crate::Violations;
+use crate::{AppName, Violations};
 
 /// The label of a node that names the cluster that it is in.
 pub const CLUSTER_LABEL: &str = "skerry.dev/cluster";
+/// What labels of nodes and clusters begin with that choose system apps for them: the app's name follows.
+pub const SYSTEM_APP_PREFIX: &str = "system.skerry.dev/";
 /// Most labels, and most annotations, of one resource.
 pub const LABELS_MAX: usize = 64;
 /// Most bytes of all annotations of one resource, keys and values together.
 pub const ANNOTATIONS_BYTES_MAX: usize = 64 * 1024;
+
+/// The label by which nodes and clusters are chosen for a system app. Every name of an app makes one.
+pub fn system_app_label(app: &AppName) -> String {
+    format!("{SYSTEM_APP_PREFIX}{app}")
+}
 
 /// Whether `text` may be a label value, as in Kubernetes: empty, or up to 63 of letters, digits, `-`, `_`, `.`, beginning and ending
 /// with a letter or digit.
@@ -96,5 +103,13 @@ mod tests {
         }
         assert!(is_label_value(""));
         assert!(!is_label_value("a b"));
+    }
+
+    #[test]
+    fn every_name_of_an_app_makes_a_label() {
+        for name in ["a", "mqtt-broker", "0", &"a".repeat(crate::name::NAME_BYTES_MAX)] {
+            let label = system_app_label(&AppName::parse(name).unwrap());
+            assert!(is_label_key(&label), "{label}");
+        }
     }
 }

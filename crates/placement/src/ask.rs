@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use skerry_model::{AppName, NodeName, ServiceName};
 
 use crate::books::Books;
+use crate::reach::Reach;
 use crate::reason::Reason;
 use crate::state::{Delta, Solution, State, apply};
 use crate::want::Want;
@@ -20,7 +21,7 @@ pub struct Room {
 
 impl State {
     /// Why a node would not take another instance of a service beside all that it shall have, whatever its cluster wants. Absent: it would, or
-    /// there is no such node, app or service.
+    /// there is no such node, app or service, or the app does not go to the node's cluster.
     pub fn refusal(
         &self,
         solution: &Solution,
@@ -32,7 +33,10 @@ impl State {
         let known = self.nodes.get(node)?;
         let wanted = self.apps.get(app)?.wanted(&cluster);
         let service = wanted.spec.service(service)?;
-        let want = Want { name: app, app: wanted, service, rank: 0, needs: Vec::new() };
+        let members = solution.get(&cluster)?.nodes.keys().filter_map(|member| self.nodes.get(member));
+        let labels = self.labels_of(&cluster, node)?;
+        let reach = Reach::of(app, &wanted.spec, labels, members.map(|member| &member.labels))?;
+        let want = Want { name: app, app: wanted, reach, service, rank: 0, needs: Vec::new() };
         let lost = || known.lost.then_some(Reason::NodeLost);
         let mut books = Books::new(known, 1);
         for placed in self.plan_of(solution, node).into_iter().flatten() {

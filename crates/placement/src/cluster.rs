@@ -11,6 +11,7 @@ use skerry_model::app::{Dependency, Kind, ServiceSpec, Spread, start_order};
 use skerry_model::{AppName, ClusterName, InstanceName, NodeName};
 
 use crate::books::{Books, Placed};
+use crate::reach::Reach;
 use crate::reason::Reason;
 use crate::state::{App, Node};
 use crate::want::Want;
@@ -44,14 +45,14 @@ pub(crate) struct Member<'a> {
     pub(crate) previous: &'a [Placed],
 }
 
-/// Plans one cluster: its members, by name, and the apps, of which those count whose selector matches its labels.
+/// Plans one cluster: its members, by name, and the apps, of which those count that go there.
 pub(crate) fn plan(
     cluster: &ClusterName,
     labels: &BTreeMap<String, String>,
     members: &[Member<'_>],
     apps: &BTreeMap<AppName, App>,
 ) -> ClusterPlan {
-    let wants = wanted(cluster, labels, apps);
+    let wants = wanted(cluster, labels, members, apps);
     let mut desk = Desk::new(cluster, members, &wants);
     let held = held(cluster, members, &wants);
     for (service, held) in held.into_iter().enumerate() {
@@ -65,18 +66,23 @@ pub(crate) fn plan(
 fn wanted<'a>(
     cluster: &ClusterName,
     labels: &BTreeMap<String, String>,
+    members: &[Member<'_>],
     apps: &'a BTreeMap<AppName, App>,
 ) -> Vec<Want<'a>> {
     let mut wants = Vec::new();
-    let here = apps.iter().filter_map(|(name, app)| Some((name, app.reaching(cluster, labels)?)));
-    for (name, app) in here {
+    let here = apps.iter().filter_map(|(name, app)| {
+        let app = app.wanted(cluster);
+        let reach = Reach::of(name, &app.spec, labels, members.iter().map(|member| &member.node.labels))?;
+        Some((name, app, reach))
+    });
+    for (name, app, reach) in here {
         let services = &app.spec.services;
         let first = wants.len();
         let ranks = ranks(services);
         for (index, service) in services.iter().enumerate() {
             let needed = |need: &Dependency| services.iter().position(|other| other.name == need.service);
             let needs = service.depends_on.iter().filter_map(needed).map(|at| first + at).collect();
-            wants.push(Want { name, app, service, rank: ranks[index], needs });
+            wants.push(Want { name, app, reach: reach.clone(), service, rank: ranks[index], needs });
         }
     }
     wants

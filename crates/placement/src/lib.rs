@@ -7,6 +7,9 @@
 //! Which revision of an app a cluster shall have is given, [`App::wanted`]: rollouts decide it (`skerry-rollout`). Which node cannot be reached for so
 //! long that it counts as lost is given, too: [`Node::lost`].
 //!
+//! An app goes to the clusters that its selector matches; a system app, beside that, to those that are chosen for it, whole or member by member
+//! ([`State::goes_to`]).
+//!
 //! Nodes of a cluster are planned together, and a node that is in none is a cluster of one. A cluster's plan depends on its members and the apps
 //! alone; [`apply`] uses this to recompute only what a change can touch. Its law: afterwards the solution equals `solve` of the changed state. A cluster
 //! without members is no place: nothing is wanted there.
@@ -14,6 +17,7 @@
 mod ask;
 mod books;
 mod cluster;
+mod reach;
 mod reason;
 mod state;
 mod want;

@@ -23,6 +23,11 @@ pub enum Reason {
         /// How many members there are.
         members: usize,
     },
+    /// The app is a system app, and of the cluster other members are chosen for it.
+    NotChosen {
+        /// The label that chooses a node.
+        label: String,
+    },
     /// The service's node selector does not match the node.
     NodeSelectorMismatch {
         /// The selector.
@@ -105,6 +110,7 @@ impl Reason {
         match self {
             Self::NoMemberFits { .. } => "NoMemberFits",
             Self::NoMatchingMember { .. } => "NoMatchingMember",
+            Self::NotChosen { .. } => "NotChosen",
             Self::NodeSelectorMismatch { .. } => "NodeSelectorMismatch",
             Self::ArchitectureMismatch { .. } => "ArchitectureMismatch",
             Self::Tainted { .. } => "Tainted",
@@ -128,6 +134,7 @@ impl Reason {
             Self::NoMemberFits { .. } | Self::NoMatchingMember { .. } => {
                 "without a member that fits".to_owned()
             }
+            Self::NotChosen { label } => format!("without the label {label}"),
             Self::NodeSelectorMismatch { .. } => "not matched by the node selector".to_owned(),
             Self::ArchitectureMismatch { found: Some(found), .. } => format!("of architecture {found}"),
             Self::ArchitectureMismatch { found: None, .. } => "of unknown architecture".to_owned(),
@@ -165,6 +172,9 @@ impl fmt::Display for Reason {
             Self::NoMemberFits { members } => write!(f, "0/{} members: {}", members.len(), summary(members)),
             Self::NoMatchingMember { selector, members } => {
                 write!(f, "none of the cluster's {members} members matches the node selector `{selector}`")
+            }
+            Self::NotChosen { label } => {
+                write!(f, "the node is not chosen for this system app: it does not have the label `{label}`")
             }
             Self::NodeSelectorMismatch { selector } => {
                 write!(f, "the node does not match the node selector `{selector}`")

@@ -10,6 +10,7 @@ use skerry_model::{
 
 use crate::books::Placed;
 use crate::cluster::{ClusterPlan, Member, Unplaced, plan};
+use crate::reach::Reach;
 
 /// A node, as far as placement cares.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -89,15 +90,6 @@ impl App {
         let revision = self.elsewhere.get(cluster);
         revision.and_then(|revision| self.others.get(revision)).unwrap_or(&self.base)
     }
-
-    /// The same, where its selector matches the cluster's labels.
-    pub(crate) fn reaching(
-        &self,
-        cluster: &ClusterName,
-        labels: &BTreeMap<String, String>,
-    ) -> Option<&Wanted> {
-        Some(self.wanted(cluster)).filter(|wanted| wanted.spec.selector.matches(labels))
-    }
 }
 
 impl Wanted {
@@ -134,6 +126,14 @@ impl State {
     pub fn labels_of(&self, cluster: &ClusterName, member: &NodeName) -> Option<&BTreeMap<String, String>> {
         let own = || self.nodes.get(member).map(|node| &node.labels);
         self.clusters.get(cluster).map(|cluster| &cluster.labels).or_else(own)
+    }
+
+    /// Whether an app of this spec goes to a cluster, which has this plan.
+    pub fn goes_to(&self, cluster: &ClusterName, plan: &ClusterPlan, app: &AppName, spec: &AppSpec) -> bool {
+        let first = plan.nodes.keys().next();
+        let Some(labels) = first.and_then(|first| self.labels_of(cluster, first)) else { return false };
+        let members = plan.nodes.keys().filter_map(|member| self.nodes.get(member));
+        Reach::of(app, spec, labels, members.map(|node| &node.labels)).is_some()
     }
 
     /// The plan of a node.
@@ -231,19 +231,16 @@ pub fn apply(state: &mut State, solution: &mut Solution, delta: Delta) -> Change
                 Some(app) => state.apps.insert(name.clone(), app.clone()),
                 None => state.apps.remove(&name),
             };
-            let wants = |cluster: &ClusterName, labels: &BTreeMap<String, String>| {
-                let before = before.as_ref().and_then(|app| app.reaching(cluster, labels));
-                let after = app.as_ref().and_then(|app| app.reaching(cluster, labels));
+            let is_touched = |(cluster, plan): &(&ClusterName, &ClusterPlan)| {
+                let goes = |wanted: &&Wanted| state.goes_to(cluster, plan, &name, &wanted.spec);
+                let before = before.as_ref().map(|app| app.wanted(cluster)).filter(goes);
+                let after = app.as_ref().map(|app| app.wanted(cluster)).filter(goes);
                 // A step of a rollout changes few of many: who is to have the same as before is not planned anew.
                 match (before, after) {
                     (Some(before), Some(after)) => !before.is_same(after),
                     (None, None) => false,
                     (Some(_), None) | (None, Some(_)) => true,
                 }
-            };
-            let is_touched = |(cluster, plan): &(&ClusterName, &ClusterPlan)| {
-                let labels = plan.nodes.keys().next().and_then(|first| state.labels_of(cluster, first));
-                labels.is_some_and(|labels| wants(cluster, labels))
             };
             let touched: BTreeSet<ClusterName> =
                 solution.iter().filter(is_touched).map(|(cluster, _)| cluster.clone()).collect();

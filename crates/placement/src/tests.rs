@@ -67,6 +67,13 @@ fn app(site: Option<u8>, services: &[ServiceShape], config: Option<u8>) -> App {
     Wanted { revision, spec: Arc::new(spec), configs, secrets: BTreeMap::new() }.into()
 }
 
+/// The same as a system app.
+fn system(app: &App) -> App {
+    let spec = AppSpec { system: true, ..AppSpec::clone(&app.base.spec) };
+    let revision = ContentHash::of(format!("{spec:?}").as_bytes());
+    Wanted { revision, spec: Arc::new(spec), ..app.base.clone() }.into()
+}
+
 fn service(n: usize, shape: &ServiceShape) -> pb::ServiceSpec {
     use pb::service_spec::Kind as Wire;
     let ports: Vec<pb::Port> = shape
@@ -78,11 +85,12 @@ fn service(n: usize, shape: &ServiceShape) -> pb::ServiceSpec {
         })
         .into_iter()
         .collect();
+    // All of a job is on one node, which has each port once.
     let most = if ports.is_empty() { u32::MAX } else { 1 };
     let spread = if shape.packs { pb::deployment::Spread::Pack } else { pb::deployment::Spread::Spread };
     let kind = match shape.kind {
         Shape::Copies(count) => Wire::Deployment(pb::Deployment {
-            replicas: Some(count.min(most)),
+            replicas: Some(count),
             spread: spread.into(),
             ..Default::default()
         }),

@@ -8,6 +8,7 @@ use skerry_model::{
 };
 
 use crate::books::{Placed, SealedSecret};
+use crate::reach::Reach;
 use crate::reason::Reason;
 use crate::state::{Node, Secret, Wanted};
 
@@ -15,6 +16,8 @@ use crate::state::{Node, Secret, Wanted};
 pub(crate) struct Want<'a> {
     pub(crate) name: &'a AppName,
     pub(crate) app: &'a Wanted,
+    /// How much of the cluster the app goes to.
+    pub(crate) reach: Reach,
     pub(crate) service: &'a ServiceSpec,
     /// Its place among the app's services, in which each comes after those that it depends on.
     pub(crate) rank: usize,
@@ -40,6 +43,9 @@ impl Want<'_> {
 
     /// Whether its instances may be on a node at all.
     pub(crate) fn may_be_on(&self, node: &Node) -> Result<(), Reason> {
+        if let Some(label) = self.reach.lacks(&node.labels) {
+            return Err(Reason::NotChosen { label: label.to_owned() });
+        }
         let placing = &self.service.placing;
         if !placing.node_selector.matches(&node.labels) {
             return Err(Reason::NodeSelectorMismatch { selector: placing.node_selector.clone() });

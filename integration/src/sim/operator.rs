@@ -1,6 +1,7 @@
 //! The workload: someone who changes apps, configs and labels, and deletes nodes, through the transactions that registry and scheduler
 //! make of such calls.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ use super::txn::{Txn, TxnError};
 const APPS: [&str; 3] = ["shop", "till", "sign"];
 const CONFIGS: [&str; 2] = ["prices", "texts"];
 const LABELS: [&str; 4] = ["site", "floor", "kind", CLUSTER_LABEL];
+/// Those that choose for two of the apps, which are system apps at times.
+const CHOICES: [&str; 2] = ["system.skerry.dev/shop", "system.skerry.dev/till"];
 /// The one cluster that nodes are in, or not.
 const CLUSTER: &str = "place";
 
@@ -109,7 +112,7 @@ impl Operator {
         self.commit(&format!("applies {} as {}", name.app, hash.short()), txn.put(&key, &record)).await;
     }
 
-    /// One of many apps: selector, kinds, copies, mounts.
+    /// One of many apps: selector, system or not, kinds, copies, mounts.
     fn spec(&self) -> types::AppSpec {
         let sim = &self.process.sim;
         let draw = |below: usize| sim.rng(|rng| rng.below(below));
@@ -142,7 +145,8 @@ impl Operator {
                 ..types::ServiceSpec::default()
             }
         });
-        types::AppSpec { selector, services: services.collect(), ..Default::default() }
+        let services = services.collect();
+        types::AppSpec { selector, services, system: draw(4) == 0, ..Default::default() }
     }
 
     async fn delete_app(&self, name: &str) {
@@ -189,13 +193,14 @@ impl Operator {
         let key = Key::<stored::NodeRecord>::of(&name);
         let Ok(Some(before)) = self.client.get(&key).await else { return };
         let mut record = before.value;
-        let label = self.process.sim.rng(|rng| *rng.pick(&LABELS));
+        let label = self.process.sim.rng(|rng| *rng.pick(&[&LABELS[..], &CHOICES].concat()));
         let value = self.process.sim.rng(|rng| rng.below(2));
         let labels = &mut record.meta.get_or_insert_default().labels;
-        if label != CLUSTER_LABEL {
+        let chooses = CHOICES.contains(&label);
+        if label != CLUSTER_LABEL && !chooses {
             labels.insert(label.to_owned(), value.to_string());
         } else if value == 0 {
-            labels.insert(label.to_owned(), CLUSTER.to_owned());
+            labels.insert(label.to_owned(), if chooses { String::new() } else { CLUSTER.to_owned() });
         } else {
             labels.remove(label);
         }
@@ -214,7 +219,10 @@ impl Operator {
         if before.is_some() && draw == 0 {
             return self.commit("deletes the cluster", txn.delete(&key)).await;
         }
-        let labels = [("site".to_owned(), (draw % 2).to_string())].into();
+        let mut labels: BTreeMap<_, _> = [("site".to_owned(), (draw % 2).to_string())].into();
+        if draw > 2 {
+            labels.insert(CHOICES[0].to_owned(), String::new());
+        }
         let meta = Some(stored::Meta { labels, ..stored::Meta::default() });
         let record = stored::ClusterRecord { meta, ..stored::ClusterRecord::default() };
         self.commit("labels the cluster", txn.put(&key, &record)).await;

@@ -451,11 +451,12 @@ async fn real_shells_complete_the_names_of_resources() -> Result<()> {
         ended(command).await
     };
     let (code, said, errors) = in_shell(&["bash", "--norc", "-c", script]).await?;
-    let expected = "app/web\nn1\napp/web\nlab\n\napp.spec.selector app.spec.services\nuncordon\n";
+    let expected =
+        "app/web\nn1\napp/web\nlab\n\napp.spec.selector app.spec.services app.spec.system\nuncordon\n";
     assert_eq!((code, said.as_str()), (Some(0), expected), "{errors}");
 
     // The same in the two others. Where nobody sits at a terminal zsh calls no completer by itself: it is called as zsh would.
-    let expected = "app/web\nn1\napp.spec.selector\napp.spec.services\nuncordon:Give nodes work again\n";
+    let expected = "app/web\nn1\napp.spec.selector\napp.spec.services\napp.spec.system\nuncordon:Give nodes work again\n";
     let script = "compdef() { : }
         _describe() { print -l -- \"${(@P)3}\" }
         source <(skerry completion zsh)

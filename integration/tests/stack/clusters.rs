@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
 use skerry_integration::Stack;
-use skerry_integration::apps::{app, app_on, replicas, script};
+use skerry_integration::apps::{app, app_on, container, replicas, script};
 use skerry_integration::stack::PATIENCE;
-use skerry_proto::types::v1::{AppSpec, DaemonSet, InstancePhase, ServiceSpec, service_spec};
+use skerry_proto::types::v1::{AppSpec, DaemonSet, InstancePhase, Port, ServiceSpec, service_spec};
 use skerry_testing::eventually;
 
 use crate::operator::{said, skerry};
@@ -136,6 +136,32 @@ async fn a_taint_keeps_off_who_does_not_bear_it() -> Result<()> {
     // What is there leaves.
     done(&stack, &["taint", "node", "n2", "down:NoExecute"]).await?;
     wait_spread(&stack, "web", "each", &[("n1", 1)]).await;
+    stack.finish(None).await
+}
+
+#[tokio::test]
+async fn copies_with_a_port_go_to_as_many_members_and_the_rest_wait() -> Result<()> {
+    let stack = stack_of(&["n1", "n2"]).await?;
+    done(&stack, &["create", "cluster", "plant"]).await?;
+    done(&stack, &["cluster", "join", "plant", "n1", "n2"]).await?;
+    // These agents have no Docker: where each copy belongs is seen all the same.
+    let mut web = replicas(3, container("web", IDLE));
+    let Some(service_spec::Program::Container(program)) = &mut web.program else { panic!("a container") };
+    program.ports = vec![Port { container_port: 80, host_port: Some(8080), ..Port::default() }];
+    stack.apply("web", app([web])).await?;
+    eventually("two have their places, and the third says why not", PATIENCE, async || {
+        let mut nodes: Vec<String> = Vec::new();
+        let mut waits = None;
+        for one in stack.instances("web").await? {
+            if one.node.is_empty() { waits = Some(one) } else { nodes.push(one.node) }
+        }
+        nodes.sort();
+        ensure!(nodes == ["projects/default/nodes/n1", "projects/default/nodes/n2"], "{nodes:?}");
+        let waits = waits.context("nobody waits")?;
+        ensure!(waits.reason == "NoMemberFits" && waits.message.contains("2 port 8080 taken"), "{waits:?}");
+        Ok(())
+    })
+    .await;
     stack.finish(None).await
 }
 

@@ -130,6 +130,10 @@ async fn a_node_in_no_cluster_is_emptied_and_filled_again() -> Result<()> {
 
     std::fs::write(&path, APP.replace("'1'", "'0'"))?;
     let output = skerry(&stack, &["apply", "-f", &path.to_string_lossy()]).await?;
-    ensure!(said(&output).contains("maxUnavailable") && said(&output).contains("from 1"), "{}", said(&output));
+    ensure!(
+        said(&output).contains("maxUnavailable") && said(&output).contains("from 1"),
+        "{}",
+        said(&output)
+    );
     stack.finish(None).await
 }

@@ -336,9 +336,8 @@ async fn a_batch_is_named_by_its_template_and_takes_each_machine_once() -> Resul
         assert_eq!(enrolled?.node, format!("projects/default/nodes/cam-sn-{n}"));
     }
     assert_eq!(world.token_record(&token).await?.1.uses, 8);
-    let annotations =
-        world.node("cam-sn-1").await?.and_then(|node| node.meta).unwrap_or_default().annotations;
-    assert_eq!(annotations["skerry.dev/system-apps"], "probe");
+    let labels = world.node("cam-sn-1").await?.and_then(|node| node.meta).unwrap_or_default().labels;
+    assert_eq!(labels["system.skerry.dev/probe"], "");
     // Reinstalled, the machine has another key and has had its turn.
     let reinstalled = Machine::new("same-host", "SN/3")?;
     assert_eq!(reinstalled.refused(&world, &token).await?.code(), Code::PermissionDenied);

@@ -26,7 +26,7 @@ const SERVICES: [&str; 3] = ["registry", "scheduler", "gateway"];
 const AN_APP: &str = "projects/default/apps/app";
 
 /// An installation as an operator makes it by `skerry authority`, and what its clocks say.
-struct World {
+pub(crate) struct World {
     dir: TempDir,
     etcd: Etcd,
     ports: [u16; 3],
@@ -46,7 +46,7 @@ fn program(name: &str, clock: Option<&str>) -> Command {
 }
 
 impl World {
-    async fn start() -> Result<Self> {
+    pub(crate) async fn start() -> Result<Self> {
         let (dir, etcd) = (tempfile::tempdir()?, Etcd::start().await?);
         let ports = [free_port(), free_port(), free_port()];
         let mut world = Self { dir, etcd, ports, services: Vec::new(), clock: None };
@@ -90,7 +90,7 @@ impl World {
         Ok(())
     }
 
-    fn at(&self, name: &str) -> PathBuf {
+    pub(crate) fn at(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
@@ -100,7 +100,7 @@ impl World {
     }
 
     /// The `skerry` command as the administrator; what it wrote to stdout, if it succeeded.
-    async fn skerry(&self, words: &[&str]) -> Result<String> {
+    pub(crate) async fn skerry(&self, words: &[&str]) -> Result<String> {
         self.skerry_with("admin", words).await
     }
 
@@ -132,7 +132,7 @@ impl World {
         Ok(self.skerry(&["token", "create", "--uses=9", "--quiet"]).await?.trim().to_owned())
     }
 
-    fn agent(&self, machine: &str, clock: Option<&str>, words: &[&str]) -> Result<Process> {
+    pub(crate) fn agent(&self, machine: &str, clock: Option<&str>, words: &[&str]) -> Result<Process> {
         let mut command = program("skerry-agent", clock);
         command.args(["--no-docker", "--gateway", &self.url(2), "--data-dir"]).arg(self.at(machine));
         command.args(words);
@@ -142,7 +142,7 @@ impl World {
         Process::spawn_command(&mut command, log)
     }
 
-    async fn connected(&self, nodes: &[&str]) -> Result<()> {
+    pub(crate) async fn connected(&self, nodes: &[&str]) -> Result<()> {
         for node in nodes {
             let node = format!("node/{node}");
             self.skerry(&["wait", &node, "--for=connected", "--timeout=60s"]).await?;
@@ -150,7 +150,7 @@ impl World {
         Ok(())
     }
 
-    async fn apps(&self) -> Result<AppServiceClient<Channel>> {
+    pub(crate) async fn apps(&self) -> Result<AppServiceClient<Channel>> {
         let file = |name: &str| TlsFile { setting: "--tls", path: self.at(&format!("admin/{name}")) };
         let own = Some((file("admin.crt"), file("admin.key")));
         let files = TlsFiles::load(TlsPaths { own, authority: file("ca.crt") })?;

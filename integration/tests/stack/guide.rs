@@ -63,6 +63,7 @@ pages! {
     health: "health.md", Docker;
     clusters: "clusters.md", Nothing;
     placement: "placement.md", Nothing;
+    system_apps: "system-apps.md", Nothing;
     jobs: "jobs.md", Docker;
     updates: "updates.md", Docker;
     rollouts: "rollouts.md", Nothing;

@@ -35,4 +35,5 @@ mod secrets;
 mod sessions;
 mod slow_watchers;
 mod start_first;
+mod system_apps;
 mod tls;

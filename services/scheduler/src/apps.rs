@@ -49,7 +49,8 @@ impl Kind for Apps {
     type Resource = App;
 
     const FIELD: &'static str = "app";
-    const SPEC_PATHS: &'static [&'static str] = &["spec", "spec.selector", "spec.services", "spec.rollout"];
+    const SPEC_PATHS: &'static [&'static str] =
+        &["spec", "spec.selector", "spec.services", "spec.rollout", "spec.system"];
 
     fn takes(app: &stored::AppRecord) -> Takes {
         Takes { one_of: Some(Counted::Apps), bytes: app.size_bytes }
@@ -94,6 +95,9 @@ impl Kind for Apps {
         }
         if mask.covers("spec.rollout") {
             spec.rollout = sent.rollout;
+        }
+        if mask.covers("spec.system") {
+            spec.system = sent.system;
         }
         AppSpec::from_proto(&spec)?;
         Ok(spec)

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use skerry_model::app::Kind;
+use skerry_model::meta::system_app_label;
 use skerry_model::{AppName, ClusterName, InstanceName, NodeName, ProjectName, time};
 use skerry_placement::{ClusterPlan, Placed, Unplaced};
 use skerry_proto::scheduler::v1::rollout_status::Phase;
@@ -555,16 +556,22 @@ pub(crate) fn nothing_wanted(project: &Project, app: &AppName) -> (&'static str,
     let Some(placed) = project.state.apps.get(app) else {
         return ("RevisionMissing", "the current revision is not in the store".to_owned());
     };
-    let selector = &placed.base.spec.selector;
-    let labels = |(cluster, plan): (&ClusterName, &ClusterPlan)| {
-        project.state.labels_of(cluster, plan.nodes.keys().next()?).cloned()
-    };
+    let spec = &placed.base.spec;
+    let selector = &spec.selector;
     let count = project.solution.len();
     if count == 0 {
         ("NoNodes", "the project has no nodes yet".to_owned())
-    } else if project.solution.iter().filter_map(labels).any(|labels| selector.matches(&labels)) {
+    } else if project.solution.iter().any(|(cluster, plan)| project.state.goes_to(cluster, plan, app, spec)) {
         let message = "clusters match, and no service wants an instance there";
         ("NoReplicas", message.to_owned())
+    } else if spec.system {
+        let label = system_app_label(app);
+        let mut message =
+            format!("no node or cluster is chosen for this system app: none has the label `{label}`");
+        if !selector.is_empty() {
+            message = format!("{message}, and none of {count} clusters matches the selector `{selector}`");
+        }
+        ("NotChosen", message)
     } else if project.state.clusters.is_empty() {
         ("NoMatchingNode", format!("none of {count} nodes matches the selector `{selector}`"))
     } else {

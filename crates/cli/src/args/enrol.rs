@@ -27,6 +27,7 @@ The token is all that stdout gets, so that a script can take it; what to do with
 
 Examples:
   skerry token create
+  skerry token create --cluster plant-7 --system-apps broker,rules
   skerry token create --uses 200 --ttl 72h --once-per-machine --name-template 'cam-{serial}' --labels site=oslo,line=4
   TOKEN=$(skerry token create --quiet)")]
 pub struct TokenCreateArgs {
@@ -54,7 +55,8 @@ pub struct TokenCreateArgs {
     #[arg(long, value_name = "NAME")]
     pub cluster: Option<String>,
 
-    /// Apps that its nodes shall run besides what matches: kept as an annotation, nothing acts on it yet
+    /// System apps that its nodes are chosen for, besides those whose selector matches: they get the label
+    /// system.skerry.dev/APP of each
     #[arg(long, value_name = "APP", value_delimiter = ',')]
     pub system_apps: Vec<String>,
 

@@ -1,7 +1,7 @@
 //! `apply`: manifests become resources.
 
 use skerry_manifest::{Kind, Manifest, Resource};
-use skerry_model::meta::CLUSTER_LABEL;
+use skerry_model::meta::{CLUSTER_LABEL, SYSTEM_APP_PREFIX};
 use skerry_proto::registry::v1::Node;
 use skerry_proto::scheduler::v1::update_app_response::Outcome;
 
@@ -164,9 +164,13 @@ fn merged(present: &Node, wanted: &Node) -> (Node, Vec<String>) {
     let mut paths = Vec::new();
     let mut wanted_metadata = wanted.metadata.clone().unwrap_or_default();
     let metadata = changed.metadata.get_or_insert_default();
-    // A manifest that says nothing of clusters takes no node out of its own: all of its instances would be others.
-    if let (false, Some(cluster)) = (wanted_metadata.labels.is_empty(), metadata.labels.get(CLUSTER_LABEL)) {
-        wanted_metadata.labels.entry(CLUSTER_LABEL.to_owned()).or_insert_with(|| cluster.clone());
+    // What a node gets when it enrols, a manifest that says nothing of it does not take away: out of its cluster all of its instances would be
+    // others, and system apps would end.
+    let is_given = |key: &str| key == CLUSTER_LABEL || key.starts_with(SYSTEM_APP_PREFIX);
+    if !wanted_metadata.labels.is_empty() {
+        for (key, value) in metadata.labels.iter().filter(|(key, _)| is_given(key)) {
+            wanted_metadata.labels.entry(key.clone()).or_insert_with(|| value.clone());
+        }
     }
     if !wanted_metadata.labels.is_empty() && metadata.labels != wanted_metadata.labels {
         metadata.labels = wanted_metadata.labels;
@@ -222,6 +226,16 @@ mod tests {
         assert_eq!(changed.metadata.expect("metadata").labels[CLUSTER_LABEL], "plant");
         let (changed, _) = merged(&present, &node(&[(CLUSTER_LABEL, "other")], None));
         assert_eq!(changed.metadata.expect("metadata").labels[CLUSTER_LABEL], "other");
+    }
+
+    #[test]
+    fn a_node_manifest_takes_no_system_app_away() {
+        let (broker, probe) = ("system.skerry.dev/broker", "system.skerry.dev/probe");
+        let present = node(&[("a", "1"), (broker, "blue")], None);
+        assert_eq!(merged(&present, &node(&[("a", "1")], None)).1, [""; 0]);
+        let labels =
+            merged(&present, &node(&[("b", "1"), (probe, "")], None)).0.metadata.expect("metadata").labels;
+        assert_eq!(labels.into_keys().collect::<Vec<_>>(), ["b", broker, probe]);
     }
 
     #[test]

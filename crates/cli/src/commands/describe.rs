@@ -1,5 +1,7 @@
 //! `describe`: one resource with all that belongs to it.
 
+use std::collections::BTreeSet;
+
 use skerry_manifest::nearest;
 use skerry_proto::types::v1::InstanceStatus;
 
@@ -9,6 +11,7 @@ use crate::client::Client;
 use crate::error::CliError;
 use crate::item::{Item, Query, is_below};
 use crate::print::Printer;
+use crate::render::rows::is_system;
 use crate::render::{clusters, describe, people, time};
 use crate::target::{Target, Type, parse_all};
 
@@ -40,7 +43,10 @@ async fn text(client: &Client, target: &Target) -> Result<String, CliError> {
         Item::Node(node) => {
             let instances = Query { node: Some(target.name.clone()), ..Query::all(Type::Instance) };
             let (instances, events) = both(client, &instances, regarding).await?;
-            describe::node(&node, &instances, &events, time::now())
+            let system = system_apps(client, &instances).await?;
+            let (of_system, own): (Vec<Item>, Vec<Item>) =
+                instances.into_iter().partition(|item| app_of(item).is_some_and(|app| system.contains(app)));
+            describe::node(&node, (&own, &of_system), &events, time::now())
         }
         Item::App(app) => {
             let instances = Query { app: Some(target.name.clone()), ..Query::all(Type::Instance) };
@@ -62,6 +68,29 @@ async fn text(client: &Client, target: &Target) -> Result<String, CliError> {
             unreachable!("these are not fetched by name")
         }
     })
+}
+
+/// The app that an instance is of.
+fn app_of(item: &Item) -> Option<&str> {
+    let Item::Instance(instance) = item else { return None };
+    instance.instance.split('/').next()
+}
+
+/// Which of the apps that instances are of are system apps. One that is gone is none.
+async fn system_apps(client: &Client, instances: &[Item]) -> Result<BTreeSet<String>, CliError> {
+    let names: BTreeSet<&str> = instances.iter().filter_map(app_of).collect();
+    let mut system = BTreeSet::new();
+    for name in names {
+        let app = client.get(&Target { kind: Type::App, name: name.to_owned() }).await;
+        match app.map_err(CliError::from) {
+            Ok(Item::App(app)) if is_system(&app) => {
+                system.insert(name.to_owned());
+            }
+            Ok(_) | Err(CliError::NotFound(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(system)
 }
 
 /// The instance of this name; else what a name looks like, and which are near.

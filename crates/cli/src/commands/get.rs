@@ -219,21 +219,37 @@ pub(super) fn show(
     let text = match style.format {
         _ if let Some(template) = style.template => template.render(&render::value(items, single)),
         Format::Table | Format::Wide => {
-            let wide = style.format == Format::Wide;
-            let now = time::now();
-            let rows: Vec<_> = items.iter().map(|item| rows::cells(item, wide, now)).collect();
-            new_table(kind, style, printer).rows(&rows)
+            let (system, others): (Vec<&Item>, Vec<&Item>) = items.iter().partition(|item| is_system(item));
+            let of = |items: &[&Item], headers: &[&'static str]| {
+                let now = time::now();
+                let wide = style.format == Format::Wide;
+                let rows: Vec<_> = items.iter().map(|item| rows::cells(item, wide, now)).collect();
+                table(headers, style, printer).rows(&rows)
+            };
+            let headers = rows::headers(kind, style.format == Format::Wide);
+            let text = if others.is_empty() { String::new() } else { of(&others, &headers) };
+            if system.is_empty() {
+                text
+            } else {
+                // Apart from the others, and told so above the names; without column names they only come last.
+                let gap = if text.is_empty() || !style.headers { "" } else { "\n" };
+                let headers: Vec<&'static str> =
+                    ["SYSTEM APP"].into_iter().chain(headers.into_iter().skip(1)).collect();
+                format!("{text}{gap}{}", of(&system, &headers))
+            }
         }
         format => render::items(items, format, single),
     };
     printer.text(&text)
 }
 
-fn new_table(kind: Type, style: Style<'_>, printer: &Printer) -> Table {
-    let colour = printer.colour();
-    let wide = style.format == Format::Wide;
-    let width = if wide { None } else { printer.width() };
-    Table::new(&rows::headers(kind, wide), width, style.headers).in_colour(colour)
+fn is_system(item: &Item) -> bool {
+    matches!(item, Item::App(app) if rows::is_system(app))
+}
+
+fn table(headers: &[&'static str], style: Style<'_>, printer: &Printer) -> Table {
+    let width = if style.format == Format::Wide { None } else { printer.width() };
+    Table::new(headers, width, style.headers).in_colour(printer.colour())
 }
 
 /// Writes what is there and every change, of items that are `among` those wanted.
@@ -244,8 +260,9 @@ pub(super) async fn watch(
     style: Style<'_>,
     printer: &mut Printer,
 ) -> Result<(), CliError> {
-    let mut table = new_table(query.kind, style, printer).at_least(rows::usual_widths(query.kind));
     let wide = style.format == Format::Wide;
+    let mut table =
+        table(&rows::headers(query.kind, wide), style, printer).at_least(rows::usual_widths(query.kind));
     let show = |changes: Vec<(ChangeKind, Item)>| {
         let wanted = changes.into_iter().filter(|(_, item)| among(item));
         let text = match style.format {

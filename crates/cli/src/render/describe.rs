@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use skerry_model::meta::SYSTEM_APP_PREFIX;
 use skerry_proto::registry::v1::{Node, Project};
 use skerry_proto::scheduler::v1::{App, Config, RolloutStatus, Secret};
 use skerry_proto::scheduler::v1::{rollout_status, secret_status};
@@ -13,7 +14,9 @@ use skerry_proto::types::v1::{
 use crate::item::Item;
 use crate::render::clusters::cluster_of;
 use crate::render::jobs;
-use crate::render::rows::{app_state, cells, headers, labels, node_state, phase, short_hash, usage};
+use crate::render::rows::{
+    app_state, cells, headers, is_system, labels, node_state, phase, short_hash, usage,
+};
 use crate::render::table::{Table, plain};
 use crate::render::time::{age, bytes, moment, processors};
 use crate::target::Type;
@@ -23,8 +26,13 @@ const EVENTS_SHOWN: usize = 20;
 /// Most ends that the description of an app shows: the newest.
 const ENDS_SHOWN: usize = 10;
 
-/// A node, what is assigned to it, and what happened.
-pub(crate) fn node(node: &Node, instances: &[Item], events: &[Item], now: i64) -> String {
+/// A node, what is assigned to it of apps and, apart from that, of system apps, and what happened.
+pub(crate) fn node(
+    node: &Node,
+    (instances, of_system): (&[Item], &[Item]),
+    events: &[Item],
+    now: i64,
+) -> String {
     let mut text = head(node.metadata.as_ref());
     let status = node.status.clone().unwrap_or_default();
     let machine = status.machine.unwrap_or_default();
@@ -68,6 +76,9 @@ pub(crate) fn node(node: &Node, instances: &[Item], events: &[Item], now: i64) -
     field(&mut text, "Agent", &machine.agent_version);
     conditions(&mut text, &status.conditions, now);
     section(&mut text, "Instances", Type::Instance, instances, now);
+    if !of_system.is_empty() {
+        section(&mut text, "System apps", Type::Instance, of_system, now);
+    }
     section(&mut text, "Events", Type::Event, newest(events), now);
     text
 }
@@ -84,7 +95,15 @@ pub(crate) fn app(app: &App, instances: &[Item], events: &[Item], now: i64) -> S
         counts.desired, counts.updated, counts.running, counts.ready
     );
     field(&mut text, "Instances", &line);
-    field(&mut text, "Selector", &selector(app.spec.as_ref().and_then(|spec| spec.selector.as_ref())));
+    let label_selector = app.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+    if is_system(app) {
+        let name = app.metadata.as_ref().and_then(|metadata| metadata.name.rsplit('/').next());
+        let chosen = format!("yes; chosen by the label {SYSTEM_APP_PREFIX}{}", name.unwrap_or_default());
+        field(&mut text, "System app", &chosen);
+        field(&mut text, "Selector", &selector(label_selector, ""));
+    } else {
+        field(&mut text, "Selector", &selector(label_selector, "every node"));
+    }
     if let Some(rollout) = &status.rollout {
         field(&mut text, "Rollout", &rollout_line(rollout));
     }
@@ -353,7 +372,8 @@ fn program(service: &ServiceSpec) -> String {
     }
 }
 
-fn selector(selector: Option<&LabelSelector>) -> String {
+/// An empty one is told by what it means.
+fn selector(selector: Option<&LabelSelector>, empty: &str) -> String {
     use skerry_proto::types::v1::label_requirement::Operator;
     let selector = selector.cloned().unwrap_or_default();
     let mut parts: Vec<String> =
@@ -368,7 +388,7 @@ fn selector(selector: Option<&LabelSelector>) -> String {
             Operator::Unspecified => format!("{key} ?"),
         }
     }));
-    if parts.is_empty() { "every node".into() } else { parts.join(", ") }
+    if parts.is_empty() { empty.to_owned() } else { parts.join(", ") }
 }
 
 #[cfg(test)]
@@ -460,6 +480,22 @@ Events:
     }
 
     #[test]
+    fn what_is_of_the_system_is_told_apart() {
+        let spec = AppSpec { system: true, ..Default::default() };
+        let metadata = Some(metadata("projects/p/apps/broker"));
+        let text = app(&App { metadata, spec: Some(spec), status: None }, &[], &[], 10);
+        let expected = "System app:  yes; chosen by the label system.skerry.dev/broker\nSelector:    -\n";
+        assert!(text.contains(expected), "{text}");
+        let instance = |name: &str| {
+            Item::Instance(Box::new(InstanceStatus { instance: name.into(), ..Default::default() }))
+        };
+        let text = node(&Node::default(), (&[instance("web/w/n1/0")], &[instance("broker/b/n1/0")]), &[], 10);
+        let (own, system) = text.split_once("\nSystem apps:\n").expect("two tables");
+        assert!(own.contains("\nInstances:\n") && own.contains("web/w/n1/0"), "{text}");
+        assert!(system.contains("broker/b/n1/0") && !own.contains("broker"), "{text}");
+    }
+
+    #[test]
     fn what_an_agent_says_moves_no_cursor_and_is_one_line() {
         let status = InstanceStatus {
             instance: "a/w/n1/0".into(),
@@ -485,7 +521,7 @@ Events:
     fn a_node_that_never_came_is_shown() {
         let text = node(
             &Node { metadata: Some(metadata("projects/p/nodes/n1")), ..Default::default() },
-            &[],
+            (&[], &[]),
             &[],
             10,
         );

@@ -108,7 +108,9 @@ mod tests {
         assert_eq!(
             port,
             "KIND:     App\nVERSION:  skerry/v1\n\nFIELD: hostPort <integer>\n\nDESCRIPTION:\n    Port on the machine: 1 to \
-             65535. Absent: the same as `containerPort`. Not with more than one\n    replica.\n"
+             65535. Absent: the same as `containerPort`. A node has each once:\n    \
+             copies of a Deployment that publish one are on as many members of their cluster, and those that\n    \
+             find none wait.\n"
         );
         let container = text(&explain("app.spec.services.container").expect("known"), false, Some(60));
         assert!(container.contains("    Excludes process.\n"), "{container}");

@@ -21,7 +21,9 @@ pub(crate) fn headers(kind: Type, wide: bool) -> Vec<&'static str> {
             &["NAME", "STATUS", "INSTANCES", "ARCH", "VERSION", "AGE"],
             &["CLUSTER", "RUNTIMES", "KERNEL", "GATEWAY", "LABELS"],
         ),
-        Type::App => (&["NAME", "READY", "UP-TO-DATE", "STATUS", "REVISION", "AGE"], &["SERVICES", "LABELS"]),
+        Type::App => {
+            (&["NAME", "READY", "UP-TO-DATE", "STATUS", "REVISION", "AGE"], &["SYSTEM", "SERVICES", "LABELS"])
+        }
         Type::Config => (&["NAME", "KEYS", "SIZE", "AGE"], &["LABELS"]),
         Type::Secret => (&["NAME", "KIND", "KEYS", "VERSION", "AGE"], &["LABELS"]),
         Type::Instance => (
@@ -174,7 +176,13 @@ fn app_cells(app: &App, now: i64) -> Cells {
         short_hash(&status.revision),
         age_of(app.metadata.as_ref(), now),
     ];
-    (narrow, vec![or_dash(&services.join(",")), labels(app.metadata.as_ref())])
+    let system = if is_system(app) { "yes" } else { "no" };
+    (narrow, vec![system.to_owned(), or_dash(&services.join(",")), labels(app.metadata.as_ref())])
+}
+
+/// Whether it is a system app.
+pub(crate) fn is_system(app: &App) -> bool {
+    app.spec.as_ref().is_some_and(|spec| spec.system)
 }
 
 /// `Available`, or what it is instead and the first reason: `Progressing (ImagePullFailed)`.

@@ -40,8 +40,10 @@ pub use secrets::{OnChange, SecretMount};
 /// What an app is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AppSpec {
-    /// Which clusters it goes to.
+    /// Which clusters it goes to. Empty: all, and for a system app none but those that it is chosen for.
     pub selector: Selector,
+    /// Whether it is a system app, which goes where it is chosen too.
+    pub system: bool,
     /// Its programs; names are unique, dependencies exist and have no cycle.
     pub services: Vec<ServiceSpec>,
     /// How changes come to the clusters. Absent: to all at once, and always in what a revision holds.

@@ -60,7 +60,7 @@ impl AppSpec {
             check_together(&services, &mut v);
         }
         let rollout = spec.rollout.as_ref().map(|wire| rollout::parse("spec.rollout", wire, &mut v));
-        v.finish(Some(Self { selector, services, rollout }))
+        v.finish(Some(Self { selector, system: spec.system, services, rollout }))
     }
 
     /// Parses stored bytes of a revision.
@@ -225,7 +225,6 @@ fn parse_service(at: &str, service: &pb::ServiceSpec, v: &mut Violations) -> Opt
     let (name, kind, program) = (name?, kind?, program?);
     update::check(&format!("{at}.update.order"), update, &program, v);
     check_reach(at, &program, health_check.as_ref(), v);
-    check_ports_of_replicas(at, &kind, &program, v);
     job::check(at, &kind, &program, update, v);
     Some(ServiceSpec {
         name,
@@ -273,17 +272,6 @@ fn parse_kind(at: &str, kind: Option<&pb::service_spec::Kind>, v: &mut Violation
         Some(Wire::DaemonSet(_)) => Some(Kind::DaemonSet),
         Some(Wire::Job(wire)) => Some(Kind::Job(job::parse(&format!("{at}.job"), Some(wire), v))),
         Some(Wire::CronJob(wire)) => job::parse_cron(&format!("{at}.cron_job"), wire, v).map(Kind::CronJob),
-    }
-}
-
-fn check_ports_of_replicas(at: &str, kind: &Kind, program: &Program, v: &mut Violations) {
-    if let (Kind::Deployment { replicas: 2.. }, Program::Container(container)) = (kind, program)
-        && !container.ports.is_empty()
-    {
-        v.add(
-            format!("{at}.container.ports"),
-            "several replicas of a node cannot publish the same port: publish it from one service with one replica",
-        );
     }
 }
 

@@ -52,7 +52,7 @@ fn defaults_are_those_that_the_proto_documents() {
     assert_eq!(service.restart.when, RestartWhen::Always);
     assert_eq!(service.restart.backoff, Duration::from_secs(1));
     assert_eq!(service.stop.grace_period, Duration::from_secs(10));
-    assert!(spec.selector.is_empty());
+    assert!(spec.selector.is_empty() && !spec.system);
     let Program::Container(container) = &service.program else { panic!("a container") };
     assert_eq!(container.pull_policy, PullPolicy::IfNotPresent);
 }
@@ -285,6 +285,26 @@ mod process;
 mod programs;
 mod secrets;
 mod settings;
+
+#[test]
+fn copies_may_publish_a_port_since_members_of_a_cluster_have_each_their_own() {
+    let mut service = container("a");
+    inner(&mut service).ports = vec![pb::Port { container_port: 80, ..Default::default() }];
+    let deployment = pb::Deployment { replicas: Some(3), ..Default::default() };
+    service.kind = Some(pb::service_spec::Kind::Deployment(deployment));
+    let spec = AppSpec::from_proto(&app(vec![service])).unwrap();
+    assert!((0..3).all(|ordinal| spec.services[0].ports_of(ordinal).len() == 1));
+}
+
+#[test]
+fn an_app_that_is_none_of_the_system_has_the_bytes_that_it_had() {
+    use prost::Message as _;
+    let plain = app(vec![container("a")]);
+    let bytes = plain.encode_to_vec();
+    let system = pb::AppSpec { system: true, ..plain };
+    assert_eq!(system.encode_to_vec().strip_prefix(bytes.as_slice()), Some(&[0x30, 1][..]));
+    assert!(AppSpec::from_proto(&system).unwrap().system);
+}
 
 #[test]
 fn where_a_service_may_be_is_read_as_it_is_written() {

@@ -158,6 +158,69 @@ fn a_taint_keeps_off_what_is_new_or_drives_out_what_is_there() {
 }
 
 #[test]
+fn a_system_app_goes_to_members_that_are_chosen_or_to_a_cluster_that_is() {
+    let everywhere = ServiceShape { kind: Shape::Everywhere, ..copies(1) };
+    let mut state = site(&[99, 99, 99], &[everywhere, copies(2)]);
+    let plain = state.apps[&app_name(0)].clone();
+    state.apps.insert(app_name(0), system(&plain));
+    assert!(places(&state).is_empty() && unplaced(&state).is_empty(), "chosen for nobody");
+    let label = || ("system.skerry.dev/a0".to_owned(), String::new());
+    member(&mut state, 1).labels.extend([label()]);
+    assert_eq!(places(&state), ["s0/0 n1", "s1/0 n1", "s1/1 n1"]);
+    // Another app's label says nothing of it.
+    member(&mut state, 2).labels.insert("system.skerry.dev/a1".to_owned(), String::new());
+    assert_eq!(places(&state), ["s0/0 n1", "s1/0 n1", "s1/1 n1"]);
+    // Why the others do not take it is told as any other reason.
+    member(&mut state, 1).cordoned = true;
+    let why = "0/3 members: 2 without the label system.skerry.dev/a0, 1 cordoned";
+    assert_eq!(unplaced(&state)[1], ("NoMemberFits".to_owned(), why.to_owned()));
+    member(&mut state, 1).cordoned = false;
+    // The cluster's own label means all members, and what is placed stays.
+    let mut state = settled(state);
+    state.clusters.get_mut(&cluster_name(0)).unwrap().labels.extend([label()]);
+    assert_eq!(places(&state), ["s0/0 n1", "s0/1 n0", "s0/2 n2", "s1/0 n1", "s1/1 n1"]);
+    let mut state = settled(state);
+    state.clusters.get_mut(&cluster_name(0)).unwrap().labels.clear();
+    member(&mut state, 1).labels.clear();
+    assert!(places(&state).is_empty());
+}
+
+#[test]
+fn a_selector_of_a_system_app_is_one_more_way_to_choose() {
+    let mut state = State::default();
+    for (n, site) in [(0, 0), (1, 1), (2, 1)] {
+        state.nodes.insert(node_name(n), node(site, false, None));
+    }
+    state.apps.insert(app_name(0), system(&app(Some(0), &[copies(1)], None)));
+    member(&mut state, 2).labels.insert("system.skerry.dev/a0".to_owned(), "x".to_owned());
+    assert_eq!(places(&state), ["s0/0 n0", "s0/0 n2"]);
+}
+
+#[test]
+fn copies_with_a_port_are_on_as_many_members_and_one_that_came_first_keeps_it() {
+    let web = ServiceShape { port: Some(80), ..copies(3) };
+    let mut state = site(&[9, 9], &[web]);
+    assert_eq!(places(&state), ["s0/0 n0", "s0/1 n1"]);
+    let expected = ("NoMemberFits".to_owned(), "0/2 members: 2 port 80 taken".to_owned());
+    assert_eq!(unplaced(&state), [expected]);
+    state.nodes.insert(node_name(2), Node { joins: Some(cluster_name(0)), ..node(0, false, None) });
+    assert_eq!(places(&state), ["s0/0 n0", "s0/1 n1", "s0/2 n2"]);
+    // On one node it is the node's reason.
+    let alone = site(&[9], &[web]);
+    assert_eq!((places(&alone).len(), unplaced(&alone).len()), (1, 2));
+    assert_eq!(unplaced(&alone)[0].0, "PortTaken");
+    // Two that share a member before there is a port part, and none is without a place meanwhile.
+    let mut state = settled(site(&[9, 0], &[sized(ServiceShape { packs: true, ..copies(2) }, 1)]));
+    assert_eq!(places(&state), ["s0/0 n0", "s0/1 n0"]);
+    member(&mut state, 1).memory_bytes = Some(9);
+    state
+        .apps
+        .insert(app_name(0), app(None, &[sized(ServiceShape { port: Some(80), ..copies(2) }, 1)], None));
+    assert_eq!(places(&state), ["s0/0 n0", "s0/1 n1"]);
+    assert!(unplaced(&state).is_empty());
+}
+
+#[test]
 fn why_no_member_takes_it_is_counted() {
     let picky = ServiceShape { architecture: Some("arm64"), ..sized(copies(1), 50) };
     let mut state = site(&[9, 9, 9, 99, 99], &[picky]);

@@ -46,8 +46,17 @@ fn shapes() -> impl Strategy<Value = Vec<ServiceShape>> {
 }
 
 fn whole_apps() -> impl Strategy<Value = App> {
-    (proptest::option::of(0_u8..2), shapes(), proptest::option::of(0_u8..2))
-        .prop_map(|(site, shapes, config)| app(site, &shapes, config))
+    let spec = (proptest::option::of(0_u8..2), shapes(), proptest::option::of(0_u8..2));
+    (spec, proptest::bool::weighted(0.3)).prop_map(|((site, shapes, config), is_system)| {
+        let app = app(site, &shapes, config);
+        if is_system { system(&app) } else { app }
+    })
+}
+
+/// Labels that choose for some of the apps.
+fn choices() -> impl Strategy<Value = BTreeMap<String, String>> {
+    let label = |n: u8| (format!("system.skerry.dev/{}", app_name(n)), String::new());
+    proptest::collection::btree_set(0_u8..3, 0..3).prop_map(move |apps| apps.into_iter().map(label).collect())
 }
 
 /// Apps of which some clusters have another revision than the rest.
@@ -75,8 +84,9 @@ fn nodes() -> impl Strategy<Value = Node> {
         proptest::bool::weighted(0.25),
         proptest::option::of(20_u64..100),
     );
-    (is, takes).prop_map(|((site, ssd, joins), (cordoned, taints, arm, lost, memory))| {
+    (is, takes, choices()).prop_map(|((site, ssd, joins), (cordoned, taints, arm, lost, memory), choices)| {
         let mut node = node(site, cordoned, memory);
+        node.labels.extend(choices);
         if ssd {
             node.labels.insert("disk".to_owned(), "ssd".to_owned());
         }
@@ -101,8 +111,10 @@ pub(super) enum Step {
 const NODES: u8 = 5;
 
 pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let cluster =
-        (0_u8..2).prop_map(|site| Cluster { labels: [("site".to_owned(), site.to_string())].into() });
+    let cluster = (0_u8..2, choices()).prop_map(|(site, mut labels)| {
+        labels.insert("site".to_owned(), site.to_string());
+        Cluster { labels }
+    });
     let step = prop_oneof![
         3 => (0..NODES, proptest::option::weighted(0.9, nodes())).prop_map(|(n, node)| Step::Node(n, node)),
         2 => (0_u8..2, proptest::option::weighted(0.9, cluster)).prop_map(|(n, one)| Step::Cluster(n, one)),
@@ -185,30 +197,49 @@ fn members(state: &State, cluster: &ClusterName) -> BTreeSet<NodeName> {
     state.nodes.iter().filter(is_in).map(|(name, _)| name.clone()).collect()
 }
 
+/// Whether an app goes to a member of a cluster, by the words of the field `system`.
+fn goes_to(state: &State, cluster: &ClusterName, app: &AppName, node: &Node) -> bool {
+    let spec = &state.apps[app].wanted(cluster).spec;
+    let labels = state.clusters.get(cluster).map_or(&node.labels, |cluster| &cluster.labels);
+    if !spec.system {
+        return spec.selector.matches(labels);
+    }
+    let chosen = format!("system.skerry.dev/{app}");
+    (!spec.selector.is_empty() && spec.selector.matches(labels))
+        || [labels, &node.labels].iter().any(|labels| labels.contains_key(&chosen))
+}
+
 /// What a cluster shall have of an app.
 fn services<'a>(state: &'a State, cluster: &ClusterName, app: &AppName) -> &'a [ServiceSpec] {
     let Some(wanted) = state.apps.get(app).map(|app| app.wanted(cluster)) else { return &[] };
-    let labels = match state.clusters.get(cluster) {
-        Some(cluster) => &cluster.labels,
-        None => &state.nodes[members(state, cluster).first().unwrap()].labels,
-    };
-    if wanted.spec.selector.matches(labels) { &wanted.spec.services } else { &[] }
+    let goes = |member: &NodeName| goes_to(state, cluster, app, &state.nodes[member]);
+    if members(state, cluster).iter().any(goes) { &wanted.spec.services } else { &[] }
+}
+
+/// A service that a cluster shall have.
+#[derive(Clone, Copy)]
+struct Case<'a> {
+    state: &'a State,
+    cluster: &'a ClusterName,
+    app: &'a AppName,
+    service: &'a ServiceSpec,
 }
 
 /// Whether a node drives a service out.
-fn drives_out(node: &Node, service: &ServiceSpec) -> bool {
+fn drives_out(Case { state, cluster, app, service }: Case<'_>, node: &Node) -> bool {
     let placing = &service.placing;
     let wrong = |found: &String| !placing.architectures.is_empty() && !placing.architectures.contains(found);
-    !placing.node_selector.matches(&node.labels)
+    !goes_to(state, cluster, app, node)
+        || !placing.node_selector.matches(&node.labels)
         || node.architecture.as_ref().is_some_and(wrong)
         || (node.taints.iter().any(|taint| taint.effect == TaintEffect::NoExecute)
             && placing.tolerations.is_empty())
 }
 
 /// Whether a node keeps new instances of a service away, its room apart.
-fn keeps_away(node: &Node, service: &ServiceSpec) -> bool {
-    let placing = &service.placing;
-    drives_out(node, service)
+fn keeps_away(case: Case<'_>, node: &Node) -> bool {
+    let placing = &case.service.placing;
+    drives_out(case, node)
         || (!node.taints.is_empty() && placing.tolerations.is_empty())
         || (node.architecture.is_none() && !placing.architectures.is_empty())
         || node.cordoned
@@ -312,7 +343,8 @@ proptest! {
                             let node = &state.nodes[*name];
                             let uncordoned = Node { cordoned: false, ..node.clone() };
                             let has = placed.iter().any(|(on, _)| on == name);
-                            if has { !drives_out(node, service) } else { !keeps_away(&uncordoned, service) }
+                            let case = Case { state, cluster, app, service };
+                            if has { !drives_out(case, node) } else { !keeps_away(case, &uncordoned) }
                         };
                         let expected: Vec<&NodeName> =
                             plan.nodes.iter().filter(matches).map(|(name, _)| name).collect();
@@ -354,14 +386,15 @@ proptest! {
     }
 
     #[test]
-    fn selectors_taints_and_architectures_are_kept_to(steps in steps()) {
-        run(steps, |state, solution| each_service(state, solution, |_, _, _, service, placed| {
+    fn choices_selectors_taints_and_architectures_are_kept_to(steps in steps()) {
+        run(steps, |state, solution| each_service(state, solution, |cluster, _, app, service, placed| {
+            let case = Case { state, cluster, app, service };
             for (name, placed) in placed {
                 let node = &state.nodes[name];
                 let is_bound = !fails_over(service) && service.kind != Kind::DaemonSet;
-                assert!(!drives_out(node, service) || (node.lost && is_bound), "{} on {name}", placed.instance);
+                assert!(!drives_out(case, node) || (node.lost && is_bound), "{} on {name}", placed.instance);
                 if was_on(state, name, &placed.instance).is_none() {
-                    assert!(!keeps_away(node, service), "{} comes to {name}", placed.instance);
+                    assert!(!keeps_away(case, node), "{} comes to {name}", placed.instance);
                     let goes_anyway = service.kind == Kind::DaemonSet || service.is_job();
                     assert!(!node.lost || goes_anyway, "{} comes to {name}, which is lost", placed.instance);
                 }
@@ -382,6 +415,7 @@ proptest! {
         run(steps, |state, solution| each_service(state, solution, |cluster, plan, app, service, placed| {
             let Kind::Deployment { replicas } = service.kind else { return };
             let wanted = state.apps[app].wanted(cluster);
+            let case = Case { state, cluster, app, service };
             for ordinal in 0..replicas {
                 let (app, service_name) = (app.clone(), service.name.clone());
                 let name = InstanceName { app, service: service_name, cluster: cluster.clone(), ordinal };
@@ -394,9 +428,9 @@ proptest! {
                     && before.configs.iter().all(|(config, hash)| wanted.configs.get(config) == Some(hash));
                 let stays = if fails_over(service) {
                     // Lost, it may go, and what cannot be changed there may go to where it can.
-                    is_met && !node.lost && !drives_out(node, service)
+                    is_met && !node.lost && !drives_out(case, node)
                 } else {
-                    node.lost || !drives_out(node, service)
+                    node.lost || !drives_out(case, node)
                 };
                 assert!(!stays || on == Some(*holder), "{name} left {holder} for {on:?}");
             }

@@ -6958,7 +6958,7 @@ pub struct Token {
     /// The cluster that they join. Empty: each is one of its own.
     #[prost(string, tag = "8")]
     pub cluster: ::prost::alloc::string::String,
-    /// Apps that run on them besides what matches.
+    /// System apps that they are chosen for, by name: they get the label `system.skerry.dev/<app>` of each. An app may be made later.
     #[prost(string, repeated, tag = "9")]
     pub system_apps: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }

@@ -898,7 +898,7 @@ pub struct TokenRecord {
     /// The cluster that they join. Empty: each is one of its own.
     #[prost(string, tag = "10")]
     pub cluster: ::prost::alloc::string::String,
-    /// Apps that run on them besides what matches.
+    /// System apps that they are chosen for: labels `system.skerry.dev/<app>` of theirs.
     #[prost(string, repeated, tag = "11")]
     pub system_apps: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }

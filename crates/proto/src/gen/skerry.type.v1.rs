@@ -945,7 +945,7 @@ impl AuditCallerKind {
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AppSpec {
     /// Which clusters the app goes to, by their labels; a node that is in none is a cluster of one, with the node's labels. Absent or empty: every
-    /// cluster of the project.
+    /// cluster of the project; of a system app none but those that it is chosen for.
     #[prost(message, optional, tag = "1")]
     pub selector: ::core::option::Option<LabelSelector>,
     /// The programs of the app. Names are unique; at least one.
@@ -961,6 +961,12 @@ pub struct AppSpec {
     ///      healthWindow: 1m
     #[prost(message, optional, tag = "5")]
     pub rollout: ::core::option::Option<RolloutStrategy>,
+    /// Whether it is a system app: one that makes a machine part of the installation, as a broker does, and is none of those that the machine is there
+    /// for. It is versioned and rolled out like any other and shown apart. Beside what its selector matches, if it has one, it goes where it is chosen: to
+    /// nodes and clusters that have the label `system.skerry.dev/<app>`, whatever its value, which a token gives its nodes too (`--system-apps`).
+    /// A cluster that has the label is meant with all of its members; a member that has it is meant alone.
+    #[prost(bool, tag = "6")]
+    pub system: bool,
 }
 impl ::prost::Name for AppSpec {
     const NAME: &'static str = "AppSpec";
@@ -1841,7 +1847,8 @@ pub struct Port {
     /// Port inside the container: 1 to 65535.
     #[prost(uint32, tag = "1")]
     pub container_port: u32,
-    /// Port on the machine: 1 to 65535. Absent: the same as `container_port`. Not with more than one replica.
+    /// Port on the machine: 1 to 65535. Absent: the same as `container_port`. A node has each once: copies of a
+    /// Deployment that publish one are on as many members of their cluster, and those that find none wait.
     #[prost(uint32, optional, tag = "2")]
     pub host_port: ::core::option::Option<u32>,
     /// Transport protocol.

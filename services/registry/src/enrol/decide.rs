@@ -7,8 +7,8 @@ use sha2::{Digest as _, Sha256};
 use skerry_identity::KeyId;
 use skerry_identity::hpke::HpkePublicKey;
 use skerry_identity::token::{Token, TokenHash};
-use skerry_model::meta::CLUSTER_LABEL;
-use skerry_model::{Code, Fault, NodeName, NodeRef, time};
+use skerry_model::meta::{CLUSTER_LABEL, system_app_label};
+use skerry_model::{AppName, Code, Fault, NodeName, NodeRef, time};
 use skerry_proto::store::v1 as stored;
 
 use super::asked::{Asked, Machine};
@@ -21,8 +21,6 @@ pub(super) const MACHINES_MAX: usize = 10_000;
 const REVOKE_TIME: &str = "skerry.dev/revoke-time";
 /// Annotation: the token by which the node enrolled.
 pub(super) const TOKEN: &str = "skerry.dev/enrolled-by";
-/// Annotation: the apps that the node's token named, with commas. Nothing acts on it yet.
-pub(super) const SYSTEM_APPS: &str = "skerry.dev/system-apps";
 
 /// Why a token lets nobody in. The machine is not told which; the log is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -268,20 +266,20 @@ pub(super) fn same_sealing_key(known: &[u8], asked: &HpkePublicKey) -> Result<()
     Err(Fault::new(Code::PermissionDenied, "SEALING_KEY_CHANGED", message))
 }
 
-/// The labels that the node gets of its token: the cluster that it joins is one.
+/// The labels that the node gets of its token: those that it names, one for the cluster that it joins, and one for each system app.
 pub(super) fn labels_of(token: &stored::TokenRecord) -> BTreeMap<String, String> {
     let mut labels = token.node_labels.clone();
     if !token.cluster.is_empty() {
         labels.insert(CLUSTER_LABEL.to_owned(), token.cluster.clone());
     }
+    for app in token.system_apps.iter().filter_map(|app| AppName::parse(app).ok()) {
+        // One that the token names with a value of its own keeps that.
+        labels.entry(system_app_label(&app)).or_default();
+    }
     labels
 }
 
 /// What the node gets of its token beside labels.
-pub(super) fn annotations_of(token: &stored::TokenRecord, id: &str) -> BTreeMap<String, String> {
-    let mut annotations = BTreeMap::from([(TOKEN.to_owned(), id.to_owned())]);
-    if !token.system_apps.is_empty() {
-        annotations.insert(SYSTEM_APPS.to_owned(), token.system_apps.join(","));
-    }
-    annotations
+pub(super) fn annotations_of(id: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([(TOKEN.to_owned(), id.to_owned())])
 }

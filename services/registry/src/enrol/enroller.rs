@@ -116,7 +116,7 @@ impl Enroller {
         let made = made.and_then(time::from_timestamp).unwrap_or(SystemTime::UNIX_EPOCH);
         let grant = Grant {
             labels: &labels_of(&read.value),
-            annotations: annotations_of(&read.value, token.id.as_str()),
+            annotations: annotations_of(token.id.as_str()),
             by: By::Token { made },
         };
         let record = settle(&node, before.as_ref().map(|b| &b.value), &keys_of(asked), &grant, now, new_uid)?;

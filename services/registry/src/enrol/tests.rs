@@ -14,7 +14,7 @@ use skerry_proto::store::v1 as stored;
 
 use super::asked::{Asked, Machine, to_label};
 use super::decide::{
-    By, Grant, Keys, Refusal, Refused, Struck, admit, authenticate, has_key, settle, strike_out,
+    By, Grant, Keys, Refusal, Refused, Struck, admit, authenticate, has_key, labels_of, settle, strike_out,
 };
 use super::renew::{Renewal, renewed};
 use super::template::Template;
@@ -30,6 +30,26 @@ fn machine(serial: &str) -> Machine {
 fn token_record(uses_max: u32, once_per_machine: bool) -> stored::TokenRecord {
     let expire_time = Some(time::to_timestamp(now() + Duration::from_secs(60)));
     stored::TokenRecord { uses_max, once_per_machine, expire_time, ..stored::TokenRecord::default() }
+}
+
+#[test]
+fn a_node_gets_labels_of_its_token_for_its_cluster_and_each_system_app() {
+    let pairs = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    };
+    let record = stored::TokenRecord {
+        node_labels: pairs(&[("site", "oslo"), ("system.skerry.dev/broker", "blue")]),
+        cluster: "plant".to_owned(),
+        system_apps: vec!["broker".to_owned(), "probe".to_owned()],
+        ..token_record(1, false)
+    };
+    let expected = pairs(&[
+        ("site", "oslo"),
+        ("skerry.dev/cluster", "plant"),
+        ("system.skerry.dev/broker", "blue"),
+        ("system.skerry.dev/probe", ""),
+    ]);
+    assert_eq!(labels_of(&record), expected);
 }
 
 fn node() -> NodeRef {

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use skerry_api::{Caused, Etag, Tries, admit, audit, known_project, metadata_of, page_size, reply};
 use skerry_daemon::Shutdown;
 use skerry_identity::token::Token;
-use skerry_model::meta::{CLUSTER_LABEL, check_annotations, check_labels};
+use skerry_model::meta::{CLUSTER_LABEL, LABELS_MAX, check_annotations, check_labels};
 use skerry_model::{AppName, ClusterName, ClusterRef, Code, Fault, ProjectName, Violations, time};
 use skerry_proto::registry::v1 as pb;
 use skerry_proto::registry::v1::token_service_server::TokenService;
@@ -17,7 +17,7 @@ use skerry_store::{Act, Key, PageRequest, PageToken, Prefix, Store, Txn, TxnErro
 use tonic::{Request, Response, Status};
 
 use super::TOKENS_MAX;
-use super::decide::MACHINES_MAX;
+use super::decide::{MACHINES_MAX, labels_of};
 use super::template::Template;
 use crate::authority::Issuer;
 use crate::clusters::named_cluster;
@@ -34,7 +34,7 @@ const KEPT: Duration = DAY;
 /// Between two looks for tokens that can go.
 const SWEEP_PERIOD: Duration = Duration::from_secs(10 * 60);
 /// Most apps of a token.
-const SYSTEM_APPS_MAX: usize = 64;
+const SYSTEM_APPS_MAX: usize = LABELS_MAX;
 
 /// The handlers.
 #[derive(Clone)]
@@ -210,7 +210,7 @@ fn record_of(request: &pb::CreateTokenRequest, now: SystemTime) -> Result<stored
             format!("a token that takes each machine once remembers {MACHINES_MAX} at most: make several");
         wrong.add("token.uses_max", why);
     }
-    wrong.finish(Some(stored::TokenRecord {
+    let record = stored::TokenRecord {
         meta: Some(stored::Meta {
             uid: uuid::Uuid::new_v4().to_string(),
             create_time: Some(time::to_timestamp(now)),
@@ -228,7 +228,15 @@ fn record_of(request: &pb::CreateTokenRequest, now: SystemTime) -> Result<stored
         machines: Vec::new(),
         cluster: token.cluster,
         system_apps: token.system_apps,
-    }))
+    };
+    let count = labels_of(&record).len();
+    if count > LABELS_MAX {
+        let why = format!(
+            "with the cluster and the system apps a node would have {count} labels: at most {LABELS_MAX}"
+        );
+        wrong.add("token.node_labels", why);
+    }
+    wrong.finish(Some(record))
 }
 
 /// A token as it is shown: without what its secret could be known by.

@@ -135,10 +135,8 @@ fn selector_step(world: &World, asked: &Asked<'_>, seen: &[Seen]) -> Step {
         return Step { reason: reason.to_owned(), message, ..step(name_of, Outcome::Stopped) };
     }
     let matched = project.solution.iter().filter(|(cluster, plan)| {
-        let first = plan.nodes.keys().next();
-        let labels = first.and_then(|first| project.state.labels_of(cluster, first));
-        let selector = project.state.apps.get(app).map(|app| &app.wanted(cluster).spec.selector);
-        labels.zip(selector).is_some_and(|(labels, selector)| selector.matches(labels))
+        let spec = project.state.apps.get(app).map(|app| &app.wanted(cluster).spec);
+        spec.is_some_and(|spec| project.state.goes_to(cluster, plan, app, spec))
     });
     let message = format!("goes to {} of {} clusters", matched.count(), project.solution.len());
     Step { message, ..step(name_of, Outcome::Passed) }

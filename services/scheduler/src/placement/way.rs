@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use skerry_model::app::Program;
+use skerry_model::meta::system_app_label;
 use skerry_model::{AppName, ClusterName, NodeName, ServiceName};
 use skerry_placement::{ClusterPlan, Reason};
 use skerry_proto::scheduler::v1::step::Outcome;
@@ -96,6 +97,7 @@ impl StepName {
             }
             Reason::NoMatchingMember { .. }
             | Reason::NodeSelectorMismatch { .. }
+            | Reason::NotChosen { .. }
             | Reason::ArchitectureMismatch { .. }
             | Reason::Tainted { .. }
             | Reason::NodeLost
@@ -219,13 +221,22 @@ impl Place<'_> {
     /// The selector does not match the cluster.
     pub(super) fn selector_stop(&self) -> Option<Stop> {
         let state = &self.project.state;
-        let selector = &state.apps.get(self.app)?.wanted(self.cluster).spec.selector;
+        let spec = &state.apps.get(self.app)?.wanted(self.cluster).spec;
         let labels = state.labels_of(self.cluster, self.plan.nodes.keys().next()?)?;
-        if selector.matches(labels) {
+        if state.goes_to(self.cluster, self.plan, self.app, spec) {
             return None;
         }
-        let message = format!("`{selector}` does not match {}, which has {}", self.place(), shown(labels));
-        let reason = "SelectorMismatch".to_owned();
+        let (selector, place) = (&spec.selector, self.place());
+        let (reason, message) = if spec.system {
+            let label = system_app_label(self.app);
+            (
+                "NotChosen",
+                format!("it is a system app, and {place} has no label `{label}`, nor does a member"),
+            )
+        } else {
+            ("SelectorMismatch", format!("`{selector}` does not match {place}, which has {}", shown(labels)))
+        };
+        let reason = reason.to_owned();
         Some(Stop { at: StepName::Selector, reason, message, details: Vec::new() })
     }
 
@@ -245,6 +256,9 @@ impl Place<'_> {
         let Some(service) = wanted.spec.service(service) else { return String::new() };
         let node_name = node.map_or("", NodeName::as_str);
         match name {
+            StepName::Selector if wanted.spec.system => {
+                format!("a system app, which goes to {} by its selector or its label", self.place())
+            }
             StepName::Selector if wanted.spec.selector.is_empty() => {
                 format!("the app has none, and goes to every cluster: {}", self.place())
             }

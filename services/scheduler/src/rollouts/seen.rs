@@ -1,7 +1,7 @@
 //! What clusters show of an app that is rolled out, and what clients are told of it. Pure, from the world.
 
 use skerry_model::app::RolloutStrategy;
-use skerry_model::{AppName, ProjectName, time};
+use skerry_model::{AppName, AppSpec, ProjectName, time};
 use skerry_proto::scheduler::v1::{RolloutStatus, rollout_status};
 use skerry_rollout::{Cluster, Phase, Reason, Rollout, Shown, told};
 
@@ -34,7 +34,8 @@ pub(super) fn scene<'a>(
         let first = plan.nodes.keys().next();
         let Some(labels) = first.and_then(|first| project.state.labels_of(name, first)) else { continue };
         let wanted = planned.wanted(name);
-        if !wanted.spec.selector.matches(labels) && !target.selector.matches(labels) {
+        let goes = |spec: &AppSpec| project.state.goes_to(name, plan, app, spec);
+        if !goes(&wanted.spec) && !goes(target) {
             continue;
         }
         let at = elsewhere.get(name).copied().unwrap_or(head.rollout.base);

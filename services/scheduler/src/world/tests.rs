@@ -89,7 +89,7 @@ impl Told {
         };
         let match_labels = [("site".to_owned(), "oslo".to_owned())].into();
         let selector = Some(types::LabelSelector { match_labels, ..Default::default() });
-        let spec = WireSpec { selector, services: vec![service], rollout: None }.encode_to_vec();
+        let spec = WireSpec { selector, services: vec![service], ..WireSpec::default() }.encode_to_vec();
         let hash = ContentHash::of(&spec);
         let revision = stored::RevisionRecord { spec: spec.into(), number: 1, ..Default::default() };
         self.put(&RevisionRef { app: app(), hash }, &revision);
