@@ -456,7 +456,7 @@ async fn real_shells_complete_the_names_of_resources() -> Result<()> {
     assert_eq!((code, said.as_str()), (Some(0), expected), "{errors}");
 
     // The same in the two others. Where nobody sits at a terminal zsh calls no completer by itself: it is called as zsh would.
-    let expected = "app/web\nn1\napp.spec.selector\napp.spec.services\napp.spec.system\nuncordon:Give nodes work again\n";
+    let expected = "app/web\nn1\napp.spec.selector\napp.spec.services\napp.spec.system\nuncordon:Give nodes work again, also those that are drained\n";
     let script = "compdef() { : }
         _describe() { print -l -- \"${(@P)3}\" }
         source <(skerry completion zsh)

@@ -15,6 +15,7 @@ apiVersion: skerry/v1
 kind: App
 metadata: {name: line}
 spec:
+  selector: {matchLabels: {site: oslo}}
   services:
     - name: copies
       deployment: {replicas: 3, maxUnavailable: '1'}
@@ -60,7 +61,7 @@ async fn copies_leave_one_after_the_other_and_never_more_than_the_budget_are_unr
         stack.add_agent(node, &[])?;
         stack.wait_connected(node).await;
     }
-    done(&stack, &["create", "cluster", "plant"]).await?;
+    done(&stack, &["create", "cluster", "plant", "--labels", "site=oslo"]).await?;
     done(&stack, &["cluster", "join", "plant", "n1"]).await?;
     let path = stack.dir().join("app.yaml");
     std::fs::write(&path, APP)?;
@@ -116,6 +117,7 @@ async fn a_node_in_no_cluster_is_emptied_and_filled_again() -> Result<()> {
     let mut stack = Stack::start().await?;
     stack.add_agent("n1", &[])?;
     stack.wait_connected("n1").await;
+    done(&stack, &["label", "node/n1", "site=oslo"]).await?;
     let path = stack.dir().join("app.yaml");
     std::fs::write(&path, APP.replace(", maxUnavailable: '1'", ""))?;
     done(&stack, &["apply", "-f", &path.to_string_lossy()]).await?;

@@ -28,7 +28,7 @@ use crate::projects::World;
 const ADMIN: &str = "spiffe://skerry.internal/project/system/user/admin";
 const SERVICE: &str = "spiffe://skerry.internal/project/system/service/skerry";
 /// How methods begin that only look.
-const LOOKS: [&str; 6] = ["Get", "List", "Watch", "Read", "Check", "WhoAmI"];
+const LOOKS: [&str; 8] = ["Get", "List", "Watch", "Read", "Check", "WhoAmI", "Explain", "Plan"];
 /// What a gateway passes on, where the registry's record says what became of it; and the stream of what nodes report.
 const OF_MACHINES: [&str; 2] =
     ["skerry.gateway.v1.EnrollmentService/Enroll", "skerry.gateway.v1.SyncService/Sync"];
