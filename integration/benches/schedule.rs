@@ -216,10 +216,10 @@ fn hold_law(fleet: &mut Fleet) -> Result<()> {
         let node = state.nodes.get(name).cloned().context("a node of the fleet")?;
         let lost = Node { lost: true, ..node.clone() };
         deltas.push(Delta::Node(name.clone(), Some(relabelled(&node))));
-        deltas.push(Delta::Node(name.clone(), (turn % 2 == 0).then_some(lost)));
+        deltas.push(Delta::Node(name.clone(), turn.is_multiple_of(2).then_some(lost)));
         let (number, name) = (turn * 10, app_name(turn * 10)?);
         deltas.push(Delta::App(name.clone(), Some(fleet.app(number, 1)?)));
-        deltas.push(Delta::App(name, (turn % 2 == 0).then(|| fleet.app(number, 2)).transpose()?));
+        deltas.push(Delta::App(name, turn.is_multiple_of(2).then(|| fleet.app(number, 2)).transpose()?));
     }
     for delta in deltas {
         let what = format!("{delta:?}");

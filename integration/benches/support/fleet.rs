@@ -181,7 +181,7 @@ fn service(name: &str, turn: usize, version: u32) -> pb::ServiceSpec {
         kind: Some(kind),
         program: Some(Program::Container(container)),
         env: [("VERSION".to_owned(), version.to_string())].into(),
-        configs: if turn % 4 == 0 { vec![mount] } else { Vec::new() },
+        configs: if turn.is_multiple_of(4) { vec![mount] } else { Vec::new() },
         resources: Some(pb::Resources { requests: Some(requests), limits: None }),
         node_selector: is_bound.then(|| pb::LabelSelector { match_labels: on_ssd, ..Default::default() }),
         ..Default::default()
