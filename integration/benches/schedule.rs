@@ -3,14 +3,14 @@
 //! Method. *Placement*, alone and on one thread: fleets of 1,000, 10,000 and 100,000 nodes (`support/fleet.rs`), half of them in clusters of four, with 200 apps. In each
 //! all is solved with nothing assigned yet (`fresh`), and where each node is assigned what it shall be (`settled`), as when a scheduler starts; then one change
 //! after the other is applied, each to what came of the one before: other labels of a node and back, a node lost and found, a new revision of an app that goes to a
-//! hundred clusters and back, the same app deleted and made again. Of changes every single one counts. At the end all is as it was; and on the smallest fleet the
-//! solution is held against a full one after each change.
+//! hundred clusters and back, the same app deleted and made again. Of changes every single one counts. At the end all is as it was; and on a fleet
+//! of the smallest size some changes are made of which each is held against a full solution.
 //!
 //! *Rollout*: a scheduler in this process, with its API on loopback, over a real etcd that has the nodes, each a cluster of one, connected. An app is made
 //! there, then changed, both without a rollout strategy: for all clusters at once. Time counts from the call until a watch of the store has told that the last node's
 //! assignment has the revision. The scheduler starts with nothing assigned, and is given the time to say so of each node.
 //!
-//! `--quick`: smaller fleets, few changes. `--changes=N` of nodes, `--updates=N` of the app.
+//! `--quick`: smaller fleets, few changes. `--changes=N` of nodes, `--updates=N` of the app. `--only=place`, `law`, `rollout`: one part.
 
 mod support;
 
@@ -63,17 +63,22 @@ async fn main() -> Result<()> {
     let updates = option("--updates")?.unwrap_or(if quick() { 1 } else { 5 });
     ensure!(changes > 0 && updates > 0, "there is nothing to measure");
     note_load(&figures);
-    let fleets: &[usize] = if quick() { &[1000, 10_000] } else { &[1000, 10_000, LARGEST] };
-    for (at, nodes) in fleets.iter().enumerate() {
-        let mut fleet = Fleet::new(*nodes)?;
-        if at == 0 {
-            hold_law(&mut fleet)?;
+    let only = option::<String>("--only")?;
+    let does = |part: &str| only.as_ref().is_none_or(|only| only == part);
+    if does("place") {
+        let fleets: &[usize] = if quick() { &[1000, 10_000] } else { &[1000, 10_000, LARGEST] };
+        for nodes in fleets {
+            placement(&Place { figures: &figures, nodes: *nodes }, Fleet::new(*nodes)?, changes)?;
         }
-        placement(&Place { figures: &figures, nodes: *nodes }, fleet, changes)?;
     }
-    let rollouts: &[usize] = if quick() { &[1000] } else { &[1000, ROLLED_OUT] };
-    for clusters in rollouts {
-        rollout(&figures, *clusters, updates).await?;
+    if does("law") {
+        hold_law(Fleet::new(1000)?)?;
+    }
+    if does("rollout") {
+        let rollouts: &[usize] = if quick() { &[1000] } else { &[1000, ROLLED_OUT] };
+        for clusters in rollouts {
+            rollout(&figures, *clusters, updates).await?;
+        }
     }
     note_load(&figures);
     Ok(())
@@ -189,7 +194,7 @@ fn nodes(place: &Place<'_>, fleet: &mut Fleet, solution: &mut Solution, changes:
 fn apps(place: &Place<'_>, fleet: &mut Fleet, solution: &mut Solution) -> Result<()> {
     // A new revision, and an app that goes or comes.
     let mut times = [Vec::new(), Vec::new()];
-    for number in local_apps() {
+    for number in local_apps().step_by(if quick() { 10 } else { 3 }) {
         let name = app_name(number)?;
         let (app, next) = (fleet.app(number, 0)?, fleet.app(number, 1)?);
         for (sort, app) in [(0, Some(next)), (0, Some(app.clone())), (1, None), (1, Some(app))] {
@@ -205,19 +210,18 @@ fn apps(place: &Place<'_>, fleet: &mut Fleet, solution: &mut Solution) -> Result
 }
 
 /// Incremental is what full is, after each of some changes of every sort.
-fn hold_law(fleet: &mut Fleet) -> Result<()> {
+fn hold_law(mut fleet: Fleet) -> Result<()> {
     let mut solution = solve(&fleet.state);
     fleet.commit(&solution);
     let mut state = fleet.state.clone();
-    fleet.state.previous.clear();
     let mut deltas = Vec::new();
-    for turn in 0..20 {
+    for turn in 0..8 {
         let name = &fleet.nodes[turn * STRIDE % fleet.nodes.len()];
         let node = state.nodes.get(name).cloned().context("a node of the fleet")?;
         let lost = Node { lost: true, ..node.clone() };
         deltas.push(Delta::Node(name.clone(), Some(relabelled(&node))));
         deltas.push(Delta::Node(name.clone(), turn.is_multiple_of(2).then_some(lost)));
-        let (number, name) = (turn * 10, app_name(turn * 10)?);
+        let (number, name) = (turn * 25, app_name(turn * 25)?);
         deltas.push(Delta::App(name.clone(), Some(fleet.app(number, 1)?)));
         deltas.push(Delta::App(name, turn.is_multiple_of(2).then(|| fleet.app(number, 2)).transpose()?));
     }

@@ -1,7 +1,7 @@
 //! A fleet as placement sees it, made up but the same each time: nodes of sites in regions, half of them in clusters, and the apps that go there.
 //!
-//! A site has 40 nodes: 20 alone and 20 in five clusters. Of the apps a few go everywhere, some to a region or to one tier of it, and most to four sites, which
-//! are a hundred clusters.
+//! A site has 40 nodes: 20 alone and 20 in five clusters. Of the apps a few go everywhere, some to a region or to one tier of it, and most to as many
+//! sites as are a hundredth of all, at least one and at most four, which are a hundred clusters.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,6 +27,7 @@ const NODES_OF_SITE: usize = 40;
 const CLUSTERS_OF_SITE: usize = 25;
 /// Members of each of the others.
 const MEMBERS: usize = 4;
+/// Most sites that a local app goes to.
 const SITES_OF_APP: usize = 4;
 const GIB: u64 = 1 << 30;
 
@@ -120,7 +121,8 @@ impl Fleet {
             }
             Some(local) => {
                 let first = local * self.sites / local_apps().len();
-                let sites = (first..first + SITES_OF_APP).map(|site| site_name(site % self.sites));
+                let last = first + (self.sites / 100).clamp(1, SITES_OF_APP);
+                let sites = (first..last).map(|site| site_name(site % self.sites));
                 format!("site in ({})", sites.collect::<Vec<_>>().join(","))
             }
         };
