@@ -64,6 +64,8 @@ async fn main() -> Result<()> {
     ensure!(changes > 0 && updates > 0, "there is nothing to measure");
     note_load(&figures);
     let only = option::<String>("--only")?;
+    let parts = ["place", "law", "rollout"];
+    ensure!(only.as_deref().is_none_or(|only| parts.contains(&only)), "--only takes one of {parts:?}");
     let does = |part: &str| only.as_ref().is_none_or(|only| only == part);
     if does("place") {
         let fleets: &[usize] = if quick() { &[1000, 10_000] } else { &[1000, 10_000, LARGEST] };
