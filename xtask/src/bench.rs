@@ -42,7 +42,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         // Looks at how the agent grows, not at how large it is: in the profile of the rest.
         "churn" => &["skerry-registry", "skerry-scheduler", "skerry-gateway", "skerry-agent"],
         // Libraries only.
-        "trust" => &[],
+        "schedule" | "trust" => &[],
         _ => &["skerry"],
     };
     let edge: &[&str] = if cloud.is_empty() { &[] } else { &["skerry-agent"] };

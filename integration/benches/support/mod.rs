@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each bench is a crate of its own and uses its part")]
 
 pub(crate) mod control;
+pub(crate) mod fleet;
 pub(crate) mod proc;
 
 use std::path::PathBuf;
