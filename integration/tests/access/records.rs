@@ -368,7 +368,8 @@ async fn a_renewal_is_for_a_key_that_counts_and_is_recorded_nowhere() -> Result<
     // A key that was struck out renews nothing, nor does a user that is gone.
     first.delete_user(pb::DeleteUserRequest { name: ADA.to_owned(), ..Default::default() }).await?;
     let gone = client.issue_certificate(renewal(&ada.1, ADA)?).await.expect_err("refused");
-    assert_eq!(reason(&gone), "USER_UNKNOWN");
+    // By who lets callers in, or by the handler where that is a moment behind.
+    assert!(["USER_UNKNOWN", "KEY_UNKNOWN"].contains(&reason(&gone).as_str()), "{gone:?}");
     world.finish().await;
     Ok(())
 }
