@@ -138,6 +138,12 @@ impl Target {
         Self { kind, name: full.rsplit('/').next().unwrap_or_default().to_owned() }
     }
 
+    /// A node where nothing else can be meant: `n1`, `node/n1` or `nodes/n1`.
+    pub(crate) fn node(word: &str) -> Self {
+        let name = word.strip_prefix("node/").or(word.strip_prefix("nodes/")).unwrap_or(word);
+        Self { kind: Type::Node, name: name.to_owned() }
+    }
+
     /// The full resource name, for the kinds that have one of this form.
     pub(crate) fn full_name(&self, project: &ProjectName) -> Result<String, CliError> {
         let name = match self.kind {

@@ -9,7 +9,7 @@ use skerry_integration::stack::PATIENCE;
 use skerry_proto::types::v1::{AppSpec, DaemonSet, InstancePhase, Port, ServiceSpec, service_spec};
 use skerry_testing::eventually;
 
-use crate::operator::{said, skerry};
+use crate::operator::{done, said, skerry};
 
 const IDLE: &str = "trap 'exit 0' TERM; while :; do sleep 0.1; done";
 
@@ -20,12 +20,6 @@ fn on_each(service: ServiceSpec) -> ServiceSpec {
 /// Three copies somewhere, and one on each.
 fn both(site: &str) -> AppSpec {
     app_on(("site", site), [replicas(3, script("copies", IDLE)), on_each(script("each", IDLE))])
-}
-
-async fn done(stack: &Stack, words: &[&str]) -> Result<String> {
-    let output = skerry(stack, words).await?;
-    ensure!(output.status.success(), "{words:?}: {}", said(&output));
-    Ok(String::from_utf8(output.stdout)?)
 }
 
 async fn refused(stack: &Stack, words: &[&str], why: &str) -> Result<()> {

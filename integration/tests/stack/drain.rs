@@ -8,7 +8,7 @@ use skerry_integration::stack::PATIENCE;
 use skerry_proto::types::v1::InstancePhase;
 use skerry_testing::eventually;
 
-use crate::operator::{said, skerry};
+use crate::operator::{done, said, skerry};
 
 const APP: &str = "
 apiVersion: skerry/v1
@@ -24,12 +24,6 @@ spec:
       daemonSet: {}
       process: {program: sh, args: [-c, 'exec sleep 1000000']}
 ";
-
-async fn done(stack: &Stack, words: &[&str]) -> Result<String> {
-    let output = skerry(stack, words).await?;
-    ensure!(output.status.success(), "{words:?}: {}", said(&output));
-    Ok(String::from_utf8(output.stdout)?)
-}
 
 /// How many instances of a service run on each node.
 async fn running(stack: &Stack, service: &str) -> Result<BTreeMap<String, usize>> {

@@ -29,6 +29,13 @@ pub(crate) async fn skerry(stack: &Stack, words: &[&str]) -> Result<Output> {
     tokio::time::timeout(PATIENCE, output).await.context("skerry did not end")??.context("running skerry")
 }
 
+/// What the command prints; an error unless it succeeds.
+pub(crate) async fn done(stack: &Stack, words: &[&str]) -> Result<String> {
+    let output = skerry(stack, words).await?;
+    ensure!(output.status.success(), "{words:?}: {}", said(&output));
+    Ok(String::from_utf8(output.stdout)?)
+}
+
 pub(crate) fn said(output: &Output) -> String {
     format!(
         "{:?}: {}{}",

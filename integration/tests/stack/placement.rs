@@ -8,7 +8,7 @@ use skerry_integration::Stack;
 use skerry_integration::stack::PATIENCE;
 use skerry_testing::eventually;
 
-use crate::operator::{said, skerry};
+use crate::operator::{done, said, skerry};
 
 const APP: &str = "
 apiVersion: skerry/v1
@@ -33,12 +33,6 @@ kind: Config
 metadata: {name: settings}
 spec: {data: {a: 'VALUE'}}
 ";
-
-async fn done(stack: &Stack, words: &[&str]) -> Result<String> {
-    let output = skerry(stack, words).await?;
-    ensure!(output.status.success(), "{words:?}: {}", said(&output));
-    Ok(String::from_utf8(output.stdout)?)
-}
 
 async fn json(stack: &Stack, words: &[&str]) -> Result<Value> {
     Ok(serde_json::from_str(&done(stack, &[words, &["-o", "json"]].concat()).await?)?)

@@ -12,7 +12,7 @@ use crate::client::Client;
 use crate::error::CliError;
 use crate::item::Item;
 use crate::print::Printer;
-use crate::target::{Target, Type};
+use crate::target::Target;
 
 pub(crate) async fn run(
     client: &Client,
@@ -29,8 +29,7 @@ pub(crate) async fn run(
     };
     let mut several = Several::default();
     for name in nodes {
-        let name = name.strip_prefix("node/").or(name.strip_prefix("nodes/")).unwrap_or(name);
-        let target = Target { kind: Type::Node, name: name.to_owned() };
+        let target = Target::node(name);
         let outcome = match set(client, &target, cluster.as_ref()).await {
             Ok(line) => printer.line(&line),
             Err(error) => Err(error),

@@ -41,11 +41,7 @@ pub(super) fn targets(words: &[String]) -> Vec<Target> {
         }
         _ => words,
     };
-    let short = |name: &String| {
-        let name = name.strip_prefix("node/").or(name.strip_prefix("nodes/")).unwrap_or(name);
-        Target { kind: Type::Node, name: name.to_owned() }
-    };
-    names.iter().map(short).collect()
+    names.iter().map(|name| Target::node(name)).collect()
 }
 
 /// Whether anything changed. Who gives a node work again ends its draining.

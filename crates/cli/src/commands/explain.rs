@@ -54,10 +54,7 @@ pub(crate) async fn instances(
     }
     let node = match &args.node {
         None => String::new(),
-        Some(node) => {
-            let name = node.strip_prefix("node/").unwrap_or(node).to_owned();
-            Target { kind: Type::Node, name }.full_name(client.project())?
-        }
+        Some(node) => Target::node(node).full_name(client.project())?,
     };
     let asked = ExplainAppRequest {
         app: target.full_name(client.project())?,

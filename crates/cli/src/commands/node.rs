@@ -13,6 +13,7 @@ use crate::error::CliError;
 use crate::print::{Printer, note};
 use crate::render::table::Table;
 use crate::render::time::{age, now};
+use crate::target::Target;
 
 /// What `get` takes for machines that wait.
 const WORDS: [&str; 3] = ["enrollments", "enrollment", "enr"];
@@ -117,9 +118,9 @@ async fn deny(client: &Client, args: &DenyArgs, printer: &mut Printer) -> Result
 async fn revoke(client: &Client, args: &RevokeArgs, printer: &mut Printer) -> Result<(), CliError> {
     let mut several = Several::default();
     for node in &args.nodes {
-        let short = node.strip_prefix("node/").or(node.strip_prefix("nodes/")).unwrap_or(node);
-        let outcome = revoke_one(client, short).await;
-        several.take(outcome.and_then(|()| printer.line(&format!("node/{short} revoked"))))?;
+        let Target { name, .. } = Target::node(node);
+        let outcome = revoke_one(client, &name).await;
+        several.take(outcome.and_then(|()| printer.line(&format!("node/{name} revoked"))))?;
     }
     several.finish()
 }
