@@ -32,5 +32,5 @@ pub use name::{
     RoleBindingRef, SecretName, SecretRef, ServiceName, UserName, UserRef, VolumeName,
 };
 pub use secret::{SealId, SecretVersion};
-pub use selector::Selector;
+pub use selector::{Requirement, Selector};
 pub use taint::{Taint, TaintEffect, Toleration};

@@ -18,6 +18,11 @@ pub fn system_app_label(app: &AppName) -> String {
     format!("{SYSTEM_APP_PREFIX}{app}")
 }
 
+/// Whether a label chooses who has it for a system app.
+pub fn is_system_app_label(key: &str) -> bool {
+    key.starts_with(SYSTEM_APP_PREFIX)
+}
+
 /// Whether `text` may be a label value, as in Kubernetes: empty, or up to 63 of letters, digits, `-`, `_`, `.`, beginning and ending
 /// with a letter or digit.
 pub fn is_label_value(text: &str) -> bool {

@@ -62,6 +62,11 @@ impl Selector {
         self.requirements.iter().find(|requirement| !requirement.matches(labels))
     }
 
+    /// What it asks for.
+    pub fn requirements(&self) -> &[Requirement] {
+        &self.requirements
+    }
+
     /// Whether it matches everything.
     pub fn is_empty(&self) -> bool {
         self.requirements.is_empty()

@@ -7,7 +7,8 @@ use skerry_model::{AppName, NodeName, ServiceName};
 use crate::books::Books;
 use crate::reach::Reach;
 use crate::reason::Reason;
-use crate::state::{Delta, Solution, State, apply};
+use crate::solution::{Solution, apply};
+use crate::state::{Delta, State};
 use crate::want::Want;
 
 /// What is free on a node once it has all that it shall have. Absent: the machine has not told how much it has.

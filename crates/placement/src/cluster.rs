@@ -8,12 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use skerry_model::app::{Dependency, Kind, ServiceSpec, Spread, start_order};
-use skerry_model::{AppName, ClusterName, InstanceName, NodeName};
+use skerry_model::{ClusterName, InstanceName, NodeName};
 
 use crate::books::{Books, Placed};
+use crate::index::Named;
 use crate::reach::Reach;
 use crate::reason::Reason;
-use crate::state::{App, Node};
+use crate::state::Node;
 use crate::want::Want;
 
 /// What one cluster shall run.
@@ -45,12 +46,12 @@ pub(crate) struct Member<'a> {
     pub(crate) previous: &'a [Placed],
 }
 
-/// Plans one cluster: its members, by name, and the apps, of which those count that go there.
+/// Plans one cluster: its members and the apps, both by name. Of the apps those count that go there, none of which may be missing.
 pub(crate) fn plan(
     cluster: &ClusterName,
     labels: &BTreeMap<String, String>,
     members: &[Member<'_>],
-    apps: &BTreeMap<AppName, App>,
+    apps: &[Named<'_>],
 ) -> ClusterPlan {
     let wants = wanted(cluster, labels, members, apps);
     let mut desk = Desk::new(cluster, members, &wants);
@@ -67,10 +68,10 @@ fn wanted<'a>(
     cluster: &ClusterName,
     labels: &BTreeMap<String, String>,
     members: &[Member<'_>],
-    apps: &'a BTreeMap<AppName, App>,
+    apps: &[Named<'a>],
 ) -> Vec<Want<'a>> {
     let mut wants = Vec::new();
-    let here = apps.iter().filter_map(|(name, app)| {
+    let here = apps.iter().filter_map(|&(name, app)| {
         let app = app.wanted(cluster);
         let reach = Reach::of(name, &app.spec, labels, members.iter().map(|member| &member.node.labels))?;
         Some((name, app, reach))

@@ -17,8 +17,10 @@
 mod ask;
 mod books;
 mod cluster;
+mod index;
 mod reach;
 mod reason;
+mod solution;
 mod state;
 mod want;
 
@@ -26,7 +28,8 @@ pub use ask::{Room, preview};
 pub use books::{INSTANCES_MAX, Placed, SealedSecret};
 pub use cluster::{ClusterPlan, Unplaced};
 pub use reason::Reason;
-pub use state::{App, Changed, Cluster, Delta, Node, Secret, Solution, State, Wanted, apply, solve};
+pub use solution::{Changed, Solution, apply, solve};
+pub use state::{App, Cluster, Delta, Node, Secret, State, Wanted};
 
 #[cfg(test)]
 mod tests;

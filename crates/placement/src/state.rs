@@ -1,4 +1,4 @@
-//! The whole problem and its answer, and the incremental step from one to the next.
+//! The whole problem: everything that decides, and how it can change.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,8 +9,9 @@ use skerry_model::{
 };
 
 use crate::books::Placed;
-use crate::cluster::{ClusterPlan, Member, Unplaced, plan};
+use crate::cluster::ClusterPlan;
 use crate::reach::Reach;
+use crate::solution::Solution;
 
 /// A node, as far as placement cares.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -85,6 +86,11 @@ impl From<Wanted> for App {
 }
 
 impl App {
+    /// Each revision that some cluster may have.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Wanted> {
+        std::iter::once(&self.base).chain(self.others.values())
+    }
+
     /// What a cluster shall have. The one place that knows.
     pub fn wanted(&self, cluster: &ClusterName) -> &Wanted {
         let revision = self.elsewhere.get(cluster);
@@ -94,7 +100,7 @@ impl App {
 
 impl Wanted {
     /// Whether it is the same to placement as another one: the spec is what the revision says.
-    fn is_same(&self, other: &Self) -> bool {
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.revision == other.revision && self.configs == other.configs && self.secrets == other.secrets
     }
 }
@@ -140,21 +146,7 @@ impl State {
     pub fn plan_of<'a>(&self, solution: &'a Solution, node: &NodeName) -> Option<&'a [Placed]> {
         solution.get(&self.cluster_of(node))?.nodes.get(node).map(Vec::as_slice)
     }
-
-    fn plan(&self, cluster: &ClusterName, members: &BTreeSet<NodeName>) -> ClusterPlan {
-        let member = |name| {
-            let (name, node) = self.nodes.get_key_value(name)?;
-            let previous = self.previous.get(name).map_or(&[][..], Vec::as_slice);
-            Some(Member { name, node, previous })
-        };
-        let labels = members.first().and_then(|first| self.labels_of(cluster, first));
-        let members: Vec<Member<'_>> = members.iter().filter_map(member).collect();
-        labels.map(|labels| plan(cluster, labels, &members, &self.apps)).unwrap_or_default()
-    }
 }
-
-/// The plan of each cluster that has members.
-pub type Solution = BTreeMap<ClusterName, ClusterPlan>;
 
 /// One change of the state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -167,135 +159,4 @@ pub enum Delta {
     App(AppName, Option<App>),
     /// What a node is assigned changed.
     Previous(NodeName, Vec<Placed>),
-}
-
-/// What came of a change.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Changed {
-    /// Nodes whose plan is another one.
-    pub nodes: BTreeSet<NodeName>,
-    /// Apps that have something else there, or other reasons why not.
-    pub apps: BTreeSet<AppName>,
-}
-
-/// The plan of every cluster.
-pub fn solve(state: &State) -> Solution {
-    let clusters = by_cluster(state, state.nodes.keys());
-    clusters
-        .into_iter()
-        .map(|(name, members)| {
-            let plan = state.plan(&name, &members);
-            (name, plan)
-        })
-        .collect()
-}
-
-/// Takes one change into `state` and `solution`; answers what changed.
-pub fn apply(state: &mut State, solution: &mut Solution, delta: Delta) -> Changed {
-    match delta {
-        Delta::Node(name, node) => {
-            let before = state.cluster_of(&name);
-            match node {
-                Some(node) => state.nodes.insert(name.clone(), node),
-                None => state.nodes.remove(&name),
-            };
-            let touched = [before, state.cluster_of(&name)].into();
-            refresh(state, solution, &touched, [name])
-        }
-        Delta::Cluster(name, cluster) => {
-            let (was, is) = (state.clusters.contains_key(&name), cluster.is_some());
-            // Who is meant by the name, as a member or as a cluster of one.
-            let named = |(at, node): &(&NodeName, &Node)| {
-                was != is && (node.joins.as_ref() == Some(&name) || at.as_str() == name.as_str())
-            };
-            let nodes: Vec<NodeName> = state.nodes.iter().filter(named).map(|(at, _)| at.clone()).collect();
-            let mut touched: BTreeSet<ClusterName> = nodes.iter().map(|at| state.cluster_of(at)).collect();
-            match cluster {
-                Some(cluster) => state.clusters.insert(name.clone(), cluster),
-                None => state.clusters.remove(&name),
-            };
-            touched.extend(nodes.iter().map(|at| state.cluster_of(at)));
-            touched.insert(name);
-            refresh(state, solution, &touched, nodes)
-        }
-        Delta::Previous(name, placed) => {
-            if placed.is_empty() {
-                state.previous.remove(&name);
-            } else {
-                state.previous.insert(name.clone(), placed);
-            }
-            refresh(state, solution, &[state.cluster_of(&name)].into(), [])
-        }
-        Delta::App(name, app) => {
-            let before = match &app {
-                Some(app) => state.apps.insert(name.clone(), app.clone()),
-                None => state.apps.remove(&name),
-            };
-            let is_touched = |(cluster, plan): &(&ClusterName, &ClusterPlan)| {
-                let goes = |wanted: &&Wanted| state.goes_to(cluster, plan, &name, &wanted.spec);
-                let before = before.as_ref().map(|app| app.wanted(cluster)).filter(goes);
-                let after = app.as_ref().map(|app| app.wanted(cluster)).filter(goes);
-                // A step of a rollout changes few of many: who is to have the same as before is not planned anew.
-                match (before, after) {
-                    (Some(before), Some(after)) => !before.is_same(after),
-                    (None, None) => false,
-                    (Some(_), None) | (None, Some(_)) => true,
-                }
-            };
-            let touched: BTreeSet<ClusterName> =
-                solution.iter().filter(is_touched).map(|(cluster, _)| cluster.clone()).collect();
-            refresh(state, solution, &touched, [])
-        }
-    }
-}
-
-fn by_cluster<'a>(
-    state: &State,
-    nodes: impl IntoIterator<Item = &'a NodeName>,
-) -> BTreeMap<ClusterName, BTreeSet<NodeName>> {
-    let mut clusters: BTreeMap<ClusterName, BTreeSet<NodeName>> = BTreeMap::new();
-    for name in nodes.into_iter().filter(|name| state.nodes.contains_key(*name)) {
-        clusters.entry(state.cluster_of(name)).or_default().insert(name.clone());
-    }
-    clusters
-}
-
-/// Plans clusters anew, between which `nodes` may have moved.
-fn refresh(
-    state: &State,
-    solution: &mut Solution,
-    touched: &BTreeSet<ClusterName>,
-    nodes: impl IntoIterator<Item = NodeName>,
-) -> Changed {
-    let before: Solution = touched.iter().filter_map(|cluster| solution.remove_entry(cluster)).collect();
-    let mut nodes: BTreeSet<NodeName> = nodes.into_iter().collect();
-    nodes.extend(before.values().flat_map(|plan| plan.nodes.keys().cloned()));
-    let mut after = Solution::new();
-    for (cluster, members) in by_cluster(state, &nodes) {
-        let plan = state.plan(&cluster, &members);
-        after.insert(cluster, plan);
-    }
-    let changed = difference(&before, &after);
-    solution.extend(after);
-    changed
-}
-
-fn difference(before: &Solution, after: &Solution) -> Changed {
-    fn placed(solution: &Solution) -> BTreeMap<&NodeName, &Vec<Placed>> {
-        solution.values().flat_map(|plan| &plan.nodes).collect()
-    }
-    fn unplaced(solution: &Solution) -> BTreeMap<&InstanceName, &Unplaced> {
-        solution.values().flat_map(|plan| &plan.unplaced).map(|one| (&one.instance, one)).collect()
-    }
-    let mut changed = Changed::default();
-    let (old, new) = (placed(before), placed(after));
-    for node in old.keys().chain(new.keys()).filter(|node| old.get(*node) != new.get(*node)) {
-        changed.nodes.insert((*node).clone());
-        let instances = old.get(node).into_iter().chain(new.get(node)).flat_map(|placed| placed.iter());
-        changed.apps.extend(instances.map(|placed| placed.instance.app.clone()));
-    }
-    let (old, new) = (unplaced(before), unplaced(after));
-    let others = old.keys().chain(new.keys()).filter(|name| old.get(*name) != new.get(*name));
-    changed.apps.extend(others.map(|name| name.app.clone()));
-    changed
 }

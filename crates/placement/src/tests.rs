@@ -15,6 +15,7 @@ use super::*;
 
 mod asked;
 mod clusters;
+mod index;
 mod laws;
 
 /// What a service of a test is like.
@@ -157,7 +158,7 @@ fn commit(state: &mut State, solution: &Solution) {
 
 /// The only plan of a cluster of one.
 fn alone(state: &State) -> (Vec<Placed>, Vec<Unplaced>) {
-    let plan = solve(state).remove(&ClusterName::from(node_name(0))).unwrap();
+    let plan = solve(state)[&ClusterName::from(node_name(0))].clone();
     (plan.nodes[&node_name(0)].clone(), plan.unplaced)
 }
 
