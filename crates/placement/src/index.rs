@@ -9,6 +9,7 @@ use skerry_model::{AppName, AppSpec, ClusterName, Requirement, Selector};
 
 use crate::state::App;
 
+type Label = (Arc<str>, Arc<str>);
 type ByValue = BTreeMap<Arc<str>, BTreeSet<ClusterName>>;
 
 /// Which clusters have a label.
@@ -17,7 +18,7 @@ pub(crate) struct Clusters {
     /// By key and value.
     having: BTreeMap<Arc<str>, ByValue>,
     /// The labels of each.
-    labels: BTreeMap<ClusterName, Vec<(Arc<str>, Arc<str>)>>,
+    labels: BTreeMap<ClusterName, Vec<Label>>,
 }
 
 impl Clusters {
@@ -42,7 +43,7 @@ impl Clusters {
         }
     }
 
-    fn note(&mut self, cluster: &ClusterName, key: &str, value: &str) -> (Arc<str>, Arc<str>) {
+    fn note(&mut self, cluster: &ClusterName, key: &str, value: &str) -> Label {
         let key = shared(&self.having, key);
         let values = self.having.entry(key.clone()).or_default();
         let value = shared(values, value);
