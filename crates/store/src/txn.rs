@@ -287,10 +287,15 @@ impl Txn {
         self.bytes
     }
 
+    /// Whether it has this very compare.
+    pub(crate) fn compares(&self, guard: &Guard) -> bool {
+        self.guards.iter().any(|have| have.key == guard.key && have.expect == guard.expect)
+    }
+
     /// Adds the other's compares and operations. A compare that both have is made once.
     pub(crate) fn merge(mut self, other: Self) -> Self {
         for guard in other.guards {
-            if !self.guards.iter().any(|have| have.key == guard.key && have.expect == guard.expect) {
+            if !self.compares(&guard) {
                 self = self.guard(guard.key, guard.expect);
             }
         }

@@ -1,5 +1,6 @@
 //! Keeps the world, and the resources that clients see, in step with the store.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,9 +11,10 @@ use skerry_proto::scheduler::v1::{App, Config, ConfigSpec, Secret};
 use skerry_proto::store::v1 as stored;
 use skerry_store::keys::{ConfigRevisionRef, SecretRevisionRef};
 use skerry_store::{Changes, Key, Mirror, MirrorConfig, Snapshot, Store};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::keys::SecretKeys;
+use crate::pace::Pace;
 use crate::secrets::shown;
 use crate::status::status_of;
 use crate::world::{Touched, World};
@@ -30,6 +32,11 @@ pub(crate) struct Shared {
     pub(crate) mirror: Mirror,
     /// Wakes whoever plans from the world; no payload.
     changed: watch::Sender<()>,
+    pace: Mutex<Pace>,
+    /// Wakes who shows apps that waited.
+    waiting: Notify,
+    /// What the world is of.
+    seen: Mutex<Option<Arc<Snapshot>>>,
 }
 
 /// What a scheduler mirrors.
@@ -64,6 +71,9 @@ impl Shared {
             configs: Arc::default(),
             mirror: Mirror::start(store, mirrored()),
             changed: watch::Sender::new(()),
+            pace: Mutex::default(),
+            waiting: Notify::new(),
+            seen: Mutex::default(),
         }
     }
 
@@ -83,16 +93,15 @@ impl Shared {
         for entry in snapshot.entries(&skerry_store::Prefix::<stored::SecretRevisionRecord>::all()) {
             world.take(&entry.key, Some(entry), &mut touched);
         }
-        self.show_apps(world, &touched, &snapshot);
+        drop(world);
+        self.show_apps(touched);
     }
 
     /// Takes it that nothing can be sealed to a node.
     pub(crate) fn refuse_sealing(&self, node: &NodeRef) {
         let mut touched = Touched::default();
-        let mut world = self.world();
-        world.refuse_sealing(node, &mut touched);
-        let snapshot = self.mirror.snapshot();
-        self.show_apps(world, &touched, &snapshot);
+        self.world().refuse_sealing(node, &mut touched);
+        self.show_apps(touched);
     }
 
     /// Finds out which nodes count as lost now, and what may leave those that are drained.
@@ -100,34 +109,54 @@ impl Shared {
         let mut touched = Touched::default();
         let mut world = self.world();
         let (lost, left) = (world.look(now, &mut touched), world.drain(&mut touched));
+        drop(world);
         if lost || left {
-            let snapshot = self.mirror.snapshot();
-            self.show_apps(world, &touched, &snapshot);
+            self.show_apps(touched);
         }
     }
 
-    fn show_apps(&self, world: MutexGuard<'_, World>, touched: &Touched, snapshot: &Snapshot) {
-        let apps: Vec<_> =
-            touched.apps.iter().map(|name| (name.to_string(), self.app(&world, name))).collect();
-        drop(world);
-        self.apps.publish(apps, snapshot);
+    /// Shows apps as they stand now, of which the store tells nothing new.
+    fn show_apps(&self, touched: Touched) {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(seen) = seen {
+            let apps = self.reckon(touched);
+            self.apps.publish(apps, &seen);
+        }
         self.changed.send_replace(());
+    }
+
+    fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reckons the apps that changed, and those that stand otherwise as far as it is time.
+    fn reckon(&self, touched: Touched) -> Vec<(String, Option<App>)> {
+        let begun = Instant::now();
+        let mut due = self.pace().admit(touched.apps, begun);
+        due.extend(touched.changed);
+        // One by one: others want the world too.
+        let apps = due.iter().map(|name| (name.to_string(), self.app(&self.world(), name))).collect();
+        let now = Instant::now();
+        let mut pace = self.pace();
+        pace.done(&due, now.duration_since(begun), now);
+        if pace.due().is_some() {
+            self.waiting.notify_one();
+        }
+        apps
     }
 
     /// Brings all in step with what the mirror shows now; answers where to continue.
     fn take(&self, cursor: Option<skerry_store::Cursor>) -> skerry_store::Cursor {
         let delta = self.mirror.changes(cursor);
         let snapshot = &delta.snapshot;
-        let mut world = self.world();
         let mut touched = Touched::default();
         match delta.changes {
             Changes::Since(changes) if changes.is_empty() => return delta.cursor,
             Changes::Since(changes) => {
+                let mut world = self.world();
                 for change in &changes {
                     world.take(change.key(), change.new.as_deref(), &mut touched);
                 }
-                let apps: Vec<_> =
-                    touched.apps.iter().map(|name| (name.to_string(), self.app(&world, name))).collect();
                 let configs: Vec<_> = touched
                     .configs
                     .iter()
@@ -139,15 +168,17 @@ impl Shared {
                     .map(|name| (name.to_string(), secret(&world, snapshot, name)))
                     .collect();
                 drop(world);
+                let apps = self.reckon(touched);
                 self.apps.publish(apps, snapshot);
                 self.configs.publish(configs, snapshot);
                 self.secrets.publish(secrets, snapshot);
             }
             Changes::Resync => {
+                let mut world = self.world();
                 *world = world.emptied();
                 take_all(&mut world, snapshot, &mut touched);
-                let apps = touched
-                    .apps
+                let all: BTreeSet<_> = touched.changed.into_iter().chain(touched.apps).collect();
+                let apps = all
                     .iter()
                     .filter_map(|name| Some((name.to_string(), Arc::new(self.app(&world, name)?))))
                     .collect();
@@ -167,8 +198,23 @@ impl Shared {
                 self.secrets.reset(secrets, snapshot);
             }
         }
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(delta.snapshot);
         self.changed.send_replace(());
         delta.cursor
+    }
+
+    /// Shows the apps that waited, whenever it is time.
+    async fn show_waiting(&self) {
+        loop {
+            let due = self.pace().due();
+            match due {
+                None => self.waiting.notified().await,
+                Some(at) => {
+                    tokio::time::sleep_until(at.into()).await;
+                    self.show_apps(Touched::default());
+                }
+            }
+        }
     }
 
     /// An app as clients see it, from the world.
@@ -227,12 +273,14 @@ fn take_all(world: &mut World, snapshot: &Snapshot, touched: &mut Touched) {
     family::<stored::AppRecord>(world, snapshot, touched);
 }
 
-/// Follows the store, and looks for nodes that are out of reach, until the end. One task does both: what either shows is newer than what the other did.
+/// Follows the store, looks for nodes that are out of reach, and shows what waited, until the end. One task does it all: what it shows is newer than what it
+/// showed before.
 pub(crate) async fn follow(shared: Arc<Shared>, shutdown: Shutdown) {
     let follow = skerry_api::follow(&shared.mirror, shutdown.wait(), |cursor| shared.take(cursor));
     tokio::select! {
         () = follow => {}
         () = look_out(&shared, &shutdown) => {}
+        () = shared.show_waiting() => {}
     }
 }
 

@@ -12,6 +12,7 @@ mod keys;
 mod lead;
 mod meters;
 mod node;
+mod pace;
 mod placement;
 mod revisions;
 mod rollouts;

@@ -86,7 +86,9 @@ pub(crate) struct Project {
 /// What some entries changed.
 #[derive(Debug, Default)]
 pub(crate) struct Touched {
-    /// Apps whose resource may look different.
+    /// Apps that are something else themselves: by their record, a revision, a rollout, or what they use.
+    pub(crate) changed: BTreeSet<AppRef>,
+    /// Apps that may stand otherwise.
     pub(crate) apps: BTreeSet<AppRef>,
     /// Configs whose resource may look different.
     pub(crate) configs: BTreeSet<ConfigRef>,
@@ -204,7 +206,7 @@ impl World {
             }
             None => project.apps.remove(&name.app),
         };
-        touched.apps.insert(name.clone());
+        touched.changed.insert(name.clone());
         project.refresh_app(&name.project, &name.app, touched);
     }
 

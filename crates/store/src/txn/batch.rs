@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::commit::Answer;
-use super::{Committed, TXN_BYTES_MAX, Txn, TxnError};
+use super::{Committed, Expect, Guard, TXN_BYTES_MAX, Txn, TxnError};
 use crate::leader::Leadership;
 use crate::store::Store;
 
@@ -116,8 +116,10 @@ fn pack(waiting: &mut VecDeque<Item>, operations_max: usize) -> Vec<Item> {
     let (mut operations, mut guards, mut bytes) = (0, 0, 0);
     while let Some(next) = waiting.front() {
         operations += next.txn.operations();
-        guards +=
-            next.txn.guards.iter().filter(|guard| !matches!(guard.expect, super::Expect::Led { .. })).count();
+        // What several compare is compared once.
+        let is_new = |guard: &&Guard| !group.iter().any(|item| item.txn.compares(guard));
+        let own = next.txn.guards.iter().filter(|guard| !matches!(guard.expect, Expect::Led { .. }));
+        guards += own.filter(is_new).count();
         bytes += next.txn.bytes();
         let fits = operations <= operations_max
             && guards <= BATCH_GUARDS_MAX
@@ -181,6 +183,17 @@ mod tests {
             .map(|n| Txn::new().when_exists(&key(n)).when_exists(&key(n + 100)).delete(&key(n)))
             .collect();
         assert_eq!(sizes(items(txns)), [50, 10]);
+    }
+
+    #[test]
+    fn what_several_compare_counts_once() {
+        let one = |n: usize| {
+            Txn::new()
+                .when_exists(&key(1000))
+                .when_exists(&key(n))
+                .put(&key(n + 100), &pb::NodeRecord::default())
+        };
+        assert_eq!(sizes(items((0..100).map(one).collect())), [99, 1]);
     }
 
     #[test]

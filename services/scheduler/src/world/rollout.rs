@@ -33,7 +33,7 @@ impl World {
             project.rollouts.remove(&name.app);
         }
         if project.apps.contains_key(&name.app) {
-            touched.apps.insert(name.clone());
+            touched.changed.insert(name.clone());
             project.refresh_app(&name.project, &name.app, touched);
         }
     }
@@ -113,7 +113,7 @@ impl Project {
                 Some(placed)
             }
         };
-        touched.apps.insert(AppRef { project: project.clone(), app: app.clone() });
+        touched.changed.insert(AppRef { project: project.clone(), app: app.clone() });
         if self.state.apps.get(app) != placed.as_ref() {
             self.change(project, Delta::App(app.clone(), placed), None, touched);
         }
