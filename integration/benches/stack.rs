@@ -17,7 +17,7 @@ const IMAGE_MB_MAX: f64 = 30.0;
 /// Registry, scheduler and gateway together, without etcd.
 const IDLE_MIB_MAX: f64 = 40.0;
 const CONTROL_PLANE: [&str; 3] = ["registry", "scheduler", "gateway"];
-const SERVICES: [&str; 5] = ["registry", "scheduler", "gateway", "agent", "cli"];
+const SERVICES: [&str; 6] = ["registry", "scheduler", "gateway", "relay", "agent", "cli"];
 /// After the app is healthy, before memory is looked at.
 const SETTLE: Duration = Duration::from_secs(20);
 const MIB: f64 = 1024.0 * 1024.0;

@@ -15,8 +15,8 @@ use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
 
 /// The programs that the images hold.
-pub const PROGRAMS: [&str; 5] =
-    ["skerry-registry", "skerry-scheduler", "skerry-gateway", "skerry-agent", "skerry"];
+pub const PROGRAMS: [&str; 6] =
+    ["skerry-registry", "skerry-scheduler", "skerry-gateway", "skerry-relay", "skerry-agent", "skerry"];
 /// Longest that one command of Compose may take: images are built on machines that do much else.
 const COMMAND_DEADLINE: Duration = Duration::from_mins(5);
 /// How many ports each service gets: as many replicas can be.
@@ -44,6 +44,7 @@ struct Ports {
     registry: u16,
     scheduler: u16,
     gateway: u16,
+    relay: u16,
 }
 
 impl Compose {
@@ -56,8 +57,12 @@ impl Compose {
     ) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("skerry-compose-").tempdir()?;
         let secrets = tempfile::Builder::new().prefix("skerry-compose-").tempdir_in("/dev/shm")?;
-        let ports =
-            Ports { registry: free_ports(PORTS), scheduler: free_ports(PORTS), gateway: free_ports(PORTS) };
+        let ports = Ports {
+            registry: free_ports(PORTS),
+            scheduler: free_ports(PORTS),
+            gateway: free_ports(PORTS),
+            relay: free_ports(PORTS),
+        };
         let project = format!("skerry-test-{}-{}", std::process::id(), ports.gateway);
         let made = Self { program, docker, dir, secrets, project, ports };
         let programs: Vec<PathBuf> = PROGRAMS.iter().map(|name| place(name)).collect::<Result<_>>()?;
@@ -97,26 +102,31 @@ impl Compose {
 
     /// What this project says otherwise than the file: images, ports, and where Docker and the agent's data are.
     fn overrides(&self) -> String {
-        let Ports { registry, scheduler, gateway } = self.ports;
+        let Ports { registry, scheduler, gateway, relay } = self.ports;
         let (base, builder) = (self.image("base"), self.image("builder"));
         // No network while building: nothing is to be fetched.
         let build = format!("build: {{network: none, args: {{BASE: \"{base}\", BUILDER: \"{builder}\"}}}}");
         let range = |first: u16, inside: u16| {
             format!("ports: !override [\"127.0.0.1:{first}-{}:{inside}\"]", first + PORTS - 1)
         };
-        let gateways: Vec<String> =
-            (gateway..gateway + PORTS).map(|port| format!("https://127.0.0.1:{port}")).collect();
+        let all = |first: u16| -> String {
+            let urls: Vec<String> =
+                (first..first + PORTS).map(|port| format!("https://127.0.0.1:{port}")).collect();
+            urls.join(",")
+        };
         let data = self.data_dir().display().to_string();
         let socket = self.docker.socket().display();
         format!(
             "services:\n  etcd: {{image: \"{etcd}\"}}\n  registry: {{{build}, {registry}}}\n  scheduler: {{{build}, {scheduler}}}\n  \
-             gateway: {{{build}, {gateway}}}\n  cli: {{{build}}}\n  init: {{{build}}}\n  agent: {{{build}, environment: {{SKERRY_GATEWAY: \"{gateways}\"}}, \
+             gateway: {{{build}, {gateway}}}\n  relay: {{{build}, {relay}, environment: {{SKERRY_ADVERTISE: \"{relays}\"}}}}\n  cli: {{{build}}}\n  init: {{{build}}}\n  agent: {{{build}, environment: {{SKERRY_GATEWAY: \"{gateways}\"}}, \
              volumes: !override [\"{socket}:/var/run/docker.sock\", \"token:/token:ro\", \"{data}:{data}\"]}}\n",
             etcd = self.image("etcd"),
             registry = range(registry, 7771),
             scheduler = range(scheduler, 7772),
             gateway = range(gateway, 7773),
-            gateways = gateways.join(","),
+            relay = range(relay, 7774),
+            gateways = all(gateway),
+            relays = all(relay),
         )
     }
 
@@ -208,6 +218,11 @@ impl Compose {
     /// Where the first scheduler is published.
     pub fn scheduler(&self) -> String {
         format!("https://127.0.0.1:{}", self.ports.scheduler)
+    }
+
+    /// Where the first relay is published.
+    pub fn relay(&self) -> String {
+        format!("https://127.0.0.1:{}", self.ports.relay)
     }
 
     /// The files of the stack's administrator, copied out of it as people do: flags of `skerry` on this machine.

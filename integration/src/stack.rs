@@ -31,6 +31,10 @@ pub struct StackConfig {
     pub registries: usize,
     /// How many schedulers.
     pub schedulers: usize,
+    /// How many relays.
+    pub relays: usize,
+    /// Each relay says that agents shall dial the next one: so none dials the one that holds its channel.
+    pub crossed_relays: bool,
     /// Further arguments of every service.
     pub service_args: Vec<String>,
     /// Further arguments of every scheduler.
@@ -43,10 +47,16 @@ impl Default for StackConfig {
             gateways: 1,
             registries: 1,
             schedulers: 1,
+            relays: 0,
+            crossed_relays: false,
             service_args: Vec::new(),
             scheduler_args: Vec::new(),
         }
     }
+}
+
+fn free_address() -> String {
+    format!("127.0.0.1:{}", free_port())
 }
 
 /// One service process and how to start it again.
@@ -89,7 +99,15 @@ impl Stack {
         let registries = (0..config.registries).map(|n| (format!("registry-{n}"), "skerry-registry"));
         for (name, program) in registries.chain(schedulers).chain(gateways) {
             let more = if program == "skerry-scheduler" { config.scheduler_args.as_slice() } else { &[] };
-            stack.add_service(&name, program, &[&config.service_args, more].concat())?;
+            stack.add_service(&name, program, &free_address(), &[&config.service_args, more].concat())?;
+        }
+        let relays: Vec<String> = (0..config.relays).map(|_| free_address()).collect();
+        for (n, address) in relays.iter().enumerate() {
+            let mut more = config.service_args.clone();
+            if config.crossed_relays {
+                more.push(format!("--advertise=http://{}", relays[(n + 1) % relays.len()]));
+            }
+            stack.add_service(&format!("relay-{n}"), "skerry-relay", address, &more)?;
         }
         for name in stack.services.keys().cloned().collect::<Vec<_>>() {
             stack.wait_service(&name).await?;
@@ -97,9 +115,8 @@ impl Stack {
         Ok(stack)
     }
 
-    fn add_service(&mut self, name: &str, program: &str, more: &[String]) -> Result<()> {
-        let address = format!("127.0.0.1:{}", free_port());
-        let metrics = format!("127.0.0.1:{}", free_port());
+    fn add_service(&mut self, name: &str, program: &str, address: &str, more: &[String]) -> Result<()> {
+        let metrics = free_address();
         let mut args = vec![
             program.to_owned(),
             format!("--metrics-listen={metrics}"),
@@ -111,7 +128,7 @@ impl Stack {
         }
         args.extend_from_slice(more);
         self.metrics.insert(name.to_owned(), metrics);
-        self.addresses.insert(name.to_owned(), address);
+        self.addresses.insert(name.to_owned(), address.to_owned());
         self.services.insert(name.to_owned(), Service { args, process: None });
         self.start_service(name)
     }

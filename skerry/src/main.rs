@@ -119,7 +119,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What to say of a word that is another program's, as `skerry logs` or `-n`.
+/// What to say of a word that is another program's, as `skerry exec` or `-n`.
 fn foreign(error: &clap::Error) -> Option<String> {
     let given = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.as_str()),
@@ -242,7 +242,7 @@ mod tests {
         let told = |words: &[&str]| {
             foreign(&command().try_get_matches_from(words).expect_err("refused")).unwrap_or_default()
         };
-        assert!(told(&["skerry", "logs", "web"]).starts_with("error: there is no command \"logs\"; "));
+        assert!(told(&["skerry", "exec", "web"]).starts_with("error: there is no command \"exec\"; "));
         for words in [["skerry", "get", "apps", "-n", "x"], ["skerry", "get", "apps", "--namespace", "x"]] {
             assert!(told(&words).ends_with("--project NAME"), "{words:?}");
         }

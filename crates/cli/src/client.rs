@@ -18,6 +18,7 @@ use skerry_proto::registry::v1::node_service_client::NodeServiceClient;
 use skerry_proto::registry::v1::role_binding_service_client::RoleBindingServiceClient;
 use skerry_proto::registry::v1::token_service_client::TokenServiceClient;
 use skerry_proto::registry::v1::user_service_client::UserServiceClient;
+use skerry_proto::relay::v1::relay_service_client::RelayServiceClient;
 use skerry_proto::scheduler::v1::app_service_client::AppServiceClient;
 use skerry_proto::scheduler::v1::config_service_client::ConfigServiceClient;
 use skerry_proto::scheduler::v1::placement_service_client::PlacementServiceClient;
@@ -46,12 +47,14 @@ const BACKOFF_MAX: Duration = Duration::from_secs(2);
 pub(crate) enum Service {
     Registry,
     Scheduler,
+    Relay,
 }
 
 /// The servers, and in which project to work.
 pub(crate) struct Client {
     registry: Remote,
     scheduler: Remote,
+    relay: Remote,
     project: ProjectName,
     project_is_required: bool,
     timeout: Duration,
@@ -142,7 +145,8 @@ impl Client {
         Ok(Self {
             own,
             registry: Remote::new(settings.registry, tls.clone()),
-            scheduler: Remote::new(settings.scheduler, tls),
+            scheduler: Remote::new(settings.scheduler, tls.clone()),
+            relay: Remote::new(settings.relay, tls),
             project: settings.project,
             project_is_required: settings.project_is_required,
             timeout,
@@ -182,6 +186,11 @@ impl Client {
         registry.parse::<tonic::codegen::http::Uri>().ok()?.port_u16()
     }
 
+    /// Where a relay answers.
+    pub(crate) fn relay_address(&self) -> &str {
+        &self.relay.address
+    }
+
     /// The project to work in.
     pub(crate) fn project(&self) -> &ProjectName {
         &self.project
@@ -208,6 +217,7 @@ impl Client {
         let remote = match service {
             Service::Registry => &self.registry,
             Service::Scheduler => &self.scheduler,
+            Service::Relay => &self.relay,
         };
         let deadline = Instant::now() + self.timeout;
         let mut tries = 0;
@@ -308,6 +318,10 @@ pub(crate) fn apps(channel: Channel) -> AppServiceClient<Traced> {
     AppServiceClient::new(Traced::new(channel)).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
+pub(crate) fn relay(channel: Channel) -> RelayServiceClient<Traced> {
+    RelayServiceClient::new(Traced::new(channel)).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
 pub(crate) fn placement(channel: Channel) -> PlacementServiceClient<Traced> {
     PlacementServiceClient::new(Traced::new(channel)).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
@@ -334,6 +348,7 @@ mod tests {
         let settings = Settings {
             registry: server.to_owned(),
             scheduler: server.to_owned(),
+            relay: server.to_owned(),
             project: ProjectName::parse("default").expect("valid"),
             project_is_required: false,
             tls: None,

@@ -153,6 +153,7 @@ impl Line {
             server: self.flag("--server", None),
             registry: self.flag("--registry", None),
             scheduler: self.flag("--scheduler", None),
+            relay: self.flag("--relay", None),
             project: self.flag("--project", Some("-p")),
             context: self.flag("--context", None),
             request_timeout: PATIENCE,

@@ -115,6 +115,8 @@ async fn dispatch(client: &Client, command: &ClientCommand, printer: &mut Printe
         ClientCommand::Rollout(command) => commands::rollout::run(client, command, printer).await,
         ClientCommand::Secret(command) => commands::secret::run(client, command, printer).await,
         ClientCommand::Restart(args) => commands::restart::run(client, args, printer).await,
+        ClientCommand::Logs(args) => commands::logs::run(client, args, printer).await,
+        ClientCommand::Channel(command) => commands::channel::run(client, command, printer).await,
         ClientCommand::Events(args) => commands::events::run(client, args, printer).await,
         ClientCommand::Audit(args) => commands::audit::run(client, args, printer).await,
         ClientCommand::Wait(args) => commands::wait::run(client, args, printer).await,

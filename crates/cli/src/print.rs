@@ -47,7 +47,12 @@ impl Printer {
 
     /// Writes `text`, at once.
     pub(crate) fn text(&mut self, text: &str) -> Result<(), CliError> {
-        let written = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush());
+        self.bytes(text.as_bytes())
+    }
+
+    /// Writes `bytes` as they are, at once.
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> Result<(), CliError> {
+        let written = self.out.write_all(bytes).and_then(|()| self.out.flush());
         written.map_err(|error| match error.kind() {
             ErrorKind::BrokenPipe => CliError::BrokenPipe,
             _ => CliError::Failed(format!("cannot write to stdout: {error}")),
@@ -70,6 +75,11 @@ pub(crate) fn complain(error: &CliError) {
 /// Tells something on stderr that is not a result. Nothing in it commands a terminal.
 pub(crate) fn note(message: &str) {
     to_stderr(&format!("{}\n", plain_lines(message)));
+}
+
+/// Writes bytes to stderr as they are: the output of another program.
+pub(crate) fn pass_to_stderr(bytes: &[u8]) {
+    let _ = std::io::stderr().lock().write_all(bytes);
 }
 
 /// Nobody is told that stderr is gone: there is nobody to tell.

@@ -1,7 +1,7 @@
 //! Where to work: servers and project, by what flags, the environment and the configuration file say.
 //!
 //! The first that says something decides: flags, then `SKERRY_*`, then the context, then what is usual. A context that a flag names stands
-//! in place of all `SKERRY_*`: who names it means its servers and its project. A registry or scheduler apart from the server belongs to
+//! in place of all `SKERRY_*`: who names it means its servers and its project. A registry, scheduler or relay apart from the server belongs to
 //! the one who names it: `--server` is not sent astray by a registry of the context.
 
 use std::path::PathBuf;
@@ -28,6 +28,7 @@ const FIELDS: Names = ["the context's certificate", "the context's key", "the co
 pub(crate) struct Settings {
     pub(crate) registry: String,
     pub(crate) scheduler: String,
+    pub(crate) relay: String,
     /// Absent: no TLS.
     pub(crate) tls: Option<TlsPaths>,
     pub(crate) project: ProjectName,
@@ -41,6 +42,7 @@ struct Layer {
     server: Option<String>,
     registry: Option<String>,
     scheduler: Option<String>,
+    relay: Option<String>,
     project: Option<String>,
     tls: TlsLayer,
 }
@@ -48,7 +50,7 @@ struct Layer {
 impl Layer {
     /// Whether it says where to go.
     fn names_a_server(&self) -> bool {
-        [&self.server, &self.registry, &self.scheduler].into_iter().any(Option::is_some)
+        [&self.server, &self.registry, &self.scheduler, &self.relay].into_iter().any(Option::is_some)
     }
 }
 
@@ -87,6 +89,7 @@ impl Settings {
         Ok(Self {
             registry: find(|layer| layer.registry.as_ref()),
             scheduler: find(|layer| layer.scheduler.as_ref()),
+            relay: find(|layer| layer.relay.as_ref()),
             tls,
             project: ProjectName::parse(project).map_err(|error| CliError::Usage(error.to_string()))?,
             project_is_required,
@@ -99,6 +102,7 @@ fn of_flags(args: &GlobalArgs) -> Layer {
         server: args.server.clone(),
         registry: args.registry.clone(),
         scheduler: args.scheduler.clone(),
+        relay: args.relay.clone(),
         project: args.project.clone(),
         tls: TlsLayer::new(
             FLAGS,
@@ -112,6 +116,7 @@ fn of_environment(variable: impl Fn(&str) -> Option<String>) -> Layer {
         server: variable("SKERRY_SERVER"),
         registry: variable("SKERRY_REGISTRY"),
         scheduler: variable("SKERRY_SCHEDULER"),
+        relay: variable("SKERRY_RELAY"),
         project: variable("SKERRY_PROJECT"),
         tls: TlsLayer::new(VARIABLES, VARIABLES.map(|name| variable(name).map(PathBuf::from))),
     }
@@ -125,6 +130,7 @@ fn of_context(file: &ConfigFile, chosen: Option<&str>) -> Result<Layer, CliError
         server: context.server.clone(),
         registry: context.registry.clone(),
         scheduler: context.scheduler.clone(),
+        relay: context.relay.clone(),
         project: context.project.clone(),
         tls: TlsLayer::new(
             FIELDS,

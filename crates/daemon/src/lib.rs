@@ -20,7 +20,7 @@ pub use denied::keep_denied;
 pub use etcd_tls::{EtcdPem, EtcdTlsArgs};
 pub use monitor::Monitor;
 pub use open_files::open_files_before;
-pub use service::{Listening, ServiceArgs, local_url};
+pub use service::{Listening, ServiceArgs, local_url, reachable};
 pub use shutdown::{Shutdown, signals};
 pub use telemetry::{LogArgs, LogFormat, OtlpError, Telemetry};
 pub use tls::{TlsArgs, access, access_for_enrolment, follow};

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use skerry_rpc::{Access, Network, Server, TlsFiles};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::watch;
 
 use crate::denied::keep_denied;
@@ -89,6 +89,7 @@ pub fn local_url(address: SocketAddr, secured: bool) -> String {
 pub struct Listening {
     listener: TcpListener,
     address: SocketAddr,
+    reachable: SocketAddr,
     access: Access,
     tls: Option<Arc<TlsFiles>>,
     monitor: Option<Monitor>,
@@ -149,7 +150,9 @@ impl<const PORT: u16> ServiceArgs<PORT> {
             None => None,
         };
         let denied_log = self.denied_log.clone();
-        Ok(Listening { address: listener.local_addr()?, listener, access, tls, monitor, denied_log })
+        let address = listener.local_addr()?;
+        let reachable = reachable(address, &self.etcd).await;
+        Ok(Listening { address, reachable, listener, access, tls, monitor, denied_log })
     }
 }
 
@@ -157,6 +160,11 @@ impl Listening {
     /// Where it listens: with the port that it got if 0 was asked for.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where other services reach it: see [`reachable`].
+    pub fn reachable(&self) -> SocketAddr {
+        self.reachable
     }
 
     /// Where its metrics are served, if they are.
@@ -190,6 +198,27 @@ impl Listening {
         server.serve(self.listener, shutdown.token()).await?;
         shutdown.finish().await;
         Ok(())
+    }
+}
+
+/// Where other services reach a listener at `address`: there or, if that is every address of this machine, at the one from which the store at
+/// `etcd` is reached, as the kernel says. Nothing is sent.
+pub async fn reachable(address: SocketAddr, etcd: &str) -> SocketAddr {
+    if !address.ip().is_unspecified() {
+        return address;
+    }
+    let first = etcd.split(',').next().unwrap_or_default();
+    let place = first.split_once("://").map_or(first, |(_, place)| place).trim_end_matches('/');
+    let any: IpAddr =
+        if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let asked = async {
+        let socket = UdpSocket::bind((any, 0)).await?;
+        socket.connect(place).await?;
+        socket.local_addr()
+    };
+    match asked.await {
+        Ok(own) => SocketAddr::new(own.ip().to_canonical(), address.port()),
+        Err(_) => address,
     }
 }
 
@@ -247,6 +276,16 @@ mod tests {
         let url = local_url(listener.local_addr().expect("an address"), false);
         let error = check_health(&url, None, Duration::from_millis(50)).await.expect_err("nothing answers");
         assert!(error.to_string().contains("has not answered"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_listener_for_all_is_told_to_others_by_an_address_of_this_machine() {
+        let told = async |listen: &str, etcd: &str| {
+            reachable(listen.parse().expect("an address"), etcd).await.to_string()
+        };
+        assert_eq!(told("10.1.2.3:7", "http://127.0.0.1:2379").await, "10.1.2.3:7");
+        assert_eq!(told("0.0.0.0:7", "http://127.0.0.1:2379,http://etcd:2379").await, "127.0.0.1:7");
+        assert_eq!(told("0.0.0.0:7", "unix:/run/etcd").await, "0.0.0.0:7", "nothing is known of it");
     }
 
     #[test]

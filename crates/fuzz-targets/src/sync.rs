@@ -95,6 +95,10 @@ pub fn agent_frames(input: &[u8]) {
                         let result = if disk_fails { Err("full".to_owned()) } else { Ok(identity()) };
                         events.push_back(AgentEvent::IdentityTaken { result });
                     }
+                    AgentEffect::OpenChannel(offer) => {
+                        let answer = pb::ChannelAnswer { channel: offer.channel, ..Default::default() };
+                        events.push_back(AgentEvent::ChannelAnswered(answer));
+                    }
                     AgentEffect::Send(_) | AgentEffect::Hangup { .. } | AgentEffect::Told(_) => {}
                 }
             }
@@ -179,6 +183,7 @@ pub fn gateway_frames(input: &[u8]) {
                         }));
                     }
                     SessionEffect::End(Ending::NotReading) => panic!("only its driver knows that"),
+                    SessionEffect::OfferAnswered { .. } => panic!("nothing is offered here"),
                     SessionEffect::Send(_) | SessionEffect::Close | SessionEffect::End(_) => {}
                 }
             }

@@ -15,8 +15,8 @@ pub const CONTEXTS_MAX: usize = 256;
 const NAME_CHARS_MAX: usize = 128;
 
 const TOP: [&str; 2] = ["currentContext", "contexts"];
-const FIELDS: [&str; 8] =
-    ["name", "server", "registry", "scheduler", "project", "certificate", "key", "authority"];
+const FIELDS: [&str; 9] =
+    ["name", "server", "registry", "scheduler", "relay", "project", "certificate", "key", "authority"];
 
 /// What the configuration file holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -38,6 +38,8 @@ pub struct Context {
     pub registry: Option<String>,
     /// Where the scheduler answers, if not there.
     pub scheduler: Option<String>,
+    /// Where a relay answers, if not there.
+    pub relay: Option<String>,
     /// Project to work in.
     pub project: Option<String>,
     /// The file of the certificate that proves who calls.
@@ -96,6 +98,7 @@ impl ClientConfig {
                 ("server", context.server.as_ref()),
                 ("registry", context.registry.as_ref()),
                 ("scheduler", context.scheduler.as_ref()),
+                ("relay", context.relay.as_ref()),
                 ("project", context.project.as_ref()),
                 ("certificate", context.certificate.as_ref()),
                 ("key", context.key.as_ref()),
@@ -167,6 +170,7 @@ fn read_context(decoder: &mut Decoder<'_>, node: &Node) -> Option<Context> {
                 "server" => &mut context.server,
                 "registry" => &mut context.registry,
                 "scheduler" => &mut context.scheduler,
+                "relay" => &mut context.relay,
                 "project" => &mut context.project,
                 "certificate" => &mut context.certificate,
                 "key" => &mut context.key,

@@ -48,6 +48,9 @@ pub const JOBS: &str = "jobs-1";
 /// A service runs to completion on a schedule.
 pub const CRON_JOBS: &str = "cron-jobs-1";
 
+/// The agent opens channels that relays offer. No resource requires it.
+pub const CHANNELS: &str = "channels-1";
+
 /// Secrets come sealed to the node, and are given as files in memory or as variables. `skerry-identity` seals and opens them.
 pub const SEALED_SECRETS: &str = "sealed-secrets-1";
 

@@ -54,6 +54,10 @@ package!(
     gateway, "skerry.gateway.v1.rs"
 );
 package!(
+    /// Logs and other channels to what runs on nodes.
+    relay, "skerry.relay.v1.rs"
+);
+package!(
     /// What is stored in etcd. Never on the API.
     store, "skerry.store.v1.rs"
 );

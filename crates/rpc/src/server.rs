@@ -28,6 +28,9 @@ const STREAMS_PER_CONNECTION_MAX: u32 = 256;
 /// HTTP/2 windows: bound what a stream and a connection may buffer.
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// The same where streams are channels that must not hold each other up: a connection takes what all its streams may send ahead.
+const CHANNEL_WINDOW_BYTES: u32 = 128 * 1024;
+const CHANNELS_WINDOW_BYTES: u32 = CHANNEL_WINDOW_BYTES * STREAMS_PER_CONNECTION_MAX;
 /// Header lists beyond this are refused.
 const HEADER_BYTES_MAX: u32 = 16 * 1024;
 /// Largest HTTP/2 frame that is taken: the smallest bound that the protocol knows.
@@ -65,6 +68,7 @@ pub struct Server {
     access: Access,
     authorizer: Arc<dyn Authorizer>,
     ready: Option<watch::Receiver<bool>>,
+    carries_channels: bool,
 }
 
 impl Server {
@@ -82,7 +86,15 @@ impl Server {
         routes.add_service(reflection().build_v1().map_err(broken)?);
         routes.add_service(reflection().build_v1alpha().map_err(broken)?);
         let authorizer = Arc::new(KnowsNobody::new());
-        Ok(Self { routes, health, names: Vec::new(), access, authorizer, ready: None })
+        Ok(Self {
+            routes,
+            health,
+            names: Vec::new(),
+            access,
+            authorizer,
+            ready: None,
+            carries_channels: false,
+        })
     }
 
     /// Adds a handler (a generated `...Server`, with its own message limits).
@@ -98,6 +110,12 @@ impl Server {
     {
         self.names.push(S::NAME);
         self.routes.add_service(service);
+        self
+    }
+
+    /// Streams of one connection do not hold each other up, however slowly one of them is read.
+    pub fn carry_channels(&mut self) -> &mut Self {
+        self.carries_channels = true;
         self
     }
 
@@ -122,7 +140,12 @@ impl Server {
     /// [`LIVENESS`] only that the process lives: who cannot answer for want of its store gets no better by a restart. At the end: health says NOT_SERVING, nothing new is accepted, open calls get five seconds. Handlers end their
     /// streams by the same token; one that does not is cut off.
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), ServeError> {
-        let Self { routes, health, mut names, access, authorizer, ready } = self;
+        let Self { routes, health, mut names, access, authorizer, ready, carries_channels } = self;
+        let (stream_window, connection_window) = if carries_channels {
+            (CHANNEL_WINDOW_BYTES, CHANNELS_WINDOW_BYTES)
+        } else {
+            (STREAM_WINDOW_BYTES, CONNECTION_WINDOW_BYTES)
+        };
         names.push("");
         health.set_service_status(LIVENESS, ServingStatus::Serving).await;
         let telling = tell_health(health, names, ready, shutdown.clone());
@@ -134,8 +157,8 @@ impl Server {
             .layer(AccessLayer::new(&access, authorizer))
             .timeout(CALL_TIMEOUT)
             .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .initial_stream_window_size(stream_window)
+            .initial_connection_window_size(connection_window)
             .http2_max_header_list_size(HEADER_BYTES_MAX)
             .max_frame_size(FRAME_BYTES_MAX)
             .http2_max_pending_accept_reset_streams(Some(RESETS_PENDING_MAX))

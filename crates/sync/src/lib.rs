@@ -26,8 +26,8 @@ mod version;
 pub use agent::{AgentConfig, AgentEffect, AgentEvent, AgentIdentity, AgentMachine, Told};
 pub use desired::Desired;
 pub use gateway::{
-    Acknowledged, Assignment, Change, Ending, GatewaySession, OpenFailure, Opened, Roots, SessionConfig,
-    SessionEffect, SessionEvent,
+    Acknowledged, Assignment, Change, Ending, GatewaySession, OfferRefusal, OpenFailure, Opened, Roots,
+    SessionConfig, SessionEffect, SessionEvent,
 };
 pub use time::{MonoTime, Now, WallTime};
 pub use version::Version;

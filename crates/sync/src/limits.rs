@@ -26,6 +26,12 @@ pub const FRAMES_BURST_MAX: u32 = 256;
 /// Frames a second that it may send after that. Reports, the most frequent, come 200 ms apart after a few at once.
 pub const FRAMES_PER_SECOND_MAX: u32 = 32;
 
+/// Offers of channels that an agent has not answered yet. It answers at once; more means that it does not read.
+pub const OFFERS_MAX: usize = 64;
+
+/// How long the answer to an offer is waited for: less than the 5 s in which a channel that fails is told.
+pub const OFFER_TIMEOUT: Duration = Duration::from_secs(4);
+
 /// Largest stored status, with room below the store's 256 KiB.
 pub const STATUS_BYTES_MAX: usize = 240 * 1024;
 

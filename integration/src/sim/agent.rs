@@ -291,7 +291,7 @@ impl Driver {
                     self.dial = None;
                     self.stream = None;
                 }
-                AgentEffect::TakeIdentity { .. } => {}
+                AgentEffect::TakeIdentity { .. } | AgentEffect::OpenChannel(_) => {}
                 AgentEffect::Told(told) => self.process.trace(format_args!("{told:?}")),
             }
         }

@@ -126,6 +126,8 @@ impl Actor {
                 SessionEffect::Commit { token, change } => self.begin_commit(token, change),
                 // Nobody here has a certificate.
                 SessionEffect::Renew(_) => {}
+                // Nobody here is a relay.
+                SessionEffect::OfferAnswered { .. } => {}
                 SessionEffect::Close => self.close(),
                 SessionEffect::End(ending) => self.ending = Some(ending),
             }

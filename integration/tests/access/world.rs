@@ -1,4 +1,4 @@
-//! Registry, scheduler and gateway on one listener, over the embedded etcd; and everybody who may want to call them.
+//! Registry, scheduler, gateway and relay on one listener, over the embedded etcd; and everybody who may want to call them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -115,11 +115,14 @@ impl World {
         let scheduler = Scheduler::start(store.clone(), "a-member", SecretKeys::none(), &shutdown).await?;
         let config = skerry_gateway::Config::new(address.to_string());
         let gateway = Gateway::start(config, store.clone(), &shutdown).await?;
+        let relay = skerry_relay::Config::default();
+        let relay = skerry_relay::Relay::start(relay, store.clone(), "a-relay", &shutdown);
         let mut server = Server::new(Access::Certificate(tls))?;
         server.authorize(Arc::new(access));
         registry.register(&mut server);
         scheduler.register(&mut server);
         gateway.register(&mut server);
+        relay.register(&mut server);
         shutdown.spawn(server.serve(listener, shutdown.token()));
         Ok(Self { authority, url: format!("https://{address}"), shutdown, store, etcd, _dir: dir })
     }

@@ -14,7 +14,7 @@ use skerry_testing::{BUSYBOX_IMAGE, Docker, bin, compose_required, eventually, f
 const PATIENCE: Duration = Duration::from_mins(2);
 const UP: [&str; 6] = ["up", "--detach", "--wait", "--no-build", "--scale=gateway=2", "--scale=scheduler=2"];
 /// With two gateways and two schedulers.
-const CONTAINERS: usize = 8;
+const CONTAINERS: usize = 9;
 
 #[tokio::test]
 async fn the_stack_converges_though_a_gateway_and_the_leading_scheduler_are_killed() {
@@ -30,6 +30,9 @@ async fn the_stack_converges_though_a_gateway_and_the_leading_scheduler_are_kill
     let port = free_port();
     apply(&compose, port, "first").await.expect("the app becomes healthy");
     eventually("the first page", PATIENCE, || page(port, "first")).await;
+    // Through the relay, whose agent dials it from outside of the project's network.
+    let told = compose.cli(&["logs", "app/web", "--tail=5"], "").await;
+    told.expect("the app's log is told");
     // From the machine, by the published ports.
     let nodes = Command::new(bin("skerry"))
         .args(["get", "nodes", "-o", "name", "--registry", &compose.registry()])
@@ -77,7 +80,7 @@ fn check_containers(containers: &[Value]) -> Result<()> {
                 ensure!(binding["HostIp"] == "127.0.0.1", "{service} is published at {binding}");
             }
         }
-        if ["registry", "scheduler", "gateway"].contains(&service) {
+        if ["registry", "scheduler", "gateway", "relay"].contains(&service) {
             ensure!(
                 container["Config"]["User"] == "65532:65532",
                 "{service} runs as {}",

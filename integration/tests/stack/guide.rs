@@ -16,7 +16,7 @@ use skerry_integration::guide::{self, Block, Page, Setting};
 use skerry_testing::{BUSYBOX_IMAGE, Docker, bin, busybox_root, free_port};
 
 /// Ports that pages name.
-const PORTS: [u16; 12] = [7770, 7771, 7772, 7773, 7774, 2379, 2380, 8080, 8081, 8082, 9464, 4317];
+const PORTS: [u16; 13] = [7770, 7771, 7772, 7773, 7774, 7775, 2379, 2380, 8080, 8081, 8082, 9464, 4317];
 /// The images that pages name, all of them busybox: what is shown is Skerry, not what runs.
 const IMAGES: [&str; 1] = ["busybox:1.37"];
 /// The port of a registry, where a page names one.
@@ -24,7 +24,8 @@ const REGISTRY_PORT: &str = "8083";
 /// The image that it has, and its tags.
 const PRIVATE: (&str, [&str; 2]) = ("team/web", ["1", "2"]);
 /// Programs that pages call.
-const PROGRAMS: [&str; 4] = ["skerry-registry", "skerry-scheduler", "skerry-gateway", "skerry-agent"];
+const PROGRAMS: [&str; 5] =
+    ["skerry-registry", "skerry-scheduler", "skerry-gateway", "skerry-relay", "skerry-agent"];
 
 /// One test for each page, so that a page that fails is named and the others still run.
 macro_rules! pages {
@@ -71,6 +72,7 @@ pages! {
     second_machine: "second-machine.md", Namespace;
     images: "images.md", Registry;
     projects: "projects.md", Nothing;
+    logs: "logs.md", Nothing;
     watching: "watching.md", Nothing;
     scripting: "scripting.md", Nothing;
     help: "help.md", Nothing;

@@ -29,6 +29,7 @@ mod people;
 mod placement;
 mod projects;
 mod refusals;
+mod relay;
 mod restore;
 mod rollouts;
 mod secrets;

@@ -9,6 +9,7 @@ use skerry_model::NodeRef;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::channel::Channels;
 use crate::clock::Clock;
 use crate::config::{Config, DockerAccess, Gateway, Means, NodeTls};
 use crate::identity::{Enroller, Enrolment, Kept, NoWayIn, Own, Proof};
@@ -185,6 +186,7 @@ async fn core(
         local,
         runtimes: runtime_statuses,
         copies,
+        channels: Channels::new(node.clone(), &runtimes),
     });
     let links = Links { desired, local: local_in, runtimes: runtimes_in, copies: copies_in };
     let ledger = Ledger::open(Directory::new(data_dir));

@@ -2,7 +2,7 @@
 //!
 //! It never waits for one thing only: what the store is asked and what goes out are under way beside what comes in.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -14,8 +14,10 @@ use skerry_proto::gateway::v1 as pb;
 use skerry_proto::registry::v1::RenewNodeRequest;
 use skerry_proto::store::v1 as stored;
 use skerry_rpc::{Peer, status_of, trace};
-use skerry_sync::{Ending, GatewaySession, OpenFailure, SessionConfig, SessionEffect, SessionEvent, Version};
-use tokio::sync::mpsc;
+use skerry_sync::{
+    Ending, GatewaySession, OfferRefusal, OpenFailure, SessionConfig, SessionEffect, SessionEvent, Version,
+};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
@@ -98,6 +100,8 @@ pub(crate) struct Actor {
     node: Option<NodeRef>,
     current: Option<Box<Current>>,
     ending: Option<Ending>,
+    /// Relays that wait for the agent's answer, by channel. Those of a session that ends are dropped with it.
+    offered: BTreeMap<String, oneshot::Sender<Result<(), OfferRefusal>>>,
     /// Whether it was told that the agent speaks of what is not its node's.
     told_corrected: bool,
     /// Fires when the agent's half of the stream ends: what it said before may be old, and must not supersede anybody.
@@ -128,6 +132,7 @@ impl Actor {
             node: None,
             current: None,
             ending: None,
+            offered: BTreeMap::new(),
             told_corrected: false,
             gone: CancellationToken::new(),
         }
@@ -166,7 +171,10 @@ impl Actor {
                     }
                 }
                 Some(done) = self.doing.next() => self.done(done).await,
-                () = wake.notified() => self.suspect().await,
+                () = wake.notify.notified() => {
+                    self.take_offers().await;
+                    self.suspect().await;
+                }
                 frame = next(&mut self.inbound) => self.received(frame).await,
                 () = until(look_at) => self.suspect().await,
                 () = until(ends_at) => {
@@ -214,6 +222,12 @@ impl Actor {
                 SessionEffect::Load { token, names } => self.begin_load(token, names),
                 SessionEffect::Commit { token, change } => self.begin_commit(token, change),
                 SessionEffect::Renew(request) => self.begin_renew(*request),
+                SessionEffect::OfferAnswered { channel, answer } => {
+                    if let Some(relay) = self.offered.remove(&channel) {
+                        // A relay that no longer waits has given the channel up.
+                        let _ = relay.send(answer);
+                    }
+                }
                 SessionEffect::Close => self.close().await,
                 SessionEffect::End(ending) => self.ending = Some(ending),
             }
@@ -228,6 +242,18 @@ impl Actor {
                 "it is not, and never was, assigned to it",
                 "the agent speaks of what is not its node's",
             );
+        }
+    }
+
+    /// Takes what relays offer to the agent.
+    async fn take_offers(&mut self) {
+        for offer in self.alive.wake.take_offers() {
+            let channel = offer.offer.channel.clone();
+            // Two of one name are a relay's mistake: the first is waited for.
+            if let std::collections::btree_map::Entry::Vacant(vacant) = self.offered.entry(channel) {
+                vacant.insert(offer.answer);
+                self.feed(SessionEvent::Offered { epoch: offer.epoch, offer: offer.offer }).await;
+            }
         }
     }
 

@@ -16,6 +16,7 @@ mod enrolment;
 mod issuing;
 mod keys;
 mod live;
+mod offer;
 mod open;
 mod presence;
 mod rate;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 
 use skerry_daemon::Shutdown;
 use skerry_proto::gateway::v1::enrollment_service_server::EnrollmentServiceServer;
+use skerry_proto::gateway::v1::offer_service_server::OfferServiceServer;
 use skerry_proto::gateway::v1::sync_service_server::SyncServiceServer;
 use skerry_proto::store::v1 as stored;
 use skerry_rpc::Server;
@@ -43,6 +45,7 @@ use self::clock::Clock;
 use self::contents::Contents;
 use self::enrolment::Enrolment;
 use self::live::Live;
+use self::offer::Offers;
 use self::presence::Presence;
 use self::rate::Rate;
 use self::service::Sync;
@@ -146,7 +149,9 @@ impl Gateway {
     pub fn register(&self, server: &mut Server) {
         let service = SyncServiceServer::new(Sync::new(Arc::clone(&self.shared)));
         let enrolment = EnrollmentServiceServer::new(Enrolment::new(Arc::clone(&self.shared)));
+        let offers = OfferServiceServer::new(Offers::new(Arc::clone(&self.shared)));
         server
+            .add(offers.max_decoding_message_size(offer::REQUEST_BYTES_MAX))
             .add(
                 service.max_decoding_message_size(FRAME_BYTES_MAX).max_encoding_message_size(FRAME_BYTES_MAX),
             )

@@ -1,13 +1,16 @@
-//! Which sessions live here, and what wakes them: a change of their node's keys. A wake-up says nothing more; who is woken looks again.
+//! Which sessions live here, and what wakes them: a change of their node's keys, or a channel that a relay offers. A wake-up says nothing more;
+//! who is woken looks again.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use opentelemetry::metrics::UpDownCounter;
 use skerry_model::NodeRef;
+use skerry_proto::gateway::v1 as pb;
 use skerry_store::{Changes, Family};
-use tokio::sync::Notify;
+use skerry_sync::{OfferRefusal, Version, limits};
+use tokio::sync::{Notify, oneshot};
 
 use crate::Shared;
 
@@ -20,16 +23,39 @@ static SESSIONS: LazyLock<UpDownCounter<i64>> = LazyLock::new(|| {
 /// By the part of the keys that is the node's: `<project>/<node>`. Two sessions of one node may live here for a moment.
 #[derive(Debug, Default)]
 pub(crate) struct Live {
-    sessions: Mutex<HashMap<Box<str>, Vec<Arc<Notify>>>>,
+    sessions: Mutex<HashMap<Box<str>, Vec<Arc<Wake>>>>,
     /// Streams, those that have said nothing yet too.
     streams: AtomicUsize,
+}
+
+/// What wakes a session, and what is for it then.
+#[derive(Debug, Default)]
+pub(crate) struct Wake {
+    pub(crate) notify: Notify,
+    offers: Mutex<Vec<Offer>>,
+}
+
+/// A channel that a relay offers to the agent of a session.
+#[derive(Debug)]
+pub(crate) struct Offer {
+    pub(crate) epoch: Version,
+    pub(crate) offer: Box<pb::ChannelOffer>,
+    /// Dropped where the session ends before the agent has answered.
+    pub(crate) answer: oneshot::Sender<Result<(), OfferRefusal>>,
+}
+
+impl Wake {
+    /// What was offered since the last call.
+    pub(crate) fn take_offers(&self) -> Vec<Offer> {
+        std::mem::take(&mut *lock(&self.offers))
+    }
 }
 
 /// One stream among the living, as long as it is held.
 pub(crate) struct Alive {
     shared: Arc<Shared>,
     node: Option<Box<str>>,
-    pub(crate) wake: Arc<Notify>,
+    pub(crate) wake: Arc<Wake>,
 }
 
 impl Live {
@@ -37,7 +63,7 @@ impl Live {
     pub(crate) fn enter(shared: &Arc<Shared>) -> Alive {
         shared.live.streams.fetch_add(1, Ordering::Relaxed);
         SESSIONS.add(1, &[]);
-        Alive { shared: Arc::clone(shared), node: None, wake: Arc::new(Notify::new()) }
+        Alive { shared: Arc::clone(shared), node: None, wake: Arc::default() }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -45,16 +71,30 @@ impl Live {
     }
 
     fn wake(&self, node: &str) {
-        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let sessions = lock(&self.sessions);
         for wake in sessions.get(node).into_iter().flatten() {
-            wake.notify_one();
+            wake.notify.notify_one();
         }
     }
 
+    /// Hands an offer to the newest session of `node`; gives it back where there is none here, or one that has enough of them.
+    pub(crate) fn offer(&self, node: &NodeRef, offer: Offer) -> Result<(), Offer> {
+        let sessions = lock(&self.sessions);
+        let wake = sessions.get(path_of(node).as_str()).and_then(|wakes| wakes.last());
+        let Some(wake) = wake else { return Err(offer) };
+        let mut offers = lock(&wake.offers);
+        if offers.len() >= limits::OFFERS_MAX {
+            return Err(offer);
+        }
+        offers.push(offer);
+        wake.notify.notify_one();
+        Ok(())
+    }
+
     fn wake_all(&self) {
-        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let sessions = lock(&self.sessions);
         for wake in sessions.values().flatten() {
-            wake.notify_one();
+            wake.notify.notify_one();
         }
     }
 }
@@ -62,11 +102,19 @@ impl Live {
 impl Alive {
     /// From now on changes of this node wake the stream.
     pub(crate) fn follow(&mut self, node: &NodeRef) {
-        let path: Box<str> = format!("{}/{}", node.project, node.node).into();
-        let mut sessions = self.shared.live.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let path: Box<str> = path_of(node).into();
+        let mut sessions = lock(&self.shared.live.sessions);
         sessions.entry(path.clone()).or_default().push(Arc::clone(&self.wake));
         self.node = Some(path);
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn path_of(node: &NodeRef) -> String {
+    format!("{}/{}", node.project, node.node)
 }
 
 impl Drop for Alive {
@@ -74,7 +122,7 @@ impl Drop for Alive {
         self.shared.live.streams.fetch_sub(1, Ordering::Relaxed);
         SESSIONS.add(-1, &[]);
         let Some(node) = &self.node else { return };
-        let mut sessions = self.shared.live.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sessions = lock(&self.shared.live.sessions);
         if let Some(wakes) = sessions.get_mut(node) {
             wakes.retain(|wake| !Arc::ptr_eq(wake, &self.wake));
             if wakes.is_empty() {

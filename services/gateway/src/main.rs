@@ -38,12 +38,12 @@ fn main() -> ExitCode {
         let store = Store::connect(StoreConfig::new(target).written_by("gateway")).await?;
         let roots = StoreRoots::start(&store, listening.tls()).await?;
         shutdown.spawn(roots.follow(shutdown.wait()));
-        let address = listening.address().to_string();
+        let address = listening.reachable().to_string();
         let client = listening.tls().map(|files| files.client());
         let issuing = (!args.registry.is_empty()).then(|| Issuing::at(args.registry.clone(), client));
         let config = Config { auto_register: !args.no_auto_register, issuing, ..Config::new(address) };
         let gateway = Gateway::start(config, store.clone(), &shutdown).await?;
-        let member = Member::new("gateway", listening.address(), listening.metrics_address());
+        let member = Member::new("gateway", listening.reachable(), listening.metrics_address());
         shutdown.spawn(member.keep(store.clone(), shutdown.wait()));
         tracing::info!(gateway = gateway.id(), "this gateway is known");
         let access = AccessMirror::start(&store).await?;

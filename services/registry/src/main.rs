@@ -35,7 +35,7 @@ fn main() -> ExitCode {
             args.service.etcd_tls.load()?.map(|pem| EtcdTls::new(&pem.authorities, pem.identity.as_ref()));
         let target = Target::parse_with(&args.service.etcd, tls)?;
         let store = Store::connect(StoreConfig::new(target).written_by("registry")).await?;
-        let member = Member::new("registry", listening.address(), listening.metrics_address());
+        let member = Member::new("registry", listening.reachable(), listening.metrics_address());
         let roots = StoreRoots::start(&store, listening.tls()).await?;
         shutdown.spawn(roots.follow(shutdown.wait()));
         let access = AccessMirror::start(&store).await?;

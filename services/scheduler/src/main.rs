@@ -38,7 +38,7 @@ fn main() -> ExitCode {
         let store = Store::connect(StoreConfig::new(target).written_by("scheduler")).await?;
         let roots = StoreRoots::start(&store, listening.tls()).await?;
         shutdown.spawn(roots.follow(shutdown.wait()));
-        let member = Member::new("scheduler", listening.address(), listening.metrics_address());
+        let member = Member::new("scheduler", listening.reachable(), listening.metrics_address());
         let scheduler = Scheduler::start(store.clone(), &member.id(), keys, &shutdown).await?;
         shutdown.spawn(member.keep(store.clone(), shutdown.wait()));
         let access = AccessMirror::start(&store).await?;

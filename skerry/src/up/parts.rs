@@ -15,6 +15,7 @@ use skerry_model::Fault;
 use skerry_proto::registry::v1::GetNodeRequest;
 use skerry_proto::registry::v1::node_service_client::NodeServiceClient;
 use skerry_registry::Registry;
+use skerry_relay::Relay;
 use skerry_rpc::Server;
 use skerry_scheduler::{Scheduler, SecretKeys};
 use skerry_store::{ConnectError, Store, StoreConfig, Target};
@@ -109,7 +110,7 @@ impl Storage {
     }
 }
 
-/// The control plane: the store, and registry, scheduler and gateway on one listener. What is not there yet is `None`, so that it can be
+/// The control plane: the store, and registry, scheduler, gateway and relay on one listener. What is not there yet is `None`, so that it can be
 /// stopped at any point of its start.
 pub(super) struct ControlPlane {
     storage: Option<Storage>,
@@ -180,6 +181,10 @@ impl ControlPlane {
         listener: TcpListener,
     ) -> anyhow::Result<()> {
         let address = listener.local_addr().context("finding the listener's address")?;
+        let address = match &settings.etcd {
+            Some(target) => skerry_daemon::reachable(address, &target.to_string()).await,
+            None => address,
+        };
         let (listener, copy) = shared(listener).context("sharing the listener")?;
         let Self { storage, shutdown, metrics, keeper, own, .. } = self;
         let metrics = *metrics;
@@ -257,9 +262,13 @@ impl ControlPlane {
         let mut server = Server::new(secured.access.clone())?;
         let roots = StoreRoots::start(&store, secured.tls.as_ref()).await?;
         shutdown.spawn(roots.follow(shutdown.wait()));
-        let [registry_member, scheduler_member, gateway_member] =
-            ["registry", "scheduler", "gateway"].map(|service| Member::new(service, address, metrics));
+        let [registry_member, scheduler_member, gateway_member, relay_member] =
+            ["registry", "scheduler", "gateway", "relay"]
+                .map(|service| Member::new(service, address, metrics));
         let leader = scheduler_member.id();
+        // Agents reach it where they reach their gateway.
+        let relay = skerry_relay::Config { advertise: Vec::new(), tls: secured.tls.clone() };
+        let relay = Relay::start(relay, store.clone(), &relay_member.id(), shutdown);
         // Each reads the fleet first: at the same time, to be ready sooner. The gateway asks the registry beside it for machines that enrol.
         let registry = async {
             let access = AccessMirror::start(&store).await.context("reading the users from the store")?;
@@ -275,7 +284,7 @@ impl ControlPlane {
                 .await
                 .context("starting the scheduler")
         })?;
-        for member in [registry_member, scheduler_member, gateway_member] {
+        for member in [registry_member, scheduler_member, gateway_member, relay_member] {
             shutdown.spawn(member.keep(store.clone(), shutdown.wait()));
         }
         shutdown.spawn(access.clone().follow(shutdown.wait()));
@@ -283,6 +292,7 @@ impl ControlPlane {
         registry.register(&mut server);
         scheduler.register(&mut server);
         gateway.register(&mut server);
+        relay.register(&mut server);
         Ok(server)
     }
 

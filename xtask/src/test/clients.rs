@@ -20,7 +20,9 @@ use crate::{
 const SOURCES: &str = "integration/clients";
 const DOCUMENT: &str = "docs/clients.md";
 /// The programs that the document shows, and the language of their block.
-const SHOWN: [(&str, &str); 2] = [("deploy.py", "python"), ("deploy.mjs", "js")];
+const SHOWN: [(&str, &str); 3] = [("deploy.py", "python"), ("tail.py", "python"), ("deploy.mjs", "js")];
+/// What the one that follows a log must have said when it ends.
+const TOLD: &str = "from-python/main/";
 /// What they print before the version of the nodes that they saw.
 const VERSION: &str = "nodes as of ";
 /// What each must have said when it ends.
@@ -48,6 +50,7 @@ pub(super) fn run(interrupt: &Interrupt) -> Result<()> {
     let first = with_up(&skerry, &data_dir, port, &[], interrupt, |up| {
         sh::run(&mut clients.python("from_protos.py", up))?;
         sh::run(&mut clients.python("from_reflection.py", up))?;
+        clients.tail(up)?;
         clients.deploy(up, None)
     })?;
     // Another server has another memory of what changed: what the first one said is too old for it. This one does without TLS.
@@ -105,7 +108,19 @@ impl Clients {
         Ok(command)
     }
 
-    /// Runs the programs that are shown, and returns a version of the nodes that they saw. With one from before, they have to begin anew.
+    /// Runs the program that follows a log: it ends once it has been told ten lines, each once.
+    fn tail(&self, up: &Up) -> Result<()> {
+        let mut command = self.python("tail.py", up);
+        let output = sh::output(&mut command)?;
+        print!("{output}");
+        let told: Vec<&str> = output.lines().filter(|line| line.starts_with(TOLD)).collect();
+        let wanted = (1..=10).map(|n| format!(": line {n}"));
+        let whole = told.len() == 10 && told.iter().zip(wanted).all(|(line, end)| line.ends_with(&end));
+        ensure!(whole, "`{}` does not tell the first ten lines once each", sh::describe(&command));
+        Ok(())
+    }
+
+    /// Runs the programs that deploy, and returns a version of the nodes that they saw. With one from before, they have to begin anew.
     fn deploy(&self, up: &Up, version: Option<&str>) -> Result<String> {
         let mut seen = String::new();
         for mut command in [self.python("deploy.py", up), self.node("deploy.mjs", up)?] {

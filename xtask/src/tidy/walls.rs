@@ -44,6 +44,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("skerry-registry", CLOUD_SERVICE),
     ("skerry-scheduler", CLOUD_SERVICE),
     ("skerry-gateway", CLOUD_SERVICE),
+    ("skerry-relay", CLOUD_SERVICE),
     // The agent is trusted with little: it knows neither the store nor etcd.
     (
         "skerry-agent",
@@ -102,6 +103,7 @@ const EVERYTHING: &[&str] = &[
     "skerry-registry",
     "skerry-scheduler",
     "skerry-gateway",
+    "skerry-relay",
     "skerry-agent",
 ];
 

@@ -8,6 +8,7 @@ mod compose;
 mod contexts;
 mod create;
 mod enrol;
+mod logs;
 mod rollout;
 mod secret;
 mod show;
@@ -37,6 +38,7 @@ pub use enrol::{
     ApproveArgs, DenyArgs, NodeCommand, RevokeArgs, TokenCommand, TokenCreateArgs, TokenDeleteArgs,
     TokenListArgs,
 };
+pub use logs::{ChannelCommand, ChannelCutArgs, ChannelListArgs, LogsArgs};
 pub use rollout::{HistoryArgs, RestartArgs, RolloutAppArgs, RolloutCommand, RolloutStatusArgs, UndoArgs};
 pub use secret::{ResealArgs, RotateKeyArgs, SecretCommand, SecretSetArgs};
 pub use show::{
@@ -58,6 +60,10 @@ pub struct GlobalArgs {
     /// Where the scheduler answers, if not at --server [env: SKERRY_SCHEDULER]
     #[arg(long, global = true, value_name = "URL", hide_short_help = true)]
     pub scheduler: Option<String>,
+
+    /// Where a relay answers, if not at --server [env: SKERRY_RELAY]
+    #[arg(long, global = true, value_name = "URL", hide_short_help = true)]
+    pub relay: Option<String>,
 
     /// Project to work in; with up, that of this machine's node [env: SKERRY_PROJECT] [default: default]
     #[arg(long, short, global = true, value_name = "NAME", add = ArgValueCompleter::new(complete::projects))]
@@ -168,6 +174,11 @@ pub enum ClientCommand {
     Secret(SecretCommand),
     /// Start the instances of an app anew
     Restart(RestartArgs),
+    /// Show what the instances of an app write
+    Logs(LogsArgs),
+    /// What is open to instances, and cutting it
+    #[command(subcommand)]
+    Channel(ChannelCommand),
     /// Show what happened
     Events(EventsArgs),
     /// Who changed what: the audit log

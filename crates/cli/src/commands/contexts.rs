@@ -65,11 +65,12 @@ fn list(file: &ConfigFile, args: &GetContextsArgs, printer: &mut Printer) -> Res
                 text(&context.server),
                 text(&context.registry),
                 text(&context.scheduler),
+                text(&context.relay),
                 text(&context.project),
             ]
         })
         .collect();
-    let headers = ["CURRENT", "NAME", "SERVER", "REGISTRY", "SCHEDULER", "PROJECT"];
+    let headers = ["CURRENT", "NAME", "SERVER", "REGISTRY", "SCHEDULER", "RELAY", "PROJECT"];
     printer.text(&Table::new(&headers, printer.width(), !args.no_headers).rows(&rows))
 }
 
@@ -111,6 +112,7 @@ fn changed(mut context: Context, global: &GlobalArgs) -> Result<Context, CliErro
         (&mut context.server, &global.server, "--server"),
         (&mut context.registry, &global.registry, "--registry"),
         (&mut context.scheduler, &global.scheduler, "--scheduler"),
+        (&mut context.relay, &global.relay, "--relay"),
     ];
     for (field, given, flag) in fields {
         if let Some(url) = given {

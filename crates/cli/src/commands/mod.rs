@@ -3,6 +3,7 @@
 pub(crate) mod access;
 pub(crate) mod apply;
 pub(crate) mod audit;
+pub(crate) mod channel;
 pub(crate) mod cluster;
 pub(crate) mod contexts;
 pub(crate) mod convert;
@@ -18,6 +19,7 @@ pub(crate) mod explain;
 pub(crate) mod get;
 mod gone;
 pub(crate) mod label;
+pub(crate) mod logs;
 pub(crate) mod node;
 pub(crate) mod plan;
 mod prune;

@@ -63,6 +63,16 @@ pub(super) fn outcome(text: &str, good: Option<bool>) -> String {
     }
 }
 
+/// A name in a colour of its own: always the same one, and mostly another one than its neighbours'.
+pub(super) fn of_name(name: &str) -> String {
+    const COLOURS: [&str; 6] = [CYAN, YELLOW, GREEN, "\x1b[35m", "\x1b[34m", "\x1b[36;1m"];
+    // FNV-1a, 32 bits.
+    let hash =
+        name.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let index = usize::try_from(hash).unwrap_or(0) % COLOURS.len();
+    painted(COLOURS[index], name)
+}
+
 fn painted(colour: &str, text: &str) -> String {
     format!("{colour}{text}{RESET}")
 }

@@ -7,6 +7,7 @@ pub(crate) mod describe;
 pub(crate) mod diff;
 pub(crate) mod explain;
 mod jobs;
+pub(crate) mod logs;
 pub(crate) mod people;
 pub(crate) mod placement;
 pub(crate) mod rows;

@@ -60,7 +60,9 @@ pub(crate) fn judge(
             match rule {
                 Rule::Anybody | Rule::Peers => Ok(Early::Pass),
                 Rule::Nodes => Err(denied("NOT_FOR_USERS", "it is for the agents of nodes")),
-                Rule::Services(_) => Err(denied("NOT_FOR_USERS", "it is for services of the control plane")),
+                Rule::Services(_) | Rule::Inside(_) => {
+                    Err(denied("NOT_FOR_USERS", "it is for services of the control plane"))
+                }
                 Rule::Users(needs) => {
                     let everywhere = authorizer.role(&user, &SYSTEM) >= Some(needs.role);
                     let claim = Claim { user, needs };
@@ -76,11 +78,10 @@ pub(crate) fn judge(
         (_, Principal::Node(_)) => {
             Err(denied("NOT_FOR_NODES", "a node's certificate is for its agent's stream"))
         }
-        (Rule::Services(services) | Rule::Users(ForUsers { services, .. }), Principal::Service(service))
-            if who.project.is_system() && services.contains(&service.as_str()) =>
-        {
-            Ok(Early::Pass)
-        }
+        (
+            Rule::Services(services) | Rule::Inside(services) | Rule::Users(ForUsers { services, .. }),
+            Principal::Service(service),
+        ) if who.project.is_system() && services.contains(&service.as_str()) => Ok(Early::Pass),
         (_, Principal::Service(_)) => {
             Err(denied("NOT_FOR_SERVICES", "it is not among what that service needs"))
         }
@@ -154,7 +155,7 @@ pub(crate) fn would_say(
 pub(crate) fn role_for(method: &str) -> Option<Role> {
     match rule(method)? {
         Rule::Users(needs) => Some(needs.role),
-        Rule::Anybody | Rule::Peers | Rule::Nodes | Rule::Services(_) => None,
+        Rule::Anybody | Rule::Peers | Rule::Nodes | Rule::Services(_) | Rule::Inside(_) => None,
     }
 }
 

@@ -21,6 +21,8 @@ pub(crate) enum Rule {
     Nodes,
     /// These services of the control plane.
     Services(&'static [&'static str]),
+    /// The same, of what a listener that asks nobody who it is serves too: who reaches it is trusted for being there.
+    Inside(&'static [&'static str]),
     /// Users with a role in the project of the resource that the request names.
     Users(ForUsers),
 }
@@ -68,10 +70,15 @@ pub(crate) const TABLE: &[(&str, Rule)] = &[
     // Machines.
     ("/skerry.gateway.v1.EnrollmentService/Enroll", Rule::Anybody),
     ("/skerry.gateway.v1.SyncService/Sync", Rule::Nodes),
+    ("/skerry.relay.v1.ChannelService/Open", Rule::Nodes),
     // Between services.
     ("/skerry.registry.v1.IssuerService/EnrollNode", Rule::Services(&["gateway", ALL_IN_ONE])),
     ("/skerry.registry.v1.IssuerService/RenewNode", Rule::Services(&["gateway", ALL_IN_ONE])),
     ("/skerry.registry.v1.IssuerService/GetRoots", Rule::Services(&["gateway", ALL_IN_ONE])),
+    ("/skerry.gateway.v1.OfferService/OfferChannel", Rule::Inside(&["relay", ALL_IN_ONE])),
+    ("/skerry.relay.v1.PeerService/Forward", Rule::Inside(&["relay", ALL_IN_ONE])),
+    ("/skerry.relay.v1.PeerService/ListOwnChannels", Rule::Inside(&["relay", ALL_IN_ONE])),
+    ("/skerry.relay.v1.PeerService/CutOwnChannel", Rule::Inside(&["relay", ALL_IN_ONE])),
     // Nodes, events, the installation.
     (
         "/skerry.registry.v1.NodeService/GetNode",
@@ -148,8 +155,22 @@ pub(crate) const TABLE: &[(&str, Rule)] = &[
     ("/skerry.scheduler.v1.AppService/WatchApps", watches(Viewer, FIRST)),
     ("/skerry.scheduler.v1.AppService/UpdateApp", users(Operator, METADATA)),
     ("/skerry.scheduler.v1.AppService/DeleteApp", users(Operator, FIRST)),
-    ("/skerry.scheduler.v1.AppService/ListInstances", users(Viewer, FIRST)),
+    (
+        "/skerry.scheduler.v1.AppService/ListInstances",
+        // Relays find the instances whose logs are asked for.
+        Rule::Users(ForUsers {
+            role: Viewer,
+            path: FIRST,
+            streams: false,
+            or_itself: false,
+            services: &["relay", ALL_IN_ONE],
+        }),
+    ),
     ("/skerry.scheduler.v1.AppService/ListRevisions", users(Viewer, FIRST)),
+    // Who may see an app may read what it writes, as with `view` and `pods/log` in Kubernetes. Whom else is connected is not theirs to know.
+    ("/skerry.relay.v1.RelayService/Logs", watches(Viewer, FIRST)),
+    ("/skerry.relay.v1.RelayService/ListChannels", users(Operator, FIRST)),
+    ("/skerry.relay.v1.RelayService/CutChannel", users(Operator, FIRST)),
     ("/skerry.scheduler.v1.PlacementService/ExplainApp", users(Viewer, FIRST)),
     ("/skerry.scheduler.v1.PlacementService/PlanChange", users(Viewer, FIRST)),
     ("/skerry.scheduler.v1.RolloutService/PauseRollout", users(Operator, FIRST)),

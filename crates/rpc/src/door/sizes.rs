@@ -17,7 +17,11 @@ const LARGE: [&str; 6] = [
     "/skerry.scheduler.v1.SecretService/UpdateSecret",
 ];
 /// Streams of requests, which have no end: each message is bounded by the handler's decoder.
-const STREAMS: [&str; 1] = ["/skerry.gateway.v1.SyncService/Sync"];
+const STREAMS: [&str; 3] = [
+    "/skerry.gateway.v1.SyncService/Sync",
+    "/skerry.relay.v1.ChannelService/Open",
+    "/skerry.relay.v1.PeerService/Forward",
+];
 
 /// Most bytes of the request of the method at `path`, with what gRPC puts around it. `None`: it has no end.
 pub(crate) fn request_bytes_max(path: &str) -> Option<usize> {

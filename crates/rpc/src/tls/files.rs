@@ -20,6 +20,7 @@ use skerry_identity::private_file;
 use skerry_identity::tls::Credentials;
 use skerry_identity::verify::{Clients, Expected, Time};
 use skerry_identity::{KeyPair, PeerCertificate, Standing, Trust, TrustBundle};
+use skerry_model::{ProjectName, ServiceName};
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
 use super::{ClientTls, ServerTls, exact_time, exactly};
@@ -162,6 +163,13 @@ impl TlsFiles {
     /// For a client that reaches servers by their names, on a machine whose clock is kept right.
     pub fn client(&self) -> ClientTls {
         self.client_of(Expected::Dialled, exact_time())
+    }
+
+    /// For a service that reaches one of the services of these names, at addresses that come and go: what is expected is their identity.
+    pub fn client_of_services(&self, names: &[&str]) -> ClientTls {
+        let names = names.iter().map(|name| ServiceName::parse(name).expect("a service's name is a label"));
+        let expected = Expected::Services { project: ProjectName::system(), names: names.collect() };
+        self.client_of(expected, exact_time())
     }
 
     /// For a client that asks this very service, wherever it listens: what is expected is the own identity.

@@ -81,6 +81,8 @@ pub enum AgentEvent {
         /// The uid of the node that it is now.
         node_uid: String,
     },
+    /// What becomes of a channel that was offered. One that was offered on an earlier connection is nobody's any more.
+    ChannelAnswered(pb::ChannelAnswer),
     /// `deadline()` has passed. Too early or too often does no harm.
     Timer,
     /// The process ends: a farewell goes out, and no further dial is made.
@@ -113,6 +115,8 @@ pub enum AgentEffect {
         /// `chain` is empty where only the roots are news.
         certificate: pb::IssuedCertificate,
     },
+    /// A channel is offered: dial it or not, and say `ChannelAnswered`.
+    OpenChannel(Box<pb::ChannelOffer>),
     /// Close the stream, or give up the dial, after what was sent. Nothing of it is to be delivered any more.
     Hangup {
         /// For the log.

@@ -86,6 +86,7 @@ impl AgentMachine {
             AgentEvent::Raised(event) => self.outbox.raise(*event, now.wall),
             AgentEvent::IdentityTaken { result } => self.identity_taken(result, now, &mut out),
             AgentEvent::Enrolled { identity, node_uid } => self.enrolled(identity, node_uid, now),
+            AgentEvent::ChannelAnswered(answer) => self.channel_answered(answer, now, &mut out),
             AgentEvent::Timer => {}
             AgentEvent::ShuttingDown => self.shut_down(now, &mut out),
         }
@@ -180,6 +181,10 @@ impl AgentMachine {
             }
             (Some(Down::HeartbeatAck(ack)), _) => self.server_time(ack.server_time.as_ref(), now, out),
             (Some(Down::Renewal(renewal)), _) => self.renewal(renewal, now, out),
+            (Some(Down::ChannelOffer(offer)), Link::Open(open)) if !open.renew_only => {
+                out.push(AgentEffect::OpenChannel(Box::new(offer)));
+            }
+            (Some(Down::ChannelOffer(_)), _) => {}
             // A frame of a kind that we do not know is of a newer gateway, and not for us.
             (None, _) => {}
         }
@@ -246,6 +251,13 @@ impl AgentMachine {
         self.config.node_uid = node_uid;
         if let Link::Waiting { until } = &mut self.link {
             *until = now.mono;
+        }
+    }
+
+    fn channel_answered(&mut self, answer: pb::ChannelAnswer, now: Now, out: &mut Vec<AgentEffect>) {
+        if let Link::Open(open) = &mut self.link {
+            send(out, Up::ChannelAnswer(answer));
+            open.said(now.mono);
         }
     }
 

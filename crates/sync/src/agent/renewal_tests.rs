@@ -101,7 +101,10 @@ impl Driver {
                     Some(Up::RenewalRequest(_)) => assert!(self.open, "asked outside of a session"),
                     other => assert!(!self.renew_only, "{other:?} in a session that is for renewing only"),
                 },
-                AgentEffect::Persist { .. } | AgentEffect::Apply { .. } | AgentEffect::Told(_) => {}
+                AgentEffect::Persist { .. }
+                | AgentEffect::Apply { .. }
+                | AgentEffect::OpenChannel(_)
+                | AgentEffect::Told(_) => {}
             }
         }
         self.said.extend(effects.iter().cloned());

@@ -139,6 +139,13 @@ pub enum SessionEvent {
     Renewed(Result<pb::IssuedCertificate, String>),
     /// These roots are trusted from now on. The same again does no harm.
     RootsChanged(Roots),
+    /// A relay offers a channel to the agent.
+    Offered {
+        /// Of the session that is meant.
+        epoch: Version,
+        /// What is offered.
+        offer: Box<pb::ChannelOffer>,
+    },
     /// The agent shall open a new session: the gateway stops, or what the session was opened in is over.
     Drain {
         /// Why, for the agent's log.
@@ -195,10 +202,26 @@ pub enum SessionEffect {
     },
     /// Ask for a new certificate on behalf of the node. Never two at once.
     Renew(Box<pb::RenewalRequest>),
+    /// Tell the relay that offered this channel what became of it. One that is not answered when the session ends has failed.
+    OfferAnswered {
+        /// Of the offer.
+        channel: String,
+        /// Whether the agent dials.
+        answer: Result<(), OfferRefusal>,
+    },
     /// Write into the session record that the session is closed, fenced by its epoch. The session no longer waits for it.
     Close,
     /// End the stream after what was sent, and forget the session.
     End(Ending),
+}
+
+/// Why an agent does not dial.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OfferRefusal {
+    /// One CamelCase word.
+    pub reason: String,
+    /// A sentence for people.
+    pub message: String,
 }
 
 /// How a stream ends.

@@ -8,6 +8,9 @@ mod api;
 mod check;
 mod commits;
 mod known;
+mod offers;
+#[cfg(test)]
+mod offers_tests;
 mod renewal;
 #[cfg(test)]
 mod renewal_tests;
@@ -22,11 +25,13 @@ use std::time::Duration;
 
 use self::allowance::Allowance;
 pub use self::api::{
-    Acknowledged, Assignment, Change, Ending, OpenFailure, Opened, Roots, SessionConfig, SessionEffect,
-    SessionEvent,
+    Acknowledged, Assignment, Change, Ending, OfferRefusal, OpenFailure, Opened, Roots, SessionConfig,
+    SessionEffect, SessionEvent,
 };
 use self::commits::Commits;
 use self::known::Known;
+use self::offers::Offers;
+pub use self::offers::{NO_ANSWER, NO_SESSION, TOO_MANY, UNSUPPORTED};
 use self::renewal::Renewal;
 use self::updates::Updates;
 pub use self::updates::{DESIRED_STATE, NOT_FOUND};
@@ -73,6 +78,14 @@ struct Open {
     commits: Commits,
     known: Known,
     renewal: Renewal,
+    offers: Offers,
+}
+
+impl Open {
+    /// Whether the frame is an answer that is waited for: how many come is not the agent's doing.
+    fn is_asked_for(&self, frame: &pb::SyncRequest) -> bool {
+        matches!(&frame.body, Some(Up::ChannelAnswer(answer)) if self.offers.is_awaited(answer))
+    }
 }
 
 impl GatewaySession {
@@ -125,6 +138,7 @@ impl GatewaySession {
                     open.renewal.roots(roots, now.wall.to_proto(), &mut out);
                 }
             }
+            SessionEvent::Offered { epoch, offer } => self.offered(epoch, *offer, now, &mut out),
             SessionEvent::Drain { why, retry_after } => {
                 let closing = closing(Reason::Draining, why, retry_after);
                 self.leave(Some(closing), true, Ending::Finished, &mut out);
@@ -141,7 +155,9 @@ impl GatewaySession {
             Phase::Greeting { until } => Some(*until),
             Phase::Opening { .. } | Phase::Leaving { .. } | Phase::Ended => None,
             Phase::Open(open) => {
-                [Some(self.silent_at()), open.updates.due(), open.commits.due()].into_iter().flatten().min()
+                let dues =
+                    [Some(self.silent_at()), open.updates.due(), open.commits.due(), open.offers.due()];
+                dues.into_iter().flatten().min()
             }
         }
     }
@@ -196,7 +212,10 @@ impl GatewaySession {
     }
 
     fn frame(&mut self, frame: pb::SyncRequest, now: Now, out: &mut Vec<SessionEffect>) {
-        if matches!(self.phase, Phase::Open(_)) && !self.allowance.take(now.mono) {
+        if let Phase::Open(open) = &self.phase
+            && !open.is_asked_for(&frame)
+            && !self.allowance.take(now.mono)
+        {
             let (burst, rate) = (limits::FRAMES_BURST_MAX, limits::FRAMES_PER_SECOND_MAX);
             let why =
                 format!("more than {burst} frames at once, and {rate} a second after that, are too many");
@@ -226,6 +245,7 @@ impl GatewaySession {
                     self.protocol_error(&why, out);
                 }
             }
+            (Phase::Open(open), Some(Up::ChannelAnswer(answer))) => open.offers.answered(answer, out),
             (Phase::Open(_), Some(Up::Heartbeat(heartbeat))) => send(
                 out,
                 Down::HeartbeatAck(pb::HeartbeatAck {
@@ -236,6 +256,22 @@ impl GatewaySession {
             (Phase::Open(_), Some(Up::Farewell(_))) => self.leave(None, true, Ending::Finished, out),
             // What comes after the last word; and a frame of a kind that we do not know, of a newer agent.
             (Phase::Leaving { .. } | Phase::Ended, _) | (Phase::Open(_), None) => {}
+        }
+    }
+
+    /// A relay wants a channel. Only the session that is meant passes it on, and only with an agent that may do all.
+    fn offered(&mut self, epoch: Version, offer: pb::ChannelOffer, now: Now, out: &mut Vec<SessionEffect>) {
+        match &mut self.phase {
+            Phase::Open(open) if open.epoch == epoch && !open.renewal.only => {
+                open.offers.offered(offer, now.mono, out);
+            }
+            Phase::Greeting { .. }
+            | Phase::Opening { .. }
+            | Phase::Open(_)
+            | Phase::Leaving { .. }
+            | Phase::Ended => {
+                offers::refuse(offer.channel, NO_SESSION, "the session of this node is another one", out)
+            }
         }
     }
 
@@ -289,11 +325,12 @@ impl GatewaySession {
         }
         self.heard = now.mono;
         let (epoch, boot_id) = (opened.epoch, hello.boot_id);
+        let offers = Offers::new(&hello.features);
         let mut renewal = Renewal::new(opened.renew_only, hello.roots_digest);
         if let Some(roots) = opened.roots {
             renewal.roots(roots, now.wall.to_proto(), out);
         }
-        self.phase = Phase::Open(Box::new(Open { epoch, boot_id, updates, commits, known, renewal }));
+        self.phase = Phase::Open(Box::new(Open { epoch, boot_id, updates, commits, known, renewal, offers }));
     }
 
     fn open_failed(&mut self, failure: OpenFailure, out: &mut Vec<SessionEffect>) {
@@ -435,6 +472,7 @@ impl GatewaySession {
             Phase::Opening { .. } | Phase::Leaving { .. } | Phase::Ended => {}
             Phase::Open(open) => {
                 open.updates.advance(now.mono, out);
+                open.offers.expire(now.mono, out);
                 if let Some((token, change)) = open.commits.begin(now.mono) {
                     out.push(SessionEffect::Commit { token, change });
                 }

@@ -365,6 +365,7 @@ impl World {
                     assert_eq!(desired, agent.disk.held, "told to run something else");
                     agent.applied += 1;
                 }
+                AgentEffect::OpenChannel(_) => panic!("no relay is here"),
                 AgentEffect::TakeIdentity { certificate } => {
                     if self.fails(20) {
                         // Power is lost before it is written; or after.
@@ -469,6 +470,7 @@ impl World {
                     let digest = Bytes::from_static(b"digest");
                     queue.push_back(To::Session(SessionEvent::Committed { token, digest }));
                 }
+                SessionEffect::OfferAnswered { .. } => panic!("no relay is here"),
                 SessionEffect::Renew(_) => {
                     let issued = pb::IssuedCertificate {
                         chain: vec![self.issue(self.agents[index].disk.certificate.key).encode()],

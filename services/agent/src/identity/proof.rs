@@ -128,6 +128,20 @@ impl Proof {
         Ok(Some(client))
     }
 
+    /// By what relays are dialled: as gateways are, but what they say of time and certificates is not heard. Nothing: without TLS.
+    pub(crate) fn channel(&self) -> Result<Option<ClientTls>, String> {
+        match &self.kind {
+            Kind::Plain => Ok(None),
+            Kind::Files { source: Source::Loaded(files), expected, .. } => {
+                Ok(Some(files.client_of_node(expected.clone(), self.floor.shared())))
+            }
+            Kind::Own { own: Some(own), .. } => Ok(Some(own.client(self.floor.shared()))),
+            Kind::Files { .. } | Kind::Own { own: None, .. } => {
+                Err("this machine has no identity now".to_owned())
+            }
+        }
+    }
+
     /// The server of this connection says what time it is.
     pub(crate) fn heard(&mut self, told: SystemTime) {
         let presented = self.presented.clone();

@@ -11,10 +11,14 @@ use std::time::{Duration, SystemTime};
 
 use skerry_model::{AppName, ConfigName, InstanceName, NetworkName, VolumeName};
 
+use tokio::sync::mpsc;
+
+pub use self::logs::{LogAsk, LogPart};
 use crate::desired::InstanceSpec;
 
 pub mod docker;
 pub(crate) mod environment;
+pub(crate) mod logs;
 pub mod process;
 
 /// Which runtime.
@@ -234,6 +238,21 @@ pub trait Runtime: Send + Sync {
             Place::Own => self.exec(instance, command).await,
             Place::Beside => Err(no_overlap(instance)),
         }
+    }
+
+    /// Tells what a copy wrote, part by part, at the pace of who takes it: until its end, until the copy ends or until nobody takes it any
+    /// more. Holds nothing once dropped.
+    async fn logs(
+        &self,
+        _copy: &Observed,
+        _ask: &LogAsk,
+        _out: &mpsc::Sender<LogPart>,
+    ) -> Result<(), RuntimeError> {
+        Err(RuntimeError {
+            reason: "LogsUnsupported",
+            message: format!("{} keeps no logs", self.kind().as_str()),
+            transient: false,
+        })
     }
 
     /// Removes what no wanted instance uses: networks of apps that are gone or that they no longer name, laid-out config files. Never volumes.

@@ -6,6 +6,7 @@
 //! shim         by the shim: who runs, since when
 //! exit         by the shim: how it ended
 //! stdout.log   what the program wrote, and stdout.log.1 and so on the files before it; stderr.log likewise
+//! stdout.log.marks, stdout.log.1.marks and so on, when it was written (`marks`)
 //! shim.log     what the shim itself had to complain of
 //! state/       the program's own: its directory, its HOME, its config files
 //! ```

@@ -1,5 +1,7 @@
 //! Keeps what the program writes: from two pipes into two files of bounded size.
 //!
+//! Beside each file is noted when it was written (`marks`), so that a log can be read by time and from a place that stays.
+//!
 //! The program is never held up: what cannot be written (a full disk) is counted, dropped, and said so once writing works again.
 
 use std::fs::{self, File, OpenOptions};
@@ -11,8 +13,10 @@ use std::path::{Path, PathBuf};
 use rustix::event::{PollFd, PollFlags, poll};
 use skerry_model::app::LogBounds;
 
+use super::marks::{self, Marks};
+
 /// Files that an earlier bound may have left are looked for up to this number.
-const FILES_MAX: u32 = 100;
+pub(crate) const FILES_MAX: u32 = 100;
 /// Read at once, in bytes.
 const READ_BYTES: usize = 8 * 1024;
 
@@ -25,6 +29,8 @@ pub(super) struct Log {
     at_line: bool,
     lost: u64,
     bounds: LogBounds,
+    /// When it is written. Absent: that cannot be noted.
+    marks: Option<Marks>,
 }
 
 impl Log {
@@ -33,6 +39,7 @@ impl Log {
         let log = Self::current(path, bounds)?;
         for n in bounds.max_files.max(1)..FILES_MAX {
             let _ = fs::remove_file(log.older(n));
+            let _ = fs::remove_file(marks::path_of(&log.older(n)));
         }
         Ok(log)
     }
@@ -40,7 +47,8 @@ impl Log {
     fn current(path: &Path, bounds: LogBounds) -> io::Result<Self> {
         let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
         let bytes = file.metadata()?.len();
-        Ok(Self { path: path.to_owned(), file, bytes, at_line: true, lost: 0, bounds })
+        let marks = Marks::open(path).ok();
+        Ok(Self { path: path.to_owned(), file, bytes, at_line: true, lost: 0, bounds, marks })
     }
 
     /// A line that does not fit begins the next file, as long as it fits into one.
@@ -61,6 +69,12 @@ impl Log {
     }
 
     fn write(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        if let Some(marks) = &mut self.marks {
+            marks.note(self.bytes, marks::micros_now());
+        }
         if self.lost > 0 {
             let note = format!("[skerry: {} bytes could not be written here]\n", self.lost);
             if self.file.write_all(note.as_bytes()).is_ok() {
@@ -84,11 +98,18 @@ impl Log {
 
     /// Puts the file aside and begins another. The oldest goes.
     fn rotate(&mut self) {
+        let next = self.marks.as_ref().map(|marks| {
+            let (stream, base) = marks.head();
+            (stream, base + self.bytes)
+        });
         for n in (1..self.bounds.max_files.saturating_sub(1)).rev() {
-            let _ = fs::rename(self.older(n), self.older(n + 1));
+            put_aside(&self.older(n), &self.older(n + 1));
         }
         let begun = if self.bounds.max_files > 1 {
-            fs::rename(&self.path, self.older(1)).and_then(|()| Self::current(&self.path, self.bounds))
+            fs::rename(&self.path, self.older(1)).and_then(|()| {
+                let _ = fs::rename(marks::path_of(&self.path), marks::path_of(&self.older(1)));
+                Self::current(&self.path, self.bounds)
+            })
         } else {
             Err(io::ErrorKind::Unsupported.into())
         };
@@ -96,8 +117,18 @@ impl Log {
             Ok(new) => *self = Self { lost: self.lost, ..new },
             // The bound matters more than the lines.
             Err(_) if self.file.set_len(0).is_ok() => (self.bytes, self.at_line) = (0, true),
-            Err(_) => {}
+            Err(_) => return,
         }
+        if let Some((stream, base)) = next {
+            self.marks = Marks::begin(&self.path, stream, base).ok();
+        }
+    }
+}
+
+/// Moves a file of a log with its marks.
+fn put_aside(from: &Path, to: &Path) {
+    if fs::rename(from, to).is_ok() {
+        let _ = fs::rename(marks::path_of(from), marks::path_of(to));
     }
 }
 
@@ -172,7 +203,7 @@ mod tests {
                 log.take(piece);
             }
             let kept = files(&path);
-            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), kept.len());
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2 * kept.len(), "each with its marks");
             assert!(
                 kept.len() <= max_files as usize && kept.iter().all(|file| file.len() <= 100),
                 "{kept:?}"

@@ -31,7 +31,8 @@ use rustix::process::{
 pub(crate) mod cgroup;
 pub(crate) mod enter;
 pub(crate) mod files;
-mod logs;
+pub(crate) mod logs;
+pub(crate) mod marks;
 pub(crate) mod procfs;
 pub(crate) mod program;
 pub(crate) mod record;

@@ -23,6 +23,7 @@ use tracing::Span;
 use self::store::Store;
 pub(crate) use self::wire::connect;
 use self::wire::{FromWire, Wire};
+use crate::channel::Channels;
 use crate::clock::{Clock, random};
 use crate::config::Gateway;
 use crate::desired::{Desired, join};
@@ -59,6 +60,8 @@ pub(crate) struct Parts {
     pub(crate) runtimes: watch::Receiver<RuntimeStatuses>,
     /// Where the copies come from.
     pub(crate) copies: watch::Receiver<Copies>,
+    /// What relays ask.
+    pub(crate) channels: Channels,
 }
 
 /// The actor.
@@ -87,6 +90,7 @@ pub(crate) struct Uplink {
     local: mpsc::Receiver<Local>,
     runtimes: watch::Receiver<RuntimeStatuses>,
     copies: watch::Receiver<Copies>,
+    channels: Channels,
     formers: Formers,
     /// Whether a state was offered and does not hold yet: what only the one that is held needs is kept as well.
     offered: bool,
@@ -130,6 +134,7 @@ impl Uplink {
             local: parts.local,
             runtimes: parts.runtimes,
             copies: parts.copies,
+            channels: parts.channels,
             formers,
             offered: false,
             formers_damage,
@@ -182,6 +187,7 @@ impl Uplink {
                     }
                     self.prune_formers();
                 }
+                () = self.channels.ended() => {}
                 _ = samples.tick() => self.sample(),
                 () = ended(&mut self.ending) => self.ending = None,
             }
@@ -190,6 +196,7 @@ impl Uplink {
         if self.ending.is_some() {
             ended(&mut self.ending).await;
         }
+        self.channels.finish().await;
         self.store.finish().await;
         renamed
     }
@@ -227,6 +234,11 @@ impl Uplink {
             }
             AgentEffect::Apply { desired } => self.apply(&desired),
             AgentEffect::TakeIdentity { certificate } => self.proof.take(certificate),
+            AgentEffect::OpenChannel(offer) => {
+                let gateway = &self.gateways[self.dials.saturating_sub(1) % self.gateways.len()];
+                let answer = self.channels.offered(*offer, self.proof.channel(), gateway.uri());
+                return Some(AgentEvent::ChannelAnswered(answer));
+            }
             AgentEffect::Hangup { why } => {
                 tracing::debug!(why, "hanging up");
                 self.ending = self.wire.hang_up();
@@ -415,6 +427,7 @@ impl Uplink {
                 self.store.remember_uid(node_uid, held);
             }
             Told::Lost { why, retry } => {
+                self.channels.session_lost();
                 crate::meters::connected(false);
                 // Once for each session that was; the tries after it only at debug.
                 if self.opened.take().is_some() || self.dials == 1 {
@@ -424,6 +437,7 @@ impl Uplink {
                 }
             }
             Told::Superseded { message, retry } => {
+                self.channels.session_lost();
                 self.opened = None;
                 tracing::error!(node = %self.node, message, retry_s = retry.as_secs(), "another agent uses this node's name");
                 self.findings.conflict = Some(format!(
@@ -432,11 +446,13 @@ impl Uplink {
                 self.sample();
             }
             Told::NodeDeleted { message, retry } => {
+                self.channels.session_lost();
                 self.opened = None;
                 tracing::warn!(node = %self.node, message, retry_s = retry.as_secs(), "the node was deleted; what runs runs on");
                 self.proof.struck_out();
             }
             Told::Revoked { message, retry } => {
+                self.channels.session_lost();
                 crate::meters::connected(false);
                 let is_news = self.opened.take().is_some() || self.dials == 1;
                 if self.proof.struck_out() {

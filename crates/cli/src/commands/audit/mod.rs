@@ -11,6 +11,7 @@ use crate::error::CliError;
 use crate::print::Printer;
 
 pub(crate) use chains::verify_file;
+pub(super) use records::{parse_time, wrong_time};
 
 pub(crate) async fn run(client: &Client, args: &AuditArgs, printer: &mut Printer) -> Result<(), CliError> {
     match &args.command {

@@ -90,12 +90,12 @@ pub(super) fn filter_of(args: &AuditArgs) -> Result<AuditFilter, CliError> {
     })
 }
 
-fn wrong_time(flag: &str, text: &str) -> CliError {
+pub(crate) fn wrong_time(flag: &str, text: &str) -> CliError {
     CliError::Usage(format!("{flag} `{text}`: write a time as 2026-01-31T08:00:00Z, or how long ago, as 2h"))
 }
 
 /// A time, or a duration back from `now`.
-fn parse_time(text: &str, now: SystemTime) -> Option<Timestamp> {
+pub(crate) fn parse_time(text: &str, now: SystemTime) -> Option<Timestamp> {
     if let Ok(ago) = quantity::parse_duration(text) {
         return Some(time::to_timestamp(now.checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH)));
     }

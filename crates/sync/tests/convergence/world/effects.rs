@@ -31,6 +31,7 @@ impl World {
                     self.detach();
                 }
                 AgentEffect::TakeIdentity { .. } => panic!("there is no identity to renew"),
+                AgentEffect::OpenChannel(_) => panic!("no relay is here"),
                 AgentEffect::Told(Told::StaleRefused { offered, held }) => assert!(offered < held),
                 AgentEffect::Told(_) => {}
             }
@@ -49,6 +50,7 @@ impl World {
                 SessionEffect::Load { token, names } => conn.io.push(Io::Load(token, names)),
                 SessionEffect::Commit { token, change } => conn.io.push(Io::Commit(token, change)),
                 SessionEffect::Renew(_) => panic!("there is no identity to renew"),
+                SessionEffect::OfferAnswered { .. } => panic!("no relay is here"),
                 SessionEffect::Close => conn.io.push(Io::Close),
                 SessionEffect::Send(frame) => {
                     assert!(frame.encoded_len() <= limits::FRAME_BYTES_MAX);

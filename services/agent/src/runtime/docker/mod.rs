@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use skerry_model::{AppName, InstanceName, NetworkName};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use self::client::{Client, LOOK_DEADLINE};
@@ -26,8 +27,8 @@ use self::spec::Owner;
 pub use self::upkeep::ImageGc;
 use self::upkeep::Kept;
 use super::{
-    Needs, Observed, Place, Progress, ProgressSink, Runtime, RuntimeDirs, RuntimeError, RuntimeKind,
-    VolumeWords, Wanted, environment,
+    LogAsk, LogPart, Needs, Observed, Place, Progress, ProgressSink, Runtime, RuntimeDirs, RuntimeError,
+    RuntimeKind, VolumeWords, Wanted, environment,
 };
 use crate::desired::InstanceSpec;
 use crate::lock::lock;
@@ -41,6 +42,7 @@ mod exec;
 mod foreign;
 mod layout;
 mod lifecycle;
+mod logs;
 mod network;
 mod observe;
 mod pull;
@@ -237,6 +239,15 @@ impl Runtime for DockerRuntime {
             self.observer.forget_instance(instance);
         }
         ran
+    }
+
+    async fn logs(
+        &self,
+        copy: &Observed,
+        ask: &LogAsk,
+        out: &mpsc::Sender<LogPart>,
+    ) -> Result<(), RuntimeError> {
+        logs::tell(&self.client, &copy.runtime_id, ask, out).await
     }
 
     async fn sweep(&self, wanted: &Wanted) -> Result<(), RuntimeError> {

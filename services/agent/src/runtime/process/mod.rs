@@ -16,13 +16,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use skerry_model::{InstanceName, NodeName};
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 
 use super::{
-    Needs, Observed, Progress, ProgressSink, Runtime, RuntimeDirs, RuntimeError, RuntimeKind, Wanted,
-    environment,
+    LogAsk, LogPart, Needs, Observed, Progress, ProgressSink, Runtime, RuntimeDirs, RuntimeError,
+    RuntimeKind, Wanted, environment,
 };
 use crate::desired::InstanceSpec;
 use crate::lock::lock;
@@ -37,6 +37,7 @@ mod handle;
 mod holders;
 mod inspect;
 mod layout;
+mod logs;
 mod start;
 mod stop;
 mod tree;
@@ -399,6 +400,15 @@ impl Runtime for ProcessRuntime {
         let launch = running.and_then(|view| view.launch);
         let launch = launch.ok_or_else(|| failed("NotRunning", format!("{instance} does not run"), true))?;
         exec::run(&self.config.shim, &dir, &launch, command).await
+    }
+
+    async fn logs(
+        &self,
+        copy: &Observed,
+        ask: &LogAsk,
+        out: &mpsc::Sender<LogPart>,
+    ) -> Result<(), RuntimeError> {
+        logs::tell(&self.instance_dir(&copy.instance), ask, out).await
     }
 
     async fn sweep(&self, _: &Wanted) -> Result<(), RuntimeError> {

@@ -1,0 +1,81 @@
+//! What cannot be told is told so, by its name; what is open can be seen and cut, and leaves a record.
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use skerry_integration::apps::{app, app_on, script};
+use skerry_integration::stack::PATIENCE;
+use skerry_testing::eventually;
+
+use super::{begin, channels, done, ran, stack, wait_channels};
+
+#[tokio::test]
+async fn errors_name_what_is_wrong_and_what_to_do() -> Result<()> {
+    let mut stack = stack(&["n1"]).await?;
+    stack.apply("web", app([script("s", "echo here; exec sleep 1000000")])).await?;
+    stack.wait_ready("web", 1).await;
+    let refused = async |words: &[&str], code: i32, text: &str| -> Result<()> {
+        let (ended, out, err) = ran(&stack, words).await?;
+        ensure!(ended == Some(code) && err.contains(text), "{words:?}: {ended:?}: {out}{err}");
+        Ok(())
+    };
+    refused(&["logs", "app/never"], 3, "projects/default/apps/never does not exist").await?;
+    refused(&["logs", "app/web", "other"], 1, "app/web has no instance of service other").await?;
+    refused(&["logs", "app/web", "--since", "yesterday"], 2, "--since `yesterday`").await?;
+    refused(&["logs", "app/web", "-f", "--until", "1h"], 2, "cannot be used with").await?;
+    refused(&["logs", "node/n1"], 2, "name an app").await?;
+    refused(&["channel", "cut", "nothing"], 3, "does not exist").await?;
+    // A service that no node takes.
+    stack.apply("far", app_on(("zone", "none"), [script("s", "sleep 1000000")])).await?;
+    refused(&["logs", "app/far"], 1, "app/far").await?;
+    stack.kill_agent("n1")?;
+    stack.wait_disconnected("n1").await;
+    let (code, _, err) = ran(&stack, &["logs", "app/web"]).await?;
+    ensure!(code == Some(1) && err.contains("nodes/n1 is not connected"), "{code:?}: {err}");
+    stack.start_agent("n1")?;
+    stack.wait_connected("n1").await;
+    eventually("its log is told again", PATIENCE, async || {
+        let (out, _) = done(&stack, &["logs", "app/web"]).await?;
+        ensure!(out == "here\n", "{out}");
+        Ok(())
+    })
+    .await;
+    stack.finish(None).await
+}
+
+#[tokio::test]
+async fn what_is_open_is_seen_cut_and_recorded_at_whichever_relay() -> Result<()> {
+    let stack = stack(&["n1"]).await?;
+    stack.apply("web", app([script("s", "while :; do echo tick; sleep 0.1; done")])).await?;
+    stack.wait_ready("web", 1).await;
+    // Held by the relay that is not asked.
+    let mut follows = begin(&stack, "relay-1", &["logs", "app/web", "-f"], "follows.log")?;
+    follows.wait_for_line("tick", PATIENCE).await?;
+    let open = channels(&stack).await?;
+    let channel = open.first().context("a channel")?;
+    assert_eq!(channel["resource"], "projects/default/instances/web/s/n1/0");
+    assert_eq!(
+        (&channel["verb"], &channel["node"]),
+        (&Value::from("logs"), &Value::from("projects/default/nodes/n1"))
+    );
+    let name = channel["name"].as_str().context("a name")?.rsplit('/').next().unwrap_or_default().to_owned();
+    done(&stack, &["channel", "cut", &name]).await?;
+    let ended = follows.wait(PATIENCE).await?;
+    ensure!(
+        ended.code() == Some(1) && follows.output().contains("has cut this channel"),
+        "{ended:?}: {}",
+        follows.output()
+    );
+    wait_channels(&stack, 0).await;
+    eventually("both are on record", PATIENCE, async || {
+        let (out, _) = done(&stack, &["audit", "--limit=0", "-o", "json"]).await?;
+        let records: Value = serde_json::from_str(&out)?;
+        let text = records.to_string();
+        ensure!(text.contains("RelayService/CutChannel"), "{out}");
+        ensure!(text.contains("RelayService/Logs") && text.contains("logs of 1 instances: "), "{out}");
+        Ok(())
+    })
+    .await;
+    let (out, _) = done(&stack, &["audit", "verify"]).await?;
+    ensure!(!out.is_empty(), "the chains are looked at");
+    stack.finish(None).await
+}

@@ -1,0 +1,163 @@
+//! What a call for logs asks for, checked.
+
+use std::collections::HashMap;
+use std::fmt::Display;
+
+use bytes::Bytes;
+use skerry_model::fault::Violations;
+use skerry_model::{AppRef, ClusterName, Fault, InstanceName, NodeRef, ServiceName};
+use skerry_proto::relay::v1 as pb;
+
+use crate::instances::{INSTANCES_MAX, Which};
+
+/// Longest text that is looked for.
+const GREP_BYTES_MAX: usize = 1024;
+/// Longest position: some numbers.
+const POSITION_BYTES_MAX: usize = 256;
+
+/// See the module.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Ask {
+    pub(crate) which: Which,
+    pub(crate) follow: bool,
+    since: Option<prost_types::Timestamp>,
+    until: Option<prost_types::Timestamp>,
+    tail: Option<u32>,
+    previous: bool,
+    grep: String,
+    positions: HashMap<(String, String), Bytes>,
+}
+
+impl Ask {
+    /// Names each field that is wrong.
+    pub(crate) fn parse(request: pb::LogsRequest) -> Result<Self, Fault> {
+        let pb::LogsRequest { app, service, node, cluster, instance, .. } = &request;
+        let mut wrong = Violations::new();
+        let parsed = wrong.check("app", AppRef::parse(app));
+        optional(&mut wrong, "service", service, ServiceName::parse);
+        optional(&mut wrong, "cluster", cluster, ClusterName::parse);
+        let on = optional(&mut wrong, "node", node, NodeRef::parse);
+        let of = optional(&mut wrong, "instance", instance, InstanceName::parse);
+        if let Some(app) = &parsed {
+            if on.is_some_and(|node| node.project != app.project) {
+                wrong.add("node", format!("it is in another project than `{app}`"));
+            }
+            if of.is_some_and(|instance| instance.app != app.app) {
+                wrong.add("instance", format!("it is of another app than `{app}`"));
+            }
+        }
+        if request.follow && request.until.is_some() {
+            wrong.add("until", "leave it out, or do not follow: what is followed has no end");
+        }
+        if request.follow && request.previous {
+            wrong.add("previous", "leave it out, or do not follow: what was written before is over");
+        }
+        if request.grep.len() > GREP_BYTES_MAX {
+            wrong.add("grep", format!("at most {GREP_BYTES_MAX} bytes"));
+        }
+        if request.positions.len() > INSTANCES_MAX {
+            wrong.add("positions", format!("at most {INSTANCES_MAX}"));
+        }
+        let mut positions = HashMap::new();
+        for (index, position) in request.positions.into_iter().enumerate().take(INSTANCES_MAX) {
+            if position.position.len() > POSITION_BYTES_MAX {
+                wrong.add(format!("positions[{index}].position"), "not one that an answer gave");
+            }
+            positions.insert((position.instance, position.node), position.position);
+        }
+        let which = parsed.map(|app| Which {
+            app,
+            service: request.service,
+            node: request.node,
+            cluster: request.cluster,
+            instance: request.instance,
+        });
+        wrong.finish(which).map(|which| Self {
+            which,
+            follow: request.follow,
+            since: request.since,
+            until: request.until,
+            tail: request.tail,
+            previous: request.previous,
+            grep: request.grep,
+            positions,
+        })
+    }
+
+    /// How far the caller has the log of an instance already. Empty: not at all.
+    pub(crate) fn position(&self, instance: &InstanceName, node: &NodeRef) -> Bytes {
+        self.positions.get(&(instance.to_string(), node.to_string())).cloned().unwrap_or_default()
+    }
+
+    /// What is asked of the agent of an instance.
+    pub(crate) fn start(&self, instance: &InstanceName, position: Bytes) -> pb::LogsStart {
+        pb::LogsStart {
+            instance: instance.to_string(),
+            follow: self.follow,
+            since: self.since,
+            until: self.until,
+            tail: self.tail,
+            previous: self.previous,
+            grep: self.grep.clone(),
+            position,
+        }
+    }
+}
+
+fn optional<T, E: Display>(
+    wrong: &mut Violations,
+    field: &str,
+    text: &str,
+    parse: impl FnOnce(&str) -> Result<T, E>,
+) -> Option<T> {
+    if text.is_empty() { None } else { wrong.check(field, parse(text)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> pb::LogsRequest {
+        pb::LogsRequest { app: "projects/p/apps/a".to_owned(), ..pb::LogsRequest::default() }
+    }
+
+    fn wrong(request: pb::LogsRequest) -> Vec<String> {
+        let fault = Ask::parse(request).expect_err("refused");
+        fault.violations.into_iter().map(|violation| violation.field).collect()
+    }
+
+    #[test]
+    fn every_field_that_is_wrong_is_named() {
+        assert!(Ask::parse(request()).is_ok());
+        let bad = pb::LogsRequest {
+            app: "a".to_owned(),
+            service: "No".to_owned(),
+            node: "n1".to_owned(),
+            cluster: "-".to_owned(),
+            instance: "a/b".to_owned(),
+            follow: true,
+            until: Some(prost_types::Timestamp::default()),
+            previous: true,
+            grep: "x".repeat(GREP_BYTES_MAX + 1),
+            ..pb::LogsRequest::default()
+        };
+        let fields = wrong(bad);
+        assert_eq!(fields, ["app", "service", "cluster", "node", "instance", "until", "previous", "grep"]);
+        assert_eq!(wrong(pb::LogsRequest { node: "projects/q/nodes/n".to_owned(), ..request() }), ["node"]);
+        assert_eq!(wrong(pb::LogsRequest { instance: "b/s/n/0".to_owned(), ..request() }), ["instance"]);
+    }
+
+    #[test]
+    fn an_instance_goes_on_where_the_caller_has_it_on_that_node() {
+        let position = pb::LogPosition {
+            instance: "a/s/n/0".to_owned(),
+            node: "projects/p/nodes/n".to_owned(),
+            position: Bytes::from_static(b"here"),
+        };
+        let ask = Ask::parse(pb::LogsRequest { positions: vec![position], ..request() }).unwrap();
+        let (instance, node) =
+            (InstanceName::parse("a/s/n/0").unwrap(), NodeRef::parse("projects/p/nodes/n").unwrap());
+        assert_eq!(ask.position(&instance, &node), "here");
+        assert_eq!(ask.position(&instance, &NodeRef::parse("projects/p/nodes/m").unwrap()), "");
+    }
+}

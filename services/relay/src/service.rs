@@ -1,0 +1,85 @@
+//! `RelayService`: what users ask.
+
+use std::sync::Arc;
+
+use skerry_api::{ResponseStream, audit, reply};
+use skerry_model::{Fault, ProjectName};
+use skerry_proto::relay::v1 as pb;
+use skerry_proto::relay::v1::relay_service_server::RelayService;
+use skerry_proto::types::v1::AuditOutcome;
+use skerry_rpc::status_of;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use crate::logs::{Ask, Call};
+use crate::{Shared, instances, peers, records};
+
+/// Answers that gRPC has not taken yet.
+const ANSWERS_MAX: usize = 2;
+
+#[derive(Clone)]
+pub(crate) struct Service {
+    shared: Arc<Shared>,
+}
+
+impl Service {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    async fn begin(
+        &self,
+        request: Request<pb::LogsRequest>,
+    ) -> Result<ResponseStream<pb::LogsResponse>, Fault> {
+        let caller = audit::caller_of(&request);
+        let ask = Ask::parse(request.into_inner())?;
+        let found = instances::find(&self.shared.reach, &ask.which).await?;
+        let placed = ask.which.check(found)?;
+        let (out, answers) = mpsc::channel(ANSWERS_MAX);
+        let call = Call::new(Arc::clone(&self.shared), ask, caller, out);
+        self.shared.shutdown.spawn(call.run(placed));
+        Ok(Box::pin(ReceiverStream::new(answers)))
+    }
+
+    async fn list(&self, request: &pb::ListChannelsRequest) -> Result<pb::ListChannelsResponse, Fault> {
+        let project = ProjectName::parse_parent(&request.parent)
+            .map_err(|error| Fault::invalid_field("parent", error))?;
+        peers::list_all(&self.shared, &project).await
+    }
+
+    async fn cut(&self, request: Request<pb::CutChannelRequest>) -> Result<pb::CutChannelResponse, Fault> {
+        let caller = audit::caller_of(&request);
+        let name = request.into_inner().name;
+        let (project, id) = peers::parse_name(&name)?;
+        if !peers::cut_anywhere(&self.shared, &project, id, &caller.name).await? {
+            return Err(Fault::not_found(&name));
+        }
+        let about = (project, name.clone(), AuditOutcome::Deleted);
+        records::note(&self.shared, caller, "skerry.relay.v1.RelayService/CutChannel", about, String::new());
+        Ok(pb::CutChannelResponse {})
+    }
+}
+
+#[tonic::async_trait]
+impl RelayService for Service {
+    type LogsStream = ResponseStream<pb::LogsResponse>;
+
+    async fn logs(&self, request: Request<pb::LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
+        self.begin(request).await.map(Response::new).map_err(|fault| status_of(&fault))
+    }
+
+    async fn list_channels(
+        &self,
+        request: Request<pb::ListChannelsRequest>,
+    ) -> Result<Response<pb::ListChannelsResponse>, Status> {
+        reply(self.list(request.get_ref()).await)
+    }
+
+    async fn cut_channel(
+        &self,
+        request: Request<pb::CutChannelRequest>,
+    ) -> Result<Response<pb::CutChannelResponse>, Status> {
+        reply(self.cut(request).await)
+    }
+}
