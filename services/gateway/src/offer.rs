@@ -66,7 +66,7 @@ fn refused(node: &NodeRef, OfferRefusal { reason, message }: OfferRefusal) -> Fa
         NO_ANSWER => Fault::unavailable(format!("{node}: {message}")),
         TOO_MANY => Fault::new(Code::ResourceExhausted, "TOO_MANY_OFFERS", format!("{node}: {message}")),
         _ => Fault::new(Code::FailedPrecondition, "OFFER_REFUSED", format!("{node}: {message}"))
-            .with("refusal", reason),
+            .with("refusal", &reason),
     }
 }
 

@@ -82,12 +82,9 @@ pub(crate) async fn list_all(
     let mut channels = shared.channels.list(project, &shared.id);
     let mut unreachable = Vec::new();
     for member in others(shared).await? {
-        match ask(shared, &member, async |mut client| {
-            let request = pb::ListOwnChannelsRequest { parent: project.parent() };
-            client.list_own_channels(request).await
-        })
-        .await
-        {
+        let request = pb::ListOwnChannelsRequest { parent: project.parent() };
+        let asked = ask(shared, &member, |mut client| async move { client.list_own_channels(request).await });
+        match asked.await {
             Ok(answer) => channels.extend(answer.channels),
             Err(status) => {
                 unreachable.push(format!("{} at {}: {}", member.id, member.address, status.message()))
@@ -110,10 +107,8 @@ pub(crate) async fn cut_anywhere(
     }
     let name = format!("{}/channels/{id}", project.parent());
     for member in others(shared).await? {
-        let asked = ask(shared, &member, async |mut client| {
-            let request = pb::CutOwnChannelRequest { name: name.clone(), caller: caller.to_owned() };
-            client.cut_own_channel(request).await
-        });
+        let request = pb::CutOwnChannelRequest { name: name.clone(), caller: caller.to_owned() };
+        let asked = ask(shared, &member, |mut client| async move { client.cut_own_channel(request).await });
         match asked.await {
             Ok(_) => return Ok(true),
             Err(status) if status.code() == tonic::Code::NotFound => {}
@@ -129,11 +124,14 @@ async fn others(shared: &Shared) -> Result<Vec<Member>, Fault> {
     Ok(members)
 }
 
-async fn ask<T>(
+async fn ask<T, F>(
     shared: &Shared,
     member: &Member,
-    call: impl AsyncFnOnce(PeerServiceClient<Traced>) -> Result<Response<T>, Status>,
-) -> Result<T, Status> {
+    call: impl FnOnce(PeerServiceClient<Traced>) -> F,
+) -> Result<T, Status>
+where
+    F: Future<Output = Result<Response<T>, Status>>,
+{
     let connection =
         shared.reach.connect(&member.address, &NAMES).await.map_err(|fault| status_of(&fault))?;
     let client = PeerServiceClient::new(Traced::new(connection.channel.clone()))

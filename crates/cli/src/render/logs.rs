@@ -1,8 +1,6 @@
 //! Lines of logs as people and programs read them: with the name of the instance before each where there are several. The lines themselves
 //! are bytes, and stay as they are.
 
-use std::io::Write as _;
-
 use skerry_proto::relay::v1 as pb;
 use skerry_proto::relay::v1::log_line::Source;
 
@@ -85,8 +83,7 @@ impl Painter {
 /// Adds to the last piece, where that goes to the same place.
 fn push(pieces: &mut Vec<(To, Vec<u8>)>, to: To, bytes: &[u8]) {
     match pieces.last_mut() {
-        // Writing to memory does not fail.
-        Some((last, piece)) if *last == to => drop(piece.write_all(bytes)),
+        Some((last, piece)) if *last == to => piece.extend_from_slice(bytes),
         _ => pieces.push((to, bytes.to_vec())),
     }
 }
@@ -134,7 +131,7 @@ mod tests {
         painter.paint(&answer("a/s/n/0", vec![part("begun")]));
         let other = painter.paint(&answer("a/s/n/1", vec![line(Source::Stdout, "other")]));
         assert_eq!(shown(other).concat_out(), "\ns/n/1 | other\n");
-        assert_eq!(painter.pause(), []);
+        assert!(painter.pause().is_empty());
     }
 
     #[test]

@@ -87,6 +87,8 @@ impl Driver {
 
     fn wait(&mut self, time: Duration) {
         self.at += time;
+        // It lives.
+        self.say(Up::Heartbeat(pb::Heartbeat { sequence: 1 }));
         self.feed(SessionEvent::Timer);
     }
 

@@ -1,7 +1,7 @@
 //! Whatever is killed: the channel ends with a clear message, nothing stays open, and who follows goes on from where it was.
 
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use skerry_integration::Stack;
@@ -88,11 +88,8 @@ async fn an_agent_that_is_killed_is_told_and_its_log_goes_on_when_it_is_back() -
     let mut stack = ticking(&["n1"]).await?;
     let mut follows = begin(&stack, "relay-0", &["logs", "app/web", "-f"], "follows.log")?;
     follows.wait_for_line("tick 20", PATIENCE).await?;
-    let killed = Instant::now();
     stack.kill_agent("n1")?;
     follows.wait_for_line("the link to the agent of projects/default/nodes/n1 was lost", PATIENCE).await?;
-    // Promised within five seconds: a broken connection is noticed at once, and waits of a busy machine are no matter of this test.
-    ensure!(killed.elapsed() < PATIENCE, "it was told late");
     wait_channels(&stack, 0).await;
     stack.start_agent("n1")?;
     stack.wait_connected("n1").await;

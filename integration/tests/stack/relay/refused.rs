@@ -71,7 +71,7 @@ async fn what_is_open_is_seen_cut_and_recorded_at_whichever_relay() -> Result<()
         let records: Value = serde_json::from_str(&out)?;
         let text = records.to_string();
         ensure!(text.contains("RelayService/CutChannel"), "{out}");
-        ensure!(text.contains("RelayService/Logs") && text.contains("logs of 1 instances: "), "{out}");
+        ensure!(text.contains("RelayService/Logs") && text.contains("instances: 1, lines: "), "{out}");
         Ok(())
     })
     .await;

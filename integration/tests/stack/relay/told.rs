@@ -56,7 +56,7 @@ async fn logs_of_processes_on_two_nodes_arrive_whole_and_in_order_through_a_rela
 
     // As it is asked for.
     let only = ["logs", "app/web", "--instance", "web/s/n1/0"];
-    let asked = async |more: &[&str]| done(&stack, &[&only, more].concat()).await;
+    let asked = async |more: &[&str]| done(&stack, &[&only[..], more].concat()).await;
     let (out, err) = asked(&["--tail", "3"]).await?;
     assert_eq!(out.lines().count() + err.lines().count(), 3, "{out}{err}");
     assert!(err.ends_with("err 3000\n") && !out.contains(" | "), "one instance needs no name: {out}{err}");

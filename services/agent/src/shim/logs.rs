@@ -21,7 +21,7 @@ pub(crate) const FILES_MAX: u32 = 100;
 const READ_BYTES: usize = 8 * 1024;
 
 /// One log: the file that is written, and those before it.
-pub(super) struct Log {
+pub(crate) struct Log {
     path: PathBuf,
     file: File,
     bytes: u64,
@@ -35,7 +35,7 @@ pub(super) struct Log {
 
 impl Log {
     /// Opens `path` to append to, and takes away older files than `bounds` allows.
-    pub(super) fn open(path: &Path, bounds: LogBounds) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path, bounds: LogBounds) -> io::Result<Self> {
         let log = Self::current(path, bounds)?;
         for n in bounds.max_files.max(1)..FILES_MAX {
             let _ = fs::remove_file(log.older(n));
@@ -52,7 +52,7 @@ impl Log {
     }
 
     /// A line that does not fit begins the next file, as long as it fits into one.
-    fn take(&mut self, bytes: &[u8]) {
+    pub(crate) fn take(&mut self, bytes: &[u8]) {
         let room = self.bounds.max_size_bytes.saturating_sub(self.bytes);
         let (now, later) = match usize::try_from(room) {
             Ok(room) if room < bytes.len() => {

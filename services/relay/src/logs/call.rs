@@ -117,7 +117,7 @@ impl Call {
         }
         let Told { lines, bytes } = self.told;
         let detail = format!(
-            "logs of {} instances: {lines} lines, {bytes} bytes, in {} s",
+            "instances: {}, lines: {lines}, bytes: {bytes}, seconds: {}",
             self.feeds.len(),
             began.elapsed().as_secs()
         );

@@ -141,7 +141,7 @@ mod tests {
         let mut merge = Merge::default();
         let (one, two) = (merge.add(), merge.add());
         merge.push(one, [line(1, "a"), line(5, "b")]);
-        assert_eq!(told(&mut merge), [], "the other one may have had an earlier line");
+        assert!(told(&mut merge).is_empty(), "the other one may have had an earlier line");
         merge.push(two, [line(2, "c"), line(3, "d")]);
         assert_eq!(told(&mut merge), [(0, 1), (1, 2), (1, 3)], "and may have another one before 5");
         assert!(merge.wants(two) && !merge.wants(one));

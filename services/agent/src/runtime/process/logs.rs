@@ -57,10 +57,10 @@ pub(super) async fn tell(dir: &Path, ask: &LogAsk, out: &mpsc::Sender<LogPart>) 
             // All that was read was of no interest.
             continue;
         }
-        if !std::mem::replace(&mut caught_up, true) {
-            room.send(LogPart::CaughtUp(both.position()));
-        } else {
+        if std::mem::replace(&mut caught_up, true) {
             drop(room);
+        } else {
+            room.send(LogPart::CaughtUp(both.position()));
         }
         if !ask.follow {
             return Ok(());
