@@ -7,9 +7,10 @@ use std::time::Duration;
 use prost::Message as _;
 use skerry_daemon::Shutdown;
 use skerry_gateway::{Config, Gateway};
-use skerry_model::{AppRef, ContentHash, NodeRef, ProjectName, RevisionRef};
+use skerry_model::{AppRef, ContentHash, NodeRef, ProjectName, RevisionRef, feature};
 use skerry_proto::gateway::v1 as pb;
 use skerry_proto::gateway::v1::closing::Reason;
+use skerry_proto::gateway::v1::offer_service_client::OfferServiceClient;
 use skerry_proto::gateway::v1::sync_request::Body as Up;
 use skerry_proto::gateway::v1::sync_response::Body as Down;
 use skerry_proto::gateway::v1::sync_service_client::SyncServiceClient;
@@ -500,4 +501,68 @@ async fn an_agent_that_floods_is_sent_off_with_the_true_reason_and_others_are_se
     eventually("the close", async || stage.session_record(&node("n1")).await.close_time).await;
     other.say(Up::Heartbeat(pb::Heartbeat { sequence: 6 })).await;
     assert!(matches!(other.hear().await, Down::HeartbeatAck(_)));
+}
+
+/// What a relay is told of the offer of a channel.
+async fn offer(
+    address: &str,
+    node: &NodeRef,
+    epoch: Option<pb::Version>,
+    channel: &str,
+) -> Result<(), Status> {
+    let mut relay = OfferServiceClient::connect(address.to_owned()).await.unwrap();
+    let offer = pb::ChannelOffer {
+        channel: channel.to_owned(),
+        verb: "logs".to_owned(),
+        ..pb::ChannelOffer::default()
+    };
+    let request = pb::OfferChannelRequest { node: node.to_string(), epoch, offer: Some(offer) };
+    in_time("an answer", relay.offer_channel(request)).await.map(drop)
+}
+
+#[tokio::test]
+async fn a_channel_is_offered_to_the_session_that_is_meant_and_its_answer_is_the_relays() {
+    let stage = Stage::start().await;
+    let n = node("n1");
+    let able = pb::Hello { features: vec![feature::CHANNELS.to_owned()], ..hello(&n, "b1") };
+    let (mut agent, welcome) = Agent::open(&stage.address, able).await;
+    for (channel, refused) in [("c1", ""), ("c2", "TooManyChannels")] {
+        let (told, ()) = tokio::join!(offer(&stage.address, &n, welcome.epoch, channel), async {
+            let Down::ChannelOffer(offer) = agent.hear().await else { panic!("no offer") };
+            assert_eq!((offer.channel.as_str(), offer.verb.as_str()), (channel, "logs"));
+            let refused = refused.to_owned();
+            agent
+                .say(Up::ChannelAnswer(pb::ChannelAnswer {
+                    channel: offer.channel,
+                    refused,
+                    message: "no".to_owned(),
+                }))
+                .await;
+        });
+        match (told, refused) {
+            (Ok(()), "") => {}
+            (Err(status), "TooManyChannels") => {
+                assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}")
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let code = |told: Result<(), Status>| told.unwrap_err().code();
+    let older = welcome.epoch.map(|epoch| pb::Version { revision: epoch.revision - 1, ..epoch });
+    assert_eq!(code(offer(&stage.address, &n, older, "c3").await), Code::NotFound, "another session");
+    assert_eq!(code(offer(&stage.address, &node("n2"), welcome.epoch, "c3").await), Code::NotFound);
+    assert_eq!(code(offer(&stage.address, &n, None, "c3").await), Code::InvalidArgument);
+    assert_eq!(code(offer(&stage.address, &n, welcome.epoch, "").await), Code::InvalidArgument);
+
+    // Whose session ends meanwhile is not waited for.
+    let (told, ()) = tokio::join!(offer(&stage.address, &n, welcome.epoch, "c4"), async move {
+        assert!(matches!(agent.hear().await, Down::ChannelOffer(_)));
+        drop(agent);
+    });
+    assert_eq!(code(told), Code::Unavailable);
+
+    let old = node("n3");
+    let (_agent, welcome) = Agent::open(&stage.address, hello(&old, "b1")).await;
+    let status = offer(&stage.address, &old, welcome.epoch, "c5").await.unwrap_err();
+    assert!(status.code() == Code::FailedPrecondition && status.message().contains("too old"), "{status:?}");
 }

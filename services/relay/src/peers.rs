@@ -92,6 +92,8 @@ pub(crate) async fn list_all(
         }
     }
     channels.sort_by(|a, b| a.name.cmp(&b.name));
+    // A relay that was started again is known by its former id too, for some seconds.
+    channels.dedup_by(|a, b| a.name == b.name);
     Ok(pb::ListChannelsResponse { channels, unreachable })
 }
 
