@@ -63,6 +63,7 @@ impl Both {
     pub(super) fn read(&mut self, unended: bool) -> io::Result<Vec<LogLine>> {
         let (mut lines, mut bytes) = (Vec::new(), 0);
         self.at_end = false;
+        self.streams.iter_mut().for_each(Stream::look_again);
         for _ in 0..LOOKED_AT_MAX {
             let Some(line) = self.next(unended)? else {
                 self.at_end = true;

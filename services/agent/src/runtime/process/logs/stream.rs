@@ -34,6 +34,8 @@ pub(super) struct Stream {
     skipped: u64,
     /// What is in the buffer ends at a gap: it is told as it is.
     cut: bool,
+    /// It had no more when it was last looked at.
+    dry: bool,
 }
 
 #[derive(Debug)]
@@ -46,8 +48,15 @@ impl Stream {
     /// From a place on; what of it is gone counts as skipped. A place in another stream is none.
     pub(super) fn open(log: &Path, from: Option<(u64, u64)>, tail: Option<usize>) -> io::Result<Self> {
         let files = segments(log)?;
-        let mut stream =
-            Self { log: log.to_owned(), at: None, buffer: BytesMut::new(), place: 0, skipped: 0, cut: false };
+        let mut stream = Self {
+            log: log.to_owned(),
+            at: None,
+            buffer: BytesMut::new(),
+            place: 0,
+            skipped: 0,
+            cut: false,
+            dry: false,
+        };
         let (Some(first), Some(last)) = (files.first(), files.last()) else { return Ok(stream) };
         let (begin, end) = (first.base, last.end()?);
         stream.place = match from.filter(|(of, _)| *of == last.stream) {
@@ -72,10 +81,16 @@ impl Stream {
         self.at.as_ref().map(|at| (at.segment.stream, self.place))
     }
 
+    /// Looks anew whether there is more: it is not asked for each line of the other stream.
+    pub(super) fn look_again(&mut self) {
+        self.dry = false;
+    }
+
     /// When the next line was written, if it is there in whole.
     pub(super) fn due(&mut self) -> io::Result<Option<i64>> {
         while self.whole().is_none() {
-            if !self.fill()? {
+            if self.dry || !self.fill()? {
+                self.dry = true;
                 return Ok(None);
             }
         }
