@@ -465,11 +465,11 @@ pub mod enrollment_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
-/// A frame from an agent. Fields 17 to 31 are kept for channel offers, GPU samples and trace context.
+/// A frame from an agent. Fields 18 to 31 are kept for GPU samples and trace context.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SyncRequest {
     /// One of:
-    #[prost(oneof = "sync_request::Body", tags = "1, 2, 3, 4, 5, 16")]
+    #[prost(oneof = "sync_request::Body", tags = "1, 2, 3, 4, 5, 16, 17")]
     pub body: ::core::option::Option<sync_request::Body>,
 }
 /// Nested message and enum types in `SyncRequest`.
@@ -495,6 +495,9 @@ pub mod sync_request {
         /// A new certificate is wanted.
         #[prost(message, tag = "16")]
         RenewalRequest(super::RenewalRequest),
+        /// Answer to a ChannelOffer.
+        #[prost(message, tag = "17")]
+        ChannelAnswer(super::ChannelAnswer),
     }
 }
 impl ::prost::Name for SyncRequest {
@@ -507,7 +510,7 @@ impl ::prost::Name for SyncRequest {
         "/skerry.gateway.v1.SyncRequest".into()
     }
 }
-/// A frame to an agent. Fields 18 to 31 are kept for channel offers and GPU samples.
+/// A frame to an agent. Fields 19 to 31 are kept for GPU samples.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SyncResponse {
     /// W3C trace context (`00-<trace>-<span>-<flags>`) of what made the gateway send this. Empty: nobody traced it. What does not parse
@@ -515,7 +518,7 @@ pub struct SyncResponse {
     #[prost(string, tag = "16")]
     pub trace_parent: ::prost::alloc::string::String,
     /// One of:
-    #[prost(oneof = "sync_response::Body", tags = "1, 2, 3, 4, 5, 17")]
+    #[prost(oneof = "sync_response::Body", tags = "1, 2, 3, 4, 5, 17, 18")]
     pub body: ::core::option::Option<sync_response::Body>,
 }
 /// Nested message and enum types in `SyncResponse`.
@@ -541,6 +544,9 @@ pub mod sync_response {
         /// A new certificate, or new roots.
         #[prost(message, tag = "17")]
         Renewal(super::Renewal),
+        /// A channel that a relay wants to open. Only to an agent whose hello has the feature `channels`.
+        #[prost(message, tag = "18")]
+        ChannelOffer(super::ChannelOffer),
     }
 }
 impl ::prost::Name for SyncResponse {
@@ -1130,6 +1136,62 @@ impl ::prost::Name for Renewal {
         "/skerry.gateway.v1.Renewal".into()
     }
 }
+/// A channel that a relay wants to open: the agent dials it, or says why not. Offers are not repeated: what is lost with a session is offered
+/// anew by who wants it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChannelOffer {
+    /// Names the channel: random, at most 64 bytes.
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    /// By which the agent proves that it was offered this channel. Good for one dial.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub token: ::prost::bytes::Bytes,
+    /// What it is for: `logs`. An agent that does not know it refuses.
+    #[prost(string, tag = "3")]
+    pub verb: ::prost::alloc::string::String,
+    /// Where to dial: one after the other, until one answers. Empty: where the agent reached this gateway.
+    #[prost(string, repeated, tag = "4")]
+    pub relays: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The relay that holds the channel (`members/<id>`). Each relay passes on to it.
+    #[prost(string, tag = "5")]
+    pub owner: ::prost::alloc::string::String,
+    /// After this the token is worth nothing, by the relay's clock.
+    #[prost(message, optional, tag = "6")]
+    pub expire_time: ::core::option::Option<::prost_types::Timestamp>,
+}
+impl ::prost::Name for ChannelOffer {
+    const NAME: &'static str = "ChannelOffer";
+    const PACKAGE: &'static str = "skerry.gateway.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.gateway.v1.ChannelOffer".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.gateway.v1.ChannelOffer".into()
+    }
+}
+/// Answer to a ChannelOffer.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChannelAnswer {
+    /// Of the offer.
+    #[prost(string, tag = "1")]
+    pub channel: ::prost::alloc::string::String,
+    /// Why the agent does not dial: one CamelCase word. Empty: it dials.
+    #[prost(string, tag = "2")]
+    pub refused: ::prost::alloc::string::String,
+    /// A sentence for people, with `refused`.
+    #[prost(string, tag = "3")]
+    pub message: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ChannelAnswer {
+    const NAME: &'static str = "ChannelAnswer";
+    const PACKAGE: &'static str = "skerry.gateway.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.gateway.v1.ChannelAnswer".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.gateway.v1.ChannelAnswer".into()
+    }
+}
 /// Generated client implementations.
 pub mod sync_service_client {
     #![allow(
@@ -1434,6 +1496,349 @@ pub mod sync_service_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "skerry.gateway.v1.SyncService";
     impl<T> tonic::server::NamedService for SyncServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+/// Asks for a channel to a node.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OfferChannelRequest {
+    /// `projects/<project>/nodes/<node>`.
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    /// The session that is meant: so that a token is never given to another one.
+    #[prost(message, optional, tag = "2")]
+    pub epoch: ::core::option::Option<Version>,
+    /// What the agent is offered.
+    #[prost(message, optional, tag = "3")]
+    pub offer: ::core::option::Option<ChannelOffer>,
+}
+impl ::prost::Name for OfferChannelRequest {
+    const NAME: &'static str = "OfferChannelRequest";
+    const PACKAGE: &'static str = "skerry.gateway.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.gateway.v1.OfferChannelRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.gateway.v1.OfferChannelRequest".into()
+    }
+}
+/// The agent dials.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OfferChannelResponse {}
+impl ::prost::Name for OfferChannelResponse {
+    const NAME: &'static str = "OfferChannelResponse";
+    const PACKAGE: &'static str = "skerry.gateway.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.gateway.v1.OfferChannelResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.gateway.v1.OfferChannelResponse".into()
+    }
+}
+/// Generated client implementations.
+pub mod offer_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// For relays.
+    #[derive(Debug, Clone)]
+    pub struct OfferServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl OfferServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> OfferServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> OfferServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            OfferServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Offers a channel to the agent of a node whose session is here, and waits for its answer. NOT_FOUND: no session of that node is here, or
+        /// another one than is meant. FAILED_PRECONDITION: the agent refuses (`reason` and message are its own), or knows nothing of channels.
+        pub async fn offer_channel(
+            &mut self,
+            request: impl tonic::IntoRequest<super::OfferChannelRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::OfferChannelResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skerry.gateway.v1.OfferService/OfferChannel",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("skerry.gateway.v1.OfferService", "OfferChannel"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod offer_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with OfferServiceServer.
+    #[async_trait]
+    pub trait OfferService: std::marker::Send + std::marker::Sync + 'static {
+        /// Offers a channel to the agent of a node whose session is here, and waits for its answer. NOT_FOUND: no session of that node is here, or
+        /// another one than is meant. FAILED_PRECONDITION: the agent refuses (`reason` and message are its own), or knows nothing of channels.
+        async fn offer_channel(
+            &self,
+            request: tonic::Request<super::OfferChannelRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::OfferChannelResponse>,
+            tonic::Status,
+        >;
+    }
+    /// For relays.
+    #[derive(Debug)]
+    pub struct OfferServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> OfferServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for OfferServiceServer<T>
+    where
+        T: OfferService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/skerry.gateway.v1.OfferService/OfferChannel" => {
+                    #[allow(non_camel_case_types)]
+                    struct OfferChannelSvc<T: OfferService>(pub Arc<T>);
+                    impl<
+                        T: OfferService,
+                    > tonic::server::UnaryService<super::OfferChannelRequest>
+                    for OfferChannelSvc<T> {
+                        type Response = super::OfferChannelResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::OfferChannelRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as OfferService>::offer_channel(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = OfferChannelSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for OfferServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "skerry.gateway.v1.OfferService";
+    impl<T> tonic::server::NamedService for OfferServiceServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }

@@ -867,6 +867,8 @@ pub enum AuditOutcome {
     Issued = 4,
     /// It is trusted no more.
     Revoked = 5,
+    /// What it holds was read: a log. Nothing was changed.
+    Read = 110,
 }
 impl AuditOutcome {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -881,6 +883,7 @@ impl AuditOutcome {
             Self::Deleted => "AUDIT_OUTCOME_DELETED",
             Self::Issued => "AUDIT_OUTCOME_ISSUED",
             Self::Revoked => "AUDIT_OUTCOME_REVOKED",
+            Self::Read => "AUDIT_OUTCOME_READ",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -892,6 +895,7 @@ impl AuditOutcome {
             "AUDIT_OUTCOME_DELETED" => Some(Self::Deleted),
             "AUDIT_OUTCOME_ISSUED" => Some(Self::Issued),
             "AUDIT_OUTCOME_REVOKED" => Some(Self::Revoked),
+            "AUDIT_OUTCOME_READ" => Some(Self::Read),
             _ => None,
         }
     }
