@@ -36,7 +36,7 @@ pub(crate) struct Log {
 impl Log {
     /// Opens `path` to append to, and takes away older files than `bounds` allows.
     pub(crate) fn open(path: &Path, bounds: LogBounds) -> io::Result<Self> {
-        let log = Self::current(path, bounds)?;
+        let log = Self::current(path, bounds, None)?;
         for n in bounds.max_files.max(1)..FILES_MAX {
             let _ = fs::remove_file(log.older(n));
             let _ = fs::remove_file(marks::path_of(&log.older(n)));
@@ -44,10 +44,15 @@ impl Log {
         Ok(log)
     }
 
-    fn current(path: &Path, bounds: LogBounds) -> io::Result<Self> {
+    /// The file that is written; `head` is what its marks begin with, where it goes on from another one.
+    fn current(path: &Path, bounds: LogBounds, head: Option<marks::Mark>) -> io::Result<Self> {
         let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
         let bytes = file.metadata()?.len();
-        let marks = Marks::open(path).ok();
+        let marks = match head {
+            Some((stream, base)) => Marks::begin(path, stream, base),
+            None => Marks::open(path),
+        };
+        let marks = marks.ok();
         Ok(Self { path: path.to_owned(), file, bytes, at_line: true, lost: 0, bounds, marks })
     }
 
@@ -108,7 +113,7 @@ impl Log {
         let begun = if self.bounds.max_files > 1 {
             fs::rename(&self.path, self.older(1)).and_then(|()| {
                 let _ = fs::rename(marks::path_of(&self.path), marks::path_of(&self.older(1)));
-                Self::current(&self.path, self.bounds)
+                Self::current(&self.path, self.bounds, next)
             })
         } else {
             Err(io::ErrorKind::Unsupported.into())
@@ -116,11 +121,11 @@ impl Log {
         match begun {
             Ok(new) => *self = Self { lost: self.lost, ..new },
             // The bound matters more than the lines.
-            Err(_) if self.file.set_len(0).is_ok() => (self.bytes, self.at_line) = (0, true),
-            Err(_) => return,
-        }
-        if let Some((stream, base)) = next {
-            self.marks = Marks::begin(&self.path, stream, base).ok();
+            Err(_) if self.file.set_len(0).is_ok() => {
+                (self.bytes, self.at_line) = (0, true);
+                self.marks = next.and_then(|(stream, base)| Marks::begin(&self.path, stream, base).ok());
+            }
+            Err(_) => {}
         }
     }
 }

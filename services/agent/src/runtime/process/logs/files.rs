@@ -106,6 +106,12 @@ fn look(log: &Path) -> io::Result<Vec<Segment>> {
         }
     }
     found.reverse();
+    // One that was begun at this moment has no head yet: what is in it is found at the next look.
+    let heads =
+        |found: &[Segment]| found.iter().rev().map(|segment| segment.stream != 0).take(2).collect::<Vec<_>>();
+    if heads(&found) == [false, true] {
+        found.pop();
+    }
     // Files of a shim that made no marks follow one another.
     let mut place = 0;
     for segment in &mut found {
