@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
-use skerry_model::{Fault, NodeRef};
+use skerry_identity::Identity;
+use skerry_model::{Code, Fault, NodeRef};
 use skerry_proto::relay::v1 as pb;
 use skerry_proto::relay::v1::channel_service_server::ChannelService;
 use skerry_proto::relay::v1::open_request::Body;
@@ -43,10 +44,10 @@ impl Door {
         let Some(Body::Hello(hello)) = first.and_then(|frame| frame.body) else {
             return Err(Status::failed_precondition("the first frame must be a hello"));
         };
-        let node = peer.identity().and_then(|identity| identity.node());
+        let node = peer.identity().and_then(Identity::node);
         if node.as_ref().is_some_and(|node| node.to_string() != hello.node) {
             let fault = Fault::new(
-                skerry_model::Code::PermissionDenied,
+                Code::PermissionDenied,
                 "CHANNEL_DENIED",
                 format!("this caller may not speak for {}", hello.node),
             );
