@@ -19,7 +19,7 @@ pub(crate) fn headers(kind: Type, wide: bool) -> Vec<&'static str> {
     let (narrow, more): (&[&str], &[&str]) = match kind {
         Type::Node => (
             &["NAME", "STATUS", "INSTANCES", "ARCH", "VERSION", "AGE"],
-            &["CLUSTER", "RUNTIMES", "KERNEL", "GATEWAY", "LABELS"],
+            &["CLUSTER", "ADDRESS", "RUNTIMES", "KERNEL", "GATEWAY", "LABELS"],
         ),
         Type::App => {
             (&["NAME", "READY", "UP-TO-DATE", "STATUS", "REVISION", "AGE"], &["SYSTEM", "SERVICES", "LABELS"])
@@ -139,6 +139,7 @@ fn node_cells(node: &Node, now: i64) -> Cells {
         narrow,
         vec![
             or_dash(cluster_of(node).unwrap_or_default()),
+            or_dash(&machine.address),
             or_dash(&runtimes.join(", ")),
             or_dash(&machine.kernel),
             or_dash(&gateway),
