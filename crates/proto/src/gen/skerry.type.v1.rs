@@ -537,7 +537,7 @@ pub struct ServiceSpec {
     /// How to tell that it works. Absent: it counts as healthy as soon as it runs.
     #[prost(message, optional, tag = "13")]
     pub health_check: ::core::option::Option<HealthCheck>,
-    /// Services of the same app that come first. No cycles.
+    /// Services of the same app that come first, on whichever members of the cluster they are. No cycles.
     #[prost(message, repeated, tag = "14")]
     pub depends_on: ::prost::alloc::vec::Vec<Dependency>,
     /// What happens when it ends. Absent: restarted always, with backoff; of a job, on failure.
@@ -1036,7 +1036,7 @@ pub struct Container {
     /// How names are resolved. Absent: as Docker does it on this machine.
     #[prost(message, optional, tag = "20")]
     pub dns: ::core::option::Option<Dns>,
-    /// More names in the app's own network, beside the service's. Not with another network mode.
+    /// More names in the app's own network and on other members of the cluster, beside the service's. Not with another network mode.
     #[prost(string, repeated, tag = "21")]
     pub network_aliases: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// Further networks of the app, beside its own. Not with another network mode.

@@ -54,6 +54,17 @@ impl AppPeers {
     pub(super) fn of(revision: ContentHash, services: BTreeMap<ServiceName, ServicePeers>) -> Self {
         Self { revision, services }
     }
+
+    /// Whether it is the same but for what is met, and of that no less.
+    pub(super) fn knows_no_less(&self, other: &Self) -> bool {
+        let unmet = |peers: &Self| {
+            let mut peers = peers.clone();
+            peers.services.values_mut().for_each(|one| one.met.clear());
+            peers
+        };
+        let met = |(name, one): (&ServiceName, &ServicePeers)| one.met.is_subset(&self.services[name].met);
+        unmet(self) == unmet(other) && other.services.iter().all(met)
+    }
 }
 
 impl AppPeers {

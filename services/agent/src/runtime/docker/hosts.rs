@@ -253,13 +253,15 @@ impl DockerRuntime {
 
     /// Brings the hosts files of all containers that run in step with the names.
     pub(super) async fn rewrite_hosts(&self) -> Result<(), RuntimeError> {
+        let mut last = Ok(());
         for copy in self.observer.networked() {
             let spec = if copy.mounts_hosts { self.hosts.spec_of(&copy) } else { None };
             if let Some(spec) = spec {
-                self.lay_out_hosts(&spec, &copy.addresses).await?;
+                // One that cannot be written keeps no other from it.
+                last = last.and(self.lay_out_hosts(&spec, &copy.addresses).await.map(drop));
             }
         }
-        Ok(())
+        last
     }
 
     /// Removes the hosts files that no container mounts.

@@ -6,6 +6,7 @@ use skerry_model::app::Program;
 use skerry_proto::types::v1::dependency::Condition;
 
 use super::*;
+use crate::world::peers::{self as peers_of, AppPeers, ServicePeers};
 
 /// How an app looks.
 #[derive(Debug, Clone, Copy)]
@@ -192,9 +193,9 @@ fn nodes_that_are_clusters_of_their_own_are_told_nothing() {
 #[test]
 fn of_a_crowd_a_node_is_told_a_part() {
     let member = |n: usize| (node(n).node, Some(std::net::Ipv4Addr::new(192, 0, 2, n as u8).into()));
-    let db = peers::ServicePeers::of(true, (1..=40).map(member).collect());
+    let db = ServicePeers::of(true, (1..=40).map(member).collect());
     let revision = ContentHash::of(b"spec");
-    let crowd = peers::AppPeers::of(revision, [(ServiceName::parse("db").unwrap(), db)].into());
+    let crowd = AppPeers::of(revision, [(ServiceName::parse("db").unwrap(), db)].into());
     let assigned = stored::AssignedInstance {
         instance: "a/web/c/0".to_owned(),
         revision: revision.to_string(),
@@ -282,17 +283,30 @@ fn check_exact(told: &Told) {
     }
 }
 
-/// What is told after one change after the other is what is told of all at once.
-fn check_incremental(told: &Told) {
+/// A world that hears all at once what the store has.
+fn anew(told: &Told) -> World {
     let mut anew = World::new(SecretKeys::none());
     for (key, entry) in &told.entries {
         anew.take(key, Some(entry), &mut Touched::default());
     }
+    anew
+}
+
+/// What is known after one change after the other is what is known of all at once; but that who saw a copy acknowledged before a change of others knows
+/// that of it still.
+fn check_incremental(told: &Told) {
+    let anew = anew(told);
     let (project, anew) = (told.project(), anew.project(&app().project).unwrap());
-    assert_eq!(project.peers, anew.peers);
-    assert_eq!(project.unsettled, anew.unsettled);
-    for node in project.state.nodes.keys() {
-        assert_eq!(project.peers_of(node), anew.peers_of(node));
+    let all = |peers: &peers_of::ClusterPeers| {
+        let apps =
+            peers.iter().flat_map(|(cluster, apps)| apps.iter().map(move |(app, one)| (cluster, app, one)));
+        apps.map(|(cluster, app, one)| ((cluster.clone(), app.clone()), one.clone()))
+            .collect::<BTreeMap<_, _>>()
+    };
+    let (known, anew) = (all(&project.peers), all(&anew.peers));
+    assert_eq!(known.keys().collect::<Vec<_>>(), anew.keys().collect::<Vec<_>>());
+    for (at, one) in &known {
+        assert!(one.knows_no_less(&anew[at]), "{one:?} {:?}", anew[at]);
     }
 }
 
@@ -325,5 +339,13 @@ proptest! {
         }
         told.write();
         prop_assert!(told.world.unsettled(9).is_empty(), "written once is settled");
+        for n in 1..=4 {
+            told.reports(n, "192.0.2.9", true);
+        }
+        // All have acknowledged all: nothing is left that only who was there knows.
+        let anew = anew(&told);
+        let (project, anew) = (told.project(), anew.project(&app().project).unwrap());
+        prop_assert_eq!(&project.peers, &anew.peers);
+        prop_assert_eq!(&project.unsettled, &anew.unsettled);
     }
 }
