@@ -155,6 +155,10 @@ impl Project {
     pub(super) fn concerned(&self, delta: &Delta) -> Concerned {
         let cluster_of = |node: &NodeName| [self.state.cluster_of(node)].into();
         match delta {
+            // Nobody has others yet; a cluster that comes is looked at whole.
+            Delta::Node(..) | Delta::Previous(..) | Delta::App(..) if self.state.clusters.is_empty() => {
+                Concerned { clusters: BTreeSet::new(), apps: None }
+            }
             Delta::Node(node, _) => Concerned { clusters: cluster_of(node), apps: None },
             Delta::Cluster(cluster, _) => Concerned { clusters: [cluster.clone()].into(), apps: None },
             Delta::Previous(node, placed) => {

@@ -377,6 +377,36 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_that_was_made_without_a_file_says_so_where_it_would_need_one() {
+        let spec = instance("shop/web/plant/0", |_| ());
+        let observed = || Observed {
+            instance: spec.name.clone(),
+            fingerprint: spec.fingerprint.clone(),
+            revision: spec.revision.to_string(),
+            runtime_id: "id".to_owned(),
+            state: crate::runtime::RunState::Created,
+            address: None,
+            image_health: None,
+            drift: None,
+            place: crate::runtime::Place::Own,
+            started: None,
+            warnings: Vec::new(),
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let warned = |members: &[(&str, &str)], mounts_hosts| {
+            let hosts = hosts(dir.path());
+            hosts.take(Arc::new(Names { specs: vec![Arc::new(spec.clone())], ..names(members) }));
+            let (instance, fingerprint) = (spec.name.clone(), spec.fingerprint.clone());
+            let mut all = [observed()];
+            hosts.warn(&mut all, &[Networked { instance, fingerprint, addresses: Vec::new(), mounts_hosts }]);
+            all[0].warnings.len()
+        };
+        assert_eq!(warned(&[("n2", "192.0.2.2")], false), 1);
+        assert_eq!(warned(&[("n2", "192.0.2.2")], true), 0, "it has one");
+        assert_eq!(warned(&[("n2", "")], false), 0, "there is nobody to reach");
+    }
+
+    #[test]
     fn a_file_is_rewritten_in_its_inode_and_only_when_it_says_something_else() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("shop/web/plant/0/f1");
