@@ -18,7 +18,7 @@ use skerry_proto::types::v1::{
     Dependency, HealthCheck, InstanceStatus, LabelSelector, Mount, Port, ServiceSpec, health_check, mount,
     service_spec,
 };
-use skerry_testing::{Docker, bin, busybox_root, eventually, shared_libraries};
+use skerry_testing::{Docker, busybox_root, eventually, shared_libraries};
 
 use crate::operator::done;
 
