@@ -189,7 +189,14 @@ fn with_secret(secret: Option<Secret>) -> App {
     };
     let spec = AppSpec::from_proto(&pb::AppSpec { services: vec![service], ..Default::default() }).unwrap();
     let secrets = secret.into_iter().map(|secret| (SecretName::parse("s").unwrap(), secret)).collect();
-    Wanted { revision: ContentHash::of(b"r"), spec: Arc::new(spec), configs: BTreeMap::new(), secrets, bounds: None }.into()
+    Wanted {
+        revision: ContentHash::of(b"r"),
+        spec: Arc::new(spec),
+        configs: BTreeMap::new(),
+        secrets,
+        bounds: None,
+    }
+    .into()
 }
 
 #[test]

@@ -77,7 +77,8 @@ struct World {
 impl World {
     fn new(strategy: RolloutStrategy, bad: &[u8]) -> Self {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
-        let machine = Machine { connected: true, broken: false, runs: revision(1), starting: false, takes_back: false };
+        let machine =
+            Machine { connected: true, broken: false, runs: revision(1), starting: false, takes_back: false };
         Self {
             strategy,
             current: revision(2),
