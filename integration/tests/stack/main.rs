@@ -22,6 +22,7 @@ mod guide;
 mod hostile;
 mod jobs;
 mod mesh;
+mod node_rollback;
 mod observed;
 mod operator;
 mod outages;

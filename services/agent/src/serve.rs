@@ -169,7 +169,7 @@ async fn core(
     let (desired_in, desired) = watch::channel(Arc::default());
     let (local_in, local) = mpsc::channel(LOCAL_MAX);
     let (runtimes_in, runtime_statuses) = watch::channel(RuntimeStatuses::new());
-    let updates = Updates::open(Directory::new(data_dir));
+    let updates = Updates::open(Directory::new(data_dir), &node);
     let (copies_in, copies) = watch::channel(Copies { good: updates.good(), ..Copies::default() });
     let (link_in, link) = watch::channel(false);
     let ended = shutdown.child_token();

@@ -37,6 +37,9 @@ pub(crate) struct Entry {
     /// What was taken back. It is not tried again while it is what is wanted.
     #[prost(message, optional, tag = "3")]
     pub(crate) rejected: Option<Rejected>,
+    /// `projects/<project>/nodes/<node>`: what another node found is not ours.
+    #[prost(string, tag = "4")]
+    pub(crate) node: String,
 }
 
 /// An update that was taken back.
@@ -75,9 +78,9 @@ pub(crate) struct Book {
 }
 
 impl Book {
-    /// Reads what is there. With what is wrong with it, if something is.
-    pub(crate) fn open(disk: Directory) -> (Self, Option<String>) {
-        let (kept, damage) = match read(&disk) {
+    /// Reads what is there of this node. With what is wrong with it, if something is.
+    pub(crate) fn open(disk: Directory, node: &str) -> (Self, Option<String>) {
+        let (kept, damage) = match read(&disk, node) {
             Ok(entries) => (entries, None),
             Err(why) => (Entries::new(), Some(why)),
         };
@@ -155,8 +158,9 @@ impl Book {
     }
 }
 
-fn read(disk: &impl Disk) -> Result<Entries, String> {
-    let entries = read_messages::<Entry>(disk, FILE, FILE_BYTES_MAX, *MAGIC)?;
+fn read(disk: &impl Disk, node: &str) -> Result<Entries, String> {
+    let mut entries = read_messages::<Entry>(disk, FILE, FILE_BYTES_MAX, *MAGIC)?;
+    entries.retain(|entry| entry.node == node);
     let named = |entry: Entry| Some((AppName::parse(&entry.app).ok()?, entry));
     Ok(entries.into_iter().filter_map(named).collect())
 }
@@ -164,6 +168,8 @@ fn read(disk: &impl Disk) -> Result<Entries, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const NODE: &str = "projects/p/nodes/n";
 
     fn entries() -> Entries {
         let content = |revision: &str| Content { revisions: vec![revision.to_owned()], ..Content::default() };
@@ -173,14 +179,19 @@ mod tests {
             why: "it failed".to_owned(),
             time: Some(Timestamp { seconds: 7, nanos: 0 }),
         };
-        let entry = Entry { app: "app".to_owned(), good: Some(content("old")), rejected: Some(rejected) };
+        let entry = Entry {
+            app: "app".to_owned(),
+            good: Some(content("old")),
+            rejected: Some(rejected),
+            node: NODE.to_owned(),
+        };
         [(AppName::parse("app").unwrap(), entry)].into()
     }
 
     #[tokio::test]
     async fn what_was_written_counts_and_is_read_and_what_is_damaged_is_told() {
         let dir = tempfile::tempdir().unwrap();
-        let open = || Book::open(Directory::new(dir.path()));
+        let open = || Book::open(Directory::new(dir.path()), NODE);
         let (mut book, damage) = open();
         assert_eq!((book.kept().len(), damage), (0, None));
         assert_eq!(book.write(&entries(), MonoTime::default()), None);
@@ -189,6 +200,8 @@ mod tests {
         assert_eq!((book.kept(), open().0.kept()), (&entries(), &entries()));
         assert_eq!(book.write(&entries(), MonoTime::default()), None);
         assert!(book.writing.is_empty(), "nothing changed, nothing is written");
+        let other = Book::open(Directory::new(dir.path()), "projects/p/nodes/other").0;
+        assert!(other.kept().is_empty(), "what another node found is not ours");
         let path = dir.path().join(FILE);
         let mut bytes = std::fs::read(&path).unwrap();
         *bytes.last_mut().unwrap() ^= 1;
@@ -200,7 +213,7 @@ mod tests {
     #[tokio::test]
     async fn a_disk_that_cannot_be_written_is_tried_again_after_a_while() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut book, _) = Book::open(Directory::new(&dir.path().join("none")));
+        let (mut book, _) = Book::open(Directory::new(&dir.path().join("none")), NODE);
         let now = MonoTime::default();
         book.write(&entries(), now);
         book.written().await;

@@ -21,7 +21,7 @@ use std::time::SystemTime;
 use skerry_model::app::ROLLED_BACK;
 use skerry_model::quantity::format_duration;
 use skerry_model::time::to_timestamp;
-use skerry_model::{AppName, InstanceName};
+use skerry_model::{AppName, InstanceName, NodeRef};
 use skerry_sync::MonoTime;
 
 use self::book::{Book, Entries, Entry, Rejected};
@@ -89,6 +89,7 @@ type Shaped = (Arc<Desired>, BTreeMap<AppName, Course>, Arc<Desired>);
 /// All updates.
 #[derive(Default)]
 pub(crate) struct Updates {
+    node: String,
     entries: Entries,
     book: Book,
     trials: BTreeMap<AppName, Trial>,
@@ -99,13 +100,14 @@ pub(crate) struct Updates {
 }
 
 impl Updates {
-    /// Goes on from what an earlier process of the agent knew.
-    pub(crate) fn open(disk: Directory) -> Self {
-        let (book, damage) = Book::open(disk);
+    /// Goes on from what an earlier process of the agent knew, as this node.
+    pub(crate) fn open(disk: Directory, node: &NodeRef) -> Self {
+        let node = node.to_string();
+        let (book, damage) = Book::open(disk, &node);
         if let Some(damage) = &damage {
             tracing::error!(damage, "what is known of updates is damaged; it is forgotten");
         }
-        Self { entries: book.kept().clone(), book, damage, ..Self::default() }
+        Self { node, entries: book.kept().clone(), book, damage, ..Self::default() }
     }
 
     /// What was found good, where that was written since it was last asked for.
@@ -155,7 +157,7 @@ impl Updates {
     }
 
     fn step_app(&mut self, seen: Seen<'_>, app: &AppName, here: &Whole, step: &mut Step) {
-        let blank = Entry { app: app.to_string(), ..Entry::default() };
+        let blank = Entry { app: app.to_string(), node: self.node.clone(), ..Entry::default() };
         let entry = self.entries.get(app).unwrap_or(&blank);
         if entry.rejected.as_ref().is_some_and(|rejected| rejected.content.is_same(&here.content)) {
             self.trials.remove(app);
@@ -299,7 +301,9 @@ fn take_back(desired: &mut Desired, app: &AppName, rejected: &Rejected) {
         desired.instances.extend(back.map(|(name, spec)| (name.clone(), Arc::clone(spec))));
         withheld.extend(wanted.iter().filter(|name| !bundle.instances.contains_key(*name)).cloned());
     } else {
-        let message = format!("{message}; what ran before is lost, so that it cannot be started");
+        let message = format!(
+            "{message}; what ran before is lost, so that it cannot be started: restart the app to try it again"
+        );
         let blocked =
             Blocked { revision: rejected.content.revision().to_owned(), reason: ROLLED_BACK, message };
         desired.blocked.extend(wanted.into_iter().map(|name| (name, blocked.clone())));

@@ -8,7 +8,7 @@ use crate::update::Updates;
 /// An agent on a data directory, over a runtime that may have run before.
 fn agent(docker: &Arc<FakeRuntime>, dir: &std::path::Path, first: Desired) -> Bench {
     let process = Arc::new(FakeRuntime::new(RuntimeKind::Process));
-    let updates = Updates::open(Directory::new(dir));
+    let updates = Updates::open(Directory::new(dir), &NodeRef::parse("projects/default/nodes/n1").unwrap());
     Bench::of(Arc::clone(docker), process, Arc::new(first), |loop_| loop_.with_updates(updates))
 }
 
