@@ -128,6 +128,7 @@ pub fn instance_resource(assigned: &store::AssignedInstance) -> pb::Resource {
             .iter()
             .map(|one| pb::SecretReference { secret: one.secret.clone(), version: one.version.clone() })
             .collect(),
+        bounds: assigned.bounds,
     };
     pb::Resource {
         name: instance_resource_name(&assigned.instance),

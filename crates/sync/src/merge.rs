@@ -178,6 +178,7 @@ pub fn clip_instance(instance: &mut types::InstanceStatus) {
     clip(&mut instance.instance, limits::NAME_BYTES_MAX);
     clip(&mut instance.node, limits::NAME_BYTES_MAX);
     clip(&mut instance.revision, limits::REASON_BYTES_MAX);
+    clip(&mut instance.rejected_revision, limits::REASON_BYTES_MAX);
     clip(&mut instance.reason, limits::REASON_BYTES_MAX);
     clip(&mut instance.message, limits::INSTANCE_MESSAGE_BYTES_MAX);
     clip(&mut instance.runtime_id, limits::NAME_BYTES_MAX);

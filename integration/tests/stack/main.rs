@@ -23,6 +23,7 @@ mod hostile;
 mod jobs;
 mod mesh;
 mod names;
+mod node_rollback;
 mod observed;
 mod operator;
 mod outages;

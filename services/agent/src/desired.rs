@@ -3,21 +3,23 @@
 //! Pure. What cannot be joined is told with its reason and held back alone: the other instances go on. Where the resources are
 //! kept is `state`'s matter, when they take effect the reconciler's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use prost::Message as _;
-use skerry_model::app::{AppSpec, Container, MountSource, Program, ServiceSpec};
+use skerry_model::app::{AppSpec, Container, MountSource, Program, ServiceSpec, UpdateBounds};
 use skerry_model::config::ConfigSpec;
-use skerry_model::{AppName, ConfigName, ContentHash, InstanceName, NetworkName, SecretName};
+use skerry_model::{AppName, ConfigName, ContentHash, InstanceName, NetworkName, SecretName, ServiceName};
 use skerry_proto::gateway::v1 as pb;
 use skerry_proto::scheduler::v1 as scheduler;
 use skerry_sync::desired::secret_resource_name;
 
 use crate::fingerprint::fingerprint;
+use crate::good::Bundle;
 use crate::peers::Peers;
 use crate::runtime::{Needs, Wanted, environment};
 use crate::secrets::SealedContent;
+use crate::update::{Content, TakenBack};
 
 /// The content of a config.
 #[derive(Debug, PartialEq, Eq)]
@@ -70,6 +72,17 @@ pub struct Blocked {
     pub message: String,
 }
 
+/// An app as a whole.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Whole {
+    /// What it is made of here.
+    pub(crate) content: Content,
+    /// All services that its revision has, here or elsewhere.
+    pub(crate) services: BTreeSet<ServiceName>,
+    /// By what an update of it is taken back.
+    pub(crate) bounds: UpdateBounds,
+}
+
 /// All that this node shall run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Desired {
@@ -83,6 +96,12 @@ pub struct Desired {
     pub peers: BTreeMap<AppName, Arc<Peers>>,
     /// What was run last of instances whose wanted copy was not started yet: run on until that one can take its place.
     pub formers: BTreeMap<InstanceName, Arc<InstanceSpec>>,
+    /// Each app that has something here, as a whole.
+    pub(crate) apps: BTreeMap<AppName, Whole>,
+    /// The last good revision of apps whose wanted one is another.
+    pub(crate) goods: BTreeMap<AppName, Arc<Bundle>>,
+    /// Apps of which that one is run instead.
+    pub(crate) taken_back: BTreeMap<AppName, TakenBack>,
     /// Whether this is known to be what the control plane wants. Otherwise (no state yet, or a state file that was lost) nothing that
     /// runs is stopped or replaced on its account.
     pub authoritative: bool,
@@ -161,6 +180,9 @@ pub fn join<'a>(
     }
     let mut desired = Desired { authoritative, peers: parts.peers(), ..Desired::default() };
     for (resource, wire) in std::mem::take(&mut parts.instances) {
+        if let (Ok(name), Some(bounds)) = (InstanceName::parse(&wire.instance), &wire.bounds) {
+            desired.apps.entry(name.app).or_default().bounds = UpdateBounds::from_proto(bounds);
+        }
         let Ok(name) = InstanceName::parse(&wire.instance) else {
             let message = format!("`{}` is not the name of an instance", wire.instance);
             parts.refuse(resource, "InvalidName", message);
@@ -176,7 +198,25 @@ pub fn join<'a>(
             }
         }
     }
+    desired.apps = wholes(&desired, &parts);
     (desired, parts.refusals)
+}
+
+/// Each app of which there is something, as a whole. What is said of bounds is there already.
+fn wholes(desired: &Desired, parts: &Parts<'_>) -> BTreeMap<AppName, Whole> {
+    let names = desired.instances.keys().chain(desired.blocked.keys());
+    let apps: BTreeSet<&AppName> = names.map(|name| &name.app).collect();
+    let whole = |app: &AppName| {
+        let specs = desired.instances.values().filter(|spec| spec.name.app == *app).map(AsRef::as_ref);
+        let blocked = desired.blocked.iter().filter(|(name, _)| name.app == *app).map(|(_, why)| why);
+        let content = Content::of(specs, blocked);
+        let revisions = content.revisions.iter().filter_map(|hash| ContentHash::parse(hash).ok());
+        let services = revisions.filter_map(|hash| parts.revisions.get(&hash)?.as_ref().ok());
+        let services = services.flat_map(|services| services.values().map(|one| one.name.clone())).collect();
+        let bounds = desired.apps.get(app).map(|said| said.bounds).unwrap_or_default();
+        Whole { content, services, bounds }
+    };
+    apps.into_iter().map(|app| (app.clone(), whole(app))).collect()
 }
 
 /// The further networks that an instance is in.

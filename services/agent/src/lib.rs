@@ -10,6 +10,7 @@ pub mod desired;
 mod features;
 mod fingerprint;
 mod former;
+mod good;
 pub mod health;
 mod hex;
 mod identity;
@@ -31,6 +32,7 @@ pub mod shim;
 mod skew;
 mod state;
 mod status;
+mod update;
 mod uplink;
 mod world;
 

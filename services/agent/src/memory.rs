@@ -388,6 +388,11 @@ impl Memory {
         self.prepared.as_ref().is_some_and(|(prepared, _)| prepared == fingerprint)
     }
 
+    /// The same of a service of this fingerprint, whichever run of it.
+    pub(crate) fn has_fetched(&self, service: &str) -> bool {
+        self.prepared.as_ref().is_some_and(|(prepared, _)| unmark(prepared).0 == service)
+    }
+
     /// Whether `fingerprint` may be started without asking again for what it needs.
     pub(crate) fn is_fresh(&self, fingerprint: &str) -> bool {
         self.is_prepared(fingerprint) && self.prepared.as_ref().is_some_and(|(_, fresh)| *fresh)

@@ -22,6 +22,7 @@ use crate::runtime::process::{self, ProcessRuntime};
 use crate::runtime::{Runtime, RuntimeDirs};
 use crate::secrets::Secrets;
 use crate::state::{Directory, StateFiles};
+use crate::update::Updates;
 use crate::uplink::{Parts, Uplink};
 
 /// Why the agent cannot run.
@@ -168,7 +169,9 @@ async fn core(
     let (desired_in, desired) = watch::channel(Arc::default());
     let (local_in, local) = mpsc::channel(LOCAL_MAX);
     let (runtimes_in, runtime_statuses) = watch::channel(RuntimeStatuses::new());
-    let (copies_in, copies) = watch::channel(Copies::default());
+    let updates = Updates::open(Directory::new(data_dir), &node);
+    let (copies_in, copies) = watch::channel(Copies { good: updates.good(), ..Copies::default() });
+    let (link_in, link) = watch::channel(false);
     let ended = shutdown.child_token();
     let jobs = Jobs::open(Directory::new(data_dir), proof.floor());
     let quiet = quiet::run(desired.clone(), copies.clone(), ended.clone(), skerry_resident::give_back);
@@ -186,12 +189,14 @@ async fn core(
         local,
         runtimes: runtime_statuses,
         copies,
+        link: link_in,
     });
-    let links = Links { desired, local: local_in, runtimes: runtimes_in, copies: copies_in };
+    let links = Links { desired, local: local_in, runtimes: runtimes_in, copies: copies_in, link };
     let ledger = Ledger::open(Directory::new(data_dir));
     let reconciler = Reconciler::new(node, clock, runtimes, links)
         .with_ledger(ledger)
         .with_jobs(jobs)
+        .with_updates(updates)
         .with_secrets(secrets);
     let linked = async {
         let renamed = uplink.run(ended.clone()).await;

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use skerry_model::app::Amounts;
+use skerry_model::app::{Amounts, UpdateBounds};
 use skerry_model::{
     AppRef, ConfigName, ConfigRef, ContentHash, InstanceName, NodeRef, RevisionRef, SealId, SecretName,
     SecretRef, SecretVersion,
@@ -84,6 +84,7 @@ pub fn record(placed: &[Placed]) -> stored::AssignmentRecord {
         revision: placed.revision.to_string(),
         configs: placed.configs.iter().map(config).collect(),
         secrets: placed.secrets.iter().map(secret).collect(),
+        bounds: placed.bounds.map(UpdateBounds::to_proto),
     };
     let instances = placed.iter().map(instance).collect();
     stored::AssignmentRecord { instances, ..Default::default() }
@@ -106,6 +107,7 @@ pub fn placed(assigned: &stored::AssignedInstance) -> Option<Placed> {
         secrets: assigned.secrets.iter().filter_map(secret).collect(),
         booked: Amounts::default(),
         ports: Vec::new(),
+        bounds: assigned.bounds.as_ref().map(UpdateBounds::from_proto),
     })
 }
 

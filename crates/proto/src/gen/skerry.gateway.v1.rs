@@ -859,6 +859,9 @@ pub struct Instance {
     /// Secrets that it uses.
     #[prost(message, repeated, tag = "4")]
     pub secrets: ::prost::alloc::vec::Vec<SecretReference>,
+    /// By what an update of the app is taken back while the control plane is away. The same for all instances of an app. Absent: as nothing is said.
+    #[prost(message, optional, tag = "70")]
+    pub bounds: ::core::option::Option<super::super::r#type::v1::UpdateBounds>,
 }
 impl ::prost::Name for Instance {
     const NAME: &'static str = "Instance";

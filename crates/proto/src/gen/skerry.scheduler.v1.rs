@@ -16,7 +16,8 @@ pub struct RolloutStatus {
     /// Batches that were begun.
     #[prost(uint32, tag = "4")]
     pub batch: u32,
-    /// One CamelCase word: `Requested`, `AfterCanary`, `ProgressDeadlineExceeded`, `Aborted`, `Superseded`. Empty: as it was meant.
+    /// One CamelCase word: `Requested`, `AfterCanary`, `ProgressDeadlineExceeded`, `Aborted`, `Superseded`,
+    /// `TakenBack`. Empty: as it was meant.
     #[prost(string, tag = "5")]
     pub reason: ::prost::alloc::string::String,
     /// A sentence: what happens, or what is waited for.

@@ -656,6 +656,9 @@ pub struct AssignedInstance {
     /// Secrets that it uses.
     #[prost(message, repeated, tag = "4")]
     pub secrets: ::prost::alloc::vec::Vec<AssignedSecret>,
+    /// By what its node takes an update of the app back while the control plane is away. Absent: as nothing is said.
+    #[prost(message, optional, tag = "70")]
+    pub bounds: ::core::option::Option<super::super::r#type::v1::UpdateBounds>,
 }
 impl ::prost::Name for AssignedInstance {
     const NAME: &'static str = "AssignedInstance";

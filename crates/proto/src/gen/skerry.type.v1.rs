@@ -507,6 +507,29 @@ impl ::prost::Name for RolloutStrategy {
         "/skerry.type.v1.RolloutStrategy".into()
     }
 }
+/// What of its app's strategy a node goes by while the control plane is away. It is beside what runs: another one replaces nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UpdateBounds {
+    /// How long an update may take to become healthy once all that it needs is on the node. Only time without a link counts. Absent: 5m.
+    #[prost(message, optional, tag = "1")]
+    pub progress_deadline: ::core::option::Option<::prost_types::Duration>,
+    /// How long all of the app must be healthy there before the update counts as good. Absent: 10s.
+    #[prost(message, optional, tag = "2")]
+    pub health_window: ::core::option::Option<::prost_types::Duration>,
+    /// An update that does not become healthy stays all the same: the strategy says PAUSE.
+    #[prost(bool, tag = "3")]
+    pub stays: bool,
+}
+impl ::prost::Name for UpdateBounds {
+    const NAME: &'static str = "UpdateBounds";
+    const PACKAGE: &'static str = "skerry.type.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.type.v1.UpdateBounds".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.type.v1.UpdateBounds".into()
+    }
+}
 /// One program of an app.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ServiceSpec {
@@ -2357,6 +2380,10 @@ pub struct InstanceStatus {
     /// How the job stands that it is of. Only of a job or cron job, and only on its first instance, the one with ordinal 0.
     #[prost(message, optional, tag = "30")]
     pub job: ::core::option::Option<JobStatus>,
+    /// The revision that its node took back by itself, because it did not become healthy while the control plane was away: 64 hexadecimal digits. It is not
+    /// tried there again until something else is assigned. Empty: none.
+    #[prost(string, tag = "70")]
+    pub rejected_revision: ::prost::alloc::string::String,
 }
 impl ::prost::Name for InstanceStatus {
     const NAME: &'static str = "InstanceStatus";

@@ -244,7 +244,7 @@ impl World {
                     instance: format!("app{app}/s/n/{ordinal}"),
                     revision: revision.clone(),
                     configs: configs.clone(),
-                    secrets: Vec::new(),
+                    ..Default::default()
                 });
             }
         }

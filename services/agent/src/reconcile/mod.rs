@@ -11,6 +11,7 @@ mod look;
 mod names;
 mod secrets;
 mod tell;
+mod updates;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use crate::memory::Memory;
 use crate::plan::{Inputs, plan};
 use crate::runtime::{Runtime, RuntimeError, RuntimeKind};
 use crate::secrets::Secrets;
+use crate::update::{Contents, Updates};
 use crate::world::World;
 
 /// All is looked at again after this time, whatever happens.
@@ -83,6 +85,8 @@ pub(crate) struct Copies {
     pub(crate) looked: BTreeSet<RuntimeKind>,
     /// The last copy of each instance, also when it is gone since.
     pub(crate) made: BTreeMap<InstanceName, Copy>,
+    /// What was found good of each app, as far as that is on disk.
+    pub(crate) good: Contents,
 }
 
 /// A copy of an instance.
@@ -104,6 +108,8 @@ pub(crate) struct Links {
     pub(crate) runtimes: watch::Sender<RuntimeStatuses>,
     /// Where the copies go.
     pub(crate) copies: watch::Sender<Copies>,
+    /// Whether a session is open.
+    pub(crate) link: watch::Receiver<bool>,
 }
 
 /// The loop.
@@ -113,6 +119,8 @@ pub(crate) struct Reconciler {
     links: Links,
     /// As it came.
     wanted: Arc<Desired>,
+    /// The same, with the last good revision of apps whose update was taken back.
+    effective: Arc<Desired>,
     /// The same, each instance of a cron job as it is in its run.
     desired: Arc<Desired>,
     /// When the trace of the desired state began here.
@@ -142,6 +150,7 @@ pub(crate) struct Reconciler {
     collector: collect::Collector,
     ledger: Ledger,
     jobs: Jobs,
+    updates: Updates,
 }
 
 impl Reconciler {
@@ -154,6 +163,7 @@ impl Reconciler {
             node,
             clock,
             wanted: Arc::default(),
+            effective: Arc::default(),
             desired: Arc::default(),
             traced_since: clock.mono(),
             looks: Looks::new(runtimes.keys().copied()),
@@ -177,6 +187,7 @@ impl Reconciler {
             collector: collect::Collector::default(),
             ledger: Ledger::default(),
             jobs: Jobs::default(),
+            updates: Updates::default(),
             links,
         }
     }
@@ -189,6 +200,11 @@ impl Reconciler {
     /// Goes on with the jobs that an earlier process of the agent knew.
     pub(crate) fn with_jobs(self, jobs: Jobs) -> Self {
         Self { jobs, ..self }
+    }
+
+    /// Goes on with the updates that an earlier process of the agent knew.
+    pub(crate) fn with_updates(self, updates: Updates) -> Self {
+        Self { updates, ..self }
     }
 
     /// With the values of secrets that instances have.
@@ -217,6 +233,11 @@ impl Reconciler {
                     }
                     self.take_desired();
                 }
+                changed = self.links.link.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                }
                 Some(kind) = stirs.recv() => self.looks.stir(kind),
                 Some(news) = news.recv() => self.take_news(news),
                 Some(ended) = self.acts.next() => self.take_end(ended),
@@ -229,6 +250,7 @@ impl Reconciler {
                 () = self.beside_monitor.changed() => {}
                 () = self.ledger.written() => self.ledger.write(),
                 () = self.jobs.written() => {}
+                () = self.updates.written() => {}
             }
             // Whatever else is there already is taken in before planning anew.
             while let Ok(kind) = stirs.try_recv() {
@@ -241,9 +263,11 @@ impl Reconciler {
         self.acts.abort_all();
         self.monitor.shutdown().await;
         self.beside_monitor.shutdown().await;
-        let last = async { tokio::join!(self.ledger.finish(), self.jobs.finish()) };
+        let last = async { tokio::join!(self.ledger.finish(), self.jobs.finish(), self.updates.finish()) };
         if tokio::time::timeout(LAST_WRITE_MAX, last).await.is_err() {
-            tracing::warn!("the last write of the counts of restarts, or of jobs, did not end in time");
+            tracing::warn!(
+                "the last write of the counts of restarts, of jobs or of updates did not end in time"
+            );
         }
     }
 
@@ -253,7 +277,7 @@ impl Reconciler {
         let mut wake = now + PERIOD;
         let soonest = self.looks.begin(&self.runtimes, &self.world, now);
         wake = wake.min(soonest);
-        if let Some(due) = self.step_jobs(now) {
+        for due in [self.step_updates(now), self.step_jobs(now)].into_iter().flatten() {
             wake = wake.min(due);
         }
         self.watch_health();
@@ -296,15 +320,13 @@ impl Reconciler {
     fn take_desired(&mut self) {
         let desired = Arc::clone(&self.links.desired.borrow_and_update());
         self.sweeping.abort_all();
-        self.sweep_due = true;
-        self.secrets.changed();
         if self.wanted.trace_parent != desired.trace_parent {
             self.traced_since = self.clock.mono();
         }
-        self.collect_for(&desired);
-        self.names.take(&desired, &self.runtimes);
         self.wanted = desired;
-        self.step_jobs(self.clock.mono());
+        let now = self.clock.mono();
+        self.step_updates(now);
+        self.step_jobs(now);
     }
 
     /// Keeps the monitor on what runs as it should, and says what changed. An instance that turns unhealthy is told as such and not

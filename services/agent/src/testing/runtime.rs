@@ -44,6 +44,8 @@ pub(crate) struct State {
     pub(crate) hanging_collects: bool,
     /// Such looks that were given up.
     pub(crate) collects_given_up: u32,
+    /// Copies of these fingerprints end as soon as they are started.
+    pub(crate) ends_at_once: BTreeSet<String>,
     /// What commands in a copy beside exit with.
     pub(crate) beside_code: i32,
     started: u64,
@@ -54,12 +56,16 @@ impl State {
     fn start(&mut self, instance: &InstanceSpec, place: Place) -> Observed {
         self.started += 1;
         let since = SystemTime::UNIX_EPOCH + Duration::from_secs(self.started);
+        let state = match self.ends_at_once.contains(&instance.fingerprint) {
+            true => RunState::Exited { code: Some(1), at: since, out_of_memory: false },
+            false => RunState::Running { since },
+        };
         Observed {
             instance: instance.name.clone(),
             fingerprint: instance.fingerprint.clone(),
             revision: instance.revision.to_string(),
             runtime_id: format!("id{}", self.started),
-            state: RunState::Running { since },
+            state,
             address: None,
             image_health: None,
             drift: None,

@@ -91,7 +91,7 @@ pub(super) async fn with_event(
             ("RolledBack", format!("every cluster has revision {} again", next.from.short()))
         }
     };
-    let failed = next.reason == Some(Reason::ProgressDeadlineExceeded);
+    let failed = matches!(next.reason, Some(Reason::ProgressDeadlineExceeded | Reason::TakenBack));
     let events = AppEvents::read(store, name).await?;
     Ok(if failed { events.warn(txn, uid, reason, message) } else { events.add(txn, uid, reason, message) })
 }
