@@ -108,10 +108,6 @@ pub(crate) fn first_of(clusters: &[&Cluster]) -> String {
     }
 }
 
-fn is_taken_back(cluster: &&Cluster) -> bool {
-    matches!(cluster.shown, Shown::TakenBack { .. })
-}
-
 struct Next<'a> {
     strategy: &'a RolloutStrategy,
     rollout: &'a Rollout,
@@ -139,6 +135,7 @@ impl Next<'_> {
         let tolerated = strategy.max_failures.at_most_of(fleet.total);
         let late = left.is_zero();
         let borne = late && fleet.failing.len() <= tolerated;
+        let is_taken_back = |cluster: &&Cluster| matches!(cluster.shown, Shown::TakenBack { .. });
         let taken_back: Vec<&Cluster> = fleet.failing.iter().copied().filter(is_taken_back).collect();
         if taken_back.len() > tolerated {
             return self.fails(Reason::TakenBack, format!("taken back by {}", first_of(&taken_back)));

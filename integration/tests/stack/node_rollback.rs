@@ -205,8 +205,8 @@ async fn what_is_still_wanted_stays_taken_back_and_is_shown_until_something_else
 
     stack.apply(APP, bundle("three", witness.service("b", "three"))).await?;
     stack.wait_ready(APP, 2).await;
-    let running = witness.running();
-    ensure!(running.len() == 2 && running.iter().all(|one| one.version == "three"), "{running:?}");
+    let running = witness.wait_running(2).await;
+    ensure!(running.iter().all(|one| one.version == "three"), "{running:?}");
     let told = told(&stack).await?;
     ensure!(told.values().all(|one| one.rejected_revision.is_empty()), "{told:?}");
     stack.finish(Some(&witness)).await?;

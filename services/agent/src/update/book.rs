@@ -57,6 +57,9 @@ pub(crate) struct Rejected {
     /// When.
     #[prost(message, optional, tag = "4")]
     pub(crate) time: Option<Timestamp>,
+    /// The instance that was not healthy.
+    #[prost(string, tag = "5")]
+    pub(crate) instance: String,
 }
 
 /// The entries, by app.
@@ -178,6 +181,7 @@ mod tests {
             runs: content("old"),
             why: "it failed".to_owned(),
             time: Some(Timestamp { seconds: 7, nanos: 0 }),
+            instance: "app/web/n1/0".to_owned(),
         };
         let entry = Entry {
             app: "app".to_owned(),

@@ -80,7 +80,7 @@ enum Course {
     /// Its update is on trial.
     Trial,
     /// The update was taken back.
-    TakenBack(Rejected),
+    TakenBack(Box<Rejected>),
 }
 
 /// What was wanted, what became of it, and what is to run then.
@@ -93,6 +93,8 @@ pub(crate) struct Updates {
     entries: Entries,
     book: Book,
     trials: BTreeMap<AppName, Trial>,
+    /// Apps of which it was told in this life of the agent that they were taken back: an event may go with the agent that raised it.
+    told: BTreeSet<AppName>,
     /// What was wrong with the file, until it was told.
     damage: Option<String>,
     /// What the last look came to, and of what: the same comes to the same.
@@ -154,15 +156,23 @@ impl Updates {
     fn forget(&mut self, wanted: &Desired) {
         self.entries.retain(|app, _| wanted.apps.contains_key(app));
         self.trials.retain(|app, _| wanted.apps.contains_key(app));
+        self.told.retain(|app| wanted.apps.contains_key(app));
     }
 
     fn step_app(&mut self, seen: Seen<'_>, app: &AppName, here: &Whole, step: &mut Step) {
         let blank = Entry { app: app.to_string(), node: self.node.clone(), ..Entry::default() };
         let entry = self.entries.get(app).unwrap_or(&blank);
-        if entry.rejected.as_ref().is_some_and(|rejected| rejected.content.is_same(&here.content)) {
+        if let Some(rejected) = entry.rejected.as_ref().filter(|one| one.content.is_same(&here.content)) {
             self.trials.remove(app);
+            if self.told.insert(app.clone())
+                && let Ok(instance) = InstanceName::parse(&rejected.instance)
+            {
+                let message = sentence(rejected);
+                step.happenings.push(Happening { instance, reason: ROLLED_BACK, message, warning: true });
+            }
             return;
         }
+        self.told.remove(app);
         if entry.good.as_ref().is_some_and(|good| good.is_same(&here.content)) {
             self.trials.remove(app);
             // What came with an instance is no change now, and another content of it will be one.
@@ -207,8 +217,10 @@ impl Updates {
                     runs: good.map(|bundle| bundle.content.clone()).unwrap_or_default(),
                     why: format!("not healthy after {limit} without a link: {instance}: {why}"),
                     time: Some(to_timestamp(seen.wall)),
+                    instance: instance.to_string(),
                 };
                 tell(instance, ROLLED_BACK, sentence(&rejected));
+                self.told.insert(app.clone());
                 Entry { rejected: Some(rejected), ..entry }
             }
         };
@@ -222,7 +234,7 @@ impl Updates {
             let entry = kept.get(app);
             let rejected = entry.and_then(|entry| entry.rejected.as_ref());
             if let Some(rejected) = rejected.filter(|rejected| rejected.content.is_same(&here.content)) {
-                return Some((app.clone(), Course::TakenBack(rejected.clone())));
+                return Some((app.clone(), Course::TakenBack(Box::new(rejected.clone()))));
             }
             wanted.goods.contains_key(app).then(|| (app.clone(), Course::Trial))
         };

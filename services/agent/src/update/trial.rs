@@ -133,13 +133,13 @@ impl Trial {
                 let deadline = bounds.progress_deadline;
                 match self.counts {
                     Counts::Down if may && self.down >= deadline => Verdict::TakeBack(instance, why),
-                    Counts::Down if may => Verdict::Wait(Some(now + (deadline - self.down))),
+                    Counts::Down if may => Verdict::Wait(Some(now + deadline.saturating_sub(self.down))),
                     Counts::Linked if look.can_go_back && !self.told => {
                         self.told = self.total >= deadline;
                         if self.told {
                             return Verdict::Overdue(instance, why);
                         }
-                        Verdict::Wait(Some(now + (deadline - self.total)))
+                        Verdict::Wait(Some(now + deadline.saturating_sub(self.total)))
                     }
                     Counts::Nothing | Counts::Linked | Counts::Down => Verdict::Wait(None),
                 }

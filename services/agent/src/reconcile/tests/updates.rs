@@ -68,7 +68,11 @@ async fn an_update_that_ends_again_and_again_without_a_link_is_taken_back_whole_
         let bench = agent(&docker, dir.path(), after(&old, new_desired));
         bench.until("it is told", |b| b.reason(WEB) == "RolledBack").await;
         tokio::time::sleep(Duration::from_secs(3600)).await;
-        assert_eq!((bench.calls(), bench.events("RolledBack")), (calls, 0));
+        assert_eq!(
+            (bench.calls(), bench.events("RolledBack")),
+            (calls, 1),
+            "the event may have gone with the last one"
+        );
         // Something else is sent.
         let third = joined(&resources_of(&[("app", vec![with_env("web", "3"), with_env("db", "1")])]));
         bench.want(after(&old, third.clone()));
