@@ -90,9 +90,7 @@ impl Store {
             None => Err(RequestError::Reused { request_id: mark.id.to_string() }),
         }
     }
-}
 
-impl Store {
     /// What became of each resource of the same request of several, if it was made before.
     pub async fn find_outcomes(&self, mark: &RequestMark) -> Result<Option<Vec<i32>>, RequestError> {
         let Some(record) = self.get(&mark.key()).await? else { return Ok(None) };
