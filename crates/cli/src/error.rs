@@ -156,13 +156,39 @@ impl CliError {
                 .violations
                 .iter()
                 .map(|violation| {
-                    let found = positions.locate(&violation.field);
+                    let found = positions.locate(below_resource(&violation.field));
                     let file = positions.file(found.position).unwrap_or(file);
                     plain(&format!("{file}:{}: {}: {}", found.position, found.path, violation.description))
                 })
                 .collect();
         }
         error
+    }
+
+    /// With one line more where the server refused, or there is none of what was named: only then it is certain.
+    pub(crate) fn and(mut self, line: &str) -> Self {
+        match &mut self {
+            Self::Refused(refusal) => refusal.fields.push(plain(line)),
+            Self::NotFound(message) => {
+                message.push_str("\n  ");
+                message.push_str(&plain(line));
+            }
+            _ => {}
+        }
+        self
+    }
+
+    /// With a place where no field is named that has one.
+    pub(crate) fn or_at(mut self, place: &str) -> Self {
+        match &mut self {
+            Self::Refused(refusal) if refusal.fields.is_empty() => refusal.fields.push(plain(place)),
+            Self::NotFound(message) => {
+                message.push_str("\n  ");
+                message.push_str(&plain(place));
+            }
+            _ => {}
+        }
+        self
     }
 
     /// In one line, for a command that goes on.
@@ -260,6 +286,12 @@ impl Refusal {
         writeln!(text, "  {next}").expect("writing to a string");
         text
     }
+}
+
+/// A field of one of several resources, `resources[2].spec.services`, as that resource has it.
+fn below_resource(field: &str) -> &str {
+    let below = field.strip_prefix("resources[").and_then(|rest| rest.split_once("]."));
+    below.map_or(field, |(_, field)| field)
 }
 
 /// Whether the call may not have reached a server: worth another try with the same request id.

@@ -117,6 +117,16 @@ impl<R: Rules, A: Send> Part<A> for One<'_, R, A> {
     }
 }
 
+/// What those of one project take of its quota.
+#[derive(Default)]
+struct Taken {
+    /// Whether one of them is new.
+    makes: bool,
+    /// The first that is, or the first of all.
+    first: usize,
+    charges: Vec<Charge>,
+}
+
 /// All of them, planned.
 struct Plan<A> {
     txn: Txn,
@@ -213,7 +223,7 @@ impl<'a, A: Send> Several<'a, A> {
         let mut order: Vec<usize> = (0..self.parts.len()).collect();
         order.sort_by_key(|index| self.parts[*index].rank());
         let mut steps: BTreeMap<usize, (Outcome, A)> = BTreeMap::new();
-        let mut taken: BTreeMap<&ProjectName, (bool, Vec<Charge>)> = BTreeMap::new();
+        let mut taken: BTreeMap<&ProjectName, Taken> = BTreeMap::new();
         let mut txn = Txn::new();
         for index in order {
             let part = &self.parts[index];
@@ -221,14 +231,23 @@ impl<'a, A: Send> Several<'a, A> {
             let step = step.map_err(|fault| of_part(fault, index, part.field(), &part.name()))?;
             txn = step.txn;
             if let Some(charges) = step.charges.filter(|_| step.outcome != Outcome::Unchanged) {
-                let (makes, all) = taken.entry(part.project()).or_default();
-                *makes |= step.outcome == Outcome::Created;
-                all.extend(charges);
+                let makes = step.outcome == Outcome::Created;
+                let of = taken.entry(part.project()).or_insert(Taken { first: index, ..Taken::default() });
+                if makes && !of.makes {
+                    (of.makes, of.first) = (true, index);
+                }
+                of.charges.extend(charges);
             }
             steps.insert(index, (step.outcome, step.resource));
         }
-        for (project, (makes, charges)) in taken {
-            txn = tenancy::settle(store, project, makes, &tenancy::sum_of(charges), txn).await?;
+        for (project, Taken { makes, first, charges }) in taken {
+            let settled = tenancy::settle(store, project, makes, &tenancy::sum_of(charges), txn).await;
+            let part = &self.parts[first];
+            txn = settled.map_err(|fault| match fault.code {
+                // Of all of them.
+                Code::ResourceExhausted => fault,
+                _ => of_part(fault, first, part.field(), &part.name()),
+            })?;
         }
         Ok(Plan { txn, steps: steps.into_values().collect() })
     }
