@@ -468,6 +468,21 @@ mod tests {
         let text = error.text().expect("printed");
         assert!(text.ends_with("\n  n.yaml:6:3: spec.cordoned: not today\n"), "{text}");
 
+        // Of several, the one that it is about.
+        let status = status_of(&Fault::invalid_field("resources[3].node.spec.cordoned", "not today"));
+        let error = CliError::of_manifest_status(&status, "http://x", "n.yaml", &manifest.positions);
+        let text = error.and("nothing was changed").text().expect("printed");
+        assert!(
+            text.ends_with("\n  n.yaml:6:3: spec.cordoned: not today\n  nothing was changed\n"),
+            "{text}"
+        );
+        let absent =
+            CliError::NotFound("n does not exist".into()).or_at("n.yaml:3:1: n").and("nothing was changed");
+        assert_eq!(
+            absent.text().as_deref(),
+            Some("error: n does not exist\n  n.yaml:3:1: n\n  nothing was changed\n")
+        );
+
         // A quota is nobody's field: the file says which of its resources there is no room for.
         let status = status_of(&Fault::quota("projects/p", "projects/p has 1 of 1 nodes"));
         let error = CliError::of_manifest_status(&status, "http://x", "n.yaml", &manifest.positions);

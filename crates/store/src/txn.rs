@@ -140,7 +140,11 @@ impl Txn {
         Self::default()
     }
 
+    /// A compare that it has already is made once.
     fn guard(mut self, key: Arc<str>, expect: Expect) -> Self {
+        if self.guards.iter().any(|have| have.key == key && have.expect == expect) {
+            return self;
+        }
         self.bytes += key.len() * 2 + OVERHEAD_BYTES * 2;
         self.guards.push(Guard { key, expect });
         self
@@ -302,12 +306,10 @@ impl Txn {
         self.bytes
     }
 
-    /// Adds the other's compares and operations. A compare that both have is made once.
+    /// Adds the other's compares and operations.
     pub(crate) fn merge(mut self, other: Self) -> Self {
         for guard in other.guards {
-            if !self.guards.iter().any(|have| have.key == guard.key && have.expect == guard.expect) {
-                self = self.guard(guard.key, guard.expect);
-            }
+            self = self.guard(guard.key, guard.expect);
         }
         for op in other.ops {
             self = self.op(op);

@@ -285,3 +285,31 @@ pub struct CordonArgs {
     #[arg(value_name = "NODE", required = true, add = ArgValueCompleter::new(complete::nodes))]
     pub nodes: Vec<String>,
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Apply {
+        #[command(flatten)]
+        args: ApplyArgs,
+    }
+
+    #[test]
+    fn a_dry_run_is_spelled_as_kubectl_s() {
+        let read = |flags: &[&str]| {
+            let words = ["apply", "-f", "a.yaml"].iter().chain(flags);
+            Apply::try_parse_from(words).map(|apply| apply.args.dry_run).map_err(|error| error.kind())
+        };
+        assert_eq!(read(&[]), Ok(DryRun::None));
+        assert_eq!(read(&["--dry-run"]), Ok(DryRun::Server));
+        assert_eq!(read(&["--dry-run", "--one-by-one"]), Ok(DryRun::Server));
+        assert_eq!(read(&["--dry-run=server"]), Ok(DryRun::Server));
+        assert_eq!(read(&["--dry-run=client"]), Ok(DryRun::Client));
+        assert_eq!(read(&["--dry-run=none"]), Ok(DryRun::None));
+        assert!(read(&["--dry-run=maybe"]).is_err());
+    }
+}

@@ -249,7 +249,7 @@ fn in_order(kinds: &[Kind]) -> Vec<Kind> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn together_all_come_to_what_each_would_or_none_of_them(

@@ -86,6 +86,12 @@ fn refused(error: CallError, manifests: &[Sourced], of: &[usize]) -> CliError {
         ));
     }
     let fault = skerry_rpc::fault_of(&status);
+    if fault.metadata.get("reason").is_some_and(|reason| reason == "MESSAGE_TOO_LARGE") {
+        return CliError::Failed(format!(
+            "{} manifests together are larger than one call to {address} takes: apply fewer at once, or with --one-by-one; {NOTHING}",
+            of.len()
+        ));
+    }
     let index = fault.metadata.get("index").and_then(|index| index.parse::<usize>().ok());
     let sourced = index.and_then(|index| manifests.get(*of.get(index)?));
     let error = match sourced {
