@@ -190,8 +190,8 @@ async fn no_kill_leaves_half_a_set() -> Result<()> {
     for round in 0..6_u32 {
         let all: String = (0..SIZE).map(|number| config(&format!("k{number}"), &round.to_string())).collect();
         world.write("set.yaml", &all)?;
-        let applying = world.skerry("apply -f set.yaml --request-timeout 5s");
         let mut up = world.up.take().context("it runs")?;
+        let applying = world.skerry("apply -f set.yaml --request-timeout 5s");
         let killing = async {
             tokio::time::sleep(std::time::Duration::from_millis(20 + 25 * u64::from(round))).await;
             up.kill()

@@ -201,6 +201,17 @@ async fn change_of_node(
     Ok((present, changed, paths))
 }
 
+/// What of a node its manifest names, and so means.
+fn named(wanted: &Node) -> Vec<String> {
+    let metadata = wanted.metadata.as_ref();
+    let parts = [
+        ("metadata.labels", metadata.is_some_and(|metadata| !metadata.labels.is_empty())),
+        ("metadata.annotations", metadata.is_some_and(|metadata| !metadata.annotations.is_empty())),
+        ("spec", wanted.spec.is_some()),
+    ];
+    parts.into_iter().filter(|(_, is_named)| *is_named).map(|(path, _)| path.to_owned()).collect()
+}
+
 /// `present` with what `wanted` names, and the paths that differ.
 fn merged(present: &Node, wanted: &Node) -> (Node, Vec<String>) {
     let mut changed = present.clone();
@@ -254,6 +265,8 @@ mod tests {
         let present = node(&[("a", "1")], None);
         assert_eq!(merged(&present, &node(&[], None)).1, [""; 0]);
         assert_eq!(merged(&present, &node(&[("a", "1")], Some(false))).1, [""; 0]);
+        assert_eq!(named(&node(&[], None)), [""; 0]);
+        assert_eq!(named(&node(&[("a", "1")], Some(false))), ["metadata.labels", "spec"]);
         let (changed, paths) = merged(&present, &node(&[("b", "2")], Some(true)));
         assert_eq!(paths, ["metadata.labels", "spec"]);
         assert_eq!(changed.metadata.expect("metadata").labels.into_keys().collect::<Vec<_>>(), ["b"]);

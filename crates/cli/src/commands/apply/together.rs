@@ -8,7 +8,7 @@ use skerry_proto::scheduler::v1::update_app_response::Outcome;
 use skerry_proto::scheduler::v1::{AnyResource, App, ApplyRequest, ResourceChange, Secret};
 use tonic::Code;
 
-use super::{change_of_node, in_manifest, meant, target};
+use super::{change_of_node, in_manifest, meant, named, target};
 use crate::client::{CallError, Client, Service, applying, request, request_id};
 use crate::commands::send::outcome;
 use crate::error::CliError;
@@ -49,16 +49,17 @@ pub(super) async fn apply(
     Ok(outcomes)
 }
 
-/// How a manifest changes its resource. Nothing: a node that is as its manifest says, which may name a part of it only.
+/// How a manifest changes its resource. Nothing: a node of which its manifest says nothing.
 async fn change(client: &Client, resource: &Resource) -> Result<Option<ResourceChange>, CallOrUsage> {
     let mut paths = meant(resource);
     let kind = match resource {
         Resource::Node(node) => {
-            let (_, changed, differ) = change_of_node(client, node).await?;
-            if differ.is_empty() {
+            let (_, changed, _) = change_of_node(client, node).await?;
+            // Also where it is so already: that it stays so is a part of the whole.
+            paths = named(node);
+            if paths.is_empty() {
                 return Ok(None);
             }
-            paths = differ;
             Kind::Node(Node { status: None, ..changed })
         }
         Resource::App(app) => Kind::App(App { status: None, ..app.as_ref().clone() }),
