@@ -249,12 +249,11 @@ async fn change<K: Kind>(
         if outcome == Outcome::Unchanged {
             return Ok((kind.observed(name, planned.resource), outcome));
         }
-        let txn = match K::Rules::IS_PROJECT {
-            true => planned.txn,
-            false => {
-                let makes = outcome == Outcome::Created;
-                tenancy::settle(rules.store(), name.project(), makes, &planned.charges, planned.txn).await?
-            }
+        let txn = if K::Rules::IS_PROJECT {
+            planned.txn
+        } else {
+            let makes = outcome == Outcome::Created;
+            tenancy::settle(rules.store(), name.project(), makes, &planned.charges, planned.txn).await?
         };
         // Only now: what it takes of its project's quota is known when it would be written.
         if validate_only {

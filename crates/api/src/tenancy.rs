@@ -70,9 +70,10 @@ pub(crate) async fn settle(
     charges: &[Charge],
     txn: Txn,
 ) -> Result<Txn, Fault> {
-    match makes {
-        true => admit(store, project, charges, txn).await,
-        false => account(store, project, charges, txn).await,
+    if makes {
+        admit(store, project, charges, txn).await
+    } else {
+        account(store, project, charges, txn).await
     }
 }
 

@@ -154,7 +154,7 @@ impl<'a, A: Send> Several<'a, A> {
         if index == RESOURCES_MAX {
             return Err(too_many(format!("more than {RESOURCES_MAX} resources")));
         }
-        let name = asked.resource.and_then(|resource| crate::Resource::metadata(resource));
+        let name = asked.resource.and_then(crate::Resource::metadata);
         let name = name.map_or("", |metadata| metadata.name.as_str());
         let wanted = Wanted::update(self.peer, asked);
         let wanted = wanted.map_err(|fault| of_part(fault, index, R::FIELD, name))?;

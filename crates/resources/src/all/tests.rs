@@ -10,6 +10,7 @@ use skerry_etcd_embedded::{Config as EtcdConfig, EmbeddedEtcd};
 use skerry_model::{NodeRef, ProjectName};
 use skerry_proto::registry::v1::{Cluster, ClusterSpec, Node, Project, ProjectQuota, ProjectSpec};
 use skerry_proto::scheduler::v1::update_app_response::Outcome;
+use skerry_proto::scheduler::v1::update_app_response::Outcome::{Created, Unchanged, Updated};
 use skerry_proto::scheduler::v1::{App, Config, ConfigSpec};
 use skerry_proto::store::v1 as stored;
 use skerry_proto::types::v1::service_spec::Program;
@@ -318,7 +319,6 @@ async fn a_project_and_what_is_in_it_and_a_cluster_and_its_nodes_come_in_any_ord
         node("n0", "plant"),
     ];
     let came = world.apply(&set).await.unwrap();
-    use Outcome::{Created, Unchanged, Updated};
     assert_eq!(came, [Created, Updated, Created, Created, Created, Updated]);
     world.counts_hold("new").await;
     let revisions: std::collections::BTreeSet<i64> =
@@ -398,7 +398,6 @@ async fn a_repeated_request_answers_the_same_and_changes_nothing() {
     let asked = request("id-1", &[config("p", "a", "x"), config("p", "b", "new"), config("p", "c", "x")]);
     let (one, two) = tokio::join!(world.send(&asked), world.send(&asked));
     let first = one.unwrap();
-    use Outcome::{Created, Unchanged, Updated};
     let outcomes: Vec<Outcome> = first.iter().map(|changed| changed.outcome).collect();
     assert_eq!(outcomes, [Created, Updated, Unchanged]);
     assert_eq!(two.unwrap(), first);
