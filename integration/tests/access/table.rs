@@ -97,6 +97,7 @@ const TABLE: &[(&str, &str)] = &[
     ("skerry.scheduler.v1.AppService/DeleteApp", "??? ???? ---++-+ --? ----"),
     ("skerry.scheduler.v1.AppService/ListInstances", "??? ???? --+++++ --? ----"),
     ("skerry.scheduler.v1.AppService/ListRevisions", "??? ???? --+++++ --? ----"),
+    ("skerry.scheduler.v1.ApplyService/Apply", "??? ???? ---++-+ --? ----"),
     ("skerry.scheduler.v1.PlacementService/ExplainApp", "??? ???? --+++++ --? ----"),
     ("skerry.scheduler.v1.PlacementService/PlanChange", "??? ???? --+++++ --? ----"),
     ("skerry.scheduler.v1.RolloutService/PauseRollout", "??? ???? ---++-+ --? ----"),

@@ -2,6 +2,7 @@
 
 mod agent_identity;
 mod api;
+mod apply_atomic;
 mod audit;
 mod authority;
 mod bounds;

@@ -37,7 +37,7 @@ use skerry_proto::registry::v1::project_service_server::ProjectServiceServer;
 use skerry_proto::registry::v1::task_service_server::TaskServiceServer;
 use skerry_proto::registry::v1::token_service_server::TokenServiceServer;
 use skerry_rpc::{MESSAGE_BYTES_MAX, Server};
-use skerry_store::{AuditKeep, Store, WaitError};
+use skerry_store::{AuditKeep, Mirror, Store, WaitError};
 
 pub use crate::access::count_first_admin_key;
 
@@ -141,6 +141,7 @@ pub enum StartError {
 
 /// A running registry.
 pub struct Registry {
+    mirror: Mirror,
     nodes: Nodes,
     clusters: Clusters,
     projects: Projects,
@@ -179,13 +180,31 @@ impl Registry {
         let audit = Audit::new(&store, shutdown.clone());
         shutdown.spawn(audit::retain(store.clone(), config.audit, shutdown.clone()));
         let access = Access::start(&store, access, issuer.clone(), shutdown);
+        let mirror = shared.mirror.clone();
         let enroller = Enroller::new(shared, store, issuer, nodes.clone());
-        Ok(Self { nodes, clusters, projects, tasks, events, installation, tokens, enroller, access, audit })
+        Ok(Self {
+            mirror,
+            nodes,
+            clusters,
+            projects,
+            tasks,
+            events,
+            installation,
+            tokens,
+            enroller,
+            access,
+            audit,
+        })
     }
 
     /// What a gateway in the same process asks for machines that enrol and nodes that renew.
     pub fn issuing(&self) -> Arc<dyn IssuerService> {
         Arc::new(Issuing(self.enroller.clone()))
+    }
+
+    /// What its answers are of: whoever changes resources beside it in the same process waits until these show it.
+    pub fn mirrors(&self) -> [Mirror; 3] {
+        [self.mirror.clone(), self.projects.mirror().clone(), self.access.mirror().clone()]
     }
 
     /// Adds the handlers to a server.

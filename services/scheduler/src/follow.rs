@@ -9,13 +9,12 @@ use skerry_daemon::Shutdown;
 use skerry_model::{AppRef, ConfigRef, ContentHash, NodeRef, SecretRef, SecretVersion};
 use skerry_proto::scheduler::v1::{App, Config, ConfigSpec, Secret};
 use skerry_proto::store::v1 as stored;
+use skerry_resources::{SecretKeys, shown};
 use skerry_store::keys::{ConfigRevisionRef, SecretRevisionRef};
 use skerry_store::{Changes, Key, Mirror, MirrorConfig, Snapshot, Store};
 use tokio::sync::{Notify, watch};
 
-use crate::keys::SecretKeys;
 use crate::pace::Pace;
-use crate::secrets::shown;
 use crate::status::status_of;
 use crate::world::{Touched, World};
 

@@ -2,13 +2,12 @@
 //!
 //! Every replica follows the store and answers; one of them leads and writes assignments. Placement itself is `skerry-placement`.
 
+mod apply;
 mod apps;
 mod configs;
-mod events;
 mod follow;
 mod gc;
 mod instances;
-mod keys;
 mod lead;
 mod meters;
 mod node;
@@ -28,17 +27,19 @@ use std::sync::Arc;
 
 use skerry_daemon::{ServiceArgs, Shutdown};
 use skerry_proto::scheduler::v1::app_service_server::AppServiceServer;
+use skerry_proto::scheduler::v1::apply_service_server::ApplyServiceServer;
 use skerry_proto::scheduler::v1::config_service_server::ConfigServiceServer;
 use skerry_proto::scheduler::v1::placement_service_server::PlacementServiceServer;
 use skerry_proto::scheduler::v1::rollout_service_server::RolloutServiceServer;
 use skerry_proto::scheduler::v1::secret_service_server::SecretServiceServer;
+pub use skerry_resources::SecretKeys;
 use skerry_rpc::{MESSAGE_BYTES_MAX, Server};
-use skerry_store::{Store, WaitError};
+use skerry_store::{Mirror, Store, WaitError};
 
+use crate::apply::Apply;
 use crate::apps::Apps;
 use crate::configs::Configs;
 use crate::follow::Shared;
-pub use crate::keys::SecretKeys;
 use crate::placement::Placement;
 use crate::rollouts::Rollouts;
 use crate::secrets::Secrets;
@@ -56,6 +57,7 @@ pub enum StartError {
 
 /// A running scheduler.
 pub struct Scheduler {
+    apply: Apply,
     apps: Apps,
     placement: Placement,
     rollouts: Rollouts,
@@ -77,6 +79,7 @@ impl Scheduler {
         shutdown.spawn(follow::follow(Arc::clone(&shared), shutdown.clone()));
         shutdown.spawn(lead::lead(Arc::clone(&shared), store.clone(), member.to_owned(), shutdown.clone()));
         Ok(Self {
+            apply: Apply::new(store.clone(), keys.clone(), shared.mirror.clone()),
             apps: Apps::new(Arc::clone(&shared), store.clone(), shutdown.clone()),
             placement: Placement::new(Arc::clone(&shared), store.clone()),
             rollouts: Rollouts::new(Arc::clone(&shared), store.clone()),
@@ -85,13 +88,26 @@ impl Scheduler {
         })
     }
 
+    /// What is applied together waits for these mirrors too before it is answered: those of services in the same process.
+    #[must_use]
+    pub fn with_mirrors(mut self, mirrors: impl IntoIterator<Item = Mirror>) -> Self {
+        self.apply.wait_for(mirrors);
+        self
+    }
+
     /// Adds the handlers to a server.
     pub fn register(&self, server: &mut Server) {
         let apps = AppServiceServer::new(self.apps.clone());
         let configs = ConfigServiceServer::new(self.configs.clone());
         let secrets = SecretServiceServer::new(self.secrets.clone());
         let placement = PlacementServiceServer::new(self.placement.clone());
+        let apply = ApplyServiceServer::new(self.apply.clone());
         server
+            .add(
+                apply
+                    .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                    .max_encoding_message_size(MESSAGE_BYTES_MAX),
+            )
             .add(
                 placement
                     .max_decoding_message_size(MESSAGE_BYTES_MAX)

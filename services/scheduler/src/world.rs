@@ -19,11 +19,11 @@ use skerry_model::{
 use skerry_placement::{Delta, Node, Placed, Secret, Solution, State, apply};
 use skerry_proto::store::v1 as stored;
 use skerry_proto::types::v1::{AppSpec as WireSpec, env_source};
+use skerry_resources::SecretKeys;
 use skerry_store::keys::SecretRevisionRef;
 use skerry_store::{Entry, Family, Key, Record, Versioned};
 use tracing::warn;
 
-use crate::keys::SecretKeys;
 use crate::node::NodeView;
 use crate::rollouts::AppRollout;
 use crate::sealing::Sealing;

@@ -282,7 +282,7 @@ impl ControlPlane {
         shutdown.spawn(access.clone().follow(shutdown.wait()));
         server.authorize(Arc::new(access));
         registry.register(&mut server);
-        scheduler.register(&mut server);
+        scheduler.with_mirrors(registry.mirrors()).register(&mut server);
         gateway.register(&mut server);
         Ok(server)
     }

@@ -28,7 +28,8 @@ pub use access::{
 };
 pub use audit::{AuditArgs, AuditCommand, VerifyArgs};
 pub use change::{
-    AnnotateArgs, ApplyArgs, CordonArgs, DeleteArgs, DiffArgs, DrainArgs, EditArgs, LabelArgs, PlanArgs,
+    AnnotateArgs, ApplyArgs, CordonArgs, DeleteArgs, DiffArgs, DrainArgs, DryRun, EditArgs, LabelArgs,
+    PlanArgs,
 };
 pub use cluster::{ClusterCommand, JoinArgs, LeaveArgs, TaintArgs};
 pub use compose::{ComposeFlags, ConvertArgs};

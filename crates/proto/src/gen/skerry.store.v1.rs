@@ -898,9 +898,12 @@ pub struct RequestRecord {
     /// BLAKE3 of the request: the same id with another request is refused.
     #[prost(bytes = "bytes", tag = "2")]
     pub request_hash: ::prost::bytes::Bytes,
-    /// Resource that it made or changed.
+    /// Resource that it made or changed; of several the first.
     #[prost(string, tag = "3")]
     pub resource: ::prost::alloc::string::String,
+    /// Of several resources: what became of each, in the order of the request (skerry.registry.v1.ChangeOutcome).
+    #[prost(int32, repeated, tag = "90")]
+    pub outcomes: ::prost::alloc::vec::Vec<i32>,
 }
 impl ::prost::Name for RequestRecord {
     const NAME: &'static str = "RequestRecord";

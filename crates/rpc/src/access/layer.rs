@@ -13,16 +13,16 @@ use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, TryFutureExt as _};
 use http_body::{Frame, SizeHint};
 use skerry_identity::PeerCertificate;
-use skerry_model::{Code, Fault, ProjectName};
+use skerry_model::{Code, Fault, ProjectName, UserRef};
 use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
 use super::denied::{tell, tell_answer};
-use super::judge::{Claim, Early, check_role, judge, judge_request, known};
+use super::judge::{Claim, Early, check_role, judge, judge_each, judge_request, known};
 use super::message;
 use super::role::Authorizer;
-use super::table::{Rule, rule};
+use super::table::{ForEach, Rule, rule};
 use crate::error::status_of;
 use crate::peer::{Access, Peer};
 
@@ -134,7 +134,14 @@ impl Gate {
                 let call = Call { method, peer: Arc::clone(peer), authorizer: Arc::clone(authorizer) };
                 Ok(Judged::OfUser(call, early))
             }
-            (Early::Pass | Early::Everywhere(_) | Early::ByProject(_), _) => Ok(Judged::Pass),
+            (early @ Early::ByEach(..), Some(peer)) => {
+                let method = method.to_owned();
+                let call = Call { method, peer: Arc::clone(peer), authorizer: Arc::clone(authorizer) };
+                Ok(Judged::OfUser(call, early))
+            }
+            (Early::Pass | Early::Everywhere(_) | Early::ByProject(_) | Early::ByEach(..), _) => {
+                Ok(Judged::Pass)
+            }
         }
     }
 }
@@ -149,6 +156,17 @@ impl Call {
         let (request, claim, project) = match early {
             Early::Pass => return inner.call(request).await,
             Early::Everywhere(claim) => (request, claim, ProjectName::system()),
+            Early::ByEach(user, each) => match self.judge_each(request, &user, &each).await {
+                Ok(request) => {
+                    let response = inner.call(request).await?;
+                    tell_answer(&self.method, Some(&self.peer()), response.headers());
+                    return Ok(response);
+                }
+                Err(fault) => {
+                    tell(&self.method, Some(&self.peer()), None, &fault);
+                    return Ok(status_of(&fault).into_http());
+                }
+            },
             Early::ByProject(claim) => match self.judge_request(request, &claim).await {
                 Ok((request, Some(project))) => (request, claim, project),
                 // About itself, and no stream.
@@ -185,6 +203,18 @@ impl Call {
         let read = message::read(body).await?;
         let project = judge_request(&self.method, claim, read.message(), &*self.authorizer)?;
         Ok((http::Request::from_parts(parts, read.into_body()), project))
+    }
+
+    async fn judge_each(
+        &self,
+        request: http::Request<Body>,
+        user: &UserRef,
+        each: &ForEach,
+    ) -> Result<http::Request<Body>, Fault> {
+        let (parts, body) = request.into_parts();
+        let read = message::read(body).await?;
+        judge_each(user, each, read.message(), &*self.authorizer)?;
+        Ok(http::Request::from_parts(parts, read.into_body()))
     }
 
     /// Waits until the user may no longer have what it asked for.

@@ -25,7 +25,25 @@ pub(crate) enum Rule {
     Services(&'static [&'static str]),
     /// Users with a role in the project of the resource that the request names.
     Users(ForUsers),
+    /// Users who may change each of the resources in the request, of whichever kinds and projects.
+    UsersOfEach(ForEach),
 }
+
+/// A request of several resources: where each is, and by which method it is changed alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ForEach {
+    /// The role that it takes at least, whatever is in it.
+    pub(crate) role: Role,
+    /// The repeated field whose values have one resource each.
+    pub(crate) entries: u32,
+    /// The field of a value that holds the resource of some kind.
+    pub(crate) resource: u32,
+    /// For each kind the field that holds it, and the method whose role it takes.
+    pub(crate) kinds: &'static [(u32, &'static str)],
+}
+
+/// Where a resource has its name.
+pub(crate) const NAME: Path = &[1, 1];
 
 /// Which users a method is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,6 +202,26 @@ pub(crate) const TABLE: &[(&str, Rule)] = &[
     ("/skerry.scheduler.v1.AppService/DeleteApp", users(Operator, FIRST)),
     ("/skerry.scheduler.v1.AppService/ListInstances", users(Viewer, FIRST)),
     ("/skerry.scheduler.v1.AppService/ListRevisions", users(Viewer, FIRST)),
+    // Several together.
+    (
+        "/skerry.scheduler.v1.ApplyService/Apply",
+        Rule::UsersOfEach(ForEach {
+            role: Operator,
+            entries: 1,
+            resource: 1,
+            kinds: &[
+                (1, "/skerry.scheduler.v1.AppService/UpdateApp"),
+                (2, "/skerry.scheduler.v1.ConfigService/UpdateConfig"),
+                (3, "/skerry.scheduler.v1.SecretService/UpdateSecret"),
+                (4, "/skerry.registry.v1.NodeService/UpdateNode"),
+                (5, "/skerry.registry.v1.ClusterService/UpdateCluster"),
+                (6, "/skerry.registry.v1.ProjectService/UpdateProject"),
+                (7, "/skerry.registry.v1.UserService/UpdateUser"),
+                (8, "/skerry.registry.v1.GroupService/UpdateGroup"),
+                (9, "/skerry.registry.v1.RoleBindingService/UpdateRoleBinding"),
+            ],
+        }),
+    ),
     ("/skerry.scheduler.v1.PlacementService/ExplainApp", users(Viewer, FIRST)),
     ("/skerry.scheduler.v1.PlacementService/PlanChange", users(Viewer, FIRST)),
     ("/skerry.scheduler.v1.RolloutService/PauseRollout", users(Operator, FIRST)),

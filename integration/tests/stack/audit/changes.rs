@@ -55,6 +55,16 @@ const COMMANDS: &[(&str, &[Line])] = &[
     ("label -p shop app/web a=b", &[("AppService/UpdateApp", "projects/shop/apps/web", Updated)]),
     ("rollout -p shop restart app/web", &[("AppService/UpdateApp", "projects/shop/apps/web", Updated)]),
     ("apply -p shop -f site.yaml", &[("ConfigService/UpdateConfig", "projects/shop/configs/site", Created)]),
+    // Two at once, of two kinds.
+    ("apply -p shop -f pair.yaml", &[
+        ("ApplyService/Apply", "projects/shop/apps/pair", Created),
+        ("ApplyService/Apply", "projects/shop/configs/pair", Created),
+    ]),
+    ("apply -p shop -f pair.yaml", &[]),
+    ("delete -p shop app/pair config/pair", &[
+        ("AppService/DeleteApp", "projects/shop/apps/pair", Deleted),
+        ("ConfigService/DeleteConfig", "projects/shop/configs/pair", Deleted),
+    ]),
     ("annotate -p shop config/site a=b", &[("ConfigService/UpdateConfig", "projects/shop/configs/site", Updated)]),
     ("secret set -p shop db password=@password", &[("SecretService/UpdateSecret", "projects/shop/secrets/db", Created)]),
     ("secret set -p shop db user=@password", &[("SecretService/UpdateSecret", "projects/shop/secrets/db", Updated)]),
@@ -332,6 +342,11 @@ async fn each_kind_of_change_leaves_the_records_of_its_line_and_no_other() -> Re
     let world = World::start(&["--no-agent"]).await?;
     world.app("web")?;
     world.app("other")?;
+    let pair = |kind: &str, spec: &str| {
+        format!("apiVersion: skerry/v1\nkind: {kind}\nmetadata: {{name: pair}}\nspec: {spec}\n")
+    };
+    let (app, config) = ("{services: [{name: s, process: {program: /bin/true}}]}", "{data: {a: b}}");
+    world.write("pair.yaml", &format!("{}---\n{}", pair("App", app), pair("Config", config)))?;
     // The same app changed, and it stays at its first batch for as long as the test takes.
     let rolled_out = "{rollout: {healthWindow: 1h}, services: [{name: s, process: {program: /bin/false}}]}";
     let head = "apiVersion: skerry/v1\nkind: App\nmetadata: {name: web}\n";

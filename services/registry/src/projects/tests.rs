@@ -4,6 +4,8 @@ use skerry_model::Code;
 use skerry_store::{Key, StoreConfig, Target};
 use skerry_testing::Etcd;
 
+use skerry_proto::types::v1::Metadata;
+
 use super::*;
 
 async fn create(projects: &Projects) {

@@ -3,6 +3,7 @@
 //! | module | job |
 //! |---|---|
 //! | `spec` | what may be asked for |
+//! | `rules` | what a task is, and what must be there for it |
 //! | `shown` | tasks as clients see them |
 //! | `queue` | which are due, and which are kept: pure |
 //! | `journal` | what comes next of one, and what is remembered of it: pure |
@@ -15,6 +16,7 @@ mod claim;
 mod drive;
 mod journal;
 mod queue;
+mod rules;
 mod shown;
 mod spec;
 mod work;
@@ -23,26 +25,24 @@ mod worker;
 use std::sync::Arc;
 
 use skerry_api::{
-    Call, Caused, Create, Delete, Kind, Mask, ResponseStream, Told, Tries, audit, known_project, reply,
+    Call, Caused, Create, Delete, Kind, ResponseStream, Told, Tries, audit, known_project, reply,
 };
 use skerry_daemon::Shutdown;
-use skerry_model::meta::CLUSTER_LABEL;
-use skerry_model::{ClusterName, ClusterRef, Code, ContentHash, Fault, ProjectName, ProjectRef, TaskRef};
+use skerry_model::{Code, ContentHash, Fault, ProjectName, TaskRef};
 use skerry_proto::registry::v1::task_service_server::TaskService;
-use skerry_proto::registry::v1::{self as pb, ChangeType, Task, TaskSpec};
+use skerry_proto::registry::v1::{self as pb, ChangeType, Task};
 use skerry_proto::store::v1 as stored;
 use skerry_proto::store::v1::TaskPhase;
-use skerry_proto::store::v1::task_record::Work as StoredWork;
-use skerry_proto::types::v1::{AuditCaller, AuditOutcome, Metadata};
+use skerry_proto::types::v1::AuditOutcome;
 use skerry_rpc::{Peer, status_of};
 use skerry_store::{Key, Mirror, Store, Txn, TxnError, WaitError};
 use tonic::{Request, Response, Status};
 
 use self::journal::{Wanted, ended};
+use self::rules::{Creator, TaskRules};
 use self::shown::Shown;
 use self::work::Env;
 use self::worker::Worker;
-use crate::clusters::named_cluster;
 use crate::follow::Shared;
 use crate::nodes::Nodes;
 use crate::projects::Projects;
@@ -54,16 +54,8 @@ const CREATE_METHOD: &str = "skerry.registry.v1.TaskService/CreateTask";
 #[derive(Clone)]
 pub(crate) struct Tasks {
     shown: Arc<Shown>,
-    store: Store,
+    rules: TaskRules,
     shutdown: Shutdown,
-    /// Who creates the one that is created.
-    creator: Option<Creator>,
-}
-
-#[derive(Clone)]
-struct Creator {
-    caller: AuditCaller,
-    request_id: String,
 }
 
 impl Tasks {
@@ -80,13 +72,14 @@ impl Tasks {
         let env = Arc::new(Env { store: store.clone(), shared, nodes, projects });
         let worker = Worker { env, shown: Arc::clone(&shown), member };
         shutdown.spawn(worker.run(shutdown.clone()));
-        Ok(Self { shown, store: store.clone(), shutdown: shutdown.clone(), creator: None })
+        let rules = TaskRules { store: store.clone(), creator: None };
+        Ok(Self { shown, rules, shutdown: shutdown.clone() })
     }
 
     async fn create(&self, request: &pb::CreateTaskRequest, peer: &Peer) -> Result<Task, Fault> {
         let project = ProjectName::parse_parent(&request.parent);
         let project = project.map_err(|error| Fault::invalid_field("parent", error))?;
-        known_project(&self.store, &self.shown.mirror, &project).await?;
+        known_project(&self.rules.store, &self.shown.mirror, &project).await?;
         let named = named(request);
         let full = format!("{}/tasks/{}", request.parent, name_of(&named));
         // A repeat is answered as it was, however many there are now.
@@ -100,7 +93,8 @@ impl Tasks {
             return Err(Fault::new(Code::ResourceExhausted, "TOO_MANY_TASKS", message));
         }
         let creator = Creator { caller: audit::caller(peer), request_id: request.request_id.clone() };
-        let tasks = Self { creator: Some(creator), ..self.clone() };
+        let rules = TaskRules { creator: Some(creator), ..self.rules.clone() };
+        let tasks = Self { rules, ..self.clone() };
         let create =
             Create { parent: &request.parent, resource: Some(&named), validate_only: request.validate_only };
         let call = Call { method: CREATE_METHOD, id: &request.request_id, request, peer };
@@ -118,8 +112,10 @@ impl Tasks {
         let (key, progress_key) = (Key::of(&name), Key::<stored::TaskProgressRecord>::of(&name));
         let mut tries = Tries::default();
         loop {
-            let Some(read) = self.store.get(&key).await? else { return skerry_api::read(self, &name).await };
-            let progress = self.store.get(&progress_key).await?;
+            let Some(read) = self.rules.store.get(&key).await? else {
+                return skerry_api::read(self, &name).await;
+            };
+            let progress = self.rules.store.get(&progress_key).await?;
             let at = progress.as_ref().map_or(0, |progress| progress.mod_revision);
             let phase = ended(progress.as_ref().map(|progress| &progress.value), Wanted::of(&read.value));
             let Some((record, detail)) = change(&name, &read.value, phase)? else {
@@ -130,7 +126,7 @@ impl Tasks {
             if phase.is_some() {
                 txn = txn.when_unchanged(&progress_key, at);
             }
-            match self.store.commit(txn).await {
+            match self.rules.store.commit(txn).await {
                 Ok(done) => {
                     self.shown.mirror.wait_for(&done).await?;
                     return skerry_api::read(self, &name).await;
@@ -210,68 +206,14 @@ fn named(request: &pb::CreateTaskRequest) -> Task {
 const NAME_DIGITS: usize = 10;
 
 impl Kind for Tasks {
-    type Record = stored::TaskRecord;
-    type Spec = TaskSpec;
-    type Resource = Task;
+    type Rules = TaskRules;
 
-    const FIELD: &'static str = "task";
-    const SPEC_PATHS: &'static [&'static str] = &["spec"];
-
-    fn store(&self) -> &Store {
-        &self.store
+    fn rules(&self) -> &TaskRules {
+        &self.rules
     }
 
     fn mirror(&self) -> &Mirror {
         &self.shown.mirror
-    }
-
-    fn meta(record: &mut stored::TaskRecord) -> &mut Option<stored::Meta> {
-        &mut record.meta
-    }
-
-    async fn spec(&self, _: &TaskRef, record: &stored::TaskRecord) -> Result<TaskSpec, Fault> {
-        Ok(spec::shown_spec(record))
-    }
-
-    fn merge(_: Option<&TaskSpec>, sent: &Task, _: &Mask) -> Result<TaskSpec, Fault> {
-        spec::check(sent.spec.clone().unwrap_or_default())
-    }
-
-    /// A task is only created. What it is about is there.
-    async fn write(
-        &self,
-        name: &TaskRef,
-        record: &mut stored::TaskRecord,
-        spec: &TaskSpec,
-        txn: Txn,
-    ) -> Result<Txn, Fault> {
-        spec::check_place(&name.project, spec)?;
-        let creator = self.creator.clone();
-        let creator = creator.ok_or_else(|| Fault::internal("a task is written without who creates it"))?;
-        record.caller = Some(creator.caller);
-        record.request_id = creator.request_id;
-        record.run = 1;
-        record.work = spec::stored_work(spec);
-        match &mut record.work {
-            Some(StoredWork::DrainCluster(drain)) => {
-                named_cluster(&self.store, &cluster_of(name, &drain.cluster)?, txn).await
-            }
-            Some(StoredWork::DeleteProject(delete)) => {
-                let project = ProjectRef::parse_short(&delete.project)?;
-                let key = Key::<stored::ProjectRecord>::of(&project);
-                let Some(read) = self.store.get(&key).await? else {
-                    let message = format!("there is no {project}");
-                    return Err(Fault::new(Code::FailedPrecondition, "NO_PROJECT", message));
-                };
-                delete.uid = read.value.meta.map(|meta| meta.uid).unwrap_or_default();
-                Ok(txn.when_exists(&key))
-            }
-            Some(StoredWork::RelabelNodes(relabel)) => match relabel.set.get(CLUSTER_LABEL) {
-                Some(cluster) => named_cluster(&self.store, &cluster_of(name, cluster)?, txn).await,
-                None => Ok(txn),
-            },
-            None => Ok(txn),
-        }
     }
 
     /// Only one that has ended; how far it was goes with it.
@@ -291,17 +233,12 @@ impl Kind for Tasks {
         Err(Fault::new(Code::FailedPrecondition, "TASK_NOT_ENDED", message))
     }
 
-    fn show(&self, name: &TaskRef, metadata: Metadata, spec: TaskSpec) -> Task {
+    fn observed(&self, name: &TaskRef, task: Task) -> Task {
         let snapshot = self.shown.mirror.snapshot();
         let record = snapshot.get(&Key::<stored::TaskRecord>::of(name)).ok().flatten();
         let status = record.map(|record| self.shown.status(name, &record.value));
-        Task { metadata: Some(metadata), spec: Some(spec), status }
+        Task { status, ..task }
     }
-}
-
-fn cluster_of(task: &TaskRef, cluster: &str) -> Result<ClusterRef, Fault> {
-    let cluster = ClusterName::parse(cluster).map_err(|error| Fault::invalid_field("task.spec", error))?;
-    Ok(ClusterRef { project: task.project.clone(), cluster })
 }
 
 fn told(told: &Told<Task>) -> pb::WatchTasksResponse {

@@ -11,6 +11,10 @@ use skerry_store::{Act, StoreConfig, Target};
 use skerry_testing::{Etcd, eventually};
 
 use super::*;
+use skerry_model::meta::CLUSTER_LABEL;
+use skerry_model::{ClusterRef, ProjectRef};
+use skerry_proto::registry::v1::TaskSpec;
+use skerry_proto::store::v1::task_record::Work as StoredWork;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
