@@ -278,12 +278,9 @@ impl<'a, A: Send> Several<'a, A> {
     }
 
     fn answer(&self, came: impl IntoIterator<Item = (Outcome, Option<A>)>) -> Vec<Changed<A>> {
-        let one = |(part, (outcome, resource)): (&Box<dyn Part<A> + 'a>, _)| Changed {
-            name: part.name(),
-            outcome,
-            resource,
-        };
-        self.parts.iter().zip(came).map(one).collect()
+        let parts = self.parts.iter().map(|part| part.name());
+        let changed = |(name, (outcome, resource))| Changed { name, outcome, resource };
+        parts.zip(came).map(changed).collect()
     }
 
     /// What is changed twice has no one state that it should be in.

@@ -129,12 +129,7 @@ impl Gate {
         };
         let peer = request.extensions().get::<Peer>().and_then(|peer| peer.certificate.as_ref());
         match (judge(method, peer.map(Arc::as_ref), &**authorizer)?, peer) {
-            (early @ (Early::Everywhere(_) | Early::ByProject(_)), Some(peer)) => {
-                let method = method.to_owned();
-                let call = Call { method, peer: Arc::clone(peer), authorizer: Arc::clone(authorizer) };
-                Ok(Judged::OfUser(call, early))
-            }
-            (early @ Early::ByEach(..), Some(peer)) => {
+            (early @ (Early::Everywhere(_) | Early::ByProject(_) | Early::ByEach(..)), Some(peer)) => {
                 let method = method.to_owned();
                 let call = Call { method, peer: Arc::clone(peer), authorizer: Arc::clone(authorizer) };
                 Ok(Judged::OfUser(call, early))
