@@ -34,7 +34,7 @@ pub(super) struct May {
 
 impl<'a, R: Rules> Wanted<'a, R> {
     /// What an update asks for.
-    pub(super) fn update(peer: &Peer, asked: Update<'a, R::Resource>) -> Result<Self, Fault> {
+    pub(super) fn update(peer: &Peer, asked: &Update<'a, R::Resource>) -> Result<Self, Fault> {
         let (sent, name) = named::<R>(asked.resource, <RecordName<R> as crate::ResourceName>::parse)?;
         let mask = Mask::parse(asked.mask, R::SPEC_PATHS)?;
         R::permits(peer, &name, sent, &mask)?;
