@@ -114,10 +114,9 @@ pub async fn update<K: Kind>(
     call: Call<'_, impl Message>,
     asked: Update<'_, ResourceOf<K>>,
 ) -> Result<(ResourceOf<K>, Outcome), Fault> {
-    let validate_only = asked.validate_only;
-    let wanted = Wanted::update(call.peer, asked)?;
+    let wanted = Wanted::update(call.peer, &asked)?;
     let mark = call.mark(&wanted.name)?;
-    change(kind, call.act(), mark, (wanted, validate_only), &|txn| txn).await
+    change(kind, call.act(), mark, (wanted, asked.validate_only), &|txn| txn).await
 }
 
 /// What is compared and written in the same transaction as a change.
@@ -130,8 +129,7 @@ pub async fn update_for<K: Kind>(
     asked: Update<'_, ResourceOf<K>>,
     beside: Beside<'_>,
 ) -> Result<(ResourceOf<K>, Outcome), Fault> {
-    let validate_only = asked.validate_only;
-    change(kind, caused, None, (Wanted::allowed(asked)?, validate_only), beside).await
+    change(kind, caused, None, (Wanted::allowed(&asked)?, asked.validate_only), beside).await
 }
 
 /// Whether this very request was answered before: for who does something ahead of [`delete`] that a repeat must not do. INVALID_ARGUMENT if its id

@@ -76,12 +76,12 @@ impl AllRules {
                 .with("index", index));
         };
         match kind {
-            Kind::App(app) => several.add(&self.apps, of(change, app), |app| any(Kind::App(app))),
+            Kind::App(app) => several.add(&self.apps, &of(change, app), |app| any(Kind::App(app))),
             Kind::Config(config) => {
-                several.add(&self.configs, of(change, config), |config| any(Kind::Config(config)))
+                several.add(&self.configs, &of(change, config), |config| any(Kind::Config(config)))
             }
             Kind::Secret(secret) => {
-                several.add(&self.secrets, of(change, secret), |secret| any(Kind::Secret(secret)))
+                several.add(&self.secrets, &of(change, secret), |secret| any(Kind::Secret(secret)))
             }
             Kind::Node(node) if change.allow_missing => {
                 let name = node.metadata.as_ref().map_or("", |metadata| metadata.name.as_str());
@@ -89,25 +89,25 @@ impl AllRules {
                 let field = format!("resources[{index}].allow_missing");
                 Err(Fault::invalid_field(field, why).with("index", index).with("kind", "Node"))
             }
-            Kind::Node(node) => several.add(&self.nodes, of(change, node), |node| any(Kind::Node(node))),
+            Kind::Node(node) => several.add(&self.nodes, &of(change, node), |node| any(Kind::Node(node))),
             Kind::Cluster(cluster) => {
-                several.add(&self.clusters, of(change, cluster), |cluster| any(Kind::Cluster(cluster)))
+                several.add(&self.clusters, &of(change, cluster), |cluster| any(Kind::Cluster(cluster)))
             }
             Kind::Project(project) => {
-                several.add(&self.projects, of(change, project), |project| any(Kind::Project(project)))
+                several.add(&self.projects, &of(change, project), |project| any(Kind::Project(project)))
             }
-            Kind::User(user) => several.add(&self.users, of(change, user), |user| any(Kind::User(user))),
+            Kind::User(user) => several.add(&self.users, &of(change, user), |user| any(Kind::User(user))),
             Kind::Group(group) => {
-                several.add(&self.groups, of(change, group), |group| any(Kind::Group(group)))
+                several.add(&self.groups, &of(change, group), |group| any(Kind::Group(group)))
             }
             Kind::RoleBinding(binding) => several
-                .add(&self.role_bindings, of(change, binding), |binding| any(Kind::RoleBinding(binding))),
+                .add(&self.role_bindings, &of(change, binding), |binding| any(Kind::RoleBinding(binding))),
         }
     }
 }
 
 /// The same request with nothing but the lengths of secrets' values: what may be hashed, and the hash kept.
-pub fn remembered(request: &ApplyRequest) -> ApplyRequest {
+pub(crate) fn remembered(request: &ApplyRequest) -> ApplyRequest {
     let mut request = request.clone();
     for change in &mut request.resources {
         if let Some(Kind::Secret(secret)) =

@@ -11,9 +11,10 @@
 //! | `users`, `groups`, `role_bindings` | who may what; `names` checks their lists |
 //! | `rollouts`, `events` | what begins, and what is told, with a change of an app |
 //! | `keys` | what values of secrets are sealed under |
-//! | `all` | all kinds, for changes of several |
+//! | `all` | all kinds, for changes of several; `apply` is the service of these |
 
 mod all;
+mod apply;
 mod apps;
 mod clusters;
 mod configs;
@@ -28,7 +29,8 @@ pub mod rollouts;
 mod secrets;
 mod users;
 
-pub use self::all::{AllRules, remembered};
+pub use self::all::AllRules;
+pub use self::apply::Apply;
 pub use self::apps::{AppRules, keep_restart_times};
 pub use self::clusters::{ClusterRules, named_cluster, stored_cluster};
 pub use self::configs::ConfigRules;

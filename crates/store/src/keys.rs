@@ -39,7 +39,7 @@
 //! | `leaders/<name>` | `LeaderRecord` | 256 | the leader | leased: while it leads |
 //! | `request-ids/<project>/<request id>` | `RequestRecord` | 2 Ki | whoever makes the mutation | leased: a day, at most 25 hours |
 //!
-//! Resources that are applied together are written by the scheduler, whoever writes them else.
+//! Resources that are applied together are written by the scheduler or the registry, whoever writes them else.
 
 mod names;
 

@@ -36,6 +36,7 @@ use skerry_proto::registry::v1::node_service_server::NodeServiceServer;
 use skerry_proto::registry::v1::project_service_server::ProjectServiceServer;
 use skerry_proto::registry::v1::task_service_server::TaskServiceServer;
 use skerry_proto::registry::v1::token_service_server::TokenServiceServer;
+use skerry_resources::{Apply, SecretKeys};
 use skerry_rpc::{MESSAGE_BYTES_MAX, Server};
 use skerry_store::{AuditKeep, Mirror, Store, WaitError};
 
@@ -141,6 +142,7 @@ pub enum StartError {
 
 /// A running registry.
 pub struct Registry {
+    store: Store,
     mirror: Mirror,
     nodes: Nodes,
     clusters: Clusters,
@@ -181,8 +183,9 @@ impl Registry {
         shutdown.spawn(audit::retain(store.clone(), config.audit, shutdown.clone()));
         let access = Access::start(&store, access, issuer.clone(), shutdown);
         let mirror = shared.mirror.clone();
-        let enroller = Enroller::new(shared, store, issuer, nodes.clone());
+        let enroller = Enroller::new(shared, store.clone(), issuer, nodes.clone());
         Ok(Self {
+            store,
             mirror,
             nodes,
             clusters,
@@ -200,6 +203,11 @@ impl Registry {
     /// What a gateway in the same process asks for machines that enrol and nodes that renew.
     pub fn issuing(&self) -> Arc<dyn IssuerService> {
         Arc::new(Issuing(self.enroller.clone()))
+    }
+
+    /// Adds what changes several resources together, where no scheduler beside it does. It has no keys, and so takes no secrets.
+    pub fn register_apply(&self, server: &mut Server) {
+        Apply::new(self.store.clone(), SecretKeys::none(), self.mirrors()).register(server);
     }
 
     /// What its answers are of: whoever changes resources beside it in the same process waits until these show it.

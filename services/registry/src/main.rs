@@ -45,6 +45,7 @@ fn main() -> ExitCode {
         let register = |server: &mut Server| {
             server.authorize(Arc::new(access));
             registry.register(server);
+            registry.register_apply(server);
         };
         listening.serve(store.watch_ready(), register, &shutdown).await?;
         store.close().await;

@@ -2,7 +2,6 @@
 //!
 //! Every replica follows the store and answers; one of them leads and writes assignments. Placement itself is `skerry-placement`.
 
-mod apply;
 mod apps;
 mod configs;
 mod follow;
@@ -27,16 +26,15 @@ use std::sync::Arc;
 
 use skerry_daemon::{ServiceArgs, Shutdown};
 use skerry_proto::scheduler::v1::app_service_server::AppServiceServer;
-use skerry_proto::scheduler::v1::apply_service_server::ApplyServiceServer;
 use skerry_proto::scheduler::v1::config_service_server::ConfigServiceServer;
 use skerry_proto::scheduler::v1::placement_service_server::PlacementServiceServer;
 use skerry_proto::scheduler::v1::rollout_service_server::RolloutServiceServer;
 use skerry_proto::scheduler::v1::secret_service_server::SecretServiceServer;
+use skerry_resources::Apply;
 pub use skerry_resources::SecretKeys;
 use skerry_rpc::{MESSAGE_BYTES_MAX, Server};
 use skerry_store::{Mirror, Store, WaitError};
 
-use crate::apply::Apply;
 use crate::apps::Apps;
 use crate::configs::Configs;
 use crate::follow::Shared;
@@ -79,7 +77,7 @@ impl Scheduler {
         shutdown.spawn(follow::follow(Arc::clone(&shared), shutdown.clone()));
         shutdown.spawn(lead::lead(Arc::clone(&shared), store.clone(), member.to_owned(), shutdown.clone()));
         Ok(Self {
-            apply: Apply::new(store.clone(), keys.clone(), shared.mirror.clone()),
+            apply: Apply::new(store.clone(), keys.clone(), [shared.mirror.clone()]),
             apps: Apps::new(Arc::clone(&shared), store.clone(), shutdown.clone()),
             placement: Placement::new(Arc::clone(&shared), store.clone()),
             rollouts: Rollouts::new(Arc::clone(&shared), store.clone()),
@@ -101,13 +99,8 @@ impl Scheduler {
         let configs = ConfigServiceServer::new(self.configs.clone());
         let secrets = SecretServiceServer::new(self.secrets.clone());
         let placement = PlacementServiceServer::new(self.placement.clone());
-        let apply = ApplyServiceServer::new(self.apply.clone());
+        self.apply.register(server);
         server
-            .add(
-                apply
-                    .max_decoding_message_size(MESSAGE_BYTES_MAX)
-                    .max_encoding_message_size(MESSAGE_BYTES_MAX),
-            )
             .add(
                 placement
                     .max_decoding_message_size(MESSAGE_BYTES_MAX)

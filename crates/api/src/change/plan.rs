@@ -34,14 +34,14 @@ pub(super) struct May {
 
 impl<'a, R: Rules> Wanted<'a, R> {
     /// What an update asks for.
-    pub(super) fn update(peer: &Peer, asked: Update<'a, R::Resource>) -> Result<Self, Fault> {
+    pub(super) fn update(peer: &Peer, asked: &Update<'a, R::Resource>) -> Result<Self, Fault> {
         let wanted = Self::allowed(asked)?;
         R::permits(peer, &wanted.name, wanted.sent, &wanted.mask)?;
         Ok(wanted)
     }
 
     /// The same, where it is known that the caller may.
-    pub(super) fn allowed(asked: Update<'a, R::Resource>) -> Result<Self, Fault> {
+    pub(super) fn allowed(asked: &Update<'a, R::Resource>) -> Result<Self, Fault> {
         let (sent, name) = named::<R>(asked.resource, <RecordName<R> as crate::ResourceName>::parse)?;
         let mask = Mask::parse(asked.mask, R::SPEC_PATHS)?;
         Ok(Self { name, sent, mask, may: May { create: asked.allow_missing, update: true } })

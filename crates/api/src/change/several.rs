@@ -144,7 +144,7 @@ impl<'a, A: Send> Several<'a, A> {
     pub fn add<R: Rules>(
         &mut self,
         rules: &'a R,
-        asked: Update<'a, R::Resource>,
+        asked: &Update<'a, R::Resource>,
         of: fn(R::Resource) -> A,
     ) -> Result<(), Fault>
     where
@@ -152,7 +152,7 @@ impl<'a, A: Send> Several<'a, A> {
     {
         let index = self.parts.len();
         if index == RESOURCES_MAX {
-            return Err(too_many(format!("more than {RESOURCES_MAX} resources")));
+            return Err(too_many(&format!("more than {RESOURCES_MAX} resources")));
         }
         let name = asked.resource.and_then(crate::Resource::metadata);
         let name = name.map_or("", |metadata| metadata.name.as_str());
@@ -300,11 +300,11 @@ impl<'a, A: Send> Several<'a, A> {
     /// What the store says of the whole.
     fn refused(&self, error: TxnError) -> Fault {
         match error {
-            TxnError::TooManyOperations { operations, operations_max } => too_many(format!(
+            TxnError::TooManyOperations { operations, operations_max } => too_many(&format!(
                 "{} resources take {operations} operations of the store, of {operations_max} that one transaction has",
                 self.parts.len()
             )),
-            TxnError::TooManyBytes { bytes, bytes_max } => too_many(format!(
+            TxnError::TooManyBytes { bytes, bytes_max } => too_many(&format!(
                 "{} resources take {bytes} bytes, of {bytes_max} that one transaction of the store has",
                 self.parts.len()
             )),
@@ -330,7 +330,7 @@ fn told(outcome: Outcome) -> ChangeOutcome {
     }
 }
 
-fn too_many(what: String) -> Fault {
+fn too_many(what: &str) -> Fault {
     let message = format!(
         "{what}: too much to happen at once; apply fewer together, or one by one (skerry apply --one-by-one)"
     );

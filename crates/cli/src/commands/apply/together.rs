@@ -38,7 +38,9 @@ pub(super) async fn apply(
         return Ok(outcomes);
     }
     let message = ApplyRequest { resources: changes, request_id: request_id(), validate_only: dry_run };
-    let answer = client.call(Service::Scheduler, |channel, left| {
+    let of_registry = message.resources.iter().all(is_registry_s);
+    let service = if of_registry { Service::Registry } else { Service::Scheduler };
+    let answer = client.call(service, |channel, left| {
         let message = message.clone();
         async move { applying(channel).apply(request(message, left)).await }
     });
@@ -76,6 +78,22 @@ async fn change(client: &Client, resource: &Resource) -> Result<Option<ResourceC
         resource: Some(AnyResource { kind: Some(kind) }),
         update_mask: (!paths.is_empty()).then_some(FieldMask { paths }),
     }))
+}
+
+/// Whether a resource is the registry's, whose lists then show it with the answer. Of a set with others in it the scheduler is asked, which has
+/// the keys of secrets.
+fn is_registry_s(change: &ResourceChange) -> bool {
+    match change.resource.as_ref().and_then(|resource| resource.kind.as_ref()) {
+        Some(Kind::App(_) | Kind::Config(_) | Kind::Secret(_)) | None => false,
+        Some(
+            Kind::Node(_)
+            | Kind::Cluster(_)
+            | Kind::Project(_)
+            | Kind::User(_)
+            | Kind::Group(_)
+            | Kind::RoleBinding(_),
+        ) => true,
+    }
 }
 
 /// What the server says of all of them, at the lines of the one that it is about.

@@ -1,32 +1,43 @@
-//! `ApplyService`: several resources of any kinds, changed together. What each kind means is in `skerry-resources`, how several are planned
-//! into one transaction in `skerry-api`.
+//! `ApplyService`: several resources of any kinds, changed together. How they are planned into one transaction is `skerry-api`'s.
 
 use skerry_api::{Call, Changed, reply};
 use skerry_model::Fault;
 use skerry_proto::registry::v1::ChangeOutcome;
-use skerry_proto::scheduler::v1::apply_service_server::ApplyService;
+use skerry_proto::scheduler::v1::apply_service_server::{ApplyService, ApplyServiceServer};
 use skerry_proto::scheduler::v1::update_app_response::Outcome;
 use skerry_proto::scheduler::v1::{self as pb, AnyResource, AppliedResource};
-use skerry_resources::{AllRules, SecretKeys, remembered};
-use skerry_rpc::{Peer, status_of};
+use skerry_rpc::{MESSAGE_BYTES_MAX, Peer, Server, status_of};
 use skerry_store::{Mirror, Store};
 use tonic::{Request, Response, Status};
 
+use crate::all::{AllRules, remembered};
+use crate::keys::SecretKeys;
+
 /// The handlers.
-#[derive(Clone)]
-pub(crate) struct Apply {
+#[derive(Debug, Clone)]
+pub struct Apply {
     rules: AllRules,
     /// What an answer waits for, as far as it follows what was changed.
     mirrors: Vec<Mirror>,
 }
 
 impl Apply {
-    pub(crate) fn new(store: Store, keys: SecretKeys, mirror: Mirror) -> Self {
-        Self { rules: AllRules::new(store, keys), mirrors: vec![mirror] }
+    /// Those over this store, with the keys that seal values of secrets. What is answered, `mirrors` show, as far as they follow it.
+    pub fn new(store: Store, keys: SecretKeys, mirrors: impl IntoIterator<Item = Mirror>) -> Self {
+        Self { rules: AllRules::new(store, keys), mirrors: mirrors.into_iter().collect() }
+    }
+
+    /// Adds the handlers to a server.
+    pub fn register(&self, server: &mut Server) {
+        server.add(
+            ApplyServiceServer::new(self.clone())
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(MESSAGE_BYTES_MAX),
+        );
     }
 
     /// Answers wait for these too.
-    pub(crate) fn wait_for(&mut self, mirrors: impl IntoIterator<Item = Mirror>) {
+    pub fn wait_for(&mut self, mirrors: impl IntoIterator<Item = Mirror>) {
         self.mirrors.extend(mirrors);
     }
 
