@@ -41,6 +41,8 @@ pub enum ResourceName {
         /// Which values.
         version: SecretVersion,
     },
+    /// `peers/<app>`.
+    Peers(AppName),
 }
 
 impl ResourceName {
@@ -62,6 +64,7 @@ impl ResourceName {
                 let secret = SecretName::parse(secret).ok()?;
                 Some(Self::Secret { secret, version: SecretVersion::parse(version).ok()? })
             }
+            "peers" => AppName::parse(rest).ok().map(Self::Peers),
             _ => None,
         }
     }
@@ -85,6 +88,16 @@ pub fn config_resource_name(config: &str, hash: &str) -> String {
 /// Name of the resource of a secret at a version.
 pub fn secret_resource_name(secret: &str, version: &str) -> String {
     format!("secrets/{secret}/{version}")
+}
+
+/// Name of the resource of what an app has on other members.
+pub fn peers_resource_name(app: &str) -> String {
+    format!("peers/{app}")
+}
+
+/// Whether a resource is in the assignment itself: the others are contents, which are loaded.
+pub(crate) fn is_assigned(name: &str) -> bool {
+    name.starts_with("instances/") || name.starts_with("peers/")
 }
 
 /// Version of the resource of a secret: another key makes another ciphertext of the same values.
@@ -124,10 +137,32 @@ pub fn instance_resource(assigned: &store::AssignedInstance) -> pb::Resource {
     }
 }
 
+/// What an app has on other members, as it travels. An agent that cannot tell its instances refuses it. Its version is the hash of its encoding.
+pub fn peers_resource(assigned: &store::AssignedPeers) -> pb::Resource {
+    let member =
+        |one: &store::AssignedPeer| pb::Peer { node: one.node.clone(), address: one.address.clone() };
+    let service = |one: &store::AssignedPeerService| pb::PeerService {
+        service: one.service.clone(),
+        members: one.members.iter().map(member).collect(),
+        met: one.met.clone(),
+    };
+    let peers = pb::Peers {
+        app: assigned.app.clone(),
+        revision: assigned.revision.clone(),
+        services: assigned.services.iter().map(service).collect(),
+    };
+    pb::Resource {
+        name: peers_resource_name(&assigned.app),
+        version: ContentHash::of(&peers.encode_to_vec()).to_string(),
+        requires: vec![skerry_model::feature::PEERS.to_owned()],
+        body: Some(pb::resource::Body::Peers(peers)),
+    }
+}
+
 /// A revision or a config as it travels: `bytes` are those that are stored, which `hash` is of.
 pub fn content_resource(name: &ResourceName, bytes: Bytes, requires: Vec<String>) -> Option<pb::Resource> {
     let (name, hash, body) = match name {
-        ResourceName::Instance(_) | ResourceName::Secret { .. } => return None,
+        ResourceName::Instance(_) | ResourceName::Secret { .. } | ResourceName::Peers(_) => return None,
         ResourceName::Revision { app, hash } => (
             revision_resource_name(app.as_str(), &hash.to_string()),
             hash,
@@ -158,9 +193,10 @@ pub fn secret_resource(
     }
 }
 
-/// The resources that an assignment asks for: each instance, and the revisions, configs and secrets that they name.
+/// The resources that an assignment asks for: each instance, the revisions, configs and secrets that they name, and what their apps have on other members.
 pub fn resources_of(assignment: &store::AssignmentRecord) -> ResourceVersions {
-    let mut resources = ResourceVersions::new();
+    let peers = assignment.peers.iter().map(peers_resource);
+    let mut resources: ResourceVersions = peers.map(|one| (one.name, one.version)).collect();
     for assigned in &assignment.instances {
         let resource = instance_resource(assigned);
         let app = assigned.instance.split('/').next().unwrap_or_default();

@@ -22,6 +22,7 @@ mod guide;
 mod hostile;
 mod jobs;
 mod mesh;
+mod names;
 mod observed;
 mod operator;
 mod outages;

@@ -15,6 +15,7 @@ use skerry_proto::scheduler::v1 as scheduler;
 use skerry_sync::desired::secret_resource_name;
 
 use crate::fingerprint::fingerprint;
+use crate::peers::Peers;
 use crate::runtime::{Needs, Wanted, environment};
 use crate::secrets::SealedContent;
 
@@ -78,6 +79,8 @@ pub struct Desired {
     pub instances: BTreeMap<InstanceName, Arc<InstanceSpec>>,
     /// What is wanted and cannot be run as it was sent.
     pub blocked: BTreeMap<InstanceName, Blocked>,
+    /// What apps have on other members of the cluster. It changes nothing that runs.
+    pub peers: BTreeMap<AppName, Arc<Peers>>,
     /// What was run last of instances whose wanted copy was not started yet: run on until that one can take its place.
     pub formers: BTreeMap<InstanceName, Arc<InstanceSpec>>,
     /// Whether this is known to be what the control plane wants. Otherwise (no state yet, or a state file that was lost) nothing that
@@ -156,7 +159,7 @@ pub fn join<'a>(
     for resource in resources {
         parts.take(resource);
     }
-    let mut desired = Desired { authoritative, ..Desired::default() };
+    let mut desired = Desired { authoritative, peers: parts.peers(), ..Desired::default() };
     for (resource, wire) in std::mem::take(&mut parts.instances) {
         let Ok(name) = InstanceName::parse(&wire.instance) else {
             let message = format!("`{}` is not the name of an instance", wire.instance);
@@ -195,6 +198,8 @@ struct Parts<'a> {
     configs: BTreeMap<(String, ContentHash), Result<Arc<ConfigContent>, Problem>>,
     /// By name of the resource.
     secrets: BTreeMap<&'a str, Result<Arc<SealedContent>, Problem>>,
+    /// With the revision that its cluster shall have.
+    peers: Vec<(AppName, Peers, &'a str)>,
     refusals: Vec<Refusal>,
 }
 
@@ -220,6 +225,13 @@ impl<'a> Parts<'a> {
                 self.secrets.insert(&resource.name, Ok(Arc::new(content)));
                 None
             }
+            Some(pb::resource::Body::Peers(wire)) => match Peers::parse(wire) {
+                Ok((app, peers)) => {
+                    self.peers.push((app, peers, &wire.revision));
+                    None
+                }
+                Err(message) => Some(("InvalidPeers", message)),
+            },
             None => Some(("UnknownResource", "this agent does not know resources of its kind".to_owned())),
         };
         if let Some((reason, message)) = problem {
@@ -273,6 +285,19 @@ impl<'a> Parts<'a> {
         let problem = decoded.as_ref().err().cloned();
         self.configs.insert((name.to_owned(), hash), decoded);
         problem
+    }
+
+    /// What apps have elsewhere, under all names that it has.
+    fn peers(&mut self) -> BTreeMap<AppName, Arc<Peers>> {
+        let mut named = BTreeMap::new();
+        for (app, mut peers, revision) in std::mem::take(&mut self.peers) {
+            let hash = ContentHash::parse(revision).ok();
+            if let Some(Ok(services)) = hash.and_then(|hash| self.revisions.get(&hash)) {
+                peers.name(|service| services.get(service.as_str()).map(AsRef::as_ref));
+            }
+            named.insert(app, Arc::new(peers));
+        }
+        named
     }
 
     fn instance(&self, name: &InstanceName, wire: &pb::Instance) -> Result<InstanceSpec, Problem> {

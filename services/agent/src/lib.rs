@@ -20,6 +20,7 @@ mod lock;
 mod machine;
 mod memory;
 mod meters;
+pub mod peers;
 mod plan;
 mod quiet;
 mod reconcile;

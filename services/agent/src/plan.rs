@@ -331,8 +331,7 @@ fn may_move(inputs: Inputs<'_>, spec: &InstanceSpec) -> bool {
     view.is_some_and(|view| prepared || view.instances.contains_key(&spec.name))
 }
 
-/// Whether all that `spec` comes after is there: on this node. Placement puts who waits beside what it waits for where it can; what is on
-/// another member of the cluster only is not seen here, so that they wait, as for what could not be placed. `formers`: this one ran before, so the former copy of another
+/// Whether all that `spec` comes after is there: on this node or, where it has none of it, on other members of the cluster. `formers`: this one ran before, so the former copy of another
 /// instance will do, or none.
 fn dependencies(inputs: Inputs<'_>, spec: &InstanceSpec, formers: bool) -> Result<(), Hold> {
     for dependency in &spec.service.depends_on {
@@ -340,10 +339,7 @@ fn dependencies(inputs: Inputs<'_>, spec: &InstanceSpec, formers: bool) -> Resul
             |name: &&InstanceName| name.app == spec.name.app && name.service == dependency.service;
         let mut wanted = inputs.desired.instances.keys().chain(inputs.desired.blocked.keys());
         if !formers && !wanted.any(|name| of_service(&name)) {
-            let service = &dependency.service;
-            return Err(Hold::Dependency {
-                message: format!("waits for {service}, of which this node has none"),
-            });
+            elsewhere::check(inputs, spec, dependency)?;
         }
         let former_is_met = |name: &InstanceName| {
             let former = inputs.desired.formers.get(name).filter(|_| formers);
@@ -393,6 +389,7 @@ fn met(inputs: Inputs<'_>, condition: DependencyCondition, other: &InstanceSpec)
     }
 }
 
+mod elsewhere;
 mod gated;
 mod overlap;
 #[cfg(test)]

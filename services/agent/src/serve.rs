@@ -181,6 +181,7 @@ async fn core(
         files,
         loaded,
         sampler: Sampler::new(data_dir),
+        address: config.address,
         desired: desired_in,
         local,
         runtimes: runtime_statuses,
@@ -223,11 +224,15 @@ fn runtimes(
         process::Config { node: name, secrets: Arc::clone(secrets), ..process::Config::new(&dirs) };
     let mut runtimes: Vec<Arc<dyn Runtime>> = vec![Arc::new(ProcessRuntime::new(processes))];
     if let DockerAccess::Socket(socket) = &config.docker {
-        let owner = owner(node, data_dir);
+        let (owner, hosts) = (owner(node, data_dir), data_dir.join("hosts"));
+        if let Err(error) = make_private(&hosts) {
+            tracing::warn!(%error, "the directory of hosts files cannot be made");
+        }
         runtimes.push(Arc::new(
             DockerRuntime::at_socket(socket, &owner, &dirs)
                 .with_credentials(config.credentials.clone())
                 .with_secrets(Arc::clone(secrets))
+                .with_hosts(&hosts, &node.node)
                 .with_upkeep(data_dir, config.image_gc),
         ));
     }
@@ -347,6 +352,7 @@ mod tests {
             docker: DockerAccess::Off,
             image_gc: crate::ImageGc::default(),
             secrets_dir: None,
+            address: None,
         };
         is_send(&serve(config, CancellationToken::new()));
     }

@@ -4,6 +4,7 @@
 //! and its solution in step. It decides nothing beyond placement and writes nothing.
 
 mod drain;
+mod peers;
 mod reach;
 mod rollout;
 
@@ -66,6 +67,8 @@ pub(crate) struct Project {
     patience: BTreeMap<ClusterName, Duration>,
     /// Nodes that what they run shall leave.
     drained: BTreeSet<NodeName>,
+    /// What members of clusters are told of each other.
+    peers: peers::ClusterPeers,
     /// Apps by name.
     pub(crate) apps: BTreeMap<AppName, AppView>,
     /// Configs by name.
@@ -304,6 +307,7 @@ impl World {
                 project.change(&name.project, Delta::Node(name.node.clone(), Some(node)), None, touched);
             }
         }
+        project.peer_reported(&name.node);
         project.touch_apps_on(&name.project, &name.node, touched);
     }
 
@@ -453,6 +457,7 @@ impl Project {
             causes: self.causes(placed.as_deref().unwrap_or_default(), &before, SystemTime::now()),
             placed,
             before,
+            peers: self.peers_of(node),
             mod_revision: self
                 .nodes
                 .get(node)
@@ -505,7 +510,9 @@ impl Project {
         node: Option<&NodeName>,
         touched: &mut Touched,
     ) {
+        let concerned = self.concerned(&delta);
         let changed = apply(&mut self.state, &mut self.solution, delta);
+        self.follow_peers(concerned, &changed);
         touched.apps.extend(changed.apps.into_iter().map(|app| AppRef { project: project.clone(), app }));
         for name in changed.nodes.into_iter().chain(node.cloned()) {
             self.settle(&name);
@@ -515,11 +522,13 @@ impl Project {
 
     fn settle(&mut self, node: &NodeName) {
         let stored = self.state.previous.get(node).map_or(&[][..], Vec::as_slice);
-        let has_record = self.nodes.get(node).is_some_and(|view| view.assignment.is_some());
+        let record = self.nodes.get(node).and_then(|view| view.assignment.as_ref());
         // To a gateway no record is no opinion, and an agent keeps what it holds: nothing to run is written as well.
         let is_settled = match self.plan_of(node) {
-            Some(placed) => has_record && placed == stored,
-            None => !has_record,
+            Some(placed) => {
+                record.is_some_and(|(record, _)| placed == stored && record.peers == self.peers_of(node))
+            }
+            None => record.is_none(),
         };
         if is_settled {
             self.unsettled.remove(node);

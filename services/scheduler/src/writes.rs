@@ -27,6 +27,8 @@ pub struct Unsettled {
     pub placed: Option<Vec<Placed>>,
     /// What it is assigned now.
     pub before: Vec<Placed>,
+    /// What it shall be told of other members of its cluster.
+    pub peers: Vec<stored::AssignedPeers>,
     /// Modification revision of the assignment; 0: there is none.
     pub mod_revision: i64,
     /// Trace contexts of the recent changes that led to it, at most [`CAUSES_MAX`].
@@ -53,7 +55,8 @@ pub fn assign(open: &Unsettled, trace_parent: String) -> Txn {
             SealedSecretRef { node: open.node.clone(), secret: (*secret).clone(), version: *version };
         txn = txn.delete(&Key::<stored::SealedSecretRecord>::of(&sealed));
     }
-    txn.put(&key, &stored::AssignmentRecord { trace_parent, ..record(placed) })
+    let peers = open.peers.clone();
+    txn.put(&key, &stored::AssignmentRecord { trace_parent, peers, ..record(placed) })
 }
 
 /// The secrets that instances use, each once as it is sealed.

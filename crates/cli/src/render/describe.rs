@@ -55,6 +55,9 @@ pub(crate) fn node(
         "Machine",
         &format!("{} ({} {}, kernel {})", machine.hostname, machine.os, machine.architecture, machine.kernel),
     );
+    if !machine.address.is_empty() {
+        field(&mut text, "Address", &machine.address);
+    }
     let amount = |count: i64| bytes(u64::try_from(count).unwrap_or_default());
     let capacity = format!(
         "{} processors, {} memory, {} disk",

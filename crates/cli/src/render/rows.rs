@@ -19,7 +19,7 @@ pub(crate) fn headers(kind: Type, wide: bool) -> Vec<&'static str> {
     let (narrow, more): (&[&str], &[&str]) = match kind {
         Type::Node => (
             &["NAME", "STATUS", "INSTANCES", "ARCH", "VERSION", "AGE"],
-            &["CLUSTER", "RUNTIMES", "KERNEL", "GATEWAY", "LABELS"],
+            &["CLUSTER", "ADDRESS", "RUNTIMES", "KERNEL", "GATEWAY", "LABELS"],
         ),
         Type::App => {
             (&["NAME", "READY", "UP-TO-DATE", "STATUS", "REVISION", "AGE"], &["SYSTEM", "SERVICES", "LABELS"])
@@ -139,6 +139,7 @@ fn node_cells(node: &Node, now: i64) -> Cells {
         narrow,
         vec![
             or_dash(cluster_of(node).unwrap_or_default()),
+            or_dash(&machine.address),
             or_dash(&runtimes.join(", ")),
             or_dash(&machine.kernel),
             or_dash(&gateway),
@@ -422,6 +423,7 @@ mod tests {
             agent_version: "0.1.0".into(),
             architecture: "amd64".into(),
             kernel: "6.1".into(),
+            address: "192.0.2.10".into(),
             runtimes: vec![
                 Runtime { kind: "docker".into(), version: "20.10".into(), available: false },
                 Runtime { kind: "process".into(), version: String::new(), available: true },
@@ -487,8 +489,8 @@ n1     Disconnected                       2/3         amd64   0.1.0     5m
         assert_eq!(
             table(Type::Node, &items[..1], true),
             "\
-NAME   STATUS   INSTANCES   ARCH    VERSION   AGE   CLUSTER   RUNTIMES                       KERNEL   GATEWAY   LABELS
-n1     Ready    2/3         amd64   0.1.0     5m    -         docker 20.10 (away), process   6.1      gw        site=oslo
+NAME   STATUS   INSTANCES   ARCH    VERSION   AGE   CLUSTER   ADDRESS      RUNTIMES                       KERNEL   GATEWAY   LABELS
+n1     Ready    2/3         amd64   0.1.0     5m    -         192.0.2.10   docker 20.10 (away), process   6.1      gw        site=oslo
 "
         );
     }

@@ -557,6 +557,9 @@ pub struct AssignmentRecord {
     /// W3C trace context of the scheduler's span that wrote it. No part of what the node shall run. Empty: nobody traced it.
     #[prost(string, tag = "40")]
     pub trace_parent: ::prost::alloc::string::String,
+    /// What its apps have on other members of its cluster, as far as it is needed here; by app. Only of a node that is in a cluster with others.
+    #[prost(message, repeated, tag = "80")]
+    pub peers: ::prost::alloc::vec::Vec<AssignedPeers>,
 }
 impl ::prost::Name for AssignmentRecord {
     const NAME: &'static str = "AssignmentRecord";
@@ -566,6 +569,76 @@ impl ::prost::Name for AssignmentRecord {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/skerry.store.v1.AssignmentRecord".into()
+    }
+}
+/// What an app has on other members of a node's cluster.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AssignedPeers {
+    /// The app (the last part of its name).
+    #[prost(string, tag = "1")]
+    pub app: ::prost::alloc::string::String,
+    /// Hash of the revision that the cluster shall have of it.
+    #[prost(string, tag = "2")]
+    pub revision: ::prost::alloc::string::String,
+    /// Services of which this node has no instance; by name.
+    #[prost(message, repeated, tag = "3")]
+    pub services: ::prost::alloc::vec::Vec<AssignedPeerService>,
+}
+impl ::prost::Name for AssignedPeers {
+    const NAME: &'static str = "AssignedPeers";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.AssignedPeers".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.AssignedPeers".into()
+    }
+}
+/// A service on other members.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AssignedPeerService {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub service: ::prost::alloc::string::String,
+    /// Who has it, by name; at most 16.
+    #[prost(message, repeated, tag = "2")]
+    pub members: ::prost::alloc::vec::Vec<AssignedPeer>,
+    /// What of it is met, of what services of this node wait for. Once here it stays for that revision.
+    #[prost(
+        enumeration = "super::super::r#type::v1::dependency::Condition",
+        repeated,
+        tag = "3"
+    )]
+    pub met: ::prost::alloc::vec::Vec<i32>,
+}
+impl ::prost::Name for AssignedPeerService {
+    const NAME: &'static str = "AssignedPeerService";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.AssignedPeerService".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.AssignedPeerService".into()
+    }
+}
+/// A member that has a service.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AssignedPeer {
+    /// Name of the node.
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    /// An IP address that it is reached at. Empty: the service is not reached from other machines, or the address is not known.
+    #[prost(string, tag = "2")]
+    pub address: ::prost::alloc::string::String,
+}
+impl ::prost::Name for AssignedPeer {
+    const NAME: &'static str = "AssignedPeer";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.AssignedPeer".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.AssignedPeer".into()
     }
 }
 /// One assigned instance.

@@ -62,6 +62,7 @@ fn desired(sketches: &[Sketch]) -> Desired {
         trace_parent: String::new(),
         instances: specs.map(|(index, sketch)| (name(index), Arc::new(spec(index, sketch)))).collect(),
         blocked: BTreeMap::new(),
+        peers: BTreeMap::new(),
         formers: BTreeMap::new(),
         authoritative: true,
     }

@@ -8,6 +8,7 @@ mod act;
 mod collect;
 mod jobs;
 mod look;
+mod names;
 mod secrets;
 mod tell;
 
@@ -137,6 +138,7 @@ pub(crate) struct Reconciler {
     sweeping: JoinSet<()>,
     sweep_due: bool,
     secrets: secrets::Keeper,
+    names: names::Keeper,
     collector: collect::Collector,
     ledger: Ledger,
     jobs: Jobs,
@@ -171,6 +173,7 @@ impl Reconciler {
             sweeping: JoinSet::new(),
             sweep_due: true,
             secrets: secrets::Keeper::default(),
+            names: names::Keeper::default(),
             collector: collect::Collector::default(),
             ledger: Ledger::default(),
             jobs: Jobs::default(),
@@ -220,6 +223,7 @@ impl Reconciler {
                 Some(seen) = self.looks.next() => self.take_look(seen),
                 Some(_) = self.sweeping.join_next() => {}
                 () = self.secrets.next() => {}
+                () = self.names.next() => {}
                 Some(ended) = self.collector.next() => self.take_collector(ended),
                 () = self.monitor.changed() => {}
                 () = self.beside_monitor.changed() => {}
@@ -271,6 +275,7 @@ impl Reconciler {
             self.begin_act(action, news, now);
         }
         self.secrets.refresh(&self.desired);
+        self.names.keep(&self.runtimes);
         if !self.looked {
             self.looked = self.looks.all_seen() || now >= MonoTime::from_origin(FIRST_LOOK_MAX);
             if !self.looked {
@@ -297,6 +302,7 @@ impl Reconciler {
             self.traced_since = self.clock.mono();
         }
         self.collect_for(&desired);
+        self.names.take(&desired, &self.runtimes);
         self.wanted = desired;
         self.step_jobs(self.clock.mono());
     }

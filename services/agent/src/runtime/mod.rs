@@ -7,11 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use skerry_model::{AppName, ConfigName, InstanceName, NetworkName, VolumeName};
 
 use crate::desired::InstanceSpec;
+use crate::peers::Peers;
 
 pub mod docker;
 pub(crate) mod environment;
@@ -166,6 +168,15 @@ impl Needs {
     }
 }
 
+/// What containers know each other by, for `keep_names`.
+#[derive(Debug, Default)]
+pub struct Names {
+    /// What apps have on other members of the cluster.
+    pub peers: BTreeMap<AppName, Arc<Peers>>,
+    /// What the copies that run may be made from.
+    pub specs: Vec<Arc<InstanceSpec>>,
+}
+
 /// How an instance is asked to end, where the instance itself no longer says.
 pub const GRACE_DEFAULT: Duration = Duration::from_secs(10);
 
@@ -249,6 +260,14 @@ pub trait Runtime: Send + Sync {
     /// files that it downloaded, volumes that go with their app. Answers what was removed, for people.
     async fn collect(&self, _needs: &Needs) -> Result<Vec<Progress>, RuntimeError> {
         Ok(Vec::new())
+    }
+
+    /// From now on these are the names. What is started from now on has them; what runs has them by `keep_names`.
+    fn take_names(&self, _names: Arc<Names>) {}
+
+    /// Tells what runs the names that were taken last, and restarts nothing for it.
+    async fn keep_names(&self) -> Result<(), RuntimeError> {
+        Ok(())
     }
 
     /// Returns when something may have changed by itself (a container died), so that the reconciler looks sooner.

@@ -6,6 +6,7 @@
 mod store;
 mod wire;
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -51,6 +52,8 @@ pub(crate) struct Parts {
     pub(crate) loaded: Loaded,
     /// What tells of the machine.
     pub(crate) sampler: Sampler,
+    /// Where other members of the cluster reach this machine, if it was told.
+    pub(crate) address: Option<IpAddr>,
     /// Where the desired state goes.
     pub(crate) desired: watch::Sender<Arc<Desired>>,
     /// Where changes come from.
@@ -77,6 +80,8 @@ pub(crate) struct Uplink {
     store: Store,
     sampler: Sampler,
     findings: Findings,
+    /// Where other members of the cluster reach this machine, if it was told.
+    address: Option<IpAddr>,
     /// Forget the name conflict when a session has lived so long.
     opened: Option<skerry_sync::MonoTime>,
     /// The update that is being taken, where somebody traces it: its version and the span of taking it.
@@ -122,7 +127,8 @@ impl Uplink {
             ending: None,
             store: Store::new(parts.files, node_uid, Arc::new(formers.resources().clone())),
             sampler: parts.sampler,
-            findings: Findings { damage, ..Findings::default() },
+            findings: Findings { damage, address: parts.address, ..Findings::default() },
+            address: parts.address,
             opened: None,
             taking: None,
             looked: false,
@@ -330,12 +336,24 @@ impl Uplink {
 
     fn take_wire(&mut self, from: FromWire) {
         match from {
-            FromWire::Connected => self.feed(AgentEvent::Connected),
+            FromWire::Connected(own) => {
+                self.take_address(own);
+                self.feed(AgentEvent::Connected);
+            }
             FromWire::Frame(frame) => {
                 self.note_trace(&frame);
                 self.feed(AgentEvent::Frame(frame));
             }
             FromWire::Ended(why) => self.feed(AgentEvent::Disconnected { why, retry_after: None }),
+        }
+    }
+
+    /// What it was told counts more than what is seen; where nothing is seen now, what was seen before stays.
+    fn take_address(&mut self, own: Option<IpAddr>) {
+        let address = self.address.or(own).or(self.findings.address);
+        if address != self.findings.address {
+            self.findings.address = address;
+            self.sample();
         }
     }
 

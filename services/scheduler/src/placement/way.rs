@@ -298,9 +298,19 @@ impl Place<'_> {
             },
             StepName::Dependency if service.depends_on.is_empty() => "none".to_owned(),
             StepName::Dependency => {
-                let names: Vec<&str> =
-                    service.depends_on.iter().map(|dependency| dependency.service.as_str()).collect();
-                names.join(", ")
+                let peers = node.map(|node| self.project.peers_of(node)).unwrap_or_default();
+                let app = peers.iter().find(|peers| peers.app == self.app.as_str());
+                let elsewhere = |name: &str| {
+                    let one = app.iter().flat_map(|app| &app.services).find(|one| one.service == name);
+                    let members = one.map(|one| &one.members).into_iter().flatten();
+                    members.map(|member| member.node.as_str()).collect::<Vec<_>>().join(", ")
+                };
+                let named = |dependency: &skerry_model::app::Dependency| {
+                    let name = dependency.service.as_str();
+                    let members = elsewhere(name);
+                    if members.is_empty() { name.to_owned() } else { format!("{name} (on {members})") }
+                };
+                service.depends_on.iter().map(named).collect::<Vec<_>>().join(", ")
             }
             StepName::Runtime => "ready".to_owned(),
         }

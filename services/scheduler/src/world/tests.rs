@@ -14,6 +14,7 @@ use super::*;
 use crate::status;
 
 mod drain;
+mod peers;
 
 const FAILOVER_AFTER: Duration = Duration::from_secs(60);
 
@@ -102,7 +103,8 @@ impl Told {
         let open = self.world.unsettled(100);
         for one in &open {
             let placed = one.placed.as_deref().unwrap_or_default();
-            self.put(&one.node, &writes::record(placed));
+            let peers = one.peers.clone();
+            self.put(&one.node, &stored::AssignmentRecord { peers, ..writes::record(placed) });
             let view = self.project().nodes.get(&one.node.node).unwrap();
             if self.world.is_connected(view) {
                 self.report(&one.node, placed);

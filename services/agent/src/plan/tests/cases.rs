@@ -68,6 +68,24 @@ fn what_depends_on_a_service_that_this_node_has_none_of_waits_unless_it_ran() {
 }
 
 #[test]
+fn what_other_members_have_is_waited_for_as_the_control_plane_says() {
+    let needs = vec![(0, DependencyCondition::Healthy)];
+    let sketches = [Sketch { wanted: false, ..plain() }, Sketch { needs, ..plain() }];
+    let mut all = desired(&sketches);
+    let mut elsewhere = |met: Vec<DependencyCondition>| {
+        let members = [(skerry_model::NodeName::parse("n2").unwrap(), None)].into();
+        let service = crate::peers::PeerService { members, met, ..Default::default() };
+        let peers = crate::peers::Peers { services: [(name(0).service, service)].into() };
+        all.peers = [(name(0).app, Arc::new(peers))].into();
+        Fixture::new().plan(&all, &empty_world())
+    };
+    let message = "waits until a is healthy on member n2".to_owned();
+    let plan = elsewhere(vec![DependencyCondition::Started]);
+    assert_eq!(plan.holds[&name(1)], Hold::Dependency { message });
+    assert!(!elsewhere(vec![DependencyCondition::Healthy]).actions.is_empty());
+}
+
+#[test]
 fn one_that_moves_to_the_other_runtime_runs_on_until_its_successor_can_be_made() {
     let (old, new) = ([plain()], [Sketch { is_process: true, ..plain() }]);
     let mut all = desired(&new);
