@@ -82,7 +82,7 @@ pub async fn create<K: Kind>(
     let mark = call.mark::<K>(&name)?;
     let may = May { create: true, update: false };
     let wanted = Wanted { name, sent, mask: Mask::all(), may, validate_only: asked.validate_only };
-    Ok(change(kind, call.act(), mark, wanted).await?.0)
+    Ok(change(kind, call.act(), mark, wanted, &|txn| txn).await?.0)
 }
 
 /// One resource as it is now. NOT_FOUND if there is none.
@@ -108,7 +108,24 @@ pub async fn update<K: Kind>(
     let mark = call.mark::<K>(&name)?;
     let may = May { create: asked.allow_missing, update: true };
     let wanted = Wanted { name, sent, mask, may, validate_only: asked.validate_only };
-    change(kind, call.act(), mark, wanted).await
+    change(kind, call.act(), mark, wanted, &|txn| txn).await
+}
+
+/// What is compared and written in the same transaction as a change.
+pub type Beside<'a> = &'a (dyn Fn(Txn) -> Txn + Send + Sync);
+
+/// As [`update`], by who goes on with what somebody asked for before. Nothing is written, and nothing of `beside`, where nothing changes.
+pub async fn update_for<K: Kind>(
+    kind: &K,
+    caused: Caused,
+    asked: Update<'_, K::Resource>,
+    beside: Beside<'_>,
+) -> Result<(K::Resource, Outcome), Fault> {
+    let (sent, name) = named::<K>(asked.resource, NameOf::<K>::parse)?;
+    let mask = Mask::parse(asked.mask, K::SPEC_PATHS)?;
+    let may = May { create: asked.allow_missing, update: true };
+    let wanted = Wanted { name, sent, mask, may, validate_only: asked.validate_only };
+    change(kind, caused, None, wanted, beside).await
 }
 
 /// Whether this very request was answered before: for who does something ahead of [`delete`] that a repeat must not do. INVALID_ARGUMENT if its id
@@ -128,18 +145,39 @@ pub async fn delete<K: Kind>(kind: &K, call: Call<'_, impl Message>, asked: Dele
     if is_repeated(kind, mark.as_ref()).await? {
         return Ok(());
     }
-    let key = Key::<K::Record>::of(&name);
+    remove(kind, &name, asked.etag, &call.act(), mark.as_ref(), &|txn| txn).await
+}
+
+/// As [`delete`], by who goes on with what somebody asked for before.
+pub async fn delete_for<K: Kind>(
+    kind: &K,
+    caused: &Caused,
+    asked: Delete<'_>,
+    beside: Beside<'_>,
+) -> Result<(), Fault> {
+    remove(kind, &NameOf::<K>::parse(asked.name)?, asked.etag, caused, None, beside).await
+}
+
+async fn remove<K: Kind>(
+    kind: &K,
+    name: &NameOf<K>,
+    etag: &str,
+    caused: &Caused,
+    mark: Option<&RequestMark>,
+    beside: Beside<'_>,
+) -> Result<(), Fault> {
+    let key = Key::<K::Record>::of(name);
     let mut tries = Tries::default();
     loop {
-        let Some(before) = kind.store().get(&key).await? else { return Err(absent(kind, &name).await) };
-        Etag::check(asked.etag, &name, before.mod_revision)?;
-        let txn = kind.remove(&name, Txn::new().when_same(&before).delete(&key), &call.act())?;
+        let Some(before) = kind.store().get(&key).await? else { return Err(absent(kind, name).await) };
+        Etag::check(etag, name, before.mod_revision)?;
+        let txn = kind.remove(name, Txn::new().when_same(&before).delete(&key), caused)?;
         let charges = Takes::charges(Some(K::takes(&before.value)), None);
         let txn = tenancy::account(kind.store(), name.project(), &charges, txn).await?;
-        let txn = txn.audit(call.act().of(&name, AuditOutcome::Deleted));
-        match commit(kind, txn, mark.as_ref()).await? {
+        let txn = beside(txn.audit(caused.of(name, AuditOutcome::Deleted)));
+        match commit(kind, txn, mark).await? {
             Tried::Done | Tried::Repeated => return Ok(()),
-            Tried::Contended => tries.again(&name).await?,
+            Tried::Contended => tries.again(name).await?,
         }
     }
 }
@@ -151,6 +189,7 @@ pub struct Caused {
     method: &'static str,
     request_id: String,
     request_hash: Option<ContentHash>,
+    detail: String,
 }
 
 impl Caused {
@@ -162,7 +201,12 @@ impl Caused {
     /// By a caller that is known.
     pub fn by_caller(method: &'static str, caller: AuditCaller, request: &impl Message) -> Self {
         let request_hash = Some(ContentHash::of(&request.encode_to_vec()));
-        Self { caller, method, request_id: String::new(), request_hash }
+        Self { caller, method, request_id: String::new(), request_hash, detail: String::new() }
+    }
+
+    /// By a caller who asked for it before, by the request of this id. `detail` tells what goes on with it.
+    pub fn before(caller: AuditCaller, method: &'static str, request_id: &str, detail: String) -> Self {
+        Self { caller, method, request_id: request_id.to_owned(), request_hash: None, detail }
     }
 
     /// The act that it is where `name` becomes what `outcome` says.
@@ -177,6 +221,7 @@ impl Caused {
             request_id: self.request_id.clone(),
             request_hash: self.request_hash,
             trace_id: audit::trace_id(),
+            detail: self.detail.clone(),
             ..act
         }
     }
@@ -245,6 +290,7 @@ async fn change<K: Kind>(
     caused: Caused,
     mark: Option<RequestMark>,
     wanted: Wanted<'_, K>,
+    beside: Beside<'_>,
 ) -> Result<(K::Resource, Outcome), Fault> {
     let name = &wanted.name;
     if is_repeated(kind, mark.as_ref()).await? {
@@ -261,7 +307,7 @@ async fn change<K: Kind>(
             Outcome::Created => AuditOutcome::Created,
             _ => AuditOutcome::Updated,
         };
-        let txn = txn.audit(caused.of(name, came));
+        let txn = beside(txn.audit(caused.of(name, came)));
         match commit(kind, txn, mark.as_ref()).await? {
             Tried::Done => return Ok((read(kind, name).await?, outcome)),
             Tried::Repeated => return Ok((read(kind, name).await?, Outcome::Unchanged)),

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use skerry_model::{
     AppRef, ClusterRef, ConfigRef, Fault, GroupRef, InvalidName, NodeRef, ProjectName, ProjectRef,
-    RoleBindingRef, SecretRef, UserRef,
+    RoleBindingRef, SecretRef, TaskRef, UserRef,
 };
 use skerry_proto::store::v1 as stored;
 use skerry_proto::types::v1::Metadata;
@@ -69,7 +69,17 @@ impl ResourceName for ProjectRef {
     }
 }
 
-resource_names!(NodeRef, ClusterRef, AppRef, ConfigRef, SecretRef, UserRef, GroupRef, RoleBindingRef);
+resource_names!(
+    NodeRef,
+    ClusterRef,
+    AppRef,
+    ConfigRef,
+    SecretRef,
+    UserRef,
+    GroupRef,
+    RoleBindingRef,
+    TaskRef
+);
 
 /// One kind of resource, as [`create`](crate::create), [`read`](crate::read), [`update`](crate::update) and [`delete`](crate::delete) need
 /// it. What is the same for every kind (names, masks, etags, request ids, retries) is theirs and not repeated here.

@@ -24,7 +24,10 @@ mod version;
 mod watch;
 
 pub use access::{ADMIN, AccessMirror};
-pub use change::{Call, Caused, Create, Delete, Update, create, delete, is_repeat, read, update};
+pub use change::{
+    Beside, Call, Caused, Create, Delete, Update, create, delete, delete_for, is_repeat, read, update,
+    update_for,
+};
 pub use follow::follow;
 pub use hub::{Change, Hub, ListPage, Listed, Pinned, Resource};
 pub use kind::{Kind, NameOf, ResourceName};

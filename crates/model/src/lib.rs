@@ -29,7 +29,7 @@ pub use hash::ContentHash;
 pub use name::{
     AppName, AppRef, ClusterName, ClusterRef, ConfigName, ConfigRef, GroupName, GroupRef, InstanceName,
     InvalidName, NetworkName, NodeName, NodeRef, ProjectName, ProjectRef, RevisionRef, RoleBindingName,
-    RoleBindingRef, SecretName, SecretRef, ServiceName, UserName, UserRef, VolumeName,
+    RoleBindingRef, SecretName, SecretRef, ServiceName, TaskName, TaskRef, UserName, UserRef, VolumeName,
 };
 pub use secret::{SealId, SecretVersion};
 pub use selector::{Requirement, Selector};

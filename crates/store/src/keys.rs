@@ -31,6 +31,9 @@
 //! | `role-bindings/<project>/<binding>` | `RoleBindingRecord` | 384 Ki | registry | until deleted |
 //! | `audit/<chain>/<sequence>` | `AuditRecord` | 16 Ki | whoever makes the change, with it | by age and number, `--audit-age` and `--audit-records` of the registry |
 //! | `audit-heads/<chain>` | `AuditHead` | 512 | with each record; the registry, when it removes some | three times as long as records, once it has none |
+//! | `tasks/<project>/<task>` | `TaskRecord` | 256 Ki | registry | until deleted; of those that ended the last 100 of a project |
+//! | `task-progress/<project>/<task>` | `TaskProgressRecord` | 64 Ki | the registry that has the claim | as long as the task |
+//! | `task-claims/<project>/<task>` | `TaskClaimRecord` | 256 | the registry that works on the task | leased: while it does |
 //! | `gateways/<id>` | `GatewayRecord` | 1 Ki | that gateway | leased: while it lives |
 //! | `members/<id>` | `MemberRecord` | 1 Ki | that replica of a service | leased: while it lives |
 //! | `leaders/<name>` | `LeaderRecord` | 256 | the leader | leased: while it leads |
@@ -113,6 +116,12 @@ pub enum Family {
     Audit,
     /// `audit-heads/`.
     AuditHeads,
+    /// `tasks/`.
+    Tasks,
+    /// `task-progress/`.
+    TaskProgress,
+    /// `task-claims/`.
+    TaskClaims,
     /// `gateways/`.
     Gateways,
     /// `members/`.
@@ -125,7 +134,7 @@ pub enum Family {
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 33] = [
         Self::Meta,
         Self::Projects,
         Self::Usage,
@@ -152,6 +161,9 @@ impl Family {
         Self::RoleBindings,
         Self::Audit,
         Self::AuditHeads,
+        Self::Tasks,
+        Self::TaskProgress,
+        Self::TaskClaims,
         Self::Gateways,
         Self::Members,
         Self::Leaders,
@@ -187,6 +199,9 @@ impl Family {
             Self::RoleBindings => "/skerry/v1/role-bindings/",
             Self::Audit => "/skerry/v1/audit/",
             Self::AuditHeads => "/skerry/v1/audit-heads/",
+            Self::Tasks => "/skerry/v1/tasks/",
+            Self::TaskProgress => "/skerry/v1/task-progress/",
+            Self::TaskClaims => "/skerry/v1/task-claims/",
             Self::Gateways => "/skerry/v1/gateways/",
             Self::Members => "/skerry/v1/members/",
             Self::Leaders => "/skerry/v1/leaders/",
@@ -197,7 +212,7 @@ impl Family {
     /// The largest value that may be written, in bytes.
     pub const fn value_bytes_max(self) -> usize {
         match self {
-            Self::Meta | Self::Leaders => 256,
+            Self::Meta | Self::Leaders | Self::TaskClaims => 256,
             Self::Usage => 64,
             Self::AuditHeads => 512,
             // The first of a chain names others.
@@ -212,9 +227,9 @@ impl Family {
             Self::ConfigRevisions => 513 * KIB,
             // The longest secret, its encoding, and what sealing adds.
             Self::SecretRevisions | Self::Sealed => 80 * KIB,
-            Self::Assignments | Self::Authority => 64 * KIB,
+            Self::Assignments | Self::Authority | Self::TaskProgress => 64 * KIB,
             Self::Sessions | Self::Gateways | Self::Members => KIB,
-            Self::Status | Self::Tokens | Self::Groups => 256 * KIB,
+            Self::Status | Self::Tokens | Self::Groups | Self::Tasks => 256 * KIB,
             Self::RoleBindings => 384 * KIB,
             Self::Events | Self::Secrets => 192 * KIB,
             Self::RequestIds | Self::Enrollments => 2 * KIB,
@@ -236,6 +251,7 @@ impl Family {
                 | Self::Users
                 | Self::Groups
                 | Self::RoleBindings
+                | Self::Tasks
         )
     }
 
@@ -293,6 +309,9 @@ records! {
     UserRecord in Users by skerry_model::UserRef, InProject;
     GroupRecord in Groups by skerry_model::GroupRef, InProject;
     RoleBindingRecord in RoleBindings by skerry_model::RoleBindingRef, InProject;
+    TaskRecord in Tasks by skerry_model::TaskRef, InProject;
+    TaskProgressRecord in TaskProgress by skerry_model::TaskRef, InProject;
+    TaskClaimRecord in TaskClaims by skerry_model::TaskRef, InProject;
     AuditRecord in Audit by AuditName;
     AuditHead in AuditHeads by ChainId;
     GatewayRecord in Gateways by GatewayId;
@@ -542,6 +561,10 @@ mod tests {
             round_trips::<pb::GroupRecord>(&skerry_model::GroupRef::parse(&of("groups")).unwrap());
             let binding = skerry_model::RoleBindingRef::parse(&of("roleBindings")).unwrap();
             round_trips::<pb::RoleBindingRecord>(&binding);
+            let task = skerry_model::TaskRef::parse(&of("tasks")).unwrap();
+            round_trips::<pb::TaskRecord>(&task);
+            round_trips::<pb::TaskProgressRecord>(&task);
+            round_trips::<pb::TaskClaimRecord>(&task);
             let chain = ChainId::parse(&name).unwrap();
             round_trips::<pb::AuditRecord>(&AuditName { chain: chain.clone(), sequence: content.len() as u64 });
             round_trips::<pb::AuditHead>(&chain);

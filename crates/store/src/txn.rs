@@ -193,6 +193,16 @@ impl Txn {
         self.guard(leadership.key().to_shared(), expect)
     }
 
+    /// Only as long as `key` is as it was made at `create_revision`, with this `record`: for what is held under a lease and never written
+    /// twice. Who holds it no more is told [`TxnError::Deposed`]. Of a restored store, which gives the same revisions out again, the record
+    /// tells: it has something in it that no other has.
+    pub fn when_held<R: Record>(self, key: &Key<R>, create_revision: i64, record: &R) -> Self {
+        match encode(key, record) {
+            Ok(holder) => self.guard(key.to_shared(), Expect::Led { create_revision, holder }),
+            Err(error) => self.spoil(Invalid::TooLarge(error)),
+        }
+    }
+
     /// Remembers, for a day, that the request was answered with `mark.resource`; only if it is not remembered already.
     pub fn request(self, mark: RequestMark) -> Self {
         let key = mark.key();

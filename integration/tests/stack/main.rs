@@ -37,4 +37,5 @@ mod sessions;
 mod slow_watchers;
 mod start_first;
 mod system_apps;
+mod tasks;
 mod tls;

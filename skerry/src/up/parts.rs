@@ -260,6 +260,7 @@ impl ControlPlane {
         let [registry_member, scheduler_member, gateway_member] =
             ["registry", "scheduler", "gateway"].map(|service| Member::new(service, address, metrics));
         let leader = scheduler_member.id();
+        let registry = skerry_registry::Config { member: registry_member.id(), ..registry };
         // Each reads the fleet first: at the same time, to be ready sooner. The gateway asks the registry beside it for machines that enrol.
         let registry = async {
             let access = AccessMirror::start(&store).await.context("reading the users from the store")?;

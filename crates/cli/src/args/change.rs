@@ -149,7 +149,8 @@ Examples:
   skerry delete app/hello
   skerry delete app/hello --wait=false
   skerry delete config a b
-  skerry delete -f app.yaml --ignore-not-found")]
+  skerry delete -f app.yaml --ignore-not-found
+  skerry delete project/shop --background")]
 pub struct DeleteArgs {
     /// TYPE/NAME..., or TYPE NAME...
     #[arg(value_name = "TYPE/NAME", required_unless_present = "files", add = targets())]
@@ -166,6 +167,10 @@ pub struct DeleteArgs {
     /// What is not there counts as deleted
     #[arg(long)]
     pub ignore_not_found: bool,
+
+    /// Of projects: leave it to a task, which deletes each as soon as it is empty
+    #[arg(long)]
+    pub background: bool,
 
     /// Wait until the instances of deleted apps have stopped
     #[arg(
@@ -196,7 +201,8 @@ pub struct DeleteArgs {
 Examples:
   skerry label node/n1 site=oslo gpu=yes
   skerry label node n1 n2 site=bergen --overwrite
-  skerry label app/hello tier-")]
+  skerry label app/hello tier-
+  skerry label nodes -l site=oslo zone=b old-")]
 pub struct LabelArgs {
     /// TYPE/NAME... or TYPE NAME..., then KEY=VALUE to set and KEY- to remove
     #[arg(value_name = "TYPE/NAME KEY=VALUE", required = true, add = targets())]
@@ -205,6 +211,14 @@ pub struct LabelArgs {
     /// Change labels that have another value
     #[arg(long)]
     pub overwrite: bool,
+
+    /// Of all nodes with these labels, by a task that goes on by itself: `nodes` is then all that is named
+    #[arg(short = 'l', long, value_name = "SELECTOR")]
+    pub selector: Option<String>,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a comment here would become the title of all flags in --help")]
+    pub follow: super::task::FollowFlags,
 }
 
 /// `annotate`
@@ -234,14 +248,22 @@ takes it: copies of Deployments, as many at once as their `maxUnavailable` allow
 runs. What is one on each node stays, and jobs come to their end. It stays so until `skerry uncordon`, and
 goes on if this command is interrupted. Exit code 5 when the time is over first.
 
+A cluster is drained by a task: all its members are cordoned, then drained one after the other. It is followed
+here and goes on by itself; `skerry task cancel` ends it.
+
 Examples:
   skerry drain n1
   skerry drain n1 n2 --timeout 30m
+  skerry drain cluster/plant-7 --no-wait
   skerry uncordon n1")]
 pub struct DrainArgs {
-    /// Names of nodes
-    #[arg(value_name = "NODE", required = true, add = ArgValueCompleter::new(complete::nodes))]
+    /// Names of nodes, or cluster/NAME
+    #[arg(value_name = "NODE", required = true, add = ArgValueCompleter::new(complete::drained))]
     pub nodes: Vec<String>,
+
+    /// Only begin it
+    #[arg(long, conflicts_with = "wait")]
+    pub no_wait: bool,
 
     /// Wait until all that leaves has left
     #[arg(

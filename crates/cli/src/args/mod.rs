@@ -11,6 +11,7 @@ mod enrol;
 mod rollout;
 mod secret;
 mod show;
+mod task;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -42,6 +43,7 @@ pub use secret::{ResealArgs, RotateKeyArgs, SecretCommand, SecretSetArgs};
 pub use show::{
     DescribeArgs, EventsArgs, ExplainArgs, Format, GetArgs, Output, StatusArgs, VersionArgs, WaitArgs,
 };
+pub use task::{TaskArgs, TaskCommand, WatchTaskArgs};
 
 /// Flags of every client command.
 #[derive(Debug, Clone, Default, Args)]
@@ -147,8 +149,11 @@ pub enum ClientCommand {
     Cordon(CordonArgs),
     /// Give nodes work again, also those that are drained
     Uncordon(CordonArgs),
-    /// Take what nodes run off them, to other members of their clusters
+    /// Take what nodes or clusters run off them
     Drain(DrainArgs),
+    /// Long operations: watch, cancel and retry them
+    #[command(subcommand)]
+    Task(TaskCommand),
     /// Keep services off nodes that do not tolerate it
     Taint(TaintArgs),
     /// Put nodes into clusters and take them out

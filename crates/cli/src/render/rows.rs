@@ -7,8 +7,8 @@ use skerry_proto::types::v1::{Condition, Event, InstancePhase, InstanceStatus, M
 
 use crate::item::{ChangeKind, Item};
 use crate::render::clusters::{self, cluster_of};
-use crate::render::people;
 use crate::render::time::{self, age, moment};
+use crate::render::{people, tasks};
 use crate::target::Type;
 
 /// Digits of a hash that are shown.
@@ -41,6 +41,7 @@ pub(crate) fn headers(kind: Type, wide: bool) -> Vec<&'static str> {
         Type::Event => (&["TIME", "SEVERITY", "REASON", "REGARDING", "MESSAGE"], &["SOURCE"]),
         Type::User => (&["NAME", "KEYS", "AGE"], &["LABELS"]),
         Type::Group => (&["NAME", "MEMBERS", "AGE"], &["WHO", "LABELS"]),
+        Type::Task => tasks::HEADERS,
         Type::RoleBinding => (&["NAME", "ROLE", "USERS", "GROUPS", "AGE"], &["WHO", "LABELS"]),
     };
     narrow.iter().chain(more.iter().filter(|_| wide)).copied().collect()
@@ -61,6 +62,7 @@ pub(crate) fn usual_widths(kind: Type) -> &'static [usize] {
         | Type::RoleBinding
         | Type::Project
         | Type::Cluster => &[12],
+        Type::Task => &[18, 12, 9],
     }
 }
 
@@ -79,6 +81,7 @@ pub(crate) fn cells(item: &Item, wide: bool, now: i64) -> Vec<String> {
         Item::RoleBinding(binding) => people::binding_cells(binding, now),
         Item::Project(project) => project_cells(project, now),
         Item::Cluster(cluster) => clusters::cells(cluster, now),
+        Item::Task(task) => tasks::cells(task, now),
     };
     if wide {
         narrow.extend(more);
@@ -91,7 +94,7 @@ pub(crate) fn change_cells(kind: ChangeKind, item: &Item, wide: bool, now: i64) 
     let mut cells = cells(item, wide, now);
     let state = match item {
         Item::App(_) => 3,
-        Item::Instance(_) => 2,
+        Item::Instance(_) | Item::Task(_) => 2,
         Item::Node(_)
         | Item::Config(_)
         | Item::Secret(_)

@@ -1170,3 +1170,264 @@ impl ::prost::Name for AuditHead {
         "/skerry.store.v1.AuditHead".into()
     }
 }
+/// tasks/<project>/<task>: what somebody wants done.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TaskRecord {
+    /// Common part.
+    #[prost(message, optional, tag = "1")]
+    pub meta: ::core::option::Option<Meta>,
+    /// Who created it: what it changes is changed by that caller.
+    #[prost(message, optional, tag = "5")]
+    pub caller: ::core::option::Option<super::super::r#type::v1::AuditCaller>,
+    /// The caller's id of the request that created it. Empty: it gave none.
+    #[prost(string, tag = "6")]
+    pub request_id: ::prost::alloc::string::String,
+    /// How often it was to be begun anew: 1 at first.
+    #[prost(uint32, tag = "7")]
+    pub run: u32,
+    /// This run shall end before its end.
+    #[prost(bool, tag = "8")]
+    pub cancel: bool,
+    /// What shall be done.
+    #[prost(oneof = "task_record::Work", tags = "2, 3, 4")]
+    pub work: ::core::option::Option<task_record::Work>,
+}
+/// Nested message and enum types in `TaskRecord`.
+pub mod task_record {
+    /// What shall be done.
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Work {
+        /// Drain a cluster.
+        #[prost(message, tag = "2")]
+        DrainCluster(super::DrainClusterRecord),
+        /// Delete a project.
+        #[prost(message, tag = "3")]
+        DeleteProject(super::DeleteProjectRecord),
+        /// Set and remove labels of nodes.
+        #[prost(message, tag = "4")]
+        RelabelNodes(super::RelabelNodesRecord),
+    }
+}
+impl ::prost::Name for TaskRecord {
+    const NAME: &'static str = "TaskRecord";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.TaskRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.TaskRecord".into()
+    }
+}
+/// A cluster to drain.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DrainClusterRecord {
+    /// By the last part of its name.
+    #[prost(string, tag = "1")]
+    pub cluster: ::prost::alloc::string::String,
+}
+impl ::prost::Name for DrainClusterRecord {
+    const NAME: &'static str = "DrainClusterRecord";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.DrainClusterRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.DrainClusterRecord".into()
+    }
+}
+/// A project to delete.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteProjectRecord {
+    /// By its name.
+    #[prost(string, tag = "1")]
+    pub project: ::prost::alloc::string::String,
+    /// Its uid: one of another uid is another project of the same name.
+    #[prost(string, tag = "2")]
+    pub uid: ::prost::alloc::string::String,
+}
+impl ::prost::Name for DeleteProjectRecord {
+    const NAME: &'static str = "DeleteProjectRecord";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.DeleteProjectRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.DeleteProjectRecord".into()
+    }
+}
+/// Labels of nodes.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RelabelNodesRecord {
+    /// Which nodes.
+    #[prost(string, tag = "1")]
+    pub label_selector: ::prost::alloc::string::String,
+    /// To set.
+    #[prost(btree_map = "string, string", tag = "2")]
+    pub set: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// To remove.
+    #[prost(string, repeated, tag = "3")]
+    pub remove: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Also where there is another value.
+    #[prost(bool, tag = "4")]
+    pub overwrite: bool,
+}
+impl ::prost::Name for RelabelNodesRecord {
+    const NAME: &'static str = "RelabelNodesRecord";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.RelabelNodesRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.RelabelNodesRecord".into()
+    }
+}
+/// task-progress/<project>/<task>: how far it is. Only the worker that has the claim writes it.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TaskProgressRecord {
+    /// Which run it is about.
+    #[prost(uint32, tag = "1")]
+    pub run: u32,
+    /// How far that is.
+    #[prost(enumeration = "TaskPhase", tag = "2")]
+    pub phase: i32,
+    /// Which try of the run, from 1.
+    #[prost(uint32, tag = "3")]
+    pub attempt: u32,
+    /// Steps up to this name, in the order of their names, are done or in `failures`.
+    #[prost(string, tag = "4")]
+    pub cursor: ::prost::alloc::string::String,
+    /// The step that is under way and waits for its end. Empty: none is.
+    #[prost(string, tag = "5")]
+    pub begun: ::prost::alloc::string::String,
+    /// Steps that failed, by name.
+    #[prost(message, repeated, tag = "6")]
+    pub failures: ::prost::alloc::vec::Vec<TaskFailureRecord>,
+    /// How many steps are done.
+    #[prost(uint64, tag = "7")]
+    pub steps_done: u64,
+    /// How many there are, as was seen last.
+    #[prost(uint64, tag = "8")]
+    pub steps_total: u64,
+    /// What it is at.
+    #[prost(string, tag = "9")]
+    pub message: ::prost::alloc::string::String,
+    /// What went wrong last.
+    #[prost(string, tag = "10")]
+    pub last_error: ::prost::alloc::string::String,
+    /// When it is tried again.
+    #[prost(message, optional, tag = "11")]
+    pub next_try_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When a worker began with it.
+    #[prost(message, optional, tag = "12")]
+    pub start_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When it ended.
+    #[prost(message, optional, tag = "13")]
+    pub end_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Who wrote this (`members/<id>`).
+    #[prost(string, tag = "14")]
+    pub worker: ::prost::alloc::string::String,
+}
+impl ::prost::Name for TaskProgressRecord {
+    const NAME: &'static str = "TaskProgressRecord";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.TaskProgressRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.TaskProgressRecord".into()
+    }
+}
+/// A step that failed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TaskFailureRecord {
+    /// Which.
+    #[prost(string, tag = "1")]
+    pub step: ::prost::alloc::string::String,
+    /// Why.
+    #[prost(string, tag = "2")]
+    pub error: ::prost::alloc::string::String,
+    /// It would fail again.
+    #[prost(bool, tag = "3")]
+    pub permanent: bool,
+    /// At which attempt it failed last.
+    #[prost(uint32, tag = "4")]
+    pub attempt: u32,
+}
+impl ::prost::Name for TaskFailureRecord {
+    const NAME: &'static str = "TaskFailureRecord";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.TaskFailureRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.TaskFailureRecord".into()
+    }
+}
+/// task-claims/<project>/<task>: who works on it. Leased.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TaskClaimRecord {
+    /// Which member it is (`members/<id>`).
+    #[prost(string, tag = "1")]
+    pub worker: ::prost::alloc::string::String,
+    /// Random for each claim.
+    #[prost(string, tag = "2")]
+    pub nonce: ::prost::alloc::string::String,
+}
+impl ::prost::Name for TaskClaimRecord {
+    const NAME: &'static str = "TaskClaimRecord";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.TaskClaimRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.TaskClaimRecord".into()
+    }
+}
+/// How far a run of a task is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum TaskPhase {
+    /// Not begun.
+    Unspecified = 0,
+    /// It goes on.
+    Running = 1,
+    /// It is tried again later.
+    Waiting = 2,
+    /// All steps are done.
+    Succeeded = 3,
+    /// It was given up.
+    Failed = 4,
+    /// It was cancelled.
+    Cancelled = 5,
+}
+impl TaskPhase {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "TASK_PHASE_UNSPECIFIED",
+            Self::Running => "TASK_PHASE_RUNNING",
+            Self::Waiting => "TASK_PHASE_WAITING",
+            Self::Succeeded => "TASK_PHASE_SUCCEEDED",
+            Self::Failed => "TASK_PHASE_FAILED",
+            Self::Cancelled => "TASK_PHASE_CANCELLED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "TASK_PHASE_UNSPECIFIED" => Some(Self::Unspecified),
+            "TASK_PHASE_RUNNING" => Some(Self::Running),
+            "TASK_PHASE_WAITING" => Some(Self::Waiting),
+            "TASK_PHASE_SUCCEEDED" => Some(Self::Succeeded),
+            "TASK_PHASE_FAILED" => Some(Self::Failed),
+            "TASK_PHASE_CANCELLED" => Some(Self::Cancelled),
+            _ => None,
+        }
+    }
+}

@@ -62,7 +62,8 @@ pub(crate) fn judge(
                 Rule::Nodes => Err(denied("NOT_FOR_USERS", "it is for the agents of nodes")),
                 Rule::Services(_) => Err(denied("NOT_FOR_USERS", "it is for services of the control plane")),
                 Rule::Users(needs) => {
-                    let everywhere = authorizer.role(&user, &SYSTEM) >= Some(needs.role);
+                    let role = authorizer.role(&user, &SYSTEM);
+                    let everywhere = role >= Some(needs.role.max(needs.role_in(&SYSTEM)));
                     let claim = Claim { user, needs };
                     match (everywhere, needs.path) {
                         (true, _) => Ok(Early::Everywhere(claim)),
@@ -112,12 +113,12 @@ pub(crate) fn check_role(
     project: &ProjectName,
     authorizer: &dyn Authorizer,
 ) -> Result<(), Fault> {
-    let allowed = authorizer.role(&claim.user, project) >= Some(claim.needs.role);
+    let allowed = authorizer.role(&claim.user, project) >= Some(claim.needs.role_in(project));
     if allowed { Ok(()) } else { Err(role_needed(method, claim, project)) }
 }
 
 fn role_needed(method: &str, Claim { user, needs }: &Claim, project: &ProjectName) -> Fault {
-    let (called, role) = (method.trim_start_matches('/'), needs.role);
+    let (called, role) = (method.trim_start_matches('/'), needs.role_in(project));
     let message = format!("{user} may not call {called} in project {project}: that takes the role {role}");
     Fault::new(Code::PermissionDenied, "ROLE_NEEDED", message)
         .with("method", called)

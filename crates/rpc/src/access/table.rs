@@ -6,6 +6,8 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
+use skerry_model::ProjectName;
+
 use super::project::Path;
 use super::role::Role;
 use super::role::Role::{Admin, Operator, Viewer};
@@ -39,6 +41,15 @@ pub(crate) struct ForUsers {
     pub(crate) or_itself: bool,
     /// Services that may call it too.
     pub(crate) services: &'static [&'static str],
+    /// The role that it takes in project `system`, where that is another.
+    pub(crate) in_system: Option<Role>,
+}
+
+impl ForUsers {
+    /// The role that it takes in a project.
+    pub(crate) fn role_in(&self, project: &ProjectName) -> Role {
+        self.in_system.filter(|_| project.is_system()).unwrap_or(self.role)
+    }
 }
 
 /// The name of a resource or of its project, as the first field of a request.
@@ -49,11 +60,17 @@ const EVERYWHERE: Path = &[];
 const METADATA: Path = &[1, 1, 1];
 
 const fn users(role: Role, path: Path) -> Rule {
-    Rule::Users(ForUsers { role, path, streams: false, or_itself: false, services: &[] })
+    Rule::Users(ForUsers { role, path, streams: false, or_itself: false, services: &[], in_system: None })
+}
+
+/// What is for operators, but in project `system` for admins: there it is about projects.
+const fn operators(path: Path) -> Rule {
+    let in_system = Some(Admin);
+    Rule::Users(ForUsers { role: Operator, path, streams: false, or_itself: false, services: &[], in_system })
 }
 
 const fn watches(role: Role, path: Path) -> Rule {
-    Rule::Users(ForUsers { role, path, streams: true, or_itself: false, services: &[] })
+    Rule::Users(ForUsers { role, path, streams: true, or_itself: false, services: &[], in_system: None })
 }
 
 /// The service that is all of them in one process.
@@ -82,6 +99,7 @@ pub(crate) const TABLE: &[(&str, Rule)] = &[
             streams: false,
             or_itself: false,
             services: &[ALL_IN_ONE],
+            in_system: None,
         }),
     ),
     ("/skerry.registry.v1.NodeService/ListNodes", users(Viewer, FIRST)),
@@ -95,6 +113,15 @@ pub(crate) const TABLE: &[(&str, Rule)] = &[
     ("/skerry.registry.v1.ClusterService/WatchClusters", watches(Viewer, FIRST)),
     ("/skerry.registry.v1.ClusterService/UpdateCluster", users(Operator, METADATA)),
     ("/skerry.registry.v1.ClusterService/DeleteCluster", users(Operator, FIRST)),
+    // What they do takes the same role when it is done by hand: operators drain and relabel, and admins of `system` delete projects, by
+    // tasks that are in `system`.
+    ("/skerry.registry.v1.TaskService/CreateTask", operators(FIRST)),
+    ("/skerry.registry.v1.TaskService/GetTask", users(Viewer, FIRST)),
+    ("/skerry.registry.v1.TaskService/ListTasks", users(Viewer, FIRST)),
+    ("/skerry.registry.v1.TaskService/WatchTasks", watches(Viewer, FIRST)),
+    ("/skerry.registry.v1.TaskService/CancelTask", operators(FIRST)),
+    ("/skerry.registry.v1.TaskService/RetryTask", operators(FIRST)),
+    ("/skerry.registry.v1.TaskService/DeleteTask", operators(FIRST)),
     ("/skerry.registry.v1.EventService/ListEvents", users(Viewer, FIRST)),
     ("/skerry.registry.v1.EventService/WatchEvents", watches(Viewer, FIRST)),
     ("/skerry.registry.v1.InstallationService/GetInstallation", users(Viewer, FIRST)),
@@ -134,7 +161,14 @@ pub(crate) const TABLE: &[(&str, Rule)] = &[
     (
         "/skerry.registry.v1.UserService/IssueCertificate",
         // Users renew their own.
-        Rule::Users(ForUsers { role: Admin, path: FIRST, streams: false, or_itself: true, services: &[] }),
+        Rule::Users(ForUsers {
+            role: Admin,
+            path: FIRST,
+            streams: false,
+            or_itself: true,
+            services: &[],
+            in_system: None,
+        }),
     ),
     // What was changed by whom. That chains are for admins of the installation is seen to by the project that must be named.
     ("/skerry.registry.v1.AuditService/ListAuditRecords", users(Admin, FIRST)),

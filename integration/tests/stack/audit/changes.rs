@@ -256,6 +256,45 @@ const CALLED: &[Line] = &[
     ("RoleBindingService/CreateRoleBinding", "projects/default/roleBindings/called", Created),
 ];
 
+/// What a task changes is changed by who created it, whenever a worker comes to it.
+async fn tasks(world: &World, log: &mut Log) -> Result<()> {
+    let project = "projects/mall";
+    let task = "projects/system/tasks/*";
+    for (words, lines) in [
+        ("create project mall", vec![("ProjectService/CreateProject", project, Created)]),
+        (
+            "apply -p mall -f site.yaml",
+            vec![("ConfigService/UpdateConfig", "projects/mall/configs/site", Created)],
+        ),
+        ("delete project/mall --background", vec![("TaskService/CreateTask", task, Created)]),
+    ] {
+        world.done(words).await?;
+        log.expect(world, words, ADMIN, &lines).await?;
+    }
+    let id = world.done("get tasks -p system -o name").await?;
+    let id = id.trim();
+    world.done(&format!("task cancel -p system {id}")).await?;
+    log.expect(world, "a cancellation", ADMIN, &[("TaskService/CancelTask", task, Updated)]).await?;
+    eventually("it is cancelled", PATIENCE, || async {
+        let table = world.done("get tasks -p system").await?;
+        ensure!(table.contains("Cancelled"), "{table}");
+        anyhow::Ok(())
+    })
+    .await;
+    world.done(&format!("task retry -p system {id}")).await?;
+    log.expect(world, "a retry", ADMIN, &[("TaskService/RetryTask", task, Updated)]).await?;
+    world.done("delete -p mall config/site").await?;
+    world.done(&format!("wait -p system {id} --for=complete --timeout=60s")).await?;
+    let deleted = [
+        ("ConfigService/DeleteConfig", "projects/mall/configs/site", Deleted),
+        ("TaskService/CreateTask", project, Updated),
+        ("TaskService/CreateTask", project, Deleted),
+    ];
+    log.expect(world, "the task", ADMIN, &deleted).await?;
+    world.done(&format!("delete -p system {id}")).await?;
+    log.expect(world, "its end", ADMIN, &[("TaskService/DeleteTask", task, Deleted)]).await
+}
+
 /// As a gateway passes it on for a node that is due.
 async fn renew(world: &World, node: &str) -> Result<()> {
     let name = NodeRef::parse(node)?;
@@ -336,6 +375,7 @@ async fn each_kind_of_change_leaves_the_records_of_its_line_and_no_other() -> Re
         ensure!(code != Some(0), "{words}: {said}");
         log.expect(&world, words, ADMIN, &[]).await?;
     }
+    tasks(&world, &mut log).await?;
     create_by_call(&world).await?;
     log.expect(&world, "calls", ADMIN, CALLED).await?;
     eventually("m3 is connected", PATIENCE, || async {

@@ -29,6 +29,7 @@ use skerry_store::{Mirror, Prefix, Store, Txn, WaitError};
 use tonic::{Request, Response, Status};
 
 pub(crate) use self::adopt::adopt;
+pub(crate) use self::close::NOT_EMPTY;
 use self::shown::Shown;
 use crate::access::outcome;
 
@@ -144,6 +145,9 @@ impl Kind for Projects {
             .delete_prefix(&all::<stored::UserRecord>(name))
             .delete_prefix(&all::<stored::GroupRecord>(name))
             .delete_prefix(&all::<stored::RoleBindingRecord>(name))
+            .delete_prefix(&all::<stored::TaskRecord>(name))
+            .delete_prefix(&all::<stored::TaskProgressRecord>(name))
+            .delete_prefix(&all::<stored::TaskClaimRecord>(name))
             .delete_prefix(&all::<stored::RequestRecord>(name)))
     }
 
@@ -261,7 +265,7 @@ impl ProjectService for Projects {
                 return Ok(());
             }
             let caused = Caused::by_caller(method, audit::caller(&peer), request);
-            let closed = self.close(&name, &request.etag, &caused).await?;
+            let closed = self.close(&name, &request.etag, &caused, &|txn| txn).await?;
             skerry_api::delete(self, call, Delete { name: &request.name, etag: &closed }).await
         };
         reply(done.await.map(|()| pb::DeleteProjectResponse {}))

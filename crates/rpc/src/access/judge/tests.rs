@@ -128,3 +128,25 @@ fn a_method_that_is_not_in_the_table_is_refused() {
     assert_eq!(told(made_up, Some(&peer("a/user/ada", KEY)), &[], &knows), "METHOD_UNKNOWN");
     assert_eq!(told(made_up, None, &[], &knows), "PEER_UNKNOWN");
 }
+
+#[test]
+fn tasks_of_system_take_an_admin_and_those_of_other_projects_an_operator() {
+    let ada = peer("a/user/ada", KEY);
+    let create = "/skerry.registry.v1.TaskService/CreateTask";
+    let cancel = "/skerry.registry.v1.TaskService/CancelTask";
+    let ask = |method, name: &str, knows: &Knows| told(method, Some(&ada), &node(name), knows);
+    let operator = Knows("projects/a/users/ada", "system", Role::Operator);
+    for (method, there, of_system) in
+        [(create, "projects/b", "projects/system"), (cancel, "projects/b/tasks/t", "projects/system/tasks/t")]
+    {
+        assert_eq!(ask(method, there, &operator), "may");
+        assert_eq!(ask(method, of_system, &operator), "ROLE_NEEDED");
+        let admin = Knows("projects/a/users/ada", "system", Role::Admin);
+        assert_eq!(ask(method, of_system, &admin), "may");
+        let viewer = Knows("projects/a/users/ada", "b", Role::Viewer);
+        assert_eq!(ask(method, there, &viewer), "ROLE_NEEDED");
+    }
+    let system = ProjectName::system();
+    let said = would_say(create, Some(&ada), &system, &operator).unwrap_err();
+    assert!(said.message.contains("takes the role admin"), "{said}");
+}
