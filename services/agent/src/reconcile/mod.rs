@@ -5,6 +5,7 @@
 //! runtime, so that what hangs holds up only itself. What to do is `plan`'s; what is told of it `status`'s.
 
 mod act;
+mod ahead;
 mod collect;
 mod jobs;
 mod look;
@@ -54,6 +55,10 @@ pub(crate) enum Local {
     Instance(Box<pb::InstanceStatus>),
     /// It is gone.
     Gone(String),
+    /// How far an image is that is fetched ahead.
+    Image(Box<pb::ImageStatus>),
+    /// The image of this id is not any more.
+    ImageGone(String),
     /// Something happened.
     Event(Box<pb::Event>),
     /// All that there is has been told once.
@@ -140,6 +145,7 @@ pub(crate) struct Reconciler {
     secrets: secrets::Keeper,
     names: names::Keeper,
     collector: collect::Collector,
+    fetcher: ahead::Fetcher,
     ledger: Ledger,
     jobs: Jobs,
 }
@@ -175,6 +181,7 @@ impl Reconciler {
             secrets: secrets::Keeper::default(),
             names: names::Keeper::default(),
             collector: collect::Collector::default(),
+            fetcher: ahead::Fetcher::default(),
             ledger: Ledger::default(),
             jobs: Jobs::default(),
             links,
@@ -225,6 +232,7 @@ impl Reconciler {
                 () = self.secrets.next() => {}
                 () = self.names.next() => {}
                 Some(ended) = self.collector.next() => self.take_collector(ended),
+                happened = self.fetcher.next() => self.take_ahead(happened),
                 () = self.monitor.changed() => {}
                 () = self.beside_monitor.changed() => {}
                 () = self.ledger.written() => self.ledger.write(),
@@ -282,6 +290,9 @@ impl Reconciler {
                 wake = wake.min(MonoTime::from_origin(FIRST_LOOK_MAX));
             }
         }
+        if let Some(due) = self.fetch_ahead(now) {
+            wake = wake.min(due);
+        }
         if let Some(due) = self.tell(&plan.holds, now).await {
             wake = wake.min(due);
         }
@@ -303,6 +314,7 @@ impl Reconciler {
         }
         self.collect_for(&desired);
         self.names.take(&desired, &self.runtimes);
+        self.fetcher.want(&desired);
         self.wanted = desired;
         self.step_jobs(self.clock.mono());
     }

@@ -59,6 +59,7 @@ impl Reconciler {
             self.told.remove(&name);
             self.send(Local::Gone(name.to_string())).await;
         }
+        self.tell_images().await;
         for event in std::mem::take(&mut self.events) {
             self.send(Local::Event(Box::new(event))).await;
         }
@@ -114,7 +115,7 @@ impl Reconciler {
         }
     }
 
-    async fn send(&self, local: Local) {
+    pub(super) async fn send(&self, local: Local) {
         // The uplink ends only when the agent does: then nobody needs to be told.
         let _ = self.links.local.send(local).await;
     }
