@@ -177,7 +177,8 @@ fn shrink(status: &mut StatusRecord) {
         image.message.clear();
     }
     while status.encoded_len() > limits::STATUS_BYTES_MAX {
-        if status.refused.pop().is_none() && status.images.pop().is_none() && status.instances.pop().is_none() {
+        if status.refused.pop().is_none() && status.images.pop().is_none() && status.instances.pop().is_none()
+        {
             return;
         }
     }

@@ -118,7 +118,8 @@ fn agent(boot: u32, seed: u64) -> AgentMachine {
         node_uid: String::new(),
         boot_id: format!("boot-{boot}"),
         agent_version: "1".to_owned(),
-        features: [skerry_model::feature::PEERS.to_owned(), skerry_model::feature::PREFETCH.to_owned()].into(),
+        features: [skerry_model::feature::PEERS.to_owned(), skerry_model::feature::PREFETCH.to_owned()]
+            .into(),
         identity: None,
         seed: seed ^ u64::from(boot),
     })

@@ -77,15 +77,13 @@ impl Fetcher {
         let saying = self.saying.clone();
         self.tasks.spawn(async move {
             let Some(docker) = docker else { return Err(no_docker()) };
-            let sink = |progress| drop(saying.send_replace(Some(progress)));
+            let sink = |progress: Progress| drop(saying.send_replace(Some(progress)));
             in_time(PREPARE_DEADLINE, "fetching the image", docker.fetch_image(&image, &sink)).await
         });
     }
 }
 
-fn outcome(
-    joined: Result<Result<(), RuntimeError>, JoinError>,
-) -> Option<Result<(), RuntimeError>> {
+fn outcome(joined: Result<Result<(), RuntimeError>, JoinError>) -> Option<Result<(), RuntimeError>> {
     match joined {
         Ok(result) => Some(result),
         Err(error) if error.is_panic() => {
@@ -136,7 +134,11 @@ impl Reconciler {
             News::Present => {
                 // One that was here already was not fetched.
                 if let Some(said) = said.filter(|said| said.reason == "Pulled") {
-                    self.tell_node_event("ImageFetched", format!("ahead of its use: {}", said.message), false);
+                    self.tell_node_event(
+                        "ImageFetched",
+                        format!("ahead of its use: {}", said.message),
+                        false,
+                    );
                 }
             }
             News::Failed(error) => {

@@ -83,8 +83,8 @@ impl Secrets {
         name: &SecretName,
         sealed: Option<&SealedContent>,
     ) -> Result<SecretContent, RuntimeError> {
-        let sealed = sealed
-            .ok_or_else(|| failed("SecretMissing", format!("secret `{name}` did not come with it")))?;
+        let sealed =
+            sealed.ok_or_else(|| failed("SecretMissing", format!("secret `{name}` did not come with it")))?;
         // Looked up each time: a machine that enrols anew has other keys from then on.
         let key = self.identity.opening_keys().opening_key().map_err(|error| {
             failed("SecretNotOpened", format!("the key that opens secret `{name}`: {error}"))

@@ -270,6 +270,7 @@ impl Kind for Tasks {
                 Some(cluster) => named_cluster(&self.store, &cluster_of(name, cluster)?, txn).await,
                 None => Ok(txn),
             },
+            Some(StoredWork::PrefetchImages(prefetch)) => work::check_secret(name, prefetch, txn),
             None => Ok(txn),
         }
     }
@@ -285,7 +286,10 @@ impl Kind for Tasks {
         let phase =
             wanted.and_then(|wanted| ended(progress.as_ref().map(|progress| &progress.value), wanted));
         match (phase, progress) {
-            (Some(_), Some(progress)) => Ok(txn.when_same(&progress).delete(&progress_key)),
+            (Some(_), Some(progress)) => {
+                let asked = Key::<stored::PrefetchRecord>::of(name);
+                Ok(txn.when_same(&progress).delete(&progress_key).delete(&asked))
+            }
             _ => {
                 let message = format!("{name} has not ended: cancel it first (skerry task cancel)");
                 Err(Fault::new(Code::FailedPrecondition, "TASK_NOT_ENDED", message))

@@ -31,7 +31,10 @@ async fn images_are_fetched_one_after_the_other_told_and_kept() {
         bench.want(with_images(apps(&[]), &["a:1", "b:1"]));
         bench.until("it fetches", |b| b.image("a:1") == Some(ImageState::Fetching)).await;
         tokio::time::sleep(SOON).await;
-        assert_eq!((bench.fetched(), bench.image("b:1")), (vec!["a:1".to_owned()], Some(ImageState::Waiting)));
+        assert_eq!(
+            (bench.fetched(), bench.image("b:1")),
+            (vec!["a:1".to_owned()], Some(ImageState::Waiting))
+        );
         // It is not wanted any more: the next one has its turn.
         bench.want(with_images(apps(&[]), &["b:1"]));
         bench.until("b is there", |b| b.image("b:1") == Some(ImageState::Present)).await;
@@ -82,7 +85,10 @@ async fn what_fails_is_told_and_tried_again_and_other_images_are_fetched() {
         bench.until("b is there", |b| b.image("b:1") == Some(ImageState::Present)).await;
         assert_eq!(bench.image("a:1"), Some(ImageState::Failed));
         let status = bench.told.lock().unwrap().images["a:1"].clone();
-        assert_eq!((status.reason.as_str(), status.message.as_str()), ("ImagePullFailed", "manifest unknown"));
+        assert_eq!(
+            (status.reason.as_str(), status.message.as_str()),
+            ("ImagePullFailed", "manifest unknown")
+        );
         assert!(status.lasting && bench.events("ImagePullFailed") == 1);
         bench.docker.state().failing_images.clear();
         tokio::time::sleep(Duration::from_secs(11)).await;

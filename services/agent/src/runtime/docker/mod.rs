@@ -205,7 +205,9 @@ impl Runtime for DockerRuntime {
     async fn fetch_image(&self, image: &Image, progress: ProgressSink<'_>) -> Result<(), RuntimeError> {
         let secret = match &image.credentials {
             None => None,
-            Some((name, sealed)) => Some((name.clone(), self.secrets.credentials_in(name, sealed.as_deref())?)),
+            Some((name, sealed)) => {
+                Some((name.clone(), self.secrets.credentials_in(name, sealed.as_deref())?))
+            }
         };
         let logins = Logins { file: self.credentials.clone(), secret };
         pull::obtain(&self.client, &logins, &self.kept, image.into(), progress).await
