@@ -62,8 +62,10 @@ async fn in_background(client: &Client, args: &DeleteArgs, printer: &mut Printer
         let project = name.rsplit('/').next().unwrap_or_default().to_owned();
         let work = Work::DeleteProject(DeleteProjectWork { project });
         let outcome = match client.create_task("projects/system", work).await {
-            Ok(task) => printer
-                .line(&format!("{target} is deleted as soon as it is empty, by {}", task::place(&task))),
+            Ok(task) => printer.line(&format!(
+                "{target} is deleted as soon as it is empty, by {}",
+                task::place(client.project(), &task)
+            )),
             Err(error) => Err(error.into()),
         };
         several.take(outcome)?;

@@ -1,5 +1,6 @@
 //! `task`, and what other commands leave to tasks: they are begun, and followed as long as somebody looks.
 
+use skerry_model::ProjectName;
 use skerry_proto::registry::v1::task_spec::Work;
 use skerry_proto::registry::v1::{DrainClusterWork, PrefetchImagesWork, RelabelNodesWork, Task, TaskState};
 
@@ -90,12 +91,12 @@ pub(super) async fn drain(
     }
     for (cluster, task) in begun {
         let outcome = if args.wait && !args.no_wait {
-            match follow(client, &target_of(&task), patience).await {
+            match follow(client, &target_of(client.project(), &task), patience).await {
                 Ok(task) => printer.line(&format!("{cluster} drained: {}", message(&task))),
                 Err(error) => Err(error),
             }
         } else {
-            printer.line(&format!("{cluster} drains, by {}", place(&task)))
+            printer.line(&format!("{cluster} drains, by {}", place(client.project(), &task)))
         };
         several.take(outcome)?;
     }
@@ -129,9 +130,10 @@ pub(crate) async fn relabel(
     }
     let task = client.create_task(&client.project().parent(), Work::RelabelNodes(work)).await?;
     if !args.follow.wait || args.follow.no_wait {
-        return printer.line(&format!("nodes are labelled by {}", place(&task)));
+        return printer.line(&format!("nodes are labelled by {}", place(client.project(), &task)));
     }
-    let done = follow(client, &target_of(&task), Patience::new(args.follow.timeout)).await?;
+    let done =
+        follow(client, &target_of(client.project(), &task), Patience::new(args.follow.timeout)).await?;
     printer.line(&message(&done))
 }
 
@@ -161,15 +163,16 @@ fn target(word: &str) -> Target {
     Target { kind: Type::Task, name: name.to_owned() }
 }
 
-/// By its full name, since it may be in another project.
-fn target_of(task: &Task) -> Target {
+/// By its full name where it is in another project than `here`.
+fn target_of(here: &ProjectName, task: &Task) -> Target {
     let name = task.metadata.as_ref().map_or("", |metadata| metadata.name.as_str());
-    Target { kind: Type::Task, name: name.to_owned() }
+    let short = name.strip_prefix(&format!("{}/tasks/", here.parent()));
+    Target { kind: Type::Task, name: short.unwrap_or(name).to_owned() }
 }
 
 /// A task, and how to look at it.
-pub(super) fn place(task: &Task) -> String {
-    let target = target_of(task);
+pub(super) fn place(here: &ProjectName, task: &Task) -> String {
+    let target = target_of(here, task);
     format!("{target} (skerry task watch {})", words(&target))
 }
 
@@ -293,6 +296,8 @@ mod tests {
             ..Default::default()
         };
         let task = Task { metadata: Some(metadata), ..Task::default() };
-        assert_eq!(place(&task), "task/a (skerry task watch -p system a)");
+        let here = |name: &str| ProjectName::parse(name).expect("valid");
+        assert_eq!(place(&here("shop"), &task), "task/a (skerry task watch -p system a)");
+        assert_eq!(place(&here("system"), &task), "task/a (skerry task watch a)");
     }
 }

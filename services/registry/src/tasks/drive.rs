@@ -103,9 +103,12 @@ pub(super) async fn drive(env: Arc<Env>, shown: Arc<Shown>, held: Held, lease: L
         at: Instant::now(),
     };
     let mut driver = Driver { env: &env, shown: &shown, pen, caused, seen: (mod_revision, &record) };
-    match driver.run(&shutdown).await {
-        Ok(()) => info!(task = %claim.task, phase = ?driver.pen.journal.phase(), "a task is let go"),
-        Err(Lost) => info!(task = %claim.task, "a task is another worker's now"),
+    let outcome = driver.run(&shutdown).await;
+    let phase = driver.pen.journal.phase();
+    if outcome.is_ok() {
+        info!(task = %claim.task, ?phase, "a task is let go");
+    } else {
+        info!(task = %claim.task, "a task is another worker's now");
     }
 }
 
@@ -239,12 +242,11 @@ impl Driver<'_> {
         let is_news = |kept: &Journal| {
             kept.steps_done > journal.steps_done || (kept.begun == step && journal.begun != step)
         };
-        match kept.filter(is_news) {
-            Some(kept) => self.pen.take(kept, true),
-            None => {
-                warn!(task = %self.pen.claim.task, step, %fault, "a step of a task has failed");
-                self.pen.journal = journal::failed(journal, step, &fault.message, is_permanent(fault.code));
-            }
+        if let Some(kept) = kept.filter(is_news) {
+            self.pen.take(kept, true);
+        } else {
+            warn!(task = %self.pen.claim.task, step, %fault, "a step of a task has failed");
+            self.pen.journal = journal::failed(journal, step, &fault.message, is_permanent(fault.code));
         }
         Ok(())
     }

@@ -83,7 +83,7 @@ pub(super) fn take_up(before: Option<Journal>, wanted: Wanted, worker: &str, now
     journal.start_time.get_or_insert_with(|| time::to_timestamp(now));
     journal.next_try_time = None;
     journal.message = String::new();
-    journal.worker = worker.to_owned();
+    worker.clone_into(&mut journal.worker);
     journal.set_phase(TaskPhase::Running);
     journal
 }

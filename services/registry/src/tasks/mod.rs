@@ -285,16 +285,12 @@ impl Kind for Tasks {
         let wanted = record.map(|record| Wanted::of(&record.value));
         let phase =
             wanted.and_then(|wanted| ended(progress.as_ref().map(|progress| &progress.value), wanted));
-        match (phase, progress) {
-            (Some(_), Some(progress)) => {
-                let asked = Key::<stored::PrefetchRecord>::of(name);
-                Ok(txn.when_same(&progress).delete(&progress_key).delete(&asked))
-            }
-            _ => {
-                let message = format!("{name} has not ended: cancel it first (skerry task cancel)");
-                Err(Fault::new(Code::FailedPrecondition, "TASK_NOT_ENDED", message))
-            }
+        if let (Some(_), Some(progress)) = (phase, progress) {
+            let asked = Key::<stored::PrefetchRecord>::of(name);
+            return Ok(txn.when_same(&progress).delete(&progress_key).delete(&asked));
         }
+        let message = format!("{name} has not ended: cancel it first (skerry task cancel)");
+        Err(Fault::new(Code::FailedPrecondition, "TASK_NOT_ENDED", message))
     }
 
     fn show(&self, name: &TaskRef, metadata: Metadata, spec: TaskSpec) -> Task {

@@ -1,6 +1,6 @@
 //! The worker of this replica: claims tasks that are due, goes on with each, and removes those that ended long ago.
 
-use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -10,7 +10,7 @@ use skerry_model::TaskRef;
 use skerry_proto::store::v1 as stored;
 use skerry_proto::types::v1::AuditOutcome;
 use skerry_store::{Act, Key, Lease, Prefix, Store, Txn};
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -23,7 +23,7 @@ use super::work::Env;
 /// How long a worker may be silent before others take over what it claimed.
 const CLAIM_TTL: Duration = Duration::from_secs(8);
 /// Tasks that one replica works on at once. Most of them wait for something most of the time.
-const AT_ONCE: usize = 32;
+const AT_ONCE: usize = 128;
 /// The longest between two looks at the queue.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The shortest: a task that goes on changes what is seen with each step.
@@ -44,7 +44,7 @@ impl Worker {
     pub(super) async fn run(self, shutdown: Shutdown) {
         let lease = Lease::keep_for(&self.env.store, CLAIM_TTL, &self.member);
         let mut running = JoinSet::new();
-        let mut names = BTreeSet::new();
+        let mut names = HashMap::new();
         let mut wake = self.shown.mirror.subscribe();
         let mut swept = Instant::now();
         while !shutdown.is_ending() {
@@ -61,10 +61,10 @@ impl Worker {
             tokio::select! {
                 () = shutdown.wait() => break,
                 more = wake.changed() => if !more { break },
-                ended = running.join_next(), if !running.is_empty() => forget(&mut names, ended),
+                ended = running.join_next_with_id(), if !running.is_empty() => forget(&mut names, ended),
                 () = tokio::time::sleep(pause) => {}
             }
-            while let Some(ended) = running.try_join_next() {
+            while let Some(ended) = running.try_join_next_with_id() {
                 forget(&mut names, Some(ended));
             }
         }
@@ -78,8 +78,8 @@ impl Worker {
     async fn look(
         &self,
         lease: &Lease,
-        running: &mut JoinSet<TaskRef>,
-        names: &mut BTreeSet<TaskRef>,
+        running: &mut JoinSet<()>,
+        names: &mut HashMap<Id, TaskRef>,
         shutdown: &Shutdown,
     ) -> Option<Duration> {
         // Whose lease is lost claims nothing: it is granted anew as soon as the store is there.
@@ -91,18 +91,15 @@ impl Worker {
             if names.len() >= AT_ONCE || shutdown.is_ending() {
                 break;
             }
-            if names.contains(&name) {
+            if names.values().any(|at| *at == name) {
                 continue;
             }
             match claim(&self.env.store, lease, &self.member, &name, now).await {
                 Ok(Some(held)) => {
-                    names.insert(name.clone());
                     let (env, shown) = (Arc::clone(&self.env), Arc::clone(&self.shown));
                     let (lease, shutdown) = (lease.clone(), shutdown.clone());
-                    running.spawn(async move {
-                        drive(env, shown, held, lease, shutdown).await;
-                        name
-                    });
+                    let spawned = running.spawn(drive(env, shown, held, lease, shutdown));
+                    names.insert(spawned.id(), name);
                 }
                 Ok(None) => {}
                 Err(error) => {
@@ -115,13 +112,14 @@ impl Worker {
     }
 
     /// Gives up claims of this worker that it does not know of: the answer to the claim was lost.
-    async fn release(&self, names: &BTreeSet<TaskRef>) {
+    async fn release(&self, names: &HashMap<Id, TaskRef>) {
         let snapshot = self.shown.mirror.snapshot();
         for read in snapshot.iter(&Prefix::<stored::TaskClaimRecord>::all()).filter_map(Result::ok) {
-            if read.value.worker == self.member && !names.contains(&read.key.name()) {
+            let name = read.key.name();
+            if read.value.worker == self.member && names.values().all(|at| *at != name) {
                 let txn = Txn::new().when_same(&read).delete(&read.key);
                 if let Err(error) = self.env.store.commit(txn).await {
-                    debug!(task = %read.key.name(), %error, "a claim that nobody knows of stays for now");
+                    debug!(task = %name, %error, "a claim that nobody knows of stays for now");
                 }
             }
         }
@@ -160,13 +158,15 @@ async fn remove(store: &Store, name: &TaskRef) -> Result<(), skerry_model::Fault
     Ok(())
 }
 
-fn forget(names: &mut BTreeSet<TaskRef>, ended: Option<Result<TaskRef, tokio::task::JoinError>>) {
-    match ended {
-        Some(Ok(name)) => {
-            names.remove(&name);
+/// One is not worked on any more. After a defect its claim is given up at the next look, as any that nobody knows of.
+fn forget(names: &mut HashMap<Id, TaskRef>, ended: Option<Result<(Id, ()), JoinError>>) {
+    let id = match ended {
+        Some(Ok((id, ()))) => id,
+        Some(Err(error)) => {
+            warn!(%error, "a task was left by its worker");
+            error.id()
         }
-        // Which one is not told: its claim ends with the lease of this process, at the latest.
-        Some(Err(error)) => warn!(%error, "a task was left by its worker"),
-        None => {}
-    }
+        None => return,
+    };
+    names.remove(&id);
 }
