@@ -78,6 +78,12 @@ impl Machine {
         Ipv4Addr::new(a, b, c, 10 + self.number)
     }
 
+    /// Another one that it has there.
+    pub fn other_address(&self) -> Ipv4Addr {
+        let [a, b, c] = NETWORK;
+        Ipv4Addr::new(a, b, c, 20 + self.number)
+    }
+
     /// Where its network namespace is.
     pub(crate) fn network(&self) -> String {
         format!("/run/netns/{}", self.space)
@@ -93,7 +99,9 @@ impl Machine {
         let (space, cable) = (self.space.as_str(), format!("m{}", self.number));
         ip(&["-n", lan, "link", "add", &cable, "type", "veth", "peer", "name", "eth0", "netns", space])?;
         ip(&["-n", lan, "link", "set", &cable, "master", "lan", "up"])?;
-        ip(&["-n", space, "addr", "add", &format!("{}/24", self.address()), "dev", "eth0"])?;
+        for address in [self.address(), self.other_address()] {
+            ip(&["-n", space, "addr", "add", &format!("{address}/24"), "dev", "eth0"])?;
+        }
         ip(&["-n", space, "link", "set", "lo", "up"])?;
         ip(&["-n", space, "link", "set", "eth0", "up"])?;
         // Between its containers and the network.

@@ -3,6 +3,7 @@
 //! Each member is a machine of its own, with a Docker daemon and an address; the agents run beside the control plane, as plain HTTP/2 goes no further.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
@@ -17,7 +18,7 @@ use skerry_proto::types::v1::{
     Dependency, HealthCheck, InstanceStatus, LabelSelector, Mount, Port, ServiceSpec, health_check, mount,
     service_spec,
 };
-use skerry_testing::{Docker, bin, busybox_root, eventually, shared_libraries};
+use skerry_testing::{Docker, busybox_root, eventually, shared_libraries};
 
 use crate::operator::done;
 
@@ -47,9 +48,7 @@ impl Plant {
         let containers = dockerds.iter().zip(&nodes).map(of).collect();
         let mut stack = Stack::start().await?;
         for (number, (dockerd, node)) in dockerds.iter().zip(&nodes).enumerate() {
-            let docker = format!("--docker-host=unix://{}", dockerd.docker().socket().display());
-            let address = format!("--address={}", lan.machine(number + 1).address());
-            stack.add_agent(node, &[&docker, &address])?;
+            add_agent(&mut stack, node, dockerd, lan.machine(number + 1).address())?;
         }
         for node in &nodes {
             stack.wait_connected(node).await;
@@ -87,8 +86,8 @@ impl Plant {
         text.lines().map(str::to_owned).collect()
     }
 
-    async fn wait_reached_at(&self, number: usize) {
-        let line = format!("{}\tserver", self.lan.machine(number).address());
+    async fn wait_reached_at(&self, address: Ipv4Addr) {
+        let line = format!("{address}\tserver");
         let before = self.reached().len();
         eventually(&format!("reached at `{line}`"), PATIENCE, async || {
             let reached = self.reached();
@@ -110,6 +109,12 @@ impl Plant {
         below(&self.stack.agent_dir(&self.nodes[number - 1]).join("hosts"), &mut found);
         found
     }
+}
+
+/// An agent of a machine that other members reach at this address.
+fn add_agent(stack: &mut Stack, node: &str, dockerd: &Dockerd, address: Ipv4Addr) -> Result<()> {
+    let docker = format!("--docker-host=unix://{}", dockerd.docker().socket().display());
+    stack.add_agent(node, &[&docker, &format!("--address={address}")])
 }
 
 fn make_image(docker: &Docker) -> Result<()> {
@@ -208,19 +213,25 @@ async fn services_wait_for_and_reach_one_another_on_other_members() -> Result<()
     waits(format!("waits until seed has completed on member {}", plant.nodes[2])).await;
     fs::write(book.join("seeded"), "")?;
     plant.stack.wait_ready("shop", 3).await;
-    plant.wait_reached_at(1).await;
+    plant.wait_reached_at(plant.lan.machine(1).address()).await;
     let client = plant.running(2, "client")?.context("the client runs")?;
 
     // The server moves; the client finds it again and is not touched.
     plant.label(3, "server=yes").await?;
     plant.label(1, "server-").await?;
-    plant.wait_reached_at(3).await;
+    plant.wait_reached_at(plant.lan.machine(3).address()).await;
     eventually("the server has left", PATIENCE, async || {
         ensure!(plant.running(1, "server")?.is_none(), "it runs twice");
         Ok(())
     })
     .await;
     plant.stack.wait_ready("shop", 3).await;
+
+    // Its machine is reached at another address, and its agent is another process.
+    plant.stack.kill_agent(&plant.nodes[2])?;
+    let moved = plant.lan.machine(3).other_address();
+    add_agent(&mut plant.stack, &plant.nodes[2], &plant.dockerds[2], moved)?;
+    plant.wait_reached_at(moved).await;
     ensure!(plant.running(2, "client")? == Some(client.clone()), "the client was started again");
 
     // With the link down it starts again on its own, after what was there before, and reaches the server.
@@ -235,7 +246,7 @@ async fn services_wait_for_and_reach_one_another_on_other_members() -> Result<()
     })
     .await;
     plant.stack.start_agent(&plant.nodes[1])?;
-    plant.wait_reached_at(3).await;
+    plant.wait_reached_at(moved).await;
     let again = plant.running(2, "client")?.context("the client runs")?;
     ensure!(again.started_at != client.started_at, "{again:?}");
     fs::write(book.join("open"), "")?;

@@ -39,7 +39,8 @@ impl Keeper {
             return;
         }
         self.due = false;
-        for runtime in runtimes.values().cloned() {
+        for runtime in runtimes.values() {
+            let runtime = Arc::clone(runtime);
             self.telling.spawn(async move {
                 match tokio::time::timeout(DEADLINE, runtime.keep_names()).await {
                     Ok(Ok(())) => {}
@@ -47,7 +48,7 @@ impl Keeper {
                         tracing::warn!(runtime = runtime.kind().as_str(), %error, "names are not kept");
                     }
                     Err(_) => {
-                        tracing::warn!(runtime = runtime.kind().as_str(), "keeping names takes too long")
+                        tracing::warn!(runtime = runtime.kind().as_str(), "keeping names takes too long");
                     }
                 }
             });
@@ -57,7 +58,7 @@ impl Keeper {
     /// When a telling has ended.
     pub(super) async fn next(&mut self) {
         if self.telling.join_next().await.is_none() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -285,8 +285,8 @@ impl DockerRuntime {
             let bridge = self.client.within(LOOK_DEADLINE, docker.inspect_network("bridge", None)).await;
             let bridge = bridge.map_err(|failure| failure.message)?;
             let configs = bridge.ipam.and_then(|ipam| ipam.config).unwrap_or_default();
-            let gateways = configs.into_iter().filter_map(|config| config.gateway);
-            gateways.filter_map(|text| text.parse().ok()).next().ok_or("its bridge has none".to_owned())
+            let mut gateways = configs.into_iter().filter_map(|config| config.gateway);
+            gateways.find_map(|text| text.parse().ok()).ok_or("its bridge has none".to_owned())
         });
         asked
             .await

@@ -193,7 +193,7 @@ fn nodes_that_are_clusters_of_their_own_are_told_nothing() {
 
 #[test]
 fn of_a_crowd_a_node_is_told_a_part() {
-    let member = |n: usize| (node(n).node, Some(std::net::Ipv4Addr::new(192, 0, 2, n as u8).into()));
+    let member = |n: u8| (node(n.into()).node, Some(std::net::Ipv4Addr::new(192, 0, 2, n).into()));
     let db = ServicePeers::of(true, (1..=40).map(member).collect());
     let revision = ContentHash::of(b"spec");
     let crowd = AppPeers::of(revision, [(ServiceName::parse("db").unwrap(), db)].into());
