@@ -1366,6 +1366,9 @@ pub struct PrefetchRecord {
     /// The task's run that wrote it.
     #[prost(uint32, tag = "5")]
     pub run: u32,
+    /// When that was, in seconds since 1970: what nodes said of an image that was asked for before says nothing of this.
+    #[prost(uint32, tag = "6")]
+    pub round: u32,
 }
 impl ::prost::Name for PrefetchRecord {
     const NAME: &'static str = "PrefetchRecord";

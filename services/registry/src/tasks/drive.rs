@@ -130,7 +130,7 @@ impl Driver<'_> {
         };
         let mut steps = work.steps(self.env);
         let mut looked = Instant::now();
-        self.prepare(&work, &steps).await;
+        self.prepare(&mut work, &steps).await;
         loop {
             if shutdown.is_ending() {
                 return self.pen.give_up().await;
@@ -178,7 +178,7 @@ impl Driver<'_> {
         }
     }
 
-    async fn prepare(&self, work: &Work, steps: &BTreeSet<String>) {
+    async fn prepare(&self, work: &mut Work, steps: &BTreeSet<String>) {
         let journal = &self.pen.journal;
         let wanted = self.wanted();
         if wanted.cancel {

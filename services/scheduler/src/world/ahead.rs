@@ -64,13 +64,13 @@ impl World {
         let TaskRef { project, task } = name;
         let project = self.project_mut(&project);
         let asked = record.and_then(|record| {
-            let stored::PrefetchRecord { label_selector, images, secret, end_time, run } = record.value;
+            let stored::PrefetchRecord { label_selector, images, secret, end_time, round, .. } = record.value;
             let selector = Selector::parse(&label_selector)
                 .inspect_err(|error| warn!(%task, %error, "images of a task are passed over"));
             let end = end_time.as_ref().and_then(time::from_timestamp);
             let secret = SecretName::parse(&secret).ok();
             let mod_revision = record.mod_revision;
-            Some(Asked { selector: selector.ok()?, images, secret, round: run, end, mod_revision })
+            Some(Asked { selector: selector.ok()?, images, secret, round, end, mod_revision })
         });
         let before = match &asked {
             Some(asked) => project.asked.insert(task, asked.clone()),

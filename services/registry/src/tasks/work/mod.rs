@@ -107,11 +107,11 @@ impl Work {
     }
 
     /// What is done ahead of the steps that are left, whenever a worker begins. It may fail: what matters of it is done by the steps again.
-    pub(super) async fn prepare(&self, left: &[String], hands: &Hands<'_>) -> Result<(), Fault> {
+    pub(super) async fn prepare(&mut self, left: &[String], hands: &Hands<'_>) -> Result<(), Fault> {
         match self {
             Self::Drain(drain) => drain.cordon(left, hands).await,
-            // Each of its steps does.
-            Self::Prefetch(_) | Self::Delete(_) | Self::Relabel(_) => Ok(()),
+            Self::Prefetch(prefetch) => prefetch.ask(hands).await,
+            Self::Delete(_) | Self::Relabel(_) => Ok(()),
         }
     }
 

@@ -29,8 +29,8 @@ pub(in crate::tasks) struct Prefetch {
     selector: Selector,
     wanted: stored::PrefetchImagesRecord,
     keep: Duration,
-    /// The record was seen, as this run has it.
-    made: bool,
+    /// The round of the record of this run, once it was seen.
+    round: Option<u32>,
     /// Since when a node is looked at that is not assigned all of them.
     unassigned: Option<(String, Instant)>,
 }
@@ -59,7 +59,7 @@ impl Prefetch {
             Selector::parse(&wanted.label_selector).map_err(|error| Fault::invalid_field(field, error))?;
         let keep = wanted.keep.as_ref().and_then(time::from_proto_duration).unwrap_or(super::KEEP_DEFAULT);
         let (task, wanted) = (task.clone(), wanted.clone());
-        Ok(Self { task, run, selector, wanted, keep, made: false, unassigned: None })
+        Ok(Self { task, run, selector, wanted, keep, round: None, unassigned: None })
     }
 
     pub(super) fn steps(&self, env: &Env) -> BTreeSet<String> {
@@ -76,21 +76,25 @@ impl Prefetch {
     pub(super) async fn ask(&mut self, hands: &Hands<'_>) -> Result<(), Fault> {
         let key = Key::<stored::PrefetchRecord>::of(&self.task);
         let read = hands.env.store.get(&key).await?;
-        if read.as_ref().is_some_and(|read| read.value.run == self.run) {
-            self.made = true;
+        if let Some(read) = read.as_ref().filter(|read| read.value.run == self.run) {
+            self.round = Some(read.value.round);
             return Ok(());
         }
-        if self.made {
+        if self.round.is_some() {
             let message = "the time for which the images are kept is over (or somebody ended it)";
             return Err(Fault::new(Code::FailedPrecondition, "EXPIRED", message));
         }
         let stored::PrefetchImagesRecord { label_selector, images, secret, .. } = self.wanted.clone();
-        let end_time = Some(time::to_timestamp(SystemTime::now() + self.keep));
-        let record = stored::PrefetchRecord { label_selector, images, secret, end_time, run: self.run };
+        let now = SystemTime::now();
+        let end_time = Some(time::to_timestamp(now + self.keep));
+        let seconds = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let round = u32::try_from(seconds).unwrap_or(u32::MAX);
+        let record =
+            stored::PrefetchRecord { label_selector, images, secret, end_time, run: self.run, round };
         let at = read.map_or(0, |read| read.mod_revision);
         let txn = Txn::new().when_unchanged(&key, at).put(&key, &record);
         hands.env.store.commit((hands.held)(txn)).await?;
-        self.made = true;
+        self.round = Some(round);
         Ok(())
     }
 
@@ -163,7 +167,7 @@ impl Prefetch {
         let assigned = assignment.map(|read| read.value.images).unwrap_or_default();
         let status = snapshot.get(&Key::<stored::StatusRecord>::of(name)).ok().flatten();
         let status = status.map(|read| read.value).unwrap_or_default();
-        stand(&self.wanted, self.run, &assigned, &status)
+        stand(&self.wanted, self.round.unwrap_or_default(), &assigned, &status)
     }
 
     /// How many nodes have the images, and which were passed over.
@@ -204,14 +208,14 @@ fn is_connected(env: &Env, name: &NodeRef) -> bool {
 /// How far a node is, by what it is assigned and what it reported of that.
 fn stand(
     wanted: &stored::PrefetchImagesRecord,
-    run: u32,
+    round: u32,
     assigned: &[stored::AssignedImage],
     status: &stored::StatusRecord,
 ) -> Stand {
     let (mut unassigned, mut waits, mut passing) = (None, None, None);
     for image in &wanted.images {
         let id = image_id(image, "", &wanted.secret);
-        let Some(assigned) = assigned.iter().find(|one| one.id == id && one.round >= run) else {
+        let Some(assigned) = assigned.iter().find(|one| one.id == id && one.round >= round) else {
             unassigned.get_or_insert_with(|| image.clone());
             continue;
         };

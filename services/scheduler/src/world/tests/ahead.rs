@@ -96,12 +96,12 @@ impl Told {
         });
     }
 
-    fn ask(&mut self, task: u8, selector: &str, images: &[&str], secret: bool, run: u32) {
+    fn ask(&mut self, task: u8, selector: &str, images: &[&str], secret: bool, round: u32) {
         let record = stored::PrefetchRecord {
             label_selector: selector.to_owned(),
             images: images.iter().map(ToString::to_string).collect(),
             secret: if secret { "registry".to_owned() } else { String::new() },
-            run,
+            round,
             ..Default::default()
         };
         self.put(&task_ref(task), &record);
@@ -217,7 +217,7 @@ enum Op {
     Rollout { from: u8, to: u8, secret: bool, phase: Phase, moved: Vec<usize> },
     NoApp,
     Secret { version: Option<u8> },
-    Ask { task: u8, oslo: bool, image: u8, secret: bool, run: u32 },
+    Ask { task: u8, oslo: bool, image: u8, secret: bool, round: u32 },
     Over { task: u8 },
     Write,
 }
@@ -237,7 +237,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::NoApp),
         2 => proptest::option::of(1..3_u8).prop_map(|version| Op::Secret { version }),
         3 => (1..3_u8, any::<bool>(), 1..4_u8, any::<bool>(), 1..3_u32)
-            .prop_map(|(task, oslo, image, secret, run)| Op::Ask { task, oslo, image, secret, run }),
+            .prop_map(|(task, oslo, image, secret, round)| Op::Ask { task, oslo, image, secret, round }),
         1 => (1..3_u8).prop_map(|task| Op::Over { task }),
         4 => Just(Op::Write),
     ]
@@ -250,11 +250,11 @@ fn carry_out(told: &mut Told, op: &Op) {
         Op::Rollout { from, to, secret, phase, moved } => told.rollout(*from, *to, *secret, *phase, moved),
         Op::NoApp => told.remove::<stored::AppRecord>(&app()),
         Op::Secret { version } => told.secret(*version),
-        Op::Ask { task, oslo, image, secret, run } => {
+        Op::Ask { task, oslo, image, secret, round } => {
             let selector = if *oslo { "site=oslo" } else { "" };
             // Some are what rollouts bring too.
             let images = [format!("web:{image}"), format!("more:{image}")];
-            told.ask(*task, selector, &images.each_ref().map(String::as_str), *secret, *run);
+            told.ask(*task, selector, &images.each_ref().map(String::as_str), *secret, *round);
         }
         Op::Over { task } => told.remove::<stored::PrefetchRecord>(&task_ref(*task)),
         Op::Write => told.write(),
