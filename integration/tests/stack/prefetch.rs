@@ -145,7 +145,11 @@ async fn an_image_that_cannot_be_fetched_is_told_with_its_name_and_why_and_is_go
     let output = skerry(&stack, &["prefetch", "Bad:Name"]).await?;
     ensure!(said(&output).contains("prefetch_images.images[0]"), "{}", said(&output));
     let output = skerry(&stack, &["prefetch", &image, "--secret", "none"]).await?;
-    ensure!(!output.status.success() && said(&output).contains("none"), "{}", said(&output));
+    ensure!(
+        !output.status.success() && said(&output).contains("there is no projects/default/secrets/none"),
+        "{}",
+        said(&output)
+    );
     images.remove(&bad)?;
     images.remove(&image)?;
     stack.finish(None).await

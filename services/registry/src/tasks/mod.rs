@@ -270,7 +270,9 @@ impl Kind for Tasks {
                 Some(cluster) => named_cluster(&self.store, &cluster_of(name, cluster)?, txn).await,
                 None => Ok(txn),
             },
-            Some(StoredWork::PrefetchImages(prefetch)) => work::check_secret(name, prefetch, txn),
+            Some(StoredWork::PrefetchImages(prefetch)) => {
+                work::named_secret(&self.store, name, prefetch, txn).await
+            }
             None => Ok(txn),
         }
     }

@@ -20,7 +20,7 @@ use skerry_store::Store;
 
 use self::drain::Drain;
 use self::prefetch::Prefetch;
-pub(super) use self::prefetch::check_secret;
+pub(super) use self::prefetch::named_secret;
 use self::project::Deletion;
 use self::relabel::Relabel;
 use crate::follow::Shared;

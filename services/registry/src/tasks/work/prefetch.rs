@@ -7,10 +7,12 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
-use skerry_model::{Code, Fault, NodeName, NodeRef, SecretName, Selector, TaskRef, few, image_id, time};
+use skerry_model::{
+    Code, Fault, NodeName, NodeRef, SecretName, SecretRef, Selector, TaskRef, few, image_id, time,
+};
 use skerry_proto::store::v1 as stored;
 use skerry_proto::types::v1::{ImageState, ImageStatus};
-use skerry_store::{Key, Txn};
+use skerry_store::{Key, Store, Txn};
 use tokio::time::Instant;
 
 use super::{Did, Env, Hands};
@@ -261,8 +263,9 @@ fn stand(
     }
 }
 
-/// Whether the secret that is named is there, in the transaction that creates the task.
-pub(in crate::tasks) fn check_secret(
+/// The secret that is named is there, also when the task is created. FAILED_PRECONDITION: it is not.
+pub(in crate::tasks) async fn named_secret(
+    store: &Store,
     task: &TaskRef,
     wanted: &stored::PrefetchImagesRecord,
     txn: Txn,
@@ -270,9 +273,16 @@ pub(in crate::tasks) fn check_secret(
     if wanted.secret.is_empty() {
         return Ok(txn);
     }
-    let secret = SecretName::parse(&wanted.secret)?;
-    let name = skerry_model::SecretRef { project: task.project.clone(), secret };
-    Ok(txn.when_exists(&Key::<stored::SecretRecord>::of(&name)))
+    let name = SecretRef { project: task.project.clone(), secret: SecretName::parse(&wanted.secret)? };
+    let key = Key::<stored::SecretRecord>::of(&name);
+    if store.get(&key).await?.is_none() {
+        let secret = &name.secret;
+        let message = format!(
+            "there is no {name}: make it first (a manifest of kind Secret with imageCredentials, named {secret})"
+        );
+        return Err(Fault::new(Code::FailedPrecondition, "NO_SECRET", message));
+    }
+    Ok(txn.when_exists(&key))
 }
 
 #[cfg(test)]
