@@ -112,6 +112,7 @@ async fn dispatch(client: &Client, command: &ClientCommand, printer: &mut Printe
         ClientCommand::Cordon(args) => commands::cordon::run(client, args, true, printer).await,
         ClientCommand::Uncordon(args) => commands::cordon::run(client, args, false, printer).await,
         ClientCommand::Drain(args) => commands::drain::run(client, args, printer).await,
+        ClientCommand::Prefetch(args) => commands::task::prefetch(client, args, printer).await,
         ClientCommand::Task(command) => commands::task::run(client, command, printer).await,
         ClientCommand::Taint(args) => commands::taint::run(client, args, printer).await,
         ClientCommand::Cluster(command) => commands::cluster::run(client, command, printer).await,

@@ -34,6 +34,7 @@
 //! | `tasks/<project>/<task>` | `TaskRecord` | 256 Ki | registry | until deleted; of those that ended the last 100 of a project |
 //! | `task-progress/<project>/<task>` | `TaskProgressRecord` | 64 Ki | the registry that has the claim | as long as the task |
 //! | `task-claims/<project>/<task>` | `TaskClaimRecord` | 256 | the registry that works on the task | leased: while it does |
+//! | `prefetches/<project>/<task>` | `PrefetchRecord` | 64 Ki | the registry that works on the task; the leading scheduler, when it is over | until its time is over, or the task fails, is cancelled or deleted |
 //! | `gateways/<id>` | `GatewayRecord` | 1 Ki | that gateway | leased: while it lives |
 //! | `members/<id>` | `MemberRecord` | 1 Ki | that replica of a service | leased: while it lives |
 //! | `leaders/<name>` | `LeaderRecord` | 256 | the leader | leased: while it leads |
@@ -124,6 +125,8 @@ pub enum Family {
     TaskProgress,
     /// `task-claims/`.
     TaskClaims,
+    /// `prefetches/`.
+    Prefetches,
     /// `gateways/`.
     Gateways,
     /// `members/`.
@@ -136,7 +139,7 @@ pub enum Family {
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::Meta,
         Self::Projects,
         Self::Usage,
@@ -166,6 +169,7 @@ impl Family {
         Self::Tasks,
         Self::TaskProgress,
         Self::TaskClaims,
+        Self::Prefetches,
         Self::Gateways,
         Self::Members,
         Self::Leaders,
@@ -204,6 +208,7 @@ impl Family {
             Self::Tasks => "/skerry/v1/tasks/",
             Self::TaskProgress => "/skerry/v1/task-progress/",
             Self::TaskClaims => "/skerry/v1/task-claims/",
+            Self::Prefetches => "/skerry/v1/prefetches/",
             Self::Gateways => "/skerry/v1/gateways/",
             Self::Members => "/skerry/v1/members/",
             Self::Leaders => "/skerry/v1/leaders/",
@@ -229,7 +234,7 @@ impl Family {
             Self::ConfigRevisions => 513 * KIB,
             // The longest secret, its encoding, and what sealing adds.
             Self::SecretRevisions | Self::Sealed => 80 * KIB,
-            Self::Assignments | Self::Authority | Self::TaskProgress => 64 * KIB,
+            Self::Assignments | Self::Authority | Self::TaskProgress | Self::Prefetches => 64 * KIB,
             Self::Sessions | Self::Gateways | Self::Members => KIB,
             Self::Status | Self::Tokens | Self::Groups | Self::Tasks => 256 * KIB,
             Self::RoleBindings => 384 * KIB,
@@ -314,6 +319,7 @@ records! {
     TaskRecord in Tasks by skerry_model::TaskRef, InProject;
     TaskProgressRecord in TaskProgress by skerry_model::TaskRef, InProject;
     TaskClaimRecord in TaskClaims by skerry_model::TaskRef, InProject;
+    PrefetchRecord in Prefetches by skerry_model::TaskRef, InProject;
     AuditRecord in Audit by AuditName;
     AuditHead in AuditHeads by ChainId;
     GatewayRecord in Gateways by GatewayId;

@@ -151,6 +151,8 @@ impl Scheduler {
             placed: fleet.state.plan_of(&fleet.solution, name).map(<[Placed]>::to_vec),
             before: fleet.state.previous.get(name).cloned().unwrap_or_default(),
             peers: Vec::new(),
+            images: Vec::new(),
+            images_before: Vec::new(),
             mod_revision: fleet.assignments.get(name).copied().unwrap_or(0),
         }
     }

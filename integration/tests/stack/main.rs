@@ -30,6 +30,7 @@ mod operator;
 mod outages;
 mod people;
 mod placement;
+mod prefetch;
 mod projects;
 mod refusals;
 mod restore;

@@ -14,6 +14,7 @@ use skerry_proto::gateway::v1 as pb;
 use skerry_proto::scheduler::v1 as scheduler;
 use skerry_sync::desired::secret_resource_name;
 
+use crate::ahead::Image;
 use crate::fingerprint::fingerprint;
 use crate::good::Bundle;
 use crate::peers::Peers;
@@ -94,6 +95,8 @@ pub struct Desired {
     pub blocked: BTreeMap<InstanceName, Blocked>,
     /// What apps have on other members of the cluster. It changes nothing that runs.
     pub peers: BTreeMap<AppName, Arc<Peers>>,
+    /// Images that are fetched ahead, by id.
+    pub images: BTreeMap<String, Arc<Image>>,
     /// What was run last of instances whose wanted copy was not started yet: run on until that one can take its place.
     pub formers: BTreeMap<InstanceName, Arc<InstanceSpec>>,
     /// Each app that has something here, as a whole.
@@ -161,7 +164,12 @@ impl Desired {
         }
         Needs {
             apps: self.instances.keys().chain(self.blocked.keys()).map(|name| name.app.clone()).collect(),
-            images: wanted.into_iter().chain(former).map(|(_, container)| container.image).collect(),
+            images: wanted
+                .into_iter()
+                .chain(former)
+                .map(|(_, container)| container.image)
+                .chain(self.images.values().map(|image| image.image.clone()))
+                .collect(),
             volumes,
             artifacts: self.instances.values().chain(self.formers.values()).flat_map(downloaded).collect(),
         }
@@ -178,7 +186,8 @@ pub fn join<'a>(
     for resource in resources {
         parts.take(resource);
     }
-    let mut desired = Desired { authoritative, peers: parts.peers(), ..Desired::default() };
+    let (peers, images) = (parts.peers(), parts.images());
+    let mut desired = Desired { authoritative, peers, images, ..Desired::default() };
     for (resource, wire) in std::mem::take(&mut parts.instances) {
         if let (Ok(name), Some(bounds)) = (InstanceName::parse(&wire.instance), &wire.bounds) {
             desired.apps.entry(name.app).or_default().bounds = UpdateBounds::from_proto(bounds);
@@ -240,6 +249,7 @@ struct Parts<'a> {
     secrets: BTreeMap<&'a str, Result<Arc<SealedContent>, Problem>>,
     /// With the revision that its cluster shall have.
     peers: Vec<(AppName, Peers, &'a str)>,
+    images: Vec<&'a pb::Image>,
     refusals: Vec<Refusal>,
 }
 
@@ -272,6 +282,10 @@ impl<'a> Parts<'a> {
                 }
                 Err(message) => Some(("InvalidPeers", message)),
             },
+            Some(pb::resource::Body::Image(image)) => {
+                self.images.push(image);
+                None
+            }
             None => Some(("UnknownResource", "this agent does not know resources of its kind".to_owned())),
         };
         if let Some((reason, message)) = problem {
@@ -338,6 +352,21 @@ impl<'a> Parts<'a> {
             named.insert(app, Arc::new(peers));
         }
         named
+    }
+
+    /// Images that are fetched ahead, with the secrets that they need. What did not come is told when it is needed.
+    fn images(&self) -> BTreeMap<String, Arc<Image>> {
+        let image = |wire: &&pb::Image| {
+            let credentials = wire.credentials.as_ref().and_then(|one| {
+                let resource = secret_resource_name(&one.secret, &one.version);
+                let content = self.secrets.get(resource.as_str()).and_then(|one| one.as_ref().ok());
+                Some((SecretName::parse(&one.secret).ok()?, content.cloned()))
+            });
+            let platform = Some(wire.platform.clone()).filter(|platform| !platform.is_empty());
+            let image = Image { image: wire.image.clone(), platform, credentials, round: wire.round };
+            (wire.id.clone(), Arc::new(image))
+        };
+        self.images.iter().map(image).collect()
     }
 
     fn instance(&self, name: &InstanceName, wire: &pb::Instance) -> Result<InstanceSpec, Problem> {

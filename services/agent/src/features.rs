@@ -6,7 +6,7 @@ use skerry_model::feature;
 use skerry_proto::gateway::v1::Resource;
 
 /// The first are carried out by `runtime/docker/spec.rs`, those of processes by `runtime/process`, jobs by `jobs`.
-const FEATURES: [&str; 21] = [
+const FEATURES: [&str; 22] = [
     feature::PORT_HOST_ADDRESS,
     feature::READ_ONLY_MOUNT,
     feature::CONTAINER_USER,
@@ -28,6 +28,7 @@ const FEATURES: [&str; 21] = [
     feature::JOBS,
     feature::CRON_JOBS,
     feature::PEERS,
+    feature::PREFETCH,
 ];
 
 /// All of them.

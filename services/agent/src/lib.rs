@@ -4,6 +4,7 @@
 //! `reconcile` loop makes the runtimes run it and tells what it sees. With no network the first has nothing to say and the second all it needs.
 //! No listening port, and nothing that runs is stopped when the agent ends.
 
+pub mod ahead;
 mod clock;
 pub mod config;
 pub mod desired;

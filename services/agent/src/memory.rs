@@ -343,12 +343,11 @@ impl Memory {
         now: MonoTime,
         jitter: Jitter,
     ) -> bool {
-        let range = if error.transient { RETRY_TRANSIENT } else { RETRY_LASTING };
         let old = self.wait(fingerprint.as_deref());
         let failures = old.map_or(0, |wait| wait.failures);
         let told = old.and_then(|wait| wait.error.as_ref()).map(|error| (error.reason, &error.message));
         let same = told == Some((error.reason, &error.message));
-        let until = now + backoff(range, failures, jitter);
+        let until = now + retry_wait(&error, failures, jitter);
         let failures = failures.saturating_add(1);
         self.put_wait(Wait { until, fingerprint, error: Some(error), failures });
         !same
@@ -462,6 +461,12 @@ pub(crate) fn restarts(when: RestartWhen, code: Option<i32>) -> bool {
 }
 
 /// `range.0` doubled `step` times, at most `range.1`, less up to a quarter by jitter.
+/// How long to wait after so many failures before, and this one.
+pub(crate) fn retry_wait(error: &RuntimeError, failures: u32, jitter: Jitter) -> Duration {
+    let range = if error.transient { RETRY_TRANSIENT } else { RETRY_LASTING };
+    backoff(range, failures, jitter)
+}
+
 fn backoff(range: (Duration, Duration), step: u32, jitter: Jitter) -> Duration {
     let wait = range.0.saturating_mul(1 << step.min(20)).min(range.1);
     wait.mul_f64(1.0 - 0.25 * jitter.clamp(0.0, 1.0))

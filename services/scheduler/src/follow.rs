@@ -56,6 +56,7 @@ fn mirrored() -> MirrorConfig {
         .family::<stored::StatusRecord>()
         .family::<stored::SessionRecord>()
         .family::<stored::GatewayRecord>()
+        .family::<stored::PrefetchRecord>()
         // What is listed is of projects that are there.
         .family::<stored::ProjectRecord>()
 }
@@ -268,6 +269,7 @@ fn take_all(world: &mut World, snapshot: &Snapshot, touched: &mut Touched) {
     family::<stored::SessionRecord>(world, snapshot, touched);
     family::<stored::AssignmentRecord>(world, snapshot, touched);
     family::<stored::ClusterRecord>(world, snapshot, touched);
+    family::<stored::PrefetchRecord>(world, snapshot, touched);
     family::<stored::NodeRecord>(world, snapshot, touched);
     family::<stored::AppRecord>(world, snapshot, touched);
 }

@@ -44,7 +44,7 @@ pub use secret::{ResealArgs, RotateKeyArgs, SecretCommand, SecretSetArgs};
 pub use show::{
     DescribeArgs, EventsArgs, ExplainArgs, Format, GetArgs, Output, StatusArgs, VersionArgs, WaitArgs,
 };
-pub use task::{TaskArgs, TaskCommand, WatchTaskArgs};
+pub use task::{PrefetchArgs, TaskArgs, TaskCommand, WatchTaskArgs};
 
 /// Flags of every client command.
 #[derive(Debug, Clone, Default, Args)]
@@ -152,6 +152,8 @@ pub enum ClientCommand {
     Uncordon(CordonArgs),
     /// Take what nodes or clusters run off them
     Drain(DrainArgs),
+    /// Have nodes fetch images before anything there uses them
+    Prefetch(PrefetchArgs),
     /// Long operations: watch, cancel and retry them
     #[command(subcommand)]
     Task(TaskCommand),

@@ -39,6 +39,44 @@ pub struct WatchTaskArgs {
     pub timeout: Duration,
 }
 
+/// `prefetch`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Nodes fetch the images in the background, one at a time, and behind what their instances wait for. A task waits
+until each node that is connected has them; one that is not is passed over, and fetches them when it comes back.
+As long as they are kept no agent removes them for want of room. What a rollout brings is fetched ahead without
+this command. `skerry describe node/NAME` shows how far a node is.
+
+Examples:
+  skerry prefetch registry.example/team/app:2.0 -l site=oslo
+  skerry prefetch app:2.0 helper:1.4 --secret registry --keep 72h --no-wait
+  skerry task cancel prefetch-1f0c9a7be2")]
+pub struct PrefetchArgs {
+    /// Images, as registry.example/team/app:2.0
+    #[arg(value_name = "IMAGE", required = true)]
+    pub images: Vec<String>,
+
+    /// Only nodes with these labels
+    #[arg(short = 'l', long, value_name = "SELECTOR")]
+    pub selector: Option<String>,
+
+    /// The secret with the credentials for their registry
+    #[arg(long, value_name = "NAME")]
+    pub secret: Option<String>,
+
+    /// How long the images are kept: 1m to 30 days
+    #[arg(long, default_value = "24h", value_name = "DURATION", value_parser = duration)]
+    pub keep: Duration,
+
+    /// Only begin it
+    #[arg(long)]
+    pub no_wait: bool,
+
+    /// Longest wait, as 30s or 2m
+    #[arg(long, default_value = "10m", value_name = "DURATION", value_parser = duration)]
+    pub timeout: Duration,
+}
+
 /// `task cancel` and `task retry`
 #[derive(Debug, Clone, Args)]
 pub struct TaskArgs {

@@ -2,11 +2,11 @@
 
 use skerry_model::ProjectName;
 use skerry_proto::registry::v1::task_spec::Work;
-use skerry_proto::registry::v1::{DrainClusterWork, RelabelNodesWork, Task, TaskState};
+use skerry_proto::registry::v1::{DrainClusterWork, PrefetchImagesWork, RelabelNodesWork, Task, TaskState};
 
 use super::Several;
 use super::label::labels_of;
-use crate::args::{DrainArgs, LabelArgs, TaskArgs, TaskCommand};
+use crate::args::{DrainArgs, LabelArgs, PrefetchArgs, TaskArgs, TaskCommand};
 use crate::client::Client;
 use crate::error::CliError;
 use crate::item::Item;
@@ -134,6 +134,26 @@ pub(crate) async fn relabel(
     }
     let done =
         follow(client, &target_of(client.project(), &task), Patience::new(args.follow.timeout)).await?;
+    printer.line(&message(&done))
+}
+
+/// `prefetch`.
+pub(crate) async fn prefetch(
+    client: &Client,
+    args: &PrefetchArgs,
+    printer: &mut Printer,
+) -> Result<(), CliError> {
+    let work = PrefetchImagesWork {
+        label_selector: args.selector.clone().unwrap_or_default(),
+        images: args.images.clone(),
+        secret: args.secret.clone().unwrap_or_default(),
+        keep: Some(skerry_model::time::to_proto_duration(args.keep)),
+    };
+    let task = client.create_task(&client.project().parent(), Work::PrefetchImages(work)).await?;
+    if args.no_wait {
+        return printer.line(&format!("images are fetched by {}", place(&task)));
+    }
+    let done = follow(client, &target_of(&task), Patience::new(args.timeout)).await?;
     printer.line(&message(&done))
 }
 

@@ -41,6 +41,13 @@ pub(crate) fn work(task: &Task) -> String {
             let edits: Vec<String> = set.chain(relabel.remove.iter().map(|key| format!("{key}-"))).collect();
             format!("label nodes -l {} {}", relabel.label_selector, edits.join(" "))
         }
+        Some(Work::PrefetchImages(prefetch)) => {
+            let on = match prefetch.label_selector.as_str() {
+                "" => String::new(),
+                selector => format!(" -l {selector}"),
+            };
+            format!("prefetch {}{on}", prefetch.images.join(" "))
+        }
         None => "unknown to this client".to_owned(),
     }
 }
@@ -97,7 +104,7 @@ pub(crate) fn describe(task: &Task) -> String {
 
 #[cfg(test)]
 mod tests {
-    use skerry_proto::registry::v1::{RelabelNodesWork, TaskFailure, TaskSpec};
+    use skerry_proto::registry::v1::{PrefetchImagesWork, RelabelNodesWork, TaskFailure, TaskSpec};
     use skerry_proto::types::v1::Metadata;
 
     use super::*;
@@ -147,6 +154,22 @@ mod tests {
             ..task().status.expect("it has one")
         };
         assert_eq!((state(&running).as_str(), said(&running)), ("Cancelling", "30 of 31 nodes labelled"));
+    }
+
+    #[test]
+    fn images_are_named_with_the_nodes_that_they_are_for() {
+        let prefetch = |selector: &str| {
+            let images = vec!["a:1".to_owned(), "b:2".to_owned()];
+            let label_selector = selector.to_owned();
+            let work = PrefetchImagesWork { label_selector, images, ..PrefetchImagesWork::default() };
+            work_of(Work::PrefetchImages(work))
+        };
+        assert_eq!(prefetch(""), "prefetch a:1 b:2");
+        assert_eq!(prefetch("site=oslo"), "prefetch a:1 b:2 -l site=oslo");
+    }
+
+    fn work_of(one: Work) -> String {
+        work(&Task { spec: Some(TaskSpec { work: Some(one) }), ..Task::default() })
     }
 
     #[test]

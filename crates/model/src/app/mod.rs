@@ -30,6 +30,7 @@ pub use container::{
 };
 pub use env::{EnvSource, SecretEntries};
 pub use graph::start_order;
+pub use image::check_image;
 pub use job::{CronJob, Job, Overlap};
 pub use parse::{REPLICAS_MAX, SERVICES_MAX, SPEC_BYTES_MAX};
 pub use placing::{Failover, Placing, Spread};

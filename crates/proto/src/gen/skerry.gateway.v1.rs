@@ -706,8 +706,8 @@ impl ::prost::Name for Update {
 /// A part of the desired state.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Resource {
-    /// `instances/<app>/<service>/<cluster>/<ordinal>`, `revisions/<app>/<hash>`, `configs/<config>/<hash>`, `secrets/<secret>/<version>` or
-    /// `peers/<app>`.
+    /// `instances/<app>/<service>/<cluster>/<ordinal>`, `revisions/<app>/<hash>`, `configs/<config>/<hash>`, `secrets/<secret>/<version>`,
+    /// `peers/<app>` or `images/<id>`.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
     /// Version of its content: a hash; of a secret `<version>.<seal>`, which names the key that it is sealed to. Two with the same name and version
@@ -718,7 +718,7 @@ pub struct Resource {
     #[prost(string, repeated, tag = "3")]
     pub requires: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// What it is.
-    #[prost(oneof = "resource::Body", tags = "4, 5, 6, 7, 80")]
+    #[prost(oneof = "resource::Body", tags = "4, 5, 6, 7, 80, 100")]
     pub body: ::core::option::Option<resource::Body>,
 }
 /// Nested message and enum types in `Resource`.
@@ -741,6 +741,9 @@ pub mod resource {
         /// What an app has on other members of the node's cluster. Named `peers/<app>`.
         #[prost(message, tag = "80")]
         Peers(super::Peers),
+        /// An image that is fetched ahead. Named `images/<id>`.
+        #[prost(message, tag = "100")]
+        Image(super::Image),
     }
 }
 impl ::prost::Name for Resource {
@@ -751,6 +754,36 @@ impl ::prost::Name for Resource {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/skerry.gateway.v1.Resource".into()
+    }
+}
+/// An image that the node shall have although no instance there uses it yet. It is fetched when no instance waits for one, and not removed as long as this
+/// is part of the desired state. What becomes of it is reported under its id.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Image {
+    /// The last part of its name: 16 hexadecimal digits.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// Its reference.
+    #[prost(string, tag = "2")]
+    pub image: ::prost::alloc::string::String,
+    /// `os/architecture\[/variant\]`. Empty: the node's own.
+    #[prost(string, tag = "3")]
+    pub platform: ::prost::alloc::string::String,
+    /// Credentials for its registry, in the same desired state. Absent: the node's own, if any.
+    #[prost(message, optional, tag = "4")]
+    pub credentials: ::core::option::Option<SecretReference>,
+    /// Raised when somebody asks for it again: it is tried at once. Comes back in its status.
+    #[prost(uint32, tag = "5")]
+    pub round: u32,
+}
+impl ::prost::Name for Image {
+    const NAME: &'static str = "Image";
+    const PACKAGE: &'static str = "skerry.gateway.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.gateway.v1.Image".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.gateway.v1.Image".into()
     }
 }
 /// What an app has on other members of the node's cluster, of services of which this node has no instance. It changes nothing that runs: containers learn the
@@ -989,6 +1022,12 @@ pub struct Report {
     /// Events that a full ring dropped since the last Report, before `events`.
     #[prost(uint64, tag = "7")]
     pub events_dropped: u64,
+    /// Images that are fetched ahead, of which something changed.
+    #[prost(message, repeated, tag = "100")]
+    pub images: ::prost::alloc::vec::Vec<super::super::r#type::v1::ImageStatus>,
+    /// Ids of those that are not any more.
+    #[prost(string, repeated, tag = "101")]
+    pub removed_images: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 impl ::prost::Name for Report {
     const NAME: &'static str = "Report";

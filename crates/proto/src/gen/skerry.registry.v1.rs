@@ -4358,6 +4358,9 @@ pub struct NodeStatus {
     /// How many of them are ready.
     #[prost(uint32, tag = "5")]
     pub instances_ready: u32,
+    /// Images that it fetches ahead, by id.
+    #[prost(message, repeated, tag = "100")]
+    pub images: ::prost::alloc::vec::Vec<super::super::r#type::v1::ImageStatus>,
 }
 impl ::prost::Name for NodeStatus {
     const NAME: &'static str = "NodeStatus";
@@ -10373,7 +10376,7 @@ impl ::prost::Name for Task {
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TaskSpec {
     /// One of these.
-    #[prost(oneof = "task_spec::Work", tags = "1, 2, 3")]
+    #[prost(oneof = "task_spec::Work", tags = "1, 2, 3, 100")]
     pub work: ::core::option::Option<task_spec::Work>,
 }
 /// Nested message and enum types in `TaskSpec`.
@@ -10390,6 +10393,9 @@ pub mod task_spec {
         /// Set and remove labels of the nodes that a selector chooses.
         #[prost(message, tag = "3")]
         RelabelNodes(super::RelabelNodesWork),
+        /// Have nodes fetch images before anything there uses them.
+        #[prost(message, tag = "100")]
+        PrefetchImages(super::PrefetchImagesWork),
     }
 }
 impl ::prost::Name for TaskSpec {
@@ -10463,6 +10469,34 @@ impl ::prost::Name for RelabelNodesWork {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/skerry.registry.v1.RelabelNodesWork".into()
+    }
+}
+/// Has nodes fetch images before anything there uses them, and waits until each that is connected has them all. Nodes that are not connected are passed over: they
+/// fetch them when they come back within `keep`. As long as the images are kept no agent removes them for want of room. A task that is cancelled or given up
+/// keeps nothing.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PrefetchImagesWork {
+    /// On which nodes, as `site=oslo,tier in (a,b)`. Empty: on all of the project.
+    #[prost(string, tag = "1")]
+    pub label_selector: ::prost::alloc::string::String,
+    /// References, as `registry.example/team/app:1.2`; 1 to 32.
+    #[prost(string, repeated, tag = "2")]
+    pub images: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// A secret with credentials for their registry, by the last part of its name. It has to be there. Empty: the nodes' own.
+    #[prost(string, tag = "3")]
+    pub secret: ::prost::alloc::string::String,
+    /// How long nodes that match are to have them, from when the task begins: 1 min to 30 days. Absent: 24 h.
+    #[prost(message, optional, tag = "4")]
+    pub keep: ::core::option::Option<::prost_types::Duration>,
+}
+impl ::prost::Name for PrefetchImagesWork {
+    const NAME: &'static str = "PrefetchImagesWork";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.PrefetchImagesWork".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.PrefetchImagesWork".into()
     }
 }
 /// How a task stands.

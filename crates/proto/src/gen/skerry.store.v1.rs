@@ -560,6 +560,9 @@ pub struct AssignmentRecord {
     /// What its apps have on other members of its cluster, as far as it is needed here; by app. Only of a node that is in a cluster with others.
     #[prost(message, repeated, tag = "80")]
     pub peers: ::prost::alloc::vec::Vec<AssignedPeers>,
+    /// Images that it shall have although no instance there uses them yet, by id; at most 32.
+    #[prost(message, repeated, tag = "100")]
+    pub images: ::prost::alloc::vec::Vec<AssignedImage>,
 }
 impl ::prost::Name for AssignmentRecord {
     const NAME: &'static str = "AssignmentRecord";
@@ -569,6 +572,35 @@ impl ::prost::Name for AssignmentRecord {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/skerry.store.v1.AssignmentRecord".into()
+    }
+}
+/// An image that is fetched ahead.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AssignedImage {
+    /// Names what is said below: 16 hexadecimal digits.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// Its reference.
+    #[prost(string, tag = "2")]
+    pub image: ::prost::alloc::string::String,
+    /// `os/architecture\[/variant\]`. Empty: the node's own.
+    #[prost(string, tag = "3")]
+    pub platform: ::prost::alloc::string::String,
+    /// Credentials for its registry. Absent: the node's own, if any.
+    #[prost(message, optional, tag = "4")]
+    pub credentials: ::core::option::Option<AssignedSecret>,
+    /// Raised when somebody asks for it again: it is tried at once.
+    #[prost(uint32, tag = "5")]
+    pub round: u32,
+}
+impl ::prost::Name for AssignedImage {
+    const NAME: &'static str = "AssignedImage";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.AssignedImage".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.AssignedImage".into()
     }
 }
 /// What an app has on other members of a node's cluster.
@@ -757,6 +789,9 @@ pub struct StatusRecord {
     /// Version of the assignment that the agent acknowledged last.
     #[prost(int64, tag = "5")]
     pub acknowledged_revision: i64,
+    /// Images that are fetched ahead, by id.
+    #[prost(message, repeated, tag = "100")]
+    pub images: ::prost::alloc::vec::Vec<super::super::r#type::v1::ImageStatus>,
 }
 impl ::prost::Name for StatusRecord {
     const NAME: &'static str = "StatusRecord";
@@ -1195,7 +1230,7 @@ pub struct TaskRecord {
     #[prost(bool, tag = "8")]
     pub cancel: bool,
     /// What shall be done.
-    #[prost(oneof = "task_record::Work", tags = "2, 3, 4")]
+    #[prost(oneof = "task_record::Work", tags = "2, 3, 4, 100")]
     pub work: ::core::option::Option<task_record::Work>,
 }
 /// Nested message and enum types in `TaskRecord`.
@@ -1212,6 +1247,9 @@ pub mod task_record {
         /// Set and remove labels of nodes.
         #[prost(message, tag = "4")]
         RelabelNodes(super::RelabelNodesRecord),
+        /// Fetch images ahead.
+        #[prost(message, tag = "100")]
+        PrefetchImages(super::PrefetchImagesRecord),
     }
 }
 impl ::prost::Name for TaskRecord {
@@ -1288,6 +1326,64 @@ impl ::prost::Name for RelabelNodesRecord {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/skerry.store.v1.RelabelNodesRecord".into()
+    }
+}
+/// Images to fetch ahead.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PrefetchImagesRecord {
+    /// On which nodes. Empty: on all.
+    #[prost(string, tag = "1")]
+    pub label_selector: ::prost::alloc::string::String,
+    /// References.
+    #[prost(string, repeated, tag = "2")]
+    pub images: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// A secret with credentials for their registry, by the last part of its name. Empty: the nodes' own.
+    #[prost(string, tag = "3")]
+    pub secret: ::prost::alloc::string::String,
+    /// For how long they are kept.
+    #[prost(message, optional, tag = "4")]
+    pub keep: ::core::option::Option<::prost_types::Duration>,
+}
+impl ::prost::Name for PrefetchImagesRecord {
+    const NAME: &'static str = "PrefetchImagesRecord";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.PrefetchImagesRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.PrefetchImagesRecord".into()
+    }
+}
+/// prefetches/<project>/<task>: images that nodes shall have by a task, as long as this is here.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PrefetchRecord {
+    /// On which nodes. Empty: on all.
+    #[prost(string, tag = "1")]
+    pub label_selector: ::prost::alloc::string::String,
+    /// References.
+    #[prost(string, repeated, tag = "2")]
+    pub images: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// A secret with credentials for their registry, by the last part of its name. Empty: the nodes' own.
+    #[prost(string, tag = "3")]
+    pub secret: ::prost::alloc::string::String,
+    /// When it is removed.
+    #[prost(message, optional, tag = "4")]
+    pub end_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// The task's run that wrote it.
+    #[prost(uint32, tag = "5")]
+    pub run: u32,
+    /// When that was, in seconds since 1970: what nodes said of an image that was asked for before says nothing of this.
+    #[prost(uint32, tag = "6")]
+    pub round: u32,
+}
+impl ::prost::Name for PrefetchRecord {
+    const NAME: &'static str = "PrefetchRecord";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.PrefetchRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.PrefetchRecord".into()
     }
 }
 /// task-progress/<project>/<task>: how far it is. Only the worker that has the claim writes it.

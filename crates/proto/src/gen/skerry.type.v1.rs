@@ -2335,6 +2335,44 @@ impl ::prost::Name for MachineStatus {
         "/skerry.type.v1.MachineStatus".into()
     }
 }
+/// An image that a node fetches ahead, before any of its instances uses it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImageStatus {
+    /// Names image, platform and credentials: 16 hexadecimal digits.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// Its reference.
+    #[prost(string, tag = "2")]
+    pub image: ::prost::alloc::string::String,
+    /// `os/architecture\[/variant\]`. Empty: the node's own.
+    #[prost(string, tag = "3")]
+    pub platform: ::prost::alloc::string::String,
+    /// How far it is.
+    #[prost(enumeration = "ImageState", tag = "4")]
+    pub state: i32,
+    /// One CamelCase word, set when it failed: `ImagePullFailed`, `RegistryUnauthorized`, `RuntimeUnavailable`, ...
+    #[prost(string, tag = "5")]
+    pub reason: ::prost::alloc::string::String,
+    /// A sentence for people: how far it is, or why it failed.
+    #[prost(string, tag = "6")]
+    pub message: ::prost::alloc::string::String,
+    /// It failed for something that hardly passes by itself.
+    #[prost(bool, tag = "7")]
+    pub lasting: bool,
+    /// As it was assigned: the status is of that round or an earlier one.
+    #[prost(uint32, tag = "8")]
+    pub round: u32,
+}
+impl ::prost::Name for ImageStatus {
+    const NAME: &'static str = "ImageStatus";
+    const PACKAGE: &'static str = "skerry.type.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.type.v1.ImageStatus".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.type.v1.ImageStatus".into()
+    }
+}
 /// One running copy of a service.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct InstanceStatus {
@@ -2546,6 +2584,47 @@ impl ::prost::Name for Termination {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/skerry.type.v1.Termination".into()
+    }
+}
+/// How far an image is that is fetched ahead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ImageState {
+    /// Not set.
+    Unspecified = 0,
+    /// It waits for its turn, or for the node to hear of it.
+    Waiting = 1,
+    /// It is being fetched.
+    Fetching = 2,
+    /// It is there.
+    Present = 3,
+    /// It could not be fetched; `reason` says why. It is tried again, ever more slowly.
+    Failed = 4,
+}
+impl ImageState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "IMAGE_STATE_UNSPECIFIED",
+            Self::Waiting => "IMAGE_STATE_WAITING",
+            Self::Fetching => "IMAGE_STATE_FETCHING",
+            Self::Present => "IMAGE_STATE_PRESENT",
+            Self::Failed => "IMAGE_STATE_FAILED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "IMAGE_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "IMAGE_STATE_WAITING" => Some(Self::Waiting),
+            "IMAGE_STATE_FETCHING" => Some(Self::Fetching),
+            "IMAGE_STATE_PRESENT" => Some(Self::Present),
+            "IMAGE_STATE_FAILED" => Some(Self::Failed),
+            _ => None,
+        }
     }
 }
 /// Where an instance stands in its life.

@@ -63,6 +63,7 @@ proptest! {
         round_trips::<pb::TaskRecord>(&task);
         round_trips::<pb::TaskProgressRecord>(&task);
         round_trips::<pb::TaskClaimRecord>(&task);
+        round_trips::<pb::PrefetchRecord>(&task);
         let chain = ChainId::parse(&name).unwrap();
         round_trips::<pb::AuditRecord>(&AuditName { chain: chain.clone(), sequence: content.len() as u64 });
         round_trips::<pb::AuditHead>(&chain);

@@ -193,6 +193,7 @@ fn check_content(resource: &pb::Resource, features: &BTreeSet<String>) -> Result
         (Some(Body::Peers(peers)), Some(ResourceName::Peers(app))) if peers.app == app.as_str() => {
             return Ok(());
         }
+        (Some(Body::Image(image)), Some(ResourceName::Image(id))) if image.id == id => return Ok(()),
         (Some(Body::Revision(bytes)), Some(ResourceName::Revision { hash, .. }))
         | (Some(Body::Config(bytes)), Some(ResourceName::Config { hash, .. })) => (bytes, hash),
         (None, _) => {

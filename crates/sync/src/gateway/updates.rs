@@ -11,7 +11,7 @@ use skerry_proto::store::v1 as store;
 
 use super::api::{Acknowledged, Assignment, SessionEffect};
 use crate::desired::{
-    Difference, ResourceVersions, difference, instance_resource, is_assigned, peers_resource, resources_of,
+    Difference, ResourceVersions, assigned_resources, difference, is_assigned, resources_of,
 };
 use crate::rng::{Backoff, Rng};
 use crate::time::MonoTime;
@@ -197,8 +197,7 @@ impl Updates {
         self.nonce += 1;
         let changed = &planned.difference.changed;
         let record = &planned.assignment.record;
-        let instances = record.instances.iter().map(instance_resource);
-        let assigned = instances.chain(record.peers.iter().map(peers_resource));
+        let assigned = assigned_resources(record);
         let assigned = assigned.filter(|resource| changed.binary_search(&resource.name).is_ok());
         let removed = planned.difference.removed.clone();
         for update in

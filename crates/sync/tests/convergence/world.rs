@@ -118,7 +118,8 @@ fn agent(boot: u32, seed: u64) -> AgentMachine {
         node_uid: String::new(),
         boot_id: format!("boot-{boot}"),
         agent_version: "1".to_owned(),
-        features: [skerry_model::feature::PEERS.to_owned()].into(),
+        features: [skerry_model::feature::PEERS.to_owned(), skerry_model::feature::PREFETCH.to_owned()]
+            .into(),
         identity: None,
         seed: seed ^ u64::from(boot),
     })
@@ -195,7 +196,7 @@ impl World {
 
     /// The assignment that the apps' variants make. 0: none. 4: requires what no agent has. 5: a content that the store lost.
     fn assignment(&mut self) -> store::AssignmentRecord {
-        let (mut instances, mut peers) = (Vec::new(), Vec::new());
+        let (mut instances, mut peers, mut images) = (Vec::new(), Vec::new(), Vec::new());
         for (app, variant) in self.apps.clone().into_iter().filter(|(_, variant)| *variant > 0) {
             let mut configs = Vec::new();
             let mut service = types::ServiceSpec {
@@ -239,6 +240,14 @@ impl World {
                     services: vec![service],
                 });
             }
+            if variant == 2 || variant == 3 {
+                images.push(store::AssignedImage {
+                    id: skerry_model::image_id(&format!("app{app}"), "", ""),
+                    image: format!("app{app}"),
+                    round: variant.into(),
+                    ..store::AssignedImage::default()
+                });
+            }
             for ordinal in 0..2 {
                 instances.push(store::AssignedInstance {
                     instance: format!("app{app}/s/n/{ordinal}"),
@@ -248,7 +257,7 @@ impl World {
                 });
             }
         }
-        store::AssignmentRecord { instances, peers, ..Default::default() }
+        store::AssignmentRecord { instances, peers, images, ..Default::default() }
     }
 
     // What goes on.

@@ -5,6 +5,7 @@
 //! runtime, so that what hangs holds up only itself. What to do is `plan`'s; what is told of it `status`'s.
 
 mod act;
+mod ahead;
 mod collect;
 mod jobs;
 mod look;
@@ -56,6 +57,10 @@ pub(crate) enum Local {
     Instance(Box<pb::InstanceStatus>),
     /// It is gone.
     Gone(String),
+    /// How far an image is that is fetched ahead.
+    Image(Box<pb::ImageStatus>),
+    /// The image of this id is not any more.
+    ImageGone(String),
     /// Something happened.
     Event(Box<pb::Event>),
     /// All that there is has been told once.
@@ -148,6 +153,7 @@ pub(crate) struct Reconciler {
     secrets: secrets::Keeper,
     names: names::Keeper,
     collector: collect::Collector,
+    fetcher: ahead::Fetcher,
     ledger: Ledger,
     jobs: Jobs,
     updates: Updates,
@@ -185,6 +191,7 @@ impl Reconciler {
             secrets: secrets::Keeper::default(),
             names: names::Keeper::default(),
             collector: collect::Collector::default(),
+            fetcher: ahead::Fetcher::default(),
             ledger: Ledger::default(),
             jobs: Jobs::default(),
             updates: Updates::default(),
@@ -246,6 +253,7 @@ impl Reconciler {
                 () = self.secrets.next() => {}
                 () = self.names.next() => {}
                 Some(ended) = self.collector.next() => self.take_collector(ended),
+                happened = self.fetcher.next() => self.take_ahead(happened),
                 () = self.monitor.changed() => {}
                 () = self.beside_monitor.changed() => {}
                 () = self.ledger.written() => self.ledger.write(),
@@ -306,6 +314,9 @@ impl Reconciler {
                 wake = wake.min(MonoTime::from_origin(FIRST_LOOK_MAX));
             }
         }
+        if let Some(due) = self.fetch_ahead(now) {
+            wake = wake.min(due);
+        }
         if let Some(due) = self.tell(&plan.holds, now).await {
             wake = wake.min(due);
         }
@@ -323,6 +334,7 @@ impl Reconciler {
         if self.wanted.trace_parent != desired.trace_parent {
             self.traced_since = self.clock.mono();
         }
+        self.fetcher.want(&desired);
         self.wanted = desired;
         let now = self.clock.mono();
         self.step_updates(now);

@@ -60,6 +60,7 @@ impl Reconciler {
             self.told.remove(&name);
             self.send(Local::Gone(name.to_string())).await;
         }
+        self.tell_images().await;
         for event in std::mem::take(&mut self.events) {
             self.send(Local::Event(Box::new(event))).await;
         }
@@ -124,7 +125,7 @@ impl Reconciler {
         status
     }
 
-    async fn send(&self, local: Local) {
+    pub(super) async fn send(&self, local: Local) {
         // The uplink ends only when the agent does: then nobody needs to be told.
         let _ = self.links.local.send(local).await;
     }

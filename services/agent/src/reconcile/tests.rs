@@ -11,6 +11,7 @@ use crate::runtime::RunState;
 use crate::testing::runtime::FakeRuntime;
 use crate::testing::{app, instance_resource, process, revision_resource, service};
 
+mod ahead;
 mod room;
 mod told;
 
@@ -26,6 +27,7 @@ const SOON: Duration = Duration::from_secs(20);
 #[derive(Default)]
 struct Told {
     statuses: BTreeMap<String, pb::InstanceStatus>,
+    images: BTreeMap<String, pb::ImageStatus>,
     events: Vec<pb::Event>,
     looked: bool,
     messages: usize,
@@ -94,6 +96,8 @@ impl Bench {
                             told.statuses.insert(status.instance.clone(), *status);
                         }
                         Local::Gone(name) => drop(told.statuses.remove(&name).expect("it was told before")),
+                        Local::Image(status) => drop(told.images.insert(status.id.clone(), *status)),
+                        Local::ImageGone(id) => drop(told.images.remove(&id).expect("it was told before")),
                         Local::Event(event) => told.events.push(*event),
                         Local::Looked => told.looked = true,
                     }

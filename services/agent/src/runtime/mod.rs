@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use skerry_model::{AppName, ConfigName, InstanceName, NetworkName, VolumeName};
 
+use crate::ahead::Image;
 use crate::desired::InstanceSpec;
 use crate::peers::Peers;
 
@@ -150,7 +151,7 @@ pub type VolumeWords = BTreeMap<(AppName, VolumeName), bool>;
 pub struct Needs {
     /// Apps with at least one wanted instance.
     pub apps: BTreeSet<AppName>,
-    /// Images that wanted instances and their former copies are made from, as specs name them.
+    /// Images that wanted instances and their former copies are made from, as specs name them, and those that are fetched ahead.
     pub images: BTreeSet<String>,
     /// Volumes that wanted instances mount, and whether each is removed with its app; also of what was wanted shortly before, as it was
     /// said last.
@@ -194,6 +195,12 @@ pub trait Runtime: Send + Sync {
 
     /// Fetches what `instance` needs (its image), so that a replacement does not begin before it can end.
     async fn prepare(&self, instance: &InstanceSpec, progress: ProgressSink<'_>) -> Result<(), RuntimeError>;
+
+    /// Fetches an image that no instance may need yet. Here already: nothing happens, whatever its registry has by now.
+    async fn fetch_image(&self, image: &Image, _progress: ProgressSink<'_>) -> Result<(), RuntimeError> {
+        let message = format!("image `{}` is nothing that this runtime uses", image.image);
+        Err(RuntimeError { reason: "ImageUnsupported", message, transient: false })
+    }
 
     /// Makes exactly one copy of `instance` run with exactly its fingerprint. Runs already: what other hands changed about it is put
     /// right (`Observed::drift`), else nothing happens. Another fingerprint: stopped as

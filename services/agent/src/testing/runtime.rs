@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use skerry_model::InstanceName;
 use tokio::sync::Notify;
 
+use crate::ahead::Image;
 use crate::desired::InstanceSpec;
 use crate::runtime::{
     Needs, Observed, Place, Progress, ProgressSink, RunState, Runtime, RuntimeError, RuntimeKind,
@@ -25,6 +26,12 @@ pub(crate) struct State {
     pub(crate) hanging_fetches: BTreeSet<InstanceName>,
     /// Instances whose fetch fails.
     pub(crate) failing_fetches: BTreeMap<InstanceName, RuntimeError>,
+    /// Images that were fetched ahead, as often as that was asked.
+    pub(crate) images: Vec<String>,
+    /// Images whose fetch never ends.
+    pub(crate) hanging_images: BTreeSet<String>,
+    /// Images whose fetch fails.
+    pub(crate) failing_images: BTreeMap<String, RuntimeError>,
     /// Every call fails.
     pub(crate) away: bool,
     /// Every look hangs.
@@ -147,6 +154,22 @@ impl Runtime for FakeRuntime {
             std::future::pending::<()>().await;
         }
         fails.map_or(Ok(()), Err)
+    }
+
+    async fn fetch_image(&self, image: &Image, progress: ProgressSink<'_>) -> Result<(), RuntimeError> {
+        self.answer()?;
+        let (hangs, fails) = {
+            let mut state = self.state();
+            state.images.push(image.image.clone());
+            (state.hanging_images.contains(&image.image), state.failing_images.get(&image.image).cloned())
+        };
+        progress(Progress { reason: "Pulling", message: "an image".to_owned() });
+        if hangs {
+            std::future::pending::<()>().await;
+        }
+        fails.map_or(Ok(()), Err)?;
+        progress(Progress { reason: "Pulled", message: "pulled it".to_owned() });
+        Ok(())
     }
 
     async fn ensure(&self, instance: &InstanceSpec, _: ProgressSink<'_>) -> Result<(), RuntimeError> {

@@ -382,6 +382,8 @@ impl Uplink {
         match local {
             Local::Instance(status) => self.feed(AgentEvent::InstanceChanged(status)),
             Local::Gone(name) => self.feed(AgentEvent::InstanceGone(name)),
+            Local::Image(status) => self.feed(AgentEvent::ImageChanged(status)),
+            Local::ImageGone(id) => self.feed(AgentEvent::ImageGone(id)),
             Local::Event(event) => self.feed(AgentEvent::Raised(event)),
             Local::Looked => {
                 self.looked = true;

@@ -97,6 +97,7 @@ impl Kind for Projects {
             .delete_prefix(&all::<stored::TaskRecord>(name))
             .delete_prefix(&all::<stored::TaskProgressRecord>(name))
             .delete_prefix(&all::<stored::TaskClaimRecord>(name))
+            .delete_prefix(&all::<stored::PrefetchRecord>(name))
             .delete_prefix(&all::<stored::RequestRecord>(name)))
     }
 

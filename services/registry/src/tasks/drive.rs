@@ -130,7 +130,7 @@ impl Driver<'_> {
         };
         let mut steps = work.steps(self.env);
         let mut looked = Instant::now();
-        self.prepare(&work, &steps).await;
+        self.prepare(&mut work, &steps).await;
         loop {
             if shutdown.is_ending() {
                 return self.pen.give_up().await;
@@ -154,7 +154,10 @@ impl Driver<'_> {
                 }
                 Next::End(phase) => {
                     let Journal { steps_done, steps_total, .. } = self.pen.journal;
-                    let said = format!("{steps_done} of {steps_total} {}", work.counted());
+                    let said = work.summary(self.env, steps_done, steps_total);
+                    if phase != TaskPhase::Succeeded {
+                        self.give_up(&work).await?;
+                    }
                     return self.end(phase, &said).await;
                 }
             }
@@ -175,7 +178,7 @@ impl Driver<'_> {
         }
     }
 
-    async fn prepare(&self, work: &Work, steps: &BTreeSet<String>) {
+    async fn prepare(&self, work: &mut Work, steps: &BTreeSet<String>) {
         let journal = &self.pen.journal;
         let wanted = self.wanted();
         if wanted.cancel {
@@ -244,6 +247,20 @@ impl Driver<'_> {
         } else {
             warn!(task = %self.pen.claim.task, step, %fault, "a step of a task has failed");
             self.pen.journal = journal::failed(journal, step, &fault.message, is_permanent(fault.code));
+        }
+        Ok(())
+    }
+
+    /// Undoes what shall not outlive a task that ends otherwise than well, as long as the claim holds.
+    async fn give_up(&self, work: &Work) -> Result<(), Lost> {
+        let held = |txn: Txn| self.pen.claim.hold(txn);
+        let hands = Hands { env: self.env, caused: &self.caused, held: &held, done: &held, begun: &held };
+        while let Err(fault) = work.give_up(&hands).await {
+            debug!(task = %self.pen.claim.task, %fault, "what a task asked for is not ended yet");
+            if !self.pen.is_held() {
+                return Err(Lost);
+            }
+            tokio::time::sleep(RETRY_WAIT).await;
         }
         Ok(())
     }

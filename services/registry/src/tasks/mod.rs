@@ -227,7 +227,8 @@ impl Kind for Tasks {
         let phase =
             wanted.and_then(|wanted| ended(progress.as_ref().map(|progress| &progress.value), wanted));
         if let (Some(_), Some(progress)) = (phase, progress) {
-            return Ok(txn.when_same(&progress).delete(&progress_key));
+            let asked = Key::<stored::PrefetchRecord>::of(name);
+            return Ok(txn.when_same(&progress).delete(&progress_key).delete(&asked));
         }
         let message = format!("{name} has not ended: cancel it first (skerry task cancel)");
         Err(Fault::new(Code::FailedPrecondition, "TASK_NOT_ENDED", message))

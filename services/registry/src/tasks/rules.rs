@@ -10,7 +10,7 @@ use skerry_proto::types::v1::{AuditCaller, Metadata};
 use skerry_resources::named_cluster;
 use skerry_store::{Key, Store, Txn};
 
-use super::spec;
+use super::{spec, work};
 
 /// Who creates a task.
 #[derive(Clone)]
@@ -84,6 +84,9 @@ impl Rules for TaskRules {
                 Some(cluster) => named_cluster(&self.store, &cluster_of(name, cluster)?, txn).await,
                 None => Ok(txn),
             },
+            Some(StoredWork::PrefetchImages(prefetch)) => {
+                work::named_secret(&self.store, name, prefetch, txn).await
+            }
             None => Ok(txn),
         }
     }

@@ -1,7 +1,12 @@
 //! What a task may be asked to do: checked, as it is stored, and as it is shown.
 
+use std::time::Duration;
+
+use skerry_model::app::check_image;
 use skerry_model::meta::{check_labels, is_label_key};
-use skerry_model::{ClusterName, Fault, ProjectName, ProjectRef, Selector, Violations};
+use skerry_model::{
+    ClusterName, Fault, IMAGES_MAX, ProjectName, ProjectRef, SecretName, Selector, Violations, time,
+};
 use skerry_proto::registry::v1 as pb;
 use skerry_proto::registry::v1::task_spec::Work;
 use skerry_proto::store::v1 as stored;
@@ -9,6 +14,9 @@ use skerry_proto::store::v1::task_record::Work as StoredWork;
 
 /// Most keys that one task sets, and most that it removes.
 const KEYS_MAX: usize = 64;
+/// How long images may be kept.
+const KEEP: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(60)..=Duration::from_secs(30 * 24 * 3600);
 /// The longest selector, in bytes.
 const SELECTOR_BYTES_MAX: usize = 4096;
 
@@ -18,6 +26,7 @@ pub(super) fn word_of(spec: Option<&pb::TaskSpec>) -> &'static str {
         Some(Work::DrainCluster(_)) => "drain",
         Some(Work::DeleteProject(_)) => "delete",
         Some(Work::RelabelNodes(_)) => "relabel",
+        Some(Work::PrefetchImages(_)) => "prefetch",
         None => "task",
     }
 }
@@ -27,7 +36,10 @@ pub(super) fn check(spec: pb::TaskSpec) -> Result<pb::TaskSpec, Fault> {
     let mut wrong = Violations::new();
     let mut spec = spec;
     match &mut spec.work {
-        None => wrong.add("task.spec", "say what is to be done: drainCluster, deleteProject or relabelNodes"),
+        None => wrong.add(
+            "task.spec",
+            "say what is to be done: drainCluster, deleteProject, relabelNodes or prefetchImages",
+        ),
         Some(Work::DrainCluster(drain)) => {
             wrong.check("task.spec.drain_cluster.cluster", ClusterName::parse(&drain.cluster));
         }
@@ -41,6 +53,7 @@ pub(super) fn check(spec: pb::TaskSpec) -> Result<pb::TaskSpec, Fault> {
             }
         }
         Some(Work::RelabelNodes(relabel)) => check_relabel(relabel, &mut wrong),
+        Some(Work::PrefetchImages(prefetch)) => check_prefetch(prefetch, &mut wrong),
     }
     wrong.finish(Some(spec))
 }
@@ -71,6 +84,34 @@ fn check_relabel(relabel: &pb::RelabelNodesWork, wrong: &mut Violations) {
     }
 }
 
+fn check_prefetch(prefetch: &mut pb::PrefetchImagesWork, wrong: &mut Violations) {
+    let at = |field: &str| format!("task.spec.prefetch_images.{field}");
+    if prefetch.label_selector.len() > SELECTOR_BYTES_MAX {
+        wrong.add(at("label_selector"), format!("at most {SELECTOR_BYTES_MAX} bytes"));
+    } else {
+        wrong.check(at("label_selector"), Selector::parse(&prefetch.label_selector));
+    }
+    if prefetch.images.is_empty() {
+        wrong.add(at("images"), "name an image");
+    }
+    if prefetch.images.len() > IMAGES_MAX {
+        wrong.add(at("images"), format!("at most {IMAGES_MAX} images"));
+    }
+    for (index, image) in prefetch.images.iter().enumerate().take(IMAGES_MAX) {
+        check_image(&at(&format!("images[{index}]")), image, wrong);
+        if prefetch.images[..index].contains(image) {
+            wrong.add(at(&format!("images[{index}]")), format!("`{image}` is named twice"));
+        }
+    }
+    if !prefetch.secret.is_empty() {
+        wrong.check(at("secret"), SecretName::parse(&prefetch.secret));
+    }
+    let keep = prefetch.keep.as_ref().map(time::from_proto_duration);
+    if keep.is_some_and(|keep| keep.is_none_or(|keep| !KEEP.contains(&keep))) {
+        wrong.add(at("keep"), "1 min to 30 days, as 24h");
+    }
+}
+
 /// As it is stored. The uid of a project that it names is filled in by who looks at that.
 pub(super) fn stored_work(spec: &pb::TaskSpec) -> Option<StoredWork> {
     Some(match spec.work.clone()? {
@@ -82,6 +123,9 @@ pub(super) fn stored_work(spec: &pb::TaskSpec) -> Option<StoredWork> {
         }
         Work::RelabelNodes(pb::RelabelNodesWork { label_selector, set, remove, overwrite }) => {
             StoredWork::RelabelNodes(stored::RelabelNodesRecord { label_selector, set, remove, overwrite })
+        }
+        Work::PrefetchImages(pb::PrefetchImagesWork { label_selector, images, secret, keep }) => {
+            StoredWork::PrefetchImages(stored::PrefetchImagesRecord { label_selector, images, secret, keep })
         }
     })
 }
@@ -97,6 +141,9 @@ pub(super) fn shown_spec(record: &stored::TaskRecord) -> pb::TaskSpec {
         }
         StoredWork::RelabelNodes(stored::RelabelNodesRecord { label_selector, set, remove, overwrite }) => {
             Work::RelabelNodes(pb::RelabelNodesWork { label_selector, set, remove, overwrite })
+        }
+        StoredWork::PrefetchImages(stored::PrefetchImagesRecord { label_selector, images, secret, keep }) => {
+            Work::PrefetchImages(pb::PrefetchImagesWork { label_selector, images, secret, keep })
         }
     });
     pb::TaskSpec { work }
@@ -148,6 +195,35 @@ mod tests {
         assert_eq!(fields(relabel("a=b", &[], &[])), ["task.spec.relabel_nodes.set"]);
         assert_eq!(fields(relabel("a=b", &[("a", "b")], &["a"])), ["task.spec.relabel_nodes.remove[0]"]);
         assert!(fields(relabel("a=b", &[("a", "c")], &["d"])).is_empty());
+    }
+
+    fn prefetch(images: &[&str], secret: &str, keep: Option<i64>) -> Work {
+        Work::PrefetchImages(pb::PrefetchImagesWork {
+            label_selector: "a=b".to_owned(),
+            images: images.iter().map(ToString::to_string).collect(),
+            secret: secret.to_owned(),
+            keep: keep.map(|seconds| prost_types::Duration { seconds, nanos: 0 }),
+        })
+    }
+
+    #[test]
+    fn images_that_cannot_be_fetched_are_told_by_their_place() {
+        let at = |field: &str| vec![format!("task.spec.prefetch_images.{field}")];
+        assert!(fields(prefetch(&["r.example/a:1", "b@sha256:".to_owned().as_str()], "", None)).len() == 1);
+        assert_eq!(fields(prefetch(&[], "", None)), at("images"));
+        assert_eq!(fields(prefetch(&["a", "B"], "", None)), at("images[1]"));
+        assert_eq!(fields(prefetch(&["a", "a"], "", None)), at("images[1]"));
+        assert_eq!(fields(prefetch(&["a"], "No", None)), at("secret"));
+        for keep in [-1, 0, 59, 31 * 24 * 3600] {
+            assert_eq!(fields(prefetch(&["a"], "", Some(keep))), at("keep"), "{keep}");
+        }
+        assert!(fields(prefetch(&["a", "b:2"], "registry", Some(3600))).is_empty());
+        let many: Vec<String> = (0..=IMAGES_MAX).map(|n| format!("a:{n}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert_eq!(fields(prefetch(&many, "", None)), at("images"));
+        let spec = pb::TaskSpec { work: Some(prefetch(&["a"], "registry", Some(3600))) };
+        let record = stored::TaskRecord { work: stored_work(&spec), ..Default::default() };
+        assert_eq!(shown_spec(&record), spec);
     }
 
     #[test]

@@ -150,7 +150,10 @@ async fn remove(store: &Store, name: &TaskRef) -> Result<(), skerry_model::Fault
     let by = audit::itself("registry");
     let act = Act::new(by, "sweep", name.project.clone(), name.to_string(), AuditOutcome::Deleted);
     let act = act.detail("only the last that ended are kept");
-    let txn = Txn::new().when_same(&read).when_same(&progress).delete(&key).delete(&progress_key).audit(act);
+    let asked = Key::<stored::PrefetchRecord>::of(name);
+    let txn =
+        Txn::new().when_same(&read).when_same(&progress).delete(&key).delete(&progress_key).delete(&asked);
+    let txn = txn.audit(act);
     store.commit(txn).await?;
     Ok(())
 }

@@ -9,7 +9,7 @@ use skerry_model::{AppName, ClusterName, NodeName, ServiceName};
 use skerry_placement::{ClusterPlan, Reason};
 use skerry_proto::scheduler::v1::step::Outcome;
 use skerry_proto::scheduler::v1::{Explanation, RolloutStatus, Step};
-use skerry_proto::types::v1::InstancePhase;
+use skerry_proto::types::v1::{ImageState, ImageStatus, InstancePhase};
 
 use super::explain::{details_of, reason_of};
 use crate::status::Seen;
@@ -240,6 +240,26 @@ impl Place<'_> {
         Some(Stop { at: StepName::Selector, reason, message, details: Vec::new() })
     }
 
+    /// How far a node is with the image that a rollout brings to a service there, if it fetches one ahead.
+    fn fetched_ahead(&self, node: Option<&NodeName>, service: &ServiceName) -> Option<String> {
+        let node = node?;
+        let coming = self.project.coming_image(self.app, service)?;
+        let view = self.project.nodes.get(node)?;
+        let (assigned, _) = view.assignment.as_ref()?;
+        let assigned = assigned.images.iter().find(|one| one.image == coming)?;
+        let reported = view.status.iter().flat_map(|status| &status.images).find(|one| one.id == assigned.id);
+        Some(match reported.map(ImageStatus::state) {
+            Some(ImageState::Present) => format!("the new one, {coming}, is there already"),
+            Some(ImageState::Failed) => {
+                let why = reported.map_or("", |one| one.message.as_str());
+                format!("the new one could not be fetched ahead: {why}")
+            }
+            Some(ImageState::Fetching | ImageState::Waiting | ImageState::Unspecified) | None => {
+                format!("the new one, {coming}, is being fetched ahead")
+            }
+        })
+    }
+
     /// `cluster c`, or `node n` of one that is in none.
     fn place(&self) -> String {
         let is_one = self.project.state.clusters.contains_key(self.cluster);
@@ -293,7 +313,10 @@ impl Place<'_> {
             }
             StepName::Assignment => format!("node {node_name} has acknowledged it"),
             StepName::Image => match &service.program {
-                Program::Container(container) => container.image.clone(),
+                Program::Container(container) => match self.fetched_ahead(node, &service.name) {
+                    Some(ahead) => format!("{}; {ahead}", container.image),
+                    None => container.image.clone(),
+                },
                 Program::Process(_) => "a process, which needs none".to_owned(),
             },
             StepName::Dependency if service.depends_on.is_empty() => "none".to_owned(),

@@ -19,8 +19,8 @@ use crate::writes;
 
 /// Most members that a node is told of one service. Who asks for a name tries a few addresses, not a thousand.
 const MEMBERS_MAX: usize = 16;
-/// Most bytes of an assignment with what it tells of other members: below the 64 KiB that the store allows.
-const ASSIGNMENT_BYTES_MAX: usize = 60 * 1024;
+/// Most bytes of an assignment with what it tells of other members, and of images: below the 64 KiB that the store allows.
+pub(super) const ASSIGNMENT_BYTES_MAX: usize = 60 * 1024;
 
 /// What a cluster has of an app.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -103,6 +103,7 @@ impl Project {
 
     /// Brings an app to placement in the revisions that its clusters shall have, once all is there.
     pub(super) fn refresh_app(&mut self, project: &ProjectName, app: &AppName, touched: &mut Touched) {
+        self.look_ahead(app);
         let placed = match self.apps.get(app).map(|view| ContentHash::parse(&view.record.value.revision)) {
             None => None,
             // The record is there, and its revision or its rollout are not yet: what runs stays until they are.

@@ -13,6 +13,7 @@ use skerry_store::keys::GatewayId;
 use super::*;
 use crate::status;
 
+mod ahead;
 mod drain;
 mod peers;
 
@@ -103,8 +104,8 @@ impl Told {
         let open = self.world.unsettled(100);
         for one in &open {
             let placed = one.placed.as_deref().unwrap_or_default();
-            let peers = one.peers.clone();
-            self.put(&one.node, &stored::AssignmentRecord { peers, ..writes::record(placed) });
+            let (peers, images) = (one.peers.clone(), one.images.clone());
+            self.put(&one.node, &stored::AssignmentRecord { peers, images, ..writes::record(placed) });
             let view = self.project().nodes.get(&one.node.node).unwrap();
             if self.world.is_connected(view) {
                 self.report(&one.node, placed);

@@ -320,7 +320,8 @@ impl DockerRuntime {
                 // Also one that was found before: it may have been removed since.
                 Kind::NoImage | Kind::OtherPlatform if work.image != Image::Here => {
                     let logins = self.logins(instance)?;
-                    pull::obtain_absent(&self.client, &logins, &self.kept, container, progress).await?;
+                    pull::obtain_absent(&self.client, &logins, &self.kept, container.into(), progress)
+                        .await?;
                     work.image = Image::Here;
                     Ok(Pass::Again)
                 }
@@ -482,7 +483,7 @@ impl DockerRuntime {
         progress: ProgressSink<'_>,
     ) -> Result<(), RuntimeError> {
         let logins = self.logins(instance)?;
-        pull::obtain(&self.client, &logins, &self.kept, container, progress).await?;
+        pull::obtain(&self.client, &logins, &self.kept, container.into(), progress).await?;
         if relies_on_image(instance) {
             pull::require_health_check(&self.client, &container.image).await?;
         }

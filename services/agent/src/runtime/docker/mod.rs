@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use self::client::{Client, LOOK_DEADLINE};
 pub use self::credentials::CredentialsFile;
+use self::credentials::Logins;
 use self::error::Failure;
 use self::events::Events;
 use self::exec::Execs;
@@ -30,6 +31,7 @@ use super::{
     Names, Needs, Observed, Place, Progress, ProgressSink, Runtime, RuntimeDirs, RuntimeError, RuntimeKind,
     VolumeWords, Wanted, environment,
 };
+use crate::ahead::Image;
 use crate::desired::InstanceSpec;
 use crate::lock::lock;
 use crate::secrets::Secrets;
@@ -198,6 +200,17 @@ impl Runtime for DockerRuntime {
         }
         prepared.insert(instance.name.clone(), (instance.fingerprint.clone(), Instant::now()));
         Ok(())
+    }
+
+    async fn fetch_image(&self, image: &Image, progress: ProgressSink<'_>) -> Result<(), RuntimeError> {
+        let secret = match &image.credentials {
+            None => None,
+            Some((name, sealed)) => {
+                Some((name.clone(), self.secrets.credentials_in(name, sealed.as_deref())?))
+            }
+        };
+        let logins = Logins { file: self.credentials.clone(), secret };
+        pull::obtain(&self.client, &logins, &self.kept, image.into(), progress).await
     }
 
     async fn ensure(&self, instance: &InstanceSpec, progress: ProgressSink<'_>) -> Result<(), RuntimeError> {

@@ -4,6 +4,7 @@
 //! A step is done again when a worker died over it, so it looks first at what is there, and says that it is done where nothing is left to do.
 
 mod drain;
+mod prefetch;
 mod project;
 mod relabel;
 
@@ -18,11 +19,16 @@ use skerry_proto::store::v1::task_record::Work as StoredWork;
 use skerry_store::Store;
 
 use self::drain::Drain;
+use self::prefetch::Prefetch;
+pub(super) use self::prefetch::named_secret;
 use self::project::Deletion;
 use self::relabel::Relabel;
 use crate::follow::Shared;
 use crate::nodes::Nodes;
 use crate::projects::Projects;
+
+/// How long images are kept where nobody says.
+pub(super) const KEEP_DEFAULT: Duration = Duration::from_secs(24 * 3600);
 
 /// What tasks work on.
 pub(super) struct Env {
@@ -70,6 +76,8 @@ pub(super) enum Work {
     Delete(Deletion),
     /// Nodes are labelled.
     Relabel(Relabel),
+    /// Images are fetched ahead.
+    Prefetch(Prefetch),
 }
 
 impl Work {
@@ -81,6 +89,9 @@ impl Work {
             Some(StoredWork::RelabelNodes(relabel)) => {
                 Some(Self::Relabel(Relabel::new(&task.project, relabel)?))
             }
+            Some(StoredWork::PrefetchImages(prefetch)) => {
+                Some(Self::Prefetch(Prefetch::new(task, record.run, prefetch)?))
+            }
             None => None,
         })
     }
@@ -91,13 +102,15 @@ impl Work {
             Self::Drain(drain) => drain.steps(env),
             Self::Delete(deletion) => deletion.steps(),
             Self::Relabel(relabel) => relabel.steps(env),
+            Self::Prefetch(prefetch) => prefetch.steps(env),
         }
     }
 
     /// What is done ahead of the steps that are left, whenever a worker begins. It may fail: what matters of it is done by the steps again.
-    pub(super) async fn prepare(&self, left: &[String], hands: &Hands<'_>) -> Result<(), Fault> {
+    pub(super) async fn prepare(&mut self, left: &[String], hands: &Hands<'_>) -> Result<(), Fault> {
         match self {
             Self::Drain(drain) => drain.cordon(left, hands).await,
+            Self::Prefetch(prefetch) => prefetch.ask(hands).await,
             Self::Delete(_) | Self::Relabel(_) => Ok(()),
         }
     }
@@ -108,15 +121,26 @@ impl Work {
             Self::Drain(drain) => drain.step(step, begun, hands).await,
             Self::Delete(deletion) => deletion.step(hands).await,
             Self::Relabel(relabel) => relabel.step(step, hands).await,
+            Self::Prefetch(prefetch) => prefetch.step(step, hands).await,
         }
     }
 
-    /// As in "3 of 5 members drained".
-    pub(super) fn counted(&self) -> &'static str {
+    /// What is done when all has ended otherwise than well. Again changes nothing.
+    pub(super) async fn give_up(&self, hands: &Hands<'_>) -> Result<(), Fault> {
         match self {
+            Self::Prefetch(prefetch) => prefetch.end(hands).await,
+            Self::Drain(_) | Self::Delete(_) | Self::Relabel(_) => Ok(()),
+        }
+    }
+
+    /// What came of so many steps, as "3 of 5 members drained".
+    pub(super) fn summary(&self, env: &Env, done: u64, total: u64) -> String {
+        let counted = match self {
             Self::Drain(_) => "members drained",
             Self::Delete(_) => "projects deleted",
             Self::Relabel(_) => "nodes labelled",
-        }
+            Self::Prefetch(prefetch) => return prefetch.summary(env),
+        };
+        format!("{done} of {total} {counted}")
     }
 }

@@ -61,19 +61,19 @@ impl Told {
     }
 
     /// A node that is in this cluster, or in none.
-    fn member(&mut self, n: usize, cluster: &str) {
+    pub(super) fn member(&mut self, n: usize, cluster: &str) {
         self.node(n, |record| {
             let labels = &mut record.meta.as_mut().unwrap().labels;
             labels.insert(CLUSTER_LABEL.to_owned(), cluster.to_owned());
         });
     }
 
-    fn named_cluster(&mut self, name: &str) {
+    pub(super) fn named_cluster(&mut self, name: &str) {
         let name = ClusterRef::parse(&format!("projects/p/clusters/{name}")).unwrap();
         self.put(&name, &stored::ClusterRecord::default());
     }
 
-    fn remove<R: Record>(&mut self, name: &R::Name) {
+    pub(super) fn remove<R: Record>(&mut self, name: &R::Name) {
         let key = Key::<R>::of(name);
         self.world.take(key.as_str(), None, &mut Touched::default());
         self.entries.remove(key.as_str());
@@ -104,11 +104,12 @@ impl Told {
     }
 
     /// Writes what is to be written, and nobody says anything.
-    fn write(&mut self) {
+    pub(super) fn write(&mut self) {
         for one in self.world.unsettled(100) {
             match one.placed {
                 Some(placed) => {
-                    let record = stored::AssignmentRecord { peers: one.peers, ..writes::record(&placed) };
+                    let (peers, images) = (one.peers, one.images);
+                    let record = stored::AssignmentRecord { peers, images, ..writes::record(&placed) };
                     self.put(&one.node, &record);
                 }
                 None => self.remove::<stored::AssignmentRecord>(&one.node),
@@ -284,8 +285,8 @@ fn check_exact(told: &Told) {
 }
 
 /// A world that hears all at once what the store has.
-fn anew(told: &Told) -> World {
-    let mut anew = World::new(SecretKeys::none());
+pub(super) fn anew(told: &Told) -> World {
+    let mut anew = World::new(told.world.keys.clone());
     for (key, entry) in &told.entries {
         anew.take(key, Some(entry), &mut Touched::default());
     }
