@@ -151,9 +151,9 @@ pub(crate) async fn prefetch(
     };
     let task = client.create_task(&client.project().parent(), Work::PrefetchImages(work)).await?;
     if args.no_wait {
-        return printer.line(&format!("images are fetched by {}", place(&task)));
+        return printer.line(&format!("images are fetched by {}", place(client.project(), &task)));
     }
-    let done = follow(client, &target_of(&task), Patience::new(args.timeout)).await?;
+    let done = follow(client, &target_of(client.project(), &task), Patience::new(args.timeout)).await?;
     printer.line(&message(&done))
 }
 

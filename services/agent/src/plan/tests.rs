@@ -64,6 +64,7 @@ fn desired(sketches: &[Sketch]) -> Desired {
         blocked: BTreeMap::new(),
         peers: BTreeMap::new(),
         formers: BTreeMap::new(),
+        images: BTreeMap::new(),
         authoritative: true,
     }
 }
