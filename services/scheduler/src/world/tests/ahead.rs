@@ -1,7 +1,7 @@
 //! Images that nodes fetch ahead: by rollouts, and by tasks.
 
 use proptest::prelude::*;
-use skerry_identity::hpke::HpkeKeyPair;
+use skerry_identity::hpke::{HpkeKeyPair, OpeningKey as _};
 use skerry_model::{IMAGES_MAX, TaskRef, image_id};
 use skerry_proto::store::v1::rollout_record::Phase;
 use skerry_store::keys::{RolloutMoveName, SecretRevisionRef};
@@ -29,10 +29,8 @@ fn spec(version: u8, secret: bool) -> Vec<u8> {
 
 impl Told {
     /// With a key file, so that secrets open.
-    fn with_keys() -> (Self, tempfile::TempDir) {
-        let dir = tempfile::tempdir().unwrap();
-        let keys = SecretKeys::load_or_make(&dir.path().join("key-ring")).unwrap();
-        (Self { world: World::new(keys), ..Self::new() }, dir)
+    fn with_keys() -> Self {
+        Self { world: World::new(KEYS.with(SecretKeys::clone)), ..Self::new() }
     }
 
     fn revision(&mut self, version: u8, secret: bool) -> ContentHash {
@@ -117,6 +115,11 @@ impl Told {
 }
 
 thread_local! {
+    /// Read once: the file may go.
+    static KEYS: SecretKeys = {
+        let dir = tempfile::tempdir().unwrap();
+        SecretKeys::load_or_make(&dir.path().join("key-ring")).unwrap()
+    };
     static KEY: Vec<u8> = HpkeKeyPair::generate().unwrap().public_key().as_bytes().to_vec();
 }
 
@@ -155,7 +158,7 @@ fn a_rollout_has_those_that_wait_for_their_turn_fetch_the_images_that_change() {
 
 #[test]
 fn what_a_task_asks_for_is_assigned_where_its_selector_says_as_long_as_it_is_there() {
-    let (mut told, _keys) = Told::with_keys();
+    let mut told = Told::with_keys();
     told.alone(1, "oslo", true);
     told.alone(2, "bergen", true);
     told.alone(3, "oslo", false);
@@ -314,7 +317,7 @@ proptest! {
     fn one_change_after_the_other_comes_to_what_all_at_once_does_and_written_once_is_settled(
         ops in proptest::collection::vec(op(), 1..30)
     ) {
-        let (mut told, _keys) = Told::with_keys();
+        let mut told = Told::with_keys();
         for n in 1..=3 {
             told.alone(n, "oslo", true);
         }
