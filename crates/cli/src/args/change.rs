@@ -151,6 +151,7 @@ Examples:
   skerry delete config a b
   skerry delete -f app.yaml --ignore-not-found
   skerry delete project/shop --background")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct DeleteArgs {
     /// TYPE/NAME..., or TYPE NAME...
     #[arg(value_name = "TYPE/NAME", required_unless_present = "files", add = targets())]

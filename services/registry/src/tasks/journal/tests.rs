@@ -131,17 +131,17 @@ impl World {
     fn work(&mut self, index: usize, fails: Option<bool>, dies: bool) {
         let Some(Worker { claim, journal }) = self.workers.get(&index).cloned() else { return };
         let (after, gives_up) = match next(&journal, self.kept.wanted, &self.steps) {
-            Next::Step(step) => match fails {
-                Some(permanent) => (failed(&journal, &step, "no", permanent), false),
-                None => {
-                    // Done with its journal in one transaction, or not at all.
-                    let after = done(&journal, &step);
-                    if !dies && self.kept.claim.is_some_and(|(_, held)| held == claim) {
-                        *self.did.entry(step).or_default() += 1;
-                    }
-                    (after, false)
+            Next::Step(step) => {
+                let after = match fails {
+                    Some(permanent) => failed(&journal, &step, "no", permanent),
+                    None => done(&journal, &step),
+                };
+                // Done with its journal in one transaction, or not at all.
+                if fails.is_none() && !dies && self.kept.claim.is_some_and(|(_, held)| held == claim) {
+                    *self.did.entry(step).or_default() += 1;
                 }
-            },
+                (after, false)
+            }
             Next::Again => (again(&journal, self.now, 0.5), true),
             Next::End(phase) => (end(&journal, phase, self.now), true),
         };
