@@ -168,7 +168,7 @@ pub fn join<'a>(
         parts.take(resource);
     }
     let (peers, images) = (parts.peers(), parts.images());
-    let mut desired = Desired { authoritative, peers, images, ..Desired::default() };
+    let mut desired = Desired { peers, images, authoritative, ..Desired::default() };
     for (resource, wire) in std::mem::take(&mut parts.instances) {
         let Ok(name) = InstanceName::parse(&wire.instance) else {
             let message = format!("`{}` is not the name of an instance", wire.instance);
