@@ -439,6 +439,7 @@ mod tests {
             conditions,
             instances_assigned: 3,
             instances_ready: 2,
+            ..NodeStatus::default()
         };
         Item::Node(Box::new(Node {
             metadata: Some(metadata("projects/p/nodes/n1")),
