@@ -117,7 +117,7 @@ impl Ahead {
         if self.is_fetching() {
             return None;
         }
-        self.entries.values().map(|entry| entry.due()).min()
+        self.entries.values().map(Entry::due).min()
     }
 
     /// Begins with the one that is due for longest; of several that of the first id.

@@ -187,7 +187,7 @@ pub fn join<'a>(
         parts.take(resource);
     }
     let (peers, images) = (parts.peers(), parts.images());
-    let mut desired = Desired { authoritative, peers, images, ..Desired::default() };
+    let mut desired = Desired { peers, images, authoritative, ..Desired::default() };
     for (resource, wire) in std::mem::take(&mut parts.instances) {
         if let (Ok(name), Some(bounds)) = (InstanceName::parse(&wire.instance), &wire.bounds) {
             desired.apps.entry(name.app).or_default().bounds = UpdateBounds::from_proto(bounds);

@@ -439,7 +439,7 @@ mod tests {
             conditions,
             instances_assigned: 3,
             instances_ready: 2,
-            ..Default::default()
+            ..NodeStatus::default()
         };
         Item::Node(Box::new(Node {
             metadata: Some(metadata("projects/p/nodes/n1")),

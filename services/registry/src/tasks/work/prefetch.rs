@@ -192,13 +192,12 @@ impl Prefetch {
 fn summary(images: usize, present: usize, all: usize, away: &[String]) -> String {
     let what = if images == 1 { "the image" } else { "the images" };
     let has = if present == 1 { "has" } else { "have" };
-    let mut said = format!("{present} of {all} nodes {has} {what}");
-    if !away.is_empty() {
-        let are = if away.len() == 1 { "is" } else { "are" };
-        let named = few(away, NAMED_MAX);
-        said.push_str(&format!("; {} skipped, which {are} not connected: {named}", away.len()));
+    let said = format!("{present} of {all} nodes {has} {what}");
+    if away.is_empty() {
+        return said;
     }
-    said
+    let are = if away.len() == 1 { "is" } else { "are" };
+    format!("{said}; {} skipped, which {are} not connected: {}", away.len(), few(away, NAMED_MAX))
 }
 
 fn is_connected(env: &Env, name: &NodeRef) -> bool {

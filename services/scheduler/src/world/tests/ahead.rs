@@ -85,12 +85,12 @@ impl Told {
 
     /// A node that is a cluster of its own.
     fn alone(&mut self, n: usize, site: &str, key: bool) {
-        let sealing_key = if key { KEY.with(|key| key.clone().into()) } else { Default::default() };
+        let sealing_key = if key { KEY.with(Vec::clone) } else { Vec::new() };
         self.node(n, |record| {
             let meta = record.meta.as_mut().unwrap();
             meta.labels = [("site".to_owned(), site.to_owned())].into();
             meta.uid = format!("uid-{n}");
-            record.sealing_key = sealing_key;
+            record.sealing_key = sealing_key.into();
         });
     }
 
