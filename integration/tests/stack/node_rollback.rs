@@ -15,6 +15,8 @@ use skerry_testing::{Docker, eventually};
 
 use crate::operator::done;
 
+/// Nothing answers there.
+const NOWHERE: &str = "127.0.0.1:1/none:1";
 const APP: &str = "web";
 
 /// What does not become healthy within some seconds has failed.
@@ -229,7 +231,6 @@ async fn an_image_that_cannot_be_pulled_keeps_its_whole_app_as_it_was_and_no_oth
     let before = wait_containers(&containers, "both run", ["v1", "v1"]).await;
 
     // Nobody listens there.
-    const NOWHERE: &str = "127.0.0.1:1/none:1";
     let mut absent = part("b", "v2");
     if let Some(service_spec::Program::Container(container)) = &mut absent.program {
         container.image = NOWHERE.to_owned();

@@ -29,15 +29,24 @@ pub(crate) struct Seen {
     pub(crate) status: InstanceStatus,
     /// It should be there; otherwise it is on its way out.
     wanted: bool,
-    /// Its node has acknowledged it as it is placed, and runs that.
-    settled: bool,
+    /// What its node makes of it as it is placed.
+    taken: Taken,
     /// It is placed in the app's current revision.
     current: bool,
-    /// Its node took that revision back by itself.
-    taken_back: bool,
     /// Whether its node is connected. Absent: it is on none.
     reached: Option<bool>,
     end: End,
+}
+
+/// What a node makes of an instance as it is placed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    /// It has not acknowledged it, or runs something else yet.
+    Not,
+    /// It runs that.
+    Runs,
+    /// It ran that revision, and took it back by itself.
+    Back,
 }
 
 /// When an instance is done.
@@ -57,12 +66,12 @@ impl Seen {
 
     /// It is as it should be, and nothing of it is waited for.
     pub(crate) fn is_well(&self) -> bool {
-        self.wanted && self.settled && (is_done(self) || is_in_run(self))
+        self.wanted && self.taken == Taken::Runs && (is_done(self) || is_in_run(self))
     }
 
     /// It runs the app's current revision.
     fn updated(&self) -> bool {
-        self.settled && self.current
+        self.taken == Taken::Runs && self.current
     }
 }
 
@@ -131,7 +140,7 @@ pub(crate) fn shown(
         let (instance, reason, message) = (&status.instance, &status.reason, &status.message);
         format!("{instance} {reason}: {message}")
     };
-    match (ill().find(|one| one.taken_back), ill().next()) {
+    match (ill().find(|one| one.taken == Taken::Back), ill().next()) {
         (_, None) => Shown::Healthy,
         (Some(taken_back), _) => Shown::TakenBack { why: why(taken_back) },
         (None, Some(first)) => Shown::Unhealthy { why: why(first) },
@@ -259,11 +268,14 @@ impl Look<'_> {
         let app = self.project.apps.get(&placed.instance.app);
         let current = app.is_some_and(|app| app.record.value.revision == wanted_revision);
         // It may run that very revision, with the configs that it had before.
-        let taken_back = acknowledged && status.rejected_revision == wanted_revision;
-        status.ready &= !taken_back;
-        let settled = acknowledged && is_current && !taken_back;
+        let taken = match status.rejected_revision == wanted_revision {
+            true if acknowledged => Taken::Back,
+            false if acknowledged && is_current => Taken::Runs,
+            _ => Taken::Not,
+        };
+        status.ready &= taken != Taken::Back;
         let name = placed.instance.clone();
-        Seen { taken_back, current, settled, reached: Some(self.connected), ..fresh(name, status) }
+        Seen { taken, current, reached: Some(self.connected), ..fresh(name, status) }
     }
 
     fn unplaced(&self, unplaced: &Unplaced) -> Seen {
@@ -304,16 +316,7 @@ impl Look<'_> {
 
 /// One that is wanted, of which nothing more is known.
 fn fresh(name: InstanceName, status: InstanceStatus) -> Seen {
-    Seen {
-        name,
-        status,
-        wanted: true,
-        settled: false,
-        current: false,
-        taken_back: false,
-        reached: None,
-        end: End::Never,
-    }
+    Seen { name, status, wanted: true, taken: Taken::Not, current: false, reached: None, end: End::Never }
 }
 
 /// One that could not be placed as wanted.

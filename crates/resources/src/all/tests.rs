@@ -155,14 +155,14 @@ fn request(id: &str, kinds: &[Kind]) -> ApplyRequest {
     }
 }
 
-fn named(name: String) -> Option<Metadata> {
-    Some(Metadata { name, ..Metadata::default() })
+fn named(name: String) -> Metadata {
+    Metadata { name, ..Metadata::default() }
 }
 
 fn config(project: &str, name: &str, text: &str) -> Kind {
     let data = [("text".to_owned(), text.to_owned())].into();
     Kind::Config(Config {
-        metadata: named(format!("projects/{project}/configs/{name}")),
+        metadata: Some(named(format!("projects/{project}/configs/{name}"))),
         spec: Some(ConfigSpec { data, ..ConfigSpec::default() }),
     })
 }
@@ -176,7 +176,7 @@ fn app(project: &str, name: &str, argument: &str) -> Kind {
         ..ServiceSpec::default()
     };
     Kind::App(App {
-        metadata: named(format!("projects/{project}/apps/{name}")),
+        metadata: Some(named(format!("projects/{project}/apps/{name}"))),
         spec: Some(AppSpec { services: vec![service], ..AppSpec::default() }),
         status: None,
     })
@@ -185,7 +185,7 @@ fn app(project: &str, name: &str, argument: &str) -> Kind {
 fn cluster(name: &str, seconds: i64) -> Kind {
     let failover_after = Some(prost_types::Duration { seconds, nanos: 0 });
     Kind::Cluster(Cluster {
-        metadata: named(format!("projects/p/clusters/{name}")),
+        metadata: Some(named(format!("projects/p/clusters/{name}"))),
         spec: Some(ClusterSpec { failover_after }),
         status: None,
     })
@@ -193,13 +193,13 @@ fn cluster(name: &str, seconds: i64) -> Kind {
 
 fn node(name: &str, cluster: &str) -> Kind {
     let labels = [("skerry.dev/cluster".to_owned(), cluster.to_owned())].into();
-    let metadata = Metadata { labels, ..named(format!("projects/p/nodes/{name}")).unwrap() };
+    let metadata = Metadata { labels, ..named(format!("projects/p/nodes/{name}")) };
     Kind::Node(Node { metadata: Some(metadata), ..Node::default() })
 }
 
 fn project_of(name: &str, quota: ProjectQuota) -> Kind {
     let spec = Some(ProjectSpec { quota: Some(quota), ..ProjectSpec::default() });
-    Kind::Project(Project { metadata: named(format!("projects/{name}")), spec, status: None })
+    Kind::Project(Project { metadata: Some(named(format!("projects/{name}"))), spec, status: None })
 }
 
 fn apps_and_configs(apps: i64, configs: i64) -> ProjectQuota {

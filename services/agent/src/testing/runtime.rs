@@ -63,9 +63,10 @@ impl State {
     fn start(&mut self, instance: &InstanceSpec, place: Place) -> Observed {
         self.started += 1;
         let since = SystemTime::UNIX_EPOCH + Duration::from_secs(self.started);
-        let state = match self.ends_at_once.contains(&instance.fingerprint) {
-            true => RunState::Exited { code: Some(1), at: since, out_of_memory: false },
-            false => RunState::Running { since },
+        let state = if self.ends_at_once.contains(&instance.fingerprint) {
+            RunState::Exited { code: Some(1), at: since, out_of_memory: false }
+        } else {
+            RunState::Running { since }
         };
         Observed {
             instance: instance.name.clone(),

@@ -40,15 +40,13 @@ fn sketches() -> impl Strategy<Value = Vec<Sketch>> {
         prop::array::uniform3(prop::bool::weighted(0.4)),
     );
     prop::collection::vec(one, 3..5).prop_map(|all| {
-        let sketch = |(at, (mut specs, start_first, is_bad, bad)): (
-            usize,
-            ([Option<u8>; 3], bool, bool, [bool; 3]),
-        )| {
+        let mut sketches = Vec::new();
+        for (at, (mut specs, start_first, is_bad, bad)) in (10..).zip(all) {
             // At least one service; and no two revisions are the same.
-            specs[0] = Some(10 + u8::try_from(at).unwrap());
-            Sketch { specs, start_first, bad: bad.map(|bad| bad && is_bad) }
-        };
-        all.into_iter().enumerate().map(sketch).collect()
+            specs[0] = Some(at);
+            sketches.push(Sketch { specs, start_first, bad: bad.map(|bad| bad && is_bad) });
+        }
+        sketches
     })
 }
 
@@ -58,7 +56,7 @@ fn resources(sketch: &Sketch) -> Resources {
         service.env.insert("VALUE".to_owned(), (*spec)?.to_string());
         if sketch.start_first {
             let order = types::update_policy::Order::StartFirst.into();
-            service.update = Some(types::UpdatePolicy { order, ..Default::default() });
+            service.update = Some(types::UpdatePolicy { order });
         }
         Some(service)
     };

@@ -54,7 +54,7 @@ fn a_cluster_is_as_healthy_while_a_cron_job_runs_as_between_its_runs() {
         let job = Some(JobStatus { state: state.into(), ..JobStatus::default() });
         let status = InstanceStatus { phase: phase.into(), job, ..InstanceStatus::default() };
         let name = InstanceName::parse("a/s/n/0").unwrap();
-        Seen { settled: true, current: true, reached: Some(true), end, ..fresh(name, status) }
+        Seen { taken: Taken::Runs, current: true, reached: Some(true), end, ..fresh(name, status) }
     };
     for phase in [Pending, Preparing] {
         assert!(is_in_run(&seen(End::Never, phase, Active)));
