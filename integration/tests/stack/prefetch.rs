@@ -112,7 +112,8 @@ async fn a_task_has_the_nodes_that_match_fetch_an_image_and_no_others() -> Resul
 async fn an_image_that_cannot_be_fetched_is_told_with_its_name_and_why_and_is_gone_on_with() -> Result<()> {
     let Some(images) = Images::new().await? else { return Ok(()) };
     let image = images.push("good")?;
-    let bad = image.replace(":1", ":nosuch");
+    let bad =
+        image.strip_suffix(":1").map(|name| format!("{name}:nosuch")).context("the image has that tag")?;
     let mut stack = Stack::start().await?;
     images.add_node(&mut stack, "n1")?;
     stack.wait_connected("n1").await;

@@ -136,9 +136,8 @@ impl Shared {
         due.extend(touched.changed);
         // One by one: others want the world too.
         let apps = due.iter().map(|name| (name.to_string(), self.app(&self.world(), name))).collect();
-        let now = Instant::now();
         let mut pace = self.pace();
-        pace.done(&due, now.duration_since(begun), now);
+        pace.done(&due, begun, Instant::now());
         if pace.due().is_some() {
             self.waiting.notify_one();
         }
