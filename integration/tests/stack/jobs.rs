@@ -218,9 +218,13 @@ async fn a_job_ends_at_its_deadline_and_who_waits_for_one_starts_when_it_has_com
     };
     stack.apply("shop", app([yard.service("migrate", job(2, 1, 0)), web])).await?;
     yard.wait_lines("migrate.starts", &["0"]).await;
-    let waits = stack.instances("shop").await?;
-    let web = waits.iter().find(|one| one.instance == "shop/web/n1/0").context("no web")?;
-    ensure!(web.reason == "WaitingForDependency" && !web.ready, "{web:?}");
+    eventually("it is told that web waits", PATIENCE, async || {
+        let waits = stack.instances("shop").await?;
+        let web = waits.iter().find(|one| one.instance == "shop/web/n1/0").context("no web")?;
+        ensure!(web.reason == "WaitingForDependency" && !web.ready, "{web:?}");
+        Ok(())
+    })
+    .await;
     yard.let_end("migrate", 0)?;
     yard.let_end("migrate", 1)?;
     yard.wait_lines("web", &["0", "1"]).await;
