@@ -108,9 +108,13 @@ async fn what_succeeded_is_run_once_whoever_is_killed_until_somebody_asks_for_it
     let (mut stack, yard) = stack().await?;
     stack.apply("load", app([yard.service("work", job(4, 2, 0))])).await?;
     yard.wait_lines("work.starts", &["0", "1"]).await;
-    let waiting = stack.instances("load").await?;
-    let reasons: Vec<&str> = waiting[2..].iter().map(|one| one.reason.as_str()).collect();
-    ensure!(reasons == ["WaitingForTurn", "WaitingForTurn"], "{waiting:?}");
+    eventually("two are told to wait for their turn", PATIENCE, async || {
+        let waiting = stack.instances("load").await?;
+        let reasons: Vec<&str> = waiting.iter().skip(2).map(|one| one.reason.as_str()).collect();
+        ensure!(reasons == ["WaitingForTurn", "WaitingForTurn"], "{waiting:?}");
+        Ok(())
+    })
+    .await;
     yard.let_end("work", 1)?;
     yard.wait_lines("work.starts", &["0", "1", "2"]).await;
 
