@@ -148,39 +148,30 @@ impl Call {
     {
         // Before the judgement: a change that comes while it is made is seen by the stream.
         let changes = self.authorizer.changes();
-        let (request, claim, project) = match early {
+        let judged = match early {
             Early::Pass => return inner.call(request).await,
-            Early::Everywhere(claim) => (request, claim, ProjectName::system()),
-            Early::ByEach(user, each) => match self.judge_each(request, &user, &each).await {
-                Ok(request) => {
-                    let response = inner.call(request).await?;
-                    tell_answer(&self.method, Some(&self.peer()), response.headers());
-                    return Ok(response);
-                }
-                Err(fault) => {
-                    tell(&self.method, Some(&self.peer()), None, &fault);
-                    return Ok(status_of(&fault).into_http());
-                }
-            },
-            Early::ByProject(claim) => match self.judge_request(request, &claim).await {
-                Ok((request, Some(project))) => (request, claim, project),
-                // About itself, and no stream.
-                Ok((request, None)) => {
-                    let response = inner.call(request).await?;
-                    tell_answer(&self.method, Some(&self.peer()), response.headers());
-                    return Ok(response);
-                }
-                Err(fault) => {
-                    tell(&self.method, Some(&self.peer()), None, &fault);
-                    return Ok(status_of(&fault).into_http());
-                }
-            },
+            Early::Everywhere(claim) => Ok((request, Some((claim, ProjectName::system())))),
+            Early::ByEach(user, each) => {
+                self.judge_each(request, &user, &each).await.map(|request| (request, None))
+            }
+            // Without a project it is about itself, and no stream.
+            Early::ByProject(claim) => {
+                let judged = self.judge_request(request, &claim).await;
+                judged.map(|(request, project)| (request, project.map(|project| (claim, project))))
+            }
+        };
+        let (request, about) = match judged {
+            Ok(judged) => judged,
+            Err(fault) => {
+                tell(&self.method, Some(&self.peer()), None, &fault);
+                return Ok(status_of(&fault).into_http());
+            }
         };
         let response = inner.call(request).await?;
         tell_answer(&self.method, Some(&self.peer()), response.headers());
-        if !claim.needs.streams {
+        let Some((claim, project)) = about.filter(|(claim, _)| claim.needs.streams) else {
             return Ok(response);
-        }
+        };
         let lost = self.lost(claim, project, changes).boxed();
         Ok(response.map(|body| Body::new(Watched { body, lost, over: false })))
     }
