@@ -1,7 +1,8 @@
 //! A Docker daemon of a test's own, beside the machine's, that may be killed.
 //!
 //! It touches nothing of the other's: its own storage, containerd, firewall and links. The last two by a network namespace
-//! of its own, since a daemon without a default bridge removes the one that it finds. What its containers serve is not reached from outside.
+//! of its own, since a daemon without a default bridge removes the one that it finds. What its containers serve is reached from outside only on a
+//! machine of a [`Lan`](crate::Lan).
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,6 +16,8 @@ use skerry_testing::{Docker, Process, find_program};
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
+use crate::lan::Machine;
+
 /// The first start makes the storage.
 const START_DEADLINE: Duration = Duration::from_secs(60);
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
@@ -24,6 +27,7 @@ const POLL_PERIOD: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Dockerd {
     dir: TempDir,
+    machine: Option<Machine>,
     process: Option<Process>,
     starts: u32,
 }
@@ -34,10 +38,22 @@ impl Dockerd {
     /// # Errors
     /// When none is installed, or the machine does not let a second one run: the error says what the daemon said.
     pub async fn start() -> Result<Self> {
+        Self::begin(None).await
+    }
+
+    /// The same on a machine of a network, where what its containers publish is reached at the machine's address.
+    ///
+    /// # Errors
+    /// As [`Dockerd::start`].
+    pub async fn start_on(machine: &Machine) -> Result<Self> {
+        Self::begin(Some(machine.clone())).await
+    }
+
+    async fn begin(machine: Option<Machine>) -> Result<Self> {
         // Short: the paths of sockets below it have at most 107 bytes.
         let dir =
             tempfile::Builder::new().prefix("skd").tempdir().context("making a directory for dockerd")?;
-        let mut dockerd = Self { dir, process: None, starts: 0 };
+        let mut dockerd = Self { dir, machine, process: None, starts: 0 };
         dockerd.restart().await?;
         Ok(dockerd)
     }
@@ -49,11 +65,15 @@ impl Dockerd {
         self.starts += 1;
         // Not the machine's own settings.
         fs::write(self.path("settings.json"), "{}").context("writing dockerd's settings")?;
-        let unshare =
-            find_program("unshare").context("unshare is not installed: apt-get install util-linux")?;
-        let mut args = vec!["--net".to_owned(), "--".to_owned(), program.display().to_string()];
+        let (enter, network) = match &self.machine {
+            None => ("unshare", "--net".to_owned()),
+            Some(machine) => ("nsenter", format!("--net={}", machine.network())),
+        };
+        let enter = find_program(enter)
+            .with_context(|| format!("{enter} is not installed: apt-get install util-linux"))?;
+        let mut args = vec![network, "--".to_owned(), program.display().to_string()];
         args.extend(self.args());
-        let mut process = Process::spawn(unshare, args, self.log())?;
+        let mut process = Process::spawn(enter, args, self.log())?;
         let docker = self.docker();
         let answering = timeout(START_DEADLINE, async {
             while docker.ping().is_err() {
@@ -77,6 +97,8 @@ impl Dockerd {
     fn args(&self) -> Vec<String> {
         let at = |name: &str| self.path(name).display().to_string();
         let space = self.space();
+        // A range for documentation, which nobody has.
+        let pool = self.machine.as_ref().map_or("198.51.100.0/24".to_owned(), Machine::pool);
         vec![
             format!("--host=unix://{}", at("s")),
             format!("--data-root={}", at("data")),
@@ -91,8 +113,7 @@ impl Dockerd {
             "--iptables=false".to_owned(),
             "--ip-forward=false".to_owned(),
             "--ip-masq=false".to_owned(),
-            // A range for documentation, which nobody has.
-            "--default-address-pool=base=198.51.100.0/24,size=28".to_owned(),
+            format!("--default-address-pool=base={pool},size=28"),
         ]
     }
 

@@ -375,7 +375,11 @@ impl Stack {
         let apps = self.apps().await?.list_apps(request).await?.into_inner().apps;
         for app in apps {
             let name = app.metadata.unwrap_or_default().name;
-            self.delete_app(name.rsplit('/').next().unwrap_or_default()).await?;
+            match self.delete_app(name.rsplit('/').next().unwrap_or_default()).await {
+                // A list may be a moment behind a deletion.
+                Err(error) if error.downcast_ref().is_some_and(is_absent) => {}
+                done => done?,
+            }
         }
         Ok(())
     }
@@ -398,4 +402,8 @@ impl Stack {
         }
         Ok(())
     }
+}
+
+fn is_absent(status: &tonic::Status) -> bool {
+    status.code() == tonic::Code::NotFound
 }

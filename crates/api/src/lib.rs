@@ -1,7 +1,8 @@
 //! How resources behave towards API clients, the same in every service: names and etags, masks, pages, watches, request ids.
 //!
-//! A service derives its resources from the store and publishes them in a [`Hub`]; listing and watching is then this crate's. It says in a
-//! [`Kind`] what a resource means and how it is stored; creating, reading, updating and deleting it is then this crate's too.
+//! A service derives its resources from the store and publishes them in a [`Hub`]; listing and watching is then this crate's. [`Rules`] say what
+//! a kind of resource means and how it is stored; creating, reading, updating and deleting it is then this crate's too, and so is changing
+//! several together, of whichever kinds ([`Several`]).
 
 mod access;
 pub mod audit;
@@ -24,10 +25,13 @@ mod version;
 mod watch;
 
 pub use access::{ADMIN, AccessMirror};
-pub use change::{Call, Caused, Create, Delete, Update, create, delete, is_repeat, read, update};
+pub use change::{
+    Beside, Call, Caused, Changed, Create, Delete, Several, Update, create, delete, delete_for, is_repeat,
+    read, update, update_for,
+};
 pub use follow::follow;
 pub use hub::{Change, Hub, ListPage, Listed, Pinned, Resource};
-pub use kind::{Kind, NameOf, ResourceName};
+pub use kind::{Kind, NameOf, RecordName, RecordOf, ResourceName, ResourceOf, Rules};
 pub use mask::Mask;
 pub use member::Member;
 pub use metadata::{Etag, metadata_of, new_meta};

@@ -10,7 +10,7 @@ use skerry_rpc::status_of;
 use tonic::{Response, Status};
 
 use crate::hub::{Hub, ListPage, Resource};
-use crate::kind::Kind;
+use crate::kind::{Kind, ResourceOf, Rules as _};
 use crate::request::page_args;
 use crate::tenancy::known_project;
 use crate::watch::{Told, Watcher};
@@ -32,12 +32,12 @@ pub fn reply<M>(result: Result<M, Fault>) -> Result<Response<M>, Status> {
 /// project.
 pub async fn list<K: Kind>(
     kind: &K,
-    hub: &Hub<K::Resource>,
+    hub: &Hub<ResourceOf<K>>,
     parent: &str,
     label_selector: &str,
     page_size: i32,
     page_token: &str,
-) -> Result<ListPage<K::Resource>, Fault> {
+) -> Result<ListPage<ResourceOf<K>>, Fault> {
     let (prefix, selector) = below(kind, parent, label_selector).await?;
     hub.list(&prefix, &selector, &page_args(page_size, page_token)?, PAGE_BYTES_MAX)
 }
@@ -57,9 +57,9 @@ pub fn list_projects(
 /// stream ends with a fault, or when `ending` does.
 pub async fn watch<K, M, E>(
     kind: &K,
-    hub: &Arc<Hub<K::Resource>>,
+    hub: &Arc<Hub<ResourceOf<K>>>,
     (parent, label_selector, resource_version): (&str, &str, &str),
-    message: fn(&Told<K::Resource>) -> M,
+    message: fn(&Told<ResourceOf<K>>) -> M,
     ending: E,
 ) -> Result<ResponseStream<M>, Fault>
 where
@@ -93,7 +93,7 @@ where
 async fn below<K: Kind>(kind: &K, parent: &str, selector: &str) -> Result<(String, Selector), Fault> {
     let project = ProjectName::parse_parent(parent).map_err(|e| Fault::invalid_field("parent", e))?;
     let selector = self::selector(selector)?;
-    known_project(kind.store(), kind.mirror(), &project).await?;
+    known_project(kind.rules().store(), kind.mirror(), &project).await?;
     Ok((format!("{parent}/"), selector))
 }
 

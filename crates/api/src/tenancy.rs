@@ -49,17 +49,46 @@ impl Takes {
     }
 }
 
+/// The charges of several changes as those of one: each thing once, and none that comes to nothing. Pure.
+pub(crate) fn sum_of(charges: impl IntoIterator<Item = Charge>) -> Vec<Charge> {
+    let mut sums: Vec<Charge> = Vec::new();
+    for (counted, change) in charges {
+        match sums.iter_mut().find(|(of, _)| *of == counted) {
+            Some((_, sum)) => *sum = sum.saturating_add(change),
+            None => sums.push((counted, change)),
+        }
+    }
+    sums.retain(|(_, change)| *change != 0);
+    sums
+}
+
+/// [`admit`] where something is made, else [`account`].
+pub(crate) async fn settle(
+    store: &Store,
+    project: &ProjectName,
+    makes: bool,
+    charges: &[Charge],
+    txn: Txn,
+) -> Result<Txn, Fault> {
+    if makes {
+        admit(store, project, charges, txn).await
+    } else {
+        account(store, project, charges, txn).await
+    }
+}
+
 /// For what is made in `project`: only if that is there and has room for it. NOT_FOUND, FAILED_PRECONDITION if the project is being deleted,
-/// RESOURCE_EXHAUSTED. `default` and `system`, which are always there, get their record with the first that is made in them.
+/// RESOURCE_EXHAUSTED. `default` and `system`, which are always there, get their record with the first that is made in them. A project that `txn`
+/// makes or changes itself counts as it will be.
 pub async fn admit(store: &Store, project: &ProjectName, charges: &[Charge], txn: Txn) -> Result<Txn, Fault> {
     let key = key_of(project);
+    if let Some(record) = txn.written(&key) {
+        refuse_deleted(project, &record)?;
+        return count(store, project, &record.quota.unwrap_or_default(), charges, txn).await;
+    }
     match store.get(&key).await? {
-        Some(read) if read.value.delete_time.is_some() => {
-            let name = project.parent();
-            let message = format!("{name} is being deleted: nothing is made in it any more");
-            Err(Fault::new(Code::FailedPrecondition, "PROJECT_DELETING", message).with("resource", name))
-        }
         Some(read) => {
+            refuse_deleted(project, &read.value)?;
             let quota = read.value.quota.unwrap_or_default();
             count(store, project, &quota, charges, txn.when_same(&read)).await
         }
@@ -82,6 +111,9 @@ pub async fn account(
         return Ok(txn);
     }
     let key = key_of(project);
+    if let Some(record) = txn.written(&key) {
+        return count(store, project, &record.quota.unwrap_or_default(), charges, txn).await;
+    }
     match store.get(&key).await? {
         Some(read) => {
             let quota = read.value.quota.unwrap_or_default();
@@ -89,6 +121,27 @@ pub async fn account(
         }
         // What an older version has made, before its project gets a record.
         None => Ok(txn.when_absent(&key)),
+    }
+}
+
+fn refuse_deleted(project: &ProjectName, record: &stored::ProjectRecord) -> Result<(), Fault> {
+    if record.delete_time.is_none() {
+        return Ok(());
+    }
+    let name = project.parent();
+    let message = format!("{name} is being deleted: nothing is made in it any more");
+    Err(Fault::new(Code::FailedPrecondition, "PROJECT_DELETING", message).with("resource", name))
+}
+
+/// Why there is no such resource in `project`: that may not be there either.
+pub(crate) async fn absent(store: &Store, project: &ProjectName, name: &impl std::fmt::Display) -> Fault {
+    if project.is_permanent() {
+        return Fault::not_found(name);
+    }
+    match store.get(&key_of(project)).await {
+        Ok(Some(_)) => Fault::not_found(name),
+        Ok(None) => Fault::no_project(project),
+        Err(error) => error.into(),
     }
 }
 
@@ -235,6 +288,7 @@ fn after(project: &ProjectName, counted: Counted, used: i64, change: i64, limit:
     let (name, what) = (project.parent(), counted.as_str());
     let (takes, field) = match counted {
         Counted::Bytes => (format!(", and this takes {change} more"), "size"),
+        _ if change > 1 => (format!(", and these are {change} more"), what),
         Counted::Nodes | Counted::Apps | Counted::Secrets | Counted::Configs => (String::new(), what),
     };
     let message =

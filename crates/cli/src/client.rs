@@ -20,6 +20,7 @@ use skerry_proto::registry::v1::token_service_client::TokenServiceClient;
 use skerry_proto::registry::v1::user_service_client::UserServiceClient;
 use skerry_proto::relay::v1::relay_service_client::RelayServiceClient;
 use skerry_proto::scheduler::v1::app_service_client::AppServiceClient;
+use skerry_proto::scheduler::v1::apply_service_client::ApplyServiceClient;
 use skerry_proto::scheduler::v1::config_service_client::ConfigServiceClient;
 use skerry_proto::scheduler::v1::placement_service_client::PlacementServiceClient;
 use skerry_proto::scheduler::v1::rollout_service_client::RolloutServiceClient;
@@ -320,6 +321,10 @@ pub(crate) fn apps(channel: Channel) -> AppServiceClient<Traced> {
 
 pub(crate) fn relay(channel: Channel) -> RelayServiceClient<Traced> {
     RelayServiceClient::new(Traced::new(channel)).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+pub(crate) fn applying(channel: Channel) -> ApplyServiceClient<Traced> {
+    ApplyServiceClient::new(Traced::new(channel)).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 pub(crate) fn placement(channel: Channel) -> PlacementServiceClient<Traced> {

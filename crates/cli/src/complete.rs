@@ -59,6 +59,22 @@ pub(crate) fn clusters(current: &OsStr) -> Vec<CompletionCandidate> {
     matching(Line::typed().names(Type::Cluster).into_iter(), current)
 }
 
+/// Names of tasks.
+pub(crate) fn tasks(current: &OsStr) -> Vec<CompletionCandidate> {
+    let Some(current) = current.to_str() else { return vec![] };
+    matching(Line::typed().names(Type::Task).into_iter(), current)
+}
+
+/// Names of nodes, and of clusters as `cluster/NAME`.
+pub(crate) fn drained(current: &OsStr) -> Vec<CompletionCandidate> {
+    let Some(typed) = current.to_str() else { return vec![] };
+    if typed.starts_with("cluster/") {
+        let names = Line::typed().names(Type::Cluster).into_iter();
+        return matching(names.map(|name| format!("cluster/{name}")), typed);
+    }
+    nodes(current).into_iter().chain(matching(["cluster/".to_owned()].into_iter(), typed)).collect()
+}
+
 /// Names of users.
 pub(crate) fn users(current: &OsStr) -> Vec<CompletionCandidate> {
     let Some(current) = current.to_str() else { return vec![] };

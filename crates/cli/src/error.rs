@@ -156,13 +156,39 @@ impl CliError {
                 .violations
                 .iter()
                 .map(|violation| {
-                    let found = positions.locate(&violation.field);
+                    let found = positions.locate(below_resource(&violation.field));
                     let file = positions.file(found.position).unwrap_or(file);
                     plain(&format!("{file}:{}: {}: {}", found.position, found.path, violation.description))
                 })
                 .collect();
         }
         error
+    }
+
+    /// With one line more where the server refused, or there is none of what was named: only then it is certain.
+    pub(crate) fn and(mut self, line: &str) -> Self {
+        match &mut self {
+            Self::Refused(refusal) => refusal.fields.push(plain(line)),
+            Self::NotFound(message) => {
+                message.push_str("\n  ");
+                message.push_str(&plain(line));
+            }
+            _ => {}
+        }
+        self
+    }
+
+    /// With a place where no field is named that has one.
+    pub(crate) fn or_at(mut self, place: &str) -> Self {
+        match &mut self {
+            Self::Refused(refusal) if refusal.fields.is_empty() => refusal.fields.push(plain(place)),
+            Self::NotFound(message) => {
+                message.push_str("\n  ");
+                message.push_str(&plain(place));
+            }
+            _ => {}
+        }
+        self
     }
 
     /// In one line, for a command that goes on.
@@ -260,6 +286,12 @@ impl Refusal {
         writeln!(text, "  {next}").expect("writing to a string");
         text
     }
+}
+
+/// A field of one of several resources, `resources[2].spec.services`, as that resource has it.
+fn below_resource(field: &str) -> &str {
+    let below = field.strip_prefix("resources[").and_then(|rest| rest.split_once("]."));
+    below.map_or(field, |(_, field)| field)
 }
 
 /// Whether the call may not have reached a server: worth another try with the same request id.
@@ -435,6 +467,21 @@ mod tests {
         let error = CliError::of_manifest_status(&status, "http://x", "n.yaml", &manifest.positions);
         let text = error.text().expect("printed");
         assert!(text.ends_with("\n  n.yaml:6:3: spec.cordoned: not today\n"), "{text}");
+
+        // Of several, the one that it is about.
+        let status = status_of(&Fault::invalid_field("resources[3].node.spec.cordoned", "not today"));
+        let error = CliError::of_manifest_status(&status, "http://x", "n.yaml", &manifest.positions);
+        let text = error.and("nothing was changed").text().expect("printed");
+        assert!(
+            text.ends_with("\n  n.yaml:6:3: spec.cordoned: not today\n  nothing was changed\n"),
+            "{text}"
+        );
+        let absent =
+            CliError::NotFound("n does not exist".into()).or_at("n.yaml:3:1: n").and("nothing was changed");
+        assert_eq!(
+            absent.text().as_deref(),
+            Some("error: n does not exist\n  n.yaml:3:1: n\n  nothing was changed\n")
+        );
 
         // A quota is nobody's field: the file says which of its resources there is no room for.
         let status = status_of(&Fault::quota("projects/p", "projects/p has 1 of 1 nodes"));

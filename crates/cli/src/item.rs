@@ -35,6 +35,7 @@ pub(crate) enum Item {
     Group(Box<registry::Group>),
     RoleBinding(Box<registry::RoleBinding>),
     Project(Box<registry::Project>),
+    Task(Box<registry::Task>),
 }
 
 impl Item {
@@ -52,6 +53,7 @@ impl Item {
                 Target::of_full_name(Type::RoleBinding, name_of(binding.metadata.as_ref()))
             }
             Self::Project(project) => Target::of_full_name(Type::Project, name_of(project.metadata.as_ref())),
+            Self::Task(task) => Target::of_full_name(Type::Task, name_of(task.metadata.as_ref())),
             Self::Instance(instance) => Target { kind: Type::Instance, name: instance.instance.clone() },
             Self::Revision(revision) => {
                 let mut parts = revision.name.rsplit('/');
@@ -88,6 +90,7 @@ impl Item {
             Self::Revision(revision) => {
                 output::other("Revision", "skerry.scheduler.v1.Revision", revision.as_ref())
             }
+            Self::Task(task) => output::named("Task", "skerry.registry.v1.Task", task.as_ref()),
             Self::Event(event) => output::other("Event", "skerry.type.v1.Event", event.as_ref()),
         }
     }
@@ -133,7 +136,8 @@ impl Query {
             | Type::User
             | Type::Group
             | Type::RoleBinding
-            | Type::Project => false,
+            | Type::Project
+            | Type::Task => false,
         }
     }
 }
@@ -178,6 +182,7 @@ impl Client {
                 answer.await?.secret.map(|secret| Item::Secret(Box::new(secret)))
             }
             Type::Cluster => Some(self.get_cluster(name).await?),
+            Type::Task => Some(self.get_task(name).await?),
             Type::User => Some(self.get_user(name).await?),
             Type::Group => Some(self.get_group(name).await?),
             Type::RoleBinding => Some(self.get_binding(name).await?),
@@ -323,6 +328,7 @@ impl Client {
             Type::Group => self.page_of_groups(label_selector, page_token).await,
             Type::RoleBinding => self.page_of_bindings(label_selector, page_token).await,
             Type::Cluster => Ok(self.page_of_clusters(PAGE_SIZE, page_token, label_selector).await?),
+            Type::Task => Ok(self.page_of_tasks(PAGE_SIZE, page_token, label_selector).await?),
             Type::Project => self.projects_page(PAGE_SIZE, page_token, label_selector).await,
         }
     }
@@ -385,6 +391,7 @@ impl Client {
             Type::Project => {
                 self.project_changes(resource_version, label_selector).await.map(Changes::Projects)
             }
+            Type::Task => self.task_changes(resource_version, label_selector).await.map(Changes::Tasks),
             Type::Event | Type::Instance | Type::Revision | Type::User | Type::Group | Type::RoleBinding => {
                 let message = registry::WatchEventsRequest { parent, regarding: query.regarding.clone() };
                 let stream = self.call(Service::Registry, |channel, _| {
@@ -471,6 +478,7 @@ pub(crate) enum Changes {
     Events(Streaming<registry::WatchEventsResponse>),
     Projects(Streaming<registry::WatchProjectsResponse>),
     Clusters(Streaming<registry::WatchClustersResponse>),
+    Tasks(Streaming<registry::WatchTasksResponse>),
 }
 
 impl Changes {
@@ -485,6 +493,10 @@ impl Changes {
                 let kind = registry_kind(change.r#type());
                 let item = change.cluster.map(|cluster| Item::Cluster(Box::new(cluster)));
                 of(kind, item, change.resource_version)
+            }),
+            Self::Tasks(stream) => stream.message().await?.map(|change| {
+                let kind = registry_kind(change.r#type());
+                of(kind, change.task.map(|task| Item::Task(Box::new(task))), change.resource_version)
             }),
             Self::Projects(stream) => stream.message().await?.map(|change| {
                 let kind = registry_kind(change.r#type());

@@ -25,6 +25,7 @@ mod render;
 mod renewal;
 mod settings;
 mod target;
+mod tasks;
 mod tls;
 mod watch;
 
@@ -99,6 +100,9 @@ async fn dispatch(client: &Client, command: &ClientCommand, printer: &mut Printe
         }
         ClientCommand::Get(args) => commands::get::run(client, args, printer).await,
         ClientCommand::Describe(args) => commands::describe::run(client, args, printer).await,
+        ClientCommand::Label(args) if args.selector.is_some() => {
+            commands::task::relabel(client, args, printer).await
+        }
         ClientCommand::Label(args) => {
             commands::label::run(client, Field::Labels, &args.words, args.overwrite, printer).await
         }
@@ -108,6 +112,8 @@ async fn dispatch(client: &Client, command: &ClientCommand, printer: &mut Printe
         ClientCommand::Cordon(args) => commands::cordon::run(client, args, true, printer).await,
         ClientCommand::Uncordon(args) => commands::cordon::run(client, args, false, printer).await,
         ClientCommand::Drain(args) => commands::drain::run(client, args, printer).await,
+        ClientCommand::Prefetch(args) => commands::task::prefetch(client, args, printer).await,
+        ClientCommand::Task(command) => commands::task::run(client, command, printer).await,
         ClientCommand::Taint(args) => commands::taint::run(client, args, printer).await,
         ClientCommand::Cluster(command) => commands::cluster::run(client, command, printer).await,
         ClientCommand::Token(command) => commands::token::run(client, command, printer).await,

@@ -5,7 +5,7 @@ use std::fmt;
 use skerry_manifest::nearest;
 use skerry_model::{
     AppRef, ClusterRef, ConfigRef, GroupRef, NodeRef, ProjectName, ProjectRef, RoleBindingRef, SecretRef,
-    UserRef,
+    TaskRef, UserRef,
 };
 
 use crate::error::CliError;
@@ -26,11 +26,12 @@ pub(crate) enum Type {
     Group,
     RoleBinding,
     Project,
+    Task,
 }
 
 impl Type {
     /// All of them, in the order in which they are told.
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Node,
         Self::Cluster,
         Self::App,
@@ -43,6 +44,7 @@ impl Type {
         Self::Group,
         Self::RoleBinding,
         Self::Project,
+        Self::Task,
     ];
 
     pub(crate) fn parse(text: &str) -> Result<Self, CliError> {
@@ -59,6 +61,7 @@ impl Type {
             "groups" | "group" => Self::Group,
             "rolebindings" | "rolebinding" | "rb" => Self::RoleBinding,
             "projects" | "project" | "proj" => Self::Project,
+            "tasks" | "task" => Self::Task,
             _ => {
                 let known = Self::ALL.map(Self::plural);
                 let hint = match (foreign::listed_by(text), foreign::type_of(text)) {
@@ -83,7 +86,8 @@ impl Type {
             | Self::Config
             | Self::Secret
             | Self::Event
-            | Self::Project => true,
+            | Self::Project
+            | Self::Task => true,
             Self::Instance | Self::Revision | Self::User | Self::Group | Self::RoleBinding => false,
         }
     }
@@ -103,6 +107,7 @@ impl Type {
             Self::Group => "group",
             Self::RoleBinding => "rolebinding",
             Self::Project => "project",
+            Self::Task => "task",
         }
     }
 
@@ -121,6 +126,7 @@ impl Type {
             Self::Group => "groups",
             Self::RoleBinding => "rolebindings",
             Self::Project => "projects",
+            Self::Task => "tasks",
         }
     }
 }
@@ -155,6 +161,7 @@ impl Target {
             Type::User => UserRef::parse_in(project, &self.name).map(|name| name.to_string()),
             Type::Group => GroupRef::parse_in(project, &self.name).map(|name| name.to_string()),
             Type::RoleBinding => RoleBindingRef::parse_in(project, &self.name).map(|name| name.to_string()),
+            Type::Task => TaskRef::parse_in(project, &self.name).map(|name| name.to_string()),
             Type::Project => ProjectRef::parse_short(&self.name).map(|name| name.to_string()),
             Type::Instance => return Ok(format!("{}/instances/{}", project.parent(), self.name)),
             Type::Revision | Type::Event => {
@@ -254,7 +261,7 @@ mod tests {
         assert_eq!(shown("instances hello/web"), "instance/hello/web");
         assert_eq!(
             shown("nonsense"),
-            "error: there is no type \"nonsense\"; known: nodes, clusters, apps, configs, secrets, instances, revisions, events, users, groups, rolebindings, projects"
+            "error: there is no type \"nonsense\"; known: nodes, clusters, apps, configs, secrets, instances, revisions, events, users, groups, rolebindings, projects, tasks"
         );
         assert_eq!(shown("tokens"), "error: there is no type \"tokens\"; `skerry token list` shows these");
         assert_eq!(shown("pods"), "error: there is no type \"pods\"; did you mean instances?");

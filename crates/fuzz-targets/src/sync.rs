@@ -241,6 +241,12 @@ pub fn desired_state(input: &[u8]) {
             let resource = desired::instance_resource(instance);
             let _ = ResourceName::parse(&resource.name);
         }
+        for image in &record.images {
+            let _ = ResourceName::parse(&desired::image_resource(image).name);
+        }
+        for peers in &record.peers {
+            let _ = ResourceName::parse(&desired::peers_resource(peers).name);
+        }
     }
     if let Ok(resource) = pb::Resource::decode(input) {
         let _ = ResourceName::parse(&resource.name);

@@ -22,7 +22,7 @@ static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
 });
 
 /// The kinds that can be explained: how manifests and output name them, and their message. Those in [`crate::Kind`] first.
-const KINDS: [(&str, &str); 12] = [
+const KINDS: [(&str, &str); 13] = [
     ("App", "skerry.scheduler.v1.App"),
     ("Config", "skerry.scheduler.v1.Config"),
     ("Secret", "skerry.scheduler.v1.Secret"),
@@ -32,6 +32,7 @@ const KINDS: [(&str, &str); 12] = [
     ("User", "skerry.registry.v1.User"),
     ("Group", "skerry.registry.v1.Group"),
     ("RoleBinding", "skerry.registry.v1.RoleBinding"),
+    ("Task", "skerry.registry.v1.Task"),
     ("Instance", "skerry.type.v1.InstanceStatus"),
     ("Revision", "skerry.scheduler.v1.Revision"),
     ("Event", "skerry.type.v1.Event"),

@@ -32,6 +32,10 @@ pub const PRIVATE_IPC: &str = "private-ipc";
 pub const ONLY_NETWORKS: &str = "only-networks";
 /// Variables come from configs and files.
 pub const ENV_FROM: &str = "env-from";
+/// What an app has on other members of the cluster: addresses in containers' `/etc/hosts`, and what waits for services there.
+pub const PEERS: &str = "peers";
+/// Images are fetched before an instance uses them, and it is said how far they are.
+pub const PREFETCH: &str = "prefetch-1";
 /// A process runs as a named user.
 pub const PROCESS_USER: &str = "process-user";
 /// A process is held to its limits, or it is said that it is not.

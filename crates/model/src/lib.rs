@@ -15,6 +15,7 @@ mod few;
 pub mod hash;
 pub mod meta;
 pub mod name;
+mod prefetch;
 pub mod project;
 pub mod quantity;
 pub mod secret;
@@ -29,8 +30,9 @@ pub use hash::ContentHash;
 pub use name::{
     AppName, AppRef, ClusterName, ClusterRef, ConfigName, ConfigRef, GroupName, GroupRef, InstanceName,
     InvalidName, NetworkName, NodeName, NodeRef, ProjectName, ProjectRef, RevisionRef, RoleBindingName,
-    RoleBindingRef, SecretName, SecretRef, ServiceName, UserName, UserRef, VolumeName,
+    RoleBindingRef, SecretName, SecretRef, ServiceName, TaskName, TaskRef, UserName, UserRef, VolumeName,
 };
+pub use prefetch::{IMAGES_MAX, image_id};
 pub use secret::{SealId, SecretVersion};
 pub use selector::{Requirement, Selector};
 pub use taint::{Taint, TaintEffect, Toleration};

@@ -106,6 +106,11 @@ label!(
     "cluster"
 );
 label!(
+    /// A task, within its project.
+    TaskName,
+    "task"
+);
+label!(
     /// An app, within its project.
     AppName,
     "app"
@@ -211,6 +216,10 @@ reference!(
 reference!(
     /// `projects/<project>/apps/<app>`.
     AppRef, app: AppName, "apps", "projects/<project>/apps/<app>"
+);
+reference!(
+    /// `projects/<project>/tasks/<task>`.
+    TaskRef, task: TaskName, "tasks", "projects/<project>/tasks/<task>"
 );
 reference!(
     /// `projects/<project>/configs/<config>`.

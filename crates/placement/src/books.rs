@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use skerry_model::app::{Amounts, Port, Protocol};
+use skerry_model::app::{Amounts, Port, Protocol, UpdateBounds};
 use skerry_model::{ConfigName, ContentHash, InstanceName, SealId, SecretName, SecretVersion};
 
 use crate::reason::Reason;
@@ -14,6 +14,9 @@ use crate::want::Want;
 pub const INSTANCES_MAX: usize = 256;
 /// Most bytes of a node's assignment, by the estimate of [`Placed::bytes`]: below the 64 KiB that the store allows.
 const ASSIGNMENT_BYTES_MAX: usize = 56 * 1024;
+
+/// Most bytes of the bounds of an update: two times and a flag.
+const BOUNDS_BYTES: usize = 40;
 
 /// An instance on a node, with what it takes there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +33,8 @@ pub struct Placed {
     pub booked: Amounts,
     /// Ports of the machine that it takes.
     pub ports: Vec<Port>,
+    /// By what its node takes an update back while nobody is there to decide. Absent: nothing is said.
+    pub bounds: Option<UpdateBounds>,
 }
 
 /// A secret as a node has it.
@@ -48,6 +53,7 @@ impl Placed {
         entry(self.instance.to_string().len())
             + self.configs.keys().map(|config| entry(config.as_str().len())).sum::<usize>()
             + self.secrets.keys().map(|secret| entry(secret.as_str().len())).sum::<usize>()
+            + self.bounds.map_or(0, |_| BOUNDS_BYTES)
     }
 }
 
@@ -176,6 +182,7 @@ impl<'a> Books<'a> {
             secrets,
             booked,
             ports,
+            bounds: want.app.bounds,
         };
         let bytes = self.assignment_bytes + placed.bytes();
         if self.entries.len() >= INSTANCES_MAX || bytes > ASSIGNMENT_BYTES_MAX {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use skerry_model::app::UpdateBounds;
 use skerry_model::{
     AppName, AppSpec, ClusterName, ConfigName, ContentHash, InstanceName, NodeName, SealId, SecretName,
     SecretVersion, Taint,
@@ -76,6 +77,8 @@ pub struct Wanted {
     pub configs: BTreeMap<ConfigName, ContentHash>,
     /// Each secret that it uses; one that does not exist is absent.
     pub secrets: BTreeMap<SecretName, Secret>,
+    /// By what nodes take an update back while nobody is there to decide. Absent: nothing is said.
+    pub bounds: Option<UpdateBounds>,
 }
 
 impl From<Wanted> for App {
@@ -101,7 +104,10 @@ impl App {
 impl Wanted {
     /// Whether it is the same to placement as another one: the spec is what the revision says.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
-        self.revision == other.revision && self.configs == other.configs && self.secrets == other.secrets
+        self.revision == other.revision
+            && self.configs == other.configs
+            && self.secrets == other.secrets
+            && self.bounds == other.bounds
     }
 }
 

@@ -65,7 +65,7 @@ fn app(site: Option<u8>, services: &[ServiceShape], config: Option<u8>) -> App {
     let revision = ContentHash::of(format!("{spec:?}").as_bytes());
     let configs =
         config.map(|n| (ConfigName::parse("c").unwrap(), ContentHash::of(&[n]))).into_iter().collect();
-    Wanted { revision, spec: Arc::new(spec), configs, secrets: BTreeMap::new() }.into()
+    Wanted { revision, spec: Arc::new(spec), configs, secrets: BTreeMap::new(), bounds: None }.into()
 }
 
 /// The same as a system app.
@@ -190,7 +190,14 @@ fn with_secret(secret: Option<Secret>) -> App {
     };
     let spec = AppSpec::from_proto(&pb::AppSpec { services: vec![service], ..Default::default() }).unwrap();
     let secrets = secret.into_iter().map(|secret| (SecretName::parse("s").unwrap(), secret)).collect();
-    Wanted { revision: ContentHash::of(b"r"), spec: Arc::new(spec), configs: BTreeMap::new(), secrets }.into()
+    Wanted {
+        revision: ContentHash::of(b"r"),
+        spec: Arc::new(spec),
+        configs: BTreeMap::new(),
+        secrets,
+        bounds: None,
+    }
+    .into()
 }
 
 #[test]

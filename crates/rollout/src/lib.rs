@@ -7,6 +7,7 @@
 //! - No healthy cluster is changed while as many as may be are unhealthy or under way, whatever fails.
 //! - A cluster that is away holds nothing up and does not count as failed. It is passed over, and changed when it is back.
 //! - A cluster goes to the new revision once, and back once.
+//! - One that took the new revision back by itself has failed, and is not waited for.
 //! - Once failures stop, a rollout comes to an end: done, rolled back, or paused.
 
 mod change;
@@ -88,12 +89,20 @@ pub enum Reason {
     Aborted,
     /// The former revision was applied again meanwhile.
     Superseded,
+    /// A cluster took it back by itself.
+    TakenBack,
 }
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Requested, Self::AfterCanary, Self::ProgressDeadlineExceeded, Self::Aborted, Self::Superseded];
+    pub const ALL: [Self; 6] = [
+        Self::Requested,
+        Self::AfterCanary,
+        Self::ProgressDeadlineExceeded,
+        Self::Aborted,
+        Self::Superseded,
+        Self::TakenBack,
+    ];
 
     /// One CamelCase word for programs.
     pub fn word(self) -> &'static str {
@@ -103,6 +112,7 @@ impl Reason {
             Self::ProgressDeadlineExceeded => "ProgressDeadlineExceeded",
             Self::Aborted => "Aborted",
             Self::Superseded => "Superseded",
+            Self::TakenBack => "TakenBack",
         }
     }
 
@@ -137,6 +147,18 @@ pub enum Shown {
         /// What is the matter.
         why: String,
     },
+    /// It took the revision that it has back by itself while nobody saw it: waiting does not help.
+    TakenBack {
+        /// What was the matter.
+        why: String,
+    },
+}
+
+impl Shown {
+    /// It is connected, and not as it should be.
+    pub(crate) fn is_ill(&self) -> bool {
+        matches!(self, Self::Unhealthy { .. } | Self::TakenBack { .. })
+    }
 }
 
 /// Clusters get a revision.

@@ -56,7 +56,7 @@ impl<'a> Fleet<'a> {
         let (mut disrupted, mut failing, mut open) = (Vec::new(), Vec::new(), Vec::new());
         let mut present = 0;
         for cluster in clusters {
-            let unhealthy = matches!(cluster.shown, Shown::Unhealthy { .. });
+            let unhealthy = cluster.shown.is_ill();
             present += usize::from(cluster.shown != Shown::Away);
             if unhealthy {
                 disrupted.push(cluster);
@@ -84,7 +84,7 @@ impl<'a> Fleet<'a> {
     fn pick<'c>(&self, from: impl Iterator<Item = &'c Cluster>, count: usize) -> Vec<&'c Cluster> {
         let mut room = self.budget.saturating_sub(self.disrupted.len());
         let fits = from.filter(|cluster| match cluster.shown {
-            Shown::Away | Shown::Unhealthy { .. } => true,
+            Shown::Away | Shown::Unhealthy { .. } | Shown::TakenBack { .. } => true,
             Shown::Healthy if room > 0 => {
                 room -= 1;
                 true
@@ -99,7 +99,7 @@ impl<'a> Fleet<'a> {
 pub(crate) fn first_of(clusters: &[&Cluster]) -> String {
     let Some(first) = clusters.first() else { return "none".to_owned() };
     let why = match &first.shown {
-        Shown::Unhealthy { why } => why.as_str(),
+        Shown::Unhealthy { why } | Shown::TakenBack { why } => why.as_str(),
         Shown::Away | Shown::Healthy => "",
     };
     match clusters.len() - 1 {
@@ -135,10 +135,16 @@ impl Next<'_> {
         let tolerated = strategy.max_failures.at_most_of(fleet.total);
         let late = left.is_zero();
         let borne = late && fleet.failing.len() <= tolerated;
+        let is_taken_back = |cluster: &&Cluster| matches!(cluster.shown, Shown::TakenBack { .. });
+        let taken_back: Vec<&Cluster> = fleet.failing.iter().copied().filter(is_taken_back).collect();
+        if taken_back.len() > tolerated {
+            return self.fails(Reason::TakenBack, format!("taken back by {}", first_of(&taken_back)));
+        }
         if !fleet.failing.is_empty() && !borne {
             if late {
                 let limit = format_duration(strategy.progress_deadline);
-                return self.fails(format!("not healthy after {limit}: {}", first_of(&fleet.failing)));
+                let message = format!("not healthy after {limit}: {}", first_of(&fleet.failing));
+                return self.fails(Reason::ProgressDeadlineExceeded, message);
             }
             return Self::becomes(Rollout { healthy: None, ..(*rollout).clone() }, Some(left));
         }
@@ -168,8 +174,8 @@ impl Next<'_> {
             // What failed and is let through, or has become unhealthy since, uses up what may be disrupted.
             if late {
                 let (budget, first) = (fleet.budget, first_of(&fleet.disrupted));
-                return self
-                    .fails(format!("no more than {budget} clusters may be unhealthy at once: {first}"));
+                let message = format!("no more than {budget} clusters may be unhealthy at once: {first}");
+                return self.fails(Reason::ProgressDeadlineExceeded, message);
             }
             return Self::becomes(next, Some(left));
         }
@@ -195,8 +201,7 @@ impl Next<'_> {
         }
     }
 
-    fn fails(&self, message: String) -> Step {
-        let reason = Reason::ProgressDeadlineExceeded;
+    fn fails(&self, reason: Reason, message: String) -> Step {
         match self.strategy.on_failure {
             OnFailure::RollBack => {
                 let rollout = back(self.rollout, reason, message, self.now);

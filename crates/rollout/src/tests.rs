@@ -50,6 +50,7 @@ fn strategies() -> impl Strategy<Value = RolloutStrategy> {
 
 /// A cluster that takes what it is told while it is connected.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fault of its own, drawn by chance")]
 struct Machine {
     connected: bool,
     /// Fails whatever it runs.
@@ -57,6 +58,8 @@ struct Machine {
     runs: ContentHash,
     /// Takes a while to start.
     starting: bool,
+    /// Takes a bad revision back by itself.
+    takes_back: bool,
 }
 
 #[derive(Debug)]
@@ -75,7 +78,8 @@ struct World {
 impl World {
     fn new(strategy: RolloutStrategy, bad: &[u8]) -> Self {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
-        let machine = Machine { connected: true, broken: false, runs: revision(1), starting: false };
+        let machine =
+            Machine { connected: true, broken: false, runs: revision(1), starting: false, takes_back: false };
         Self {
             strategy,
             current: revision(2),
@@ -104,6 +108,9 @@ impl World {
             let shown = match (machine.connected, healthy) {
                 (false, _) => Shown::Away,
                 (true, true) => Shown::Healthy,
+                (true, false) if machine.takes_back && machine.runs == at && !machine.broken => {
+                    Shown::TakenBack { why: "it failed".to_owned() }
+                }
                 (true, false) => Shown::Unhealthy { why: "it fails".to_owned() },
             };
             Cluster { name: name(n), at, is_canary: self.strategy.canary.is_some() && n % 4 == 3, shown }
@@ -128,7 +135,7 @@ impl World {
     fn step(&mut self, is_lost: bool) -> Step {
         let clusters = self.clusters();
         let step = step(&self.strategy, &self.rollout, &clusters, self.now);
-        let disrupted = clusters.iter().filter(|c| matches!(c.shown, Shown::Unhealthy { .. })).count();
+        let disrupted = clusters.iter().filter(|c| c.shown.is_ill()).count();
         let mut newly = 0;
         for moved in
             step.moves.iter().flat_map(|one| one.clusters.iter().map(move |name| (name, one.revision)))
@@ -283,8 +290,12 @@ proptest! {
         bad in proptest::collection::vec(2_u8..5, 0..3),
         events in events(),
         away in proptest::collection::vec(any::<bool>(), CLUSTERS),
+        takes_back in proptest::collection::vec(any::<bool>(), CLUSTERS),
     ) {
         let mut world = World::new(strategy, &bad);
+        for (machine, takes_back) in world.machines.iter_mut().zip(takes_back) {
+            machine.takes_back = takes_back;
+        }
         run(&mut world, events);
         // Failures stop: nobody is broken, who is away stays so, and one at least is there.
         for (n, machine) in world.machines.iter_mut().enumerate() {
@@ -338,6 +349,33 @@ fn a_bad_revision_comes_to_the_first_batch_alone() {
     let touched: Vec<usize> = world.changes.keys().map(|(n, _)| *n).collect();
     assert_eq!(touched, [0, 0, 1, 1], "two to the new one, and back");
     assert_eq!(world.current, revision(1));
+}
+
+#[test]
+fn a_cluster_that_took_it_back_by_itself_fails_the_rollout_at_once() {
+    let mut world = World::new(strategy(), &[2]);
+    world.machines[1].takes_back = true;
+    let begin = world.now;
+    world.step(false);
+    // Nobody sees how it begins there.
+    world.machines_act();
+    world.machines_act();
+    world.machines[1].connected = false;
+    assert_eq!(world.step(false).rollout.phase, Phase::Progressing);
+    world.machines[1].connected = true;
+    let back = world.step(false).rollout;
+    assert_eq!((back.phase, back.reason), (Phase::RollingBack, Some(Reason::TakenBack)));
+    assert_eq!(back.message, "taken back by c01: it failed");
+    assert_eq!(world.now, begin, "it is not waited for");
+    world.run_until_still();
+    assert!(world.machines.iter().all(|machine| machine.runs == revision(1)));
+    // As with those that fail otherwise, some may.
+    let mut world = World::new(RolloutStrategy { max_failures: Share::Count(1), ..strategy() }, &[2]);
+    world.machines[1].takes_back = true;
+    world.step(false);
+    world.machines_act();
+    world.machines_act();
+    assert_eq!(world.step(false).rollout.phase, Phase::Progressing);
 }
 
 #[test]

@@ -31,10 +31,16 @@
 //! | `role-bindings/<project>/<binding>` | `RoleBindingRecord` | 384 Ki | registry | until deleted |
 //! | `audit/<chain>/<sequence>` | `AuditRecord` | 16 Ki | whoever makes the change, with it | by age and number, `--audit-age` and `--audit-records` of the registry |
 //! | `audit-heads/<chain>` | `AuditHead` | 512 | with each record; the registry, when it removes some | three times as long as records, once it has none |
+//! | `tasks/<project>/<task>` | `TaskRecord` | 256 Ki | registry | until deleted; of those that ended the last 100 of a project |
+//! | `task-progress/<project>/<task>` | `TaskProgressRecord` | 64 Ki | the registry that has the claim | as long as the task |
+//! | `task-claims/<project>/<task>` | `TaskClaimRecord` | 256 | the registry that works on the task | leased: while it does |
+//! | `prefetches/<project>/<task>` | `PrefetchRecord` | 64 Ki | the registry that works on the task; the leading scheduler, when it is over | until its time is over, or the task fails, is cancelled or deleted |
 //! | `gateways/<id>` | `GatewayRecord` | 1 Ki | that gateway | leased: while it lives |
 //! | `members/<id>` | `MemberRecord` | 1 Ki | that replica of a service | leased: while it lives |
 //! | `leaders/<name>` | `LeaderRecord` | 256 | the leader | leased: while it leads |
 //! | `request-ids/<project>/<request id>` | `RequestRecord` | 2 Ki | whoever makes the mutation | leased: a day, at most 25 hours |
+//!
+//! Resources that are applied together are written by the scheduler or the registry, whoever writes them else.
 
 mod names;
 
@@ -113,6 +119,14 @@ pub enum Family {
     Audit,
     /// `audit-heads/`.
     AuditHeads,
+    /// `tasks/`.
+    Tasks,
+    /// `task-progress/`.
+    TaskProgress,
+    /// `task-claims/`.
+    TaskClaims,
+    /// `prefetches/`.
+    Prefetches,
     /// `gateways/`.
     Gateways,
     /// `members/`.
@@ -125,7 +139,7 @@ pub enum Family {
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 34] = [
         Self::Meta,
         Self::Projects,
         Self::Usage,
@@ -152,6 +166,10 @@ impl Family {
         Self::RoleBindings,
         Self::Audit,
         Self::AuditHeads,
+        Self::Tasks,
+        Self::TaskProgress,
+        Self::TaskClaims,
+        Self::Prefetches,
         Self::Gateways,
         Self::Members,
         Self::Leaders,
@@ -187,6 +205,10 @@ impl Family {
             Self::RoleBindings => "/skerry/v1/role-bindings/",
             Self::Audit => "/skerry/v1/audit/",
             Self::AuditHeads => "/skerry/v1/audit-heads/",
+            Self::Tasks => "/skerry/v1/tasks/",
+            Self::TaskProgress => "/skerry/v1/task-progress/",
+            Self::TaskClaims => "/skerry/v1/task-claims/",
+            Self::Prefetches => "/skerry/v1/prefetches/",
             Self::Gateways => "/skerry/v1/gateways/",
             Self::Members => "/skerry/v1/members/",
             Self::Leaders => "/skerry/v1/leaders/",
@@ -197,7 +219,7 @@ impl Family {
     /// The largest value that may be written, in bytes.
     pub const fn value_bytes_max(self) -> usize {
         match self {
-            Self::Meta | Self::Leaders => 256,
+            Self::Meta | Self::Leaders | Self::TaskClaims => 256,
             Self::Usage => 64,
             Self::AuditHeads => 512,
             // The first of a chain names others.
@@ -212,9 +234,9 @@ impl Family {
             Self::ConfigRevisions => 513 * KIB,
             // The longest secret, its encoding, and what sealing adds.
             Self::SecretRevisions | Self::Sealed => 80 * KIB,
-            Self::Assignments | Self::Authority => 64 * KIB,
+            Self::Assignments | Self::Authority | Self::TaskProgress | Self::Prefetches => 64 * KIB,
             Self::Sessions | Self::Gateways | Self::Members => KIB,
-            Self::Status | Self::Tokens | Self::Groups => 256 * KIB,
+            Self::Status | Self::Tokens | Self::Groups | Self::Tasks => 256 * KIB,
             Self::RoleBindings => 384 * KIB,
             Self::Events | Self::Secrets => 192 * KIB,
             Self::RequestIds | Self::Enrollments => 2 * KIB,
@@ -236,6 +258,7 @@ impl Family {
                 | Self::Users
                 | Self::Groups
                 | Self::RoleBindings
+                | Self::Tasks
         )
     }
 
@@ -293,6 +316,10 @@ records! {
     UserRecord in Users by skerry_model::UserRef, InProject;
     GroupRecord in Groups by skerry_model::GroupRef, InProject;
     RoleBindingRecord in RoleBindings by skerry_model::RoleBindingRef, InProject;
+    TaskRecord in Tasks by skerry_model::TaskRef, InProject;
+    TaskProgressRecord in TaskProgress by skerry_model::TaskRef, InProject;
+    TaskClaimRecord in TaskClaims by skerry_model::TaskRef, InProject;
+    PrefetchRecord in Prefetches by skerry_model::TaskRef, InProject;
     AuditRecord in Audit by AuditName;
     AuditHead in AuditHeads by ChainId;
     GatewayRecord in Gateways by GatewayId;
@@ -482,108 +509,4 @@ macro_rules! by_text {
 by_text!(Key Prefix);
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use skerry_model::{AppRef, ContentHash, NodeRef, RevisionRef};
-
-    use super::*;
-
-    fn round_trips<R: Record>(name: &R::Name)
-    where
-        R::Name: PartialEq + fmt::Debug,
-    {
-        let key = Key::<R>::of(name);
-        assert_eq!(Key::<R>::parse(key.as_str()).as_ref(), Ok(&key));
-        assert_eq!(&key.name(), name);
-        assert!(Prefix::<R>::all().contains(key.as_str()));
-        assert_eq!(Family::of_key(key.as_str()), Some(R::FAMILY));
-    }
-
-    const LABEL: &str = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?";
-
-    proptest! {
-        #[test]
-        fn a_key_gives_back_its_name(project in LABEL, name in LABEL, id in "[A-Za-z0-9._:-]{1,128}", content in any::<Vec<u8>>()) {
-            let node = NodeRef::parse(&format!("projects/{project}/nodes/{name}")).unwrap();
-            let app = AppRef::parse(&format!("projects/{project}/apps/{name}")).unwrap();
-            let config = skerry_model::ConfigRef::parse(&format!("projects/{project}/configs/{name}")).unwrap();
-            let hash = ContentHash::of(&content);
-            let request = RequestName { project: node.project.clone(), id: RequestId::parse(&id).unwrap() };
-            round_trips::<pb::StoreMeta>(&TheStore);
-            round_trips::<pb::NodeRecord>(&node);
-            let of = ProjectName::parse(&project).unwrap();
-            round_trips::<pb::ProjectRecord>(&skerry_model::ProjectRef { project: of.clone() });
-            for counted in Counted::ALL {
-                round_trips::<pb::UsageRecord>(&UsageName { project: of.clone(), counted });
-            }
-            round_trips::<pb::AppRecord>(&app);
-            round_trips::<pb::RevisionRecord>(&RevisionRef { app: app.clone(), hash });
-            round_trips::<pb::RolloutRecord>(&app);
-            let number = content.len() as u64;
-            round_trips::<pb::RolloutMoveRecord>(&RolloutMoveName { app: app.clone(), number });
-            round_trips::<pb::ConfigRecord>(&config);
-            round_trips::<pb::ConfigRevisionRecord>(&ConfigRevisionRef { config, hash });
-            let secret = skerry_model::SecretRef::parse(&format!("projects/{project}/secrets/{name}")).unwrap();
-            let version = skerry_model::SecretVersion::from_bytes(hash.as_bytes()[..16].try_into().unwrap());
-            round_trips::<pb::SecretRecord>(&secret);
-            round_trips::<pb::SecretRevisionRecord>(&SecretRevisionRef { secret: secret.clone(), version });
-            round_trips::<pb::SealedSecretRecord>(&SealedSecretRef { node: node.clone(), secret: secret.secret, version });
-            round_trips::<pb::AssignmentRecord>(&node);
-            round_trips::<pb::SessionRecord>(&node);
-            round_trips::<pb::StatusRecord>(&node);
-            round_trips::<pb::EventsRecord>(&EventSource::Node(node));
-            round_trips::<pb::EventsRecord>(&EventSource::App(app));
-            let token = TokenName { project: request.project.clone(), id: TokenId::parse(&name).unwrap() };
-            round_trips::<pb::TokenRecord>(&token);
-            round_trips::<pb::EventsRecord>(&EventSource::Token(token));
-            let of = |collection: &str| format!("projects/{project}/{collection}/{name}");
-            round_trips::<pb::UserRecord>(&skerry_model::UserRef::parse(&of("users")).unwrap());
-            round_trips::<pb::ClusterRecord>(&skerry_model::ClusterRef::parse(&of("clusters")).unwrap());
-            round_trips::<pb::GroupRecord>(&skerry_model::GroupRef::parse(&of("groups")).unwrap());
-            let binding = skerry_model::RoleBindingRef::parse(&of("roleBindings")).unwrap();
-            round_trips::<pb::RoleBindingRecord>(&binding);
-            let chain = ChainId::parse(&name).unwrap();
-            round_trips::<pb::AuditRecord>(&AuditName { chain: chain.clone(), sequence: content.len() as u64 });
-            round_trips::<pb::AuditHead>(&chain);
-            round_trips::<pb::GatewayRecord>(&GatewayId::parse(&name).unwrap());
-            round_trips::<pb::LeaderRecord>(&LeaderName::parse(&name).unwrap());
-            round_trips::<pb::RequestRecord>(&request);
-        }
-
-        #[test]
-        fn any_text_is_either_a_key_that_round_trips_or_refused(path in "[a-zA-Z0-9/._ -]{0,40}") {
-            let text = format!("{}{path}", Family::Nodes.prefix());
-            if let Ok(key) = Key::<pb::NodeRecord>::parse(text.as_str()) {
-                prop_assert_eq!(Key::<pb::NodeRecord>::of(&key.name()), key);
-            }
-        }
-    }
-
-    #[test]
-    fn no_family_begins_with_another() {
-        for a in Family::ALL {
-            assert!(a.prefix().starts_with(ROOT));
-            assert_eq!(
-                Family::ALL.into_iter().filter(|b| b.prefix().starts_with(a.prefix())).count(),
-                1,
-                "{a:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_project_s_prefix_leaves_out_a_longer_project() {
-        let project = ProjectName::parse("a").unwrap();
-        let prefix = Prefix::<pb::NodeRecord>::project(&project);
-        assert!(prefix.contains("/skerry/v1/nodes/a/n1"));
-        assert!(!prefix.contains("/skerry/v1/nodes/ab/n1"));
-        assert_eq!(range_end(prefix.as_str()), b"/skerry/v1/nodes/a0");
-    }
-
-    #[test]
-    fn a_request_id_is_short_and_plain() {
-        for bad in ["", "a/b", "a b", "é", "a\n", &"a".repeat(129)] {
-            assert!(RequestId::parse(bad).is_err(), "{bad:?}");
-        }
-    }
-}
+mod tests;

@@ -87,4 +87,6 @@ pub use record::{DecodeError, Entry, StoreVersion, TooLarge, Versioned};
 pub use request::{REMEMBERED, RequestError, RequestMark};
 pub use store::Store;
 pub use term::TermWatch;
-pub use txn::{BATCH_OPERATIONS_MAX, Committed, Conflict, OPERATIONS_MAX, TXN_BYTES_MAX, Txn, TxnError};
+pub use txn::{
+    BATCH_OPERATIONS_MAX, Committed, Conflict, OPERATIONS_MAX, TXN_BYTES_MAX, Txn, TxnError, WRITES_MAX,
+};

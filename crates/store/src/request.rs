@@ -45,6 +45,7 @@ impl RequestMark {
             method: self.method.clone(),
             request_hash: self.hash.as_bytes().to_vec().into(),
             resource: self.resource.clone(),
+            outcomes: Vec::new(),
         }
     }
 }
@@ -86,6 +87,15 @@ impl Store {
         };
         match answer(mark, &record.value) {
             Some(resource) => Ok(Some(resource)),
+            None => Err(RequestError::Reused { request_id: mark.id.to_string() }),
+        }
+    }
+
+    /// What became of each resource of the same request of several, if it was made before.
+    pub async fn find_outcomes(&self, mark: &RequestMark) -> Result<Option<Vec<i32>>, RequestError> {
+        let Some(record) = self.get(&mark.key()).await? else { return Ok(None) };
+        match answer(mark, &record.value) {
+            Some(_) => Ok(Some(record.value.outcomes)),
             None => Err(RequestError::Reused { request_id: mark.id.to_string() }),
         }
     }

@@ -20,8 +20,10 @@ use crate::lease::Lease;
 use crate::record::{TooLarge, Versioned, check, encode};
 use crate::request::RequestMark;
 
-/// Most operations of one transaction, and most compares: etcd's own default.
+/// Most compares of one transaction, and most operations of one list: etcd's own default.
 pub const OPERATIONS_MAX: usize = 128;
+/// Most operations of one transaction. Beyond [`OPERATIONS_MAX`] they go in lists within it, as far as its compares leave room for that.
+pub const WRITES_MAX: usize = 512;
 /// Most bytes of one transaction, keys, values and overhead together. etcd takes 1.5 MiB.
 pub const TXN_BYTES_MAX: usize = 1_500_000;
 /// What one operation or compare takes beside its keys and value, at most.
@@ -138,9 +140,13 @@ impl Txn {
         Self::default()
     }
 
+    /// A compare that it has already is made once.
     fn guard(mut self, key: Arc<str>, expect: Expect) -> Self {
-        self.bytes += key.len() * 2 + OVERHEAD_BYTES * 2;
-        self.guards.push(Guard { key, expect });
+        let guard = Guard { key, expect };
+        if !self.compares(&guard) {
+            self.bytes += guard.key.len() * 2 + OVERHEAD_BYTES * 2;
+            self.guards.push(guard);
+        }
         self
     }
 
@@ -193,10 +199,25 @@ impl Txn {
         self.guard(leadership.key().to_shared(), expect)
     }
 
+    /// Only as long as `key` is as it was made at `create_revision`, with this `record`: for what is held under a lease and never written
+    /// twice. Who holds it no more is told [`TxnError::Deposed`]. Of a restored store, which gives the same revisions out again, the record
+    /// tells: it has something in it that no other has.
+    pub fn when_held<R: Record>(self, key: &Key<R>, create_revision: i64, record: &R) -> Self {
+        match encode(key, record) {
+            Ok(holder) => self.guard(key.to_shared(), Expect::Led { create_revision, holder }),
+            Err(error) => self.spoil(Invalid::TooLarge(error)),
+        }
+    }
+
     /// Remembers, for a day, that the request was answered with `mark.resource`; only if it is not remembered already.
     pub fn request(self, mark: RequestMark) -> Self {
+        self.request_of_several(mark, Vec::new())
+    }
+
+    /// The same for a request of several resources, with what became of each.
+    pub fn request_of_several(self, mark: RequestMark, outcomes: Vec<i32>) -> Self {
         let key = mark.key();
-        let record = mark.record();
+        let record = pb::RequestRecord { outcomes, ..mark.record() };
         match encode(&key, &record) {
             Ok(value) => self.guard(key.to_shared(), Expect::FirstTime(Arc::new(mark))).op(Op::Put {
                 key: key.to_shared(),
@@ -209,7 +230,7 @@ impl Txn {
 
     /// Leaves a record of `act` in the audit log, with all else or not at all.
     pub fn audit(mut self, act: Act) -> Self {
-        self.bytes += crate::audit::RECORD_BYTES_MAX;
+        self.bytes += act.bytes_max();
         self.acts.push(act);
         self
     }
@@ -261,6 +282,14 @@ impl Txn {
         Ok((self.guards, self.ops))
     }
 
+    /// The record that it writes at `key`, if it does: for who adds to it what depends on that.
+    pub fn written<R: Record>(&self, key: &Key<R>) -> Option<R> {
+        self.ops.iter().find_map(|op| match op {
+            Op::Put { key: put, value, .. } if **put == *key.as_str() => R::decode(value.clone()).ok(),
+            _ => None,
+        })
+    }
+
     /// Whether it would write nothing.
     pub fn is_empty(&self) -> bool {
         self.ops.is_empty() && self.acts.is_empty()
@@ -292,12 +321,10 @@ impl Txn {
         self.guards.iter().any(|have| have.key == guard.key && have.expect == guard.expect)
     }
 
-    /// Adds the other's compares and operations. A compare that both have is made once.
+    /// Adds the other's compares and operations.
     pub(crate) fn merge(mut self, other: Self) -> Self {
         for guard in other.guards {
-            if !self.compares(&guard) {
-                self = self.guard(guard.key, guard.expect);
-            }
+            self = self.guard(guard.key, guard.expect);
         }
         for op in other.ops {
             self = self.op(op);
@@ -326,12 +353,17 @@ impl Txn {
         let fences = self.guards.iter().filter(|guard| matches!(guard.expect, Expect::Led { .. })).count();
         // The head of a chain is compared by revision and by value.
         let heads = if self.acts.is_empty() { 0 } else { 2 };
-        let operations = self.operations().max(self.guards.len() + fences + heads);
-        if operations > OPERATIONS_MAX {
-            return Err(TxnError::TooManyOperations { operations, operations_max: OPERATIONS_MAX });
+        let compares = self.guards.len() + fences + heads;
+        if compares > OPERATIONS_MAX {
+            return Err(TxnError::TooManyOperations { operations: compares, operations_max: OPERATIONS_MAX });
         }
-        if self.bytes > TXN_BYTES_MAX {
-            return Err(TxnError::TooManyBytes { bytes: self.bytes, bytes_max: TXN_BYTES_MAX });
+        let operations = self.operations();
+        if list_size(operations, compares).is_none() {
+            return Err(TxnError::TooManyOperations { operations, operations_max: WRITES_MAX });
+        }
+        let bytes = self.bytes + if self.acts.is_empty() { 0 } else { crate::audit::HEAD_BYTES_MAX };
+        if bytes > TXN_BYTES_MAX {
+            return Err(TxnError::TooManyBytes { bytes, bytes_max: TXN_BYTES_MAX });
         }
         let mut keys = BTreeSet::new();
         for (index, op) in self.ops.iter().enumerate() {
@@ -360,6 +392,18 @@ pub struct Committed {
     pub revision: i64,
     /// Keys that it wrote and prefixes that it deleted something under.
     pub(crate) touched: Vec<Arc<str>>,
+}
+
+/// How many operations go in one list, beside that many compares: all of them where that is allowed, else so many that etcd takes the lists
+/// within the transaction. It allows each as many operations as are left of [`OPERATIONS_MAX`] beside the longest list around it, compares
+/// included. `None`: they do not fit.
+pub(crate) fn list_size(operations: usize, compares: usize) -> Option<usize> {
+    if operations <= OPERATIONS_MAX {
+        return Some(OPERATIONS_MAX);
+    }
+    let size = |lists: usize| operations.div_ceil(lists);
+    let fits = |lists: &usize| size(*lists) + compares.max(*lists) <= OPERATIONS_MAX;
+    (1..OPERATIONS_MAX).find(fits).map(size).filter(|_| operations <= WRITES_MAX)
 }
 
 /// The bound on the value at `key`, for how much an answer may hold.
@@ -394,14 +438,42 @@ mod tests {
     }
 
     #[test]
-    fn more_than_128_operations_or_1_5_mb_are_refused() {
-        let many = (0..129).fold(Txn::new(), |txn, n| txn.delete(&key(&format!("n{n}"))));
-        assert!(matches!(many.validate(), Err(TxnError::TooManyOperations { operations: 129, .. })));
+    fn more_than_128_compares_or_512_operations_or_1_5_mb_are_refused() {
+        let deletes = |count| (0..count).fold(Txn::new(), |txn, n| txn.delete(&key(&format!("n{n}"))));
+        assert!(deletes(512).validate().is_ok());
+        assert!(matches!(deletes(513).validate(), Err(TxnError::TooManyOperations { operations: 513, .. })));
         let guards = (0..129).fold(Txn::new(), |txn, n| txn.when_exists(&key(&format!("n{n}"))));
         assert!(matches!(guards.validate(), Err(TxnError::TooManyOperations { .. })));
         let bytes = Bytes::from(vec![0; 120 * 1024]);
         let large = (0..13).fold(Txn::new(), |txn, n| txn.put_bytes(&key(&format!("n{n}")), bytes.clone()));
         assert!(matches!(large.validate(), Err(TxnError::TooManyBytes { .. })));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn lists_within_a_transaction_are_as_long_as_etcd_takes_them(operations in 0_usize..600, compares in 0..=OPERATIONS_MAX) {
+            let Some(size) = list_size(operations, compares) else { return Ok(()) };
+            let lists = operations.div_ceil(size);
+            if operations <= OPERATIONS_MAX {
+                proptest::prop_assert!(lists <= 1);
+            } else {
+                proptest::prop_assert!(compares.max(lists) + size <= OPERATIONS_MAX);
+            }
+        }
+    }
+
+    #[test]
+    fn as_many_writes_fit_as_sixty_apps_take() {
+        assert!(list_size(60 * 4 + 8, 2 * 60 + 6).is_some(), "new ones: two compares and four writes each");
+        assert!(list_size(WRITES_MAX + 1, 0).is_none() && list_size(129, OPERATIONS_MAX).is_none());
+    }
+
+    #[test]
+    fn what_it_writes_is_known_before_it_happens() {
+        let record = pb::NodeRecord { cordoned: true, ..pb::NodeRecord::default() };
+        let txn = Txn::new().put(&key("n1"), &record).delete(&key("n2"));
+        assert_eq!(txn.written(&key("n1")), Some(record));
+        assert_eq!((txn.written(&key("n2")), txn.written(&key("n3"))), (None, None));
     }
 
     #[test]

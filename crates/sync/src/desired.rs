@@ -41,6 +41,10 @@ pub enum ResourceName {
         /// Which values.
         version: SecretVersion,
     },
+    /// `peers/<app>`.
+    Peers(AppName),
+    /// `images/<id>`.
+    Image(String),
 }
 
 impl ResourceName {
@@ -62,6 +66,8 @@ impl ResourceName {
                 let secret = SecretName::parse(secret).ok()?;
                 Some(Self::Secret { secret, version: SecretVersion::parse(version).ok()? })
             }
+            "peers" => AppName::parse(rest).ok().map(Self::Peers),
+            "images" if is_image_id(rest) => Some(Self::Image(rest.to_owned())),
             _ => None,
         }
     }
@@ -85,6 +91,26 @@ pub fn config_resource_name(config: &str, hash: &str) -> String {
 /// Name of the resource of a secret at a version.
 pub fn secret_resource_name(secret: &str, version: &str) -> String {
     format!("secrets/{secret}/{version}")
+}
+
+/// Name of the resource of what an app has on other members.
+pub fn peers_resource_name(app: &str) -> String {
+    format!("peers/{app}")
+}
+
+/// Name of the resource of an image that is fetched ahead.
+pub fn image_resource_name(id: &str) -> String {
+    format!("images/{id}")
+}
+
+/// Whether an image that is fetched ahead is named so.
+fn is_image_id(id: &str) -> bool {
+    id.len() == 16 && id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
+/// Whether a resource is in the assignment itself: the others are contents, which are loaded.
+pub(crate) fn is_assigned(name: &str) -> bool {
+    ["instances/", "peers/", "images/"].into_iter().any(|kind| name.starts_with(kind))
 }
 
 /// Version of the resource of a secret: another key makes another ciphertext of the same values.
@@ -115,6 +141,7 @@ pub fn instance_resource(assigned: &store::AssignedInstance) -> pb::Resource {
             .iter()
             .map(|one| pb::SecretReference { secret: one.secret.clone(), version: one.version.clone() })
             .collect(),
+        bounds: assigned.bounds,
     };
     pb::Resource {
         name: instance_resource_name(&assigned.instance),
@@ -124,10 +151,61 @@ pub fn instance_resource(assigned: &store::AssignedInstance) -> pb::Resource {
     }
 }
 
+/// What an app has on other members, as it travels. An agent that cannot tell its instances refuses it. Its version is the hash of its encoding.
+pub fn peers_resource(assigned: &store::AssignedPeers) -> pb::Resource {
+    let member =
+        |one: &store::AssignedPeer| pb::Peer { node: one.node.clone(), address: one.address.clone() };
+    let service = |one: &store::AssignedPeerService| pb::PeerService {
+        service: one.service.clone(),
+        members: one.members.iter().map(member).collect(),
+        met: one.met.clone(),
+    };
+    let peers = pb::Peers {
+        app: assigned.app.clone(),
+        revision: assigned.revision.clone(),
+        services: assigned.services.iter().map(service).collect(),
+    };
+    pb::Resource {
+        name: peers_resource_name(&assigned.app),
+        version: ContentHash::of(&peers.encode_to_vec()).to_string(),
+        requires: vec![skerry_model::feature::PEERS.to_owned()],
+        body: Some(pb::resource::Body::Peers(peers)),
+    }
+}
+
+/// An image that is fetched ahead, as it travels. An agent that cannot do that refuses it, so that it is known. Its version is the hash of its encoding.
+pub fn image_resource(assigned: &store::AssignedImage) -> pb::Resource {
+    let credentials = assigned.credentials.as_ref();
+    let image = pb::Image {
+        id: assigned.id.clone(),
+        image: assigned.image.clone(),
+        platform: assigned.platform.clone(),
+        credentials: credentials
+            .map(|one| pb::SecretReference { secret: one.secret.clone(), version: one.version.clone() }),
+        round: assigned.round,
+    };
+    pb::Resource {
+        name: image_resource_name(&assigned.id),
+        version: ContentHash::of(&image.encode_to_vec()).to_string(),
+        requires: vec![skerry_model::feature::PREFETCH.to_owned()],
+        body: Some(pb::resource::Body::Image(image)),
+    }
+}
+
+/// The resources of an assignment that are in it itself, and not loaded.
+pub(crate) fn assigned_resources(record: &store::AssignmentRecord) -> impl Iterator<Item = pb::Resource> {
+    let instances = record.instances.iter().map(instance_resource);
+    let peers = record.peers.iter().map(peers_resource);
+    instances.chain(peers).chain(record.images.iter().map(image_resource))
+}
+
 /// A revision or a config as it travels: `bytes` are those that are stored, which `hash` is of.
 pub fn content_resource(name: &ResourceName, bytes: Bytes, requires: Vec<String>) -> Option<pb::Resource> {
     let (name, hash, body) = match name {
-        ResourceName::Instance(_) | ResourceName::Secret { .. } => return None,
+        ResourceName::Instance(_)
+        | ResourceName::Secret { .. }
+        | ResourceName::Peers(_)
+        | ResourceName::Image(_) => return None,
         ResourceName::Revision { app, hash } => (
             revision_resource_name(app.as_str(), &hash.to_string()),
             hash,
@@ -158,11 +236,16 @@ pub fn secret_resource(
     }
 }
 
-/// The resources that an assignment asks for: each instance, and the revisions, configs and secrets that they name.
+/// The resources that an assignment asks for: each instance, the revisions, configs and secrets that they name, what their apps have on other members, and images
+/// that are fetched ahead with the secrets that they name.
 pub fn resources_of(assignment: &store::AssignmentRecord) -> ResourceVersions {
-    let mut resources = ResourceVersions::new();
+    let assigned = assigned_resources(assignment);
+    let mut resources: ResourceVersions = assigned.map(|one| (one.name, one.version)).collect();
+    for one in assignment.images.iter().filter_map(|image| image.credentials.as_ref()) {
+        let name = secret_resource_name(&one.secret, &one.version);
+        resources.insert(name, sealed_version(&one.version, &one.seal));
+    }
     for assigned in &assignment.instances {
-        let resource = instance_resource(assigned);
         let app = assigned.instance.split('/').next().unwrap_or_default();
         resources.insert(revision_resource_name(app, &assigned.revision), assigned.revision.clone());
         for config in &assigned.configs {
@@ -172,7 +255,6 @@ pub fn resources_of(assignment: &store::AssignmentRecord) -> ResourceVersions {
             let name = secret_resource_name(&one.secret, &one.version);
             resources.insert(name, sealed_version(&one.version, &one.seal));
         }
-        resources.insert(resource.name, resource.version);
     }
     resources
 }
@@ -244,6 +326,14 @@ impl Desired {
         })
     }
 
+    /// The images that are fetched ahead, by id.
+    pub fn images(&self) -> impl Iterator<Item = &pb::Image> {
+        self.resources.values().filter_map(|resource| match &resource.body {
+            Some(pb::resource::Body::Image(image)) => Some(image),
+            _ => None,
+        })
+    }
+
     /// The encoded `AppSpec` of a revision.
     pub fn revision(&self, app: &str, hash: &str) -> Option<&Bytes> {
         match &self.resources.get(&revision_resource_name(app, hash))?.body {
@@ -260,8 +350,10 @@ impl Desired {
         }
     }
 
-    /// Names of the contents that its instances need.
+    /// Names of the contents that its instances need, and its images.
     pub(crate) fn referenced(&self) -> BTreeSet<String> {
-        self.instances().flat_map(references).collect()
+        let credentials = self.images().filter_map(|image| image.credentials.as_ref());
+        let credentials = credentials.map(|one| secret_resource_name(&one.secret, &one.version));
+        self.instances().flat_map(references).chain(credentials).collect()
     }
 }

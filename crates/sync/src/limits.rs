@@ -20,6 +20,12 @@ pub const RESOURCES_MAX: usize = 2048;
 /// Most instances that a node reports: 600 bytes each fill the 256 KiB that a stored status may have.
 pub const INSTANCES_MAX: usize = 400;
 
+/// Most images that a node fetches ahead and reports: as many as it is assigned.
+pub const IMAGES_MAX: usize = skerry_model::IMAGES_MAX;
+
+/// Longest reference to an image, in bytes.
+pub const IMAGE_BYTES_MAX: usize = 1024;
+
 /// Frames that an agent may send at once: it says a handful when it connects, and answers what it is sent.
 pub const FRAMES_BURST_MAX: u32 = 256;
 

@@ -46,6 +46,7 @@ pub fn status_digest(status: &StatusRecord) -> Bytes {
     let reported = StatusRecord {
         machine: status.machine.clone(),
         instances: status.instances.clone(),
+        images: status.images.clone(),
         ..StatusRecord::default()
     };
     Bytes::copy_from_slice(ContentHash::of(&reported.encode_to_vec()).as_bytes())
@@ -72,12 +73,28 @@ fn merge_state(status: &mut StatusRecord, report: &pb::Report, node: &str) {
         instances.insert(instance.instance.clone(), instance);
     }
     status.instances = instances.into_values().take(limits::INSTANCES_MAX).collect();
+    merge_images(&mut status.images, report);
     if report.full || report.machine.is_some() {
         status.machine.clone_from(&report.machine);
         if let Some(machine) = &mut status.machine {
             clip_machine(machine);
         }
     }
+}
+
+fn merge_images(images: &mut Vec<types::ImageStatus>, report: &pb::Report) {
+    let kept = std::mem::take(images).into_iter().filter(|_| !report.full);
+    let mut merged: BTreeMap<String, types::ImageStatus> =
+        kept.map(|image| (image.id.clone(), image)).collect();
+    for id in &report.removed_images {
+        merged.remove(id);
+    }
+    for reported in &report.images {
+        let mut image = reported.clone();
+        clip_image(&mut image);
+        merged.insert(image.id.clone(), image);
+    }
+    images.extend(merged.into_values().take(limits::IMAGES_MAX));
 }
 
 fn merge_acknowledged(status: &mut StatusRecord, acknowledged: &Acknowledged) {
@@ -156,8 +173,12 @@ fn shrink(status: &mut StatusRecord) {
     for refused in &mut status.refused {
         refused.message.clear();
     }
+    for image in &mut status.images {
+        image.message.clear();
+    }
     while status.encoded_len() > limits::STATUS_BYTES_MAX {
-        if status.refused.pop().is_none() && status.instances.pop().is_none() {
+        if status.refused.pop().is_none() && status.images.pop().is_none() && status.instances.pop().is_none()
+        {
             return;
         }
     }
@@ -178,6 +199,7 @@ pub fn clip_instance(instance: &mut types::InstanceStatus) {
     clip(&mut instance.instance, limits::NAME_BYTES_MAX);
     clip(&mut instance.node, limits::NAME_BYTES_MAX);
     clip(&mut instance.revision, limits::REASON_BYTES_MAX);
+    clip(&mut instance.rejected_revision, limits::REASON_BYTES_MAX);
     clip(&mut instance.reason, limits::REASON_BYTES_MAX);
     clip(&mut instance.message, limits::INSTANCE_MESSAGE_BYTES_MAX);
     clip(&mut instance.runtime_id, limits::NAME_BYTES_MAX);
@@ -188,6 +210,15 @@ pub fn clip_instance(instance: &mut types::InstanceStatus) {
             clip(&mut run.reason, limits::REASON_BYTES_MAX);
         }
     }
+}
+
+/// Cuts the texts of an image's status to their bounds.
+pub fn clip_image(image: &mut types::ImageStatus) {
+    clip(&mut image.id, limits::REASON_BYTES_MAX);
+    clip(&mut image.image, limits::IMAGE_BYTES_MAX);
+    clip(&mut image.platform, limits::REASON_BYTES_MAX);
+    clip(&mut image.reason, limits::REASON_BYTES_MAX);
+    clip(&mut image.message, limits::INSTANCE_MESSAGE_BYTES_MAX);
 }
 
 /// Cuts the texts and lists of a machine's status to their bounds.
@@ -364,6 +395,39 @@ mod tests {
             merge(&StatusRecord::default(), &EventsRecord::default(), &change(report)).status.unwrap();
         assert!(status.encoded_len() <= limits::STATUS_BYTES_MAX);
         assert_eq!(status.instances.len(), limits::INSTANCES_MAX, "sentences go before instances do");
+    }
+
+    #[test]
+    fn images_are_merged_by_id_and_bounded() {
+        let image = |n: usize, state: types::ImageState| types::ImageStatus {
+            id: format!("{n:016x}"),
+            state: state.into(),
+            message: "x".repeat(9999),
+            ..types::ImageStatus::default()
+        };
+        let (fetching, present) = (types::ImageState::Fetching, types::ImageState::Present);
+        let told = |report: &pb::Report, status: &StatusRecord| {
+            let merged = merge(status, &EventsRecord::default(), &change(report.clone()));
+            merged.status.unwrap_or_else(|| status.clone())
+        };
+        let first = pb::Report { images: vec![image(1, fetching), image(2, present)], ..Default::default() };
+        let status = told(&first, &StatusRecord::default());
+        assert_eq!(told(&first, &status), status, "told again it changes nothing");
+        assert_eq!(status.images[0].message.len(), limits::INSTANCE_MESSAGE_BYTES_MAX);
+        let second = pb::Report {
+            images: vec![image(1, present)],
+            removed_images: vec![image(2, present).id],
+            ..Default::default()
+        };
+        let status = told(&second, &status);
+        let ids: Vec<_> = status.images.iter().map(|image| (image.id.as_str(), image.state())).collect();
+        assert_eq!(ids, [("0000000000000001", present)]);
+        // A report of something else leaves them, a full one does not.
+        let other = pb::Report { instances: vec![instance(1, "")], ..Default::default() };
+        assert_eq!(told(&other, &status).images, status.images);
+        assert_eq!(told(&pb::Report { full: true, ..Default::default() }, &status).images, []);
+        let many = (0..99).map(|n| image(n, fetching)).collect();
+        assert_eq!(told(&pb::Report { images: many, ..Default::default() }, &status).images.len(), 32);
     }
 
     #[test]

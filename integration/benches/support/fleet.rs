@@ -107,6 +107,7 @@ impl Fleet {
             spec: Arc::new(spec),
             configs: [(ConfigName::parse("settings")?, ContentHash::of(b"settings"))].into(),
             secrets: BTreeMap::new(),
+            bounds: None,
         }
         .into())
     }

@@ -28,7 +28,7 @@ pub fn fits(shown: &[String], printed: &[&str]) -> bool {
 pub(super) fn passes(printed: &str) -> bool {
     let subject = printed.split_once(": ").and_then(|(subject, _)| subject.split_once('/'));
     let name = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
-    subject.is_some_and(|(kind, of)| ["app", "config", "node"].contains(&kind) && name(of))
+    subject.is_some_and(|(kind, of)| ["app", "config", "node", "task"].contains(&kind) && name(of))
 }
 
 /// Whether one line does.

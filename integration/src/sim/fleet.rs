@@ -113,7 +113,7 @@ fn current(
         .into_iter()
         .filter_map(|name| Some((name.clone(), *configs.get(name)?)))
         .collect();
-    Some(Wanted { revision, spec, configs, secrets: BTreeMap::new() }.into())
+    Some(Wanted { revision, spec, configs, secrets: BTreeMap::new(), bounds: None }.into())
 }
 
 /// What makes `old` into `new`.

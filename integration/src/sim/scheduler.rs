@@ -150,6 +150,9 @@ impl Scheduler {
             node: node_ref(name),
             placed: fleet.state.plan_of(&fleet.solution, name).map(<[Placed]>::to_vec),
             before: fleet.state.previous.get(name).cloned().unwrap_or_default(),
+            peers: Vec::new(),
+            images: Vec::new(),
+            images_before: Vec::new(),
             mod_revision: fleet.assignments.get(name).copied().unwrap_or(0),
         }
     }

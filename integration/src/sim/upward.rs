@@ -295,7 +295,10 @@ async fn read(gateway: &Gateway, node: &NodeRef, text: &str) -> Result<Option<pb
     let Some(name) = ResourceName::parse(text) else { return Ok(None) };
     let project = node.project.clone();
     let bytes = match &name {
-        ResourceName::Instance(_) | ResourceName::Secret { .. } => None,
+        ResourceName::Instance(_)
+        | ResourceName::Secret { .. }
+        | ResourceName::Peers(_)
+        | ResourceName::Image(_) => None,
         ResourceName::Revision { app, hash } => {
             let app = AppRef { project, app: app.clone() };
             let key = Key::<stored::RevisionRecord>::of(&RevisionRef { app, hash: *hash });

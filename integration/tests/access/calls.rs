@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use bytes::{Buf as _, BufMut as _, Bytes};
 use futures_util::stream;
 use prost::Message as _;
-use prost_types::field_descriptor_proto::Type;
+use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, FileDescriptorSet, MethodDescriptorProto};
 use tonic::client::Grpc;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
@@ -80,6 +80,10 @@ impl Contract {
         match message.field.iter().find(|field| field.number() == 1) {
             Some(field) if field.name() == "parent" => first(format!("projects/{project}").as_bytes()),
             Some(field) if field.r#type() == Type::String => first(absent.as_bytes()),
+            // Of several the first: the app of one change.
+            Some(field) if field.label() == Label::Repeated => {
+                first(&first(&first(&first(&first(absent.as_bytes())))))
+            }
             Some(field) if field.r#type() == Type::Message => first(&first(&first(absent.as_bytes()))),
             _ => Vec::new(),
         }

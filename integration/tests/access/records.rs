@@ -16,7 +16,7 @@ use skerry_proto::registry::v1::user_service_client::UserServiceClient;
 use skerry_proto::types::v1::Metadata;
 use tonic::{Code, Status};
 
-use crate::calls::send;
+use crate::calls::{Contract, Told, send};
 use crate::world::{Caller, World, uri};
 
 const ADA: &str = "projects/default/users/ada";
@@ -393,6 +393,30 @@ async fn all_that_one_may_is_listed_and_nothing_else() -> Result<()> {
     assert!(!elsewhere.iter().any(|method| method.ends_with("/ListApps")), "{elsewhere:?}");
     let wrong = client.list_access(list("default")).await.expect_err("no project");
     assert_eq!(skerry_rpc::fault_of(&wrong).violations[0].field, "parent");
+    world.finish().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tasks_of_system_are_for_its_admins_and_others_for_operators() -> Result<()> {
+    let world = World::start().await?;
+    let contract = Contract::load();
+    let ada = world.user("default/user/ada").await?;
+    let may = async |method: &str, project: &str| {
+        let channel = world.connect(&ada).await?;
+        contract.call(&channel, &format!("skerry.registry.v1.TaskService/{method}"), project).await
+    };
+    let changing = ["CreateTask", "CancelTask", "RetryTask", "DeleteTask"];
+    world.bind("projects/system/roleBindings/operators", pb::Role::Operator, &[ADA], &[]).await?;
+    for method in changing {
+        assert_eq!(may(method, "default").await?, Told::Through, "{method}");
+        assert_eq!(may(method, "system").await?, Told::Denied, "{method}");
+    }
+    assert_eq!(may("ListTasks", "system").await?, Told::Through);
+    world.bind("projects/system/roleBindings/more", pb::Role::Admin, &[ADA], &[]).await?;
+    for method in changing {
+        assert_eq!(may(method, "system").await?, Told::Through, "{method}");
+    }
     world.finish().await;
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use skerry_agent::ahead::Image;
 use skerry_agent::runtime::docker::{DockerRuntime, ImageGc};
 use skerry_agent::runtime::{Needs, Runtime as _};
 use skerry_integration::Registry;
@@ -103,6 +104,28 @@ async fn an_image_goes_once_no_container_and_no_spec_uses_it() {
     );
     assert_eq!(fixture.agent(AT_ONCE).collect(&Needs::default()).await.unwrap(), [], "and no more");
     fixture.untag(&foreign);
+}
+
+#[tokio::test]
+async fn an_image_that_is_fetched_ahead_stays_as_long_as_it_is_wanted() {
+    let Some(fixture) = Fixture::new("ahead").await else { return };
+    let wanted = fixture.image("ahead");
+    let image = |image: &str| Image { image: image.to_owned(), platform: None, credentials: None, round: 1 };
+    let agent = fixture.agent(AT_ONCE);
+    let told = std::sync::Mutex::new(Vec::new());
+    let sink = |progress: skerry_agent::runtime::Progress| told.lock().unwrap().push(progress.reason);
+    for _ in 0..2 {
+        agent.fetch_image(&image(&wanted), &sink).await.expect("it is fetched");
+        assert!(fixture.has(&wanted));
+        assert_eq!(agent.collect(&needing(&[&wanted])).await.unwrap(), [], "it is wanted");
+    }
+    assert_eq!(*told.lock().unwrap(), ["Pulling", "Pulled"], "once");
+    let missing = wanted.replace(":1", ":nosuch");
+    let error = agent.fetch_image(&image(&missing), &sink).await.unwrap_err();
+    assert!(!error.transient && error.message.contains(&missing), "{error}");
+    // Nobody wants it any more.
+    let told = agent.collect(&Needs::default()).await.expect("room is freed");
+    assert!(!fixture.has(&wanted) && told.len() == 1 && told[0].message.contains(&wanted), "{told:?}");
 }
 
 #[tokio::test]

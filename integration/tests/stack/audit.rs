@@ -57,7 +57,7 @@ fn record(number: usize) -> stored::NodeRecord {
 }
 
 /// All chains of a store as they are, held against their hashes and each other.
-async fn verified(store: &Store) -> Result<(Vec<Checked>, Vec<AuditEntry>)> {
+pub(crate) async fn verified(store: &Store) -> Result<(Vec<Checked>, Vec<AuditEntry>)> {
     let (whole, entries) = whole_chains(store).await?;
     let findings = compare(&whole, Restored::No);
     ensure!(findings.is_empty(), "{findings:?}");

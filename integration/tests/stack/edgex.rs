@@ -17,6 +17,8 @@ use skerry_model::ProjectName;
 use skerry_proto::types::v1::{AppSpec, Container, ServiceSpec, health_check::Probe, mount, service_spec};
 use skerry_testing::{Docker, TarBuilder, bin, eventually, free_port, shared_libraries};
 
+use crate::operator::done;
+
 const APP: &str = "edgex";
 const OWNER: &str = "skerry.io/managed-by";
 /// What an image that stands in for another one bears.
@@ -26,12 +28,83 @@ const DEPLOYED: Duration = Duration::from_secs(300);
 
 #[tokio::test]
 async fn hanoi_is_deployed_in_order_survives_and_comes_down_clean() -> Result<()> {
+    let _images = HANOI.lock().await;
     story("hanoi-no-secty.yml", "hanoi.skerry.yml", 12).await
 }
 
 #[tokio::test]
 async fn ireland_with_its_ui_is_deployed_in_order_survives_and_comes_down_clean() -> Result<()> {
     story("ireland-no-secty-with-ui.yml", "ireland.skerry.yml", 13).await
+}
+
+/// The images that stand in for those of Hanoi are there once.
+static HANOI: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+#[tokio::test]
+async fn hanoi_goes_to_the_chosen_member_of_three_survives_there_and_comes_down_clean() -> Result<()> {
+    let Some(docker) = Docker::required() else { return Ok(()) };
+    let _images = HANOI.lock().await;
+    let nodes = ["ex1", "ex2", "ex3"].map(unique);
+    let [first, chosen, last] = &nodes;
+    let containers = Containers::of(&docker, chosen);
+    let others = [first, last].map(|node| Containers::of(&docker, node));
+    let mut stack = Stack::start().await?;
+    for node in &nodes {
+        stack.add_agent(node, &[&format!("--docker-host=unix://{}", docker.socket().display())])?;
+    }
+    for node in &nodes {
+        stack.wait_connected(node).await;
+    }
+    done(&stack, &["create", "cluster", "plant"]).await?;
+    done(&stack, &["cluster", "join", "plant", first, chosen, last]).await?;
+    done(&stack, &["label", &format!("node/{chosen}"), "edgex=yes"]).await?;
+    let mut edgex = Edgex::new(&stack, &docker, "hanoi-no-secty.yml", "hanoi.skerry.yml")?;
+    edgex.choose("edgex: \"yes\"")?;
+
+    // All is killed while it comes up.
+    edgex.skerry(&["apply"])?;
+    eventually("some of it runs", DEPLOYED, async || {
+        let running = containers.running()?;
+        ensure!(running.len() >= 3, "{} run", running.len());
+        Ok(())
+    })
+    .await;
+    kill_all(&mut stack, chosen)?;
+    start_all(&mut stack, chosen).await?;
+    wait_deployed(&stack, 12).await;
+    let deployed = edgex.running(&containers)?;
+    edgex.check_order(&deployed)?;
+    for instance in stack.instances(APP).await? {
+        ensure!(instance.restarts == 0 && instance.node.ends_with(chosen.as_str()), "{instance:?}");
+    }
+
+    // And again, with a service of it, once it is there.
+    kill_all(&mut stack, chosen)?;
+    let victim = &deployed["metadata"];
+    let pid = i32::try_from(victim.pid).ok().and_then(Pid::from_raw).context("a process")?;
+    kill_process(pid, Signal::KILL)?;
+    start_all(&mut stack, chosen).await?;
+    eventually("metadata is back", PATIENCE, async || {
+        let after = edgex.running(&containers)?;
+        ensure!(changed(&deployed, &after) == ["metadata"], "{:?}", changed(&deployed, &after));
+        Ok(())
+    })
+    .await;
+    wait_deployed(&stack, 12).await;
+
+    edgex.skerry(&["delete"])?;
+    for containers in others.iter().chain([&containers]) {
+        containers.wait_none().await;
+    }
+    eventually("nothing left behind", PATIENCE, async || {
+        for node in &nodes {
+            let left = left(&docker, node)?;
+            ensure!(left.is_empty(), "{left:?}");
+        }
+        Ok(())
+    })
+    .await;
+    stack.finish(None).await
 }
 
 async fn story(file: &str, overlay: &str, services: u32) -> Result<()> {
@@ -265,6 +338,19 @@ impl Edgex {
         let entrypoint = format!("ENTRYPOINT {}", serde_json::to_string(&words)?);
         self.docker.import(image, &root.finish(), &[&entrypoint, &format!("LABEL {STAND_IN}=1")])?;
         self.images.push(image.to_owned());
+        Ok(())
+    }
+
+    /// Goes only to nodes with this label, as YAML has it.
+    fn choose(&mut self, label: &str) -> Result<()> {
+        let mut text = "services:\n".to_owned();
+        for service in &self.spec.services {
+            let name = &service.name;
+            writeln!(text, "  {name}:\n    x-skerry: {{nodeSelector: {{matchLabels: {{{label}}}}}}}")?;
+        }
+        let file = self.own.with_file_name("choose.yml");
+        std::fs::write(&file, text)?;
+        self.files.push(file);
         Ok(())
     }
 

@@ -63,6 +63,7 @@ pages! {
     audit: "audit.md", Nothing;
     health: "health.md", Docker;
     clusters: "clusters.md", Nothing;
+    tasks: "tasks.md", Nothing;
     placement: "placement.md", Nothing;
     system_apps: "system-apps.md", Nothing;
     jobs: "jobs.md", Docker;

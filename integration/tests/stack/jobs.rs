@@ -108,9 +108,13 @@ async fn what_succeeded_is_run_once_whoever_is_killed_until_somebody_asks_for_it
     let (mut stack, yard) = stack().await?;
     stack.apply("load", app([yard.service("work", job(4, 2, 0))])).await?;
     yard.wait_lines("work.starts", &["0", "1"]).await;
-    let waiting = stack.instances("load").await?;
-    let reasons: Vec<&str> = waiting[2..].iter().map(|one| one.reason.as_str()).collect();
-    ensure!(reasons == ["WaitingForTurn", "WaitingForTurn"], "{waiting:?}");
+    eventually("two are told to wait for their turn", PATIENCE, async || {
+        let waiting = stack.instances("load").await?;
+        let reasons: Vec<&str> = waiting.iter().skip(2).map(|one| one.reason.as_str()).collect();
+        ensure!(reasons == ["WaitingForTurn", "WaitingForTurn"], "{waiting:?}");
+        Ok(())
+    })
+    .await;
     yard.let_end("work", 1)?;
     yard.wait_lines("work.starts", &["0", "1", "2"]).await;
 
@@ -218,9 +222,13 @@ async fn a_job_ends_at_its_deadline_and_who_waits_for_one_starts_when_it_has_com
     };
     stack.apply("shop", app([yard.service("migrate", job(2, 1, 0)), web])).await?;
     yard.wait_lines("migrate.starts", &["0"]).await;
-    let waits = stack.instances("shop").await?;
-    let web = waits.iter().find(|one| one.instance == "shop/web/n1/0").context("no web")?;
-    ensure!(web.reason == "WaitingForDependency" && !web.ready, "{web:?}");
+    eventually("it is told that web waits", PATIENCE, async || {
+        let waits = stack.instances("shop").await?;
+        let web = waits.iter().find(|one| one.instance == "shop/web/n1/0").context("no web")?;
+        ensure!(web.reason == "WaitingForDependency" && !web.ready, "{web:?}");
+        Ok(())
+    })
+    .await;
     yard.let_end("migrate", 0)?;
     yard.let_end("migrate", 1)?;
     yard.wait_lines("web", &["0", "1"]).await;

@@ -2,6 +2,7 @@
 
 mod agent_identity;
 mod api;
+mod apply_atomic;
 mod audit;
 mod authority;
 mod bounds;
@@ -22,11 +23,14 @@ mod guide;
 mod hostile;
 mod jobs;
 mod mesh;
+mod names;
+mod node_rollback;
 mod observed;
 mod operator;
 mod outages;
 mod people;
 mod placement;
+mod prefetch;
 mod projects;
 mod refusals;
 mod relay;
@@ -37,4 +41,5 @@ mod sessions;
 mod slow_watchers;
 mod start_first;
 mod system_apps;
+mod tasks;
 mod tls;

@@ -38,7 +38,7 @@ impl World {
         Ok(world)
     }
 
-    async fn up(&mut self, more: &[&str]) -> Result<()> {
+    pub(crate) async fn up(&mut self, more: &[&str]) -> Result<()> {
         let mut command = self.command("skerry");
         command.args(["up", &format!("--listen=127.0.0.1:{}", self.port)]);
         command.arg(format!("--etcd={}", self.etcd.endpoint()));
@@ -81,7 +81,7 @@ impl World {
     }
 
     /// The same where it must fail, with this code and these words.
-    async fn refused(&self, words: &str, code: i32, why: &str) -> Result<()> {
+    pub(crate) async fn refused(&self, words: &str, code: i32, why: &str) -> Result<()> {
         let (ended, said) = self.skerry(words).await?;
         ensure!(ended == Some(code) && said.contains(why), "skerry {words}: {ended:?}, not {why:?}:\n{said}");
         Ok(())

@@ -1,6 +1,6 @@
 //! What the agent is told at its start: flags and environment, parsed once into valid types.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -60,6 +60,11 @@ pub enum ConfigError {
         "--metrics-listen {0} is reachable from other machines: an agent serves its metrics on this machine only, as 127.0.0.1:9464; a collector elsewhere gets them by --otlp-endpoint"
     )]
     Metrics(SocketAddr),
+    /// No address that other machines could reach this one at.
+    #[error(
+        "--address {0} is no address that other members of a cluster reach this machine at: name one of its own in their network"
+    )]
+    Address(IpAddr),
     /// Not a Unix socket.
     #[error("Docker's address `{0}` is not supported: use unix:///<path>, or --no-docker")]
     DockerHost(String),
@@ -166,6 +171,10 @@ pub struct AgentArgs {
     #[expect(missing_docs, reason = "clap would take them for the program's own description")]
     pub enrol: EnrolArgs,
 
+    /// IP address that other members of this node's cluster reach this machine at; absent: its own in the connection to the gateway
+    #[arg(long, env = "SKERRY_ADDRESS", value_name = "IP")]
+    pub address: Option<IpAddr>,
+
     /// Run no containers
     #[arg(long, env = "SKERRY_NO_DOCKER")]
     pub no_docker: bool,
@@ -210,6 +219,8 @@ pub struct Config {
     pub image_gc: ImageGc,
     /// Where values of secrets are laid out: on a tmpfs. Absent: in /run or /dev/shm.
     pub secrets_dir: Option<PathBuf>,
+    /// Where other members of its cluster reach this machine. Absent: at its own address in the connection to the gateway.
+    pub address: Option<IpAddr>,
 }
 
 /// How the agent proves to be its node, and which servers count as gateways.
@@ -309,6 +320,9 @@ impl AgentArgs {
         if let Some(address) = self.metrics_listen.filter(|address| !address.ip().is_loopback()) {
             return Err(ConfigError::Metrics(address));
         }
+        if let Some(address) = self.address.filter(|address| !crate::machine::is_reachable(*address)) {
+            return Err(ConfigError::Address(address));
+        }
         let gateways: Vec<Gateway> =
             self.gateways.iter().map(|text| Gateway::parse(text)).collect::<Result<_, _>>()?;
         let name = self.node.as_deref().map(NodeName::parse).transpose()?;
@@ -330,7 +344,8 @@ impl AgentArgs {
         let credentials = CredentialsFile::find(self.docker_config);
         let image_gc = self.image_gc.parse()?;
         let (data_dir, secrets_dir) = (self.data_dir, self.secrets_dir);
-        Ok(Config { gateways, tls, node, data_dir, docker, credentials, image_gc, secrets_dir })
+        let address = self.address;
+        Ok(Config { gateways, tls, node, data_dir, docker, credentials, image_gc, secrets_dir, address })
     }
 }
 
@@ -402,6 +417,7 @@ mod tests {
             metrics_listen: None,
             image_gc: gc("168h", 85, 80),
             secrets_dir: None,
+            address: None,
         }
     }
 

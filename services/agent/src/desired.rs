@@ -3,20 +3,24 @@
 //! Pure. What cannot be joined is told with its reason and held back alone: the other instances go on. Where the resources are
 //! kept is `state`'s matter, when they take effect the reconciler's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use prost::Message as _;
-use skerry_model::app::{AppSpec, Container, MountSource, Program, ServiceSpec};
+use skerry_model::app::{AppSpec, Container, MountSource, Program, ServiceSpec, UpdateBounds};
 use skerry_model::config::ConfigSpec;
-use skerry_model::{AppName, ConfigName, ContentHash, InstanceName, NetworkName, SecretName};
+use skerry_model::{AppName, ConfigName, ContentHash, InstanceName, NetworkName, SecretName, ServiceName};
 use skerry_proto::gateway::v1 as pb;
 use skerry_proto::scheduler::v1 as scheduler;
 use skerry_sync::desired::secret_resource_name;
 
+use crate::ahead::Image;
 use crate::fingerprint::fingerprint;
+use crate::good::Bundle;
+use crate::peers::Peers;
 use crate::runtime::{Needs, Wanted, environment};
 use crate::secrets::SealedContent;
+use crate::update::{Content, TakenBack};
 
 /// The content of a config.
 #[derive(Debug, PartialEq, Eq)]
@@ -69,6 +73,17 @@ pub struct Blocked {
     pub message: String,
 }
 
+/// An app as a whole.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Whole {
+    /// What it is made of here.
+    pub(crate) content: Content,
+    /// All services that its revision has, here or elsewhere.
+    pub(crate) services: BTreeSet<ServiceName>,
+    /// By what an update of it is taken back.
+    pub(crate) bounds: UpdateBounds,
+}
+
 /// All that this node shall run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Desired {
@@ -78,8 +93,18 @@ pub struct Desired {
     pub instances: BTreeMap<InstanceName, Arc<InstanceSpec>>,
     /// What is wanted and cannot be run as it was sent.
     pub blocked: BTreeMap<InstanceName, Blocked>,
+    /// What apps have on other members of the cluster. It changes nothing that runs.
+    pub peers: BTreeMap<AppName, Arc<Peers>>,
+    /// Images that are fetched ahead, by id.
+    pub images: BTreeMap<String, Arc<Image>>,
     /// What was run last of instances whose wanted copy was not started yet: run on until that one can take its place.
     pub formers: BTreeMap<InstanceName, Arc<InstanceSpec>>,
+    /// Each app that has something here, as a whole.
+    pub(crate) apps: BTreeMap<AppName, Whole>,
+    /// The last good revision of apps whose wanted one is another.
+    pub(crate) goods: BTreeMap<AppName, Arc<Bundle>>,
+    /// Apps of which that one is run instead.
+    pub(crate) taken_back: BTreeMap<AppName, TakenBack>,
     /// Whether this is known to be what the control plane wants. Otherwise (no state yet, or a state file that was lost) nothing that
     /// runs is stopped or replaced on its account.
     pub authoritative: bool,
@@ -139,7 +164,12 @@ impl Desired {
         }
         Needs {
             apps: self.instances.keys().chain(self.blocked.keys()).map(|name| name.app.clone()).collect(),
-            images: wanted.into_iter().chain(former).map(|(_, container)| container.image).collect(),
+            images: wanted
+                .into_iter()
+                .chain(former)
+                .map(|(_, container)| container.image)
+                .chain(self.images.values().map(|image| image.image.clone()))
+                .collect(),
             volumes,
             artifacts: self.instances.values().chain(self.formers.values()).flat_map(downloaded).collect(),
         }
@@ -156,8 +186,12 @@ pub fn join<'a>(
     for resource in resources {
         parts.take(resource);
     }
-    let mut desired = Desired { authoritative, ..Desired::default() };
+    let (peers, images) = (parts.peers(), parts.images());
+    let mut desired = Desired { peers, images, authoritative, ..Desired::default() };
     for (resource, wire) in std::mem::take(&mut parts.instances) {
+        if let (Ok(name), Some(bounds)) = (InstanceName::parse(&wire.instance), &wire.bounds) {
+            desired.apps.entry(name.app).or_default().bounds = UpdateBounds::from_proto(bounds);
+        }
         let Ok(name) = InstanceName::parse(&wire.instance) else {
             let message = format!("`{}` is not the name of an instance", wire.instance);
             parts.refuse(resource, "InvalidName", message);
@@ -173,7 +207,25 @@ pub fn join<'a>(
             }
         }
     }
+    desired.apps = wholes(&desired, &parts);
     (desired, parts.refusals)
+}
+
+/// Each app of which there is something, as a whole. What is said of bounds is there already.
+fn wholes(desired: &Desired, parts: &Parts<'_>) -> BTreeMap<AppName, Whole> {
+    let names = desired.instances.keys().chain(desired.blocked.keys());
+    let apps: BTreeSet<&AppName> = names.map(|name| &name.app).collect();
+    let whole = |app: &AppName| {
+        let specs = desired.instances.values().filter(|spec| spec.name.app == *app).map(AsRef::as_ref);
+        let blocked = desired.blocked.iter().filter(|(name, _)| name.app == *app).map(|(_, why)| why);
+        let content = Content::of(specs, blocked);
+        let revisions = content.revisions.iter().filter_map(|hash| ContentHash::parse(hash).ok());
+        let services = revisions.filter_map(|hash| parts.revisions.get(&hash)?.as_ref().ok());
+        let services = services.flat_map(|services| services.values().map(|one| one.name.clone())).collect();
+        let bounds = desired.apps.get(app).map(|said| said.bounds).unwrap_or_default();
+        Whole { content, services, bounds }
+    };
+    apps.into_iter().map(|app| (app.clone(), whole(app))).collect()
 }
 
 /// The further networks that an instance is in.
@@ -195,6 +247,9 @@ struct Parts<'a> {
     configs: BTreeMap<(String, ContentHash), Result<Arc<ConfigContent>, Problem>>,
     /// By name of the resource.
     secrets: BTreeMap<&'a str, Result<Arc<SealedContent>, Problem>>,
+    /// With the revision that its cluster shall have.
+    peers: Vec<(AppName, Peers, &'a str)>,
+    images: Vec<&'a pb::Image>,
     refusals: Vec<Refusal>,
 }
 
@@ -218,6 +273,17 @@ impl<'a> Parts<'a> {
                     node_uid: secret.node_uid.clone(),
                 };
                 self.secrets.insert(&resource.name, Ok(Arc::new(content)));
+                None
+            }
+            Some(pb::resource::Body::Peers(wire)) => match Peers::parse(wire) {
+                Ok((app, peers)) => {
+                    self.peers.push((app, peers, &wire.revision));
+                    None
+                }
+                Err(message) => Some(("InvalidPeers", message)),
+            },
+            Some(pb::resource::Body::Image(image)) => {
+                self.images.push(image);
                 None
             }
             None => Some(("UnknownResource", "this agent does not know resources of its kind".to_owned())),
@@ -273,6 +339,34 @@ impl<'a> Parts<'a> {
         let problem = decoded.as_ref().err().cloned();
         self.configs.insert((name.to_owned(), hash), decoded);
         problem
+    }
+
+    /// What apps have elsewhere, under all names that it has.
+    fn peers(&mut self) -> BTreeMap<AppName, Arc<Peers>> {
+        let mut named = BTreeMap::new();
+        for (app, mut peers, revision) in std::mem::take(&mut self.peers) {
+            let hash = ContentHash::parse(revision).ok();
+            if let Some(Ok(services)) = hash.and_then(|hash| self.revisions.get(&hash)) {
+                peers.name(|service| services.get(service.as_str()).map(AsRef::as_ref));
+            }
+            named.insert(app, Arc::new(peers));
+        }
+        named
+    }
+
+    /// Images that are fetched ahead, with the secrets that they need. What did not come is told when it is needed.
+    fn images(&self) -> BTreeMap<String, Arc<Image>> {
+        let image = |wire: &&pb::Image| {
+            let credentials = wire.credentials.as_ref().and_then(|one| {
+                let resource = secret_resource_name(&one.secret, &one.version);
+                let content = self.secrets.get(resource.as_str()).and_then(|one| one.as_ref().ok());
+                Some((SecretName::parse(&one.secret).ok()?, content.cloned()))
+            });
+            let platform = Some(wire.platform.clone()).filter(|platform| !platform.is_empty());
+            let image = Image { image: wire.image.clone(), platform, credentials, round: wire.round };
+            (wire.id.clone(), Arc::new(image))
+        };
+        self.images.iter().map(image).collect()
     }
 
     fn instance(&self, name: &InstanceName, wire: &pb::Instance) -> Result<InstanceSpec, Problem> {

@@ -6,7 +6,7 @@ use skerry_model::feature;
 use skerry_proto::gateway::v1::Resource;
 
 /// The first are carried out by `runtime/docker/spec.rs`, those of processes by `runtime/process`, jobs by `jobs`, channels by `channel`.
-const FEATURES: [&str; 21] = [
+const FEATURES: [&str; 23] = [
     feature::PORT_HOST_ADDRESS,
     feature::READ_ONLY_MOUNT,
     feature::CONTAINER_USER,
@@ -27,6 +27,8 @@ const FEATURES: [&str; 21] = [
     feature::SEALED_SECRETS,
     feature::JOBS,
     feature::CRON_JOBS,
+    feature::PEERS,
+    feature::PREFETCH,
     feature::CHANNELS,
 ];
 

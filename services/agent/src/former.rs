@@ -100,7 +100,7 @@ impl Formers {
 }
 
 /// Lets a former copy do with the image that it ran from: a pull each time is for what is wanted. Its fingerprint is the same.
-fn from_what_is_here(spec: &mut InstanceSpec) {
+pub(crate) fn from_what_is_here(spec: &mut InstanceSpec) {
     if let Program::Container(container) = &mut Arc::make_mut(&mut spec.service).program
         && container.pull_policy == PullPolicy::Always
     {
@@ -172,6 +172,7 @@ mod tests {
         Copies {
             looked: [RuntimeKind::Docker].into(),
             made: [(InstanceName::parse(WEB).unwrap(), copy)].into(),
+            good: BTreeMap::new(),
         }
     }
 

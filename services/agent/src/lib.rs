@@ -4,6 +4,7 @@
 //! `reconcile` loop makes the runtimes run it and tells what it sees. With no network the first has nothing to say and the second all it needs.
 //! No listening port, and nothing that runs is stopped when the agent ends.
 
+pub mod ahead;
 mod channel;
 mod clock;
 pub mod config;
@@ -11,6 +12,7 @@ pub mod desired;
 mod features;
 mod fingerprint;
 mod former;
+mod good;
 pub mod health;
 mod hex;
 mod identity;
@@ -21,6 +23,7 @@ mod lock;
 mod machine;
 mod memory;
 mod meters;
+pub mod peers;
 mod plan;
 mod quiet;
 mod reconcile;
@@ -31,6 +34,7 @@ pub mod shim;
 mod skew;
 mod state;
 mod status;
+mod update;
 mod uplink;
 mod world;
 

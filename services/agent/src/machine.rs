@@ -4,6 +4,7 @@
 //! thresholds so that it does not flap.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -45,6 +46,8 @@ pub(crate) struct Findings {
     pub(crate) clock: Option<String>,
     /// The runtimes.
     pub(crate) runtimes: RuntimeStatuses,
+    /// Where other members of its cluster reach this machine, as far as is known.
+    pub(crate) address: Option<IpAddr>,
 }
 
 /// What the machine looked like last.
@@ -109,6 +112,7 @@ impl Sampler {
             condition.last_transition_time = Some(to_timestamp(*since));
         }
         status.conditions = conditions;
+        status.address = findings.address.map(|address| address.to_string()).unwrap_or_default();
         status
     }
 }
@@ -208,6 +212,12 @@ pub(crate) fn machine_fingerprint() -> MachineFingerprint {
         serial: serial.unwrap_or_default(),
         host_name: host_name(),
     }
+}
+
+/// Whether other machines could reach this one at an address.
+pub(crate) fn is_reachable(address: IpAddr) -> bool {
+    let is_broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
+    !address.is_loopback() && !address.is_unspecified() && !address.is_multicast() && !is_broadcast
 }
 
 /// The machine's host name.

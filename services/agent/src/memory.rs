@@ -343,12 +343,11 @@ impl Memory {
         now: MonoTime,
         jitter: Jitter,
     ) -> bool {
-        let range = if error.transient { RETRY_TRANSIENT } else { RETRY_LASTING };
         let old = self.wait(fingerprint.as_deref());
         let failures = old.map_or(0, |wait| wait.failures);
         let told = old.and_then(|wait| wait.error.as_ref()).map(|error| (error.reason, &error.message));
         let same = told == Some((error.reason, &error.message));
-        let until = now + backoff(range, failures, jitter);
+        let until = now + retry_wait(&error, failures, jitter);
         let failures = failures.saturating_add(1);
         self.put_wait(Wait { until, fingerprint, error: Some(error), failures });
         !same
@@ -386,6 +385,11 @@ impl Memory {
     /// Whether all that `fingerprint` needs is there, as far as is known.
     pub(crate) fn is_prepared(&self, fingerprint: &str) -> bool {
         self.prepared.as_ref().is_some_and(|(prepared, _)| prepared == fingerprint)
+    }
+
+    /// The same of a service of this fingerprint, whichever run of it.
+    pub(crate) fn has_fetched(&self, service: &str) -> bool {
+        self.prepared.as_ref().is_some_and(|(prepared, _)| unmark(prepared).0 == service)
     }
 
     /// Whether `fingerprint` may be started without asking again for what it needs.
@@ -457,6 +461,12 @@ pub(crate) fn restarts(when: RestartWhen, code: Option<i32>) -> bool {
 }
 
 /// `range.0` doubled `step` times, at most `range.1`, less up to a quarter by jitter.
+/// How long to wait after so many failures before, and this one.
+pub(crate) fn retry_wait(error: &RuntimeError, failures: u32, jitter: Jitter) -> Duration {
+    let range = if error.transient { RETRY_TRANSIENT } else { RETRY_LASTING };
+    backoff(range, failures, jitter)
+}
+
 fn backoff(range: (Duration, Duration), step: u32, jitter: Jitter) -> Duration {
     let wait = range.0.saturating_mul(1 << step.min(20)).min(range.1);
     wait.mul_f64(1.0 - 0.25 * jitter.clamp(0.0, 1.0))

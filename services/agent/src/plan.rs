@@ -3,7 +3,7 @@
 //! Laws (tested below): planning again after a plan was carried out gives nothing for the same instances; going on so ends, and then
 //! what runs is what is wanted; what is unchanged is never touched; no instance ever has two copies, but for one of another revision that is
 //! started first, and never two of one fingerprint; nothing that runs is stopped
-//! unless the desired state is known to be what the control plane wants. A copy of the former revision that ended while its successor
+//! unless the desired state is known to be what the control plane wants. An update of an app replaces nothing here before all that it needs is here (`staging`). A copy of the former revision that ended while its successor
 //! cannot be fetched is run again, and so is one whose successor is started beside it and is not healthy; otherwise, once the successor is fetched it never is. Carrying out is the reconciler's.
 
 use std::collections::BTreeMap;
@@ -19,6 +19,9 @@ use crate::jobs::Gate;
 use crate::memory::{Memory, restarts};
 use crate::runtime::{RunState, RuntimeKind};
 use crate::world::{View, World, is_running, kind_of};
+
+pub(crate) use self::staging::is_missing;
+use self::staging::{Awaited, Staging};
 
 /// So long a fetch may take before a former copy that ended is run again: an image that is there is found within it.
 const FORMER_PATIENCE: Duration = Duration::from_secs(1);
@@ -74,6 +77,11 @@ pub(crate) enum Hold {
     Waits,
     /// Its job says why.
     Job,
+    /// The update of its app waits until all that it needs is here.
+    Staging {
+        /// What is missing.
+        message: String,
+    },
     /// It comes after others.
     Dependency {
         /// What it waits for.
@@ -124,16 +132,19 @@ pub(crate) struct Inputs<'a> {
 /// Plans.
 pub(crate) fn plan(inputs: Inputs<'_>) -> Plan {
     let mut plan = Plan::default();
+    let staging = &Staging::of(inputs);
     for (kind, view) in inputs.world {
-        plan_removals(inputs, *kind, view, &mut plan);
+        plan_removals(inputs, staging, *kind, view, &mut plan);
     }
     for (name, spec) in &inputs.desired.instances {
         let kind = kind_of(spec);
         let former = inputs.desired.formers.get(name);
-        match decide(inputs, spec) {
+        let awaited = staging.awaited(inputs, name);
+        match decide(inputs, staging, spec) {
             // The old one goes on before its successor is tried again.
             Ok(Act::StartBeside)
-                if former.is_some_and(|former| plan_former(inputs, former, Some(spec), &mut plan)) => {}
+                if former
+                    .is_some_and(|former| plan_former(inputs, awaited, former, Some(spec), &mut plan)) => {}
             Ok(act) => {
                 plan.actions.push(Action { instance: name.clone(), runtime: kind, act, former: false });
                 if act == Act::Fetch && former.is_some() {
@@ -153,14 +164,14 @@ pub(crate) fn plan(inputs: Inputs<'_>) -> Plan {
                 }
                 plan.holds.insert(name.clone(), hold);
                 if let Some(former) = former {
-                    plan_former(inputs, former, Some(spec), &mut plan);
+                    plan_former(inputs, awaited, former, Some(spec), &mut plan);
                 }
             }
         }
     }
     for (name, former) in &inputs.desired.formers {
         if inputs.desired.blocked.contains_key(name) {
-            plan_former(inputs, former, None, &mut plan);
+            plan_former(inputs, staging.awaited(inputs, name), former, None, &mut plan);
         }
     }
     plan
@@ -170,6 +181,7 @@ pub(crate) fn plan(inputs: Inputs<'_>) -> Plan {
 /// whether something is to be done about it.
 fn plan_former(
     inputs: Inputs<'_>,
+    awaited: Option<&Awaited>,
     former: &InstanceSpec,
     wanted: Option<&InstanceSpec>,
     plan: &mut Plan,
@@ -187,7 +199,8 @@ fn plan_former(
         view.instances.contains_key(name) && spec.service.update == UpdateOrder::StartFirst
     };
     let superseded = wanted.is_some_and(|spec| {
-        former.fingerprint == spec.fingerprint || (memory.is_prepared(&spec.fingerprint) && !goes_on(spec))
+        let may_follow = awaited.is_none() && memory.is_prepared(&spec.fingerprint);
+        former.fingerprint == spec.fingerprint || (may_follow && !goes_on(spec))
     });
     if memory.busy.is_some() || superseded || is_elsewhere(inputs, name, kind) {
         return false;
@@ -201,7 +214,8 @@ fn plan_former(
             RunState::Created | RunState::Exited { .. } => Act::Restart,
         },
     };
-    let patience = memory.fetch.as_ref().map(|fetch| fetch.since + FORMER_PATIENCE);
+    let fetch = memory.fetch.as_ref().map(|fetch| fetch.since);
+    let patience = fetch.max(awaited.and_then(|awaited| awaited.since)).map(|since| since + FORMER_PATIENCE);
     let wait = memory.waits(Some(&former.fingerprint), inputs.now).map(|wait| wait.until);
     if let Some(until) = patience.max(wait).filter(|until| *until > inputs.now) {
         wake_by(plan, until);
@@ -221,15 +235,15 @@ fn is_elsewhere(inputs: Inputs<'_>, name: &InstanceName, kind: RuntimeKind) -> b
 }
 
 /// What is wanted nowhere, or on another runtime.
-fn plan_removals(inputs: Inputs<'_>, kind: RuntimeKind, view: &View, plan: &mut Plan) {
+fn plan_removals(inputs: Inputs<'_>, staging: &Staging, kind: RuntimeKind, view: &View, plan: &mut Plan) {
     if !view.available || !inputs.desired.authoritative {
         return;
     }
     for name in view.instances.keys() {
         let belongs = match inputs.desired.instances.get(name) {
             // One that has to move goes when its successor can be made.
-            Some(spec) => kind_of(spec) == kind || !may_move(inputs, spec),
-            None => inputs.desired.blocked.contains_key(name),
+            Some(spec) => kind_of(spec) == kind || !may_move(inputs, staging.awaited(inputs, name), spec),
+            None => inputs.desired.blocked.contains_key(name) || staging.keeps(inputs, name),
         };
         let memory = inputs.memories.get(name);
         if belongs || memory.is_some_and(|memory| memory.busy.is_some()) {
@@ -249,7 +263,7 @@ fn wake_by(plan: &mut Plan, until: MonoTime) {
 }
 
 /// What to do about a wanted instance, or why nothing.
-fn decide(inputs: Inputs<'_>, spec: &InstanceSpec) -> Result<Act, Hold> {
+fn decide(inputs: Inputs<'_>, staging: &Staging, spec: &InstanceSpec) -> Result<Act, Hold> {
     let blank = Memory::default();
     let memory = inputs.memories.get(&spec.name).unwrap_or(&blank);
     if memory.busy.is_some() {
@@ -260,11 +274,18 @@ fn decide(inputs: Inputs<'_>, spec: &InstanceSpec) -> Result<Act, Hold> {
     if !view.available {
         return Err(Hold::RuntimeAway);
     }
-    if is_elsewhere(inputs, &spec.name, kind) {
-        return prepare_to_move(inputs, spec, memory);
-    }
-    if overlap::is_left_over(view, spec) && inputs.desired.authoritative {
+    if !is_elsewhere(inputs, &spec.name, kind)
+        && overlap::is_left_over(view, spec)
+        && inputs.desired.authoritative
+    {
         return if memory.waits(None, inputs.now).is_some() { Err(Hold::Waits) } else { Ok(Act::Withdraw) };
+    }
+    if staging.is_held(&spec.name.app) && is_missing(inputs.world, inputs.memories, inputs.gates, spec) {
+        return staging::fetch_ahead(inputs, spec, memory);
+    }
+    let awaited = staging.awaited(inputs, &spec.name);
+    if is_elsewhere(inputs, &spec.name, kind) {
+        return prepare_to_move(inputs, awaited, spec, memory);
     }
     if let Some(act) = gated::decide(inputs, spec, memory, view.instances.get(&spec.name))? {
         return Ok(act);
@@ -287,6 +308,9 @@ fn decide(inputs: Inputs<'_>, spec: &InstanceSpec) -> Result<Act, Hold> {
             RunState::Created | RunState::Exited { .. } => Act::Restart,
         },
     };
+    if let (Some(awaited), Act::Start | Act::Replace | Act::StartBeside) = (awaited, act) {
+        return Err(awaited.hold());
+    }
     if memory.waits(Some(&spec.fingerprint), inputs.now).is_some() {
         return Err(Hold::Waits);
     }
@@ -309,8 +333,16 @@ fn decide(inputs: Inputs<'_>, spec: &InstanceSpec) -> Result<Act, Hold> {
 }
 
 /// What to do about a wanted instance of which another runtime has a copy: what it needs is fetched first, then that copy goes.
-fn prepare_to_move(inputs: Inputs<'_>, spec: &InstanceSpec, memory: &Memory) -> Result<Act, Hold> {
-    if may_move(inputs, spec) {
+fn prepare_to_move(
+    inputs: Inputs<'_>,
+    awaited: Option<&Awaited>,
+    spec: &InstanceSpec,
+    memory: &Memory,
+) -> Result<Act, Hold> {
+    if let Some(awaited) = awaited {
+        return Err(awaited.hold());
+    }
+    if may_move(inputs, awaited, spec) {
         return Err(Hold::OtherCopy);
     }
     if !inputs.desired.authoritative {
@@ -324,15 +356,14 @@ fn prepare_to_move(inputs: Inputs<'_>, spec: &InstanceSpec, memory: &Memory) -> 
 }
 
 /// Whether the copy that another runtime has of `spec` may go: its successor is there, or can be made as far as is known.
-fn may_move(inputs: Inputs<'_>, spec: &InstanceSpec) -> bool {
-    let prepared =
-        inputs.memories.get(&spec.name).is_some_and(|memory| memory.is_prepared(&spec.fingerprint));
+fn may_move(inputs: Inputs<'_>, awaited: Option<&Awaited>, spec: &InstanceSpec) -> bool {
+    let memory = inputs.memories.get(&spec.name);
+    let prepared = awaited.is_none() && memory.is_some_and(|memory| memory.is_prepared(&spec.fingerprint));
     let view = inputs.world.get(&kind_of(spec)).filter(|view| view.available);
     view.is_some_and(|view| prepared || view.instances.contains_key(&spec.name))
 }
 
-/// Whether all that `spec` comes after is there: on this node. Placement puts who waits beside what it waits for where it can; what is on
-/// another member of the cluster only is not seen here, so that they wait, as for what could not be placed. `formers`: this one ran before, so the former copy of another
+/// Whether all that `spec` comes after is there: on this node or, where it has none of it, on other members of the cluster. `formers`: this one ran before, so the former copy of another
 /// instance will do, or none.
 fn dependencies(inputs: Inputs<'_>, spec: &InstanceSpec, formers: bool) -> Result<(), Hold> {
     for dependency in &spec.service.depends_on {
@@ -340,10 +371,7 @@ fn dependencies(inputs: Inputs<'_>, spec: &InstanceSpec, formers: bool) -> Resul
             |name: &&InstanceName| name.app == spec.name.app && name.service == dependency.service;
         let mut wanted = inputs.desired.instances.keys().chain(inputs.desired.blocked.keys());
         if !formers && !wanted.any(|name| of_service(&name)) {
-            let service = &dependency.service;
-            return Err(Hold::Dependency {
-                message: format!("waits for {service}, of which this node has none"),
-            });
+            elsewhere::check(inputs, spec, dependency)?;
         }
         let former_is_met = |name: &InstanceName| {
             let former = inputs.desired.formers.get(name).filter(|_| formers);
@@ -393,7 +421,9 @@ fn met(inputs: Inputs<'_>, condition: DependencyCondition, other: &InstanceSpec)
     }
 }
 
+mod elsewhere;
 mod gated;
 mod overlap;
+mod staging;
 #[cfg(test)]
 mod tests;

@@ -23,6 +23,7 @@ use crate::runtime::process::{self, ProcessRuntime};
 use crate::runtime::{Runtime, RuntimeDirs};
 use crate::secrets::Secrets;
 use crate::state::{Directory, StateFiles};
+use crate::update::Updates;
 use crate::uplink::{Parts, Uplink};
 
 /// Why the agent cannot run.
@@ -169,7 +170,9 @@ async fn core(
     let (desired_in, desired) = watch::channel(Arc::default());
     let (local_in, local) = mpsc::channel(LOCAL_MAX);
     let (runtimes_in, runtime_statuses) = watch::channel(RuntimeStatuses::new());
-    let (copies_in, copies) = watch::channel(Copies::default());
+    let updates = Updates::open(Directory::new(data_dir), &node);
+    let (copies_in, copies) = watch::channel(Copies { good: updates.good(), ..Copies::default() });
+    let (link_in, link) = watch::channel(false);
     let ended = shutdown.child_token();
     let jobs = Jobs::open(Directory::new(data_dir), proof.floor());
     let quiet = quiet::run(desired.clone(), copies.clone(), ended.clone(), skerry_resident::give_back);
@@ -182,17 +185,20 @@ async fn core(
         files,
         loaded,
         sampler: Sampler::new(data_dir),
+        address: config.address,
         desired: desired_in,
         local,
         runtimes: runtime_statuses,
         copies,
         channels: Channels::new(node.clone(), &runtimes),
+        link: link_in,
     });
-    let links = Links { desired, local: local_in, runtimes: runtimes_in, copies: copies_in };
+    let links = Links { desired, local: local_in, runtimes: runtimes_in, copies: copies_in, link };
     let ledger = Ledger::open(Directory::new(data_dir));
     let reconciler = Reconciler::new(node, clock, runtimes, links)
         .with_ledger(ledger)
         .with_jobs(jobs)
+        .with_updates(updates)
         .with_secrets(secrets);
     let linked = async {
         let renamed = uplink.run(ended.clone()).await;
@@ -225,11 +231,15 @@ fn runtimes(
         process::Config { node: name, secrets: Arc::clone(secrets), ..process::Config::new(&dirs) };
     let mut runtimes: Vec<Arc<dyn Runtime>> = vec![Arc::new(ProcessRuntime::new(processes))];
     if let DockerAccess::Socket(socket) = &config.docker {
-        let owner = owner(node, data_dir);
+        let (owner, hosts) = (owner(node, data_dir), data_dir.join("hosts"));
+        if let Err(error) = make_private(&hosts) {
+            tracing::warn!(%error, "the directory of hosts files cannot be made");
+        }
         runtimes.push(Arc::new(
             DockerRuntime::at_socket(socket, &owner, &dirs)
                 .with_credentials(config.credentials.clone())
                 .with_secrets(Arc::clone(secrets))
+                .with_hosts(&hosts, &node.node)
                 .with_upkeep(data_dir, config.image_gc),
         ));
     }
@@ -349,6 +359,7 @@ mod tests {
             docker: DockerAccess::Off,
             image_gc: crate::ImageGc::default(),
             secrets_dir: None,
+            address: None,
         };
         is_send(&serve(config, CancellationToken::new()));
     }

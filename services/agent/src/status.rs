@@ -4,6 +4,7 @@
 //! status that says nothing new is not sent again.
 
 use skerry_model::InstanceName;
+use skerry_model::app::ROLLED_BACK;
 use skerry_model::time::to_timestamp;
 use skerry_proto::types::v1 as pb;
 
@@ -12,6 +13,7 @@ use crate::health::HealthState;
 use crate::memory::{Busy, Ended, Memory};
 use crate::plan::Hold;
 use crate::runtime::{Observed, RunState, RuntimeError};
+use crate::update::TakenBack;
 use crate::world::is_running;
 
 use pb::InstancePhase as Phase;
@@ -133,6 +135,7 @@ fn of_old(spec: &InstanceSpec, hold: Option<&Hold>, about: About<'_>) -> Told {
             "DesiredStateUnknown",
             runs_on("what this node shall run is not known for certain"),
         ),
+        (Some(Hold::Staging { message }), ..) => told(Phase::Running, "WaitingForImages", runs_on(message)),
         (Some(Hold::Dependency { message }), ..) => {
             told(Phase::Running, "WaitingForDependency", runs_on(message))
         }
@@ -180,6 +183,7 @@ fn preparing() -> Told {
 /// What stands in the way of a copy that does not run.
 fn of_waiting(hold: Option<&Hold>, error: Option<&RuntimeError>) -> Option<Told> {
     match (hold, error) {
+        (Some(Hold::Staging { message }), _) => Some(told(Phase::Pending, "WaitingForImages", message)),
         (Some(Hold::Dependency { message }), _) => {
             Some(told(Phase::Pending, "WaitingForDependency", message))
         }
@@ -245,6 +249,28 @@ fn finish(name: &InstanceName, revision: String, told: Told, about: About<'_>) -
         terminations: about.memory.terminations.clone(),
         warnings: observed.map(|observed| observed.warnings.clone()).unwrap_or_default(),
         job: None,
+        rejected_revision: String::new(),
+    }
+}
+
+/// The status of an instance that is wanted in a revision that was taken back, of which what runs instead has none.
+pub(crate) fn of_withheld(
+    name: &InstanceName,
+    taken_back: &TakenBack,
+    about: About<'_>,
+) -> pb::InstanceStatus {
+    let told_of = told(Phase::Pending, ROLLED_BACK, "");
+    finish(name, taken_back.rejected.clone(), told_of, About { observed: None, ..about })
+}
+
+/// Says of an instance whose app was taken back that it was. What is wrong with what runs instead is said first.
+pub(crate) fn dress_taken_back(taken_back: &TakenBack, status: &mut pb::InstanceStatus) {
+    status.rejected_revision.clone_from(&taken_back.rejected);
+    if status.reason.is_empty() || status.reason == ROLLED_BACK {
+        ROLLED_BACK.clone_into(&mut status.reason);
+        status.message.clone_from(&taken_back.message);
+    } else {
+        status.message = format!("{}; {}", status.message, taken_back.message);
     }
 }
 

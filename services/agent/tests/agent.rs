@@ -382,7 +382,7 @@ async fn containers_are_run_replaced_only_when_their_image_is_there_and_removed(
     let (web, db) = (web.unwrap(), db.unwrap());
     assert_eq!(docker.inspect(&web).unwrap()["State"]["Running"], true);
 
-    // `web` gets an image that is not there, `db` another value: `web` runs on, `db` is replaced.
+    // `web` gets an image that is not there, `db` another value: they are of one app, so both run on as they are.
     let second = resources(vec![container("web", "skerry-test/missing:1", "1"), container("db", image, "2")]);
     let gone = |old: &[pb::Resource], new: &[pb::Resource]| {
         let new = names(new);
@@ -390,18 +390,10 @@ async fn containers_are_run_replaced_only_when_their_image_is_there_and_removed(
     };
     let removed = gone(&first, &second);
     session.update(6, second.clone(), removed).await;
-    let mut told = (false, false);
-    session
-        .report(|report| {
-            for status in &report.instances {
-                told.0 |=
-                    status.instance == "app/web/n1/0" && status.reason == "ImageMissing" && status.ready;
-                told.1 |= status.instance == "app/db/n1/0" && status.ready && status.runtime_id != db;
-            }
-            told == (true, true)
-        })
-        .await;
-    assert_eq!(docker.inspect(&web).unwrap()["State"]["Running"], true);
+    session.status("app/web/n1/0", |status| status.ready && status.reason == "ImageMissing").await;
+    for container in [&web, &db] {
+        assert_eq!(docker.inspect(container).unwrap()["State"]["Running"], true);
+    }
 
     // Killed from outside: seen at once, told, and started again.
     docker.request("POST", &format!("/containers/{web}/kill"), &[]).unwrap();
@@ -409,7 +401,14 @@ async fn containers_are_run_replaced_only_when_their_image_is_there_and_removed(
     session.status("app/web/n1/0", |status| status.ready && status.restarts == 1).await;
     assert_eq!(docker.inspect(&web).unwrap()["State"]["Running"], true, "the same container again");
 
-    session.update(8, Vec::new(), names(&first)).await;
+    // All images are there: what has changed is replaced, and nothing else.
+    let third = resources(vec![container("web", image, "1"), container("db", image, "2")]);
+    session.update(8, third.clone(), gone(&first, &third)).await;
+    session.status("app/db/n1/0", |status| status.ready && status.runtime_id != db).await;
+    assert!(docker.inspect(&db).is_err());
+    assert_eq!(docker.inspect(&web).unwrap()["State"]["Running"], true);
+
+    session.update(9, Vec::new(), names(&third)).await;
     let mut left = vec!["app/db/n1/0", "app/web/n1/0"];
     session
         .report(|report| {

@@ -111,7 +111,10 @@ impl Contents {
         let name = ResourceName::parse(text).ok_or(Failure::Missing)?;
         // What an agent must be able to do is passed on as it is stored: the specs themselves are not read here.
         let found = match &name {
-            ResourceName::Instance(_) | ResourceName::Secret { .. } => return Err(Failure::Missing),
+            ResourceName::Instance(_)
+            | ResourceName::Secret { .. }
+            | ResourceName::Peers(_)
+            | ResourceName::Image(_) => return Err(Failure::Missing),
             ResourceName::Revision { app, hash } => {
                 let app = AppRef { project: project.clone(), app: app.clone() };
                 let key = Key::<stored::RevisionRecord>::of(&RevisionRef { app, hash: *hash });
@@ -149,6 +152,12 @@ impl Cache {
 fn bytes(resource: &Resource) -> usize {
     match &resource.body {
         Some(resource::Body::Revision(bytes) | resource::Body::Config(bytes)) => bytes.len(),
-        Some(resource::Body::Instance(_) | resource::Body::Secret(_)) | None => 0,
+        Some(
+            resource::Body::Instance(_)
+            | resource::Body::Secret(_)
+            | resource::Body::Peers(_)
+            | resource::Body::Image(_),
+        )
+        | None => 0,
     }
 }

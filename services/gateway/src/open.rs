@@ -177,7 +177,7 @@ async fn attempt(
             status_digest: status.as_ref().map(merge::status_digest).unwrap_or_default(),
             acknowledged: status.as_ref().and_then(merge::acknowledged_version),
             has_refused: status.as_ref().is_some_and(|status| !status.refused.is_empty()),
-            reported: status.into_iter().flat_map(|s| s.instances).map(|i| i.instance).collect(),
+            reported: status.into_iter().flat_map(reported).collect(),
             assignment: assignment.map(|assignment| assignment_of(term, assignment)),
             renew_only: certificate.is_some_and(|own| is_out_of_time(own, SystemTime::now())),
             roots: certificate.and_then(|_| shared.trusted.roots(&shared.mirror)),
@@ -185,6 +185,12 @@ async fn attempt(
         record,
         node_revision: node_revision.unwrap_or(revision),
     }))
+}
+
+/// The instances and images that a node was known to have.
+fn reported(status: stored::StatusRecord) -> impl Iterator<Item = String> {
+    let images = status.images.into_iter().map(|image| image.id);
+    status.instances.into_iter().map(|instance| instance.instance).chain(images)
 }
 
 /// Why a new node is not made: its project is not there or full, or the store is away.

@@ -53,13 +53,12 @@ impl Stage {
 
     async fn assign(&self, node: &NodeRef, revision: &str) {
         let record = stored::AssignmentRecord {
-            trace_parent: String::new(),
             instances: vec![stored::AssignedInstance {
                 instance: "web/s/n/0".to_owned(),
                 revision: revision.to_owned(),
-                configs: Vec::new(),
-                secrets: Vec::new(),
+                ..Default::default()
             }],
+            ..Default::default()
         };
         self.store.commit(Txn::new().put(&Key::of(node), &record)).await.unwrap();
     }

@@ -9,13 +9,13 @@ use skerry_daemon::Shutdown;
 use skerry_model::{ClusterRef, NodeRef};
 use skerry_proto::registry::v1::{Cluster, Node};
 use skerry_proto::store::v1 as stored;
+use skerry_resources::stored_cluster;
 use skerry_store::{
     Changes, Cursor, Entry, Family, Key, Mirror, MirrorConfig, Prefix, Record, Snapshot, Store,
 };
 
 use tracing::warn;
 
-use crate::clusters::stored_cluster;
 use crate::keys::Keys;
 use crate::view::node_of;
 

@@ -14,6 +14,7 @@ mod installation;
 mod keys;
 mod nodes;
 mod projects;
+mod tasks;
 mod view;
 
 use std::path::{Path, PathBuf};
@@ -33,9 +34,11 @@ use skerry_proto::registry::v1::installation_service_server::InstallationService
 use skerry_proto::registry::v1::issuer_service_server::{IssuerService, IssuerServiceServer};
 use skerry_proto::registry::v1::node_service_server::NodeServiceServer;
 use skerry_proto::registry::v1::project_service_server::ProjectServiceServer;
+use skerry_proto::registry::v1::task_service_server::TaskServiceServer;
 use skerry_proto::registry::v1::token_service_server::TokenServiceServer;
+use skerry_resources::{Apply, SecretKeys};
 use skerry_rpc::{MESSAGE_BYTES_MAX, Server};
-use skerry_store::{AuditKeep, Store, WaitError};
+use skerry_store::{AuditKeep, Mirror, Store, WaitError};
 
 pub use crate::access::count_first_admin_key;
 
@@ -49,6 +52,7 @@ use crate::follow::Shared;
 use crate::installation::Installations;
 use crate::nodes::Nodes;
 use crate::projects::{Projects, adopt};
+use crate::tasks::Tasks;
 
 /// Flags of the `skerry-registry` process.
 #[derive(Debug, Clone, clap::Args)]
@@ -106,11 +110,17 @@ pub struct Config {
     pub keys: Option<Arc<dyn KeyEncryption>>,
     /// What of the audit log is kept.
     pub audit: AuditKeep,
+    /// The id of this replica, by which it is known who works on a task.
+    pub member: String,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { keys: None, audit: AuditKeep { age_max: AUDIT_AGE, records_max: AUDIT_RECORDS } }
+        Self {
+            keys: None,
+            audit: AuditKeep { age_max: AUDIT_AGE, records_max: AUDIT_RECORDS },
+            member: uuid::Uuid::new_v4().to_string(),
+        }
     }
 }
 
@@ -132,9 +142,12 @@ pub enum StartError {
 
 /// A running registry.
 pub struct Registry {
+    store: Store,
+    mirror: Mirror,
     nodes: Nodes,
     clusters: Clusters,
     projects: Projects,
+    tasks: Tasks,
     events: Events,
     installation: Installations,
     tokens: Tokens,
@@ -162,18 +175,44 @@ impl Registry {
         let installation = Installations::new(Arc::clone(&shared), store.clone());
         let nodes = Nodes::new(Arc::clone(&shared), store.clone(), shutdown.clone());
         let clusters = Clusters::new(Arc::clone(&shared), store.clone(), shutdown.clone());
+        let works_on = (Arc::clone(&shared), nodes.clone(), projects.clone());
+        let tasks = Tasks::start(&store, config.member, works_on, shutdown).await?;
         let tokens = Tokens::new(Arc::clone(&shared), store.clone(), issuer.clone());
         shutdown.spawn(enrol::sweep(Arc::clone(&shared), store.clone(), shutdown.clone()));
         let audit = Audit::new(&store, shutdown.clone());
         shutdown.spawn(audit::retain(store.clone(), config.audit, shutdown.clone()));
         let access = Access::start(&store, access, issuer.clone(), shutdown);
-        let enroller = Enroller::new(shared, store, issuer, nodes.clone());
-        Ok(Self { nodes, clusters, projects, events, installation, tokens, enroller, access, audit })
+        let mirror = shared.mirror.clone();
+        let enroller = Enroller::new(shared, store.clone(), issuer, nodes.clone());
+        Ok(Self {
+            store,
+            mirror,
+            nodes,
+            clusters,
+            projects,
+            tasks,
+            events,
+            installation,
+            tokens,
+            enroller,
+            access,
+            audit,
+        })
     }
 
     /// What a gateway in the same process asks for machines that enrol and nodes that renew.
     pub fn issuing(&self) -> Arc<dyn IssuerService> {
         Arc::new(Issuing(self.enroller.clone()))
+    }
+
+    /// Adds what changes several resources together, where no scheduler beside it does. It has no keys, and so takes no secrets.
+    pub fn register_apply(&self, server: &mut Server) {
+        Apply::new(self.store.clone(), SecretKeys::none(), self.mirrors()).register(server);
+    }
+
+    /// What its answers are of: whoever changes resources beside it in the same process waits until these show it.
+    pub fn mirrors(&self) -> [Mirror; 3] {
+        [self.mirror.clone(), self.projects.mirror().clone(), self.access.mirror().clone()]
     }
 
     /// Adds the handlers to a server.
@@ -183,6 +222,7 @@ impl Registry {
         let nodes = NodeServiceServer::new(self.nodes.clone());
         let clusters = ClusterServiceServer::new(self.clusters.clone());
         let projects = ProjectServiceServer::new(self.projects.clone());
+        let tasks = TaskServiceServer::new(self.tasks.clone());
         let events = EventServiceServer::new(self.events.clone());
         let waiting = EnrollmentRequestServiceServer::new(Waiting(self.enroller.clone()));
         let issuing = IssuerServiceServer::new(Issuing(self.enroller.clone()));
@@ -211,6 +251,11 @@ impl Registry {
             )
             .add(
                 projects
+                    .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                    .max_encoding_message_size(MESSAGE_BYTES_MAX),
+            )
+            .add(
+                tasks
                     .max_decoding_message_size(MESSAGE_BYTES_MAX)
                     .max_encoding_message_size(MESSAGE_BYTES_MAX),
             )

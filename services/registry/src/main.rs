@@ -29,13 +29,13 @@ fn main() -> ExitCode {
     let scraped = args.service.metrics_listen.is_some();
     skerry_daemon::run("skerry-registry", &log, scraped, async |shutdown| {
         let config = Config::with_key_file(args.key_file.as_deref()).context("--key-file")?;
-        let config = Config { audit: args.audit.keep(), ..config };
         let listening = args.service.bind().await?;
         let tls =
             args.service.etcd_tls.load()?.map(|pem| EtcdTls::new(&pem.authorities, pem.identity.as_ref()));
         let target = Target::parse_with(&args.service.etcd, tls)?;
         let store = Store::connect(StoreConfig::new(target).written_by("registry")).await?;
         let member = Member::new("registry", listening.reachable(), listening.metrics_address());
+        let config = Config { audit: args.audit.keep(), member: member.id(), ..config };
         let roots = StoreRoots::start(&store, listening.tls()).await?;
         shutdown.spawn(roots.follow(shutdown.wait()));
         let access = AccessMirror::start(&store).await?;
@@ -45,6 +45,7 @@ fn main() -> ExitCode {
         let register = |server: &mut Server| {
             server.authorize(Arc::new(access));
             registry.register(server);
+            registry.register_apply(server);
         };
         listening.serve(store.watch_ready(), register, &shutdown).await?;
         store.close().await;

@@ -1,30 +1,28 @@
-//! `NodeService`: what is a node's own in the ways of `skerry-api`, and the handlers.
+//! `NodeService`: what is observed of a node, what goes with it, and the handlers. What a node means is in `skerry-resources`.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use skerry_api::{Call, Caused, Delete, Kind, Mask, ResponseStream, Takes, Told, Tries, Update, reply};
+use skerry_api::{Call, Caused, Delete, Kind, ResponseStream, Told, Tries, Update, reply};
 use skerry_daemon::Shutdown;
-use skerry_model::meta::CLUSTER_LABEL;
-use skerry_model::taint::check_taints;
-use skerry_model::{ClusterName, ClusterRef, Code, Fault, NodeRef};
+use skerry_model::{Code, Fault, NodeRef};
 use skerry_proto::registry::v1::node_service_server::NodeService;
-use skerry_proto::registry::v1::{self as pb, ChangeType, Node, NodeSpec};
+use skerry_proto::registry::v1::{self as pb, ChangeType, Node};
 use skerry_proto::store::v1 as stored;
-use skerry_proto::types::v1::{AuditOutcome, Metadata};
+use skerry_proto::types::v1::AuditOutcome;
+use skerry_resources::NodeRules;
 use skerry_rpc::{Peer, status_of};
-use skerry_store::keys::{Counted, EventSource};
+use skerry_store::keys::EventSource;
 use skerry_store::{Key, Mirror, Prefix, Store, Txn, TxnError};
 use tonic::{Request, Response, Status};
 
-use crate::clusters::named_cluster;
 use crate::enrol::{Struck, strike_out};
 use crate::follow::Shared;
 
 /// The handlers.
 #[derive(Clone)]
 pub(crate) struct Nodes {
+    rules: NodeRules,
     shared: Arc<Shared>,
     store: Store,
     shutdown: Shutdown,
@@ -32,7 +30,7 @@ pub(crate) struct Nodes {
 
 impl Nodes {
     pub(crate) fn new(shared: Arc<Shared>, store: Store, shutdown: Shutdown) -> Self {
-        Self { shared, store, shutdown }
+        Self { rules: NodeRules::new(store.clone()), shared, store, shutdown }
     }
 }
 
@@ -68,78 +66,14 @@ fn no_key(name: &NodeRef) -> Fault {
 }
 
 impl Kind for Nodes {
-    type Record = stored::NodeRecord;
-    type Spec = NodeSpec;
-    type Resource = Node;
+    type Rules = NodeRules;
 
-    const FIELD: &'static str = "node";
-    const SPEC_PATHS: &'static [&'static str] = &["spec", "spec.cordoned", "spec.taints", "spec.drain"];
-
-    fn takes(_: &stored::NodeRecord) -> Takes {
-        Takes { one_of: Some(Counted::Nodes), bytes: 0 }
-    }
-
-    fn store(&self) -> &Store {
-        &self.store
+    fn rules(&self) -> &NodeRules {
+        &self.rules
     }
 
     fn mirror(&self) -> &Mirror {
         &self.shared.mirror
-    }
-
-    fn meta(record: &mut stored::NodeRecord) -> &mut Option<stored::Meta> {
-        &mut record.meta
-    }
-
-    async fn spec(&self, _: &NodeRef, record: &stored::NodeRecord) -> Result<NodeSpec, Fault> {
-        Ok(NodeSpec { cordoned: record.cordoned, taints: record.taints.clone(), drain: record.drain })
-    }
-
-    fn merge(stored: Option<&NodeSpec>, sent: &Node, mask: &Mask) -> Result<NodeSpec, Fault> {
-        let mut spec = stored.cloned().unwrap_or_default();
-        let sent = sent.spec.clone().unwrap_or_default();
-        if mask.covers("spec.cordoned") {
-            spec.cordoned = sent.cordoned;
-        }
-        if mask.covers("spec.taints") {
-            spec.taints = sent.taints;
-        }
-        if mask.covers("spec.drain") {
-            spec.drain = sent.drain;
-        }
-        check_taints(&spec.taints)?;
-        Ok(spec)
-    }
-
-    async fn write(
-        &self,
-        _: &NodeRef,
-        record: &mut stored::NodeRecord,
-        spec: &NodeSpec,
-        txn: Txn,
-    ) -> Result<Txn, Fault> {
-        record.cordoned = spec.cordoned;
-        record.taints.clone_from(&spec.taints);
-        record.drain = spec.drain;
-        Ok(txn)
-    }
-
-    /// The cluster that a node is put in is there, and stays until it is in it.
-    async fn labelled(
-        &self,
-        name: &NodeRef,
-        before: Option<&BTreeMap<String, String>>,
-        after: &BTreeMap<String, String>,
-        txn: Txn,
-    ) -> Result<Txn, Fault> {
-        let Some(cluster) = after.get(CLUSTER_LABEL) else { return Ok(txn) };
-        if before.is_some_and(|before| before.get(CLUSTER_LABEL) == Some(cluster)) {
-            return Ok(txn);
-        }
-        let field = format!("node.metadata.labels.{CLUSTER_LABEL}");
-        let of = ClusterName::parse(cluster).map_err(|error| Fault::invalid_field(field, error))?;
-        let of = ClusterRef { project: name.project.clone(), cluster: of };
-        named_cluster(&self.store, &of, txn).await
     }
 
     /// With the node goes all that is kept as long as it. The gateway sees the session's record go and ends the stream.
@@ -152,9 +86,9 @@ impl Kind for Nodes {
             .delete(&Key::<stored::EventsRecord>::of(&EventSource::Node(name.clone()))))
     }
 
-    fn show(&self, name: &NodeRef, metadata: Metadata, spec: NodeSpec) -> Node {
+    fn observed(&self, name: &NodeRef, node: Node) -> Node {
         let status = self.shared.nodes.get(&name.to_string()).and_then(|node| node.status.clone());
-        Node { metadata: Some(metadata), spec: Some(spec), status }
+        Node { status, ..node }
     }
 }
 

@@ -6,7 +6,7 @@ use skerry_api::{Etag, metadata_of};
 use skerry_model::{NodeRef, time};
 use skerry_proto::registry::v1::{Connection, Node, NodeSpec, NodeStatus};
 use skerry_proto::store::v1 as stored;
-use skerry_proto::types::v1::{Condition, InstancePhase, InstanceStatus, condition};
+use skerry_proto::types::v1::{Condition, ImageState, ImageStatus, InstancePhase, InstanceStatus, condition};
 use skerry_store::{Key, Snapshot, Versioned};
 use tracing::warn;
 
@@ -60,8 +60,30 @@ pub(crate) fn node_of(
             conditions,
             instances_assigned: u32::try_from(assigned.len()).unwrap_or(u32::MAX),
             instances_ready: u32::try_from(ready).unwrap_or(u32::MAX),
+            images: images(assignment.as_ref(), status.as_ref()),
         }),
     })
+}
+
+/// The images that a node is to fetch ahead, as far as it has said; the others wait.
+fn images(
+    assignment: Option<&Versioned<stored::AssignmentRecord>>,
+    status: Option<&Versioned<stored::StatusRecord>>,
+) -> Vec<ImageStatus> {
+    let assigned = assignment.map_or(&[][..], |assignment| assignment.value.images.as_slice());
+    let reported = status.map_or(&[][..], |status| status.value.images.as_slice());
+    let shown = |one: &stored::AssignedImage| {
+        let said = reported.iter().find(|said| said.id == one.id && said.round >= one.round);
+        said.cloned().unwrap_or_else(|| ImageStatus {
+            id: one.id.clone(),
+            image: one.image.clone(),
+            platform: one.platform.clone(),
+            state: ImageState::Waiting.into(),
+            round: one.round,
+            ..ImageStatus::default()
+        })
+    };
+    assigned.iter().map(shown).collect()
 }
 
 fn read<R: skerry_store::Record<Name = NodeRef>>(

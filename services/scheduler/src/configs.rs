@@ -1,24 +1,18 @@
-//! `ConfigService`: what is a config's own in the ways of `skerry-api`, and the handlers.
+//! `ConfigService`: when a config may go, and the handlers. What a config means is in `skerry-resources`.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
-use prost::Message as _;
-use skerry_api::{Call, Caused, Create, Delete, Kind, Mask, ResponseStream, Takes, Told, Update, reply};
+use skerry_api::{Call, Caused, Create, Delete, Kind, ResponseStream, Told, Update, reply};
 use skerry_daemon::Shutdown;
-use skerry_model::config::ConfigSpec as Parsed;
-use skerry_model::{AppName, Code, ConfigRef, ContentHash, Fault, time};
+use skerry_model::{AppName, Code, ConfigRef, Fault};
 use skerry_proto::scheduler::v1::config_service_server::ConfigService;
-use skerry_proto::scheduler::v1::{self as pb, Config, ConfigSpec};
-use skerry_proto::store::v1 as stored;
-use skerry_proto::types::v1::Metadata;
-use skerry_rpc::{Peer, status_of, trace};
-use skerry_store::keys::{ConfigRevisionRef, Counted};
-use skerry_store::{Key, Mirror, Store, Txn};
+use skerry_proto::scheduler::v1::{self as pb, Config};
+use skerry_resources::ConfigRules;
+use skerry_rpc::{Peer, status_of};
+use skerry_store::{Mirror, Store, Txn};
 use tonic::{Request, Response, Status};
-use tracing::Span;
 
-use crate::apps::{change_type, size_of};
+use crate::apps::change_type;
 use crate::follow::Shared;
 use crate::world::ConfigUse;
 
@@ -28,80 +22,26 @@ const USERS_NAMED: usize = 5;
 /// The handlers.
 #[derive(Clone)]
 pub(crate) struct Configs {
+    rules: ConfigRules,
     shared: Arc<Shared>,
-    store: Store,
     shutdown: Shutdown,
 }
 
 impl Configs {
     pub(crate) fn new(shared: Arc<Shared>, store: Store, shutdown: Shutdown) -> Self {
-        Self { shared, store, shutdown }
+        Self { rules: ConfigRules::new(store), shared, shutdown }
     }
 }
 
 impl Kind for Configs {
-    type Record = stored::ConfigRecord;
-    type Spec = ConfigSpec;
-    type Resource = Config;
+    type Rules = ConfigRules;
 
-    const FIELD: &'static str = "config";
-    const SPEC_PATHS: &'static [&'static str] = &["spec", "spec.data", "spec.binary_data"];
-
-    fn takes(config: &stored::ConfigRecord) -> Takes {
-        Takes { one_of: Some(Counted::Configs), bytes: config.size_bytes }
-    }
-
-    fn store(&self) -> &Store {
-        &self.store
+    fn rules(&self) -> &ConfigRules {
+        &self.rules
     }
 
     fn mirror(&self) -> &Mirror {
         &self.shared.mirror
-    }
-
-    fn meta(record: &mut stored::ConfigRecord) -> &mut Option<stored::Meta> {
-        &mut record.meta
-    }
-
-    async fn spec(&self, name: &ConfigRef, record: &stored::ConfigRecord) -> Result<ConfigSpec, Fault> {
-        let hash = ContentHash::parse(&record.hash).map_err(|e| Fault::internal(format!("{name}: {e}")))?;
-        let key = Key::<stored::ConfigRevisionRecord>::of(&ConfigRevisionRef { config: name.clone(), hash });
-        // Gone only when the config was updated between the two reads, or deleted.
-        let content = self.store.get(&key).await?.ok_or_else(|| Fault::contended(name))?;
-        ConfigSpec::decode(content.value.spec).map_err(|e| Fault::internal(format!("{name}: {e}")))
-    }
-
-    fn merge(stored: Option<&ConfigSpec>, sent: &Config, mask: &Mask) -> Result<ConfigSpec, Fault> {
-        let sent = sent.spec.clone().unwrap_or_default();
-        let mut spec = stored.cloned().unwrap_or_default();
-        if mask.covers("spec.data") {
-            spec.data = sent.data;
-        }
-        if mask.covers("spec.binary_data") {
-            spec.binary_data = sent.binary_data;
-        }
-        Parsed::from_proto(&spec)?;
-        Ok(spec)
-    }
-
-    async fn write(
-        &self,
-        name: &ConfigRef,
-        record: &mut stored::ConfigRecord,
-        spec: &ConfigSpec,
-        txn: Txn,
-    ) -> Result<Txn, Fault> {
-        let bytes = spec.encode_to_vec();
-        let hash = ContentHash::of(&bytes);
-        record.hash = hash.to_string();
-        record.size_bytes = size_of(&bytes);
-        record.trace_parent = trace::trace_parent(&Span::current());
-        record.trace_time = (!record.trace_parent.is_empty()).then(|| time::to_timestamp(SystemTime::now()));
-        let create_time = Some(time::to_timestamp(SystemTime::now()));
-        // No field of a config needs a feature of an agent yet.
-        let requires = Vec::new();
-        let content = stored::ConfigRevisionRecord { spec: bytes.into(), create_time, requires };
-        Ok(txn.put(&Key::of(&ConfigRevisionRef { config: name.clone(), hash }), &content))
     }
 
     /// It must not be used. An app created at the same moment may still come to use it: its instances then wait with the reason
@@ -111,10 +51,6 @@ impl Kind for Configs {
         let Some(project) = world.project(&name.project) else { return Ok(txn) };
         let users: Vec<_> = project.apps_that_use(&name.config).take(USERS_NAMED).collect();
         if users.is_empty() { Ok(txn) } else { Err(in_use(name, &users)) }
-    }
-
-    fn show(&self, _: &ConfigRef, metadata: Metadata, spec: ConfigSpec) -> Config {
-        Config { metadata: Some(metadata), spec: Some(spec) }
     }
 }
 

@@ -9,13 +9,12 @@ use skerry_daemon::Shutdown;
 use skerry_model::{AppRef, ConfigRef, ContentHash, NodeRef, SecretRef, SecretVersion};
 use skerry_proto::scheduler::v1::{App, Config, ConfigSpec, Secret};
 use skerry_proto::store::v1 as stored;
+use skerry_resources::{SecretKeys, shown};
 use skerry_store::keys::{ConfigRevisionRef, SecretRevisionRef};
 use skerry_store::{Changes, Key, Mirror, MirrorConfig, Snapshot, Store};
 use tokio::sync::{Notify, watch};
 
-use crate::keys::SecretKeys;
 use crate::pace::Pace;
-use crate::secrets::shown;
 use crate::status::status_of;
 use crate::world::{Touched, World};
 
@@ -57,6 +56,7 @@ fn mirrored() -> MirrorConfig {
         .family::<stored::StatusRecord>()
         .family::<stored::SessionRecord>()
         .family::<stored::GatewayRecord>()
+        .family::<stored::PrefetchRecord>()
         // What is listed is of projects that are there.
         .family::<stored::ProjectRecord>()
 }
@@ -136,9 +136,8 @@ impl Shared {
         due.extend(touched.changed);
         // One by one: others want the world too.
         let apps = due.iter().map(|name| (name.to_string(), self.app(&self.world(), name))).collect();
-        let now = Instant::now();
         let mut pace = self.pace();
-        pace.done(&due, now.duration_since(begun), now);
+        pace.done(&due, begun, Instant::now());
         if pace.due().is_some() {
             self.waiting.notify_one();
         }
@@ -269,6 +268,7 @@ fn take_all(world: &mut World, snapshot: &Snapshot, touched: &mut Touched) {
     family::<stored::SessionRecord>(world, snapshot, touched);
     family::<stored::AssignmentRecord>(world, snapshot, touched);
     family::<stored::ClusterRecord>(world, snapshot, touched);
+    family::<stored::PrefetchRecord>(world, snapshot, touched);
     family::<stored::NodeRecord>(world, snapshot, touched);
     family::<stored::AppRecord>(world, snapshot, touched);
 }

@@ -1,6 +1,8 @@
 //! Clears away revisions of apps and contents of configs: the last ten and all that are referred to stay; of an app that is deleted, though
 //! another has its name now, only what is referred to. Of secrets the present values and those
-//! that are referred to, and what is sealed to nodes as long as their assignment names it.
+//! that are referred to, and what is sealed to nodes as long as their assignment names it. Images that tasks had nodes fetch ahead, once their time is over.
+
+use std::time::SystemTime;
 
 use skerry_model::{AppRef, ConfigRef, ContentHash, NodeRef, RevisionRef};
 use skerry_proto::store::v1 as stored;
@@ -11,7 +13,9 @@ use tracing::{debug, warn};
 use crate::follow::Shared;
 use crate::revisions::is_of;
 use crate::world::World;
-use crate::writes::{clear_content, clear_move, clear_revision, clear_sealed, clear_values, unused};
+use crate::writes::{
+    clear_content, clear_move, clear_prefetch, clear_revision, clear_sealed, clear_values, unused,
+};
 
 /// Revisions of one app, or contents of one config, that stay in any case.
 const KEPT: usize = 10;
@@ -61,7 +65,10 @@ pub(crate) async fn clear_unused(shared: &Shared, store: &Store, leadership: &Le
         let revisions = revisions.into_iter().map(clear_revision);
         let contents = contents.into_iter().map(clear_content);
         let secrets = values(&world, &snapshot).into_iter().chain(sealed(&world, &snapshot));
-        revisions.chain(contents).chain(secrets).chain(moves(&world)).take(DELETED_MAX).collect()
+        let asked =
+            world.asked_until(SystemTime::now()).into_iter().map(|(task, at)| clear_prefetch(&task, at));
+        let all = revisions.chain(contents).chain(secrets).chain(moves(&world)).chain(asked);
+        all.take(DELETED_MAX).collect()
     };
     if txns.is_empty() {
         return;

@@ -4,11 +4,9 @@
 
 mod apps;
 mod configs;
-mod events;
 mod follow;
 mod gc;
 mod instances;
-mod keys;
 mod lead;
 mod meters;
 mod node;
@@ -32,13 +30,14 @@ use skerry_proto::scheduler::v1::config_service_server::ConfigServiceServer;
 use skerry_proto::scheduler::v1::placement_service_server::PlacementServiceServer;
 use skerry_proto::scheduler::v1::rollout_service_server::RolloutServiceServer;
 use skerry_proto::scheduler::v1::secret_service_server::SecretServiceServer;
+use skerry_resources::Apply;
+pub use skerry_resources::SecretKeys;
 use skerry_rpc::{MESSAGE_BYTES_MAX, Server};
-use skerry_store::{Store, WaitError};
+use skerry_store::{Mirror, Store, WaitError};
 
 use crate::apps::Apps;
 use crate::configs::Configs;
 use crate::follow::Shared;
-pub use crate::keys::SecretKeys;
 use crate::placement::Placement;
 use crate::rollouts::Rollouts;
 use crate::secrets::Secrets;
@@ -56,6 +55,7 @@ pub enum StartError {
 
 /// A running scheduler.
 pub struct Scheduler {
+    apply: Apply,
     apps: Apps,
     placement: Placement,
     rollouts: Rollouts,
@@ -77,6 +77,7 @@ impl Scheduler {
         shutdown.spawn(follow::follow(Arc::clone(&shared), shutdown.clone()));
         shutdown.spawn(lead::lead(Arc::clone(&shared), store.clone(), member.to_owned(), shutdown.clone()));
         Ok(Self {
+            apply: Apply::new(store.clone(), keys.clone(), [shared.mirror.clone()]),
             apps: Apps::new(Arc::clone(&shared), store.clone(), shutdown.clone()),
             placement: Placement::new(Arc::clone(&shared), store.clone()),
             rollouts: Rollouts::new(Arc::clone(&shared), store.clone()),
@@ -85,12 +86,20 @@ impl Scheduler {
         })
     }
 
+    /// What is applied together waits for these mirrors too before it is answered: those of services in the same process.
+    #[must_use]
+    pub fn with_mirrors(mut self, mirrors: impl IntoIterator<Item = Mirror>) -> Self {
+        self.apply.wait_for(mirrors);
+        self
+    }
+
     /// Adds the handlers to a server.
     pub fn register(&self, server: &mut Server) {
         let apps = AppServiceServer::new(self.apps.clone());
         let configs = ConfigServiceServer::new(self.configs.clone());
         let secrets = SecretServiceServer::new(self.secrets.clone());
         let placement = PlacementServiceServer::new(self.placement.clone());
+        self.apply.register(server);
         server
             .add(
                 placement

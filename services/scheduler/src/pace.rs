@@ -28,18 +28,21 @@ impl Pace {
         std::mem::take(&mut self.waiting)
     }
 
-    /// Some were reckoned, at once: they wait no longer.
+    /// Some were reckoned, from `begun` on: they wait no longer. What was reckoned although it was not time lengthens no rest, so that the others come to
+    /// their turn.
     pub(crate) fn done<'a>(
         &mut self,
         apps: impl IntoIterator<Item = &'a AppRef>,
-        took: Duration,
+        begun: Instant,
         now: Instant,
     ) {
         for app in apps {
             self.waiting.remove(app);
         }
-        let rest = now + took.saturating_mul(REST).min(REST_MAX);
-        self.rests_until = self.rests_until.max(Some(rest));
+        if self.rests_until.is_none_or(|until| until <= begun) {
+            let took = now.saturating_duration_since(begun);
+            self.rests_until = Some(now + took.saturating_mul(REST).min(REST_MAX));
+        }
     }
 
     /// When those that wait can be reckoned. Absent: none waits.
@@ -62,13 +65,14 @@ mod tests {
         let at = |millis| start + Duration::from_millis(millis);
         assert_eq!(pace.admit(apps(&["a", "b"]), at(0)), apps(&["a", "b"]));
         assert_eq!(pace.due(), None);
-        pace.done(&apps(&["a", "b"]), Duration::from_millis(10), at(10));
+        pace.done(&apps(&["a", "b"]), at(0), at(10));
         assert_eq!(pace.due(), None, "nobody waits");
         assert_eq!(pace.admit(apps(&["a"]), at(49)), apps(&[]));
         assert_eq!(pace.admit(apps(&["c"]), at(49)), apps(&[]));
         assert_eq!(pace.due(), Some(at(50)));
         // One that was reckoned all the same, since its record changed.
-        pace.done(&apps(&["c"]), Duration::ZERO, at(49));
+        pace.done(&apps(&["c"]), at(39), at(49));
+        assert_eq!(pace.due(), Some(at(50)));
         assert_eq!(pace.admit(apps(&[]), at(50)), apps(&["a"]));
         assert_eq!(pace.due(), None);
     }
@@ -76,8 +80,9 @@ mod tests {
     #[test]
     fn nothing_rests_for_ever() {
         let (mut pace, start) = (Pace::default(), Instant::now());
-        pace.done(&apps(&[]), Duration::from_secs(3600), start);
-        assert_eq!(pace.admit(apps(&["a"]), start), apps(&[]));
-        assert_eq!(pace.due(), Some(start + REST_MAX));
+        let end = start + Duration::from_secs(3600);
+        pace.done(&apps(&[]), start, end);
+        assert_eq!(pace.admit(apps(&["a"]), end), apps(&[]));
+        assert_eq!(pace.due(), Some(end + REST_MAX));
     }
 }

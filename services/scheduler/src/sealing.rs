@@ -65,9 +65,9 @@ pub(crate) async fn seal_new(
     let (mut ready, mut failed, mut sealed) = (Vec::new(), 0, 0);
     for node in open {
         let new: Vec<(SecretName, SealedSecret)> = {
-            let before = secrets(&node.before);
-            let placed = node.placed.as_deref().map(secrets).unwrap_or_default();
-            placed.difference(&before).map(|(name, one)| ((*name).clone(), *one)).collect()
+            let before = secrets(&node.before, &node.images_before);
+            let placed = node.placed.as_deref().map(|placed| secrets(placed, &node.images));
+            placed.unwrap_or_default().difference(&before).cloned().collect()
         };
         // The rest waits for the next pass.
         if sealed > 0 && sealed + new.len() > SEALED_PER_PASS {

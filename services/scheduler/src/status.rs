@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use skerry_model::app::Kind;
-use skerry_model::meta::system_app_label;
+use skerry_model::app::{Kind, ROLLED_BACK};
 use skerry_model::{AppName, ClusterName, InstanceName, NodeName, ProjectName, time};
 use skerry_placement::{ClusterPlan, Placed, Unplaced};
 use skerry_proto::scheduler::v1::rollout_status::Phase;
@@ -13,6 +12,7 @@ use skerry_proto::store::v1::StatusRecord;
 use skerry_proto::types::v1::{Condition, InstancePhase, InstanceStatus, JobStatus, condition, job_status};
 use skerry_rollout::Shown;
 
+pub(crate) use self::nothing::nothing_wanted;
 use crate::node::NodeView;
 use crate::rollouts;
 use crate::world::{Project, World};
@@ -29,13 +29,24 @@ pub(crate) struct Seen {
     pub(crate) status: InstanceStatus,
     /// It should be there; otherwise it is on its way out.
     wanted: bool,
-    /// Its node has acknowledged it as it is placed, and runs that.
-    settled: bool,
+    /// What its node makes of it as it is placed.
+    taken: Taken,
     /// It is placed in the app's current revision.
     current: bool,
     /// Whether its node is connected. Absent: it is on none.
     reached: Option<bool>,
     end: End,
+}
+
+/// What a node makes of an instance as it is placed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    /// It has not acknowledged it, or runs something else yet.
+    Not,
+    /// It runs that.
+    Runs,
+    /// It ran that revision, and took it back by itself.
+    Back,
 }
 
 /// When an instance is done.
@@ -55,12 +66,12 @@ impl Seen {
 
     /// It is as it should be, and nothing of it is waited for.
     pub(crate) fn is_well(&self) -> bool {
-        self.wanted && self.settled && (is_done(self) || is_in_run(self))
+        self.wanted && self.taken == Taken::Runs && (is_done(self) || is_in_run(self))
     }
 
     /// It runs the app's current revision.
     fn updated(&self) -> bool {
-        self.settled && self.current
+        self.taken == Taken::Runs && self.current
     }
 }
 
@@ -124,13 +135,15 @@ pub(crate) fn shown(
     if !is_here {
         return Shown::Away;
     }
-    let mut known = seen.iter().filter(|one| one.reached != Some(false));
-    match known.find(|one| !one.is_well()) {
-        None => Shown::Healthy,
-        Some(Seen { status, .. }) => {
-            let (instance, reason, message) = (&status.instance, &status.reason, &status.message);
-            Shown::Unhealthy { why: format!("{instance} {reason}: {message}") }
-        }
+    let ill = || seen.iter().filter(|one| one.reached != Some(false) && !one.is_well());
+    let why = |Seen { status, .. }: &Seen| {
+        let (instance, reason, message) = (&status.instance, &status.reason, &status.message);
+        format!("{instance} {reason}: {message}")
+    };
+    match (ill().find(|one| one.taken == Taken::Back), ill().next()) {
+        (_, None) => Shown::Healthy,
+        (Some(taken_back), _) => Shown::TakenBack { why: why(taken_back) },
+        (None, Some(first)) => Shown::Unhealthy { why: why(first) },
     }
 }
 
@@ -254,9 +267,15 @@ impl Look<'_> {
         }
         let app = self.project.apps.get(&placed.instance.app);
         let current = app.is_some_and(|app| app.record.value.revision == wanted_revision);
-        let settled = acknowledged && is_current;
+        // It may run that very revision, with the configs that it had before.
+        let taken = match status.rejected_revision == wanted_revision {
+            true if acknowledged => Taken::Back,
+            false if acknowledged && is_current => Taken::Runs,
+            _ => Taken::Not,
+        };
+        status.ready &= taken != Taken::Back;
         let name = placed.instance.clone();
-        Seen { name, status, wanted: true, settled, current, reached: Some(self.connected), end: End::Never }
+        Seen { taken, current, reached: Some(self.connected), ..fresh(name, status) }
     }
 
     fn unplaced(&self, unplaced: &Unplaced) -> Seen {
@@ -277,7 +296,11 @@ impl Look<'_> {
     fn leaving(&self, name: InstanceName, reported: Option<&InstanceStatus>) -> Seen {
         let mut status = reported.map_or_else(|| self.blank(&name), |reported| self.with_node(reported));
         status.phase = InstancePhase::Stopping.into();
-        if self.connected {
+        if self.connected && status.reason == ROLLED_BACK {
+            // It runs again because what has none of it was taken back there: the node says so.
+            status.phase = InstancePhase::Running.into();
+            status.ready = false;
+        } else if self.connected {
             not_ready(&mut status, "Removing", "no longer wanted on this node".to_owned());
         } else {
             let node = self.node;
@@ -287,15 +310,18 @@ impl Look<'_> {
                 format!("no longer wanted, but node {node} is not connected: it stops when that returns"),
             );
         }
-        let reached = Some(self.connected);
-        Seen { name, status, wanted: false, settled: false, current: false, reached, end: End::Never }
+        Seen { wanted: false, reached: Some(self.connected), ..fresh(name, status) }
     }
+}
+
+/// One that is wanted, of which nothing more is known.
+fn fresh(name: InstanceName, status: InstanceStatus) -> Seen {
+    Seen { name, status, wanted: true, taken: Taken::Not, current: false, reached: None, end: End::Never }
 }
 
 /// One that could not be placed as wanted.
 fn waiting(unplaced: &Unplaced, status: InstanceStatus) -> Seen {
-    let name = unplaced.instance.clone();
-    Seen { name, status, wanted: true, settled: false, current: false, reached: None, end: End::Never }
+    fresh(unplaced.instance.clone(), status)
 }
 
 /// One that none of several nodes takes.
@@ -551,36 +577,6 @@ fn rollout_reason(rollout: Option<&RolloutStatus>) -> &'static str {
     }
 }
 
-/// Why no instance of an app is wanted anywhere, as one word and a sentence.
-pub(crate) fn nothing_wanted(project: &Project, app: &AppName) -> (&'static str, String) {
-    let Some(placed) = project.state.apps.get(app) else {
-        return ("RevisionMissing", "the current revision is not in the store".to_owned());
-    };
-    let spec = &placed.base.spec;
-    let selector = &spec.selector;
-    let count = project.solution.len();
-    if count == 0 {
-        ("NoNodes", "the project has no nodes yet".to_owned())
-    } else if project.solution.iter().any(|(cluster, plan)| project.state.goes_to(cluster, plan, app, spec)) {
-        let message = "clusters match, and no service wants an instance there";
-        ("NoReplicas", message.to_owned())
-    } else if spec.system {
-        let label = system_app_label(app);
-        let mut message =
-            format!("no node or cluster is chosen for this system app: none has the label `{label}`");
-        if !selector.is_empty() {
-            message = format!("{message}, and none of {count} clusters matches the selector `{selector}`");
-        }
-        ("NotChosen", message)
-    } else if project.state.clusters.is_empty() {
-        ("NoMatchingNode", format!("none of {count} nodes matches the selector `{selector}`"))
-    } else {
-        let message = format!(
-            "none of {count} clusters matches the selector `{selector}` (a node in none counts as one of its own)"
-        );
-        ("NoMatchingNode", message)
-    }
-}
-
+mod nothing;
 #[cfg(test)]
 mod tests;

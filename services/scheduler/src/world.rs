@@ -3,9 +3,12 @@
 //! Fed with store entries one by one (in any order: each join is made when both sides are there), it keeps per project the placement state
 //! and its solution in step. It decides nothing beyond placement and writes nothing.
 
+mod ahead;
 mod drain;
+mod peers;
 mod reach;
 mod rollout;
+mod secrets;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,16 +16,15 @@ use std::time::{Duration, SystemTime};
 
 use skerry_model::{
     AppName, AppRef, AppSpec, ClusterName, ConfigName, ConfigRef, ContentHash, InstanceName, NodeName,
-    NodeRef, ProjectName, SecretName, SecretRef, SecretVersion,
+    NodeRef, ProjectName, SecretName, SecretRef, SecretVersion, TaskName,
 };
-use skerry_placement::{Delta, Node, Placed, Secret, Solution, State, apply};
+use skerry_placement::{Delta, Node, Placed, Solution, State, apply};
 use skerry_proto::store::v1 as stored;
 use skerry_proto::types::v1::{AppSpec as WireSpec, env_source};
-use skerry_store::keys::SecretRevisionRef;
+use skerry_resources::SecretKeys;
 use skerry_store::{Entry, Family, Key, Record, Versioned};
 use tracing::warn;
 
-use crate::keys::SecretKeys;
 use crate::node::NodeView;
 use crate::rollouts::AppRollout;
 use crate::sealing::Sealing;
@@ -66,6 +68,8 @@ pub(crate) struct Project {
     patience: BTreeMap<ClusterName, Duration>,
     /// Nodes that what they run shall leave.
     drained: BTreeSet<NodeName>,
+    /// What members of clusters are told of each other.
+    peers: peers::ClusterPeers,
     /// Apps by name.
     pub(crate) apps: BTreeMap<AppName, AppView>,
     /// Configs by name.
@@ -74,6 +78,10 @@ pub(crate) struct Project {
     pub(crate) secrets: BTreeMap<SecretName, Versioned<stored::SecretRecord>>,
     /// Their values: whether they open, else why not.
     values: BTreeMap<(SecretName, SecretVersion), Result<(), String>>,
+    /// What rollouts that are under way bring, of apps.
+    coming: BTreeMap<AppName, ahead::Coming>,
+    /// Images that tasks have nodes fetch ahead.
+    asked: BTreeMap<TaskName, ahead::Asked>,
     /// Rollouts of apps.
     pub(crate) rollouts: BTreeMap<AppName, AppRollout>,
     /// To what the secrets of nodes are sealed.
@@ -160,6 +168,7 @@ impl World {
             Some(Family::Assignments) => self.take_assignment(key, entry, touched),
             Some(Family::Status) => self.take_status(key, entry, touched),
             Some(Family::Sessions) => self.take_session(key, entry, touched),
+            Some(Family::Prefetches) => self.take_prefetch(key, entry),
             Some(Family::Gateways) => self.take_gateway(key, entry, touched),
             _ => {}
         }
@@ -244,47 +253,6 @@ impl World {
         touched.configs.insert(name);
     }
 
-    fn take_secret(&mut self, key: &str, entry: Option<&Entry>, touched: &mut Touched) {
-        let Some((name, record)) = read::<stored::SecretRecord>(key, entry) else { return };
-        let project = self.project_mut(&name.project);
-        match record {
-            Some(record) => project.secrets.insert(name.secret.clone(), record),
-            None => project.secrets.remove(&name.secret),
-        };
-        project.refresh_users_of(&name, touched);
-        touched.secrets.insert(name);
-    }
-
-    /// Whether values open is known before anything is placed that needs them: what does not open is sealed to nobody, and holds up nothing else.
-    fn take_values(&mut self, key: &str, entry: Option<&Entry>, touched: &mut Touched) {
-        let Some((name, record)) = read::<stored::SecretRevisionRecord>(key, entry) else { return };
-        let readable = record.map(|record| self.keys.open(&record.key, &record.value.sealed).map(drop));
-        let SecretRevisionRef { secret: name, version } = name;
-        let project = self.project_mut(&name.project);
-        let id = (name.secret.clone(), version);
-        match readable {
-            Some(readable) => project.values.insert(id, readable),
-            None => project.values.remove(&id),
-        };
-        project.refresh_users_of(&name, touched);
-        touched.secrets.insert(name);
-    }
-
-    /// To what secrets of a node are sealed, if it has a key.
-    pub(crate) fn sealing(&self, node: &NodeRef) -> Option<Sealing> {
-        self.project(&node.project)?.sealings.get(&node.node).cloned()
-    }
-
-    /// Nothing can be sealed to the key that a node gave: it counts as having none.
-    pub(crate) fn refuse_sealing(&mut self, node: &NodeRef, touched: &mut Touched) {
-        let project = self.project_mut(&node.project);
-        project.sealings.remove(&node.node);
-        if let Some(known) = project.state.nodes.get(&node.node).cloned() {
-            let delta = Delta::Node(node.node.clone(), Some(Node { seal: None, ..known }));
-            project.change(&node.project, delta, None, touched);
-        }
-    }
-
     fn take_assignment(&mut self, key: &str, entry: Option<&Entry>, touched: &mut Touched) {
         let Some((name, record)) = read::<stored::AssignmentRecord>(key, entry) else { return };
         let project = self.project_mut(&name.project);
@@ -304,6 +272,7 @@ impl World {
                 project.change(&name.project, Delta::Node(name.node.clone(), Some(node)), None, touched);
             }
         }
+        project.peer_reported(&name.node);
         project.touch_apps_on(&name.project, &name.node, touched);
     }
 
@@ -355,67 +324,10 @@ impl Project {
         })
     }
 
-    /// Apps of which a service uses the secret.
-    pub(crate) fn apps_with_secret<'a>(
-        &'a self,
-        secret: &'a SecretName,
-    ) -> impl Iterator<Item = &'a AppName> {
-        let uses = |app: &AppName| {
-            let placed = self.state.apps.get(app);
-            let mut specs = placed
-                .into_iter()
-                .flat_map(|app| std::iter::once(&app.base).chain(app.others.values()))
-                .map(|wanted| &wanted.spec)
-                .chain(self.current(app).map(|(_, spec)| spec));
-            specs.any(|spec| spec.secret_names().contains(secret))
-        };
-        self.apps.keys().filter(move |app| uses(app))
-    }
-
-    /// Whether any node is assigned, or shall be, these values of a secret.
-    pub(crate) fn has_secret(&self, secret: &SecretName, version: &SecretVersion) -> bool {
-        let stored = self.state.previous.values().flatten();
-        let planned = self.planned();
-        stored
-            .chain(planned)
-            .any(|placed| placed.secrets.get(secret).is_some_and(|one| one.version == *version))
-    }
-
-    /// Whether a node is assigned, or shall be, these values of a secret.
-    pub(crate) fn has_secret_on(
-        &self,
-        node: &NodeName,
-        secret: &SecretName,
-        version: &SecretVersion,
-    ) -> bool {
-        let stored = self.state.previous.get(node).into_iter().flatten();
-        let planned = self.plan_of(node).into_iter().flatten();
-        stored
-            .chain(planned)
-            .any(|placed| placed.secrets.get(secret).is_some_and(|one| one.version == *version))
-    }
-
     /// The current revision of an app.
     fn current(&self, app: &AppName) -> Option<&(Arc<WireSpec>, Arc<AppSpec>)> {
         let revision = ContentHash::parse(&self.apps.get(app)?.record.value.revision).ok()?;
         self.revisions.get(&(app.clone(), revision))
-    }
-
-    /// A secret as it is now, for placement.
-    fn secret(&self, name: &SecretName) -> Option<Secret> {
-        let version = SecretVersion::parse(&self.secrets.get(name)?.value.version).ok()?;
-        let unreadable = match self.values.get(&(name.clone(), version)) {
-            Some(readable) => readable.clone().err(),
-            None => Some("its values are not in the store".to_owned()),
-        };
-        Some(Secret { version, unreadable })
-    }
-
-    fn refresh_users_of(&mut self, name: &SecretRef, touched: &mut Touched) {
-        let users: Vec<AppName> = self.apps_with_secret(&name.secret).cloned().collect();
-        for app in users {
-            self.refresh_app(&name.project, &app, touched);
-        }
     }
 
     /// Whether any node is assigned, or shall be, something of this revision, or a rollout names it.
@@ -453,6 +365,9 @@ impl Project {
             causes: self.causes(placed.as_deref().unwrap_or_default(), &before, SystemTime::now()),
             placed,
             before,
+            peers: self.peers_of(node),
+            images: self.images_of(node),
+            images_before: self.assigned_images(node).to_vec(),
             mod_revision: self
                 .nodes
                 .get(node)
@@ -505,7 +420,9 @@ impl Project {
         node: Option<&NodeName>,
         touched: &mut Touched,
     ) {
+        let concerned = self.concerned(&delta);
         let changed = apply(&mut self.state, &mut self.solution, delta);
+        self.follow_peers(concerned, &changed);
         touched.apps.extend(changed.apps.into_iter().map(|app| AppRef { project: project.clone(), app }));
         for name in changed.nodes.into_iter().chain(node.cloned()) {
             self.settle(&name);
@@ -515,11 +432,15 @@ impl Project {
 
     fn settle(&mut self, node: &NodeName) {
         let stored = self.state.previous.get(node).map_or(&[][..], Vec::as_slice);
-        let has_record = self.nodes.get(node).is_some_and(|view| view.assignment.is_some());
+        let record = self.nodes.get(node).and_then(|view| view.assignment.as_ref());
         // To a gateway no record is no opinion, and an agent keeps what it holds: nothing to run is written as well.
         let is_settled = match self.plan_of(node) {
-            Some(placed) => has_record && placed == stored,
-            None => !has_record,
+            Some(placed) => record.is_some_and(|(record, _)| {
+                placed == stored
+                    && record.peers == self.peers_of(node)
+                    && record.images == self.images_of(node)
+            }),
+            None => record.is_none(),
         };
         if is_settled {
             self.unsettled.remove(node);

@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use skerry_model::app::Amounts;
+use skerry_model::app::{Amounts, UpdateBounds};
 use skerry_model::{
     AppRef, ConfigName, ConfigRef, ContentHash, InstanceName, NodeRef, RevisionRef, SealId, SecretName,
-    SecretRef, SecretVersion,
+    SecretRef, SecretVersion, TaskRef,
 };
 use skerry_placement::{Placed, SealedSecret};
 use skerry_proto::store::v1 as stored;
@@ -27,6 +27,12 @@ pub struct Unsettled {
     pub placed: Option<Vec<Placed>>,
     /// What it is assigned now.
     pub before: Vec<Placed>,
+    /// What it shall be told of other members of its cluster.
+    pub peers: Vec<stored::AssignedPeers>,
+    /// Images that it shall fetch ahead.
+    pub images: Vec<stored::AssignedImage>,
+    /// Images that it is to fetch ahead now.
+    pub images_before: Vec<stored::AssignedImage>,
     /// Modification revision of the assignment; 0: there is none.
     pub mod_revision: i64,
     /// Trace contexts of the recent changes that led to it, at most [`CAUSES_MAX`].
@@ -47,22 +53,38 @@ pub fn assign(open: &Unsettled, trace_parent: String) -> Txn {
         txn = txn.when_exists(&Key::<stored::ConfigRevisionRecord>::of(content));
     }
     // What nobody there uses any more goes at once. What it names newly was sealed before, by who writes this: nobody else clears away.
-    let (before, after) = (versions(&open.before), versions(placed));
+    let before = versions(&open.before, &open.images_before);
+    let after = versions(placed, &open.images);
     for (secret, version) in before.difference(&after).take(UNSEALED_MAX) {
-        let sealed =
-            SealedSecretRef { node: open.node.clone(), secret: (*secret).clone(), version: *version };
+        let sealed = SealedSecretRef { node: open.node.clone(), secret: secret.clone(), version: *version };
         txn = txn.delete(&Key::<stored::SealedSecretRecord>::of(&sealed));
     }
-    txn.put(&key, &stored::AssignmentRecord { trace_parent, ..record(placed) })
+    let (peers, images) = (open.peers.clone(), open.images.clone());
+    txn.put(&key, &stored::AssignmentRecord { trace_parent, peers, images, ..record(placed) })
 }
 
-/// The secrets that instances use, each once as it is sealed.
-pub(crate) fn secrets(placed: &[Placed]) -> BTreeSet<(&SecretName, SealedSecret)> {
-    placed.iter().flat_map(|placed| &placed.secrets).map(|(name, one)| (name, *one)).collect()
+/// The secrets that instances use, and that images are fetched with, each once as it is sealed.
+pub(crate) fn secrets(
+    placed: &[Placed],
+    images: &[stored::AssignedImage],
+) -> BTreeSet<(SecretName, SealedSecret)> {
+    let of_instances =
+        placed.iter().flat_map(|placed| &placed.secrets).map(|(name, one)| (name.clone(), *one));
+    of_instances.chain(images.iter().filter_map(credentials)).collect()
 }
 
-fn versions(placed: &[Placed]) -> BTreeSet<(&SecretName, SecretVersion)> {
-    secrets(placed).into_iter().map(|(name, one)| (name, one.version)).collect()
+fn versions(placed: &[Placed], images: &[stored::AssignedImage]) -> BTreeSet<(SecretName, SecretVersion)> {
+    secrets(placed, images).into_iter().map(|(name, one)| (name, one.version)).collect()
+}
+
+/// What an image is fetched with.
+pub(crate) fn credentials(image: &stored::AssignedImage) -> Option<(SecretName, SealedSecret)> {
+    sealed_secret(image.credentials.as_ref()?)
+}
+
+fn sealed_secret(secret: &stored::AssignedSecret) -> Option<(SecretName, SealedSecret)> {
+    let (version, seal) = (SecretVersion::parse(&secret.version).ok()?, SealId::parse(&secret.seal).ok()?);
+    Some((SecretName::parse(&secret.secret).ok()?, SealedSecret { version, seal }))
 }
 
 /// The record of an assignment.
@@ -81,6 +103,7 @@ pub fn record(placed: &[Placed]) -> stored::AssignmentRecord {
         revision: placed.revision.to_string(),
         configs: placed.configs.iter().map(config).collect(),
         secrets: placed.secrets.iter().map(secret).collect(),
+        bounds: placed.bounds.map(UpdateBounds::to_proto),
     };
     let instances = placed.iter().map(instance).collect();
     stored::AssignmentRecord { instances, ..Default::default() }
@@ -91,18 +114,14 @@ pub fn placed(assigned: &stored::AssignedInstance) -> Option<Placed> {
     let config = |config: &stored::AssignedConfig| {
         Some((ConfigName::parse(&config.config).ok()?, ContentHash::parse(&config.hash).ok()?))
     };
-    let secret = |secret: &stored::AssignedSecret| {
-        let (version, seal) =
-            (SecretVersion::parse(&secret.version).ok()?, SealId::parse(&secret.seal).ok()?);
-        Some((SecretName::parse(&secret.secret).ok()?, SealedSecret { version, seal }))
-    };
     Some(Placed {
         instance: InstanceName::parse(&assigned.instance).ok()?,
         revision: ContentHash::parse(&assigned.revision).ok()?,
         configs: assigned.configs.iter().filter_map(config).collect(),
-        secrets: assigned.secrets.iter().filter_map(secret).collect(),
+        secrets: assigned.secrets.iter().filter_map(sealed_secret).collect(),
         booked: Amounts::default(),
         ports: Vec::new(),
+        bounds: assigned.bounds.as_ref().map(UpdateBounds::from_proto),
     })
 }
 
@@ -170,6 +189,12 @@ pub fn clear_content(unused: Unused<ConfigRef>) -> Txn {
 /// The transaction that clears away a move of a rollout. Moves never change.
 pub(crate) fn clear_move(name: &RolloutMoveName, at: i64) -> Txn {
     let key = Key::<stored::RolloutMoveRecord>::of(name);
+    Txn::new().when_unchanged(&key, at).delete(&key)
+}
+
+/// The transaction that ends what a task had nodes fetch ahead.
+pub(crate) fn clear_prefetch(name: &TaskRef, at: i64) -> Txn {
+    let key = Key::<stored::PrefetchRecord>::of(name);
     Txn::new().when_unchanged(&key, at).delete(&key)
 }
 

@@ -269,6 +269,7 @@ impl ControlPlane {
         // Agents reach it where they reach their gateway.
         let relay = skerry_relay::Config { advertise: Vec::new(), tls: secured.tls.clone() };
         let relay = Relay::start(relay, store.clone(), &relay_member.id(), shutdown);
+        let registry = skerry_registry::Config { member: registry_member.id(), ..registry };
         // Each reads the fleet first: at the same time, to be ready sooner. The gateway asks the registry beside it for machines that enrol.
         let registry = async {
             let access = AccessMirror::start(&store).await.context("reading the users from the store")?;
@@ -290,7 +291,7 @@ impl ControlPlane {
         shutdown.spawn(access.clone().follow(shutdown.wait()));
         server.authorize(Arc::new(access));
         registry.register(&mut server);
-        scheduler.register(&mut server);
+        scheduler.with_mirrors(registry.mirrors()).register(&mut server);
         gateway.register(&mut server);
         relay.register(&mut server);
         Ok(server)

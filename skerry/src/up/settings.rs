@@ -107,6 +107,7 @@ impl Settings {
             credentials: self.credentials.clone(),
             image_gc: self.image_gc,
             secrets_dir: None,
+            address: None,
         }))
     }
 

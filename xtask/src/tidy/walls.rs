@@ -30,6 +30,19 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("skerry-daemon", &["skerry-proto", "skerry-model", "skerry-identity", "skerry-rpc", "skerry-resident"]),
     // What API services share: names, etags, pages, watches over the store.
     ("skerry-api", &["skerry-proto", "skerry-model", "skerry-store", "skerry-identity", "skerry-rpc"]),
+    // What each kind of resource means and how it is stored: whoever has this can plan a change of any of them.
+    (
+        "skerry-resources",
+        &[
+            "skerry-proto",
+            "skerry-model",
+            "skerry-store",
+            "skerry-rollout",
+            "skerry-identity",
+            "skerry-rpc",
+            "skerry-api",
+        ],
+    ),
     (
         "skerry-cli",
         &[
@@ -80,6 +93,7 @@ const CLOUD_SERVICE: &[&str] = &[
     "skerry-rpc",
     "skerry-daemon",
     "skerry-api",
+    "skerry-resources",
     "skerry-linking",
 ];
 
@@ -99,6 +113,7 @@ const EVERYTHING: &[&str] = &[
     "skerry-resident",
     "skerry-linking",
     "skerry-api",
+    "skerry-resources",
     "skerry-cli",
     "skerry-registry",
     "skerry-scheduler",
@@ -112,6 +127,7 @@ const ALLOWED_IN_TESTS: &[(&str, &[&str])] = &[
     ("skerry-store", &["skerry-etcd-embedded"]),
     ("skerry-etcd-embedded", &["skerry-store"]),
     ("skerry-api", &["skerry-etcd-embedded"]),
+    ("skerry-resources", &["skerry-etcd-embedded"]),
     ("skerry-registry", &["skerry-etcd-embedded"]),
     ("skerry-scheduler", &["skerry-etcd-embedded"]),
     ("skerry-gateway", &["skerry-etcd-embedded"]),

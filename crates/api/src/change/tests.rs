@@ -7,6 +7,7 @@ use skerry_etcd_embedded::{Config, EmbeddedEtcd};
 use skerry_model::{Code, NodeRef, ProjectRef};
 use skerry_proto::registry::v1::{Node, NodeSpec, UpdateNodeRequest};
 use skerry_proto::store::v1 as stored;
+use skerry_proto::types::v1::Metadata;
 use skerry_store::{Mirror, MirrorConfig, Store, StoreConfig, Target};
 use tempfile::TempDir;
 
@@ -21,7 +22,7 @@ struct Kinds {
     must_stay: bool,
 }
 
-impl Kind for Kinds {
+impl Rules for Kinds {
     type Record = stored::NodeRecord;
     type Spec = NodeSpec;
     type Resource = Node;
@@ -34,9 +35,6 @@ impl Kind for Kinds {
     }
     fn store(&self) -> &Store {
         &self.store
-    }
-    fn mirror(&self) -> &Mirror {
-        &self.mirror
     }
     fn meta(record: &mut stored::NodeRecord) -> &mut Option<stored::Meta> {
         &mut record.meta
@@ -67,14 +65,24 @@ impl Kind for Kinds {
         record.cordoned = spec.cordoned;
         Ok(txn)
     }
+    fn resource(metadata: Metadata, spec: NodeSpec) -> Node {
+        Node { metadata: Some(metadata), spec: Some(spec), status: None }
+    }
+}
+
+impl Kind for Kinds {
+    type Rules = Self;
+    fn rules(&self) -> &Self {
+        self
+    }
+    fn mirror(&self) -> &Mirror {
+        &self.mirror
+    }
     fn remove(&self, name: &NodeRef, txn: Txn, _: &Caused) -> Result<Txn, Fault> {
         if self.must_stay {
             return Err(Fault::new(Code::FailedPrecondition, "IN_USE", format!("{name} is in use")));
         }
         Ok(txn)
-    }
-    fn show(&self, _: &NodeRef, metadata: Metadata, spec: NodeSpec) -> Node {
-        Node { metadata: Some(metadata), spec: Some(spec), status: None }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::{ArgAction, Args, ValueHint};
+use clap::{ArgAction, Args, ValueEnum, ValueHint};
 use clap_complete::engine::ArgValueCompleter;
 
 use super::{ComposeFlags, Format, duration, targets};
@@ -12,17 +12,19 @@ use crate::complete;
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
-Configs and secrets come before apps, users and groups before the bindings that name them. All manifests
-are checked before the first is sent; after that an error does not keep the others back. Applying again
-what is there changes nothing.
+All manifests are applied together, in one transaction of the store: all of them, or where one is refused
+none. They may refer to each other, whatever their order and projects. Applying again what is there changes
+nothing. About 60 apps or 120 other resources fit in one apply. With --one-by-one there is no such bound, and
+each is applied for itself: projects first, configs and secrets before apps, users and groups before the
+bindings that name them; an error does not keep the others back.
 
---prune then deletes the apps, configs and secrets that the selector chooses and no manifest names, apps first.
-It deletes nothing when a manifest could not be applied. All else is never pruned.
+--prune then deletes the apps, configs and secrets that the selector chooses and no manifest names, apps first,
+one by one. It deletes nothing when a manifest could not be applied. All else is never pruned.
 
 Examples:
   skerry apply -f app.yaml
   skerry apply -f configs/ -f app.yaml --wait
-  skerry apply -R -f site/ --prune -l team=shop --dry-run
+  skerry apply -R -f site/ --prune -l team=shop --dry-run=server
   skerry apply -f docker-compose.yml --as-app shop --wait
   skerry get app/hello -o yaml | sed s/1.0/1.1/ | skerry apply -f -")]
 pub struct ApplyArgs {
@@ -34,9 +36,14 @@ pub struct ApplyArgs {
     #[arg(short = 'R', long)]
     pub recursive: bool,
 
-    /// Let the server check everything and change nothing
+    /// Change nothing: server lets the server check everything, client only reads the manifests
+    #[arg(long, value_enum, value_name = "WHO", num_args = 0..=1, require_equals = true, default_value_t = DryRun::None,
+          default_missing_value = "server", hide_default_value = true)]
+    pub dry_run: DryRun,
+
+    /// Apply each manifest for itself, and go on after one that is refused
     #[arg(long)]
-    pub dry_run: bool,
+    pub one_by_one: bool,
 
     /// Delete apps, configs and secrets that no manifest names; needs -l or --all
     #[arg(long)]
@@ -50,8 +57,8 @@ pub struct ApplyArgs {
     #[arg(long, requires = "prune", conflicts_with = "selector")]
     pub all: bool,
 
-    /// Wait until the apps are healthy
-    #[arg(long, conflicts_with = "dry_run")]
+    /// Wait until the apps are healthy; not with --dry-run
+    #[arg(long)]
     pub wait: bool,
 
     /// Longest wait for all together, as 30s or 2m
@@ -61,6 +68,18 @@ pub struct ApplyArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "a comment here would become the title of all flags in --help")]
     pub compose: ComposeFlags,
+}
+
+/// Who checks manifests of which nothing is to come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum DryRun {
+    /// It is no dry run
+    #[default]
+    None,
+    /// The server, as if they were applied
+    Server,
+    /// This program alone, which asks nobody
+    Client,
 }
 
 /// `diff`
@@ -149,7 +168,9 @@ Examples:
   skerry delete app/hello
   skerry delete app/hello --wait=false
   skerry delete config a b
-  skerry delete -f app.yaml --ignore-not-found")]
+  skerry delete -f app.yaml --ignore-not-found
+  skerry delete project/shop --background")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct DeleteArgs {
     /// TYPE/NAME..., or TYPE NAME...
     #[arg(value_name = "TYPE/NAME", required_unless_present = "files", add = targets())]
@@ -166,6 +187,10 @@ pub struct DeleteArgs {
     /// What is not there counts as deleted
     #[arg(long)]
     pub ignore_not_found: bool,
+
+    /// Of projects: leave it to a task, which deletes each as soon as it is empty
+    #[arg(long)]
+    pub background: bool,
 
     /// Wait until the instances of deleted apps have stopped
     #[arg(
@@ -196,7 +221,8 @@ pub struct DeleteArgs {
 Examples:
   skerry label node/n1 site=oslo gpu=yes
   skerry label node n1 n2 site=bergen --overwrite
-  skerry label app/hello tier-")]
+  skerry label app/hello tier-
+  skerry label nodes -l site=oslo zone=b old-")]
 pub struct LabelArgs {
     /// TYPE/NAME... or TYPE NAME..., then KEY=VALUE to set and KEY- to remove
     #[arg(value_name = "TYPE/NAME KEY=VALUE", required = true, add = targets())]
@@ -205,6 +231,14 @@ pub struct LabelArgs {
     /// Change labels that have another value
     #[arg(long)]
     pub overwrite: bool,
+
+    /// Of all nodes with these labels, by a task that goes on by itself: `nodes` is then all that is named
+    #[arg(short = 'l', long, value_name = "SELECTOR")]
+    pub selector: Option<String>,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a comment here would become the title of all flags in --help")]
+    pub follow: super::task::FollowFlags,
 }
 
 /// `annotate`
@@ -234,14 +268,22 @@ takes it: copies of Deployments, as many at once as their `maxUnavailable` allow
 runs. What is one on each node stays, and jobs come to their end. It stays so until `skerry uncordon`, and
 goes on if this command is interrupted. Exit code 5 when the time is over first.
 
+A cluster is drained by a task: all its members are cordoned, then drained one after the other. It is followed
+here and goes on by itself; `skerry task cancel` ends it.
+
 Examples:
   skerry drain n1
   skerry drain n1 n2 --timeout 30m
+  skerry drain cluster/plant-7 --no-wait
   skerry uncordon n1")]
 pub struct DrainArgs {
-    /// Names of nodes
-    #[arg(value_name = "NODE", required = true, add = ArgValueCompleter::new(complete::nodes))]
+    /// Names of nodes, or cluster/NAME
+    #[arg(value_name = "NODE", required = true, add = ArgValueCompleter::new(complete::drained))]
     pub nodes: Vec<String>,
+
+    /// Only begin it
+    #[arg(long, conflicts_with = "wait")]
+    pub no_wait: bool,
 
     /// Wait until all that leaves has left
     #[arg(
@@ -265,4 +307,32 @@ pub struct CordonArgs {
     /// Names of nodes
     #[arg(value_name = "NODE", required = true, add = ArgValueCompleter::new(complete::nodes))]
     pub nodes: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Apply {
+        #[command(flatten)]
+        args: ApplyArgs,
+    }
+
+    #[test]
+    fn a_dry_run_is_spelled_as_kubectl_s() {
+        let read = |flags: &[&str]| {
+            let words = ["apply", "-f", "a.yaml"].iter().chain(flags);
+            Apply::try_parse_from(words).map(|apply| apply.args.dry_run).map_err(|error| error.kind())
+        };
+        assert_eq!(read(&[]), Ok(DryRun::None));
+        assert_eq!(read(&["--dry-run"]), Ok(DryRun::Server));
+        assert_eq!(read(&["--dry-run", "--one-by-one"]), Ok(DryRun::Server));
+        assert_eq!(read(&["--dry-run=server"]), Ok(DryRun::Server));
+        assert_eq!(read(&["--dry-run=client"]), Ok(DryRun::Client));
+        assert_eq!(read(&["--dry-run=none"]), Ok(DryRun::None));
+        assert!(read(&["--dry-run=maybe"]).is_err());
+    }
 }

@@ -12,6 +12,7 @@ mod logs;
 mod rollout;
 mod secret;
 mod show;
+mod task;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -28,7 +29,8 @@ pub use access::{
 };
 pub use audit::{AuditArgs, AuditCommand, VerifyArgs};
 pub use change::{
-    AnnotateArgs, ApplyArgs, CordonArgs, DeleteArgs, DiffArgs, DrainArgs, EditArgs, LabelArgs, PlanArgs,
+    AnnotateArgs, ApplyArgs, CordonArgs, DeleteArgs, DiffArgs, DrainArgs, DryRun, EditArgs, LabelArgs,
+    PlanArgs,
 };
 pub use cluster::{ClusterCommand, JoinArgs, LeaveArgs, TaintArgs};
 pub use compose::{ComposeFlags, ConvertArgs};
@@ -44,6 +46,7 @@ pub use secret::{ResealArgs, RotateKeyArgs, SecretCommand, SecretSetArgs};
 pub use show::{
     DescribeArgs, EventsArgs, ExplainArgs, Format, GetArgs, Output, StatusArgs, VersionArgs, WaitArgs,
 };
+pub use task::{PrefetchArgs, TaskArgs, TaskCommand, WatchTaskArgs};
 
 /// Flags of every client command.
 #[derive(Debug, Clone, Default, Args)]
@@ -153,8 +156,13 @@ pub enum ClientCommand {
     Cordon(CordonArgs),
     /// Give nodes work again, also those that are drained
     Uncordon(CordonArgs),
-    /// Take what nodes run off them, to other members of their clusters
+    /// Take what nodes or clusters run off them
     Drain(DrainArgs),
+    /// Have nodes fetch images before anything there uses them
+    Prefetch(PrefetchArgs),
+    /// Long operations: watch, cancel and retry them
+    #[command(subcommand)]
+    Task(TaskCommand),
     /// Keep services off nodes that do not tolerate it
     Taint(TaintArgs),
     /// Put nodes into clusters and take them out

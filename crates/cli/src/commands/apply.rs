@@ -1,4 +1,6 @@
-//! `apply`: manifests become resources.
+//! `apply`: manifests become resources, together (`together`) or one by one.
+
+mod together;
 
 use skerry_manifest::{Kind, Manifest, Resource};
 use skerry_model::meta::{CLUSTER_LABEL, SYSTEM_APP_PREFIX};
@@ -7,7 +9,7 @@ use skerry_proto::scheduler::v1::update_app_response::Outcome;
 
 use super::send::{Sending, item_of, send};
 use super::{Several, prune, wait};
-use crate::args::ApplyArgs;
+use crate::args::{ApplyArgs, DryRun};
 use crate::client::Client;
 use crate::error::CliError;
 use crate::files::{Named, Sourced, read_all};
@@ -20,13 +22,33 @@ pub(crate) async fn run(client: &Client, args: &ApplyArgs, printer: &mut Printer
     let manifests =
         read(client, Named { names: &args.files, recursive: args.recursive, compose: &args.compose })?;
     let plan = if args.prune { Some(prune::Plan::new(client, args, &manifests)?) } else { None };
+    let dry_run = match args.dry_run {
+        DryRun::Client => return only_read(&manifests, args, printer),
+        DryRun::Server => true,
+        DryRun::None => false,
+    };
+    if dry_run && args.wait {
+        return Err(CliError::Usage("--wait waits for nothing with --dry-run: leave one of them out".into()));
+    }
     let mut several = Several::default();
-    for sourced in &manifests {
-        let outcome = match apply(client, &sourced.manifest, args.dry_run).await {
-            Ok((_, outcome)) => printer.line(&report(&sourced.manifest.resource, outcome, args.dry_run)),
-            Err(error) => Err(in_manifest(error, sourced)),
-        };
-        several.take(outcome)?;
+    // One alone is as atomic by its own call, which every server has.
+    if args.one_by_one || manifests.len() == 1 {
+        for sourced in &manifests {
+            let outcome = match apply(client, &sourced.manifest, dry_run).await {
+                Ok((_, outcome)) => printer.line(&report(&sourced.manifest.resource, outcome, dry_run)),
+                Err(error) => Err(in_manifest(error, sourced)),
+            };
+            several.take(outcome)?;
+        }
+    } else {
+        match together::apply(client, &manifests, dry_run).await {
+            Ok(outcomes) => {
+                for (sourced, outcome) in manifests.iter().zip(outcomes) {
+                    printer.line(&report(&sourced.manifest.resource, outcome, dry_run))?;
+                }
+            }
+            Err(error) => several.take(Err(error))?,
+        }
     }
     if let Some(plan) = plan {
         if several.failed() {
@@ -35,7 +57,7 @@ pub(crate) async fn run(client: &Client, args: &ApplyArgs, printer: &mut Printer
                     .into(),
             )))?;
         } else {
-            plan.carry_out(client, args.dry_run, printer, &mut several).await?;
+            plan.carry_out(client, dry_run, printer, &mut several).await?;
         }
     }
     if args.wait && !several.failed() {
@@ -51,6 +73,18 @@ pub(crate) async fn run(client: &Client, args: &ApplyArgs, printer: &mut Printer
         }
     }
     several.finish()
+}
+
+/// Says which manifests could be read, and asks nobody.
+fn only_read(manifests: &[Sourced], args: &ApplyArgs, printer: &mut Printer) -> Result<(), CliError> {
+    if args.prune {
+        let why = "--prune asks the server what there is: use --dry-run=server";
+        return Err(CliError::Usage(why.into()));
+    }
+    for sourced in manifests {
+        printer.line(&format!("{} read (client dry run)", target(&sourced.manifest.resource)))?;
+    }
+    Ok(())
 }
 
 /// The manifests in the order in which they are applied.
@@ -138,6 +172,18 @@ fn meant(resource: &Resource) -> Vec<String> {
 
 /// A node comes into being when its agent connects; a manifest only changes it, and only in what it names.
 async fn apply_node(client: &Client, wanted: &Node, dry_run: bool) -> Result<(Item, Outcome), CallOrUsage> {
+    let (present, changed, paths) = change_of_node(client, wanted).await?;
+    if paths.is_empty() {
+        return Ok((Item::Node(present), Outcome::Unchanged));
+    }
+    Ok(send(client, Item::Node(Box::new(changed)), &Sending { dry_run, ..Sending::change(paths) }).await?)
+}
+
+/// A node as it is, as its manifest would have it, and the fields in which that differs.
+async fn change_of_node(
+    client: &Client,
+    wanted: &Node,
+) -> Result<(Box<Node>, Node, Vec<String>), CallOrUsage> {
     let resource = Resource::Node(Box::new(wanted.clone()));
     let present = match client.get(&full_target(&resource)).await {
         Ok(Item::Node(node)) => node,
@@ -152,10 +198,18 @@ async fn apply_node(client: &Client, wanted: &Node, dry_run: bool) -> Result<(It
         Ok(other) => unreachable!("asked for a node, got {}", other.target()),
     };
     let (changed, paths) = merged(&present, wanted);
-    if paths.is_empty() {
-        return Ok((Item::Node(present), Outcome::Unchanged));
-    }
-    Ok(send(client, Item::Node(Box::new(changed)), &Sending { dry_run, ..Sending::change(paths) }).await?)
+    Ok((present, changed, paths))
+}
+
+/// What of a node its manifest names, and so means.
+fn named(wanted: &Node) -> Vec<String> {
+    let metadata = wanted.metadata.as_ref();
+    let parts = [
+        ("metadata.labels", metadata.is_some_and(|metadata| !metadata.labels.is_empty())),
+        ("metadata.annotations", metadata.is_some_and(|metadata| !metadata.annotations.is_empty())),
+        ("spec", wanted.spec.is_some()),
+    ];
+    parts.into_iter().filter(|(_, is_named)| *is_named).map(|(path, _)| path.to_owned()).collect()
 }
 
 /// `present` with what `wanted` names, and the paths that differ.
@@ -211,6 +265,8 @@ mod tests {
         let present = node(&[("a", "1")], None);
         assert_eq!(merged(&present, &node(&[], None)).1, [""; 0]);
         assert_eq!(merged(&present, &node(&[("a", "1")], Some(false))).1, [""; 0]);
+        assert_eq!(named(&node(&[], None)), [""; 0]);
+        assert_eq!(named(&node(&[("a", "1")], Some(false))), ["metadata.labels", "spec"]);
         let (changed, paths) = merged(&present, &node(&[("b", "2")], Some(true)));
         assert_eq!(paths, ["metadata.labels", "spec"]);
         assert_eq!(changed.metadata.expect("metadata").labels.into_keys().collect::<Vec<_>>(), ["b"]);

@@ -1,12 +1,14 @@
 //! `delete`: resources go, and with an app its instances.
 
+use skerry_proto::registry::v1::task_spec::Work;
 use skerry_proto::registry::v1::{
-    DeleteGroupRequest, DeleteNodeRequest, DeleteProjectRequest, DeleteRoleBindingRequest, DeleteUserRequest,
+    DeleteGroupRequest, DeleteNodeRequest, DeleteProjectRequest, DeleteProjectWork, DeleteRoleBindingRequest,
+    DeleteUserRequest,
 };
 use skerry_proto::scheduler::v1::{DeleteAppRequest, DeleteConfigRequest, DeleteSecretRequest};
 
 use super::gone::Watcher;
-use super::{Several, apply};
+use super::{Several, apply, task};
 use crate::args::DeleteArgs;
 use crate::client::{
     Client, Service, apps, bindings, configs, groups, nodes, request, request_id, secrets, users,
@@ -20,6 +22,9 @@ use crate::projects::projects;
 use crate::target::{Target, Type, parse_all};
 
 pub(crate) async fn run(client: &Client, args: &DeleteArgs, printer: &mut Printer) -> Result<(), CliError> {
+    if args.background {
+        return in_background(client, args, printer).await;
+    }
     let mut several = Several::default();
     let mut deleted = Vec::new();
     for (target, name) in targets(client, args)? {
@@ -42,6 +47,28 @@ pub(crate) async fn run(client: &Client, args: &DeleteArgs, printer: &mut Printe
         for target in deleted.iter().filter(|target| target.kind == Type::App) {
             several.take(until_gone(client, target, &patience).await)?;
         }
+    }
+    several.finish()
+}
+
+/// Projects, each by a task that outlives it: as soon as it is empty.
+async fn in_background(client: &Client, args: &DeleteArgs, printer: &mut Printer) -> Result<(), CliError> {
+    let targets = targets(client, args)?;
+    if let Some((target, _)) = targets.iter().find(|(target, _)| target.kind != Type::Project) {
+        return Err(CliError::Usage(format!("--background is for projects, and {target} is none")));
+    }
+    let mut several = Several::default();
+    for (target, name) in targets {
+        let project = name.rsplit('/').next().unwrap_or_default().to_owned();
+        let work = Work::DeleteProject(DeleteProjectWork { project });
+        let outcome = match client.create_task("projects/system", work).await {
+            Ok(task) => printer.line(&format!(
+                "{target} is deleted as soon as it is empty, by {}",
+                task::place(client.project(), &task)
+            )),
+            Err(error) => Err(error.into()),
+        };
+        several.take(outcome)?;
     }
     several.finish()
 }
@@ -158,6 +185,7 @@ pub(super) async fn delete(client: &Client, target: &Target, name: String) -> Re
             answer.await?;
         }
         Type::Cluster => client.delete_cluster(name, id).await?,
+        Type::Task => client.delete_task(name, id).await?,
         Type::Project => {
             let message = DeleteProjectRequest { name, etag: String::new(), request_id: id };
             let answer = client.call(Service::Registry, |channel, left| {

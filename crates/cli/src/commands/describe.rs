@@ -12,7 +12,7 @@ use crate::error::CliError;
 use crate::item::{Item, Query, is_below};
 use crate::print::Printer;
 use crate::render::rows::is_system;
-use crate::render::{clusters, describe, people, time};
+use crate::render::{clusters, describe, people, tasks, time};
 use crate::target::{Target, Type, parse_all};
 
 /// Most names that an error suggests.
@@ -64,6 +64,7 @@ async fn text(client: &Client, target: &Target) -> Result<String, CliError> {
         Item::RoleBinding(binding) => people::binding(&binding),
         Item::Project(project) => describe::project(&project),
         Item::Cluster(cluster) => clusters::describe(&cluster),
+        Item::Task(task) => tasks::describe(&task),
         Item::Instance(_) | Item::Revision(_) | Item::Event(_) => {
             unreachable!("these are not fetched by name")
         }

@@ -17,12 +17,16 @@ use crate::error::CliError;
 use crate::item::{Item, Query};
 use crate::patience::{Ended, Look, Patience};
 use crate::print::Printer;
-use crate::target::{Target, Type};
+use crate::target::{Target, Type, parse_all};
 
 /// Instances that are named one by one; the others are counted.
 const NAMED_MAX: usize = 5;
 
 pub(crate) async fn run(client: &Client, args: &DrainArgs, printer: &mut Printer) -> Result<(), CliError> {
+    if let Some(clusters) = clusters(&args.nodes)? {
+        return super::task::drain(client, &clusters, args, printer).await;
+    }
+    let wait = args.wait && !args.no_wait;
     let patience = Patience::new(args.timeout);
     let mut several = Several::default();
     let targets = targets(&args.nodes);
@@ -32,13 +36,13 @@ pub(crate) async fn run(client: &Client, args: &DrainArgs, printer: &mut Printer
         let outcome = match begin(client, target).await {
             Ok(()) => {
                 drained.push(target);
-                if args.wait { Ok(()) } else { printer.line(&format!("{target} drains")) }
+                if wait { Ok(()) } else { printer.line(&format!("{target} drains")) }
             }
             Err(error) => Err(error),
         };
         several.take(outcome)?;
     }
-    for target in drained.into_iter().filter(|_| args.wait) {
+    for target in drained.into_iter().filter(|_| wait) {
         let outcome = match until_empty(client, target, patience).await {
             Ok(stays) => printer.line(&format!("{target} drained{stays}")),
             Err(error) => Err(error),
@@ -46,6 +50,22 @@ pub(crate) async fn run(client: &Client, args: &DrainArgs, printer: &mut Printer
         several.take(outcome)?;
     }
     several.finish()
+}
+
+/// Clusters by their names, as `cluster/c1` or, the first of several words, `cluster`. Nothing: nodes are meant.
+fn clusters(words: &[String]) -> Result<Option<Vec<Target>>, CliError> {
+    let is_cluster = |word: &str| Type::parse(word).is_ok_and(|kind| kind == Type::Cluster);
+    let named = |word: &&String| word.split_once('/').is_some_and(|(kind, _)| is_cluster(kind));
+    let of_type = words.len() > 1 && words.first().is_some_and(|first| is_cluster(first));
+    if of_type || words.iter().all(|word| named(&word)) {
+        return parse_all(words).map(Some);
+    }
+    match words.iter().find(named) {
+        Some(word) => {
+            Err(CliError::Usage(format!("nodes and clusters are drained apart: not {word} with nodes")))
+        }
+        None => Ok(None),
+    }
 }
 
 async fn begin(client: &Client, target: &Target) -> Result<(), CliError> {

@@ -78,13 +78,25 @@ pub(crate) async fn run(
 }
 
 /// From key to its new value, or `None` to remove it.
-type Edits = BTreeMap<String, Option<String>>;
+pub(super) type Edits = BTreeMap<String, Option<String>>;
 
 fn parse(field: Field, words: &[String]) -> Result<(Vec<Target>, Edits), CliError> {
     let is_edit = |word: &String| word.contains('=') || word.ends_with('-');
     let first = words.iter().position(is_edit).unwrap_or(words.len());
     let (targets, written) = words.split_at(first);
     let targets = parse_all(targets)?;
+    Ok((targets, edits_of(field, written)?))
+}
+
+/// The edits of labels, and the words before them.
+pub(super) fn labels_of(words: &[String]) -> Result<(&[String], Edits), CliError> {
+    let is_edit = |word: &String| word.contains('=') || word.ends_with('-');
+    let first = words.iter().position(is_edit).unwrap_or(words.len());
+    let (named, written) = words.split_at(first);
+    Ok((named, edits_of(Field::Labels, written)?))
+}
+
+fn edits_of(field: Field, written: &[String]) -> Result<Edits, CliError> {
     let mut edits = Edits::new();
     for word in written {
         let (key, value) = match (word.split_once('='), word.strip_suffix('-')) {
@@ -107,7 +119,7 @@ fn parse(field: Field, words: &[String]) -> Result<(Vec<Target>, Edits), CliErro
         let noun = field.noun();
         return Err(CliError::Usage(format!("write KEY=VALUE to set a {noun}, or KEY- to remove it")));
     }
-    Ok((targets, edits))
+    Ok(edits)
 }
 
 /// Makes the edits on what is there; answers the mask paths that changed.

@@ -29,6 +29,7 @@ pub(crate) mod secret;
 pub(crate) mod send;
 pub(crate) mod status;
 pub(crate) mod taint;
+pub(crate) mod task;
 pub(crate) mod token;
 pub(crate) mod version;
 pub(crate) mod wait;

@@ -79,7 +79,7 @@ impl State {
     fn check_target(&self, target: &Target) -> Result<(), CliError> {
         let allowed = match (self, target.kind) {
             (_, Type::Instance | Type::Revision | Type::Event) => false,
-            (Self::Complete, kind) => kind == Type::App,
+            (Self::Complete, kind) => matches!(kind, Type::App | Type::Task),
             (Self::Deleted, _) | (_, Type::Node) => true,
             (Self::Connected, _)
             | (
@@ -90,7 +90,8 @@ impl State {
                 | Type::Group
                 | Type::RoleBinding
                 | Type::Project
-                | Type::Cluster,
+                | Type::Cluster
+                | Type::Task,
             ) => false,
             (_, Type::App) => true,
         };
@@ -126,6 +127,7 @@ impl State {
                 },
                 None => Look::NotYet("Pending".into()),
             },
+            (Self::Complete, Item::Task(task)) => super::task::look(task),
             (Self::Healthy, Item::App(app)) => match app_state(app).as_str() {
                 "Available" => Look::Met,
                 state => {
@@ -207,7 +209,8 @@ fn conditions(item: &Item) -> &[Condition] {
         | Item::Group(_)
         | Item::RoleBinding(_)
         | Item::Project(_)
-        | Item::Cluster(_) => &[],
+        | Item::Cluster(_)
+        | Item::Task(_) => &[],
     }
 }
 

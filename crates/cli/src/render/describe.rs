@@ -8,7 +8,8 @@ use skerry_proto::scheduler::v1::{App, Config, RolloutStatus, Secret};
 use skerry_proto::scheduler::v1::{rollout_status, secret_status};
 use skerry_proto::types::v1::service_spec::{Kind, Program};
 use skerry_proto::types::v1::{
-    Condition, InstanceStatus, LabelSelector, Metadata, ServiceSpec, Taint, Termination, taint,
+    Condition, ImageState, ImageStatus, InstanceStatus, LabelSelector, Metadata, ServiceSpec, Taint,
+    Termination, taint,
 };
 
 use crate::item::Item;
@@ -55,6 +56,9 @@ pub(crate) fn node(
         "Machine",
         &format!("{} ({} {}, kernel {})", machine.hostname, machine.os, machine.architecture, machine.kernel),
     );
+    if !machine.address.is_empty() {
+        field(&mut text, "Address", &machine.address);
+    }
     let amount = |count: i64| bytes(u64::try_from(count).unwrap_or_default());
     let capacity = format!(
         "{} processors, {} memory, {} disk",
@@ -76,11 +80,27 @@ pub(crate) fn node(
     field(&mut text, "Agent", &machine.agent_version);
     conditions(&mut text, &status.conditions, now);
     section(&mut text, "Instances", Type::Instance, instances, now);
+    if !status.images.is_empty() {
+        let rows: Vec<_> = status.images.iter().map(image_row).collect();
+        table(&mut text, "Images fetched ahead", &["IMAGE", "STATE", "MESSAGE"], &rows);
+    }
     if !of_system.is_empty() {
         section(&mut text, "System apps", Type::Instance, of_system, now);
     }
     section(&mut text, "Events", Type::Event, newest(events), now);
     text
+}
+
+fn image_row(image: &ImageStatus) -> Vec<String> {
+    let state = match image.state() {
+        ImageState::Unspecified | ImageState::Waiting => "Waiting",
+        ImageState::Fetching => "Fetching",
+        ImageState::Present => "Present",
+        ImageState::Failed => "Failed",
+    };
+    let platform = if image.platform.is_empty() { String::new() } else { format!(" ({})", image.platform) };
+    let message = if image.message.is_empty() { "-" } else { image.message.as_str() };
+    vec![format!("{}{platform}", image.image), state.to_owned(), message.to_owned()]
 }
 
 /// An app, its instances, and what happened.

@@ -12,6 +12,7 @@ pub(crate) mod people;
 pub(crate) mod placement;
 pub(crate) mod rows;
 pub(crate) mod table;
+pub(crate) mod tasks;
 pub(crate) mod time;
 
 use skerry_manifest::output;

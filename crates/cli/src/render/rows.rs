@@ -7,8 +7,8 @@ use skerry_proto::types::v1::{Condition, Event, InstancePhase, InstanceStatus, M
 
 use crate::item::{ChangeKind, Item};
 use crate::render::clusters::{self, cluster_of};
-use crate::render::people;
 use crate::render::time::{self, age, moment};
+use crate::render::{people, tasks};
 use crate::target::Type;
 
 /// Digits of a hash that are shown.
@@ -19,7 +19,7 @@ pub(crate) fn headers(kind: Type, wide: bool) -> Vec<&'static str> {
     let (narrow, more): (&[&str], &[&str]) = match kind {
         Type::Node => (
             &["NAME", "STATUS", "INSTANCES", "ARCH", "VERSION", "AGE"],
-            &["CLUSTER", "RUNTIMES", "KERNEL", "GATEWAY", "LABELS"],
+            &["CLUSTER", "ADDRESS", "RUNTIMES", "KERNEL", "GATEWAY", "LABELS"],
         ),
         Type::App => {
             (&["NAME", "READY", "UP-TO-DATE", "STATUS", "REVISION", "AGE"], &["SYSTEM", "SERVICES", "LABELS"])
@@ -41,6 +41,7 @@ pub(crate) fn headers(kind: Type, wide: bool) -> Vec<&'static str> {
         Type::Event => (&["TIME", "SEVERITY", "REASON", "REGARDING", "MESSAGE"], &["SOURCE"]),
         Type::User => (&["NAME", "KEYS", "AGE"], &["LABELS"]),
         Type::Group => (&["NAME", "MEMBERS", "AGE"], &["WHO", "LABELS"]),
+        Type::Task => tasks::HEADERS,
         Type::RoleBinding => (&["NAME", "ROLE", "USERS", "GROUPS", "AGE"], &["WHO", "LABELS"]),
     };
     narrow.iter().chain(more.iter().filter(|_| wide)).copied().collect()
@@ -61,6 +62,7 @@ pub(crate) fn usual_widths(kind: Type) -> &'static [usize] {
         | Type::RoleBinding
         | Type::Project
         | Type::Cluster => &[12],
+        Type::Task => &[18, 12, 9],
     }
 }
 
@@ -79,6 +81,7 @@ pub(crate) fn cells(item: &Item, wide: bool, now: i64) -> Vec<String> {
         Item::RoleBinding(binding) => people::binding_cells(binding, now),
         Item::Project(project) => project_cells(project, now),
         Item::Cluster(cluster) => clusters::cells(cluster, now),
+        Item::Task(task) => tasks::cells(task, now),
     };
     if wide {
         narrow.extend(more);
@@ -91,7 +94,7 @@ pub(crate) fn change_cells(kind: ChangeKind, item: &Item, wide: bool, now: i64) 
     let mut cells = cells(item, wide, now);
     let state = match item {
         Item::App(_) => 3,
-        Item::Instance(_) => 2,
+        Item::Instance(_) | Item::Task(_) => 2,
         Item::Node(_)
         | Item::Config(_)
         | Item::Secret(_)
@@ -139,6 +142,7 @@ fn node_cells(node: &Node, now: i64) -> Cells {
         narrow,
         vec![
             or_dash(cluster_of(node).unwrap_or_default()),
+            or_dash(&machine.address),
             or_dash(&runtimes.join(", ")),
             or_dash(&machine.kernel),
             or_dash(&gateway),
@@ -422,6 +426,7 @@ mod tests {
             agent_version: "0.1.0".into(),
             architecture: "amd64".into(),
             kernel: "6.1".into(),
+            address: "192.0.2.10".into(),
             runtimes: vec![
                 Runtime { kind: "docker".into(), version: "20.10".into(), available: false },
                 Runtime { kind: "process".into(), version: String::new(), available: true },
@@ -434,6 +439,7 @@ mod tests {
             conditions,
             instances_assigned: 3,
             instances_ready: 2,
+            ..NodeStatus::default()
         };
         Item::Node(Box::new(Node {
             metadata: Some(metadata("projects/p/nodes/n1")),
@@ -487,8 +493,8 @@ n1     Disconnected                       2/3         amd64   0.1.0     5m
         assert_eq!(
             table(Type::Node, &items[..1], true),
             "\
-NAME   STATUS   INSTANCES   ARCH    VERSION   AGE   CLUSTER   RUNTIMES                       KERNEL   GATEWAY   LABELS
-n1     Ready    2/3         amd64   0.1.0     5m    -         docker 20.10 (away), process   6.1      gw        site=oslo
+NAME   STATUS   INSTANCES   ARCH    VERSION   AGE   CLUSTER   ADDRESS      RUNTIMES                       KERNEL   GATEWAY   LABELS
+n1     Ready    2/3         amd64   0.1.0     5m    -         192.0.2.10   docker 20.10 (away), process   6.1      gw        site=oslo
 "
         );
     }

@@ -36,12 +36,24 @@ pub fn resource(resource: &Resource) -> Value {
         Resource::Project(project) => message(kind.message(), project.as_ref()),
         Resource::Cluster(cluster) => message(kind.message(), cluster.as_ref()),
     };
-    if let Value::Map(entries) = &mut body
+    shorten(&mut body);
+    with_header(kind.as_str(), body)
+}
+
+/// A message that has metadata and is in no manifest (`Task`), as a tree under a kind.
+pub fn named(kind: &str, message_name: &str, message: &impl Message) -> Value {
+    let mut body = self::message(message_name, message);
+    shorten(&mut body);
+    with_header(kind, body)
+}
+
+/// The name in the metadata becomes the short one.
+fn shorten(body: &mut Value) {
+    if let Value::Map(entries) = body
         && let Some((_, Value::Map(metadata))) = entries.iter_mut().find(|(key, _)| key == "metadata")
     {
         short_name(metadata);
     }
-    with_header(kind.as_str(), body)
 }
 
 /// A message that is no resource of its own (`Instance`, `Event`, `Revision`), as a tree under a kind.

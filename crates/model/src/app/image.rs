@@ -8,8 +8,8 @@ const REFERENCE_BYTES_MAX: usize = 1024;
 /// Most bytes of a tag.
 const TAG_BYTES_MAX: usize = 128;
 
-/// Refuses by name what Docker's daemon would refuse later.
-pub(super) fn check(at: &str, image: &str, v: &mut Violations) {
+/// Refuses a reference by name that Docker's daemon would refuse later.
+pub fn check_image(at: &str, image: &str, v: &mut Violations) {
     if image.is_empty() {
         v.add(at, "name an image");
         return;

@@ -30,11 +30,12 @@ pub use container::{
 };
 pub use env::{EnvSource, SecretEntries};
 pub use graph::start_order;
+pub use image::check_image;
 pub use job::{CronJob, Job, Overlap};
 pub use parse::{REPLICAS_MAX, SERVICES_MAX, SPEC_BYTES_MAX};
 pub use placing::{Failover, Placing, Spread};
 pub use process::{LogBounds, Process};
-pub use rollout::{BATCH_CLUSTERS_MAX, OnFailure, RolloutStrategy, Share};
+pub use rollout::{BATCH_CLUSTERS_MAX, OnFailure, ROLLED_BACK, RolloutStrategy, Share, UpdateBounds};
 pub use secrets::{OnChange, SecretMount};
 
 /// What an app is made of.

@@ -41,7 +41,7 @@ pub(super) fn parse(
 
 fn parse_container(at: &str, container: &pb::Container, v: &mut Violations) -> Container {
     use pb::container::PullPolicy as Wire;
-    image::check(&format!("{at}.image"), &container.image, v);
+    image::check_image(&format!("{at}.image"), &container.image, v);
     let pull_policy = match Wire::try_from(container.pull_policy) {
         Ok(Wire::Unspecified) if image::is_latest(&container.image) => PullPolicy::Always,
         Ok(Wire::Unspecified | Wire::IfNotPresent) => PullPolicy::IfNotPresent,

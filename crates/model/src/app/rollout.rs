@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use skerry_proto::types::v1 as pb;
 
-use crate::time::from_proto_duration;
+use crate::time::{from_proto_duration, to_proto_duration};
 use crate::{Fault, Selector, Violations};
 
 /// Most clusters of one batch: what is written of one is bounded by it.
@@ -15,6 +15,12 @@ const TIME_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 const HEALTH_WINDOW: Duration = Duration::from_secs(10);
 /// How long a batch may take, where nothing is said.
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(600);
+
+/// How long a node without a link gives an update, where nothing is said.
+const NODE_DEADLINE: Duration = Duration::from_secs(300);
+
+/// The reason in the status of an instance whose node took an update back by itself.
+pub const ROLLED_BACK: &str = "RolledBack";
 
 /// How a changed app comes to its clusters.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +41,46 @@ pub struct RolloutStrategy {
     pub pause_after_canary: bool,
     /// What happens when it fails.
     pub on_failure: OnFailure,
+}
+
+/// What of its app's strategy a node goes by while the control plane is away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UpdateBounds {
+    /// How long an update may take to become healthy once all that it needs is on the node.
+    pub progress_deadline: Duration,
+    /// How long all of the app must be healthy before the update counts as good.
+    pub health_window: Duration,
+    /// An update that does not become healthy stays all the same.
+    pub stays: bool,
+}
+
+impl Default for UpdateBounds {
+    /// Where nothing is said.
+    fn default() -> Self {
+        Self { progress_deadline: NODE_DEADLINE, health_window: HEALTH_WINDOW, stays: false }
+    }
+}
+
+impl UpdateBounds {
+    /// As it is stored and sent.
+    pub fn to_proto(self) -> pb::UpdateBounds {
+        pb::UpdateBounds {
+            progress_deadline: Some(to_proto_duration(self.progress_deadline)),
+            health_window: Some(to_proto_duration(self.health_window)),
+            stays: self.stays,
+        }
+    }
+
+    /// What was stored or sent. A time that is no time is as nothing said.
+    pub fn from_proto(wire: &pb::UpdateBounds) -> Self {
+        let time = |wire: Option<&prost_types::Duration>| from_proto_duration(wire?);
+        let unsaid = Self::default();
+        Self {
+            progress_deadline: time(wire.progress_deadline.as_ref()).unwrap_or(unsaid.progress_deadline),
+            health_window: time(wire.health_window.as_ref()).unwrap_or(unsaid.health_window),
+            stays: wire.stays,
+        }
+    }
 }
 
 /// What happens when a rollout fails.
@@ -62,6 +108,15 @@ impl RolloutStrategy {
         let mut v = Violations::new();
         let parsed = parse("spec.rollout", strategy, &mut v);
         v.finish(Some(parsed))
+    }
+
+    /// What of it a node goes by while the control plane is away.
+    pub fn bounds(&self) -> UpdateBounds {
+        UpdateBounds {
+            progress_deadline: self.progress_deadline,
+            health_window: self.health_window,
+            stays: self.on_failure == OnFailure::Pause,
+        }
     }
 }
 

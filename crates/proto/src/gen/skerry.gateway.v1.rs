@@ -712,7 +712,8 @@ impl ::prost::Name for Update {
 /// A part of the desired state.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Resource {
-    /// `instances/<app>/<service>/<cluster>/<ordinal>`, `revisions/<app>/<hash>`, `configs/<config>/<hash>` or `secrets/<secret>/<version>`.
+    /// `instances/<app>/<service>/<cluster>/<ordinal>`, `revisions/<app>/<hash>`, `configs/<config>/<hash>`, `secrets/<secret>/<version>`,
+    /// `peers/<app>` or `images/<id>`.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
     /// Version of its content: a hash; of a secret `<version>.<seal>`, which names the key that it is sealed to. Two with the same name and version
@@ -723,7 +724,7 @@ pub struct Resource {
     #[prost(string, repeated, tag = "3")]
     pub requires: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// What it is.
-    #[prost(oneof = "resource::Body", tags = "4, 5, 6, 7")]
+    #[prost(oneof = "resource::Body", tags = "4, 5, 6, 7, 80, 100")]
     pub body: ::core::option::Option<resource::Body>,
 }
 /// Nested message and enum types in `Resource`.
@@ -743,6 +744,12 @@ pub mod resource {
         /// The values of a secret, sealed to this node.
         #[prost(message, tag = "7")]
         Secret(super::SealedSecret),
+        /// What an app has on other members of the node's cluster. Named `peers/<app>`.
+        #[prost(message, tag = "80")]
+        Peers(super::Peers),
+        /// An image that is fetched ahead. Named `images/<id>`.
+        #[prost(message, tag = "100")]
+        Image(super::Image),
     }
 }
 impl ::prost::Name for Resource {
@@ -753,6 +760,107 @@ impl ::prost::Name for Resource {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/skerry.gateway.v1.Resource".into()
+    }
+}
+/// An image that the node shall have although no instance there uses it yet. It is fetched when no instance waits for one, and not removed as long as this
+/// is part of the desired state. What becomes of it is reported under its id.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Image {
+    /// The last part of its name: 16 hexadecimal digits.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// Its reference.
+    #[prost(string, tag = "2")]
+    pub image: ::prost::alloc::string::String,
+    /// `os/architecture\[/variant\]`. Empty: the node's own.
+    #[prost(string, tag = "3")]
+    pub platform: ::prost::alloc::string::String,
+    /// Credentials for its registry, in the same desired state. Absent: the node's own, if any.
+    #[prost(message, optional, tag = "4")]
+    pub credentials: ::core::option::Option<SecretReference>,
+    /// Raised when somebody asks for it again: it is tried at once. Comes back in its status.
+    #[prost(uint32, tag = "5")]
+    pub round: u32,
+}
+impl ::prost::Name for Image {
+    const NAME: &'static str = "Image";
+    const PACKAGE: &'static str = "skerry.gateway.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.gateway.v1.Image".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.gateway.v1.Image".into()
+    }
+}
+/// What an app has on other members of the node's cluster, of services of which this node has no instance. It changes nothing that runs: containers learn the
+/// addresses while they run, and what waits for such a service learns whether it may begin.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Peers {
+    /// The app (the last part of its name).
+    #[prost(string, tag = "1")]
+    pub app: ::prost::alloc::string::String,
+    /// Hash of the revision that the cluster shall have of it.
+    #[prost(string, tag = "2")]
+    pub revision: ::prost::alloc::string::String,
+    /// By name.
+    #[prost(message, repeated, tag = "3")]
+    pub services: ::prost::alloc::vec::Vec<PeerService>,
+}
+impl ::prost::Name for Peers {
+    const NAME: &'static str = "Peers";
+    const PACKAGE: &'static str = "skerry.gateway.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.gateway.v1.Peers".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.gateway.v1.Peers".into()
+    }
+}
+/// A service on other members.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PeerService {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub service: ::prost::alloc::string::String,
+    /// Who has it, by name.
+    #[prost(message, repeated, tag = "2")]
+    pub members: ::prost::alloc::vec::Vec<Peer>,
+    /// What of it is met, of what services of this node wait for.
+    #[prost(
+        enumeration = "super::super::r#type::v1::dependency::Condition",
+        repeated,
+        tag = "3"
+    )]
+    pub met: ::prost::alloc::vec::Vec<i32>,
+}
+impl ::prost::Name for PeerService {
+    const NAME: &'static str = "PeerService";
+    const PACKAGE: &'static str = "skerry.gateway.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.gateway.v1.PeerService".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.gateway.v1.PeerService".into()
+    }
+}
+/// A member that has a service.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Peer {
+    /// Name of the node.
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    /// An IP address that it is reached at. Empty: the service is not reached from other machines, or the address is not known.
+    #[prost(string, tag = "2")]
+    pub address: ::prost::alloc::string::String,
+}
+impl ::prost::Name for Peer {
+    const NAME: &'static str = "Peer";
+    const PACKAGE: &'static str = "skerry.gateway.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.gateway.v1.Peer".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.gateway.v1.Peer".into()
     }
 }
 /// The values of a secret that only one node opens. Whoever passes it on sees nothing.
@@ -790,6 +898,9 @@ pub struct Instance {
     /// Secrets that it uses.
     #[prost(message, repeated, tag = "4")]
     pub secrets: ::prost::alloc::vec::Vec<SecretReference>,
+    /// By what an update of the app is taken back while the control plane is away. The same for all instances of an app. Absent: as nothing is said.
+    #[prost(message, optional, tag = "70")]
+    pub bounds: ::core::option::Option<super::super::r#type::v1::UpdateBounds>,
 }
 impl ::prost::Name for Instance {
     const NAME: &'static str = "Instance";
@@ -917,6 +1028,12 @@ pub struct Report {
     /// Events that a full ring dropped since the last Report, before `events`.
     #[prost(uint64, tag = "7")]
     pub events_dropped: u64,
+    /// Images that are fetched ahead, of which something changed.
+    #[prost(message, repeated, tag = "100")]
+    pub images: ::prost::alloc::vec::Vec<super::super::r#type::v1::ImageStatus>,
+    /// Ids of those that are not any more.
+    #[prost(string, repeated, tag = "101")]
+    pub removed_images: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 impl ::prost::Name for Report {
     const NAME: &'static str = "Report";

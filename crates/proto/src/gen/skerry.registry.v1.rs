@@ -4358,6 +4358,9 @@ pub struct NodeStatus {
     /// How many of them are ready.
     #[prost(uint32, tag = "5")]
     pub instances_ready: u32,
+    /// Images that it fetches ahead, by id.
+    #[prost(message, repeated, tag = "100")]
+    pub images: ::prost::alloc::vec::Vec<super::super::r#type::v1::ImageStatus>,
 }
 impl ::prost::Name for NodeStatus {
     const NAME: &'static str = "NodeStatus";
@@ -10342,6 +10345,1333 @@ pub mod project_service_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "skerry.registry.v1.ProjectService";
     impl<T> tonic::server::NamedService for ProjectServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+/// A long operation in a durable queue. Replicas of the registry share the queue: one of them works on a task at a time, and when it dies
+/// another goes on where the task stands.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Task {
+    /// Name `projects/<project>/tasks/<task>`.
+    #[prost(message, optional, tag = "1")]
+    pub metadata: ::core::option::Option<super::super::r#type::v1::Metadata>,
+    /// What shall be done. Does not change.
+    #[prost(message, optional, tag = "2")]
+    pub spec: ::core::option::Option<TaskSpec>,
+    /// How far it is.
+    #[prost(message, optional, tag = "3")]
+    pub status: ::core::option::Option<TaskStatus>,
+}
+impl ::prost::Name for Task {
+    const NAME: &'static str = "Task";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.Task".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.Task".into()
+    }
+}
+/// What shall be done.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TaskSpec {
+    /// One of these.
+    #[prost(oneof = "task_spec::Work", tags = "1, 2, 3, 100")]
+    pub work: ::core::option::Option<task_spec::Work>,
+}
+/// Nested message and enum types in `TaskSpec`.
+pub mod task_spec {
+    /// One of these.
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Work {
+        /// Take what all members of a cluster run off them.
+        #[prost(message, tag = "1")]
+        DrainCluster(super::DrainClusterWork),
+        /// Delete a project as soon as it is empty. Such a task is in project `system`, since it outlives its project.
+        #[prost(message, tag = "2")]
+        DeleteProject(super::DeleteProjectWork),
+        /// Set and remove labels of the nodes that a selector chooses.
+        #[prost(message, tag = "3")]
+        RelabelNodes(super::RelabelNodesWork),
+        /// Have nodes fetch images before anything there uses them.
+        #[prost(message, tag = "100")]
+        PrefetchImages(super::PrefetchImagesWork),
+    }
+}
+impl ::prost::Name for TaskSpec {
+    const NAME: &'static str = "TaskSpec";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.TaskSpec".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.TaskSpec".into()
+    }
+}
+/// Takes what all members of a cluster run off them: all are cordoned, then drained one after the other. What is one on each node stays.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DrainClusterWork {
+    /// The cluster, by the last part of its name. It has to be there.
+    #[prost(string, tag = "1")]
+    pub cluster: ::prost::alloc::string::String,
+}
+impl ::prost::Name for DrainClusterWork {
+    const NAME: &'static str = "DrainClusterWork";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.DrainClusterWork".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.DrainClusterWork".into()
+    }
+}
+/// Deletes a project as soon as it is empty, and says until then what is in it. It deletes nothing that is in it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteProjectWork {
+    /// The project, as `shop`. It has to be there; not `default` and not `system`.
+    #[prost(string, tag = "1")]
+    pub project: ::prost::alloc::string::String,
+}
+impl ::prost::Name for DeleteProjectWork {
+    const NAME: &'static str = "DeleteProjectWork";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.DeleteProjectWork".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.DeleteProjectWork".into()
+    }
+}
+/// Sets and removes labels of nodes, in the order of their names. Nodes that come to be chosen behind that one at which it stands are left out.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RelabelNodesWork {
+    /// Which nodes, as `site=oslo,tier in (a,b)`. Empty is refused.
+    #[prost(string, tag = "1")]
+    pub label_selector: ::prost::alloc::string::String,
+    /// Labels to set.
+    #[prost(btree_map = "string, string", tag = "2")]
+    pub set: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// Keys of labels to remove.
+    #[prost(string, repeated, tag = "3")]
+    pub remove: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Change labels that have another value. Without it such a node fails, and the others are labelled.
+    #[prost(bool, tag = "4")]
+    pub overwrite: bool,
+}
+impl ::prost::Name for RelabelNodesWork {
+    const NAME: &'static str = "RelabelNodesWork";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.RelabelNodesWork".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.RelabelNodesWork".into()
+    }
+}
+/// Has nodes fetch images before anything there uses them, and waits until each that is connected has them all. Nodes that are not connected are passed over: they
+/// fetch them when they come back within `keep`. As long as the images are kept no agent removes them for want of room. A task that is cancelled or given up
+/// keeps nothing.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PrefetchImagesWork {
+    /// On which nodes, as `site=oslo,tier in (a,b)`. Empty: on all of the project.
+    #[prost(string, tag = "1")]
+    pub label_selector: ::prost::alloc::string::String,
+    /// References, as `registry.example/team/app:1.2`; 1 to 32.
+    #[prost(string, repeated, tag = "2")]
+    pub images: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// A secret with credentials for their registry, by the last part of its name. It has to be there. Empty: the nodes' own.
+    #[prost(string, tag = "3")]
+    pub secret: ::prost::alloc::string::String,
+    /// How long nodes that match are to have them, from when the task begins: 1 min to 30 days. Absent: 24 h.
+    #[prost(message, optional, tag = "4")]
+    pub keep: ::core::option::Option<::prost_types::Duration>,
+}
+impl ::prost::Name for PrefetchImagesWork {
+    const NAME: &'static str = "PrefetchImagesWork";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.PrefetchImagesWork".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.PrefetchImagesWork".into()
+    }
+}
+/// How a task stands.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TaskStatus {
+    /// How far it is.
+    #[prost(enumeration = "TaskState", tag = "1")]
+    pub state: i32,
+    /// The replica that is at it, or was last: its member id, see InstallationService.
+    #[prost(string, tag = "2")]
+    pub worker: ::prost::alloc::string::String,
+    /// How often it was begun: 1, and one more for each RetryTask.
+    #[prost(uint32, tag = "3")]
+    pub run: u32,
+    /// Which try of this run it is, from 1. 0: not begun.
+    #[prost(uint32, tag = "4")]
+    pub attempt: u32,
+    /// How many steps are done. Never goes back.
+    #[prost(uint64, tag = "5")]
+    pub steps_done: u64,
+    /// How many there are, as far as is known now.
+    #[prost(uint64, tag = "6")]
+    pub steps_total: u64,
+    /// What it is at, or what it waits for.
+    #[prost(string, tag = "7")]
+    pub message: ::prost::alloc::string::String,
+    /// What went wrong last. Empty: nothing did.
+    #[prost(string, tag = "8")]
+    pub last_error: ::prost::alloc::string::String,
+    /// When it is tried again, while it is WAITING.
+    #[prost(message, optional, tag = "9")]
+    pub next_try_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When a worker began with it.
+    #[prost(message, optional, tag = "10")]
+    pub start_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When it ended.
+    #[prost(message, optional, tag = "11")]
+    pub end_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// The steps that failed and are not done yet: 50 at most, then it goes no further before these are tried again.
+    #[prost(message, repeated, tag = "12")]
+    pub failures: ::prost::alloc::vec::Vec<TaskFailure>,
+    /// Somebody cancelled it, and it has not ended yet.
+    #[prost(bool, tag = "13")]
+    pub cancelling: bool,
+    /// Who created it. What it changes is in the audit log as changed by that caller.
+    #[prost(string, tag = "14")]
+    pub created_by: ::prost::alloc::string::String,
+}
+impl ::prost::Name for TaskStatus {
+    const NAME: &'static str = "TaskStatus";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.TaskStatus".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.TaskStatus".into()
+    }
+}
+/// A step that failed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TaskFailure {
+    /// Which, as the name of a node.
+    #[prost(string, tag = "1")]
+    pub step: ::prost::alloc::string::String,
+    /// Why.
+    #[prost(string, tag = "2")]
+    pub error: ::prost::alloc::string::String,
+    /// It is not tried again before somebody asks for that.
+    #[prost(bool, tag = "3")]
+    pub permanent: bool,
+}
+impl ::prost::Name for TaskFailure {
+    const NAME: &'static str = "TaskFailure";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.TaskFailure".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.TaskFailure".into()
+    }
+}
+/// Creates a task.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CreateTaskRequest {
+    /// `projects/<project>`.
+    #[prost(string, tag = "1")]
+    pub parent: ::prost::alloc::string::String,
+    /// The task; `metadata.name` is the full name, just the last part, or empty: then it gets one.
+    #[prost(message, optional, tag = "2")]
+    pub task: ::core::option::Option<Task>,
+    /// A UUID; a repeat within a day answers as the first did and changes nothing.
+    #[prost(string, tag = "3")]
+    pub request_id: ::prost::alloc::string::String,
+    /// Check all and change nothing.
+    #[prost(bool, tag = "4")]
+    pub validate_only: bool,
+}
+impl ::prost::Name for CreateTaskRequest {
+    const NAME: &'static str = "CreateTaskRequest";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.CreateTaskRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.CreateTaskRequest".into()
+    }
+}
+/// The task as it was created.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CreateTaskResponse {
+    /// The task.
+    #[prost(message, optional, tag = "1")]
+    pub task: ::core::option::Option<Task>,
+}
+impl ::prost::Name for CreateTaskResponse {
+    const NAME: &'static str = "CreateTaskResponse";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.CreateTaskResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.CreateTaskResponse".into()
+    }
+}
+/// Asks for one task.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetTaskRequest {
+    /// `projects/<project>/tasks/<task>`.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+impl ::prost::Name for GetTaskRequest {
+    const NAME: &'static str = "GetTaskRequest";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.GetTaskRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.GetTaskRequest".into()
+    }
+}
+/// One task.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetTaskResponse {
+    /// The task.
+    #[prost(message, optional, tag = "1")]
+    pub task: ::core::option::Option<Task>,
+}
+impl ::prost::Name for GetTaskResponse {
+    const NAME: &'static str = "GetTaskResponse";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.GetTaskResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.GetTaskResponse".into()
+    }
+}
+/// Asks for tasks.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListTasksRequest {
+    /// `projects/<project>`.
+    #[prost(string, tag = "1")]
+    pub parent: ::prost::alloc::string::String,
+    /// As in ListNodesRequest.
+    #[prost(string, tag = "2")]
+    pub label_selector: ::prost::alloc::string::String,
+    /// As in ListNodesRequest.
+    #[prost(int32, tag = "3")]
+    pub page_size: i32,
+    /// As in ListNodesRequest.
+    #[prost(string, tag = "4")]
+    pub page_token: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ListTasksRequest {
+    const NAME: &'static str = "ListTasksRequest";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.ListTasksRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.ListTasksRequest".into()
+    }
+}
+/// One page of tasks.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListTasksResponse {
+    /// By name.
+    #[prost(message, repeated, tag = "1")]
+    pub tasks: ::prost::alloc::vec::Vec<Task>,
+    /// Empty: that was the last page.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
+    /// As in ListNodesResponse.
+    #[prost(string, tag = "3")]
+    pub resource_version: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ListTasksResponse {
+    const NAME: &'static str = "ListTasksResponse";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.ListTasksResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.ListTasksResponse".into()
+    }
+}
+/// Asks for changes.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchTasksRequest {
+    /// `projects/<project>`.
+    #[prost(string, tag = "1")]
+    pub parent: ::prost::alloc::string::String,
+    /// As in WatchNodesRequest.
+    #[prost(string, tag = "2")]
+    pub label_selector: ::prost::alloc::string::String,
+    /// As in WatchNodesRequest.
+    #[prost(string, tag = "3")]
+    pub resource_version: ::prost::alloc::string::String,
+}
+impl ::prost::Name for WatchTasksRequest {
+    const NAME: &'static str = "WatchTasksRequest";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.WatchTasksRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.WatchTasksRequest".into()
+    }
+}
+/// One change.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WatchTasksResponse {
+    /// What happened.
+    #[prost(enumeration = "ChangeType", tag = "1")]
+    pub r#type: i32,
+    /// The task as it is, or was. Absent in a bookmark.
+    #[prost(message, optional, tag = "2")]
+    pub task: ::core::option::Option<Task>,
+    /// The version up to which everything has been told.
+    #[prost(string, tag = "3")]
+    pub resource_version: ::prost::alloc::string::String,
+}
+impl ::prost::Name for WatchTasksResponse {
+    const NAME: &'static str = "WatchTasksResponse";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.WatchTasksResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.WatchTasksResponse".into()
+    }
+}
+/// Cancels a task.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CancelTaskRequest {
+    /// `projects/<project>/tasks/<task>`.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+impl ::prost::Name for CancelTaskRequest {
+    const NAME: &'static str = "CancelTaskRequest";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.CancelTaskRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.CancelTaskRequest".into()
+    }
+}
+/// The task as it is now: it may not have ended yet.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CancelTaskResponse {
+    /// The task.
+    #[prost(message, optional, tag = "1")]
+    pub task: ::core::option::Option<Task>,
+}
+impl ::prost::Name for CancelTaskResponse {
+    const NAME: &'static str = "CancelTaskResponse";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.CancelTaskResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.CancelTaskResponse".into()
+    }
+}
+/// Goes on with a task.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RetryTaskRequest {
+    /// `projects/<project>/tasks/<task>`.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+impl ::prost::Name for RetryTaskRequest {
+    const NAME: &'static str = "RetryTaskRequest";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.RetryTaskRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.RetryTaskRequest".into()
+    }
+}
+/// The task as it is now.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RetryTaskResponse {
+    /// The task.
+    #[prost(message, optional, tag = "1")]
+    pub task: ::core::option::Option<Task>,
+}
+impl ::prost::Name for RetryTaskResponse {
+    const NAME: &'static str = "RetryTaskResponse";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.RetryTaskResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.RetryTaskResponse".into()
+    }
+}
+/// Deletes a task.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteTaskRequest {
+    /// `projects/<project>/tasks/<task>`.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Only if still at this version. Empty: at any.
+    #[prost(string, tag = "2")]
+    pub etag: ::prost::alloc::string::String,
+    /// A UUID; a repeat within a day succeeds again.
+    #[prost(string, tag = "3")]
+    pub request_id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for DeleteTaskRequest {
+    const NAME: &'static str = "DeleteTaskRequest";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.DeleteTaskRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.DeleteTaskRequest".into()
+    }
+}
+/// It is deleted.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteTaskResponse {}
+impl ::prost::Name for DeleteTaskResponse {
+    const NAME: &'static str = "DeleteTaskResponse";
+    const PACKAGE: &'static str = "skerry.registry.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.registry.v1.DeleteTaskResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.registry.v1.DeleteTaskResponse".into()
+    }
+}
+/// How far a task is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum TaskState {
+    /// Not said.
+    Unspecified = 0,
+    /// It waits for a worker.
+    Queued = 1,
+    /// A worker is at it.
+    Running = 2,
+    /// Some steps failed, and are tried again at `next_try_time`.
+    Waiting = 3,
+    /// All steps are done.
+    Succeeded = 4,
+    /// It was given up; `failures` says where. RetryTask goes on with it.
+    Failed = 5,
+    /// Somebody cancelled it; what was done stays done. RetryTask goes on with it.
+    Cancelled = 6,
+}
+impl TaskState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "TASK_STATE_UNSPECIFIED",
+            Self::Queued => "TASK_STATE_QUEUED",
+            Self::Running => "TASK_STATE_RUNNING",
+            Self::Waiting => "TASK_STATE_WAITING",
+            Self::Succeeded => "TASK_STATE_SUCCEEDED",
+            Self::Failed => "TASK_STATE_FAILED",
+            Self::Cancelled => "TASK_STATE_CANCELLED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "TASK_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "TASK_STATE_QUEUED" => Some(Self::Queued),
+            "TASK_STATE_RUNNING" => Some(Self::Running),
+            "TASK_STATE_WAITING" => Some(Self::Waiting),
+            "TASK_STATE_SUCCEEDED" => Some(Self::Succeeded),
+            "TASK_STATE_FAILED" => Some(Self::Failed),
+            "TASK_STATE_CANCELLED" => Some(Self::Cancelled),
+            _ => None,
+        }
+    }
+}
+/// Generated client implementations.
+pub mod task_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Tasks of a project. Errors as in NodeService. In project `system` whoever changes tasks must be admin.
+    #[derive(Debug, Clone)]
+    pub struct TaskServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl TaskServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> TaskServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> TaskServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            TaskServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Puts a task into the queue. FAILED_PRECONDITION if what it is about is not there; RESOURCE_EXHAUSTED if 500 of the project have not ended.
+        pub async fn create_task(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CreateTaskRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateTaskResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skerry.registry.v1.TaskService/CreateTask",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("skerry.registry.v1.TaskService", "CreateTask"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// One task. NOT_FOUND.
+        pub async fn get_task(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetTaskRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetTaskResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skerry.registry.v1.TaskService/GetTask",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("skerry.registry.v1.TaskService", "GetTask"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The tasks of a project, by name, in pages of one common version.
+        pub async fn list_tasks(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListTasksRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListTasksResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skerry.registry.v1.TaskService/ListTasks",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("skerry.registry.v1.TaskService", "ListTasks"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Changes after a version, as WatchNodes.
+        pub async fn watch_tasks(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WatchTasksRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::WatchTasksResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skerry.registry.v1.TaskService/WatchTasks",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("skerry.registry.v1.TaskService", "WatchTasks"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Ends a task between two steps. What was done stays. Again is no error; FAILED_PRECONDITION if it has ended otherwise.
+        pub async fn cancel_task(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CancelTaskRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CancelTaskResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skerry.registry.v1.TaskService/CancelTask",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("skerry.registry.v1.TaskService", "CancelTask"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Goes on with a task that failed or was cancelled, with the steps that are not done. FAILED_PRECONDITION if it has not, or has succeeded.
+        pub async fn retry_task(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RetryTaskRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RetryTaskResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skerry.registry.v1.TaskService/RetryTask",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("skerry.registry.v1.TaskService", "RetryTask"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Deletes a task that has ended. FAILED_PRECONDITION if it has not. The last 100 of a project that ended are kept without it.
+        pub async fn delete_task(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DeleteTaskRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeleteTaskResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skerry.registry.v1.TaskService/DeleteTask",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("skerry.registry.v1.TaskService", "DeleteTask"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod task_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with TaskServiceServer.
+    #[async_trait]
+    pub trait TaskService: std::marker::Send + std::marker::Sync + 'static {
+        /// Puts a task into the queue. FAILED_PRECONDITION if what it is about is not there; RESOURCE_EXHAUSTED if 500 of the project have not ended.
+        async fn create_task(
+            &self,
+            request: tonic::Request<super::CreateTaskRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateTaskResponse>,
+            tonic::Status,
+        >;
+        /// One task. NOT_FOUND.
+        async fn get_task(
+            &self,
+            request: tonic::Request<super::GetTaskRequest>,
+        ) -> std::result::Result<tonic::Response<super::GetTaskResponse>, tonic::Status>;
+        /// The tasks of a project, by name, in pages of one common version.
+        async fn list_tasks(
+            &self,
+            request: tonic::Request<super::ListTasksRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListTasksResponse>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the WatchTasks method.
+        type WatchTasksStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::WatchTasksResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Changes after a version, as WatchNodes.
+        async fn watch_tasks(
+            &self,
+            request: tonic::Request<super::WatchTasksRequest>,
+        ) -> std::result::Result<tonic::Response<Self::WatchTasksStream>, tonic::Status>;
+        /// Ends a task between two steps. What was done stays. Again is no error; FAILED_PRECONDITION if it has ended otherwise.
+        async fn cancel_task(
+            &self,
+            request: tonic::Request<super::CancelTaskRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CancelTaskResponse>,
+            tonic::Status,
+        >;
+        /// Goes on with a task that failed or was cancelled, with the steps that are not done. FAILED_PRECONDITION if it has not, or has succeeded.
+        async fn retry_task(
+            &self,
+            request: tonic::Request<super::RetryTaskRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RetryTaskResponse>,
+            tonic::Status,
+        >;
+        /// Deletes a task that has ended. FAILED_PRECONDITION if it has not. The last 100 of a project that ended are kept without it.
+        async fn delete_task(
+            &self,
+            request: tonic::Request<super::DeleteTaskRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeleteTaskResponse>,
+            tonic::Status,
+        >;
+    }
+    /// Tasks of a project. Errors as in NodeService. In project `system` whoever changes tasks must be admin.
+    #[derive(Debug)]
+    pub struct TaskServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> TaskServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for TaskServiceServer<T>
+    where
+        T: TaskService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/skerry.registry.v1.TaskService/CreateTask" => {
+                    #[allow(non_camel_case_types)]
+                    struct CreateTaskSvc<T: TaskService>(pub Arc<T>);
+                    impl<
+                        T: TaskService,
+                    > tonic::server::UnaryService<super::CreateTaskRequest>
+                    for CreateTaskSvc<T> {
+                        type Response = super::CreateTaskResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CreateTaskRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as TaskService>::create_task(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CreateTaskSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skerry.registry.v1.TaskService/GetTask" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetTaskSvc<T: TaskService>(pub Arc<T>);
+                    impl<
+                        T: TaskService,
+                    > tonic::server::UnaryService<super::GetTaskRequest>
+                    for GetTaskSvc<T> {
+                        type Response = super::GetTaskResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetTaskRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as TaskService>::get_task(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetTaskSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skerry.registry.v1.TaskService/ListTasks" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListTasksSvc<T: TaskService>(pub Arc<T>);
+                    impl<
+                        T: TaskService,
+                    > tonic::server::UnaryService<super::ListTasksRequest>
+                    for ListTasksSvc<T> {
+                        type Response = super::ListTasksResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListTasksRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as TaskService>::list_tasks(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListTasksSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skerry.registry.v1.TaskService/WatchTasks" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchTasksSvc<T: TaskService>(pub Arc<T>);
+                    impl<
+                        T: TaskService,
+                    > tonic::server::ServerStreamingService<super::WatchTasksRequest>
+                    for WatchTasksSvc<T> {
+                        type Response = super::WatchTasksResponse;
+                        type ResponseStream = T::WatchTasksStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WatchTasksRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as TaskService>::watch_tasks(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchTasksSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skerry.registry.v1.TaskService/CancelTask" => {
+                    #[allow(non_camel_case_types)]
+                    struct CancelTaskSvc<T: TaskService>(pub Arc<T>);
+                    impl<
+                        T: TaskService,
+                    > tonic::server::UnaryService<super::CancelTaskRequest>
+                    for CancelTaskSvc<T> {
+                        type Response = super::CancelTaskResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CancelTaskRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as TaskService>::cancel_task(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CancelTaskSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skerry.registry.v1.TaskService/RetryTask" => {
+                    #[allow(non_camel_case_types)]
+                    struct RetryTaskSvc<T: TaskService>(pub Arc<T>);
+                    impl<
+                        T: TaskService,
+                    > tonic::server::UnaryService<super::RetryTaskRequest>
+                    for RetryTaskSvc<T> {
+                        type Response = super::RetryTaskResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RetryTaskRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as TaskService>::retry_task(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RetryTaskSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skerry.registry.v1.TaskService/DeleteTask" => {
+                    #[allow(non_camel_case_types)]
+                    struct DeleteTaskSvc<T: TaskService>(pub Arc<T>);
+                    impl<
+                        T: TaskService,
+                    > tonic::server::UnaryService<super::DeleteTaskRequest>
+                    for DeleteTaskSvc<T> {
+                        type Response = super::DeleteTaskResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DeleteTaskRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as TaskService>::delete_task(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DeleteTaskSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for TaskServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "skerry.registry.v1.TaskService";
+    impl<T> tonic::server::NamedService for TaskServiceServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }

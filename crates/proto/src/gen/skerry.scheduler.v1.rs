@@ -16,7 +16,8 @@ pub struct RolloutStatus {
     /// Batches that were begun.
     #[prost(uint32, tag = "4")]
     pub batch: u32,
-    /// One CamelCase word: `Requested`, `AfterCanary`, `ProgressDeadlineExceeded`, `Aborted`, `Superseded`. Empty: as it was meant.
+    /// One CamelCase word: `Requested`, `AfterCanary`, `ProgressDeadlineExceeded`, `Aborted`, `Superseded`,
+    /// `TakenBack`. Empty: as it was meant.
     #[prost(string, tag = "5")]
     pub reason: ::prost::alloc::string::String,
     /// A sentence: what happens, or what is waited for.
@@ -3152,753 +3153,6 @@ pub mod config_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
-/// Asks why.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ExplainAppRequest {
-    /// `projects/<project>/apps/<app>`.
-    #[prost(string, tag = "1")]
-    pub app: ::prost::alloc::string::String,
-    /// Only on this node, `projects/<project>/nodes/<node>`; also why it has no instance of a service.
-    #[prost(string, tag = "2")]
-    pub node: ::prost::alloc::string::String,
-    /// Only what stands still.
-    #[prost(bool, tag = "3")]
-    pub stopped_only: bool,
-    /// At most so many instances, 1 to 1,000. Absent: 100.
-    #[prost(int32, tag = "4")]
-    pub page_size: i32,
-    /// `next_page_token` of the page before; all else must be as it was then.
-    #[prost(string, tag = "5")]
-    pub page_token: ::prost::alloc::string::String,
-}
-impl ::prost::Name for ExplainAppRequest {
-    const NAME: &'static str = "ExplainAppRequest";
-    const PACKAGE: &'static str = "skerry.scheduler.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "skerry.scheduler.v1.ExplainAppRequest".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/skerry.scheduler.v1.ExplainAppRequest".into()
-    }
-}
-/// Why.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct ExplainAppResponse {
-    /// Which clusters the app goes to: the step `selector`, and `rollout` if it has one.
-    #[prost(message, repeated, tag = "1")]
-    pub steps: ::prost::alloc::vec::Vec<Step>,
-    /// All its instances.
-    #[prost(message, optional, tag = "2")]
-    pub counts: ::core::option::Option<Counts>,
-    /// By instance name.
-    #[prost(message, repeated, tag = "3")]
-    pub explanations: ::prost::alloc::vec::Vec<Explanation>,
-    /// Empty on the last page.
-    #[prost(string, tag = "4")]
-    pub next_page_token: ::prost::alloc::string::String,
-}
-impl ::prost::Name for ExplainAppResponse {
-    const NAME: &'static str = "ExplainAppResponse";
-    const PACKAGE: &'static str = "skerry.scheduler.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "skerry.scheduler.v1.ExplainAppResponse".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/skerry.scheduler.v1.ExplainAppResponse".into()
-    }
-}
-/// The way to one instance.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct Explanation {
-    /// `<app>/<service>/<cluster>/<ordinal>`. Empty: the node that was asked for has none of the service.
-    #[prost(string, tag = "1")]
-    pub instance: ::prost::alloc::string::String,
-    /// The service's name.
-    #[prost(string, tag = "2")]
-    pub service: ::prost::alloc::string::String,
-    /// The cluster's name.
-    #[prost(string, tag = "3")]
-    pub cluster: ::prost::alloc::string::String,
-    /// `projects/<project>/nodes/<node>`. Empty: no member of the cluster takes it.
-    #[prost(string, tag = "4")]
-    pub node: ::prost::alloc::string::String,
-    /// In this order: `selector`, `rollout` (only if the app has one), `cluster`, `member`, `resources`, `assignment`, `image`, `dependency`, `runtime`. Of an
-    /// instance that is not wanted any more: `removal` alone.
-    #[prost(message, repeated, tag = "5")]
-    pub steps: ::prost::alloc::vec::Vec<Step>,
-}
-impl ::prost::Name for Explanation {
-    const NAME: &'static str = "Explanation";
-    const PACKAGE: &'static str = "skerry.scheduler.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "skerry.scheduler.v1.Explanation".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/skerry.scheduler.v1.Explanation".into()
-    }
-}
-/// One step.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Step {
-    /// Its name.
-    #[prost(string, tag = "1")]
-    pub name: ::prost::alloc::string::String,
-    /// How it stands.
-    #[prost(enumeration = "step::Outcome", tag = "2")]
-    pub outcome: i32,
-    /// One CamelCase word, if it stands still here: that of the instance's status.
-    #[prost(string, tag = "3")]
-    pub reason: ::prost::alloc::string::String,
-    /// A sentence for people.
-    #[prost(string, tag = "4")]
-    pub message: ::prost::alloc::string::String,
-    /// More of it, a line each: why each member of a cluster does not take the instance, at most 100.
-    #[prost(string, repeated, tag = "5")]
-    pub details: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-}
-/// Nested message and enum types in `Step`.
-pub mod step {
-    /// How it stands.
-    #[derive(
-        Clone,
-        Copy,
-        Debug,
-        PartialEq,
-        Eq,
-        Hash,
-        PartialOrd,
-        Ord,
-        ::prost::Enumeration
-    )]
-    #[repr(i32)]
-    pub enum Outcome {
-        /// Not set.
-        Unspecified = 0,
-        /// It is done.
-        Passed = 1,
-        /// Here it stands still: `reason` and `message` say what is wrong, or waited for. No other step of the same way is.
-        Stopped = 2,
-        /// It comes later.
-        NotReached = 3,
-    }
-    impl Outcome {
-        /// String value of the enum field names used in the ProtoBuf definition.
-        ///
-        /// The values are not transformed in any way and thus are considered stable
-        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
-        pub fn as_str_name(&self) -> &'static str {
-            match self {
-                Self::Unspecified => "OUTCOME_UNSPECIFIED",
-                Self::Passed => "PASSED",
-                Self::Stopped => "STOPPED",
-                Self::NotReached => "NOT_REACHED",
-            }
-        }
-        /// Creates an enum from field names used in the ProtoBuf definition.
-        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-            match value {
-                "OUTCOME_UNSPECIFIED" => Some(Self::Unspecified),
-                "PASSED" => Some(Self::Passed),
-                "STOPPED" => Some(Self::Stopped),
-                "NOT_REACHED" => Some(Self::NotReached),
-                _ => None,
-            }
-        }
-    }
-}
-impl ::prost::Name for Step {
-    const NAME: &'static str = "Step";
-    const PACKAGE: &'static str = "skerry.scheduler.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "skerry.scheduler.v1.Step".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/skerry.scheduler.v1.Step".into()
-    }
-}
-/// Asks what would change.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct PlanChangeRequest {
-    /// `projects/<project>`.
-    #[prost(string, tag = "1")]
-    pub parent: ::prost::alloc::string::String,
-    /// Apps as they would be applied, whole; `metadata.name` is full or just the last part.
-    #[prost(message, repeated, tag = "2")]
-    pub apps: ::prost::alloc::vec::Vec<App>,
-    /// Configs, likewise.
-    #[prost(message, repeated, tag = "3")]
-    pub configs: ::prost::alloc::vec::Vec<Config>,
-    /// Apps that would be deleted, `projects/<project>/apps/<app>`.
-    #[prost(string, repeated, tag = "4")]
-    pub deleted_apps: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-}
-impl ::prost::Name for PlanChangeRequest {
-    const NAME: &'static str = "PlanChangeRequest";
-    const PACKAGE: &'static str = "skerry.scheduler.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "skerry.scheduler.v1.PlanChangeRequest".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/skerry.scheduler.v1.PlanChangeRequest".into()
-    }
-}
-/// What would change.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct PlanChangeResponse {
-    /// By cluster and node: the first 1,000 that would change.
-    #[prost(message, repeated, tag = "1")]
-    pub nodes: ::prost::alloc::vec::Vec<NodeChange>,
-    /// What could not be placed as wanted, by instance: the first 100. What cannot be already is among them.
-    #[prost(message, repeated, tag = "2")]
-    pub pending: ::prost::alloc::vec::Vec<Pending>,
-    /// How many nodes would change.
-    #[prost(uint32, tag = "3")]
-    pub changed_nodes: u32,
-    /// How many clusters would have such a node.
-    #[prost(uint32, tag = "4")]
-    pub changed_clusters: u32,
-    /// Instances that would come.
-    #[prost(uint32, tag = "5")]
-    pub added: u32,
-    /// That would be replaced where they are, or restarted.
-    #[prost(uint32, tag = "6")]
-    pub replaced: u32,
-    /// That would go.
-    #[prost(uint32, tag = "7")]
-    pub removed: u32,
-    /// Instances that could not be placed as wanted.
-    #[prost(uint32, tag = "8")]
-    pub pending_instances: u32,
-    /// Apps whose change a rollout brings to clusters in batches: their last parts.
-    #[prost(string, repeated, tag = "9")]
-    pub rolled_out: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// Apps of `apps` that would run nowhere, since no cluster matches them or no instance is wanted: their last parts.
-    #[prost(string, repeated, tag = "10")]
-    pub nowhere: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-}
-impl ::prost::Name for PlanChangeResponse {
-    const NAME: &'static str = "PlanChangeResponse";
-    const PACKAGE: &'static str = "skerry.scheduler.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "skerry.scheduler.v1.PlanChangeResponse".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/skerry.scheduler.v1.PlanChangeResponse".into()
-    }
-}
-/// What would change on a node.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct NodeChange {
-    /// The cluster's name; of a node in none its own.
-    #[prost(string, tag = "1")]
-    pub cluster: ::prost::alloc::string::String,
-    /// `projects/<project>/nodes/<node>`.
-    #[prost(string, tag = "2")]
-    pub node: ::prost::alloc::string::String,
-    /// By instance name.
-    #[prost(message, repeated, tag = "3")]
-    pub instances: ::prost::alloc::vec::Vec<InstanceChange>,
-}
-impl ::prost::Name for NodeChange {
-    const NAME: &'static str = "NodeChange";
-    const PACKAGE: &'static str = "skerry.scheduler.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "skerry.scheduler.v1.NodeChange".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/skerry.scheduler.v1.NodeChange".into()
-    }
-}
-/// What would become of an instance.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct InstanceChange {
-    /// `<app>/<service>/<cluster>/<ordinal>`.
-    #[prost(string, tag = "1")]
-    pub instance: ::prost::alloc::string::String,
-    /// What.
-    #[prost(enumeration = "instance_change::Change", tag = "2")]
-    pub change: i32,
-    /// Why it is replaced: `revision`, `config <name>`, `secret <name>`.
-    #[prost(string, repeated, tag = "3")]
-    pub because: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-}
-/// Nested message and enum types in `InstanceChange`.
-pub mod instance_change {
-    /// What.
-    #[derive(
-        Clone,
-        Copy,
-        Debug,
-        PartialEq,
-        Eq,
-        Hash,
-        PartialOrd,
-        Ord,
-        ::prost::Enumeration
-    )]
-    #[repr(i32)]
-    pub enum Change {
-        /// Not set.
-        Unspecified = 0,
-        /// It comes.
-        Added = 1,
-        /// It is brought to something else where it is.
-        Replaced = 2,
-        /// It goes.
-        Removed = 3,
-    }
-    impl Change {
-        /// String value of the enum field names used in the ProtoBuf definition.
-        ///
-        /// The values are not transformed in any way and thus are considered stable
-        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
-        pub fn as_str_name(&self) -> &'static str {
-            match self {
-                Self::Unspecified => "CHANGE_UNSPECIFIED",
-                Self::Added => "ADDED",
-                Self::Replaced => "REPLACED",
-                Self::Removed => "REMOVED",
-            }
-        }
-        /// Creates an enum from field names used in the ProtoBuf definition.
-        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-            match value {
-                "CHANGE_UNSPECIFIED" => Some(Self::Unspecified),
-                "ADDED" => Some(Self::Added),
-                "REPLACED" => Some(Self::Replaced),
-                "REMOVED" => Some(Self::Removed),
-                _ => None,
-            }
-        }
-    }
-}
-impl ::prost::Name for InstanceChange {
-    const NAME: &'static str = "InstanceChange";
-    const PACKAGE: &'static str = "skerry.scheduler.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "skerry.scheduler.v1.InstanceChange".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/skerry.scheduler.v1.InstanceChange".into()
-    }
-}
-/// What could not be placed as wanted.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Pending {
-    /// `<app>/<service>/<cluster>/<ordinal>`.
-    #[prost(string, tag = "1")]
-    pub instance: ::prost::alloc::string::String,
-    /// One CamelCase word.
-    #[prost(string, tag = "2")]
-    pub reason: ::prost::alloc::string::String,
-    /// A sentence for people.
-    #[prost(string, tag = "3")]
-    pub message: ::prost::alloc::string::String,
-    /// It is so already, without the change.
-    #[prost(bool, tag = "4")]
-    pub already: bool,
-}
-impl ::prost::Name for Pending {
-    const NAME: &'static str = "Pending";
-    const PACKAGE: &'static str = "skerry.scheduler.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "skerry.scheduler.v1.Pending".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/skerry.scheduler.v1.Pending".into()
-    }
-}
-/// Generated client implementations.
-pub mod placement_service_client {
-    #![allow(
-        unused_variables,
-        dead_code,
-        missing_docs,
-        clippy::wildcard_imports,
-        clippy::let_unit_value,
-    )]
-    use tonic::codegen::*;
-    use tonic::codegen::http::Uri;
-    /// Questions about placement. They change nothing.
-    ///
-    /// Errors carry one google.rpc.ErrorInfo; INVALID_ARGUMENT also names the fields in google.rpc.BadRequest.
-    #[derive(Debug, Clone)]
-    pub struct PlacementServiceClient<T> {
-        inner: tonic::client::Grpc<T>,
-    }
-    impl PlacementServiceClient<tonic::transport::Channel> {
-        /// Attempt to create a new client by connecting to a given endpoint.
-        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
-        where
-            D: TryInto<tonic::transport::Endpoint>,
-            D::Error: Into<StdError>,
-        {
-            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
-            Ok(Self::new(conn))
-        }
-    }
-    impl<T> PlacementServiceClient<T>
-    where
-        T: tonic::client::GrpcService<tonic::body::Body>,
-        T::Error: Into<StdError>,
-        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
-        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
-    {
-        pub fn new(inner: T) -> Self {
-            let inner = tonic::client::Grpc::new(inner);
-            Self { inner }
-        }
-        pub fn with_origin(inner: T, origin: Uri) -> Self {
-            let inner = tonic::client::Grpc::with_origin(inner, origin);
-            Self { inner }
-        }
-        pub fn with_interceptor<F>(
-            inner: T,
-            interceptor: F,
-        ) -> PlacementServiceClient<InterceptedService<T, F>>
-        where
-            F: tonic::service::Interceptor,
-            T::ResponseBody: Default,
-            T: tonic::codegen::Service<
-                http::Request<tonic::body::Body>,
-                Response = http::Response<
-                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
-                >,
-            >,
-            <T as tonic::codegen::Service<
-                http::Request<tonic::body::Body>,
-            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
-        {
-            PlacementServiceClient::new(InterceptedService::new(inner, interceptor))
-        }
-        /// Compress requests with the given encoding.
-        ///
-        /// This requires the server to support it otherwise it might respond with an
-        /// error.
-        #[must_use]
-        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.inner = self.inner.send_compressed(encoding);
-            self
-        }
-        /// Enable decompressing responses.
-        #[must_use]
-        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.inner = self.inner.accept_compressed(encoding);
-            self
-        }
-        /// Limits the maximum size of a decoded message.
-        ///
-        /// Default: `4MB`
-        #[must_use]
-        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
-            self.inner = self.inner.max_decoding_message_size(limit);
-            self
-        }
-        /// Limits the maximum size of an encoded message.
-        ///
-        /// Default: `usize::MAX`
-        #[must_use]
-        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
-            self.inner = self.inner.max_encoding_message_size(limit);
-            self
-        }
-        /// The way from an app to each of its instances, step by step, and the one step at which it stands still. NOT_FOUND: no such app, or no such node.
-        pub async fn explain_app(
-            &mut self,
-            request: impl tonic::IntoRequest<super::ExplainAppRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::ExplainAppResponse>,
-            tonic::Status,
-        > {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/skerry.scheduler.v1.PlacementService/ExplainApp",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(
-                    GrpcMethod::new("skerry.scheduler.v1.PlacementService", "ExplainApp"),
-                );
-            self.inner.unary(req, path, codec).await
-        }
-        /// What each node would have more, less or otherwise if apps and configs were applied or deleted. It is as if all clusters had the new revision: a rollout
-        /// brings it to them in batches. NOT_FOUND: an app to be deleted is not there.
-        pub async fn plan_change(
-            &mut self,
-            request: impl tonic::IntoRequest<super::PlanChangeRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::PlanChangeResponse>,
-            tonic::Status,
-        > {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/skerry.scheduler.v1.PlacementService/PlanChange",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(
-                    GrpcMethod::new("skerry.scheduler.v1.PlacementService", "PlanChange"),
-                );
-            self.inner.unary(req, path, codec).await
-        }
-    }
-}
-/// Generated server implementations.
-pub mod placement_service_server {
-    #![allow(
-        unused_variables,
-        dead_code,
-        missing_docs,
-        clippy::wildcard_imports,
-        clippy::let_unit_value,
-    )]
-    use tonic::codegen::*;
-    /// Generated trait containing gRPC methods that should be implemented for use with PlacementServiceServer.
-    #[async_trait]
-    pub trait PlacementService: std::marker::Send + std::marker::Sync + 'static {
-        /// The way from an app to each of its instances, step by step, and the one step at which it stands still. NOT_FOUND: no such app, or no such node.
-        async fn explain_app(
-            &self,
-            request: tonic::Request<super::ExplainAppRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::ExplainAppResponse>,
-            tonic::Status,
-        >;
-        /// What each node would have more, less or otherwise if apps and configs were applied or deleted. It is as if all clusters had the new revision: a rollout
-        /// brings it to them in batches. NOT_FOUND: an app to be deleted is not there.
-        async fn plan_change(
-            &self,
-            request: tonic::Request<super::PlanChangeRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::PlanChangeResponse>,
-            tonic::Status,
-        >;
-    }
-    /// Questions about placement. They change nothing.
-    ///
-    /// Errors carry one google.rpc.ErrorInfo; INVALID_ARGUMENT also names the fields in google.rpc.BadRequest.
-    #[derive(Debug)]
-    pub struct PlacementServiceServer<T> {
-        inner: Arc<T>,
-        accept_compression_encodings: EnabledCompressionEncodings,
-        send_compression_encodings: EnabledCompressionEncodings,
-        max_decoding_message_size: Option<usize>,
-        max_encoding_message_size: Option<usize>,
-    }
-    impl<T> PlacementServiceServer<T> {
-        pub fn new(inner: T) -> Self {
-            Self::from_arc(Arc::new(inner))
-        }
-        pub fn from_arc(inner: Arc<T>) -> Self {
-            Self {
-                inner,
-                accept_compression_encodings: Default::default(),
-                send_compression_encodings: Default::default(),
-                max_decoding_message_size: None,
-                max_encoding_message_size: None,
-            }
-        }
-        pub fn with_interceptor<F>(
-            inner: T,
-            interceptor: F,
-        ) -> InterceptedService<Self, F>
-        where
-            F: tonic::service::Interceptor,
-        {
-            InterceptedService::new(Self::new(inner), interceptor)
-        }
-        /// Enable decompressing requests with the given encoding.
-        #[must_use]
-        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.accept_compression_encodings.enable(encoding);
-            self
-        }
-        /// Compress responses with the given encoding, if the client supports it.
-        #[must_use]
-        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.send_compression_encodings.enable(encoding);
-            self
-        }
-        /// Limits the maximum size of a decoded message.
-        ///
-        /// Default: `4MB`
-        #[must_use]
-        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
-            self.max_decoding_message_size = Some(limit);
-            self
-        }
-        /// Limits the maximum size of an encoded message.
-        ///
-        /// Default: `usize::MAX`
-        #[must_use]
-        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
-            self.max_encoding_message_size = Some(limit);
-            self
-        }
-    }
-    impl<T, B> tonic::codegen::Service<http::Request<B>> for PlacementServiceServer<T>
-    where
-        T: PlacementService,
-        B: Body + std::marker::Send + 'static,
-        B::Error: Into<StdError> + std::marker::Send + 'static,
-    {
-        type Response = http::Response<tonic::body::Body>;
-        type Error = std::convert::Infallible;
-        type Future = BoxFuture<Self::Response, Self::Error>;
-        fn poll_ready(
-            &mut self,
-            _cx: &mut Context<'_>,
-        ) -> Poll<std::result::Result<(), Self::Error>> {
-            Poll::Ready(Ok(()))
-        }
-        fn call(&mut self, req: http::Request<B>) -> Self::Future {
-            match req.uri().path() {
-                "/skerry.scheduler.v1.PlacementService/ExplainApp" => {
-                    #[allow(non_camel_case_types)]
-                    struct ExplainAppSvc<T: PlacementService>(pub Arc<T>);
-                    impl<
-                        T: PlacementService,
-                    > tonic::server::UnaryService<super::ExplainAppRequest>
-                    for ExplainAppSvc<T> {
-                        type Response = super::ExplainAppResponse;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::ExplainAppRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as PlacementService>::explain_app(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = ExplainAppSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                "/skerry.scheduler.v1.PlacementService/PlanChange" => {
-                    #[allow(non_camel_case_types)]
-                    struct PlanChangeSvc<T: PlacementService>(pub Arc<T>);
-                    impl<
-                        T: PlacementService,
-                    > tonic::server::UnaryService<super::PlanChangeRequest>
-                    for PlanChangeSvc<T> {
-                        type Response = super::PlanChangeResponse;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::PlanChangeRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as PlacementService>::plan_change(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = PlanChangeSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                _ => {
-                    Box::pin(async move {
-                        let mut response = http::Response::new(
-                            tonic::body::Body::default(),
-                        );
-                        let headers = response.headers_mut();
-                        headers
-                            .insert(
-                                tonic::Status::GRPC_STATUS,
-                                (tonic::Code::Unimplemented as i32).into(),
-                            );
-                        headers
-                            .insert(
-                                http::header::CONTENT_TYPE,
-                                tonic::metadata::GRPC_CONTENT_TYPE,
-                            );
-                        Ok(response)
-                    })
-                }
-            }
-        }
-    }
-    impl<T> Clone for PlacementServiceServer<T> {
-        fn clone(&self) -> Self {
-            let inner = self.inner.clone();
-            Self {
-                inner,
-                accept_compression_encodings: self.accept_compression_encodings,
-                send_compression_encodings: self.send_compression_encodings,
-                max_decoding_message_size: self.max_decoding_message_size,
-                max_encoding_message_size: self.max_encoding_message_size,
-            }
-        }
-    }
-    /// Generated gRPC service name
-    pub const SERVICE_NAME: &str = "skerry.scheduler.v1.PlacementService";
-    impl<T> tonic::server::NamedService for PlacementServiceServer<T> {
-        const NAME: &'static str = SERVICE_NAME;
-    }
-}
 /// Values that services mount as files or take as environment variables, or credentials of a registry of images.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Secret {
@@ -5155,6 +4409,1196 @@ pub mod secret_service_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "skerry.scheduler.v1.SecretService";
     impl<T> tonic::server::NamedService for SecretServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+/// Changes several resources.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ApplyRequest {
+    /// Each resource once, in any order.
+    #[prost(message, repeated, tag = "1")]
+    pub resources: ::prost::alloc::vec::Vec<ResourceChange>,
+    /// A UUID; a repeat within a day answers what came of the first and changes nothing.
+    #[prost(string, tag = "2")]
+    pub request_id: ::prost::alloc::string::String,
+    /// Check all and change nothing.
+    #[prost(bool, tag = "3")]
+    pub validate_only: bool,
+}
+impl ::prost::Name for ApplyRequest {
+    const NAME: &'static str = "ApplyRequest";
+    const PACKAGE: &'static str = "skerry.scheduler.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.scheduler.v1.ApplyRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.scheduler.v1.ApplyRequest".into()
+    }
+}
+/// How one resource is changed, as by the Update of its kind.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ResourceChange {
+    /// The new state; `metadata.name` says which, in full, `metadata.etag` which version was read.
+    #[prost(message, optional, tag = "1")]
+    pub resource: ::core::option::Option<AnyResource>,
+    /// What of it is meant. Empty: all of it.
+    #[prost(message, optional, tag = "2")]
+    pub update_mask: ::core::option::Option<::prost_types::FieldMask>,
+    /// Create it if there is none. Not for nodes.
+    #[prost(bool, tag = "3")]
+    pub allow_missing: bool,
+}
+impl ::prost::Name for ResourceChange {
+    const NAME: &'static str = "ResourceChange";
+    const PACKAGE: &'static str = "skerry.scheduler.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.scheduler.v1.ResourceChange".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.scheduler.v1.ResourceChange".into()
+    }
+}
+/// A resource of some kind.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AnyResource {
+    /// Which.
+    #[prost(oneof = "any_resource::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    pub kind: ::core::option::Option<any_resource::Kind>,
+}
+/// Nested message and enum types in `AnyResource`.
+pub mod any_resource {
+    /// Which.
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Kind {
+        /// An app.
+        #[prost(message, tag = "1")]
+        App(super::App),
+        /// A config.
+        #[prost(message, tag = "2")]
+        Config(super::Config),
+        /// A secret; its values come in and never go out.
+        #[prost(message, tag = "3")]
+        Secret(super::Secret),
+        /// A node.
+        #[prost(message, tag = "4")]
+        Node(super::super::super::registry::v1::Node),
+        /// A cluster.
+        #[prost(message, tag = "5")]
+        Cluster(super::super::super::registry::v1::Cluster),
+        /// A project.
+        #[prost(message, tag = "6")]
+        Project(super::super::super::registry::v1::Project),
+        /// A user.
+        #[prost(message, tag = "7")]
+        User(super::super::super::registry::v1::User),
+        /// A group.
+        #[prost(message, tag = "8")]
+        Group(super::super::super::registry::v1::Group),
+        /// A role binding.
+        #[prost(message, tag = "9")]
+        RoleBinding(super::super::super::registry::v1::RoleBinding),
+    }
+}
+impl ::prost::Name for AnyResource {
+    const NAME: &'static str = "AnyResource";
+    const PACKAGE: &'static str = "skerry.scheduler.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.scheduler.v1.AnyResource".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.scheduler.v1.AnyResource".into()
+    }
+}
+/// What came of each resource.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ApplyResponse {
+    /// In the order of the request.
+    #[prost(message, repeated, tag = "1")]
+    pub resources: ::prost::alloc::vec::Vec<AppliedResource>,
+}
+impl ::prost::Name for ApplyResponse {
+    const NAME: &'static str = "ApplyResponse";
+    const PACKAGE: &'static str = "skerry.scheduler.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.scheduler.v1.ApplyResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.scheduler.v1.ApplyResponse".into()
+    }
+}
+/// What came of a resource.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AppliedResource {
+    /// Its full name.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// What became of it.
+    #[prost(enumeration = "super::super::registry::v1::ChangeOutcome", tag = "2")]
+    pub outcome: i32,
+    /// What it is now, without its status. Absent: it was deleted since, and this answers a repeat.
+    #[prost(message, optional, tag = "3")]
+    pub resource: ::core::option::Option<AnyResource>,
+}
+impl ::prost::Name for AppliedResource {
+    const NAME: &'static str = "AppliedResource";
+    const PACKAGE: &'static str = "skerry.scheduler.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.scheduler.v1.AppliedResource".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.scheduler.v1.AppliedResource".into()
+    }
+}
+/// Generated client implementations.
+pub mod apply_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Changes of several resources that happen together. Errors as in AppService.
+    #[derive(Debug, Clone)]
+    pub struct ApplyServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl ApplyServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> ApplyServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> ApplyServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            ApplyServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Creates or changes resources of any kinds and projects: all of them in one transaction of the store, or none of them. They may refer to each
+        /// other: a project and what is in it, a cluster and the nodes that are put in it. Each takes the role that its own Update takes.
+        ///
+        /// A refusal has in the metadata of its ErrorInfo which one is refused: `index`, from 0, `kind` as in manifests, and `name`; fields
+        /// are told below `resources[<index>]`. What a quota has no room for is told of the project, for all of them. INVALID_ARGUMENT with the
+        /// reason TOO_MANY_AT_ONCE: more than one transaction takes.
+        pub async fn apply(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ApplyRequest>,
+        ) -> std::result::Result<tonic::Response<super::ApplyResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skerry.scheduler.v1.ApplyService/Apply",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("skerry.scheduler.v1.ApplyService", "Apply"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod apply_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with ApplyServiceServer.
+    #[async_trait]
+    pub trait ApplyService: std::marker::Send + std::marker::Sync + 'static {
+        /// Creates or changes resources of any kinds and projects: all of them in one transaction of the store, or none of them. They may refer to each
+        /// other: a project and what is in it, a cluster and the nodes that are put in it. Each takes the role that its own Update takes.
+        ///
+        /// A refusal has in the metadata of its ErrorInfo which one is refused: `index`, from 0, `kind` as in manifests, and `name`; fields
+        /// are told below `resources[<index>]`. What a quota has no room for is told of the project, for all of them. INVALID_ARGUMENT with the
+        /// reason TOO_MANY_AT_ONCE: more than one transaction takes.
+        async fn apply(
+            &self,
+            request: tonic::Request<super::ApplyRequest>,
+        ) -> std::result::Result<tonic::Response<super::ApplyResponse>, tonic::Status>;
+    }
+    /// Changes of several resources that happen together. Errors as in AppService.
+    #[derive(Debug)]
+    pub struct ApplyServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> ApplyServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for ApplyServiceServer<T>
+    where
+        T: ApplyService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/skerry.scheduler.v1.ApplyService/Apply" => {
+                    #[allow(non_camel_case_types)]
+                    struct ApplySvc<T: ApplyService>(pub Arc<T>);
+                    impl<
+                        T: ApplyService,
+                    > tonic::server::UnaryService<super::ApplyRequest> for ApplySvc<T> {
+                        type Response = super::ApplyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ApplyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ApplyService>::apply(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ApplySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for ApplyServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "skerry.scheduler.v1.ApplyService";
+    impl<T> tonic::server::NamedService for ApplyServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+/// Asks why.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExplainAppRequest {
+    /// `projects/<project>/apps/<app>`.
+    #[prost(string, tag = "1")]
+    pub app: ::prost::alloc::string::String,
+    /// Only on this node, `projects/<project>/nodes/<node>`; also why it has no instance of a service.
+    #[prost(string, tag = "2")]
+    pub node: ::prost::alloc::string::String,
+    /// Only what stands still.
+    #[prost(bool, tag = "3")]
+    pub stopped_only: bool,
+    /// At most so many instances, 1 to 1,000. Absent: 100.
+    #[prost(int32, tag = "4")]
+    pub page_size: i32,
+    /// `next_page_token` of the page before; all else must be as it was then.
+    #[prost(string, tag = "5")]
+    pub page_token: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ExplainAppRequest {
+    const NAME: &'static str = "ExplainAppRequest";
+    const PACKAGE: &'static str = "skerry.scheduler.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.scheduler.v1.ExplainAppRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.scheduler.v1.ExplainAppRequest".into()
+    }
+}
+/// Why.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExplainAppResponse {
+    /// Which clusters the app goes to: the step `selector`, and `rollout` if it has one.
+    #[prost(message, repeated, tag = "1")]
+    pub steps: ::prost::alloc::vec::Vec<Step>,
+    /// All its instances.
+    #[prost(message, optional, tag = "2")]
+    pub counts: ::core::option::Option<Counts>,
+    /// By instance name.
+    #[prost(message, repeated, tag = "3")]
+    pub explanations: ::prost::alloc::vec::Vec<Explanation>,
+    /// Empty on the last page.
+    #[prost(string, tag = "4")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ExplainAppResponse {
+    const NAME: &'static str = "ExplainAppResponse";
+    const PACKAGE: &'static str = "skerry.scheduler.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.scheduler.v1.ExplainAppResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.scheduler.v1.ExplainAppResponse".into()
+    }
+}
+/// The way to one instance.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Explanation {
+    /// `<app>/<service>/<cluster>/<ordinal>`. Empty: the node that was asked for has none of the service.
+    #[prost(string, tag = "1")]
+    pub instance: ::prost::alloc::string::String,
+    /// The service's name.
+    #[prost(string, tag = "2")]
+    pub service: ::prost::alloc::string::String,
+    /// The cluster's name.
+    #[prost(string, tag = "3")]
+    pub cluster: ::prost::alloc::string::String,
+    /// `projects/<project>/nodes/<node>`. Empty: no member of the cluster takes it.
+    #[prost(string, tag = "4")]
+    pub node: ::prost::alloc::string::String,
+    /// In this order: `selector`, `rollout` (only if the app has one), `cluster`, `member`, `resources`, `assignment`, `image`, `dependency`, `runtime`. Of an
+    /// instance that is not wanted any more: `removal` alone.
+    #[prost(message, repeated, tag = "5")]
+    pub steps: ::prost::alloc::vec::Vec<Step>,
+}
+impl ::prost::Name for Explanation {
+    const NAME: &'static str = "Explanation";
+    const PACKAGE: &'static str = "skerry.scheduler.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.scheduler.v1.Explanation".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.scheduler.v1.Explanation".into()
+    }
+}
+/// One step.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Step {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// How it stands.
+    #[prost(enumeration = "step::Outcome", tag = "2")]
+    pub outcome: i32,
+    /// One CamelCase word, if it stands still here: that of the instance's status.
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+    /// A sentence for people.
+    #[prost(string, tag = "4")]
+    pub message: ::prost::alloc::string::String,
+    /// More of it, a line each: why each member of a cluster does not take the instance, at most 100.
+    #[prost(string, repeated, tag = "5")]
+    pub details: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// Nested message and enum types in `Step`.
+pub mod step {
+    /// How it stands.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Outcome {
+        /// Not set.
+        Unspecified = 0,
+        /// It is done.
+        Passed = 1,
+        /// Here it stands still: `reason` and `message` say what is wrong, or waited for. No other step of the same way is.
+        Stopped = 2,
+        /// It comes later.
+        NotReached = 3,
+    }
+    impl Outcome {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "OUTCOME_UNSPECIFIED",
+                Self::Passed => "PASSED",
+                Self::Stopped => "STOPPED",
+                Self::NotReached => "NOT_REACHED",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "OUTCOME_UNSPECIFIED" => Some(Self::Unspecified),
+                "PASSED" => Some(Self::Passed),
+                "STOPPED" => Some(Self::Stopped),
+                "NOT_REACHED" => Some(Self::NotReached),
+                _ => None,
+            }
+        }
+    }
+}
+impl ::prost::Name for Step {
+    const NAME: &'static str = "Step";
+    const PACKAGE: &'static str = "skerry.scheduler.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.scheduler.v1.Step".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.scheduler.v1.Step".into()
+    }
+}
+/// Asks what would change.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PlanChangeRequest {
+    /// `projects/<project>`.
+    #[prost(string, tag = "1")]
+    pub parent: ::prost::alloc::string::String,
+    /// Apps as they would be applied, whole; `metadata.name` is full or just the last part.
+    #[prost(message, repeated, tag = "2")]
+    pub apps: ::prost::alloc::vec::Vec<App>,
+    /// Configs, likewise.
+    #[prost(message, repeated, tag = "3")]
+    pub configs: ::prost::alloc::vec::Vec<Config>,
+    /// Apps that would be deleted, `projects/<project>/apps/<app>`.
+    #[prost(string, repeated, tag = "4")]
+    pub deleted_apps: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+impl ::prost::Name for PlanChangeRequest {
+    const NAME: &'static str = "PlanChangeRequest";
+    const PACKAGE: &'static str = "skerry.scheduler.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.scheduler.v1.PlanChangeRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.scheduler.v1.PlanChangeRequest".into()
+    }
+}
+/// What would change.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PlanChangeResponse {
+    /// By cluster and node: the first 1,000 that would change.
+    #[prost(message, repeated, tag = "1")]
+    pub nodes: ::prost::alloc::vec::Vec<NodeChange>,
+    /// What could not be placed as wanted, by instance: the first 100. What cannot be already is among them.
+    #[prost(message, repeated, tag = "2")]
+    pub pending: ::prost::alloc::vec::Vec<Pending>,
+    /// How many nodes would change.
+    #[prost(uint32, tag = "3")]
+    pub changed_nodes: u32,
+    /// How many clusters would have such a node.
+    #[prost(uint32, tag = "4")]
+    pub changed_clusters: u32,
+    /// Instances that would come.
+    #[prost(uint32, tag = "5")]
+    pub added: u32,
+    /// That would be replaced where they are, or restarted.
+    #[prost(uint32, tag = "6")]
+    pub replaced: u32,
+    /// That would go.
+    #[prost(uint32, tag = "7")]
+    pub removed: u32,
+    /// Instances that could not be placed as wanted.
+    #[prost(uint32, tag = "8")]
+    pub pending_instances: u32,
+    /// Apps whose change a rollout brings to clusters in batches: their last parts.
+    #[prost(string, repeated, tag = "9")]
+    pub rolled_out: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Apps of `apps` that would run nowhere, since no cluster matches them or no instance is wanted: their last parts.
+    #[prost(string, repeated, tag = "10")]
+    pub nowhere: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+impl ::prost::Name for PlanChangeResponse {
+    const NAME: &'static str = "PlanChangeResponse";
+    const PACKAGE: &'static str = "skerry.scheduler.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.scheduler.v1.PlanChangeResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.scheduler.v1.PlanChangeResponse".into()
+    }
+}
+/// What would change on a node.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NodeChange {
+    /// The cluster's name; of a node in none its own.
+    #[prost(string, tag = "1")]
+    pub cluster: ::prost::alloc::string::String,
+    /// `projects/<project>/nodes/<node>`.
+    #[prost(string, tag = "2")]
+    pub node: ::prost::alloc::string::String,
+    /// By instance name.
+    #[prost(message, repeated, tag = "3")]
+    pub instances: ::prost::alloc::vec::Vec<InstanceChange>,
+}
+impl ::prost::Name for NodeChange {
+    const NAME: &'static str = "NodeChange";
+    const PACKAGE: &'static str = "skerry.scheduler.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.scheduler.v1.NodeChange".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.scheduler.v1.NodeChange".into()
+    }
+}
+/// What would become of an instance.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InstanceChange {
+    /// `<app>/<service>/<cluster>/<ordinal>`.
+    #[prost(string, tag = "1")]
+    pub instance: ::prost::alloc::string::String,
+    /// What.
+    #[prost(enumeration = "instance_change::Change", tag = "2")]
+    pub change: i32,
+    /// Why it is replaced: `revision`, `config <name>`, `secret <name>`.
+    #[prost(string, repeated, tag = "3")]
+    pub because: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// Nested message and enum types in `InstanceChange`.
+pub mod instance_change {
+    /// What.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Change {
+        /// Not set.
+        Unspecified = 0,
+        /// It comes.
+        Added = 1,
+        /// It is brought to something else where it is.
+        Replaced = 2,
+        /// It goes.
+        Removed = 3,
+    }
+    impl Change {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "CHANGE_UNSPECIFIED",
+                Self::Added => "ADDED",
+                Self::Replaced => "REPLACED",
+                Self::Removed => "REMOVED",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "CHANGE_UNSPECIFIED" => Some(Self::Unspecified),
+                "ADDED" => Some(Self::Added),
+                "REPLACED" => Some(Self::Replaced),
+                "REMOVED" => Some(Self::Removed),
+                _ => None,
+            }
+        }
+    }
+}
+impl ::prost::Name for InstanceChange {
+    const NAME: &'static str = "InstanceChange";
+    const PACKAGE: &'static str = "skerry.scheduler.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.scheduler.v1.InstanceChange".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.scheduler.v1.InstanceChange".into()
+    }
+}
+/// What could not be placed as wanted.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Pending {
+    /// `<app>/<service>/<cluster>/<ordinal>`.
+    #[prost(string, tag = "1")]
+    pub instance: ::prost::alloc::string::String,
+    /// One CamelCase word.
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+    /// A sentence for people.
+    #[prost(string, tag = "3")]
+    pub message: ::prost::alloc::string::String,
+    /// It is so already, without the change.
+    #[prost(bool, tag = "4")]
+    pub already: bool,
+}
+impl ::prost::Name for Pending {
+    const NAME: &'static str = "Pending";
+    const PACKAGE: &'static str = "skerry.scheduler.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.scheduler.v1.Pending".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.scheduler.v1.Pending".into()
+    }
+}
+/// Generated client implementations.
+pub mod placement_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Questions about placement. They change nothing.
+    ///
+    /// Errors carry one google.rpc.ErrorInfo; INVALID_ARGUMENT also names the fields in google.rpc.BadRequest.
+    #[derive(Debug, Clone)]
+    pub struct PlacementServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl PlacementServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> PlacementServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> PlacementServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            PlacementServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// The way from an app to each of its instances, step by step, and the one step at which it stands still. NOT_FOUND: no such app, or no such node.
+        pub async fn explain_app(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ExplainAppRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ExplainAppResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skerry.scheduler.v1.PlacementService/ExplainApp",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("skerry.scheduler.v1.PlacementService", "ExplainApp"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// What each node would have more, less or otherwise if apps and configs were applied or deleted. It is as if all clusters had the new revision: a rollout
+        /// brings it to them in batches. NOT_FOUND: an app to be deleted is not there.
+        pub async fn plan_change(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PlanChangeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PlanChangeResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skerry.scheduler.v1.PlacementService/PlanChange",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("skerry.scheduler.v1.PlacementService", "PlanChange"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod placement_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with PlacementServiceServer.
+    #[async_trait]
+    pub trait PlacementService: std::marker::Send + std::marker::Sync + 'static {
+        /// The way from an app to each of its instances, step by step, and the one step at which it stands still. NOT_FOUND: no such app, or no such node.
+        async fn explain_app(
+            &self,
+            request: tonic::Request<super::ExplainAppRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ExplainAppResponse>,
+            tonic::Status,
+        >;
+        /// What each node would have more, less or otherwise if apps and configs were applied or deleted. It is as if all clusters had the new revision: a rollout
+        /// brings it to them in batches. NOT_FOUND: an app to be deleted is not there.
+        async fn plan_change(
+            &self,
+            request: tonic::Request<super::PlanChangeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PlanChangeResponse>,
+            tonic::Status,
+        >;
+    }
+    /// Questions about placement. They change nothing.
+    ///
+    /// Errors carry one google.rpc.ErrorInfo; INVALID_ARGUMENT also names the fields in google.rpc.BadRequest.
+    #[derive(Debug)]
+    pub struct PlacementServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> PlacementServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for PlacementServiceServer<T>
+    where
+        T: PlacementService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/skerry.scheduler.v1.PlacementService/ExplainApp" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExplainAppSvc<T: PlacementService>(pub Arc<T>);
+                    impl<
+                        T: PlacementService,
+                    > tonic::server::UnaryService<super::ExplainAppRequest>
+                    for ExplainAppSvc<T> {
+                        type Response = super::ExplainAppResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ExplainAppRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PlacementService>::explain_app(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExplainAppSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skerry.scheduler.v1.PlacementService/PlanChange" => {
+                    #[allow(non_camel_case_types)]
+                    struct PlanChangeSvc<T: PlacementService>(pub Arc<T>);
+                    impl<
+                        T: PlacementService,
+                    > tonic::server::UnaryService<super::PlanChangeRequest>
+                    for PlanChangeSvc<T> {
+                        type Response = super::PlanChangeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PlanChangeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PlacementService>::plan_change(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PlanChangeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for PlacementServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "skerry.scheduler.v1.PlacementService";
+    impl<T> tonic::server::NamedService for PlacementServiceServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }

@@ -557,6 +557,12 @@ pub struct AssignmentRecord {
     /// W3C trace context of the scheduler's span that wrote it. No part of what the node shall run. Empty: nobody traced it.
     #[prost(string, tag = "40")]
     pub trace_parent: ::prost::alloc::string::String,
+    /// What its apps have on other members of its cluster, as far as it is needed here; by app. Only of a node that is in a cluster with others.
+    #[prost(message, repeated, tag = "80")]
+    pub peers: ::prost::alloc::vec::Vec<AssignedPeers>,
+    /// Images that it shall have although no instance there uses them yet, by id; at most 32.
+    #[prost(message, repeated, tag = "100")]
+    pub images: ::prost::alloc::vec::Vec<AssignedImage>,
 }
 impl ::prost::Name for AssignmentRecord {
     const NAME: &'static str = "AssignmentRecord";
@@ -566,6 +572,105 @@ impl ::prost::Name for AssignmentRecord {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/skerry.store.v1.AssignmentRecord".into()
+    }
+}
+/// An image that is fetched ahead.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AssignedImage {
+    /// Names what is said below: 16 hexadecimal digits.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// Its reference.
+    #[prost(string, tag = "2")]
+    pub image: ::prost::alloc::string::String,
+    /// `os/architecture\[/variant\]`. Empty: the node's own.
+    #[prost(string, tag = "3")]
+    pub platform: ::prost::alloc::string::String,
+    /// Credentials for its registry. Absent: the node's own, if any.
+    #[prost(message, optional, tag = "4")]
+    pub credentials: ::core::option::Option<AssignedSecret>,
+    /// Raised when somebody asks for it again: it is tried at once.
+    #[prost(uint32, tag = "5")]
+    pub round: u32,
+}
+impl ::prost::Name for AssignedImage {
+    const NAME: &'static str = "AssignedImage";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.AssignedImage".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.AssignedImage".into()
+    }
+}
+/// What an app has on other members of a node's cluster.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AssignedPeers {
+    /// The app (the last part of its name).
+    #[prost(string, tag = "1")]
+    pub app: ::prost::alloc::string::String,
+    /// Hash of the revision that the cluster shall have of it.
+    #[prost(string, tag = "2")]
+    pub revision: ::prost::alloc::string::String,
+    /// Services of which this node has no instance; by name.
+    #[prost(message, repeated, tag = "3")]
+    pub services: ::prost::alloc::vec::Vec<AssignedPeerService>,
+}
+impl ::prost::Name for AssignedPeers {
+    const NAME: &'static str = "AssignedPeers";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.AssignedPeers".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.AssignedPeers".into()
+    }
+}
+/// A service on other members.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AssignedPeerService {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub service: ::prost::alloc::string::String,
+    /// Who has it, by name; at most 16.
+    #[prost(message, repeated, tag = "2")]
+    pub members: ::prost::alloc::vec::Vec<AssignedPeer>,
+    /// What of it is met, of what services of this node wait for. Once here it stays for that revision.
+    #[prost(
+        enumeration = "super::super::r#type::v1::dependency::Condition",
+        repeated,
+        tag = "3"
+    )]
+    pub met: ::prost::alloc::vec::Vec<i32>,
+}
+impl ::prost::Name for AssignedPeerService {
+    const NAME: &'static str = "AssignedPeerService";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.AssignedPeerService".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.AssignedPeerService".into()
+    }
+}
+/// A member that has a service.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AssignedPeer {
+    /// Name of the node.
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    /// An IP address that it is reached at. Empty: the service is not reached from other machines, or the address is not known.
+    #[prost(string, tag = "2")]
+    pub address: ::prost::alloc::string::String,
+}
+impl ::prost::Name for AssignedPeer {
+    const NAME: &'static str = "AssignedPeer";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.AssignedPeer".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.AssignedPeer".into()
     }
 }
 /// One assigned instance.
@@ -583,6 +688,9 @@ pub struct AssignedInstance {
     /// Secrets that it uses.
     #[prost(message, repeated, tag = "4")]
     pub secrets: ::prost::alloc::vec::Vec<AssignedSecret>,
+    /// By what its node takes an update of the app back while the control plane is away. Absent: as nothing is said.
+    #[prost(message, optional, tag = "70")]
+    pub bounds: ::core::option::Option<super::super::r#type::v1::UpdateBounds>,
 }
 impl ::prost::Name for AssignedInstance {
     const NAME: &'static str = "AssignedInstance";
@@ -681,6 +789,9 @@ pub struct StatusRecord {
     /// Version of the assignment that the agent acknowledged last.
     #[prost(int64, tag = "5")]
     pub acknowledged_revision: i64,
+    /// Images that are fetched ahead, by id.
+    #[prost(message, repeated, tag = "100")]
+    pub images: ::prost::alloc::vec::Vec<super::super::r#type::v1::ImageStatus>,
 }
 impl ::prost::Name for StatusRecord {
     const NAME: &'static str = "StatusRecord";
@@ -822,9 +933,12 @@ pub struct RequestRecord {
     /// BLAKE3 of the request: the same id with another request is refused.
     #[prost(bytes = "bytes", tag = "2")]
     pub request_hash: ::prost::bytes::Bytes,
-    /// Resource that it made or changed.
+    /// Resource that it made or changed; of several the first.
     #[prost(string, tag = "3")]
     pub resource: ::prost::alloc::string::String,
+    /// Of several resources: what became of each, in the order of the request (skerry.registry.v1.ChangeOutcome).
+    #[prost(int32, repeated, tag = "90")]
+    pub outcomes: ::prost::alloc::vec::Vec<i32>,
 }
 impl ::prost::Name for RequestRecord {
     const NAME: &'static str = "RequestRecord";
@@ -1095,5 +1209,327 @@ impl ::prost::Name for AuditHead {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/skerry.store.v1.AuditHead".into()
+    }
+}
+/// tasks/<project>/<task>: what somebody wants done.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TaskRecord {
+    /// Common part.
+    #[prost(message, optional, tag = "1")]
+    pub meta: ::core::option::Option<Meta>,
+    /// Who created it: what it changes is changed by that caller.
+    #[prost(message, optional, tag = "5")]
+    pub caller: ::core::option::Option<super::super::r#type::v1::AuditCaller>,
+    /// The caller's id of the request that created it. Empty: it gave none.
+    #[prost(string, tag = "6")]
+    pub request_id: ::prost::alloc::string::String,
+    /// How often it was to be begun anew: 1 at first.
+    #[prost(uint32, tag = "7")]
+    pub run: u32,
+    /// This run shall end before its end.
+    #[prost(bool, tag = "8")]
+    pub cancel: bool,
+    /// What shall be done.
+    #[prost(oneof = "task_record::Work", tags = "2, 3, 4, 100")]
+    pub work: ::core::option::Option<task_record::Work>,
+}
+/// Nested message and enum types in `TaskRecord`.
+pub mod task_record {
+    /// What shall be done.
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Work {
+        /// Drain a cluster.
+        #[prost(message, tag = "2")]
+        DrainCluster(super::DrainClusterRecord),
+        /// Delete a project.
+        #[prost(message, tag = "3")]
+        DeleteProject(super::DeleteProjectRecord),
+        /// Set and remove labels of nodes.
+        #[prost(message, tag = "4")]
+        RelabelNodes(super::RelabelNodesRecord),
+        /// Fetch images ahead.
+        #[prost(message, tag = "100")]
+        PrefetchImages(super::PrefetchImagesRecord),
+    }
+}
+impl ::prost::Name for TaskRecord {
+    const NAME: &'static str = "TaskRecord";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.TaskRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.TaskRecord".into()
+    }
+}
+/// A cluster to drain.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DrainClusterRecord {
+    /// By the last part of its name.
+    #[prost(string, tag = "1")]
+    pub cluster: ::prost::alloc::string::String,
+}
+impl ::prost::Name for DrainClusterRecord {
+    const NAME: &'static str = "DrainClusterRecord";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.DrainClusterRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.DrainClusterRecord".into()
+    }
+}
+/// A project to delete.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteProjectRecord {
+    /// By its name.
+    #[prost(string, tag = "1")]
+    pub project: ::prost::alloc::string::String,
+    /// Its uid: one of another uid is another project of the same name.
+    #[prost(string, tag = "2")]
+    pub uid: ::prost::alloc::string::String,
+}
+impl ::prost::Name for DeleteProjectRecord {
+    const NAME: &'static str = "DeleteProjectRecord";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.DeleteProjectRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.DeleteProjectRecord".into()
+    }
+}
+/// Labels of nodes.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RelabelNodesRecord {
+    /// Which nodes.
+    #[prost(string, tag = "1")]
+    pub label_selector: ::prost::alloc::string::String,
+    /// To set.
+    #[prost(btree_map = "string, string", tag = "2")]
+    pub set: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// To remove.
+    #[prost(string, repeated, tag = "3")]
+    pub remove: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Also where there is another value.
+    #[prost(bool, tag = "4")]
+    pub overwrite: bool,
+}
+impl ::prost::Name for RelabelNodesRecord {
+    const NAME: &'static str = "RelabelNodesRecord";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.RelabelNodesRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.RelabelNodesRecord".into()
+    }
+}
+/// Images to fetch ahead.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PrefetchImagesRecord {
+    /// On which nodes. Empty: on all.
+    #[prost(string, tag = "1")]
+    pub label_selector: ::prost::alloc::string::String,
+    /// References.
+    #[prost(string, repeated, tag = "2")]
+    pub images: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// A secret with credentials for their registry, by the last part of its name. Empty: the nodes' own.
+    #[prost(string, tag = "3")]
+    pub secret: ::prost::alloc::string::String,
+    /// For how long they are kept.
+    #[prost(message, optional, tag = "4")]
+    pub keep: ::core::option::Option<::prost_types::Duration>,
+}
+impl ::prost::Name for PrefetchImagesRecord {
+    const NAME: &'static str = "PrefetchImagesRecord";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.PrefetchImagesRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.PrefetchImagesRecord".into()
+    }
+}
+/// prefetches/<project>/<task>: images that nodes shall have by a task, as long as this is here.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PrefetchRecord {
+    /// On which nodes. Empty: on all.
+    #[prost(string, tag = "1")]
+    pub label_selector: ::prost::alloc::string::String,
+    /// References.
+    #[prost(string, repeated, tag = "2")]
+    pub images: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// A secret with credentials for their registry, by the last part of its name. Empty: the nodes' own.
+    #[prost(string, tag = "3")]
+    pub secret: ::prost::alloc::string::String,
+    /// When it is removed.
+    #[prost(message, optional, tag = "4")]
+    pub end_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// The task's run that wrote it.
+    #[prost(uint32, tag = "5")]
+    pub run: u32,
+    /// When that was, in seconds since 1970: what nodes said of an image that was asked for before says nothing of this.
+    #[prost(uint32, tag = "6")]
+    pub round: u32,
+}
+impl ::prost::Name for PrefetchRecord {
+    const NAME: &'static str = "PrefetchRecord";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.PrefetchRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.PrefetchRecord".into()
+    }
+}
+/// task-progress/<project>/<task>: how far it is. Only the worker that has the claim writes it.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TaskProgressRecord {
+    /// Which run it is about.
+    #[prost(uint32, tag = "1")]
+    pub run: u32,
+    /// How far that is.
+    #[prost(enumeration = "TaskPhase", tag = "2")]
+    pub phase: i32,
+    /// Which try of the run, from 1.
+    #[prost(uint32, tag = "3")]
+    pub attempt: u32,
+    /// Steps up to this name, in the order of their names, are done or in `failures`.
+    #[prost(string, tag = "4")]
+    pub cursor: ::prost::alloc::string::String,
+    /// The step that is under way and waits for its end. Empty: none is.
+    #[prost(string, tag = "5")]
+    pub begun: ::prost::alloc::string::String,
+    /// Steps that failed, by name.
+    #[prost(message, repeated, tag = "6")]
+    pub failures: ::prost::alloc::vec::Vec<TaskFailureRecord>,
+    /// How many steps are done.
+    #[prost(uint64, tag = "7")]
+    pub steps_done: u64,
+    /// How many there are, as was seen last.
+    #[prost(uint64, tag = "8")]
+    pub steps_total: u64,
+    /// What it is at.
+    #[prost(string, tag = "9")]
+    pub message: ::prost::alloc::string::String,
+    /// What went wrong last.
+    #[prost(string, tag = "10")]
+    pub last_error: ::prost::alloc::string::String,
+    /// When it is tried again.
+    #[prost(message, optional, tag = "11")]
+    pub next_try_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When a worker began with it.
+    #[prost(message, optional, tag = "12")]
+    pub start_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When it ended.
+    #[prost(message, optional, tag = "13")]
+    pub end_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Who wrote this (`members/<id>`).
+    #[prost(string, tag = "14")]
+    pub worker: ::prost::alloc::string::String,
+}
+impl ::prost::Name for TaskProgressRecord {
+    const NAME: &'static str = "TaskProgressRecord";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.TaskProgressRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.TaskProgressRecord".into()
+    }
+}
+/// A step that failed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TaskFailureRecord {
+    /// Which.
+    #[prost(string, tag = "1")]
+    pub step: ::prost::alloc::string::String,
+    /// Why.
+    #[prost(string, tag = "2")]
+    pub error: ::prost::alloc::string::String,
+    /// It would fail again.
+    #[prost(bool, tag = "3")]
+    pub permanent: bool,
+    /// At which attempt it failed last.
+    #[prost(uint32, tag = "4")]
+    pub attempt: u32,
+}
+impl ::prost::Name for TaskFailureRecord {
+    const NAME: &'static str = "TaskFailureRecord";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.TaskFailureRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.TaskFailureRecord".into()
+    }
+}
+/// task-claims/<project>/<task>: who works on it. Leased.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TaskClaimRecord {
+    /// Which member it is (`members/<id>`).
+    #[prost(string, tag = "1")]
+    pub worker: ::prost::alloc::string::String,
+    /// Random for each claim.
+    #[prost(string, tag = "2")]
+    pub nonce: ::prost::alloc::string::String,
+}
+impl ::prost::Name for TaskClaimRecord {
+    const NAME: &'static str = "TaskClaimRecord";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.TaskClaimRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.TaskClaimRecord".into()
+    }
+}
+/// How far a run of a task is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum TaskPhase {
+    /// Not begun.
+    Unspecified = 0,
+    /// It goes on.
+    Running = 1,
+    /// It is tried again later.
+    Waiting = 2,
+    /// All steps are done.
+    Succeeded = 3,
+    /// It was given up.
+    Failed = 4,
+    /// It was cancelled.
+    Cancelled = 5,
+}
+impl TaskPhase {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "TASK_PHASE_UNSPECIFIED",
+            Self::Running => "TASK_PHASE_RUNNING",
+            Self::Waiting => "TASK_PHASE_WAITING",
+            Self::Succeeded => "TASK_PHASE_SUCCEEDED",
+            Self::Failed => "TASK_PHASE_FAILED",
+            Self::Cancelled => "TASK_PHASE_CANCELLED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "TASK_PHASE_UNSPECIFIED" => Some(Self::Unspecified),
+            "TASK_PHASE_RUNNING" => Some(Self::Running),
+            "TASK_PHASE_WAITING" => Some(Self::Waiting),
+            "TASK_PHASE_SUCCEEDED" => Some(Self::Succeeded),
+            "TASK_PHASE_FAILED" => Some(Self::Failed),
+            "TASK_PHASE_CANCELLED" => Some(Self::Cancelled),
+            _ => None,
+        }
     }
 }

@@ -384,567 +384,6 @@ impl ::prost::Name for Taint {
         "/skerry.type.v1.Taint".into()
     }
 }
-/// The machine, as its agent sees it.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct MachineStatus {
-    /// Version of the agent.
-    #[prost(string, tag = "1")]
-    pub agent_version: ::prost::alloc::string::String,
-    /// Changes with each boot of the machine.
-    #[prost(string, tag = "2")]
-    pub boot_id: ::prost::alloc::string::String,
-    /// `/etc/machine-id`, where there is one.
-    #[prost(string, tag = "3")]
-    pub machine_id: ::prost::alloc::string::String,
-    /// Host name.
-    #[prost(string, tag = "4")]
-    pub hostname: ::prost::alloc::string::String,
-    /// `linux`.
-    #[prost(string, tag = "5")]
-    pub os: ::prost::alloc::string::String,
-    /// As Docker names it: `amd64`, `arm64`, `arm`.
-    #[prost(string, tag = "6")]
-    pub architecture: ::prost::alloc::string::String,
-    /// Kernel release.
-    #[prost(string, tag = "7")]
-    pub kernel: ::prost::alloc::string::String,
-    /// Thousandths of a processor.
-    #[prost(int64, tag = "8")]
-    pub cpu_millis: i64,
-    /// Bytes of memory.
-    #[prost(int64, tag = "9")]
-    pub memory_bytes: i64,
-    /// Bytes of the file system that holds the agent's state.
-    #[prost(int64, tag = "10")]
-    pub disk_bytes: i64,
-    /// The runtimes.
-    #[prost(message, repeated, tag = "11")]
-    pub runtimes: ::prost::alloc::vec::Vec<machine_status::Runtime>,
-    /// `Ready`, `DiskPressure`, `StateIntact`, `RuntimeAvailable` and others that speak of the machine.
-    #[prost(message, repeated, tag = "12")]
-    pub conditions: ::prost::alloc::vec::Vec<Condition>,
-}
-/// Nested message and enum types in `MachineStatus`.
-pub mod machine_status {
-    /// One runtime of the machine.
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-    pub struct Runtime {
-        /// `docker` or `process`.
-        #[prost(string, tag = "1")]
-        pub kind: ::prost::alloc::string::String,
-        /// Version of the engine, where it has one.
-        #[prost(string, tag = "2")]
-        pub version: ::prost::alloc::string::String,
-        /// Whether it answers now.
-        #[prost(bool, tag = "3")]
-        pub available: bool,
-    }
-    impl ::prost::Name for Runtime {
-        const NAME: &'static str = "Runtime";
-        const PACKAGE: &'static str = "skerry.type.v1";
-        fn full_name() -> ::prost::alloc::string::String {
-            "skerry.type.v1.MachineStatus.Runtime".into()
-        }
-        fn type_url() -> ::prost::alloc::string::String {
-            "/skerry.type.v1.MachineStatus.Runtime".into()
-        }
-    }
-}
-impl ::prost::Name for MachineStatus {
-    const NAME: &'static str = "MachineStatus";
-    const PACKAGE: &'static str = "skerry.type.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "skerry.type.v1.MachineStatus".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/skerry.type.v1.MachineStatus".into()
-    }
-}
-/// One running copy of a service.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct InstanceStatus {
-    /// `<app>/<service>/<cluster>/<ordinal>`.
-    #[prost(string, tag = "1")]
-    pub instance: ::prost::alloc::string::String,
-    /// Where it runs: resource name of the node. Set by the control plane. Empty: none of a cluster's nodes takes it.
-    #[prost(string, tag = "2")]
-    pub node: ::prost::alloc::string::String,
-    /// Revision of the app that it is of: 64 hexadecimal digits.
-    #[prost(string, tag = "3")]
-    pub revision: ::prost::alloc::string::String,
-    /// Where it stands.
-    #[prost(enumeration = "InstancePhase", tag = "4")]
-    pub phase: i32,
-    /// It runs and its health check, if any, succeeds. An instance of a cron job is ready also while it waits for its time.
-    #[prost(bool, tag = "5")]
-    pub ready: bool,
-    /// One CamelCase word, always set when the instance is not ready: `ImagePullFailed`, `WaitingForDependency`, `Unhealthy`, ...
-    #[prost(string, tag = "6")]
-    pub reason: ::prost::alloc::string::String,
-    /// A sentence for people.
-    #[prost(string, tag = "7")]
-    pub message: ::prost::alloc::string::String,
-    /// How often the agent has restarted it since it was created.
-    #[prost(uint32, tag = "8")]
-    pub restarts: u32,
-    /// Exit code of the last end.
-    #[prost(int32, optional, tag = "9")]
-    pub exit_code: ::core::option::Option<i32>,
-    /// When it was last started.
-    #[prost(message, optional, tag = "10")]
-    pub start_time: ::core::option::Option<::prost_types::Timestamp>,
-    /// The container's id, or the process's.
-    #[prost(string, tag = "11")]
-    pub runtime_id: ::prost::alloc::string::String,
-    /// How it ended before, the newest last; at most 5.
-    #[prost(message, repeated, tag = "12")]
-    pub terminations: ::prost::alloc::vec::Vec<Termination>,
-    /// What is not as the spec says though it runs, in sentences for people: a limit that this machine cannot hold.
-    #[prost(string, repeated, tag = "13")]
-    pub warnings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// How the job stands that it is of. Only of a job or cron job, and only on its first instance, the one with ordinal 0.
-    #[prost(message, optional, tag = "30")]
-    pub job: ::core::option::Option<JobStatus>,
-}
-impl ::prost::Name for InstanceStatus {
-    const NAME: &'static str = "InstanceStatus";
-    const PACKAGE: &'static str = "skerry.type.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "skerry.type.v1.InstanceStatus".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/skerry.type.v1.InstanceStatus".into()
-    }
-}
-/// How a job stands on a node; of a cron job, its last run.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct JobStatus {
-    /// In a word.
-    #[prost(enumeration = "job_status::State", tag = "1")]
-    pub state: i32,
-    /// One CamelCase word, set when it failed: `BackoffLimitExceeded`, `DeadlineExceeded`; of a run of a cron job also `Replaced`, `Superseded`, `NotStarted`.
-    #[prost(string, tag = "2")]
-    pub reason: ::prost::alloc::string::String,
-    /// How many must succeed.
-    #[prost(uint32, tag = "3")]
-    pub completions: u32,
-    /// How many have.
-    #[prost(uint32, tag = "4")]
-    pub succeeded: u32,
-    /// Failures so far.
-    #[prost(uint32, tag = "5")]
-    pub failures: u32,
-    /// When the first instance was first started.
-    #[prost(message, optional, tag = "6")]
-    pub start_time: ::core::option::Option<::prost_types::Timestamp>,
-    /// When it had completed, or failed.
-    #[prost(message, optional, tag = "7")]
-    pub finish_time: ::core::option::Option<::prost_types::Timestamp>,
-    /// When the run was due. Only of a cron job.
-    #[prost(message, optional, tag = "8")]
-    pub schedule_time: ::core::option::Option<::prost_types::Timestamp>,
-    /// When the next run is due. Only of a cron job; absent while it is suspended or cannot be told.
-    #[prost(message, optional, tag = "9")]
-    pub next_time: ::core::option::Option<::prost_types::Timestamp>,
-    /// Runs that ended, the newest last, as many as `successful_history` and `failed_history` say. Only of a cron job.
-    #[prost(message, repeated, tag = "10")]
-    pub history: ::prost::alloc::vec::Vec<JobRun>,
-}
-/// Nested message and enum types in `JobStatus`.
-pub mod job_status {
-    /// In a word.
-    #[derive(
-        Clone,
-        Copy,
-        Debug,
-        PartialEq,
-        Eq,
-        Hash,
-        PartialOrd,
-        Ord,
-        ::prost::Enumeration
-    )]
-    #[repr(i32)]
-    pub enum State {
-        /// Not set.
-        Unspecified = 0,
-        /// It runs, or is about to.
-        Active = 1,
-        /// All that must succeed has.
-        Complete = 2,
-        /// It has failed for good.
-        Failed = 3,
-        /// No run was due yet. Only of a cron job.
-        Waiting = 4,
-    }
-    impl State {
-        /// String value of the enum field names used in the ProtoBuf definition.
-        ///
-        /// The values are not transformed in any way and thus are considered stable
-        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
-        pub fn as_str_name(&self) -> &'static str {
-            match self {
-                Self::Unspecified => "STATE_UNSPECIFIED",
-                Self::Active => "ACTIVE",
-                Self::Complete => "COMPLETE",
-                Self::Failed => "FAILED",
-                Self::Waiting => "WAITING",
-            }
-        }
-        /// Creates an enum from field names used in the ProtoBuf definition.
-        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-            match value {
-                "STATE_UNSPECIFIED" => Some(Self::Unspecified),
-                "ACTIVE" => Some(Self::Active),
-                "COMPLETE" => Some(Self::Complete),
-                "FAILED" => Some(Self::Failed),
-                "WAITING" => Some(Self::Waiting),
-                _ => None,
-            }
-        }
-    }
-}
-impl ::prost::Name for JobStatus {
-    const NAME: &'static str = "JobStatus";
-    const PACKAGE: &'static str = "skerry.type.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "skerry.type.v1.JobStatus".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/skerry.type.v1.JobStatus".into()
-    }
-}
-/// A run of a cron job that ended.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct JobRun {
-    /// When it was due.
-    #[prost(message, optional, tag = "1")]
-    pub schedule_time: ::core::option::Option<::prost_types::Timestamp>,
-    /// When the first instance was first started. Absent: none was.
-    #[prost(message, optional, tag = "2")]
-    pub start_time: ::core::option::Option<::prost_types::Timestamp>,
-    /// When it ended.
-    #[prost(message, optional, tag = "3")]
-    pub finish_time: ::core::option::Option<::prost_types::Timestamp>,
-    /// Why it failed, as in JobStatus. Empty: it succeeded.
-    #[prost(string, tag = "4")]
-    pub reason: ::prost::alloc::string::String,
-    /// Failures of its instances.
-    #[prost(uint32, tag = "5")]
-    pub failures: u32,
-}
-impl ::prost::Name for JobRun {
-    const NAME: &'static str = "JobRun";
-    const PACKAGE: &'static str = "skerry.type.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "skerry.type.v1.JobRun".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/skerry.type.v1.JobRun".into()
-    }
-}
-/// How an instance ended.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Termination {
-    /// Exit code; 128 + n for signal n. Absent: nobody saw it.
-    #[prost(int32, optional, tag = "1")]
-    pub exit_code: ::core::option::Option<i32>,
-    /// One CamelCase word: `Completed` for exit code 0, `Exited`, `OutOfMemory`, or `Unknown` where nobody saw it.
-    #[prost(string, tag = "2")]
-    pub reason: ::prost::alloc::string::String,
-    /// When it had been started. Absent: not known.
-    #[prost(message, optional, tag = "3")]
-    pub start_time: ::core::option::Option<::prost_types::Timestamp>,
-    /// When it ended.
-    #[prost(message, optional, tag = "4")]
-    pub finish_time: ::core::option::Option<::prost_types::Timestamp>,
-}
-impl ::prost::Name for Termination {
-    const NAME: &'static str = "Termination";
-    const PACKAGE: &'static str = "skerry.type.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "skerry.type.v1.Termination".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/skerry.type.v1.Termination".into()
-    }
-}
-/// Where an instance stands in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
-#[repr(i32)]
-pub enum InstancePhase {
-    /// Not set.
-    Unspecified = 0,
-    /// Assigned, and nothing is known of it yet, or it waits for a dependency; `reason` says which.
-    Pending = 1,
-    /// Its image is fetched, its files are laid out.
-    Preparing = 2,
-    /// It runs.
-    Running = 3,
-    /// It ended and is started again after a wait.
-    Backoff = 4,
-    /// It ended with exit code 0 and stays so.
-    Completed = 5,
-    /// It cannot run, or ended and stays so; `reason` says why. Tried again where that can help.
-    Failed = 6,
-    /// It is being stopped.
-    Stopping = 7,
-}
-impl InstancePhase {
-    /// String value of the enum field names used in the ProtoBuf definition.
-    ///
-    /// The values are not transformed in any way and thus are considered stable
-    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
-    pub fn as_str_name(&self) -> &'static str {
-        match self {
-            Self::Unspecified => "INSTANCE_PHASE_UNSPECIFIED",
-            Self::Pending => "PENDING",
-            Self::Preparing => "PREPARING",
-            Self::Running => "RUNNING",
-            Self::Backoff => "BACKOFF",
-            Self::Completed => "COMPLETED",
-            Self::Failed => "FAILED",
-            Self::Stopping => "STOPPING",
-        }
-    }
-    /// Creates an enum from field names used in the ProtoBuf definition.
-    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-        match value {
-            "INSTANCE_PHASE_UNSPECIFIED" => Some(Self::Unspecified),
-            "PENDING" => Some(Self::Pending),
-            "PREPARING" => Some(Self::Preparing),
-            "RUNNING" => Some(Self::Running),
-            "BACKOFF" => Some(Self::Backoff),
-            "COMPLETED" => Some(Self::Completed),
-            "FAILED" => Some(Self::Failed),
-            "STOPPING" => Some(Self::Stopping),
-            _ => None,
-        }
-    }
-}
-/// One change: who made it, by which call, and what came of it. Values of secrets are in none of its fields.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct AuditEntry {
-    /// The chain that it is in.
-    #[prost(string, tag = "1")]
-    pub chain: ::prost::alloc::string::String,
-    /// Its place in the chain, from 1 and without gaps.
-    #[prost(uint64, tag = "2")]
-    pub sequence: u64,
-    /// When, by the clock of who wrote it; never before the record that it follows.
-    #[prost(message, optional, tag = "3")]
-    pub time: ::core::option::Option<::prost_types::Timestamp>,
-    /// Who made the change.
-    #[prost(message, optional, tag = "4")]
-    pub caller: ::core::option::Option<AuditCaller>,
-    /// The project that it was made in.
-    #[prost(string, tag = "5")]
-    pub project: ::prost::alloc::string::String,
-    /// The method that was called (`package.Service/Method`), or the command.
-    #[prost(string, tag = "6")]
-    pub method: ::prost::alloc::string::String,
-    /// Full name of what was changed.
-    #[prost(string, tag = "7")]
-    pub resource: ::prost::alloc::string::String,
-    /// What came of it.
-    #[prost(enumeration = "AuditOutcome", tag = "8")]
-    pub outcome: i32,
-    /// The caller's id of the request. Empty: it gave none.
-    #[prost(string, tag = "9")]
-    pub request_id: ::prost::alloc::string::String,
-    /// BLAKE3 of the request as it came, values of secrets and tokens blanked. Empty: there was no request.
-    #[prost(bytes = "bytes", tag = "10")]
-    pub request_hash: ::prost::bytes::Bytes,
-    /// W3C trace id of the request, in hexadecimal. Empty: nobody traced it.
-    #[prost(string, tag = "11")]
-    pub trace_id: ::prost::alloc::string::String,
-    /// A few words more, as on whose behalf.
-    #[prost(string, tag = "12")]
-    pub detail: ::prost::alloc::string::String,
-    /// In the first record of a chain, and in no other: where it begins.
-    #[prost(message, optional, tag = "13")]
-    pub start: ::core::option::Option<AuditStart>,
-}
-impl ::prost::Name for AuditEntry {
-    const NAME: &'static str = "AuditEntry";
-    const PACKAGE: &'static str = "skerry.type.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "skerry.type.v1.AuditEntry".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/skerry.type.v1.AuditEntry".into()
-    }
-}
-/// Who made a change.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct AuditCaller {
-    /// What kind of caller.
-    #[prost(enumeration = "AuditCallerKind", tag = "1")]
-    pub kind: i32,
-    /// Its name as its certificate has it (`spiffe://...`); else what it is known by.
-    #[prost(string, tag = "2")]
-    pub name: ::prost::alloc::string::String,
-    /// SHA-256 of the key of its certificate. Empty: it had none.
-    #[prost(bytes = "bytes", tag = "3")]
-    pub key_id: ::prost::bytes::Bytes,
-    /// Where from, if that is known.
-    #[prost(string, tag = "4")]
-    pub address: ::prost::alloc::string::String,
-}
-impl ::prost::Name for AuditCaller {
-    const NAME: &'static str = "AuditCaller";
-    const PACKAGE: &'static str = "skerry.type.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "skerry.type.v1.AuditCaller".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/skerry.type.v1.AuditCaller".into()
-    }
-}
-/// How a chain begins.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct AuditStart {
-    /// What writes it: `registry`, `scheduler`, `skerry` or `authority`.
-    #[prost(string, tag = "1")]
-    pub service: ::prost::alloc::string::String,
-    /// Of its program.
-    #[prost(string, tag = "2")]
-    pub version: ::prost::alloc::string::String,
-    /// The chain that the same process wrote before, where that ended for the process: the store is an older one than it knew, or was changed by
-    /// other hands.
-    #[prost(message, optional, tag = "3")]
-    pub former: ::core::option::Option<AuditTip>,
-    /// Other chains as they were when this one began: so one that is cut or taken out later is missed.
-    #[prost(message, repeated, tag = "4")]
-    pub others: ::prost::alloc::vec::Vec<AuditTip>,
-}
-impl ::prost::Name for AuditStart {
-    const NAME: &'static str = "AuditStart";
-    const PACKAGE: &'static str = "skerry.type.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "skerry.type.v1.AuditStart".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/skerry.type.v1.AuditStart".into()
-    }
-}
-/// The last record of a chain at some time.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct AuditTip {
-    /// Which chain.
-    #[prost(string, tag = "1")]
-    pub chain: ::prost::alloc::string::String,
-    /// The record's place.
-    #[prost(uint64, tag = "2")]
-    pub sequence: u64,
-    /// The record's hash.
-    #[prost(bytes = "bytes", tag = "3")]
-    pub hash: ::prost::bytes::Bytes,
-}
-impl ::prost::Name for AuditTip {
-    const NAME: &'static str = "AuditTip";
-    const PACKAGE: &'static str = "skerry.type.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "skerry.type.v1.AuditTip".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/skerry.type.v1.AuditTip".into()
-    }
-}
-/// What became of a resource.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
-#[repr(i32)]
-pub enum AuditOutcome {
-    /// Not said.
-    Unspecified = 0,
-    /// It was made.
-    Created = 1,
-    /// It was changed.
-    Updated = 2,
-    /// It was deleted.
-    Deleted = 3,
-    /// A certificate was issued.
-    Issued = 4,
-    /// It is trusted no more.
-    Revoked = 5,
-    /// What it holds was read: a log. Nothing was changed.
-    Read = 110,
-}
-impl AuditOutcome {
-    /// String value of the enum field names used in the ProtoBuf definition.
-    ///
-    /// The values are not transformed in any way and thus are considered stable
-    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
-    pub fn as_str_name(&self) -> &'static str {
-        match self {
-            Self::Unspecified => "AUDIT_OUTCOME_UNSPECIFIED",
-            Self::Created => "AUDIT_OUTCOME_CREATED",
-            Self::Updated => "AUDIT_OUTCOME_UPDATED",
-            Self::Deleted => "AUDIT_OUTCOME_DELETED",
-            Self::Issued => "AUDIT_OUTCOME_ISSUED",
-            Self::Revoked => "AUDIT_OUTCOME_REVOKED",
-            Self::Read => "AUDIT_OUTCOME_READ",
-        }
-    }
-    /// Creates an enum from field names used in the ProtoBuf definition.
-    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-        match value {
-            "AUDIT_OUTCOME_UNSPECIFIED" => Some(Self::Unspecified),
-            "AUDIT_OUTCOME_CREATED" => Some(Self::Created),
-            "AUDIT_OUTCOME_UPDATED" => Some(Self::Updated),
-            "AUDIT_OUTCOME_DELETED" => Some(Self::Deleted),
-            "AUDIT_OUTCOME_ISSUED" => Some(Self::Issued),
-            "AUDIT_OUTCOME_REVOKED" => Some(Self::Revoked),
-            "AUDIT_OUTCOME_READ" => Some(Self::Read),
-            _ => None,
-        }
-    }
-}
-/// What kind of caller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
-#[repr(i32)]
-pub enum AuditCallerKind {
-    /// Not said.
-    Unspecified = 0,
-    /// Nobody asked: the listener is without TLS.
-    Anonymous = 1,
-    /// A user.
-    User = 2,
-    /// A service of the control plane.
-    Service = 3,
-    /// A node.
-    Node = 4,
-    /// A command on a machine of the control plane, which works on the store itself.
-    Command = 5,
-}
-impl AuditCallerKind {
-    /// String value of the enum field names used in the ProtoBuf definition.
-    ///
-    /// The values are not transformed in any way and thus are considered stable
-    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
-    pub fn as_str_name(&self) -> &'static str {
-        match self {
-            Self::Unspecified => "AUDIT_CALLER_KIND_UNSPECIFIED",
-            Self::Anonymous => "AUDIT_CALLER_KIND_ANONYMOUS",
-            Self::User => "AUDIT_CALLER_KIND_USER",
-            Self::Service => "AUDIT_CALLER_KIND_SERVICE",
-            Self::Node => "AUDIT_CALLER_KIND_NODE",
-            Self::Command => "AUDIT_CALLER_KIND_COMMAND",
-        }
-    }
-    /// Creates an enum from field names used in the ProtoBuf definition.
-    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-        match value {
-            "AUDIT_CALLER_KIND_UNSPECIFIED" => Some(Self::Unspecified),
-            "AUDIT_CALLER_KIND_ANONYMOUS" => Some(Self::Anonymous),
-            "AUDIT_CALLER_KIND_USER" => Some(Self::User),
-            "AUDIT_CALLER_KIND_SERVICE" => Some(Self::Service),
-            "AUDIT_CALLER_KIND_NODE" => Some(Self::Node),
-            "AUDIT_CALLER_KIND_COMMAND" => Some(Self::Command),
-            _ => None,
-        }
-    }
-}
 /// An app: services that are deployed and rolled back as one. At most 64 services and 256 KiB encoded.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AppSpec {
@@ -1068,6 +507,29 @@ impl ::prost::Name for RolloutStrategy {
         "/skerry.type.v1.RolloutStrategy".into()
     }
 }
+/// What of its app's strategy a node goes by while the control plane is away. It is beside what runs: another one replaces nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UpdateBounds {
+    /// How long an update may take to become healthy once all that it needs is on the node. Only time without a link counts. Absent: 5m.
+    #[prost(message, optional, tag = "1")]
+    pub progress_deadline: ::core::option::Option<::prost_types::Duration>,
+    /// How long all of the app must be healthy there before the update counts as good. Absent: 10s.
+    #[prost(message, optional, tag = "2")]
+    pub health_window: ::core::option::Option<::prost_types::Duration>,
+    /// An update that does not become healthy stays all the same: the strategy says PAUSE.
+    #[prost(bool, tag = "3")]
+    pub stays: bool,
+}
+impl ::prost::Name for UpdateBounds {
+    const NAME: &'static str = "UpdateBounds";
+    const PACKAGE: &'static str = "skerry.type.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.type.v1.UpdateBounds".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.type.v1.UpdateBounds".into()
+    }
+}
 /// One program of an app.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ServiceSpec {
@@ -1098,7 +560,7 @@ pub struct ServiceSpec {
     /// How to tell that it works. Absent: it counts as healthy as soon as it runs.
     #[prost(message, optional, tag = "13")]
     pub health_check: ::core::option::Option<HealthCheck>,
-    /// Services of the same app that come first. No cycles.
+    /// Services of the same app that come first, on whichever members of the cluster they are. No cycles.
     #[prost(message, repeated, tag = "14")]
     pub depends_on: ::prost::alloc::vec::Vec<Dependency>,
     /// What happens when it ends. Absent: restarted always, with backoff; of a job, on failure.
@@ -1597,7 +1059,7 @@ pub struct Container {
     /// How names are resolved. Absent: as Docker does it on this machine.
     #[prost(message, optional, tag = "20")]
     pub dns: ::core::option::Option<Dns>,
-    /// More names in the app's own network, beside the service's. Not with another network mode.
+    /// More names in the app's own network and on other members of the cluster, beside the service's. Not with another network mode.
     #[prost(string, repeated, tag = "21")]
     pub network_aliases: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// Further networks of the app, beside its own. Not with another network mode.
@@ -2789,6 +2251,654 @@ impl NetworkMode {
             "NETWORK_MODE_APP" => Some(Self::App),
             "NETWORK_MODE_HOST" => Some(Self::Host),
             "NETWORK_MODE_NONE" => Some(Self::None),
+            _ => None,
+        }
+    }
+}
+/// The machine, as its agent sees it.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MachineStatus {
+    /// Version of the agent.
+    #[prost(string, tag = "1")]
+    pub agent_version: ::prost::alloc::string::String,
+    /// Changes with each boot of the machine.
+    #[prost(string, tag = "2")]
+    pub boot_id: ::prost::alloc::string::String,
+    /// `/etc/machine-id`, where there is one.
+    #[prost(string, tag = "3")]
+    pub machine_id: ::prost::alloc::string::String,
+    /// Host name.
+    #[prost(string, tag = "4")]
+    pub hostname: ::prost::alloc::string::String,
+    /// `linux`.
+    #[prost(string, tag = "5")]
+    pub os: ::prost::alloc::string::String,
+    /// As Docker names it: `amd64`, `arm64`, `arm`.
+    #[prost(string, tag = "6")]
+    pub architecture: ::prost::alloc::string::String,
+    /// Kernel release.
+    #[prost(string, tag = "7")]
+    pub kernel: ::prost::alloc::string::String,
+    /// Thousandths of a processor.
+    #[prost(int64, tag = "8")]
+    pub cpu_millis: i64,
+    /// Bytes of memory.
+    #[prost(int64, tag = "9")]
+    pub memory_bytes: i64,
+    /// Bytes of the file system that holds the agent's state.
+    #[prost(int64, tag = "10")]
+    pub disk_bytes: i64,
+    /// The runtimes.
+    #[prost(message, repeated, tag = "11")]
+    pub runtimes: ::prost::alloc::vec::Vec<machine_status::Runtime>,
+    /// `Ready`, `DiskPressure`, `StateIntact`, `RuntimeAvailable` and others that speak of the machine.
+    #[prost(message, repeated, tag = "12")]
+    pub conditions: ::prost::alloc::vec::Vec<Condition>,
+    /// The IP address that other members of its cluster reach it at: as it was told (`--address`), else its own in the connection to the gateway. Empty: not
+    /// known yet.
+    #[prost(string, tag = "80")]
+    pub address: ::prost::alloc::string::String,
+}
+/// Nested message and enum types in `MachineStatus`.
+pub mod machine_status {
+    /// One runtime of the machine.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Runtime {
+        /// `docker` or `process`.
+        #[prost(string, tag = "1")]
+        pub kind: ::prost::alloc::string::String,
+        /// Version of the engine, where it has one.
+        #[prost(string, tag = "2")]
+        pub version: ::prost::alloc::string::String,
+        /// Whether it answers now.
+        #[prost(bool, tag = "3")]
+        pub available: bool,
+    }
+    impl ::prost::Name for Runtime {
+        const NAME: &'static str = "Runtime";
+        const PACKAGE: &'static str = "skerry.type.v1";
+        fn full_name() -> ::prost::alloc::string::String {
+            "skerry.type.v1.MachineStatus.Runtime".into()
+        }
+        fn type_url() -> ::prost::alloc::string::String {
+            "/skerry.type.v1.MachineStatus.Runtime".into()
+        }
+    }
+}
+impl ::prost::Name for MachineStatus {
+    const NAME: &'static str = "MachineStatus";
+    const PACKAGE: &'static str = "skerry.type.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.type.v1.MachineStatus".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.type.v1.MachineStatus".into()
+    }
+}
+/// An image that a node fetches ahead, before any of its instances uses it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImageStatus {
+    /// Names image, platform and credentials: 16 hexadecimal digits.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// Its reference.
+    #[prost(string, tag = "2")]
+    pub image: ::prost::alloc::string::String,
+    /// `os/architecture\[/variant\]`. Empty: the node's own.
+    #[prost(string, tag = "3")]
+    pub platform: ::prost::alloc::string::String,
+    /// How far it is.
+    #[prost(enumeration = "ImageState", tag = "4")]
+    pub state: i32,
+    /// One CamelCase word, set when it failed: `ImagePullFailed`, `RegistryUnauthorized`, `RuntimeUnavailable`, ...
+    #[prost(string, tag = "5")]
+    pub reason: ::prost::alloc::string::String,
+    /// A sentence for people: how far it is, or why it failed.
+    #[prost(string, tag = "6")]
+    pub message: ::prost::alloc::string::String,
+    /// It failed for something that hardly passes by itself.
+    #[prost(bool, tag = "7")]
+    pub lasting: bool,
+    /// As it was assigned: the status is of that round or an earlier one.
+    #[prost(uint32, tag = "8")]
+    pub round: u32,
+}
+impl ::prost::Name for ImageStatus {
+    const NAME: &'static str = "ImageStatus";
+    const PACKAGE: &'static str = "skerry.type.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.type.v1.ImageStatus".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.type.v1.ImageStatus".into()
+    }
+}
+/// One running copy of a service.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct InstanceStatus {
+    /// `<app>/<service>/<cluster>/<ordinal>`.
+    #[prost(string, tag = "1")]
+    pub instance: ::prost::alloc::string::String,
+    /// Where it runs: resource name of the node. Set by the control plane. Empty: none of a cluster's nodes takes it.
+    #[prost(string, tag = "2")]
+    pub node: ::prost::alloc::string::String,
+    /// Revision of the app that it is of: 64 hexadecimal digits.
+    #[prost(string, tag = "3")]
+    pub revision: ::prost::alloc::string::String,
+    /// Where it stands.
+    #[prost(enumeration = "InstancePhase", tag = "4")]
+    pub phase: i32,
+    /// It runs and its health check, if any, succeeds. An instance of a cron job is ready also while it waits for its time.
+    #[prost(bool, tag = "5")]
+    pub ready: bool,
+    /// One CamelCase word, always set when the instance is not ready: `ImagePullFailed`, `WaitingForDependency`, `Unhealthy`, ...
+    #[prost(string, tag = "6")]
+    pub reason: ::prost::alloc::string::String,
+    /// A sentence for people.
+    #[prost(string, tag = "7")]
+    pub message: ::prost::alloc::string::String,
+    /// How often the agent has restarted it since it was created.
+    #[prost(uint32, tag = "8")]
+    pub restarts: u32,
+    /// Exit code of the last end.
+    #[prost(int32, optional, tag = "9")]
+    pub exit_code: ::core::option::Option<i32>,
+    /// When it was last started.
+    #[prost(message, optional, tag = "10")]
+    pub start_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// The container's id, or the process's.
+    #[prost(string, tag = "11")]
+    pub runtime_id: ::prost::alloc::string::String,
+    /// How it ended before, the newest last; at most 5.
+    #[prost(message, repeated, tag = "12")]
+    pub terminations: ::prost::alloc::vec::Vec<Termination>,
+    /// What is not as the spec says though it runs, in sentences for people: a limit that this machine cannot hold.
+    #[prost(string, repeated, tag = "13")]
+    pub warnings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// How the job stands that it is of. Only of a job or cron job, and only on its first instance, the one with ordinal 0.
+    #[prost(message, optional, tag = "30")]
+    pub job: ::core::option::Option<JobStatus>,
+    /// The revision that its node took back by itself, because it did not become healthy while the control plane was away: 64 hexadecimal digits. It is not
+    /// tried there again until something else is assigned. Empty: none.
+    #[prost(string, tag = "70")]
+    pub rejected_revision: ::prost::alloc::string::String,
+}
+impl ::prost::Name for InstanceStatus {
+    const NAME: &'static str = "InstanceStatus";
+    const PACKAGE: &'static str = "skerry.type.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.type.v1.InstanceStatus".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.type.v1.InstanceStatus".into()
+    }
+}
+/// How a job stands on a node; of a cron job, its last run.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct JobStatus {
+    /// In a word.
+    #[prost(enumeration = "job_status::State", tag = "1")]
+    pub state: i32,
+    /// One CamelCase word, set when it failed: `BackoffLimitExceeded`, `DeadlineExceeded`; of a run of a cron job also `Replaced`, `Superseded`, `NotStarted`.
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+    /// How many must succeed.
+    #[prost(uint32, tag = "3")]
+    pub completions: u32,
+    /// How many have.
+    #[prost(uint32, tag = "4")]
+    pub succeeded: u32,
+    /// Failures so far.
+    #[prost(uint32, tag = "5")]
+    pub failures: u32,
+    /// When the first instance was first started.
+    #[prost(message, optional, tag = "6")]
+    pub start_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When it had completed, or failed.
+    #[prost(message, optional, tag = "7")]
+    pub finish_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When the run was due. Only of a cron job.
+    #[prost(message, optional, tag = "8")]
+    pub schedule_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When the next run is due. Only of a cron job; absent while it is suspended or cannot be told.
+    #[prost(message, optional, tag = "9")]
+    pub next_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Runs that ended, the newest last, as many as `successful_history` and `failed_history` say. Only of a cron job.
+    #[prost(message, repeated, tag = "10")]
+    pub history: ::prost::alloc::vec::Vec<JobRun>,
+}
+/// Nested message and enum types in `JobStatus`.
+pub mod job_status {
+    /// In a word.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum State {
+        /// Not set.
+        Unspecified = 0,
+        /// It runs, or is about to.
+        Active = 1,
+        /// All that must succeed has.
+        Complete = 2,
+        /// It has failed for good.
+        Failed = 3,
+        /// No run was due yet. Only of a cron job.
+        Waiting = 4,
+    }
+    impl State {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "STATE_UNSPECIFIED",
+                Self::Active => "ACTIVE",
+                Self::Complete => "COMPLETE",
+                Self::Failed => "FAILED",
+                Self::Waiting => "WAITING",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "STATE_UNSPECIFIED" => Some(Self::Unspecified),
+                "ACTIVE" => Some(Self::Active),
+                "COMPLETE" => Some(Self::Complete),
+                "FAILED" => Some(Self::Failed),
+                "WAITING" => Some(Self::Waiting),
+                _ => None,
+            }
+        }
+    }
+}
+impl ::prost::Name for JobStatus {
+    const NAME: &'static str = "JobStatus";
+    const PACKAGE: &'static str = "skerry.type.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.type.v1.JobStatus".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.type.v1.JobStatus".into()
+    }
+}
+/// A run of a cron job that ended.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JobRun {
+    /// When it was due.
+    #[prost(message, optional, tag = "1")]
+    pub schedule_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When the first instance was first started. Absent: none was.
+    #[prost(message, optional, tag = "2")]
+    pub start_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When it ended.
+    #[prost(message, optional, tag = "3")]
+    pub finish_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Why it failed, as in JobStatus. Empty: it succeeded.
+    #[prost(string, tag = "4")]
+    pub reason: ::prost::alloc::string::String,
+    /// Failures of its instances.
+    #[prost(uint32, tag = "5")]
+    pub failures: u32,
+}
+impl ::prost::Name for JobRun {
+    const NAME: &'static str = "JobRun";
+    const PACKAGE: &'static str = "skerry.type.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.type.v1.JobRun".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.type.v1.JobRun".into()
+    }
+}
+/// How an instance ended.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Termination {
+    /// Exit code; 128 + n for signal n. Absent: nobody saw it.
+    #[prost(int32, optional, tag = "1")]
+    pub exit_code: ::core::option::Option<i32>,
+    /// One CamelCase word: `Completed` for exit code 0, `Exited`, `OutOfMemory`, or `Unknown` where nobody saw it.
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+    /// When it had been started. Absent: not known.
+    #[prost(message, optional, tag = "3")]
+    pub start_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// When it ended.
+    #[prost(message, optional, tag = "4")]
+    pub finish_time: ::core::option::Option<::prost_types::Timestamp>,
+}
+impl ::prost::Name for Termination {
+    const NAME: &'static str = "Termination";
+    const PACKAGE: &'static str = "skerry.type.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.type.v1.Termination".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.type.v1.Termination".into()
+    }
+}
+/// How far an image is that is fetched ahead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ImageState {
+    /// Not set.
+    Unspecified = 0,
+    /// It waits for its turn, or for the node to hear of it.
+    Waiting = 1,
+    /// It is being fetched.
+    Fetching = 2,
+    /// It is there.
+    Present = 3,
+    /// It could not be fetched; `reason` says why. It is tried again, ever more slowly.
+    Failed = 4,
+}
+impl ImageState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "IMAGE_STATE_UNSPECIFIED",
+            Self::Waiting => "IMAGE_STATE_WAITING",
+            Self::Fetching => "IMAGE_STATE_FETCHING",
+            Self::Present => "IMAGE_STATE_PRESENT",
+            Self::Failed => "IMAGE_STATE_FAILED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "IMAGE_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "IMAGE_STATE_WAITING" => Some(Self::Waiting),
+            "IMAGE_STATE_FETCHING" => Some(Self::Fetching),
+            "IMAGE_STATE_PRESENT" => Some(Self::Present),
+            "IMAGE_STATE_FAILED" => Some(Self::Failed),
+            _ => None,
+        }
+    }
+}
+/// Where an instance stands in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum InstancePhase {
+    /// Not set.
+    Unspecified = 0,
+    /// Assigned, and nothing is known of it yet, or it waits for a dependency; `reason` says which.
+    Pending = 1,
+    /// Its image is fetched, its files are laid out.
+    Preparing = 2,
+    /// It runs.
+    Running = 3,
+    /// It ended and is started again after a wait.
+    Backoff = 4,
+    /// It ended with exit code 0 and stays so.
+    Completed = 5,
+    /// It cannot run, or ended and stays so; `reason` says why. Tried again where that can help.
+    Failed = 6,
+    /// It is being stopped.
+    Stopping = 7,
+}
+impl InstancePhase {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "INSTANCE_PHASE_UNSPECIFIED",
+            Self::Pending => "PENDING",
+            Self::Preparing => "PREPARING",
+            Self::Running => "RUNNING",
+            Self::Backoff => "BACKOFF",
+            Self::Completed => "COMPLETED",
+            Self::Failed => "FAILED",
+            Self::Stopping => "STOPPING",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "INSTANCE_PHASE_UNSPECIFIED" => Some(Self::Unspecified),
+            "PENDING" => Some(Self::Pending),
+            "PREPARING" => Some(Self::Preparing),
+            "RUNNING" => Some(Self::Running),
+            "BACKOFF" => Some(Self::Backoff),
+            "COMPLETED" => Some(Self::Completed),
+            "FAILED" => Some(Self::Failed),
+            "STOPPING" => Some(Self::Stopping),
+            _ => None,
+        }
+    }
+}
+/// One change: who made it, by which call, and what came of it. Values of secrets are in none of its fields.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AuditEntry {
+    /// The chain that it is in.
+    #[prost(string, tag = "1")]
+    pub chain: ::prost::alloc::string::String,
+    /// Its place in the chain, from 1 and without gaps.
+    #[prost(uint64, tag = "2")]
+    pub sequence: u64,
+    /// When, by the clock of who wrote it; never before the record that it follows.
+    #[prost(message, optional, tag = "3")]
+    pub time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Who made the change.
+    #[prost(message, optional, tag = "4")]
+    pub caller: ::core::option::Option<AuditCaller>,
+    /// The project that it was made in.
+    #[prost(string, tag = "5")]
+    pub project: ::prost::alloc::string::String,
+    /// The method that was called (`package.Service/Method`), or the command.
+    #[prost(string, tag = "6")]
+    pub method: ::prost::alloc::string::String,
+    /// Full name of what was changed.
+    #[prost(string, tag = "7")]
+    pub resource: ::prost::alloc::string::String,
+    /// What came of it.
+    #[prost(enumeration = "AuditOutcome", tag = "8")]
+    pub outcome: i32,
+    /// The caller's id of the request. Empty: it gave none.
+    #[prost(string, tag = "9")]
+    pub request_id: ::prost::alloc::string::String,
+    /// BLAKE3 of the request as it came, values of secrets and tokens blanked. Empty: there was no request.
+    #[prost(bytes = "bytes", tag = "10")]
+    pub request_hash: ::prost::bytes::Bytes,
+    /// W3C trace id of the request, in hexadecimal. Empty: nobody traced it.
+    #[prost(string, tag = "11")]
+    pub trace_id: ::prost::alloc::string::String,
+    /// A few words more, as on whose behalf.
+    #[prost(string, tag = "12")]
+    pub detail: ::prost::alloc::string::String,
+    /// In the first record of a chain, and in no other: where it begins.
+    #[prost(message, optional, tag = "13")]
+    pub start: ::core::option::Option<AuditStart>,
+}
+impl ::prost::Name for AuditEntry {
+    const NAME: &'static str = "AuditEntry";
+    const PACKAGE: &'static str = "skerry.type.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.type.v1.AuditEntry".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.type.v1.AuditEntry".into()
+    }
+}
+/// Who made a change.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuditCaller {
+    /// What kind of caller.
+    #[prost(enumeration = "AuditCallerKind", tag = "1")]
+    pub kind: i32,
+    /// Its name as its certificate has it (`spiffe://...`); else what it is known by.
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// SHA-256 of the key of its certificate. Empty: it had none.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub key_id: ::prost::bytes::Bytes,
+    /// Where from, if that is known.
+    #[prost(string, tag = "4")]
+    pub address: ::prost::alloc::string::String,
+}
+impl ::prost::Name for AuditCaller {
+    const NAME: &'static str = "AuditCaller";
+    const PACKAGE: &'static str = "skerry.type.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.type.v1.AuditCaller".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.type.v1.AuditCaller".into()
+    }
+}
+/// How a chain begins.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AuditStart {
+    /// What writes it: `registry`, `scheduler`, `skerry` or `authority`.
+    #[prost(string, tag = "1")]
+    pub service: ::prost::alloc::string::String,
+    /// Of its program.
+    #[prost(string, tag = "2")]
+    pub version: ::prost::alloc::string::String,
+    /// The chain that the same process wrote before, where that ended for the process: the store is an older one than it knew, or was changed by
+    /// other hands.
+    #[prost(message, optional, tag = "3")]
+    pub former: ::core::option::Option<AuditTip>,
+    /// Other chains as they were when this one began: so one that is cut or taken out later is missed.
+    #[prost(message, repeated, tag = "4")]
+    pub others: ::prost::alloc::vec::Vec<AuditTip>,
+}
+impl ::prost::Name for AuditStart {
+    const NAME: &'static str = "AuditStart";
+    const PACKAGE: &'static str = "skerry.type.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.type.v1.AuditStart".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.type.v1.AuditStart".into()
+    }
+}
+/// The last record of a chain at some time.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuditTip {
+    /// Which chain.
+    #[prost(string, tag = "1")]
+    pub chain: ::prost::alloc::string::String,
+    /// The record's place.
+    #[prost(uint64, tag = "2")]
+    pub sequence: u64,
+    /// The record's hash.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub hash: ::prost::bytes::Bytes,
+}
+impl ::prost::Name for AuditTip {
+    const NAME: &'static str = "AuditTip";
+    const PACKAGE: &'static str = "skerry.type.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.type.v1.AuditTip".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.type.v1.AuditTip".into()
+    }
+}
+/// What became of a resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum AuditOutcome {
+    /// Not said.
+    Unspecified = 0,
+    /// It was made.
+    Created = 1,
+    /// It was changed.
+    Updated = 2,
+    /// It was deleted.
+    Deleted = 3,
+    /// A certificate was issued.
+    Issued = 4,
+    /// It is trusted no more.
+    Revoked = 5,
+    /// What it holds was read: a log. Nothing was changed.
+    Read = 110,
+}
+impl AuditOutcome {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "AUDIT_OUTCOME_UNSPECIFIED",
+            Self::Created => "AUDIT_OUTCOME_CREATED",
+            Self::Updated => "AUDIT_OUTCOME_UPDATED",
+            Self::Deleted => "AUDIT_OUTCOME_DELETED",
+            Self::Issued => "AUDIT_OUTCOME_ISSUED",
+            Self::Revoked => "AUDIT_OUTCOME_REVOKED",
+            Self::Read => "AUDIT_OUTCOME_READ",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "AUDIT_OUTCOME_UNSPECIFIED" => Some(Self::Unspecified),
+            "AUDIT_OUTCOME_CREATED" => Some(Self::Created),
+            "AUDIT_OUTCOME_UPDATED" => Some(Self::Updated),
+            "AUDIT_OUTCOME_DELETED" => Some(Self::Deleted),
+            "AUDIT_OUTCOME_ISSUED" => Some(Self::Issued),
+            "AUDIT_OUTCOME_REVOKED" => Some(Self::Revoked),
+            "AUDIT_OUTCOME_READ" => Some(Self::Read),
+            _ => None,
+        }
+    }
+}
+/// What kind of caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum AuditCallerKind {
+    /// Not said.
+    Unspecified = 0,
+    /// Nobody asked: the listener is without TLS.
+    Anonymous = 1,
+    /// A user.
+    User = 2,
+    /// A service of the control plane.
+    Service = 3,
+    /// A node.
+    Node = 4,
+    /// A command on a machine of the control plane, which works on the store itself.
+    Command = 5,
+}
+impl AuditCallerKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "AUDIT_CALLER_KIND_UNSPECIFIED",
+            Self::Anonymous => "AUDIT_CALLER_KIND_ANONYMOUS",
+            Self::User => "AUDIT_CALLER_KIND_USER",
+            Self::Service => "AUDIT_CALLER_KIND_SERVICE",
+            Self::Node => "AUDIT_CALLER_KIND_NODE",
+            Self::Command => "AUDIT_CALLER_KIND_COMMAND",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "AUDIT_CALLER_KIND_UNSPECIFIED" => Some(Self::Unspecified),
+            "AUDIT_CALLER_KIND_ANONYMOUS" => Some(Self::Anonymous),
+            "AUDIT_CALLER_KIND_USER" => Some(Self::User),
+            "AUDIT_CALLER_KIND_SERVICE" => Some(Self::Service),
+            "AUDIT_CALLER_KIND_NODE" => Some(Self::Node),
+            "AUDIT_CALLER_KIND_COMMAND" => Some(Self::Command),
             _ => None,
         }
     }

@@ -5,9 +5,9 @@ use std::sync::LazyLock;
 use skerry_identity::{PeerCertificate, Principal};
 use skerry_model::{Code, Fault, ProjectName, UserRef};
 
-use super::project::{Path, find};
+use super::project::{Path, Unreadable, find, values};
 use super::role::{Authorizer, Role};
-use super::table::{ForUsers, Rule, rule};
+use super::table::{ForEach, ForUsers, NAME, Rule, rule};
 
 static SYSTEM: LazyLock<ProjectName> = LazyLock::new(ProjectName::system);
 
@@ -20,6 +20,8 @@ pub(crate) enum Early {
     Everywhere(Claim),
     /// That depends on the project.
     ByProject(Claim),
+    /// That depends on each of the resources in the request.
+    ByEach(UserRef, ForEach),
 }
 
 /// A user who calls what is for users.
@@ -63,8 +65,10 @@ pub(crate) fn judge(
                 Rule::Services(_) | Rule::Inside(_) => {
                     Err(denied("NOT_FOR_USERS", "it is for services of the control plane"))
                 }
+                Rule::UsersOfEach(each) => Ok(Early::ByEach(user, each)),
                 Rule::Users(needs) => {
-                    let everywhere = authorizer.role(&user, &SYSTEM) >= Some(needs.role);
+                    let role = authorizer.role(&user, &SYSTEM);
+                    let everywhere = role >= Some(needs.role.max(needs.role_in(&SYSTEM)));
                     let claim = Claim { user, needs };
                     match (everywhere, needs.path) {
                         (true, _) => Ok(Early::Everywhere(claim)),
@@ -106,6 +110,54 @@ pub(crate) fn judge_request(
     Ok(Some(project))
 }
 
+/// Judges a user by each of the resources in the request: it must be one whose own method the user may call about it.
+pub(crate) fn judge_each(
+    user: &UserRef,
+    each: &ForEach,
+    request: &[u8],
+    authorizer: &dyn Authorizer,
+) -> Result<(), Fault> {
+    let entries = values(request, each.entries)?;
+    if entries.is_empty() {
+        return Err(Fault::invalid_field("resources", "name at least one resource"));
+    }
+    for (index, entry) in entries.into_iter().enumerate() {
+        let mut judged = false;
+        for (number, method) in each.kinds {
+            if !has(entry, each.resource, *number)? {
+                continue;
+            }
+            let Some(Rule::Users(needs)) = rule(method) else {
+                return Err(Fault::internal(format!("{method} is not for users")));
+            };
+            let project = if needs.path.is_empty() {
+                ProjectName::system()
+            } else {
+                let name = find(entry, &[&[each.resource, *number][..], NAME].concat())?;
+                let field = format!("resources[{index}].metadata.name");
+                ProjectName::of_resource(name).map_err(|error| Fault::invalid_field(field, error))?
+            };
+            check_role(method, &Claim { user: user.clone(), needs }, &project, authorizer)?;
+            judged = true;
+        }
+        if !judged {
+            let field = format!("resources[{index}].resource");
+            return Err(Fault::invalid_field(field, "name a resource of a kind that this server knows"));
+        }
+    }
+    Ok(())
+}
+
+/// Whether `entry` has a field `number` anywhere in its fields `outer`.
+fn has(entry: &[u8], outer: u32, number: u32) -> Result<bool, Unreadable> {
+    for value in values(entry, outer)? {
+        if !values(value, number)?.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Whether the user has the role that the call takes in `project`.
 pub(crate) fn check_role(
     method: &str,
@@ -113,12 +165,12 @@ pub(crate) fn check_role(
     project: &ProjectName,
     authorizer: &dyn Authorizer,
 ) -> Result<(), Fault> {
-    let allowed = authorizer.role(&claim.user, project) >= Some(claim.needs.role);
+    let allowed = authorizer.role(&claim.user, project) >= Some(claim.needs.role_in(project));
     if allowed { Ok(()) } else { Err(role_needed(method, claim, project)) }
 }
 
 fn role_needed(method: &str, Claim { user, needs }: &Claim, project: &ProjectName) -> Fault {
-    let (called, role) = (method.trim_start_matches('/'), needs.role);
+    let (called, role) = (method.trim_start_matches('/'), needs.role_in(project));
     let message = format!("{user} may not call {called} in project {project}: that takes the role {role}");
     Fault::new(Code::PermissionDenied, "ROLE_NEEDED", message)
         .with("method", called)
@@ -148,13 +200,25 @@ pub(crate) fn would_say(
     match judge(method, peer, authorizer)? {
         Early::Pass | Early::Everywhere(_) => Ok(()),
         Early::ByProject(claim) => check_role(method, &claim, project, authorizer),
+        // As far as that goes without knowing which resources.
+        Early::ByEach(user, ForEach { role, .. }) => {
+            let needs = ForUsers {
+                role,
+                path: &[],
+                streams: false,
+                or_itself: false,
+                services: &[],
+                in_system: None,
+            };
+            check_role(method, &Claim { user, needs }, project, authorizer)
+        }
     }
 }
 
 /// The role that users need for `method`, if it is theirs.
 pub(crate) fn role_for(method: &str) -> Option<Role> {
     match rule(method)? {
-        Rule::Users(needs) => Some(needs.role),
+        Rule::Users(ForUsers { role, .. }) | Rule::UsersOfEach(ForEach { role, .. }) => Some(role),
         Rule::Anybody | Rule::Peers | Rule::Nodes | Rule::Services(_) | Rule::Inside(_) => None,
     }
 }

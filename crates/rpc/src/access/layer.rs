@@ -13,16 +13,16 @@ use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, TryFutureExt as _};
 use http_body::{Frame, SizeHint};
 use skerry_identity::PeerCertificate;
-use skerry_model::{Code, Fault, ProjectName};
+use skerry_model::{Code, Fault, ProjectName, UserRef};
 use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
 use super::denied::{tell, tell_answer};
-use super::judge::{Claim, Early, check_role, judge, judge_request, known};
+use super::judge::{Claim, Early, check_role, judge, judge_each, judge_request, known};
 use super::message;
 use super::role::Authorizer;
-use super::table::{Rule, rule};
+use super::table::{ForEach, Rule, rule};
 use crate::error::status_of;
 use crate::peer::{Access, Peer};
 
@@ -129,12 +129,14 @@ impl Gate {
         };
         let peer = request.extensions().get::<Peer>().and_then(|peer| peer.certificate.as_ref());
         match (judge(method, peer.map(Arc::as_ref), &**authorizer)?, peer) {
-            (early @ (Early::Everywhere(_) | Early::ByProject(_)), Some(peer)) => {
+            (early @ (Early::Everywhere(_) | Early::ByProject(_) | Early::ByEach(..)), Some(peer)) => {
                 let method = method.to_owned();
                 let call = Call { method, peer: Arc::clone(peer), authorizer: Arc::clone(authorizer) };
                 Ok(Judged::OfUser(call, early))
             }
-            (Early::Pass | Early::Everywhere(_) | Early::ByProject(_), _) => Ok(Judged::Pass),
+            (Early::Pass | Early::Everywhere(_) | Early::ByProject(_) | Early::ByEach(..), _) => {
+                Ok(Judged::Pass)
+            }
         }
     }
 }
@@ -146,28 +148,30 @@ impl Call {
     {
         // Before the judgement: a change that comes while it is made is seen by the stream.
         let changes = self.authorizer.changes();
-        let (request, claim, project) = match early {
+        let judged = match early {
             Early::Pass => return inner.call(request).await,
-            Early::Everywhere(claim) => (request, claim, ProjectName::system()),
-            Early::ByProject(claim) => match self.judge_request(request, &claim).await {
-                Ok((request, Some(project))) => (request, claim, project),
-                // About itself, and no stream.
-                Ok((request, None)) => {
-                    let response = inner.call(request).await?;
-                    tell_answer(&self.method, Some(&self.peer()), response.headers());
-                    return Ok(response);
-                }
-                Err(fault) => {
-                    tell(&self.method, Some(&self.peer()), None, &fault);
-                    return Ok(status_of(&fault).into_http());
-                }
-            },
+            Early::Everywhere(claim) => Ok((request, Some((claim, ProjectName::system())))),
+            Early::ByEach(user, each) => {
+                self.judge_each(request, &user, &each).await.map(|request| (request, None))
+            }
+            // Without a project it is about itself, and no stream.
+            Early::ByProject(claim) => {
+                let judged = self.judge_request(request, &claim).await;
+                judged.map(|(request, project)| (request, project.map(|project| (claim, project))))
+            }
+        };
+        let (request, about) = match judged {
+            Ok(judged) => judged,
+            Err(fault) => {
+                tell(&self.method, Some(&self.peer()), None, &fault);
+                return Ok(status_of(&fault).into_http());
+            }
         };
         let response = inner.call(request).await?;
         tell_answer(&self.method, Some(&self.peer()), response.headers());
-        if !claim.needs.streams {
+        let Some((claim, project)) = about.filter(|(claim, _)| claim.needs.streams) else {
             return Ok(response);
-        }
+        };
         let lost = self.lost(claim, project, changes).boxed();
         Ok(response.map(|body| Body::new(Watched { body, lost, over: false })))
     }
@@ -185,6 +189,18 @@ impl Call {
         let read = message::read(body).await?;
         let project = judge_request(&self.method, claim, read.message(), &*self.authorizer)?;
         Ok((http::Request::from_parts(parts, read.into_body()), project))
+    }
+
+    async fn judge_each(
+        &self,
+        request: http::Request<Body>,
+        user: &UserRef,
+        each: &ForEach,
+    ) -> Result<http::Request<Body>, Fault> {
+        let (parts, body) = request.into_parts();
+        let read = message::read(body).await?;
+        judge_each(user, each, read.message(), &*self.authorizer)?;
+        Ok(http::Request::from_parts(parts, read.into_body()))
     }
 
     /// Waits until the user may no longer have what it asked for.

@@ -36,40 +36,58 @@ pub(crate) fn find<'a>(message: &'a [u8], path: &[u32]) -> Result<&'a str, Unrea
     text.map_err(|_| Unreadable::Malformed)
 }
 
+/// The values of every field `number` of `message`, each of which has a length: those of a repeated field, or what a decoder would merge.
+pub(crate) fn values(message: &[u8], number: u32) -> Result<Vec<&[u8]>, Unreadable> {
+    let mut values = Vec::new();
+    let mut rest = message;
+    while !rest.is_empty() {
+        if let Some(value) = field(&mut rest, number)? {
+            values.push(value);
+        }
+    }
+    Ok(values)
+}
+
+/// Reads one field, and answers its value if it has the number that is wanted.
+fn field<'a>(rest: &mut &'a [u8], wanted: u32) -> Result<Option<&'a [u8]>, Unreadable> {
+    let key = varint(rest)?;
+    let (number, kind) = (key >> 3, key & 7);
+    if number == 0 || key > u64::from(u32::MAX) {
+        return Err(Unreadable::Malformed);
+    }
+    let value = match kind {
+        0 => {
+            varint(rest)?;
+            None
+        }
+        1 => {
+            take(rest, 8)?;
+            None
+        }
+        2 => {
+            let length = varint(rest)?;
+            Some(take(rest, length)?)
+        }
+        5 => {
+            take(rest, 4)?;
+            None
+        }
+        // Groups: proto3 has none.
+        _ => return Err(Unreadable::Malformed),
+    };
+    match (number == u64::from(wanted), value) {
+        (false, _) => Ok(None),
+        (true, Some(value)) => Ok(Some(value)),
+        (true, None) => Err(Unreadable::Malformed),
+    }
+}
+
 /// Adds what `message` has at `path` to what was found. One level down for each part of the path.
 fn look<'a>(message: &'a [u8], path: &[u32], found: &mut Option<&'a [u8]>) -> Result<(), Unreadable> {
     let Some((wanted, below)) = path.split_first() else { return Err(Unreadable::Malformed) };
     let mut rest = message;
     while !rest.is_empty() {
-        let key = varint(&mut rest)?;
-        let (number, kind) = (key >> 3, key & 7);
-        if number == 0 || key > u64::from(u32::MAX) {
-            return Err(Unreadable::Malformed);
-        }
-        let value = match kind {
-            0 => {
-                varint(&mut rest)?;
-                None
-            }
-            1 => {
-                take(&mut rest, 8)?;
-                None
-            }
-            2 => {
-                let length = varint(&mut rest)?;
-                Some(take(&mut rest, length)?)
-            }
-            5 => {
-                take(&mut rest, 4)?;
-                None
-            }
-            // Groups: proto3 has none.
-            _ => return Err(Unreadable::Malformed),
-        };
-        if number != u64::from(*wanted) {
-            continue;
-        }
-        let value = value.ok_or(Unreadable::Malformed)?;
+        let Some(value) = field(&mut rest, *wanted)? else { continue };
         if !below.is_empty() {
             look(value, below, found)?;
         } else if found.is_some_and(|before| before != value) {

@@ -6,6 +6,8 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
+use skerry_model::ProjectName;
+
 use super::project::Path;
 use super::role::Role;
 use super::role::Role::{Admin, Operator, Viewer};
@@ -25,7 +27,25 @@ pub(crate) enum Rule {
     Inside(&'static [&'static str]),
     /// Users with a role in the project of the resource that the request names.
     Users(ForUsers),
+    /// Users who may change each of the resources in the request, of whichever kinds and projects.
+    UsersOfEach(ForEach),
 }
+
+/// A request of several resources: where each is, and by which method it is changed alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ForEach {
+    /// The role that it takes at least, whatever is in it.
+    pub(crate) role: Role,
+    /// The repeated field whose values have one resource each.
+    pub(crate) entries: u32,
+    /// The field of a value that holds the resource of some kind.
+    pub(crate) resource: u32,
+    /// For each kind the field that holds it, and the method whose role it takes.
+    pub(crate) kinds: &'static [(u32, &'static str)],
+}
+
+/// Where a resource has its name.
+pub(crate) const NAME: Path = &[1, 1];
 
 /// Which users a method is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +61,15 @@ pub(crate) struct ForUsers {
     pub(crate) or_itself: bool,
     /// Services that may call it too.
     pub(crate) services: &'static [&'static str],
+    /// The role that it takes in project `system`, where that is another.
+    pub(crate) in_system: Option<Role>,
+}
+
+impl ForUsers {
+    /// The role that it takes in a project.
+    pub(crate) fn role_in(&self, project: &ProjectName) -> Role {
+        self.in_system.filter(|_| project.is_system()).unwrap_or(self.role)
+    }
 }
 
 /// The name of a resource or of its project, as the first field of a request.
@@ -51,11 +80,17 @@ const EVERYWHERE: Path = &[];
 const METADATA: Path = &[1, 1, 1];
 
 const fn users(role: Role, path: Path) -> Rule {
-    Rule::Users(ForUsers { role, path, streams: false, or_itself: false, services: &[] })
+    Rule::Users(ForUsers { role, path, streams: false, or_itself: false, services: &[], in_system: None })
+}
+
+/// What is for operators, but in project `system` for admins: there it is about projects.
+const fn operators(path: Path) -> Rule {
+    let in_system = Some(Admin);
+    Rule::Users(ForUsers { role: Operator, path, streams: false, or_itself: false, services: &[], in_system })
 }
 
 const fn watches(role: Role, path: Path) -> Rule {
-    Rule::Users(ForUsers { role, path, streams: true, or_itself: false, services: &[] })
+    Rule::Users(ForUsers { role, path, streams: true, or_itself: false, services: &[], in_system: None })
 }
 
 /// The service that is all of them in one process.
@@ -89,6 +124,7 @@ pub(crate) const TABLE: &[(&str, Rule)] = &[
             streams: false,
             or_itself: false,
             services: &[ALL_IN_ONE],
+            in_system: None,
         }),
     ),
     ("/skerry.registry.v1.NodeService/ListNodes", users(Viewer, FIRST)),
@@ -102,6 +138,15 @@ pub(crate) const TABLE: &[(&str, Rule)] = &[
     ("/skerry.registry.v1.ClusterService/WatchClusters", watches(Viewer, FIRST)),
     ("/skerry.registry.v1.ClusterService/UpdateCluster", users(Operator, METADATA)),
     ("/skerry.registry.v1.ClusterService/DeleteCluster", users(Operator, FIRST)),
+    // What they do takes the same role when it is done by hand: operators drain and relabel, and admins of `system` delete projects, by
+    // tasks that are in `system`.
+    ("/skerry.registry.v1.TaskService/CreateTask", operators(FIRST)),
+    ("/skerry.registry.v1.TaskService/GetTask", users(Viewer, FIRST)),
+    ("/skerry.registry.v1.TaskService/ListTasks", users(Viewer, FIRST)),
+    ("/skerry.registry.v1.TaskService/WatchTasks", watches(Viewer, FIRST)),
+    ("/skerry.registry.v1.TaskService/CancelTask", operators(FIRST)),
+    ("/skerry.registry.v1.TaskService/RetryTask", operators(FIRST)),
+    ("/skerry.registry.v1.TaskService/DeleteTask", operators(FIRST)),
     ("/skerry.registry.v1.EventService/ListEvents", users(Viewer, FIRST)),
     ("/skerry.registry.v1.EventService/WatchEvents", watches(Viewer, FIRST)),
     ("/skerry.registry.v1.InstallationService/GetInstallation", users(Viewer, FIRST)),
@@ -141,7 +186,14 @@ pub(crate) const TABLE: &[(&str, Rule)] = &[
     (
         "/skerry.registry.v1.UserService/IssueCertificate",
         // Users renew their own.
-        Rule::Users(ForUsers { role: Admin, path: FIRST, streams: false, or_itself: true, services: &[] }),
+        Rule::Users(ForUsers {
+            role: Admin,
+            path: FIRST,
+            streams: false,
+            or_itself: true,
+            services: &[],
+            in_system: None,
+        }),
     ),
     // What was changed by whom. That chains are for admins of the installation is seen to by the project that must be named.
     ("/skerry.registry.v1.AuditService/ListAuditRecords", users(Admin, FIRST)),
@@ -164,6 +216,7 @@ pub(crate) const TABLE: &[(&str, Rule)] = &[
             streams: false,
             or_itself: false,
             services: &["relay", ALL_IN_ONE],
+            in_system: None,
         }),
     ),
     ("/skerry.scheduler.v1.AppService/ListRevisions", users(Viewer, FIRST)),
@@ -171,6 +224,26 @@ pub(crate) const TABLE: &[(&str, Rule)] = &[
     ("/skerry.relay.v1.RelayService/Logs", watches(Viewer, FIRST)),
     ("/skerry.relay.v1.RelayService/ListChannels", users(Operator, FIRST)),
     ("/skerry.relay.v1.RelayService/CutChannel", users(Operator, FIRST)),
+    // Several together.
+    (
+        "/skerry.scheduler.v1.ApplyService/Apply",
+        Rule::UsersOfEach(ForEach {
+            role: Operator,
+            entries: 1,
+            resource: 1,
+            kinds: &[
+                (1, "/skerry.scheduler.v1.AppService/UpdateApp"),
+                (2, "/skerry.scheduler.v1.ConfigService/UpdateConfig"),
+                (3, "/skerry.scheduler.v1.SecretService/UpdateSecret"),
+                (4, "/skerry.registry.v1.NodeService/UpdateNode"),
+                (5, "/skerry.registry.v1.ClusterService/UpdateCluster"),
+                (6, "/skerry.registry.v1.ProjectService/UpdateProject"),
+                (7, "/skerry.registry.v1.UserService/UpdateUser"),
+                (8, "/skerry.registry.v1.GroupService/UpdateGroup"),
+                (9, "/skerry.registry.v1.RoleBindingService/UpdateRoleBinding"),
+            ],
+        }),
+    ),
     ("/skerry.scheduler.v1.PlacementService/ExplainApp", users(Viewer, FIRST)),
     ("/skerry.scheduler.v1.PlacementService/PlanChange", users(Viewer, FIRST)),
     ("/skerry.scheduler.v1.RolloutService/PauseRollout", users(Operator, FIRST)),

@@ -16,6 +16,11 @@ const LARGE: [&str; 6] = [
     "/skerry.scheduler.v1.SecretService/CreateSecret",
     "/skerry.scheduler.v1.SecretService/UpdateSecret",
 ];
+/// Several resources at once have what a transaction of the store takes together, and half a megabyte more: who is a little over shall be told
+/// how much they take.
+const SEVERAL_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// The method that carries them.
+const SEVERAL: &str = "/skerry.scheduler.v1.ApplyService/Apply";
 /// Streams of requests, which have no end: each message is bounded by the handler's decoder.
 const STREAMS: [&str; 3] = [
     "/skerry.gateway.v1.SyncService/Sync",
@@ -28,7 +33,11 @@ pub(crate) fn request_bytes_max(path: &str) -> Option<usize> {
     if STREAMS.contains(&path) {
         return None;
     }
-    Some(if LARGE.contains(&path) { RESOURCE_BYTES_MAX } else { REQUEST_BYTES_MAX })
+    Some(match path {
+        SEVERAL => SEVERAL_BYTES_MAX,
+        path if LARGE.contains(&path) => RESOURCE_BYTES_MAX,
+        _ => REQUEST_BYTES_MAX,
+    })
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ use skerry_proto::types::v1::{AuditCaller, AuditOutcome};
 
 /// Longest text of a field; what is longer is cut.
 const TEXT_BYTES_MAX: usize = 512;
+/// What a record takes beside the texts of its act: its key, names of project and chain, hashes, times, and how each is framed.
+const FRAME_BYTES_MAX: usize = 1024;
 
 /// Who does what to which resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +57,13 @@ impl Act {
     #[must_use]
     pub fn detail(self, detail: impl Into<String>) -> Self {
         Self { detail: detail.into(), ..self }
+    }
+
+    /// The most that its record takes of a transaction.
+    pub(crate) fn bytes_max(&self) -> usize {
+        let Self { caller, method, resource, request_id, trace_id, detail, .. } = self;
+        let texts = [&caller.name, &caller.address, method, resource, request_id, trace_id, detail];
+        texts.iter().map(|text| text.len().min(TEXT_BYTES_MAX)).sum::<usize>() + FRAME_BYTES_MAX
     }
 
     /// With every text cut to its bound.

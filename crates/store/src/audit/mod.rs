@@ -21,6 +21,6 @@ pub use act::Act;
 pub(crate) use run::Chains;
 pub use trim::{AuditKeep, TrimError};
 
-/// The most that a record and the head of its chain take of a transaction, beside names of other chains in a first record: those are counted
-/// in the room that transactions leave below etcd's bound.
-pub(crate) const RECORD_BYTES_MAX: usize = 8 * 1024;
+/// The most that the head of a chain takes of a transaction, with its compares; beside names of other chains in a first record, which are
+/// counted in the room that transactions leave below etcd's bound.
+pub(crate) const HEAD_BYTES_MAX: usize = 2 * 1024;

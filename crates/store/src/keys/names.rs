@@ -5,7 +5,7 @@ use std::fmt;
 use skerry_model::{
     AppName, AppRef, ClusterName, ClusterRef, ConfigName, ConfigRef, ContentHash, GroupName, GroupRef,
     NodeName, NodeRef, ProjectName, ProjectRef, RevisionRef, RoleBindingName, RoleBindingRef, SecretName,
-    SecretRef, SecretVersion, UserName, UserRef,
+    SecretRef, SecretVersion, TaskName, TaskRef, UserName, UserRef,
 };
 
 /// The longest gateway id, leader name and request id, in bytes.
@@ -347,6 +347,16 @@ impl KeyName for ClusterRef {
     fn from_path(path: &str) -> Option<Self> {
         let (project, cluster) = two(path)?;
         Some(Self { project: ProjectName::parse(project).ok()?, cluster: ClusterName::parse(cluster).ok()? })
+    }
+}
+
+impl KeyName for TaskRef {
+    fn write_path(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.project, self.task)
+    }
+    fn from_path(path: &str) -> Option<Self> {
+        let (project, task) = two(path)?;
+        Some(Self { project: ProjectName::parse(project).ok()?, task: TaskName::parse(task).ok()? })
     }
 }
 

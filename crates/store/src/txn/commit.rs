@@ -4,11 +4,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use etcd_client::proto::PbTxnOpResponse;
+use etcd_client::proto::{PbResponseOp, PbTxnOpResponse};
 use etcd_client::{Compare, CompareOp, DeleteOptions, GetOptions, PutOptions, TxnOp};
 
 use super::error::{Conflict, Seen, TxnError};
-use super::{Committed, Expect, Guard, LeaseOf, Op, Remembered, Txn, value_bytes_max};
+use super::{
+    Committed, Expect, Guard, LeaseOf, OPERATIONS_MAX, Op, Remembered, Txn, list_size, value_bytes_max,
+};
 use crate::client;
 use crate::failure::{Failure, Outage};
 use crate::keys::range_end;
@@ -42,8 +44,8 @@ impl Store {
         }
     }
 
-    /// Whether it may be sent.
-    pub(super) fn admit(&self, txn: &Txn) -> Result<(), TxnError> {
+    /// Whether it may be sent: what [`Store::commit`] finds wrong with it before it asks etcd.
+    pub fn admit(&self, txn: &Txn) -> Result<(), TxnError> {
         match txn.unaudited() {
             Some(key) if self.audit.is_strict() => Err(TxnError::Unaudited { key: Arc::clone(key) }),
             _ => txn.validate(),
@@ -71,11 +73,8 @@ impl Store {
             let (etcd_txn, with_value) = txn.to_etcd(lease);
             match self.client.txn(etcd_txn).await {
                 Ok((header, answer)) if answer.succeeded() => {
-                    let changed = answer.0.responses.iter().map(|response| match &response.response {
-                        Some(PbTxnOpResponse::ResponseDeleteRange(deleted)) => deleted.deleted > 0,
-                        _ => true,
-                    });
-                    return Ok(Answer::Done { revision: header.revision, changed: changed.collect() });
+                    let changed = changed(&answer.0.responses);
+                    return Ok(Answer::Done { revision: header.revision, changed });
                 }
                 Ok((header, answer)) => {
                     let found =
@@ -162,6 +161,7 @@ impl Txn {
                 }
             })
             .collect();
+        let ops = in_lists(ops, compares.len());
         (etcd_client::Txn::new().when(compares).and_then(ops).or_else(reads), with_value)
     }
 
@@ -220,6 +220,26 @@ impl Txn {
             found.iter().filter(|(key, _)| mine(key)).map(|(key, seen)| (Arc::clone(key), seen.clone()));
         Ok(Some(TxnError::Conflict(Box::new(Conflict { revision, failed, found: found.collect() }))))
     }
+}
+
+/// As many as one list takes as they are, more as lists within the transaction, which happen with it.
+fn in_lists(ops: Vec<TxnOp>, compares: usize) -> Vec<TxnOp> {
+    if ops.len() <= OPERATIONS_MAX {
+        return ops;
+    }
+    let size = list_size(ops.len(), compares).unwrap_or(OPERATIONS_MAX);
+    let list = |list: &[TxnOp]| TxnOp::txn(etcd_client::Txn::new().and_then(list.to_vec()));
+    ops.chunks(size).map(list).collect()
+}
+
+/// For each operation, those in lists included: whether it changed anything.
+fn changed(responses: &[PbResponseOp]) -> Vec<bool> {
+    let of_one = |response: &PbResponseOp| match &response.response {
+        Some(PbTxnOpResponse::ResponseDeleteRange(deleted)) => vec![deleted.deleted > 0],
+        Some(PbTxnOpResponse::ResponseTxn(list)) => changed(&list.responses),
+        _ => vec![true],
+    };
+    responses.iter().flat_map(of_one).collect()
 }
 
 fn holds(expect: &Expect, entry: Option<&Entry>) -> bool {

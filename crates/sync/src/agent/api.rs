@@ -67,6 +67,10 @@ pub enum AgentEvent {
     InstanceChanged(Box<types::InstanceStatus>),
     /// The instance of this name is gone.
     InstanceGone(String),
+    /// How far an image is that is fetched ahead.
+    ImageChanged(Box<types::ImageStatus>),
+    /// The image of this id is not fetched ahead any more.
+    ImageGone(String),
     /// Something happened. `boot_id` and `sequence` are filled in here, as are an absent `time` and `source`.
     Raised(Box<types::Event>),
     /// A `TakeIdentity` is done: checked, on disk, and what the next dial is made with. Or it cannot be taken, and nothing has changed.

@@ -83,6 +83,8 @@ impl AgentMachine {
             AgentEvent::MachineChanged(machine) => self.outbox.machine_changed(*machine),
             AgentEvent::InstanceChanged(instance) => self.outbox.instance_changed(*instance),
             AgentEvent::InstanceGone(name) => self.outbox.instance_gone(&name),
+            AgentEvent::ImageChanged(image) => self.outbox.image_changed(*image),
+            AgentEvent::ImageGone(id) => self.outbox.image_gone(&id),
             AgentEvent::Raised(event) => self.outbox.raise(*event, now.wall),
             AgentEvent::IdentityTaken { result } => self.identity_taken(result, now, &mut out),
             AgentEvent::Enrolled { identity, node_uid } => self.enrolled(identity, node_uid, now),

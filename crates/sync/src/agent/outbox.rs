@@ -15,6 +15,8 @@ use crate::time::{MonoTime, WallTime};
 enum Item {
     Machine,
     Instance(String),
+    /// Of an image, by id.
+    Image(String),
 }
 
 /// A report that was sent and not acknowledged.
@@ -34,7 +36,9 @@ pub(super) struct Outbox {
     node: String,
     machine: Option<types::MachineStatus>,
     instances: BTreeMap<String, types::InstanceStatus>,
-    /// What is not acknowledged, with the number of its last change. An instance that is dirty and not in `instances` is gone.
+    images: BTreeMap<String, types::ImageStatus>,
+    /// What is not acknowledged, with the number of its last change. An instance that is dirty and not in `instances` is gone, and so is an
+    /// image.
     dirty: BTreeMap<Item, u64>,
     changes: u64,
     /// Not acknowledged, oldest first.
@@ -63,6 +67,7 @@ impl Outbox {
             node,
             machine: None,
             instances: BTreeMap::new(),
+            images: BTreeMap::new(),
             dirty: BTreeMap::new(),
             changes: 0,
             events: VecDeque::new(),
@@ -106,6 +111,24 @@ impl Outbox {
     pub(super) fn instance_gone(&mut self, name: &str) {
         if self.instances.remove(name).is_some() {
             self.mark(Item::Instance(name.to_owned()));
+        }
+    }
+
+    /// An image beyond the bound is not reported, as an instance.
+    pub(super) fn image_changed(&mut self, mut image: types::ImageStatus) {
+        merge::clip_image(&mut image);
+        let known = self.images.get(&image.id);
+        if known == Some(&image) || known.is_none() && self.images.len() >= limits::IMAGES_MAX {
+            return;
+        }
+        let id = image.id.clone();
+        self.images.insert(id.clone(), image);
+        self.mark(Item::Image(id));
+    }
+
+    pub(super) fn image_gone(&mut self, id: &str) {
+        if self.images.remove(id).is_some() {
+            self.mark(Item::Image(id.to_owned()));
         }
     }
 
@@ -170,6 +193,7 @@ impl Outbox {
         if self.full {
             report.machine.clone_from(&self.machine);
             report.instances = self.instances.values().cloned().collect();
+            report.images = self.images.values().cloned().collect();
         } else {
             for item in self.dirty.keys() {
                 match item {
@@ -177,6 +201,10 @@ impl Outbox {
                     Item::Instance(name) => match self.instances.get(name) {
                         Some(instance) => report.instances.push(instance.clone()),
                         None => report.removed_instances.push(name.clone()),
+                    },
+                    Item::Image(id) => match self.images.get(id) {
+                        Some(image) => report.images.push(image.clone()),
+                        None => report.removed_images.push(id.clone()),
                     },
                 }
             }
@@ -252,6 +280,37 @@ mod tests {
         assert!(outbox.acknowledged(1));
         raise(&mut outbox, "Exited", 1002);
         assert_eq!(told(&outbox.report(MonoTime::default())), [("Exited", 4, 0)]);
+    }
+
+    #[test]
+    fn images_are_told_by_id_until_they_are_acknowledged_and_no_more_of_them_than_the_bound() {
+        let image = |n: usize, message: &str| types::ImageStatus {
+            id: n.to_string(),
+            message: message.to_owned(),
+            ..types::ImageStatus::default()
+        };
+        let said = |report: &pb::Report| {
+            let images = report.images.iter().map(|image| format!("{} {}", image.id, image.message));
+            (images.collect::<Vec<_>>(), report.removed_images.clone())
+        };
+        let mut outbox = Outbox::new("b".to_owned(), "projects/p/nodes/n".to_owned());
+        outbox.session_opened(false);
+        outbox.image_changed(image(1, "a"));
+        let first = outbox.report(MonoTime::default());
+        assert_eq!(said(&first), (vec!["1 a".to_owned()], vec![]));
+        // It changes while that is under way.
+        outbox.image_changed(image(1, "b"));
+        assert!(outbox.acknowledged(1));
+        assert_eq!(said(&outbox.report(MonoTime::default())), (vec!["1 b".to_owned()], vec![]));
+        assert!(outbox.acknowledged(2) && outbox.is_empty());
+        outbox.image_changed(image(1, "b"));
+        assert!(outbox.is_empty(), "that was told");
+        outbox.image_gone("1");
+        assert_eq!(said(&outbox.report(MonoTime::default())), (vec![], vec!["1".to_owned()]));
+        for n in 0..2 * limits::IMAGES_MAX {
+            outbox.image_changed(image(n, ""));
+        }
+        assert_eq!(outbox.images.len(), limits::IMAGES_MAX);
     }
 
     /// Says something at every moment that it may, and answers when that was.

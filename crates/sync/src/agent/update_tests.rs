@@ -5,7 +5,7 @@ use skerry_proto::store::v1 as store;
 use skerry_proto::types::v1 as types;
 
 use super::*;
-use crate::desired::{content_resource, instance_resource};
+use crate::desired::{content_resource, instance_resource, peers_resource};
 
 fn revision(program: &str) -> pb::Resource {
     let service = types::ServiceSpec {
@@ -116,4 +116,38 @@ fn an_update_beyond_the_bounds_is_refused_as_a_whole() {
     let named = |n| pb::Resource { name: format!("configs/c/{n}"), ..pb::Resource::default() };
     let many = update(1, (0..=limits::RESOURCES_MAX).map(named).collect(), Vec::new());
     assert!(many.fits(&Base::new(Arc::default())).is_err());
+}
+
+#[test]
+fn what_an_app_has_elsewhere_comes_and_goes_by_itself_and_only_to_who_can_use_it() {
+    let peers = |address: &str| {
+        let member = store::AssignedPeer { node: "n2".to_owned(), address: address.to_owned() };
+        let service = store::AssignedPeerService {
+            service: "db".to_owned(),
+            members: vec![member],
+            ..Default::default()
+        };
+        peers_resource(&store::AssignedPeers {
+            app: "a".to_owned(),
+            services: vec![service],
+            ..Default::default()
+        })
+    };
+    let features = BTreeSet::from([skerry_model::feature::PEERS.to_owned()]);
+    let start = Base::new(Arc::default());
+    let (old, errors) = take(&start, update(1, vec![peers("192.0.2.1")], Vec::new()), &BTreeSet::new());
+    assert_eq!(errors[0].reason, refusal::UNSUPPORTED_FEATURE);
+    assert!(names(&old).is_empty());
+
+    let (base, errors) = take(&start, update(1, vec![peers("192.0.2.1")], Vec::new()), &features);
+    assert!(errors.is_empty());
+    let (moved, errors) = take(&base, update(2, vec![peers("192.0.2.2")], Vec::new()), &features);
+    assert!(errors.is_empty());
+    assert_ne!(base.desired.resources["peers/a"].version, moved.desired.resources["peers/a"].version);
+    let wrong = pb::Resource { name: "peers/b".to_owned(), ..peers("192.0.2.3") };
+    let (same, errors) = take(&moved, update(3, vec![wrong], Vec::new()), &features);
+    assert_eq!(errors[0].reason, refusal::INVALID_RESOURCE);
+    assert_eq!(names(&same), ["peers/a"]);
+    let (none, _) = take(&same, update(4, Vec::new(), vec!["peers/a".to_owned()]), &features);
+    assert!(names(&none).is_empty());
 }

@@ -42,7 +42,7 @@ pub struct Opened {
     pub acknowledged: Option<Version>,
     /// Whether the stored status names refused resources.
     pub has_refused: bool,
-    /// Names of the instances in the stored status: what the node was known to run.
+    /// Names of the instances and ids of the images in the stored status: what the node was known to have.
     pub reported: Vec<String>,
     /// The assignment. A node without one keeps what it holds.
     pub assignment: Option<Assignment>,

@@ -36,6 +36,8 @@ pub(super) fn hello(hello: &pb::Hello) -> Result<(), String> {
 pub(super) fn report(report: &pb::Report) -> Result<(), String> {
     count("instances", report.instances.len(), limits::INSTANCES_MAX)?;
     count("removed instances", report.removed_instances.len(), limits::RESOURCES_MAX)?;
+    count("images", report.images.len(), limits::IMAGES_MAX)?;
+    count("removed images", report.removed_images.len(), limits::RESOURCES_MAX)?;
     count("events", report.events.len(), limits::EVENTS_PER_REPORT_MAX)
 }
 

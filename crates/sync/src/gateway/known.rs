@@ -1,4 +1,5 @@
-//! What an agent may speak of: its node, and what that node is assigned, was assigned in this session, or was known to run before it.
+//! What an agent may speak of: its node, and what that node is assigned, was assigned in this session, or was known to have before it: instances, by name, and
+//! images, by id. No id is the name of an instance.
 //!
 //! The rest of a report is taken out, or made to speak of the node, before it is committed. An event keeps its number by that, so that
 //! counting and acknowledging them goes on. A state that is left out may be a true one of an instance that is about to be assigned:
@@ -12,7 +13,7 @@ use skerry_proto::types::v1 as types;
 
 use crate::limits;
 
-/// Names of instances that were the node's and are not any more.
+/// Names of instances, and ids of images, that were the node's and are not any more.
 const FORMER_MAX: usize = 512;
 
 #[derive(Debug, Clone)]
@@ -28,7 +29,7 @@ pub(super) struct Known {
 }
 
 impl Known {
-    /// `reported`: instances in the stored status; each of them was admitted before.
+    /// `reported`: instances and images in the stored status; each of them was admitted before.
     pub(super) fn new(node: String, reported: Vec<String>) -> Self {
         Self { node, former: reported.into(), withheld: BTreeSet::new(), more: false, corrected: 0 }
     }
@@ -58,23 +59,25 @@ impl Known {
             self.withheld.clear();
             self.more = false;
         }
-        for name in &report.removed_instances {
+        for name in report.removed_instances.iter().chain(&report.removed_images) {
             self.withheld.remove(name);
         }
-        let strangers = report.instances.iter().filter(|one| !known.contains(one.instance.as_str()));
-        for stranger in strangers {
+        let instances = report.instances.iter().map(|one| &one.instance);
+        let named = instances.chain(report.images.iter().map(|one| &one.id));
+        for stranger in named.filter(|name| !known.contains(name.as_str())) {
             self.corrected += 1;
             // A longer one is no name of an instance.
-            if stranger.instance.len() > limits::NAME_BYTES_MAX {
+            if stranger.len() > limits::NAME_BYTES_MAX {
                 continue;
             }
             if self.withheld.len() < limits::INSTANCES_MAX {
-                self.withheld.insert(stranger.instance.clone());
+                self.withheld.insert(stranger.clone());
             } else {
                 self.more = true;
             }
         }
         report.instances.retain(|one| known.contains(one.instance.as_str()));
+        report.images.retain(|one| known.contains(one.id.as_str()));
         for event in &mut report.events {
             if !is_about(event, &self.node, &known) {
                 self.corrected += 1;
@@ -95,7 +98,9 @@ impl Known {
 }
 
 fn names(record: Option<&store::AssignmentRecord>) -> BTreeSet<&str> {
-    record.into_iter().flat_map(|record| &record.instances).map(|one| one.instance.as_str()).collect()
+    let instances = record.into_iter().flat_map(|record| &record.instances).map(|one| one.instance.as_str());
+    let images = record.into_iter().flat_map(|record| &record.images).map(|one| one.id.as_str());
+    instances.chain(images).collect()
 }
 
 fn is_about(event: &types::Event, node: &str, known: &BTreeSet<&str>) -> bool {
@@ -162,6 +167,25 @@ mod tests {
         assert_eq!(admitted(&mut known, &["a/s/n/0"], &second), ["a/s/n/0"]);
         // What was left out has to be said again once it is assigned.
         assert!(known.assignment_changed(Some(&second), &assignment(&["b/s/n/0"])));
+    }
+
+    #[test]
+    fn only_images_that_are_assigned_are_believed() {
+        let image = |id: &str| types::ImageStatus { id: id.to_owned(), ..types::ImageStatus::default() };
+        let assigned = |ids: &[&str]| {
+            let one = |id: &&str| store::AssignedImage { id: (*id).to_owned(), ..Default::default() };
+            store::AssignmentRecord { images: ids.iter().map(one).collect(), ..Default::default() }
+        };
+        let mut known = Known::new(NODE.to_owned(), Vec::new());
+        let said = pb::Report { images: vec![image("a"), image("b")], ..Default::default() };
+        let mut report = said.clone();
+        known.admit(&mut report, Some(&assigned(&["a"])));
+        assert_eq!(report.images, [image("a")]);
+        assert!(known.is_withholding());
+        assert!(known.assignment_changed(Some(&assigned(&["a"])), &assigned(&["b"])), "say it again");
+        let mut report = said.clone();
+        known.admit(&mut report, Some(&assigned(&["b"])));
+        assert_eq!(report.images, said.images, "what was assigned is heard of while it ends");
     }
 
     #[test]

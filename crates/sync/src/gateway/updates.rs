@@ -10,7 +10,9 @@ use skerry_proto::gateway::v1::sync_response::Body as Down;
 use skerry_proto::store::v1 as store;
 
 use super::api::{Acknowledged, Assignment, SessionEffect};
-use crate::desired::{Difference, ResourceVersions, difference, instance_resource, resources_of};
+use crate::desired::{
+    Difference, ResourceVersions, assigned_resources, difference, is_assigned, resources_of,
+};
 use crate::rng::{Backoff, Rng};
 use crate::time::MonoTime;
 use crate::{Version, limits};
@@ -128,13 +130,8 @@ impl Updates {
             State::Retry { .. } | State::Loading { .. } | State::Sent { .. } => return,
         }
         let Some(planned) = self.plan() else { return };
-        let contents: Vec<String> = planned
-            .difference
-            .changed
-            .iter()
-            .filter(|name| !name.starts_with("instances/"))
-            .cloned()
-            .collect();
+        let contents: Vec<String> =
+            planned.difference.changed.iter().filter(|name| !is_assigned(name)).cloned().collect();
         if contents.is_empty() {
             self.send(planned, Vec::new(), out);
         } else {
@@ -199,16 +196,12 @@ impl Updates {
     fn send(&mut self, planned: Box<Planned>, contents: Vec<pb::Resource>, out: &mut Vec<SessionEffect>) {
         self.nonce += 1;
         let changed = &planned.difference.changed;
-        let instances = planned
-            .assignment
-            .record
-            .instances
-            .iter()
-            .map(instance_resource)
-            .filter(|resource| changed.binary_search(&resource.name).is_ok());
+        let record = &planned.assignment.record;
+        let assigned = assigned_resources(record);
+        let assigned = assigned.filter(|resource| changed.binary_search(&resource.name).is_ok());
         let removed = planned.difference.removed.clone();
         for update in
-            parts(self.nonce, planned.assignment.version, contents.into_iter().chain(instances), removed)
+            parts(self.nonce, planned.assignment.version, contents.into_iter().chain(assigned), removed)
         {
             let trace_parent = planned.assignment.record.trace_parent.clone();
             out.push(SessionEffect::Send(pb::SyncResponse {

@@ -118,7 +118,8 @@ fn agent(boot: u32, seed: u64) -> AgentMachine {
         node_uid: String::new(),
         boot_id: format!("boot-{boot}"),
         agent_version: "1".to_owned(),
-        features: BTreeSet::new(),
+        features: [skerry_model::feature::PEERS.to_owned(), skerry_model::feature::PREFETCH.to_owned()]
+            .into(),
         identity: None,
         seed: seed ^ u64::from(boot),
     })
@@ -195,7 +196,7 @@ impl World {
 
     /// The assignment that the apps' variants make. 0: none. 4: requires what no agent has. 5: a content that the store lost.
     fn assignment(&mut self) -> store::AssignmentRecord {
-        let mut instances = Vec::new();
+        let (mut instances, mut peers, mut images) = (Vec::new(), Vec::new(), Vec::new());
         for (app, variant) in self.apps.clone().into_iter().filter(|(_, variant)| *variant > 0) {
             let mut configs = Vec::new();
             let mut service = types::ServiceSpec {
@@ -225,16 +226,38 @@ impl World {
             if variant != 5 {
                 self.store.contents.insert(format!("revisions/app{app}/{revision}"), (bytes, requires));
             }
+            if variant == 1 || variant == 3 {
+                let member =
+                    store::AssignedPeer { node: "m".to_owned(), address: format!("192.0.2.{variant}") };
+                let service = store::AssignedPeerService {
+                    service: "t".to_owned(),
+                    members: vec![member],
+                    met: vec![1],
+                };
+                peers.push(store::AssignedPeers {
+                    app: format!("app{app}"),
+                    revision: revision.clone(),
+                    services: vec![service],
+                });
+            }
+            if variant == 2 || variant == 3 {
+                images.push(store::AssignedImage {
+                    id: skerry_model::image_id(&format!("app{app}"), "", ""),
+                    image: format!("app{app}"),
+                    round: variant.into(),
+                    ..store::AssignedImage::default()
+                });
+            }
             for ordinal in 0..2 {
                 instances.push(store::AssignedInstance {
                     instance: format!("app{app}/s/n/{ordinal}"),
                     revision: revision.clone(),
                     configs: configs.clone(),
-                    secrets: Vec::new(),
+                    ..Default::default()
                 });
             }
         }
-        store::AssignmentRecord { instances, ..Default::default() }
+        store::AssignmentRecord { instances, peers, images, ..Default::default() }
     }
 
     // What goes on.

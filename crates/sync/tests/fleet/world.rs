@@ -119,6 +119,7 @@ pub(crate) struct World {
 }
 
 /// To whom, what.
+#[expect(clippy::large_enum_variant, reason = "made and taken apart at once")]
 enum To {
     Agent(AgentEvent),
     Session(SessionEvent),

@@ -65,6 +65,16 @@ const COMMANDS: &[(&str, &[Line])] = &[
     ("label -p shop app/web a=b", &[("AppService/UpdateApp", "projects/shop/apps/web", Updated)]),
     ("rollout -p shop restart app/web", &[("AppService/UpdateApp", "projects/shop/apps/web", Updated)]),
     ("apply -p shop -f site.yaml", &[("ConfigService/UpdateConfig", "projects/shop/configs/site", Created)]),
+    // Two at once, of two kinds.
+    ("apply -p shop -f pair.yaml", &[
+        ("ApplyService/Apply", "projects/shop/apps/pair", Created),
+        ("ApplyService/Apply", "projects/shop/configs/pair", Created),
+    ]),
+    ("apply -p shop -f pair.yaml", &[]),
+    ("delete -p shop app/pair config/pair", &[
+        ("AppService/DeleteApp", "projects/shop/apps/pair", Deleted),
+        ("ConfigService/DeleteConfig", "projects/shop/configs/pair", Deleted),
+    ]),
     ("annotate -p shop config/site a=b", &[("ConfigService/UpdateConfig", "projects/shop/configs/site", Updated)]),
     ("secret set -p shop db password=@password", &[("SecretService/UpdateSecret", "projects/shop/secrets/db", Created)]),
     ("secret set -p shop db user=@password", &[("SecretService/UpdateSecret", "projects/shop/secrets/db", Updated)]),
@@ -268,6 +278,45 @@ const CALLED: &[Line] = &[
     ("RoleBindingService/CreateRoleBinding", "projects/default/roleBindings/called", Created),
 ];
 
+/// What a task changes is changed by who created it, whenever a worker comes to it.
+async fn tasks(world: &World, log: &mut Log) -> Result<()> {
+    let project = "projects/mall";
+    let task = "projects/system/tasks/*";
+    for (words, lines) in [
+        ("create project mall", vec![("ProjectService/CreateProject", project, Created)]),
+        (
+            "apply -p mall -f site.yaml",
+            vec![("ConfigService/UpdateConfig", "projects/mall/configs/site", Created)],
+        ),
+        ("delete project/mall --background", vec![("TaskService/CreateTask", task, Created)]),
+    ] {
+        world.done(words).await?;
+        log.expect(world, words, ADMIN, &lines).await?;
+    }
+    let id = world.done("get tasks -p system -o name").await?;
+    let id = id.trim();
+    world.done(&format!("task cancel -p system {id}")).await?;
+    log.expect(world, "a cancellation", ADMIN, &[("TaskService/CancelTask", task, Updated)]).await?;
+    eventually("it is cancelled", PATIENCE, || async {
+        let table = world.done("get tasks -p system").await?;
+        ensure!(table.contains("Cancelled"), "{table}");
+        anyhow::Ok(())
+    })
+    .await;
+    world.done(&format!("task retry -p system {id}")).await?;
+    log.expect(world, "a retry", ADMIN, &[("TaskService/RetryTask", task, Updated)]).await?;
+    world.done("delete -p mall config/site").await?;
+    world.done(&format!("wait -p system {id} --for=complete --timeout=60s")).await?;
+    let deleted = [
+        ("ConfigService/DeleteConfig", "projects/mall/configs/site", Deleted),
+        ("TaskService/CreateTask", project, Updated),
+        ("TaskService/CreateTask", project, Deleted),
+    ];
+    log.expect(world, "the task", ADMIN, &deleted).await?;
+    world.done(&format!("delete -p system {id}")).await?;
+    log.expect(world, "its end", ADMIN, &[("TaskService/DeleteTask", task, Deleted)]).await
+}
+
 /// As a gateway passes it on for a node that is due.
 async fn renew(world: &World, node: &str) -> Result<()> {
     let name = NodeRef::parse(node)?;
@@ -305,6 +354,11 @@ async fn each_kind_of_change_leaves_the_records_of_its_line_and_no_other() -> Re
     let world = World::start(&["--no-agent"]).await?;
     world.app("web")?;
     world.app("other")?;
+    let pair = |kind: &str, spec: &str| {
+        format!("apiVersion: skerry/v1\nkind: {kind}\nmetadata: {{name: pair}}\nspec: {spec}\n")
+    };
+    let (app, config) = ("{services: [{name: s, process: {program: /bin/true}}]}", "{data: {a: b}}");
+    world.write("pair.yaml", &format!("{}---\n{}", pair("App", app), pair("Config", config)))?;
     // The same app changed, and it stays at its first batch for as long as the test takes.
     let rolled_out = "{rollout: {healthWindow: 1h}, services: [{name: s, process: {program: /bin/false}}]}";
     let head = "apiVersion: skerry/v1\nkind: App\nmetadata: {name: web}\n";
@@ -348,6 +402,7 @@ async fn each_kind_of_change_leaves_the_records_of_its_line_and_no_other() -> Re
         ensure!(code != Some(0), "{words}: {said}");
         log.expect(&world, words, ADMIN, &[]).await?;
     }
+    tasks(&world, &mut log).await?;
     create_by_call(&world).await?;
     log.expect(&world, "calls", ADMIN, CALLED).await?;
     eventually("m3 is connected", PATIENCE, || async {

@@ -25,7 +25,7 @@ pub(super) const PREPARES_MAX: usize = 4;
 /// Longest that a fetch waits for its turn.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Longest that a fetch may take: 1 GB at 5 Mbit/s.
-const PREPARE_DEADLINE: Duration = Duration::from_secs(30 * 60);
+pub(super) const PREPARE_DEADLINE: Duration = Duration::from_secs(30 * 60);
 /// Longest that looking for what a former copy needs may take.
 const FORMER_DEADLINE: Duration = Duration::from_secs(10);
 /// What is done longer than this after an update is no part of its trace.
@@ -92,6 +92,11 @@ impl Acts {
 
     pub(super) fn is_empty(&self) -> bool {
         self.running.is_empty()
+    }
+
+    /// Whether something is fetched that an instance waits for.
+    pub(super) fn is_fetching(&self) -> bool {
+        self.running.keys().any(|(_, lane)| *lane == Lane::Fetch)
     }
 
     /// Gives up what makes another copy than is wanted, or was until its successor runs, and what fetches for any but the wanted one.
@@ -246,7 +251,7 @@ impl Job {
     }
 }
 
-async fn in_time(
+pub(super) async fn in_time(
     deadline: Duration,
     what: &str,
     work: impl Future<Output = Result<(), RuntimeError>>,

@@ -12,7 +12,7 @@ impl Reconciler {
     /// Lets jobs decide anew. Answers when they want to again.
     pub(super) fn step_jobs(&mut self, now: MonoTime) -> Option<MonoTime> {
         let step = self.jobs.step(Seen {
-            desired: &self.wanted,
+            desired: &self.effective,
             world: &self.world,
             memories: &self.memories,
             now,
@@ -28,7 +28,7 @@ impl Reconciler {
             self.tell_node_event("JobsDamaged", message, true);
         }
         for happening in step.happenings {
-            self.tell_job(happening);
+            self.tell_happening_of(happening);
         }
         step.wake
     }

@@ -143,6 +143,7 @@ impl Reconciler {
             Ok((instances, version)) => {
                 self.runtime_answers(kind, version);
                 self.take_observed(kind, instances, began, now);
+                self.names.looked();
             }
             Err(error) => self.runtime_is_away(kind, error),
         }

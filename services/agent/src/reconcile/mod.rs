@@ -5,11 +5,14 @@
 //! runtime, so that what hangs holds up only itself. What to do is `plan`'s; what is told of it `status`'s.
 
 mod act;
+mod ahead;
 mod collect;
 mod jobs;
 mod look;
+mod names;
 mod secrets;
 mod tell;
+mod updates;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -33,6 +36,7 @@ use crate::memory::Memory;
 use crate::plan::{Inputs, plan};
 use crate::runtime::{Runtime, RuntimeError, RuntimeKind};
 use crate::secrets::Secrets;
+use crate::update::{Contents, Updates};
 use crate::world::World;
 
 /// All is looked at again after this time, whatever happens.
@@ -53,6 +57,10 @@ pub(crate) enum Local {
     Instance(Box<pb::InstanceStatus>),
     /// It is gone.
     Gone(String),
+    /// How far an image is that is fetched ahead.
+    Image(Box<pb::ImageStatus>),
+    /// The image of this id is not any more.
+    ImageGone(String),
     /// Something happened.
     Event(Box<pb::Event>),
     /// All that there is has been told once.
@@ -82,6 +90,8 @@ pub(crate) struct Copies {
     pub(crate) looked: BTreeSet<RuntimeKind>,
     /// The last copy of each instance, also when it is gone since.
     pub(crate) made: BTreeMap<InstanceName, Copy>,
+    /// What was found good of each app, as far as that is on disk.
+    pub(crate) good: Contents,
 }
 
 /// A copy of an instance.
@@ -103,6 +113,8 @@ pub(crate) struct Links {
     pub(crate) runtimes: watch::Sender<RuntimeStatuses>,
     /// Where the copies go.
     pub(crate) copies: watch::Sender<Copies>,
+    /// Whether a session is open.
+    pub(crate) link: watch::Receiver<bool>,
 }
 
 /// The loop.
@@ -112,6 +124,8 @@ pub(crate) struct Reconciler {
     links: Links,
     /// As it came.
     wanted: Arc<Desired>,
+    /// The same, with the last good revision of apps whose update was taken back.
+    effective: Arc<Desired>,
     /// The same, each instance of a cron job as it is in its run.
     desired: Arc<Desired>,
     /// When the trace of the desired state began here.
@@ -137,9 +151,12 @@ pub(crate) struct Reconciler {
     sweeping: JoinSet<()>,
     sweep_due: bool,
     secrets: secrets::Keeper,
+    names: names::Keeper,
     collector: collect::Collector,
+    fetcher: ahead::Fetcher,
     ledger: Ledger,
     jobs: Jobs,
+    updates: Updates,
 }
 
 impl Reconciler {
@@ -152,6 +169,7 @@ impl Reconciler {
             node,
             clock,
             wanted: Arc::default(),
+            effective: Arc::default(),
             desired: Arc::default(),
             traced_since: clock.mono(),
             looks: Looks::new(runtimes.keys().copied()),
@@ -171,9 +189,12 @@ impl Reconciler {
             sweeping: JoinSet::new(),
             sweep_due: true,
             secrets: secrets::Keeper::default(),
+            names: names::Keeper::default(),
             collector: collect::Collector::default(),
+            fetcher: ahead::Fetcher::default(),
             ledger: Ledger::default(),
             jobs: Jobs::default(),
+            updates: Updates::default(),
             links,
         }
     }
@@ -186,6 +207,11 @@ impl Reconciler {
     /// Goes on with the jobs that an earlier process of the agent knew.
     pub(crate) fn with_jobs(self, jobs: Jobs) -> Self {
         Self { jobs, ..self }
+    }
+
+    /// Goes on with the updates that an earlier process of the agent knew.
+    pub(crate) fn with_updates(self, updates: Updates) -> Self {
+        Self { updates, ..self }
     }
 
     /// With the values of secrets that instances have.
@@ -214,17 +240,25 @@ impl Reconciler {
                     }
                     self.take_desired();
                 }
+                changed = self.links.link.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                }
                 Some(kind) = stirs.recv() => self.looks.stir(kind),
                 Some(news) = news.recv() => self.take_news(news),
                 Some(ended) = self.acts.next() => self.take_end(ended),
                 Some(seen) = self.looks.next() => self.take_look(seen),
                 Some(_) = self.sweeping.join_next() => {}
                 () = self.secrets.next() => {}
+                () = self.names.next() => {}
                 Some(ended) = self.collector.next() => self.take_collector(ended),
+                happened = self.fetcher.next() => self.take_ahead(happened),
                 () = self.monitor.changed() => {}
                 () = self.beside_monitor.changed() => {}
                 () = self.ledger.written() => self.ledger.write(),
                 () = self.jobs.written() => {}
+                () = self.updates.written() => {}
             }
             // Whatever else is there already is taken in before planning anew.
             while let Ok(kind) = stirs.try_recv() {
@@ -237,9 +271,11 @@ impl Reconciler {
         self.acts.abort_all();
         self.monitor.shutdown().await;
         self.beside_monitor.shutdown().await;
-        let last = async { tokio::join!(self.ledger.finish(), self.jobs.finish()) };
+        let last = async { tokio::join!(self.ledger.finish(), self.jobs.finish(), self.updates.finish()) };
         if tokio::time::timeout(LAST_WRITE_MAX, last).await.is_err() {
-            tracing::warn!("the last write of the counts of restarts, or of jobs, did not end in time");
+            tracing::warn!(
+                "the last write of the counts of restarts, of jobs or of updates did not end in time"
+            );
         }
     }
 
@@ -249,7 +285,7 @@ impl Reconciler {
         let mut wake = now + PERIOD;
         let soonest = self.looks.begin(&self.runtimes, &self.world, now);
         wake = wake.min(soonest);
-        if let Some(due) = self.step_jobs(now) {
+        for due in [self.step_updates(now), self.step_jobs(now)].into_iter().flatten() {
             wake = wake.min(due);
         }
         self.watch_health();
@@ -271,11 +307,15 @@ impl Reconciler {
             self.begin_act(action, news, now);
         }
         self.secrets.refresh(&self.desired);
+        self.names.keep(&self.runtimes);
         if !self.looked {
             self.looked = self.looks.all_seen() || now >= MonoTime::from_origin(FIRST_LOOK_MAX);
             if !self.looked {
                 wake = wake.min(MonoTime::from_origin(FIRST_LOOK_MAX));
             }
+        }
+        if let Some(due) = self.fetch_ahead(now) {
+            wake = wake.min(due);
         }
         if let Some(due) = self.tell(&plan.holds, now).await {
             wake = wake.min(due);
@@ -291,14 +331,14 @@ impl Reconciler {
     fn take_desired(&mut self) {
         let desired = Arc::clone(&self.links.desired.borrow_and_update());
         self.sweeping.abort_all();
-        self.sweep_due = true;
-        self.secrets.changed();
         if self.wanted.trace_parent != desired.trace_parent {
             self.traced_since = self.clock.mono();
         }
-        self.collect_for(&desired);
+        self.fetcher.want(&desired);
         self.wanted = desired;
-        self.step_jobs(self.clock.mono());
+        let now = self.clock.mono();
+        self.step_updates(now);
+        self.step_jobs(now);
     }
 
     /// Keeps the monitor on what runs as it should, and says what changed. An instance that turns unhealthy is told as such and not

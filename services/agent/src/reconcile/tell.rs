@@ -16,7 +16,7 @@ use crate::jobs::Happening as Happened;
 use crate::memory::{Ended, Fetch, Happening, Memory, Run};
 use crate::plan::Hold;
 use crate::runtime::{Progress, RuntimeError};
-use crate::status::{About, how, of_blocked, of_unwanted, of_wanted};
+use crate::status::{About, dress_taken_back, how, of_blocked, of_unwanted, of_wanted, of_withheld};
 use crate::world::{is_running, kind_of, place_of};
 
 /// What is under way for less than this is not told: most of it is over by then, and the report of the outcome would wait for the
@@ -37,6 +37,7 @@ impl Reconciler {
             .instances
             .keys()
             .chain(self.desired.blocked.keys())
+            .chain(self.desired.taken_back.values().flat_map(|taken_back| &taken_back.withheld))
             .chain(self.world.values().flat_map(|view| view.instances.keys()))
             .collect();
         let mut changed = Vec::new();
@@ -59,6 +60,7 @@ impl Reconciler {
             self.told.remove(&name);
             self.send(Local::Gone(name.to_string())).await;
         }
+        self.tell_images().await;
         for event in std::mem::take(&mut self.events) {
             self.send(Local::Event(Box::new(event))).await;
         }
@@ -101,7 +103,9 @@ impl Reconciler {
             health: self.health.get(name),
             away: view.and_then(|view| view.error.as_ref()),
         };
-        match (wanted, self.desired.blocked.get(name)) {
+        let taken_back = self.desired.taken_back.get(&name.app);
+        let is_withheld = taken_back.is_some_and(|taken_back| taken_back.withheld.contains(name));
+        let mut status = match (wanted, self.desired.blocked.get(name)) {
             (Some(spec), _) => {
                 let mut status = of_wanted(spec, hold, about);
                 let runs = about.observed.is_some_and(is_running);
@@ -110,11 +114,18 @@ impl Reconciler {
                 status
             }
             (None, Some(blocked)) => of_blocked(name, blocked, about),
-            (None, None) => of_unwanted(name, self.desired.authoritative, about),
+            (None, None) => match taken_back.filter(|_| is_withheld && about.observed.is_none()) {
+                Some(taken_back) => of_withheld(name, taken_back, about),
+                None => of_unwanted(name, self.desired.authoritative, about),
+            },
+        };
+        if let Some(taken_back) = taken_back {
+            dress_taken_back(taken_back, &mut status);
         }
+        status
     }
 
-    async fn send(&self, local: Local) {
+    pub(super) async fn send(&self, local: Local) {
         // The uplink ends only when the agent does: then nobody needs to be told.
         let _ = self.links.local.send(local).await;
     }
@@ -208,7 +219,8 @@ impl Reconciler {
         self.instance_event(name, error.reason, error.message.clone(), true);
     }
 
-    pub(super) fn tell_job(&mut self, happening: Happened) {
+    /// What came of a job, or of an update.
+    pub(super) fn tell_happening_of(&mut self, happening: Happened) {
         let Happened { instance, reason, message, warning } = happening;
         self.instance_event(&instance, reason, message, warning);
     }

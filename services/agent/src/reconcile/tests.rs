@@ -11,12 +11,14 @@ use crate::runtime::RunState;
 use crate::testing::runtime::FakeRuntime;
 use crate::testing::{app, instance_resource, process, revision_resource, service};
 
+mod ahead;
 mod room;
 mod told;
 
 use pb::InstancePhase as Phase;
 
 mod collect;
+mod updates;
 
 /// Enough for everything but waits of minutes.
 const SOON: Duration = Duration::from_secs(20);
@@ -25,6 +27,7 @@ const SOON: Duration = Duration::from_secs(20);
 #[derive(Default)]
 struct Told {
     statuses: BTreeMap<String, pb::InstanceStatus>,
+    images: BTreeMap<String, pb::ImageStatus>,
     events: Vec<pb::Event>,
     looked: bool,
     messages: usize,
@@ -36,6 +39,8 @@ struct Bench {
     desired: watch::Sender<Arc<Desired>>,
     runtimes: watch::Receiver<RuntimeStatuses>,
     told: Arc<Mutex<Told>>,
+    link: watch::Sender<bool>,
+    good: watch::Receiver<Copies>,
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -59,14 +64,24 @@ impl Bench {
         first: Arc<Desired>,
         ledger: Ledger,
     ) -> Self {
+        Self::of(docker, process, first, |reconciler| reconciler.with_ledger(ledger))
+    }
+
+    fn of(
+        docker: Arc<FakeRuntime>,
+        process: Arc<FakeRuntime>,
+        first: Arc<Desired>,
+        goes_on: impl FnOnce(Reconciler) -> Reconciler,
+    ) -> Self {
         let (desired, desired_out) = watch::channel(first);
         let (local, mut local_out) = mpsc::channel(LOCAL_MAX);
         let (runtimes_in, runtimes) = watch::channel(RuntimeStatuses::new());
         let node = NodeRef::parse("projects/default/nodes/n1").unwrap();
-        let (copies, _) = watch::channel(Copies::default());
-        let links = Links { desired: desired_out, local, runtimes: runtimes_in, copies };
+        let (copies, good) = watch::channel(Copies::default());
+        let (link, link_out) = watch::channel(false);
+        let links = Links { desired: desired_out, local, runtimes: runtimes_in, copies, link: link_out };
         let all: Vec<Arc<dyn Runtime>> = vec![docker.clone(), process.clone()];
-        let reconciler = Reconciler::new(node, Clock::default(), all, links).with_ledger(ledger);
+        let reconciler = goes_on(Reconciler::new(node, Clock::default(), all, links));
         let told = Arc::new(Mutex::new(Told::default()));
         let stop = CancellationToken::new();
         let listener = {
@@ -81,6 +96,8 @@ impl Bench {
                             told.statuses.insert(status.instance.clone(), *status);
                         }
                         Local::Gone(name) => drop(told.statuses.remove(&name).expect("it was told before")),
+                        Local::Image(status) => drop(told.images.insert(status.id.clone(), *status)),
+                        Local::ImageGone(id) => drop(told.images.remove(&id).expect("it was told before")),
                         Local::Event(event) => told.events.push(*event),
                         Local::Looked => told.looked = true,
                     }
@@ -89,7 +106,7 @@ impl Bench {
         };
         let tasks =
             vec![tokio::task::spawn_local(reconciler.run(stop.clone())), tokio::task::spawn_local(listener)];
-        Self { docker, process, desired, runtimes, told, stop, tasks }
+        Self { docker, process, desired, runtimes, told, link, good, stop, tasks }
     }
 
     fn want(&self, desired: Desired) {
@@ -141,8 +158,18 @@ async fn on_local<F: Future>(test: F) -> F::Output {
     tokio::task::LocalSet::new().run_until(test).await
 }
 
-/// A desired state of one app of these services.
+/// A desired state of apps of these services.
 fn apps(specs: &[(&str, Vec<skerry_proto::types::v1::ServiceSpec>)]) -> Desired {
+    joined(&resources_of(specs))
+}
+
+fn joined(resources: &[gateway::Resource]) -> Desired {
+    let (desired, refusals) = join(resources, true);
+    assert_eq!(refusals, []);
+    desired
+}
+
+fn resources_of(specs: &[(&str, Vec<skerry_proto::types::v1::ServiceSpec>)]) -> Vec<gateway::Resource> {
     let mut resources: Vec<gateway::Resource> = Vec::new();
     for (name, services) in specs {
         let revision = revision_resource(name, &app(services.clone()));
@@ -151,9 +178,7 @@ fn apps(specs: &[(&str, Vec<skerry_proto::types::v1::ServiceSpec>)]) -> Desired 
         }
         resources.push(revision);
     }
-    let (desired, refusals) = join(&resources, true);
-    assert_eq!(refusals, []);
-    desired
+    resources
 }
 
 fn with_env(name: &str, value: &str) -> skerry_proto::types::v1::ServiceSpec {
@@ -260,18 +285,27 @@ async fn a_program_that_ends_is_started_again_with_backoff() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fetch_that_hangs_or_fails_holds_up_nobody_and_the_old_copy_runs_on() {
+async fn a_fetch_that_hangs_or_fails_keeps_its_app_as_it_was_and_holds_up_nobody_else() {
     on_local(async {
         let bench = Bench::new();
-        bench.want(apps(&[("app", vec![with_env("web", "1"), with_env("db", "1")])]));
-        bench.until("they run", |b| b.ready(WEB) && b.ready(DB)).await;
+        let both = |web: &str, db: &str, other: &str| {
+            let app = vec![with_env("web", web), with_env("db", db)];
+            apps(&[("app", app), ("other", vec![with_env("x", other)])])
+        };
+        bench.want(both("1", "1", "1"));
+        bench.until("they run", |b| b.ready(WEB) && b.ready(DB) && b.ready("other/x/n1/0")).await;
         bench.docker.state().hanging_fetches.insert(instance(WEB));
-        bench.want(apps(&[("app", vec![with_env("web", "2"), with_env("db", "2")])]));
-        bench.until("the other one is replaced", |b| b.calls().len() == 4 || b.events("Started") == 3).await;
+        bench.want(both("2", "2", "2"));
+        bench.until("the other app is replaced", |b| b.calls().len() == 4).await;
         bench.until("it is told why", |b| b.reason(WEB) == "Pulling").await;
-        assert!(bench.ready(WEB), "the old copy runs on");
+        bench.until("of all of it", |b| b.reason(DB) == "WaitingForImages").await;
+        assert!(bench.ready(WEB) && bench.ready(DB), "the old copies run on");
+        assert_eq!(
+            bench.told.lock().unwrap().statuses[DB].message,
+            format!("the former revision still runs: waits for image hello:1 of {WEB}")
+        );
         let before = bench.calls();
-        assert!(!before[2..].iter().any(|call| call.contains(WEB)), "{before:?}");
+        assert!(before[3].contains("other/x"), "{before:?}");
         // Another revision does not wait for the hung fetch.
         let error =
             RuntimeError { reason: "ImagePullFailed", message: "no such image".into(), transient: true };
@@ -280,7 +314,7 @@ async fn a_fetch_that_hangs_or_fails_holds_up_nobody_and_the_old_copy_runs_on() 
             state.hanging_fetches.clear();
             state.failing_fetches.insert(instance(WEB), error);
         }
-        bench.want(apps(&[("app", vec![with_env("web", "3"), with_env("db", "2")])]));
+        bench.want(both("3", "2", "2"));
         bench.until("it is told that it failed", |b| b.reason(WEB) == "ImagePullFailed").await;
         assert!(bench.ready(WEB), "the old copy still runs on");
         tokio::time::sleep(Duration::from_secs(300)).await;
@@ -288,7 +322,8 @@ async fn a_fetch_that_hangs_or_fails_holds_up_nobody_and_the_old_copy_runs_on() 
         bench.docker.state().failing_fetches.clear();
         bench.until("it is tried again", |_| true).await;
         tokio::time::sleep(Duration::from_secs(61)).await;
-        assert!(bench.ready(WEB) && bench.reason(WEB).is_empty());
+        assert!(bench.ready(WEB) && bench.reason(WEB).is_empty() && bench.reason(DB).is_empty());
+        assert_eq!(bench.calls().len(), 6, "and they change together");
         bench.end().await;
     })
     .await;

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use skerry_model::{AppName, ConfigName, InstanceName, NetworkName, VolumeName};
@@ -14,7 +15,9 @@ use skerry_model::{AppName, ConfigName, InstanceName, NetworkName, VolumeName};
 use tokio::sync::mpsc;
 
 pub use self::logs::{LogAsk, LogPart};
+use crate::ahead::Image;
 use crate::desired::InstanceSpec;
+use crate::peers::Peers;
 
 pub mod docker;
 pub(crate) mod environment;
@@ -152,7 +155,7 @@ pub type VolumeWords = BTreeMap<(AppName, VolumeName), bool>;
 pub struct Needs {
     /// Apps with at least one wanted instance.
     pub apps: BTreeSet<AppName>,
-    /// Images that wanted instances and their former copies are made from, as specs name them.
+    /// Images that wanted instances and their former copies are made from, as specs name them, and those that are fetched ahead.
     pub images: BTreeSet<String>,
     /// Volumes that wanted instances mount, and whether each is removed with its app; also of what was wanted shortly before, as it was
     /// said last.
@@ -168,6 +171,15 @@ impl Needs {
             && newer.images.is_subset(&self.images)
             && newer.artifacts.is_subset(&self.artifacts)
     }
+}
+
+/// What containers know each other by, for `keep_names`.
+#[derive(Debug, Default)]
+pub struct Names {
+    /// What apps have on other members of the cluster.
+    pub peers: BTreeMap<AppName, Arc<Peers>>,
+    /// What the copies that run may be made from.
+    pub specs: Vec<Arc<InstanceSpec>>,
 }
 
 /// How an instance is asked to end, where the instance itself no longer says.
@@ -187,6 +199,12 @@ pub trait Runtime: Send + Sync {
 
     /// Fetches what `instance` needs (its image), so that a replacement does not begin before it can end.
     async fn prepare(&self, instance: &InstanceSpec, progress: ProgressSink<'_>) -> Result<(), RuntimeError>;
+
+    /// Fetches an image that no instance may need yet. Here already: nothing happens, whatever its registry has by now.
+    async fn fetch_image(&self, image: &Image, _progress: ProgressSink<'_>) -> Result<(), RuntimeError> {
+        let message = format!("image `{}` is nothing that this runtime uses", image.image);
+        Err(RuntimeError { reason: "ImageUnsupported", message, transient: false })
+    }
 
     /// Makes exactly one copy of `instance` run with exactly its fingerprint. Runs already: what other hands changed about it is put
     /// right (`Observed::drift`), else nothing happens. Another fingerprint: stopped as
@@ -268,6 +286,14 @@ pub trait Runtime: Send + Sync {
     /// files that it downloaded, volumes that go with their app. Answers what was removed, for people.
     async fn collect(&self, _needs: &Needs) -> Result<Vec<Progress>, RuntimeError> {
         Ok(Vec::new())
+    }
+
+    /// From now on these are the names. What is started from now on has them; what runs has them by `keep_names`.
+    fn take_names(&self, _names: Arc<Names>) {}
+
+    /// Tells what runs the names that were taken last, and restarts nothing for it.
+    async fn keep_names(&self) -> Result<(), RuntimeError> {
+        Ok(())
     }
 
     /// Returns when something may have changed by itself (a container died), so that the reconciler looks sooner.

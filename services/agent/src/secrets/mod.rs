@@ -74,10 +74,17 @@ impl Secrets {
         instance: &InstanceSpec,
         name: &SecretName,
     ) -> Result<SecretContent, RuntimeError> {
-        let sealed = instance
-            .secrets
-            .get(name)
-            .ok_or_else(|| failed("SecretMissing", format!("secret `{name}` did not come with it")))?;
+        self.open_sealed(name, instance.secrets.get(name).map(AsRef::as_ref))
+    }
+
+    /// The values of a secret that came, or did not.
+    fn open_sealed(
+        &self,
+        name: &SecretName,
+        sealed: Option<&SealedContent>,
+    ) -> Result<SecretContent, RuntimeError> {
+        let sealed =
+            sealed.ok_or_else(|| failed("SecretMissing", format!("secret `{name}` did not come with it")))?;
         // Looked up each time: a machine that enrols anew has other keys from then on.
         let key = self.identity.opening_keys().opening_key().map_err(|error| {
             failed("SecretNotOpened", format!("the key that opens secret `{name}`: {error}"))
@@ -103,12 +110,21 @@ impl Secrets {
     ) -> Result<Option<(SecretName, ImageCredentials)>, RuntimeError> {
         let Program::Container(container) = &instance.service.program else { return Ok(None) };
         let Some(name) = &container.image_credentials else { return Ok(None) };
-        let credentials = self.open(instance, name)?.image_credentials.ok_or_else(|| {
+        let credentials = self.credentials_in(name, instance.secrets.get(name).map(AsRef::as_ref))?;
+        Ok(Some((name.clone(), credentials)))
+    }
+
+    /// The credentials for a registry in a secret that came, or did not.
+    pub(crate) fn credentials_in(
+        &self,
+        name: &SecretName,
+        sealed: Option<&SealedContent>,
+    ) -> Result<ImageCredentials, RuntimeError> {
+        self.open_sealed(name, sealed)?.image_credentials.ok_or_else(|| {
             let message =
                 format!("secret `{name}` has no credentials of a registry: write imageCredentials in it");
             RuntimeError { transient: false, ..failed("SecretKindWrong", message) }
-        })?;
-        Ok(Some((name.clone(), credentials)))
+        })
     }
 
     /// The files of each mount, opened: whether all that is mounted is there, before anything is taken away for it.

@@ -7,8 +7,8 @@
 //! A file is: 8 bytes of magic; 32 bytes of BLAKE3 over the rest; the number of the writing (u64, little endian; the higher is the newer);
 //! then length-delimited messages of `skerry.gateway.v1`: a `Hello` (node, uid, version), and each `Resource`.
 //!
-//! A third file of the same form, `formers`, holds what `former` keeps. It is written before the state that makes it needed. One that
-//! does not read is told and forgotten: that costs a restart of an old copy without a network, and nothing else.
+//! Two more files of the same form, `formers` and `good`, hold what `former` and `good` keep. They are written before the state that makes them needed.
+//! One that does not read is told and forgotten: that costs a restart of an old copy without a network, or a way back, and nothing else.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -32,7 +32,9 @@ const HEAD_BYTES: usize = MAGIC.len() + blake3::OUT_LEN + 8;
 const SLOTS: [&str; 2] = ["desired.0", "desired.1"];
 const TEMPORARY: &str = "desired.new";
 const FORMERS: &str = "formers";
-const FORMERS_TEMPORARY: &str = "formers.new";
+const GOOD: &str = "good";
+/// The files of what came before, each with its temporary one.
+const KEPT: [(&str, &str); 2] = [(FORMERS, "formers.new"), (GOOD, "good.new")];
 /// Files larger than this are not ours: `skerry_sync` bounds a desired state to 64 MiB.
 const FILE_BYTES_MAX: u64 = 96 * 1024 * 1024;
 
@@ -45,10 +47,19 @@ pub(crate) struct Loaded {
     pub(crate) node_uid: String,
     /// What was wrong with the files, for people. Absent: nothing.
     pub(crate) damage: Option<String>,
-    /// What was kept of former specs.
+    /// What was kept of what came before.
+    pub(crate) kept: Before,
+    /// What was wrong with the files of that. Absent: nothing.
+    pub(crate) kept_damage: Option<String>,
+}
+
+/// What is kept of what came before.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Before {
+    /// Former specs of single instances.
     pub(crate) formers: Resources,
-    /// What was wrong with the file of these. Absent: nothing.
-    pub(crate) formers_damage: Option<String>,
+    /// Apps as they were good last.
+    pub(crate) good: Resources,
 }
 
 /// Why the desired state could not be written. The old one is still there.
@@ -62,8 +73,8 @@ pub(crate) struct StateFiles<D> {
     /// `projects/<project>/nodes/<node>`: the state of another node is not ours.
     node: String,
     number: u64,
-    /// What the file of the former specs holds, by resource and version. Absent: not known.
-    formers: Option<BTreeMap<String, String>>,
+    /// What the files of what came before hold, by resource and version. Absent: not known.
+    kept: [Option<BTreeMap<String, String>>; 2],
 }
 
 /// One file that was read.
@@ -81,13 +92,17 @@ impl<D: Disk> StateFiles<D> {
             tracing::warn!(%error, "the data directory cannot be synced");
         }
         let (mut files, mut loaded) = Self::open_desired(disk, node);
-        match files.read_formers() {
-            Ok(formers) => {
-                files.formers = Some(versions(&formers));
-                loaded.formers = formers;
+        let mut damage = Vec::new();
+        for (at, into) in [&mut loaded.kept.formers, &mut loaded.kept.good].into_iter().enumerate() {
+            match files.read_kept(KEPT[at].0) {
+                Ok(found) => {
+                    files.kept[at] = Some(versions(&found));
+                    *into = found;
+                }
+                Err(why) => damage.push(why),
             }
-            Err(why) => loaded.formers_damage = Some(why),
         }
+        loaded.kept_damage = joined(&damage);
         (files, loaded)
     }
 
@@ -98,33 +113,33 @@ impl<D: Disk> StateFiles<D> {
         newest.map(|stored| stored.hello.node)
     }
 
-    fn read_formers(&self) -> Result<Resources, String> {
-        let Some(bytes) = self
-            .disk
-            .read(FORMERS, FILE_BYTES_MAX)
-            .map_err(|error| format!("{FORMERS} cannot be read: {error}"))?
-        else {
+    fn read_kept(&self, file: &str) -> Result<Resources, String> {
+        let read = self.disk.read(file, FILE_BYTES_MAX);
+        let Some(bytes) = read.map_err(|error| format!("{file} cannot be read: {error}"))? else {
             return Ok(Resources::new());
         };
-        let stored = decode(&bytes).map_err(|why| format!("{FORMERS} {why}"))?;
+        let stored = decode(&bytes).map_err(|why| format!("{file} {why}"))?;
         // Those of another node are not ours.
         Ok(if stored.hello.node == self.node { by_name(stored.resources) } else { Resources::new() })
     }
 
-    /// Writes the former specs, unless they are there as they are.
-    pub(crate) fn keep_formers(&mut self, formers: &Resources) -> Result<(), SaveError> {
-        let versions = versions(formers);
-        if self.formers.as_ref() == Some(&versions) {
-            return Ok(());
+    /// Writes what is kept of what came before, unless it is there as it is.
+    pub(crate) fn keep(&mut self, before: &Before) -> Result<(), SaveError> {
+        for (at, resources) in [&before.formers, &before.good].into_iter().enumerate() {
+            let versions = versions(resources);
+            if self.kept[at].as_ref() == Some(&versions) {
+                continue;
+            }
+            let (file, temporary) = KEPT[at];
+            let hello = pb::Hello { node: self.node.clone(), ..pb::Hello::default() };
+            let bytes = encode(0, &hello, resources.values().map(AsRef::as_ref));
+            // What is there is not known again until all of it is done.
+            self.kept[at] = None;
+            self.disk.write(temporary, &bytes)?;
+            self.disk.rename(temporary, file)?;
+            self.disk.sync_directory()?;
+            self.kept[at] = Some(versions);
         }
-        let hello = pb::Hello { node: self.node.clone(), ..pb::Hello::default() };
-        let bytes = encode(0, &hello, formers.values().map(AsRef::as_ref));
-        // What is there is not known again until all of it is done.
-        self.formers = None;
-        self.disk.write(FORMERS_TEMPORARY, &bytes)?;
-        self.disk.rename(FORMERS_TEMPORARY, FORMERS)?;
-        self.disk.sync_directory()?;
-        self.formers = Some(versions);
         Ok(())
     }
 
@@ -139,7 +154,7 @@ impl<D: Disk> StateFiles<D> {
         found.sort_by_key(|stored| stored.number);
         let both = found.len() == SLOTS.len();
         let Some(newest) = found.pop() else {
-            let files = Self { disk, node, number: 0, formers: None };
+            let files = Self { disk, node, number: 0, kept: [None, None] };
             return (files, Loaded { damage: joined(&damage), ..Loaded::default() });
         };
         let number = newest.number;
@@ -153,7 +168,7 @@ impl<D: Disk> StateFiles<D> {
             tracing::warn!(%other, "the data directory holds the desired state of another node; it is not used");
             Loaded { damage: joined(&damage), ..Loaded::default() }
         };
-        (Self { disk, node, number, formers: None }, loaded)
+        (Self { disk, node, number, kept: [None, None] }, loaded)
     }
 
     /// Writes `desired` so that it is read at the next start, whatever happens. When this fails, what was there is.

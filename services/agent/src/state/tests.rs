@@ -157,30 +157,46 @@ fn former_specs_that_do_not_read_are_told_and_forgotten_alone() {
     let disk = MemoryDisk::default();
     let (mut files, _) = open(&disk);
     files.save(&state(1), "uid").unwrap();
-    files.keep_formers(&state(0).resources).unwrap();
+    let before = Before { formers: state(0).resources, good: state(2).resources };
+    files.keep(&before).unwrap();
     let loaded = open(&disk).1;
-    assert_eq!((loaded.formers, loaded.formers_damage), (state(0).resources, None));
-    disk.rot(FORMERS, 60);
-    let (mut files, loaded) = open(&disk);
-    assert!(loaded.formers_damage.unwrap().contains("checksum"));
-    assert_eq!((loaded.formers.len(), loaded.desired, loaded.damage), (0, state(1), None));
-    // Forgotten also on disk, although nothing is what there was to keep.
-    files.keep_formers(&Resources::new()).unwrap();
-    assert_eq!(open(&disk).1.formers_damage, None);
+    assert_eq!((loaded.kept, loaded.kept_damage), (before.clone(), None));
+    for (file, left) in [
+        (FORMERS, Before { formers: Resources::new(), ..before.clone() }),
+        (GOOD, Before { good: Resources::new(), ..before.clone() }),
+    ] {
+        let (mut files, _) = open(&disk);
+        files.keep(&before).unwrap();
+        disk.rot(file, 60);
+        let (mut files, loaded) = open(&disk);
+        let damage = loaded.kept_damage.unwrap();
+        assert!(damage.starts_with(file) && damage.contains("checksum"), "{damage}");
+        assert_eq!((&loaded.kept, loaded.desired, loaded.damage), (&left, state(1), None));
+        // Forgotten also on disk, although nothing is what there was to keep.
+        files.keep(&left).unwrap();
+        assert_eq!(open(&disk).1.kept_damage, None);
+    }
 }
 
 proptest! {
     #[test]
-    fn after_a_power_loss_the_former_specs_are_those_before_or_after(power in 0..4u32) {
+    fn after_a_power_loss_the_former_specs_are_those_before_or_after(power in 0..8u32) {
         let disk = MemoryDisk::default();
         let (mut files, _) = open(&disk);
-        files.keep_formers(&state(1).resources).unwrap();
+        let before = |n: i64| Before { formers: state(n).resources, good: state(n + 2).resources };
+        files.keep(&before(1)).unwrap();
         disk.0.borrow_mut().power = Some(power);
-        let kept = files.keep_formers(&state(2).resources).is_ok();
+        let kept = files.keep(&before(2)).is_ok();
         disk.crash();
         let (_, loaded) = open(&disk);
-        prop_assert_eq!(loaded.formers_damage, None);
-        prop_assert_eq!(loaded.formers, state(if kept { 2 } else { 1 }).resources);
+        prop_assert_eq!(loaded.kept_damage, None);
+        if kept {
+            prop_assert_eq!(loaded.kept, before(2));
+        } else {
+            // Each is what it was or what it was to be, the first one first.
+            prop_assert!([before(1).formers, before(2).formers].contains(&loaded.kept.formers));
+            prop_assert_eq!(loaded.kept.good, before(1).good);
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use skerry_model::InstanceName;
 use tokio::sync::Notify;
 
+use crate::ahead::Image;
 use crate::desired::InstanceSpec;
 use crate::runtime::{
     Needs, Observed, Place, Progress, ProgressSink, RunState, Runtime, RuntimeError, RuntimeKind,
@@ -25,6 +26,12 @@ pub(crate) struct State {
     pub(crate) hanging_fetches: BTreeSet<InstanceName>,
     /// Instances whose fetch fails.
     pub(crate) failing_fetches: BTreeMap<InstanceName, RuntimeError>,
+    /// Images that were fetched ahead, as often as that was asked.
+    pub(crate) images: Vec<String>,
+    /// Images whose fetch never ends.
+    pub(crate) hanging_images: BTreeSet<String>,
+    /// Images whose fetch fails.
+    pub(crate) failing_images: BTreeMap<String, RuntimeError>,
     /// Every call fails.
     pub(crate) away: bool,
     /// Every look hangs.
@@ -44,6 +51,8 @@ pub(crate) struct State {
     pub(crate) hanging_collects: bool,
     /// Such looks that were given up.
     pub(crate) collects_given_up: u32,
+    /// Copies of these fingerprints end as soon as they are started.
+    pub(crate) ends_at_once: BTreeSet<String>,
     /// What commands in a copy beside exit with.
     pub(crate) beside_code: i32,
     started: u64,
@@ -54,12 +63,17 @@ impl State {
     fn start(&mut self, instance: &InstanceSpec, place: Place) -> Observed {
         self.started += 1;
         let since = SystemTime::UNIX_EPOCH + Duration::from_secs(self.started);
+        let state = if self.ends_at_once.contains(&instance.fingerprint) {
+            RunState::Exited { code: Some(1), at: since, out_of_memory: false }
+        } else {
+            RunState::Running { since }
+        };
         Observed {
             instance: instance.name.clone(),
             fingerprint: instance.fingerprint.clone(),
             revision: instance.revision.to_string(),
             runtime_id: format!("id{}", self.started),
-            state: RunState::Running { since },
+            state,
             address: None,
             image_health: None,
             drift: None,
@@ -141,6 +155,22 @@ impl Runtime for FakeRuntime {
             std::future::pending::<()>().await;
         }
         fails.map_or(Ok(()), Err)
+    }
+
+    async fn fetch_image(&self, image: &Image, progress: ProgressSink<'_>) -> Result<(), RuntimeError> {
+        self.answer()?;
+        let (hangs, fails) = {
+            let mut state = self.state();
+            state.images.push(image.image.clone());
+            (state.hanging_images.contains(&image.image), state.failing_images.get(&image.image).cloned())
+        };
+        progress(Progress { reason: "Pulling", message: "an image".to_owned() });
+        if hangs {
+            std::future::pending::<()>().await;
+        }
+        fails.map_or(Ok(()), Err)?;
+        progress(Progress { reason: "Pulled", message: "pulled it".to_owned() });
+        Ok(())
     }
 
     async fn ensure(&self, instance: &InstanceSpec, _: ProgressSink<'_>) -> Result<(), RuntimeError> {

@@ -6,6 +6,7 @@
 mod store;
 mod wire;
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -28,11 +29,12 @@ use crate::clock::{Clock, random};
 use crate::config::Gateway;
 use crate::desired::{Desired, join};
 use crate::former::Formers;
+use crate::good::Goods;
 use crate::identity::{News, Own, Proof};
 use crate::machine::{Findings, SAMPLE_INTERVAL, Sampler, state_damaged};
 use crate::reconcile::{Copies, Local, RuntimeStatuses};
 use crate::skew::Skew;
-use crate::state::{Directory, Loaded, StateFiles};
+use crate::state::{Before, Directory, Loaded, StateFiles};
 
 /// What the actor is made of.
 pub(crate) struct Parts {
@@ -52,6 +54,8 @@ pub(crate) struct Parts {
     pub(crate) loaded: Loaded,
     /// What tells of the machine.
     pub(crate) sampler: Sampler,
+    /// Where other members of the cluster reach this machine, if it was told.
+    pub(crate) address: Option<IpAddr>,
     /// Where the desired state goes.
     pub(crate) desired: watch::Sender<Arc<Desired>>,
     /// Where changes come from.
@@ -62,6 +66,8 @@ pub(crate) struct Parts {
     pub(crate) copies: watch::Receiver<Copies>,
     /// What relays ask.
     pub(crate) channels: Channels,
+    /// Where it goes whether a session is open.
+    pub(crate) link: watch::Sender<bool>,
 }
 
 /// The actor.
@@ -80,6 +86,8 @@ pub(crate) struct Uplink {
     store: Store,
     sampler: Sampler,
     findings: Findings,
+    /// Where other members of the cluster reach this machine, if it was told.
+    address: Option<IpAddr>,
     /// Forget the name conflict when a session has lived so long.
     opened: Option<skerry_sync::MonoTime>,
     /// The update that is being taken, where somebody traces it: its version and the span of taking it.
@@ -92,18 +100,21 @@ pub(crate) struct Uplink {
     copies: watch::Receiver<Copies>,
     channels: Channels,
     formers: Formers,
+    goods: Goods,
+    /// Whether a session is open.
+    link: watch::Sender<bool>,
     /// Whether a state was offered and does not hold yet: what only the one that is held needs is kept as well.
     offered: bool,
     loaded: Option<Arc<skerry_sync::Desired>>,
-    /// What was wrong with the former specs on disk, until it was told.
-    formers_damage: Option<String>,
+    /// What was wrong with what is kept of what came before, until it was told.
+    kept_damage: Option<String>,
 }
 
 impl Uplink {
     /// An actor that does not run yet.
     pub(crate) fn new(parts: Parts) -> Self {
-        let Loaded { desired, node_uid, damage, formers, formers_damage } = parts.loaded;
-        let formers = Formers::new(formers);
+        let Loaded { desired, node_uid, damage, kept, kept_damage } = parts.loaded;
+        let (formers, goods) = (Formers::new(kept.formers.clone()), Goods::new(kept.good.clone()));
         let node_uid = parts.proof.node_uid().map_or(node_uid, str::to_owned);
         let machine = AgentMachine::new(AgentConfig {
             node: parts.node.to_string(),
@@ -124,9 +135,10 @@ impl Uplink {
             clock: parts.clock,
             wire: Wire::Off,
             ending: None,
-            store: Store::new(parts.files, node_uid, Arc::new(formers.resources().clone())),
+            store: Store::new(parts.files, node_uid, Arc::new(kept)),
             sampler: parts.sampler,
-            findings: Findings { damage, ..Findings::default() },
+            findings: Findings { damage, address: parts.address, ..Findings::default() },
+            address: parts.address,
             opened: None,
             taking: None,
             looked: false,
@@ -136,8 +148,10 @@ impl Uplink {
             copies: parts.copies,
             channels: parts.channels,
             formers,
+            goods,
+            link: parts.link,
             offered: false,
-            formers_damage,
+            kept_damage,
             loaded: Some(Arc::new(desired)),
         }
     }
@@ -185,7 +199,7 @@ impl Uplink {
                     if changed.is_err() {
                         break;
                     }
-                    self.prune_formers();
+                    self.prune();
                 }
                 () = self.channels.ended() => {}
                 _ = samples.tick() => self.sample(),
@@ -229,7 +243,7 @@ impl Uplink {
                 }
             }
             AgentEffect::Persist { token, desired } => {
-                self.keep_formers(&desired);
+                self.keep_before(&desired);
                 self.store.persist(token, desired);
             }
             AgentEffect::Apply { desired } => self.apply(&desired),
@@ -252,6 +266,7 @@ impl Uplink {
         let resources = held.resources.values().map(AsRef::as_ref);
         let (mut desired, refusals) = join(resources, held.version.is_some());
         desired.formers = self.formers.of(&desired);
+        desired.goods = self.goods.of(&desired);
         desired.trace_parent = self.taken(held);
         crate::meters::instances(desired.instances.len());
         self.offered = false;
@@ -266,7 +281,7 @@ impl Uplink {
             "desired state"
         );
         self.desired.send_replace(Arc::new(desired));
-        self.prune_formers();
+        self.prune();
     }
 
     /// Begins the span of an update that somebody traces. It ends when the update is on disk and handed on.
@@ -291,26 +306,38 @@ impl Uplink {
     }
 
     /// Keeps of the state that is held what `next` may need: written before `next` is.
-    fn keep_formers(&mut self, next: &skerry_sync::Desired) {
+    fn keep_before(&mut self, next: &skerry_sync::Desired) {
         self.offered = true;
         let held = Arc::clone(self.machine.held());
         let (next, _) = join(next.resources.values().map(AsRef::as_ref), next.version.is_some());
         let joined = Arc::clone(&self.desired.borrow());
         let copies = self.copies.borrow();
         self.formers = self.formers.supersede((&held.resources, &joined), &next, &copies);
-        self.store.keep(Arc::new(self.formers.resources().clone()), false);
+        self.goods = self.goods.supersede((&held.resources, &joined), &next, &copies.good);
+        self.store.keep(self.before(), false);
     }
 
-    /// Drops the former specs that nothing needs any more.
-    fn prune_formers(&mut self) {
+    /// What is kept of what came before.
+    fn before(&self) -> Before {
+        Before { formers: self.formers.resources().clone(), good: self.goods.resources().clone() }
+    }
+
+    /// Drops what nothing needs any more of what came before.
+    fn prune(&mut self) {
         let desired = Arc::clone(&self.desired.borrow());
-        let pruned = self.formers.prune(&desired, &self.copies.borrow_and_update());
-        let Some(formers) = pruned.filter(|_| !self.offered) else { return };
-        self.formers = formers;
-        self.store.keep(Arc::new(self.formers.resources().clone()), true);
-        let formers = self.formers.of(&desired);
-        if formers != desired.formers {
-            self.desired.send_replace(Arc::new(Desired { formers, ..Desired::clone(&desired) }));
+        let (formers, goods) = {
+            let copies = self.copies.borrow_and_update();
+            (self.formers.prune(&desired, &copies), self.goods.prune(&desired, &copies.good))
+        };
+        if self.offered || (formers.is_none() && goods.is_none()) {
+            return;
+        }
+        self.formers = formers.unwrap_or_else(|| std::mem::take(&mut self.formers));
+        self.goods = goods.unwrap_or_else(|| std::mem::take(&mut self.goods));
+        self.store.keep(self.before(), true);
+        let (formers, goods) = (self.formers.of(&desired), self.goods.of(&desired));
+        if formers != desired.formers || goods != desired.goods {
+            self.desired.send_replace(Arc::new(Desired { formers, goods, ..Desired::clone(&desired) }));
         }
     }
 
@@ -320,12 +347,12 @@ impl Uplink {
             let message = state_damaged(damage);
             self.warn("StateDamaged", message);
         }
-        let Some(damage) = self.formers_damage.take() else { return };
-        tracing::error!(damage, "the former specs on disk are damaged; they are forgotten");
+        let Some(damage) = self.kept_damage.take() else { return };
+        tracing::error!(damage, "what is kept of former revisions is damaged; it is forgotten");
         let message = format!("{damage}; former revisions are not started again until it is whole");
         self.warn("FormersDamaged", message);
         // Written anew, so that it is told once.
-        self.store.keep(Arc::new(self.formers.resources().clone()), true);
+        self.store.keep(self.before(), true);
     }
 
     /// A warning event about this node.
@@ -342,7 +369,10 @@ impl Uplink {
 
     fn take_wire(&mut self, from: FromWire) {
         match from {
-            FromWire::Connected => self.feed(AgentEvent::Connected),
+            FromWire::Connected(own) => {
+                self.take_address(own);
+                self.feed(AgentEvent::Connected);
+            }
             FromWire::Frame(frame) => {
                 self.note_trace(&frame);
                 self.feed(AgentEvent::Frame(frame));
@@ -351,10 +381,21 @@ impl Uplink {
         }
     }
 
+    /// What it was told counts more than what is seen; where nothing is seen now, what was seen before stays.
+    fn take_address(&mut self, own: Option<IpAddr>) {
+        let address = self.address.or(own).or(self.findings.address);
+        if address != self.findings.address {
+            self.findings.address = address;
+            self.sample();
+        }
+    }
+
     fn take_local(&mut self, local: Local) {
         match local {
             Local::Instance(status) => self.feed(AgentEvent::InstanceChanged(status)),
             Local::Gone(name) => self.feed(AgentEvent::InstanceGone(name)),
+            Local::Image(status) => self.feed(AgentEvent::ImageChanged(status)),
+            Local::ImageGone(id) => self.feed(AgentEvent::ImageGone(id)),
             Local::Event(event) => self.feed(AgentEvent::Raised(event)),
             Local::Looked => {
                 self.looked = true;
@@ -413,6 +454,7 @@ impl Uplink {
     }
 
     fn take_told(&mut self, told: Told) {
+        self.tell_link(&told);
         match told {
             Told::Welcomed { epoch, node_uid, gateway, renew_only, .. } => {
                 if renew_only {
@@ -485,6 +527,23 @@ impl Uplink {
                 }
             }
         }
+    }
+
+    /// Says whether a session is open, where that changes. One that does nothing but renew is none.
+    fn tell_link(&self, told: &Told) {
+        let open = match told {
+            Told::Welcomed { renew_only, .. } => !renew_only,
+            Told::Lost { .. } | Told::Superseded { .. } | Told::NodeDeleted { .. } | Told::Revoked { .. } => {
+                false
+            }
+            Told::ServerTime(_)
+            | Told::RenewalFailed { .. }
+            | Told::StaleRefused { .. }
+            | Told::ResourceRefused { .. }
+            | Told::PersistFailed { .. }
+            | Told::Held { .. } => return,
+        };
+        self.link.send_if_modified(|link| std::mem::replace(link, open) != open);
     }
 
     fn sample(&mut self) {

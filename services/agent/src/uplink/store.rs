@@ -1,4 +1,4 @@
-//! Writing the desired state, and before it the former specs that it makes needed, without holding up the actor: one write at a time, on a thread of its own since `fsync` blocks.
+//! Writing the desired state, and before it what it makes needed of what came before, without holding up the actor: one write at a time, on a thread of its own since `fsync` blocks.
 
 use std::sync::Arc;
 
@@ -6,8 +6,7 @@ use skerry_sync::Desired;
 use tokio::task::JoinHandle;
 
 use super::LAST_WRITE_MAX;
-use crate::former::Resources;
-use crate::state::{Directory, StateFiles};
+use crate::state::{Before, Directory, StateFiles};
 
 /// A write that ended.
 pub(super) struct Written {
@@ -31,15 +30,15 @@ pub(super) struct Store {
     /// One that waits for the write under way: the machine never asks for two at once.
     next: Option<(Option<u64>, Arc<Desired>)>,
     node_uid: String,
-    /// The former specs that shall be on disk before whatever is written next.
-    formers: Arc<Resources>,
-    /// Whether they may differ from what is there.
-    formers_due: bool,
+    /// What is kept of what came before, which shall be on disk before whatever is written next.
+    before: Arc<Before>,
+    /// Whether it may differ from what is there.
+    before_due: bool,
 }
 
 impl Store {
-    pub(super) fn new(files: Files, node_uid: String, formers: Arc<Resources>) -> Self {
-        Self { files: Some(files), writing: None, next: None, node_uid, formers, formers_due: false }
+    pub(super) fn new(files: Files, node_uid: String, before: Arc<Before>) -> Self {
+        Self { files: Some(files), writing: None, next: None, node_uid, before, before_due: false }
     }
 
     /// Begins to write `desired`.
@@ -48,10 +47,10 @@ impl Store {
         self.begin();
     }
 
-    /// From now on `formers` are kept. `now`: they are written also if nothing else is.
-    pub(super) fn keep(&mut self, formers: Arc<Resources>, now: bool) {
-        self.formers = formers;
-        self.formers_due |= now;
+    /// From now on this is kept of what came before. `now`: it is written also if nothing else is.
+    pub(super) fn keep(&mut self, before: Before, now: bool) {
+        self.before = Arc::new(before);
+        self.before_due |= now;
         if now {
             self.begin();
         }
@@ -77,20 +76,20 @@ impl Store {
         if self.writing.is_some() {
             return;
         }
-        if self.next.is_none() && !self.formers_due {
+        if self.next.is_none() && !self.before_due {
             return;
         }
-        self.formers_due = false;
+        self.before_due = false;
         let (token, desired) =
             self.next.take().map_or((None, None), |(token, desired)| (token, Some(desired)));
-        let formers = Arc::clone(&self.formers);
+        let before = Arc::clone(&self.before);
         let Some(mut files) = self.files.take() else {
             tracing::error!("the desired state cannot be written any more: a defect ended the last write");
             return;
         };
         let node_uid = self.node_uid.clone();
         let handle = tokio::task::spawn_blocking(move || {
-            let saved = files.keep_formers(&formers).and_then(|()| match desired {
+            let saved = files.keep(&before).and_then(|()| match desired {
                 Some(desired) => files.save(&desired, &node_uid),
                 None => Ok(()),
             });

@@ -1,6 +1,7 @@
 //! One connection to a gateway: dialling, the open stream, and its end. What is said on it is the machine's matter.
 
 use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::{Channel, Uri};
 
+use crate::machine::is_reachable;
+
 /// Frames that wait to be sent. One Report and one heartbeat are under way at most, so a full queue means a dead link.
 const FRAMES_MAX: usize = 16;
 /// HTTP/2 windows: what a gateway may send ahead. One part of an Update fits in a few round trips; memory counts for more here.
@@ -22,13 +25,17 @@ const WINDOW_BYTES: u32 = 64 * 1024;
 const HEADER_BYTES_MAX: u32 = 4 * 1024;
 /// Calls that may wait inside the channel: there is one.
 const CALLS_MAX: usize = 2;
+/// How long looking up the gateway's name once more may take.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
+/// An address for documentation, which is nobody's: the way to it is that to everywhere.
+const ANYWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9);
 /// How long what was sent last may take to go out.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// What comes from a connection.
 pub(super) enum FromWire {
-    /// The channel is there: frames may be sent.
-    Connected,
+    /// The channel is there: frames may be sent. With this machine's own address on the way to the gateway, where other machines could reach it at that.
+    Connected(Option<IpAddr>),
     /// A frame.
     Frame(pb::SyncResponse),
     /// It ended, or could not be opened.
@@ -44,7 +51,7 @@ pub(super) enum Wire {
     #[default]
     Off,
     /// The channel is being opened.
-    Dialing(Boxed<Result<Channel, String>>),
+    Dialing(Boxed<Result<(Channel, Option<IpAddr>), String>>),
     /// The channel is there, the stream's headers have not come back yet.
     Opening {
         out: mpsc::Sender<pb::SyncRequest>,
@@ -57,7 +64,10 @@ pub(super) enum Wire {
 impl Wire {
     /// Begins to dial.
     pub(super) fn dial(uri: Uri, tls: Option<ClientTls>) -> Self {
-        Self::Dialing(Box::pin(connect(uri, tls)))
+        Self::Dialing(Box::pin(async move {
+            let channel = connect(uri.clone(), tls).await?;
+            Ok((channel, own_address(&uri).await))
+        }))
     }
 
     /// What happens next. May be dropped and called again.
@@ -66,10 +76,10 @@ impl Wire {
             match self {
                 Self::Off => return std::future::pending().await,
                 Self::Dialing(dialing) => match dialing.await {
-                    Ok(channel) => {
+                    Ok((channel, own)) => {
                         let (out, frames) = mpsc::channel(FRAMES_MAX);
                         *self = Self::Opening { out, opening: Box::pin(open(channel, frames)) };
-                        return FromWire::Connected;
+                        return FromWire::Connected(own);
                     }
                     Err(why) => return self.ended(why),
                 },
@@ -159,6 +169,23 @@ pub(crate) async fn connect(uri: Uri, tls: Option<ClientTls>) -> Result<Channel,
     }
 }
 
+/// The address that this machine has on its way to a gateway; where that is on this machine too, the one that it has on its way anywhere.
+async fn own_address(uri: &Uri) -> Option<IpAddr> {
+    let host = uri.host()?.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let looked_up = tokio::net::lookup_host((host, uri.port_u16()?));
+    let gateways = tokio::time::timeout(LOOKUP_TIMEOUT, looked_up).await.ok()?.ok()?;
+    gateways.chain([ANYWHERE]).find_map(own_address_to)
+}
+
+/// The address that this machine would send from, where other machines could reach it at that. Asks the kernel for the way; nothing is sent.
+fn own_address_to(there: SocketAddr) -> Option<IpAddr> {
+    let any: IpAddr =
+        if there.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect(there).ok()?;
+    Some(socket.local_addr().ok()?.ip()).filter(|address| is_reachable(*address))
+}
+
 async fn open(
     channel: Channel,
     frames: mpsc::Receiver<pb::SyncRequest>,
@@ -186,4 +213,18 @@ fn root_cause(error: &dyn std::error::Error) -> String {
         cause = source;
     }
     cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_own_address_is_never_one_that_only_this_machine_has() {
+        assert_eq!(own_address_to(SocketAddr::from(([127, 0, 0, 1], 7770))), None);
+        let uri: Uri = "http://127.0.0.1:7770".parse().unwrap();
+        // A machine that is in no network has none at all.
+        assert_eq!(own_address(&uri).await, own_address_to(ANYWHERE));
+        assert!(own_address(&uri).await.is_none_or(is_reachable));
+    }
 }

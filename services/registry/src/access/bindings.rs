@@ -1,98 +1,39 @@
-//! `RoleBindingService`: what is a binding's own in the ways of `skerry-api`, and the handlers.
+//! `RoleBindingService`: the handlers. What a binding means is in `skerry-resources`.
 
 use std::sync::Arc;
 
-use skerry_api::{Call, Caused, Create, Delete, Kind, Mask, Update, reply};
-use skerry_model::{Fault, GroupRef, RoleBindingRef, UserRef};
+use skerry_api::{Call, Caused, Create, Delete, Kind, Update, reply};
+use skerry_model::{Fault, RoleBindingRef};
 use skerry_proto::registry::v1::role_binding_service_server::RoleBindingService;
-use skerry_proto::registry::v1::{self as pb, Role, RoleBinding, RoleBindingSpec};
-use skerry_proto::store::v1 as stored;
-use skerry_proto::types::v1::Metadata;
+use skerry_proto::registry::v1::{self as pb};
+use skerry_resources::RoleBindingRules;
 use skerry_rpc::{Peer, status_of};
-use skerry_store::{Mirror, Store, Txn};
+use skerry_store::{Mirror, Txn};
 use tonic::{Request, Response, Status};
 
-use super::shown::{Shown, binding_spec, check_names};
-use super::{NAMES_MAX, outcome};
+use super::outcome;
+use super::shown::Shown;
 
 /// The handlers.
 #[derive(Clone)]
 pub(crate) struct Bindings {
+    pub(crate) rules: RoleBindingRules,
     pub(crate) shown: Arc<Shown>,
-    pub(crate) store: Store,
 }
 
 impl Kind for Bindings {
-    type Record = stored::RoleBindingRecord;
-    type Spec = RoleBindingSpec;
-    type Resource = RoleBinding;
+    type Rules = RoleBindingRules;
 
-    const FIELD: &'static str = "role_binding";
-    const SPEC_PATHS: &'static [&'static str] = &["spec", "spec.role", "spec.users", "spec.groups"];
-
-    fn store(&self) -> &Store {
-        &self.store
+    fn rules(&self) -> &RoleBindingRules {
+        &self.rules
     }
 
     fn mirror(&self) -> &Mirror {
         self.shown.access.mirror()
     }
 
-    fn meta(record: &mut stored::RoleBindingRecord) -> &mut Option<stored::Meta> {
-        &mut record.meta
-    }
-
-    async fn spec(
-        &self,
-        _: &RoleBindingRef,
-        record: &stored::RoleBindingRecord,
-    ) -> Result<RoleBindingSpec, Fault> {
-        Ok(binding_spec(record))
-    }
-
-    fn merge(
-        stored: Option<&RoleBindingSpec>,
-        sent: &RoleBinding,
-        mask: &Mask,
-    ) -> Result<RoleBindingSpec, Fault> {
-        let mut spec = stored.cloned().unwrap_or_default();
-        let sent = sent.spec.clone().unwrap_or_default();
-        if mask.covers("spec.role") {
-            spec.role = sent.role;
-        }
-        if mask.covers("spec.users") {
-            spec.users = sent.users;
-        }
-        if mask.covers("spec.groups") {
-            spec.groups = sent.groups;
-        }
-        if !matches!(Role::try_from(spec.role), Ok(Role::Viewer | Role::Operator | Role::Admin)) {
-            return Err(Fault::invalid_field("role_binding.spec.role", "use VIEWER, OPERATOR or ADMIN"));
-        }
-        check_names("role_binding.spec.users", &spec.users, NAMES_MAX, UserRef::parse)?;
-        check_names("role_binding.spec.groups", &spec.groups, NAMES_MAX, GroupRef::parse)?;
-        Ok(spec)
-    }
-
-    async fn write(
-        &self,
-        _: &RoleBindingRef,
-        record: &mut stored::RoleBindingRecord,
-        spec: &RoleBindingSpec,
-        txn: Txn,
-    ) -> Result<Txn, Fault> {
-        record.role = spec.role;
-        record.users.clone_from(&spec.users);
-        record.groups.clone_from(&spec.groups);
-        Ok(txn)
-    }
-
     fn remove(&self, _: &RoleBindingRef, txn: Txn, _: &Caused) -> Result<Txn, Fault> {
         Ok(txn)
-    }
-
-    fn show(&self, _: &RoleBindingRef, metadata: Metadata, spec: RoleBindingSpec) -> RoleBinding {
-        RoleBinding { metadata: Some(metadata), spec: Some(spec) }
     }
 }
 

@@ -1,77 +1,39 @@
-//! `GroupService`: what is a group's own in the ways of `skerry-api`, and the handlers.
+//! `GroupService`: what goes with a group, and the handlers. What a group means is in `skerry-resources`.
 
 use std::sync::Arc;
 
-use skerry_api::{Call, Caused, Create, Delete, Kind, Mask, Update, reply};
-use skerry_model::{Fault, GroupRef, UserRef};
+use skerry_api::{Call, Caused, Create, Delete, Kind, Update, reply};
+use skerry_model::{Fault, GroupRef};
 use skerry_proto::registry::v1::group_service_server::GroupService;
-use skerry_proto::registry::v1::{self as pb, Group, GroupSpec};
-use skerry_proto::store::v1 as stored;
-use skerry_proto::types::v1::Metadata;
+use skerry_proto::registry::v1::{self as pb};
+use skerry_resources::GroupRules;
 use skerry_rpc::{Peer, status_of};
-use skerry_store::{Mirror, Store, Txn};
+use skerry_store::{Mirror, Txn};
 use tonic::{Request, Response, Status};
 
-use super::shown::{Shown, check_names};
-use super::{NAMES_MAX, named, outcome};
+use super::shown::Shown;
+use super::{named, outcome};
 
 /// The handlers.
 #[derive(Clone)]
 pub(crate) struct Groups {
+    pub(crate) rules: GroupRules,
     pub(crate) shown: Arc<Shown>,
-    pub(crate) store: Store,
 }
 
 impl Kind for Groups {
-    type Record = stored::GroupRecord;
-    type Spec = GroupSpec;
-    type Resource = Group;
+    type Rules = GroupRules;
 
-    const FIELD: &'static str = "group";
-    const SPEC_PATHS: &'static [&'static str] = &["spec", "spec.members"];
-
-    fn store(&self) -> &Store {
-        &self.store
+    fn rules(&self) -> &GroupRules {
+        &self.rules
     }
 
     fn mirror(&self) -> &Mirror {
         self.shown.access.mirror()
     }
 
-    fn meta(record: &mut stored::GroupRecord) -> &mut Option<stored::Meta> {
-        &mut record.meta
-    }
-
-    async fn spec(&self, _: &GroupRef, record: &stored::GroupRecord) -> Result<GroupSpec, Fault> {
-        Ok(GroupSpec { members: record.members.clone() })
-    }
-
-    fn merge(stored: Option<&GroupSpec>, sent: &Group, mask: &Mask) -> Result<GroupSpec, Fault> {
-        let mut spec = stored.cloned().unwrap_or_default();
-        if mask.covers("spec.members") {
-            spec.members = sent.spec.clone().unwrap_or_default().members;
-        }
-        check_names("group.spec.members", &spec.members, NAMES_MAX, UserRef::parse)?;
-        Ok(spec)
-    }
-
-    async fn write(
-        &self,
-        _: &GroupRef,
-        record: &mut stored::GroupRecord,
-        spec: &GroupSpec,
-        txn: Txn,
-    ) -> Result<Txn, Fault> {
-        record.members.clone_from(&spec.members);
-        Ok(txn)
-    }
-
     fn remove(&self, name: &GroupRef, txn: Txn, caused: &Caused) -> Result<Txn, Fault> {
         named::nowhere(name, &self.shown.access.mirror().snapshot(), caused, txn)
-    }
-
-    fn show(&self, _: &GroupRef, metadata: Metadata, spec: GroupSpec) -> Group {
-        Group { metadata: Some(metadata), spec: Some(spec) }
     }
 }
 

@@ -16,11 +16,12 @@ use skerry_model::{Code, Fault, ProjectName, ServiceName, UserRef, time};
 use skerry_proto::registry::v1 as pb;
 use skerry_proto::store::v1 as stored;
 use skerry_proto::types::v1::AuditOutcome;
+use skerry_resources::{KEYS_MAX, is_first_admin, only_itself};
 use skerry_rpc::Peer;
 use skerry_rpc::access::{Authorizer as _, Role};
 use skerry_store::{Act, Key, Store, Txn, TxnError};
 
-use super::users::{KEYS_MAX, Users, only_itself};
+use super::users::Users;
 
 impl Users {
     pub(super) async fn issue(
@@ -63,7 +64,7 @@ impl Users {
             // The first admin may have no record, and then each of its keys counts.
             let counts = match &found {
                 Some(found) => found.value.keys.iter().any(|known| known.key_id[..] == key.as_bytes()[..]),
-                None => Self::is_first_admin(name),
+                None => is_first_admin(name),
             };
             if counts {
                 return Ok(());
@@ -78,7 +79,7 @@ impl Users {
     /// Who adds a key to a user can be that user: so the caller has every role that the user has, and nobody is the first admin but itself.
     fn check_admin(&self, caller: Option<&UserRef>, name: &UserRef) -> Result<(), Fault> {
         let itself = caller == Some(name);
-        if Self::is_first_admin(name) && !itself {
+        if is_first_admin(name) && !itself {
             return Err(only_itself(name));
         }
         let has = |project: &ProjectName, role: Role| {
@@ -114,7 +115,7 @@ impl Users {
             let txn = match &found {
                 Some(found) => Txn::new().when_same(found),
                 // It may never have had a record, and must not lose the key by which it calls with the first one.
-                None if Self::is_first_admin(name) => Txn::new().when_absent(&record_key),
+                None if is_first_admin(name) => Txn::new().when_absent(&record_key),
                 None => return Err(Fault::not_found(name)),
             };
             let before = found.map(|found| found.value);

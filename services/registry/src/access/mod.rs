@@ -20,13 +20,11 @@ use skerry_proto::registry::v1::group_service_server::GroupServiceServer;
 use skerry_proto::registry::v1::role_binding_service_server::RoleBindingServiceServer;
 use skerry_proto::registry::v1::user_service_server::UserServiceServer;
 use skerry_proto::scheduler::v1::update_app_response::Outcome;
+use skerry_resources::{GroupRules, RoleBindingRules, UserRules};
 use skerry_rpc::{MESSAGE_BYTES_MAX, Server};
-use skerry_store::Store;
+use skerry_store::{Mirror, Store};
 
 use crate::authority::Issuer;
-
-/// Most names in one list of a group or a binding.
-const NAMES_MAX: usize = 1000;
 
 /// The handlers.
 pub(crate) struct Access {
@@ -41,11 +39,20 @@ impl Access {
         let shown = Arc::new(shown::Shown::new(mirror.clone()));
         shutdown.spawn(shown::follow(Arc::clone(&shown), shutdown.clone()));
         Self {
-            users: users::Users { shown: Arc::clone(&shown), store: store.clone(), issuer },
-            groups: groups::Groups { shown: Arc::clone(&shown), store: store.clone() },
-            bindings: bindings::Bindings { shown, store: store.clone() },
+            users: users::Users {
+                rules: UserRules::new(store.clone()),
+                shown: Arc::clone(&shown),
+                store: store.clone(),
+                issuer,
+            },
+            groups: groups::Groups { rules: GroupRules::new(store.clone()), shown: Arc::clone(&shown) },
+            bindings: bindings::Bindings { rules: RoleBindingRules::new(store.clone()), shown },
             whoami: whoami::WhoAmI { access: mirror.clone() },
         }
+    }
+
+    pub(crate) fn mirror(&self) -> &Mirror {
+        self.whoami.access.mirror()
     }
 
     pub(crate) fn register(&self, server: &mut Server) {

@@ -5,13 +5,10 @@ use std::sync::Arc;
 
 use skerry_api::{AccessMirror, Etag, Hub, Resource, metadata_of};
 use skerry_daemon::Shutdown;
-use skerry_identity::KeyId;
-use skerry_model::Fault;
-use skerry_proto::registry::v1::{
-    Group, GroupSpec, Role, RoleBinding, RoleBindingSpec, User, UserKey, UserSpec,
-};
+use skerry_proto::registry::v1::{Group, GroupSpec, RoleBinding, User};
 use skerry_proto::store::v1 as stored;
 use skerry_proto::types::v1::Metadata;
+use skerry_resources::{binding_spec, user_spec};
 use skerry_store::{Changes, Cursor, Key, Prefix, Record, Snapshot};
 use tracing::warn;
 
@@ -66,20 +63,6 @@ impl Visible for stored::RoleBindingRecord {
     fn shown(&self, metadata: Metadata) -> RoleBinding {
         RoleBinding { metadata: Some(metadata), spec: Some(binding_spec(self)) }
     }
-}
-
-pub(crate) fn user_spec(record: &stored::UserRecord) -> UserSpec {
-    let key = |key: &stored::UserKeyRecord| UserKey {
-        // One that is none counts for nobody, and is shown as what it is: nothing.
-        id: KeyId::try_from(&key.key_id[..]).map(|id| id.to_string()).unwrap_or_default(),
-        create_time: key.create_time,
-    };
-    UserSpec { keys: record.keys.iter().map(key).collect() }
-}
-
-pub(crate) fn binding_spec(record: &stored::RoleBindingRecord) -> RoleBindingSpec {
-    let role = Role::try_from(record.role).unwrap_or_default();
-    RoleBindingSpec { role: role.into(), users: record.users.clone(), groups: record.groups.clone() }
 }
 
 impl Shown {
@@ -138,24 +121,4 @@ fn view<R: Visible>(snapshot: &Snapshot, name: &R::Name) -> Option<R::Resource> 
 /// Follows the store until the end.
 pub(crate) async fn follow(shown: Arc<Shown>, shutdown: Shutdown) {
     skerry_api::follow(shown.access.mirror(), shutdown.wait(), |cursor| shown.take(cursor)).await;
-}
-
-/// Checks a list of full names, each of which `parse` must take.
-pub(crate) fn check_names<T, E: std::fmt::Display>(
-    field: &str,
-    names: &[String],
-    most: usize,
-    parse: impl Fn(&str) -> Result<T, E>,
-) -> Result<(), Fault> {
-    let mut violations = skerry_model::Violations::new();
-    if names.len() > most {
-        violations.add(field, format!("{} are too many: at most {most}", names.len()));
-    }
-    for (index, name) in names.iter().enumerate() {
-        violations.check(format!("{field}[{index}]"), parse(name));
-        if names[..index].contains(name) {
-            violations.add(format!("{field}[{index}]"), format!("`{name}` stands in it twice"));
-        }
-    }
-    violations.finish(Some(()))
 }

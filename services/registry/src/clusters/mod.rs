@@ -1,20 +1,19 @@
-//! `ClusterService`: what is a cluster's own in the ways of `skerry-api`, and the handlers.
+//! `ClusterService`: what is observed of a cluster, when it may go, and the handlers. What a cluster means is in `skerry-resources`.
 //!
-//! Who is in a cluster is said by the nodes: by their label `skerry.dev/cluster` (`crate::nodes` sees that it names one).
+//! Who is in a cluster is said by the nodes: by their label `skerry.dev/cluster` (the rules of nodes see that it names one).
 
 mod view;
 
 use std::sync::Arc;
 
-use skerry_api::{Call, Caused, Create, Delete, Kind, Mask, ResponseStream, Told, Update, reply};
+use skerry_api::{Call, Caused, Create, Delete, Kind, ResponseStream, Told, Update, reply};
 use skerry_daemon::Shutdown;
-use skerry_model::{ClusterRef, Code, Fault, NodeName, NodeRef};
+use skerry_model::{ClusterRef, Code, Fault};
 use skerry_proto::registry::v1::cluster_service_server::ClusterService;
-use skerry_proto::registry::v1::{self as pb, ChangeType, Cluster, ClusterSpec};
-use skerry_proto::store::v1 as stored;
-use skerry_proto::types::v1::Metadata;
+use skerry_proto::registry::v1::{self as pb, ChangeType, Cluster};
+use skerry_resources::ClusterRules;
 use skerry_rpc::{Peer, status_of as status};
-use skerry_store::{Key, Mirror, Store, Txn, Versioned};
+use skerry_store::{Mirror, Store, Txn};
 use tonic::{Request, Response, Status};
 
 use crate::access::outcome;
@@ -26,41 +25,18 @@ const MEMBERS_NAMED: usize = 5;
 /// The handlers.
 #[derive(Clone)]
 pub(crate) struct Clusters {
+    rules: ClusterRules,
     shared: Arc<Shared>,
-    store: Store,
     shutdown: Shutdown,
-}
-
-/// A cluster as it is stored, without what is observed of it.
-pub(crate) fn stored_cluster(name: &ClusterRef, record: &Versioned<stored::ClusterRecord>) -> Cluster {
-    let etag = skerry_api::Etag { mod_revision: record.mod_revision };
-    Cluster {
-        metadata: Some(skerry_api::metadata_of(name, record.value.meta.as_ref(), etag)),
-        spec: Some(ClusterSpec { failover_after: record.value.failover_after }),
-        status: None,
-    }
-}
-
-/// Adds to a transaction that names a cluster that it is there; FAILED_PRECONDITION if it is not.
-pub(crate) async fn named_cluster(store: &Store, name: &ClusterRef, txn: Txn) -> Result<Txn, Fault> {
-    let key = Key::<stored::ClusterRecord>::of(name);
-    if store.get(&key).await?.is_none() {
-        let cluster = &name.cluster;
-        let message = format!(
-            "there is no {name}: make it first (skerry create cluster {cluster}, or a manifest of kind Cluster)"
-        );
-        return Err(Fault::new(Code::FailedPrecondition, "NO_CLUSTER", message));
-    }
-    Ok(txn.when_exists(&key))
 }
 
 impl Clusters {
     pub(crate) fn new(shared: Arc<Shared>, store: Store, shutdown: Shutdown) -> Self {
-        Self { shared, store, shutdown }
+        Self { rules: ClusterRules::new(store), shared, shutdown }
     }
 
     /// With what is observed now.
-    fn observed(&self, clusters: Vec<Cluster>) -> Vec<Cluster> {
+    fn observe(&self, clusters: Vec<Cluster>) -> Vec<Cluster> {
         let (nodes, snapshot) = (self.shared.nodes.snapshot(), self.shared.mirror.snapshot());
         let mut members = view::Members::new();
         let mut of = None;
@@ -81,57 +57,14 @@ impl Clusters {
 }
 
 impl Kind for Clusters {
-    type Record = stored::ClusterRecord;
-    type Spec = ClusterSpec;
-    type Resource = Cluster;
+    type Rules = ClusterRules;
 
-    const FIELD: &'static str = "cluster";
-    const SPEC_PATHS: &'static [&'static str] = &["spec", "spec.failover_after"];
-
-    fn store(&self) -> &Store {
-        &self.store
+    fn rules(&self) -> &ClusterRules {
+        &self.rules
     }
 
     fn mirror(&self) -> &Mirror {
         &self.shared.mirror
-    }
-
-    fn meta(record: &mut stored::ClusterRecord) -> &mut Option<stored::Meta> {
-        &mut record.meta
-    }
-
-    async fn spec(&self, _: &ClusterRef, record: &stored::ClusterRecord) -> Result<ClusterSpec, Fault> {
-        Ok(ClusterSpec { failover_after: record.failover_after })
-    }
-
-    fn merge(stored: Option<&ClusterSpec>, sent: &Cluster, mask: &Mask) -> Result<ClusterSpec, Fault> {
-        let mut spec = stored.copied().unwrap_or_default();
-        if mask.covers("spec.failover_after") {
-            spec.failover_after = sent.spec.unwrap_or_default().failover_after;
-        }
-        skerry_model::cluster::check(&spec)?;
-        Ok(spec)
-    }
-
-    async fn write(
-        &self,
-        name: &ClusterRef,
-        record: &mut stored::ClusterRecord,
-        spec: &ClusterSpec,
-        txn: Txn,
-    ) -> Result<Txn, Fault> {
-        record.failover_after = spec.failover_after;
-        // A node alone is a cluster by its own name.
-        let Ok(node) = NodeName::parse(name.cluster.as_str()) else { return Ok(txn) };
-        let node = NodeRef { project: name.project.clone(), node };
-        let key = Key::<stored::NodeRecord>::of(&node);
-        if self.store.get(&key).await?.is_some() {
-            let message = format!(
-                "{node} has that name, and a node that is in no cluster is one of its own under it: use another name"
-            );
-            return Err(Fault::new(Code::FailedPrecondition, "NAME_OF_A_NODE", message));
-        }
-        Ok(txn.when_absent(&key))
     }
 
     fn remove(&self, name: &ClusterRef, txn: Txn, _: &Caused) -> Result<Txn, Fault> {
@@ -148,9 +81,8 @@ impl Kind for Clusters {
         Err(Fault::new(Code::FailedPrecondition, "HAS_MEMBERS", message).with("members", members.len()))
     }
 
-    fn show(&self, _: &ClusterRef, metadata: Metadata, spec: ClusterSpec) -> Cluster {
-        let cluster = Cluster { metadata: Some(metadata), spec: Some(spec), status: None };
-        self.observed(vec![cluster]).remove(0)
+    fn observed(&self, _: &ClusterRef, cluster: Cluster) -> Cluster {
+        self.observe(vec![cluster]).remove(0)
     }
 }
 
@@ -199,7 +131,7 @@ impl ClusterService for Clusters {
         let hub = &self.shared.clusters;
         let page = skerry_api::list(self, hub, parent, label_selector, *page_size, page_token).await;
         reply(page.map(|page| pb::ListClustersResponse {
-            clusters: self.observed(page.items),
+            clusters: self.observe(page.items),
             next_page_token: page.next_page_token,
             resource_version: page.resource_version,
         }))

@@ -12,6 +12,7 @@ use skerry_proto::registry::v1 as pb;
 use skerry_proto::registry::v1::token_service_server::TokenService;
 use skerry_proto::store::v1 as stored;
 use skerry_proto::types::v1::AuditOutcome;
+use skerry_resources::named_cluster;
 use skerry_store::keys::{EventSource, TokenId, TokenName};
 use skerry_store::{Act, Key, PageRequest, PageToken, Prefix, Store, Txn, TxnError, Versioned};
 use tonic::{Request, Response, Status};
@@ -20,7 +21,6 @@ use super::TOKENS_MAX;
 use super::decide::{MACHINES_MAX, labels_of};
 use super::template::Template;
 use crate::authority::Issuer;
-use crate::clusters::named_cluster;
 use crate::follow::Shared;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);

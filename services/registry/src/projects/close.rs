@@ -5,7 +5,7 @@
 
 use std::time::SystemTime;
 
-use skerry_api::{Caused, Etag, Tries};
+use skerry_api::{Beside, Caused, Etag, Tries};
 use skerry_model::{Code, Fault, ProjectRef, time};
 use skerry_proto::store::v1 as stored;
 use skerry_proto::types::v1::AuditOutcome;
@@ -16,18 +16,22 @@ use super::Projects;
 
 /// Bindings that are read at once.
 const PAGE_SIZE: usize = 100;
+/// The reason that tells that something is in it.
+pub(crate) const NOT_EMPTY: &str = "PROJECT_NOT_EMPTY";
 /// What the audit log says of the mark.
 const CLOSED: &str = "it is being deleted";
 const OPENED: &str = "it is not being deleted: something is in it";
 
 impl Projects {
     /// Closes an empty project, if it is still at `etag` (empty: at any); answers the etag that it has then. FAILED_PRECONDITION tells what
-    /// is left in it. One that is not there has none: whether it was deleted by this very request is found out later.
-    pub(super) async fn close(
+    /// is left in it. One that is not there has none: whether it was deleted by this very request is found out later. `beside` is in each
+    /// transaction.
+    pub(crate) async fn close(
         &self,
         name: &ProjectRef,
         etag: &str,
         caused: &Caused,
+        beside: Beside<'_>,
     ) -> Result<String, Fault> {
         if name.project.is_permanent() {
             let message = format!("{name} is always there and cannot be deleted");
@@ -54,10 +58,11 @@ impl Projects {
             let record = stored::ProjectRecord { delete_time, ..read.value.clone() };
             let detail = if left.is_empty() { CLOSED } else { OPENED };
             let act = caused.of(name, AuditOutcome::Updated).detail(detail);
-            match self.store.commit(Txn::new().when_same(&read).put(&key, &record).audit(act)).await {
+            let txn = beside(Txn::new().when_same(&read).put(&key, &record).audit(act));
+            match self.store.commit(txn).await {
                 Ok(done) if left.is_empty() => {
                     let marked = Versioned { value: record, mod_revision: done.revision, ..read };
-                    return self.look_again(name, &marked, caused).await;
+                    return self.look_again(name, &marked, caused, beside).await;
                 }
                 Ok(_) => return Err(not_empty(name, &left)),
                 Err(TxnError::Conflict(_)) => tries.again(name).await?,
@@ -72,6 +77,7 @@ impl Projects {
         name: &ProjectRef,
         marked: &Versioned<stored::ProjectRecord>,
         caused: &Caused,
+        beside: Beside<'_>,
     ) -> Result<String, Fault> {
         let left = self.left(name).await?;
         if left.is_empty() {
@@ -79,7 +85,8 @@ impl Projects {
         }
         let record = stored::ProjectRecord { delete_time: None, ..marked.value.clone() };
         let act = caused.of(name, AuditOutcome::Updated).detail(OPENED);
-        match self.store.commit(Txn::new().when_same(marked).put(&marked.key, &record).audit(act)).await {
+        let txn = beside(Txn::new().when_same(marked).put(&marked.key, &record).audit(act));
+        match self.store.commit(txn).await {
             // Somebody else deletes it too, and sees the same.
             Ok(_) | Err(TxnError::Conflict(_)) => Err(not_empty(name, &left)),
             Err(error) => Err(error.into()),
@@ -139,7 +146,7 @@ fn not_empty(name: &ProjectRef, left: &[(&str, u64)]) -> Fault {
     };
     let all = left.iter().map(one).collect::<Vec<_>>().join(", ");
     let message = format!("{name} is not empty: it has {all}; delete them first");
-    Fault::new(Code::FailedPrecondition, "PROJECT_NOT_EMPTY", message).with("resource", name)
+    Fault::new(Code::FailedPrecondition, NOT_EMPTY, message).with("resource", name)
 }
 
 #[cfg(test)]

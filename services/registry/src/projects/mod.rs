@@ -1,4 +1,4 @@
-//! `ProjectService`: what is a project's own in the ways of `skerry-api`, and the handlers.
+//! `ProjectService`: what there is of a project, when it may go, and the handlers. What a project means is in `skerry-resources`.
 //!
 //! | module | job |
 //! |---|---|
@@ -14,27 +14,27 @@ mod usage;
 
 use std::sync::Arc;
 
-use skerry_api::{
-    Call, Caused, Create, Delete, Kind, Mask, ResponseStream, Told, Update, audit, reply, uncount,
-};
+use skerry_api::{Call, Caused, Create, Delete, Kind, ResponseStream, Told, Update, audit, reply};
 use skerry_daemon::Shutdown;
 use skerry_model::{Fault, ProjectRef};
 use skerry_proto::registry::v1::project_service_server::ProjectService;
-use skerry_proto::registry::v1::{self as pb, ChangeType, Project, ProjectQuota, ProjectSpec};
+use skerry_proto::registry::v1::{self as pb, ChangeType, Project};
 use skerry_proto::store::v1 as stored;
-use skerry_proto::types::v1::Metadata;
+use skerry_resources::ProjectRules;
 use skerry_rpc::{Peer, status_of};
 use skerry_store::keys::InProject;
 use skerry_store::{Mirror, Prefix, Store, Txn, WaitError};
 use tonic::{Request, Response, Status};
 
 pub(crate) use self::adopt::adopt;
+pub(crate) use self::close::NOT_EMPTY;
 use self::shown::Shown;
 use crate::access::outcome;
 
 /// The handlers.
 #[derive(Clone)]
 pub(crate) struct Projects {
+    rules: ProjectRules,
     shown: Arc<Shown>,
     store: Store,
     shutdown: Shutdown,
@@ -46,7 +46,8 @@ impl Projects {
         let shown = Arc::new(Shown::new(store));
         shown.mirror.ready().await?;
         shutdown.spawn(shown::follow(Arc::clone(&shown), shutdown.clone()));
-        Ok(Self { shown, store: store.clone(), shutdown: shutdown.clone() })
+        let rules = ProjectRules::new(store.clone());
+        Ok(Self { rules, shown, store: store.clone(), shutdown: shutdown.clone() })
     }
 
     /// What follows the records that are counted.
@@ -55,66 +56,15 @@ impl Projects {
     }
 }
 
-fn spec_of(record: &stored::ProjectRecord) -> ProjectSpec {
-    let quota = record.quota.map(|quota| {
-        let stored::QuotaRecord { nodes, apps, secrets, configs, size_bytes } = quota;
-        ProjectQuota { nodes, apps, secrets, configs, size_bytes }
-    });
-    ProjectSpec { description: record.description.clone(), quota }
-}
-
 impl Kind for Projects {
-    type Record = stored::ProjectRecord;
-    type Spec = ProjectSpec;
-    type Resource = Project;
+    type Rules = ProjectRules;
 
-    const FIELD: &'static str = "project";
-    const SPEC_PATHS: &'static [&'static str] = &["spec", "spec.description", "spec.quota"];
-    const IS_PROJECT: bool = true;
-
-    fn store(&self) -> &Store {
-        &self.store
+    fn rules(&self) -> &ProjectRules {
+        &self.rules
     }
 
     fn mirror(&self) -> &Mirror {
         &self.shown.mirror
-    }
-
-    fn meta(record: &mut stored::ProjectRecord) -> &mut Option<stored::Meta> {
-        &mut record.meta
-    }
-
-    async fn spec(&self, _: &ProjectRef, record: &stored::ProjectRecord) -> Result<ProjectSpec, Fault> {
-        Ok(spec_of(record))
-    }
-
-    fn merge(stored: Option<&ProjectSpec>, sent: &Project, mask: &Mask) -> Result<ProjectSpec, Fault> {
-        let mut spec = stored.cloned().unwrap_or_default();
-        let sent = sent.spec.clone().unwrap_or_default();
-        if mask.covers("spec.description") {
-            spec.description = sent.description;
-        }
-        if mask.covers("spec.quota") {
-            // One without a limit is none.
-            spec.quota = sent.quota.filter(|quota| *quota != ProjectQuota::default());
-        }
-        skerry_model::project::check(&spec)?;
-        Ok(spec)
-    }
-
-    async fn write(
-        &self,
-        name: &ProjectRef,
-        record: &mut stored::ProjectRecord,
-        spec: &ProjectSpec,
-        txn: Txn,
-    ) -> Result<Txn, Fault> {
-        record.description.clone_from(&spec.description);
-        record.quota = spec.quota.map(|quota| {
-            let ProjectQuota { nodes, apps, secrets, configs, size_bytes } = quota;
-            stored::QuotaRecord { nodes, apps, secrets, configs, size_bytes }
-        });
-        Ok(uncount(&name.project, &record.quota.unwrap_or_default(), txn))
     }
 
     /// All that is left of it: what its resources left behind, and what was asked in it. That nothing else is in it, `close` has seen to.
@@ -144,11 +94,15 @@ impl Kind for Projects {
             .delete_prefix(&all::<stored::UserRecord>(name))
             .delete_prefix(&all::<stored::GroupRecord>(name))
             .delete_prefix(&all::<stored::RoleBindingRecord>(name))
+            .delete_prefix(&all::<stored::TaskRecord>(name))
+            .delete_prefix(&all::<stored::TaskProgressRecord>(name))
+            .delete_prefix(&all::<stored::TaskClaimRecord>(name))
+            .delete_prefix(&all::<stored::PrefetchRecord>(name))
             .delete_prefix(&all::<stored::RequestRecord>(name)))
     }
 
-    fn show(&self, name: &ProjectRef, metadata: Metadata, spec: ProjectSpec) -> Project {
-        Project { metadata: Some(metadata), spec: Some(spec), status: Some(self.shown.status(name)) }
+    fn observed(&self, name: &ProjectRef, project: Project) -> Project {
+        Project { status: Some(self.shown.status(name)), ..project }
     }
 }
 
@@ -261,7 +215,7 @@ impl ProjectService for Projects {
                 return Ok(());
             }
             let caused = Caused::by_caller(method, audit::caller(&peer), request);
-            let closed = self.close(&name, &request.etag, &caused).await?;
+            let closed = self.close(&name, &request.etag, &caused, &|txn| txn).await?;
             skerry_api::delete(self, call, Delete { name: &request.name, etag: &closed }).await
         };
         reply(done.await.map(|()| pb::DeleteProjectResponse {}))

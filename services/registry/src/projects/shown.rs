@@ -8,10 +8,10 @@ use skerry_daemon::Shutdown;
 use skerry_model::{ProjectName, ProjectRef};
 use skerry_proto::registry::v1::{Project, ProjectStatus};
 use skerry_proto::store::v1 as stored;
+use skerry_resources::project_spec;
 use skerry_store::{Changes, Cursor, Key, Mirror, MirrorConfig, Prefix, Snapshot, Store, Versioned};
 use tracing::warn;
 
-use super::spec_of;
 use super::usage::Usage;
 
 /// What the handlers answer from.
@@ -54,7 +54,7 @@ impl Shown {
         let etag = Etag { mod_revision: found.mod_revision };
         Some(Project {
             metadata: Some(metadata_of(name, found.value.meta.as_ref(), etag)),
-            spec: Some(spec_of(&found.value)),
+            spec: Some(project_spec(&found.value)),
             status: Some(self.status_of(name, Some(&found))),
         })
     }

@@ -4,6 +4,8 @@ use skerry_model::Code;
 use skerry_store::{Key, StoreConfig, Target};
 use skerry_testing::Etcd;
 
+use skerry_proto::types::v1::Metadata;
+
 use super::*;
 
 async fn create(projects: &Projects) {
@@ -49,7 +51,8 @@ async fn a_deletion_that_is_repeated_or_refused_closes_no_project() {
     create(&projects).await;
     delete(&projects, "id-1").await.unwrap();
     assert!(is_open().await, "the delayed repeat closes no namesake");
-    let fault = projects.close(&key.name(), "1", &Caused::by("Delete", &called(()))).await.unwrap_err();
+    let fault =
+        projects.close(&key.name(), "1", &Caused::by("Delete", &called(())), &|txn| txn).await.unwrap_err();
     assert_eq!(fault.code, Code::Aborted);
     assert!(is_open().await);
     store.close().await;

@@ -75,7 +75,7 @@ async fn an_assignment_that_cannot_be_written_keeps_nobody_from_clearing_away() 
     let store = Store::connect(StoreConfig::new(Target::parse(&etcd.endpoint()).unwrap())).await.unwrap();
     fill(&store).await;
     let shutdown = Shutdown::new();
-    let shared = Arc::new(Shared::new(&store, crate::keys::SecretKeys::none()));
+    let shared = Arc::new(Shared::new(&store, skerry_resources::SecretKeys::none()));
     shared.mirror.ready().await.unwrap();
     shutdown.spawn(follow::follow(Arc::clone(&shared), shutdown.clone()));
     // Before anybody leads, so that the first pass of the leader finds it already.

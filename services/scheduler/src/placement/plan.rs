@@ -14,8 +14,8 @@ use skerry_proto::scheduler::v1::{
     InstanceChange, NodeChange, Pending, PlanChangeRequest, PlanChangeResponse,
 };
 use skerry_proto::types::v1::{AppSpec as WireSpec, Metadata};
+use skerry_resources::keep_restart_times;
 
-use crate::apps::keep_restart_times;
 use crate::world::{Project, World};
 
 /// Nodes that an answer tells of.

@@ -9,7 +9,7 @@ use skerry_model::{AppName, ClusterName, NodeName, ServiceName};
 use skerry_placement::{ClusterPlan, Reason};
 use skerry_proto::scheduler::v1::step::Outcome;
 use skerry_proto::scheduler::v1::{Explanation, RolloutStatus, Step};
-use skerry_proto::types::v1::InstancePhase;
+use skerry_proto::types::v1::{ImageState, ImageStatus, InstancePhase};
 
 use super::explain::{details_of, reason_of};
 use crate::status::Seen;
@@ -240,6 +240,26 @@ impl Place<'_> {
         Some(Stop { at: StepName::Selector, reason, message, details: Vec::new() })
     }
 
+    /// How far a node is with the image that a rollout brings to a service there, if it fetches one ahead.
+    fn fetched_ahead(&self, node: Option<&NodeName>, service: &ServiceName) -> Option<String> {
+        let node = node?;
+        let coming = self.project.coming_image(self.app, service)?;
+        let view = self.project.nodes.get(node)?;
+        let (assigned, _) = view.assignment.as_ref()?;
+        let assigned = assigned.images.iter().find(|one| one.image == coming)?;
+        let reported = view.status.iter().flat_map(|status| &status.images).find(|one| one.id == assigned.id);
+        Some(match reported.map(ImageStatus::state) {
+            Some(ImageState::Present) => format!("the new one, {coming}, is there already"),
+            Some(ImageState::Failed) => {
+                let why = reported.map_or("", |one| one.message.as_str());
+                format!("the new one could not be fetched ahead: {why}")
+            }
+            Some(ImageState::Fetching | ImageState::Waiting | ImageState::Unspecified) | None => {
+                format!("the new one, {coming}, is being fetched ahead")
+            }
+        })
+    }
+
     /// `cluster c`, or `node n` of one that is in none.
     fn place(&self) -> String {
         let is_one = self.project.state.clusters.contains_key(self.cluster);
@@ -293,14 +313,27 @@ impl Place<'_> {
             }
             StepName::Assignment => format!("node {node_name} has acknowledged it"),
             StepName::Image => match &service.program {
-                Program::Container(container) => container.image.clone(),
+                Program::Container(container) => match self.fetched_ahead(node, &service.name) {
+                    Some(ahead) => format!("{}; {ahead}", container.image),
+                    None => container.image.clone(),
+                },
                 Program::Process(_) => "a process, which needs none".to_owned(),
             },
             StepName::Dependency if service.depends_on.is_empty() => "none".to_owned(),
             StepName::Dependency => {
-                let names: Vec<&str> =
-                    service.depends_on.iter().map(|dependency| dependency.service.as_str()).collect();
-                names.join(", ")
+                let peers = node.map(|node| self.project.peers_of(node)).unwrap_or_default();
+                let app = peers.iter().find(|peers| peers.app == self.app.as_str());
+                let elsewhere = |name: &str| {
+                    let one = app.iter().flat_map(|app| &app.services).find(|one| one.service == name);
+                    let members = one.map(|one| &one.members).into_iter().flatten();
+                    members.map(|member| member.node.as_str()).collect::<Vec<_>>().join(", ")
+                };
+                let named = |dependency: &skerry_model::app::Dependency| {
+                    let name = dependency.service.as_str();
+                    let members = elsewhere(name);
+                    if members.is_empty() { name.to_owned() } else { format!("{name} (on {members})") }
+                };
+                service.depends_on.iter().map(named).collect::<Vec<_>>().join(", ")
             }
             StepName::Runtime => "ready".to_owned(),
         }

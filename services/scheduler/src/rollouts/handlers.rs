@@ -15,7 +15,7 @@ use skerry_store::keys::RequestId;
 use skerry_store::{Key, RequestMark, Store, TxnError};
 use tonic::{Request, Response, Status};
 
-use super::{record, writes};
+use super::{rollouts, writes};
 use crate::follow::Shared;
 
 /// The handlers.
@@ -54,7 +54,7 @@ impl Rollouts {
             let read = self.store.get(&Key::<stored::RolloutRecord>::of(&name)).await?;
             let read = read.filter(|read| read.value.id == app.rollout_id);
             let read = read.ok_or_else(|| none(&name))?;
-            let before = record::read(&read.value).ok_or_else(|| none(&name))?;
+            let before = rollouts::read(&read.value).ok_or_else(|| none(&name))?;
             let next = (asked.change)(&before, SystemTime::now()).map_err(|why| refused(&name, why))?;
             let uid = app.meta.map_or_else(String::new, |meta| meta.uid);
             let mut txn = writes::goes_on(&name, &read, &next, &[]);

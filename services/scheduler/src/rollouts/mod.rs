@@ -3,7 +3,6 @@
 
 mod drive;
 mod handlers;
-mod record;
 mod seen;
 mod writes;
 
@@ -12,13 +11,13 @@ use std::sync::Arc;
 
 use skerry_model::{ClusterName, ContentHash};
 use skerry_proto::store::v1 as stored;
+use skerry_resources::rollouts;
 use skerry_rollout::Rollout;
 use skerry_store::Versioned;
 
 pub(crate) use drive::drive;
 pub(crate) use handlers::Rollouts;
 pub(crate) use seen::status_of;
-pub(crate) use writes::{end_at_once, forget, spread};
 
 /// An app's last rollout as the store has it: its record, and the moves that say which cluster has what.
 #[derive(Debug, Default)]
@@ -48,7 +47,7 @@ impl AppRollout {
     pub(crate) fn take_record(&mut self, record: Option<Versioned<stored::RolloutRecord>>) {
         let first = |this: &Self| this.head.as_ref().map_or(0, |head| head.rollout.first_move);
         let before = first(self);
-        self.head = record.and_then(|record| Some(Head { rollout: record::read(&record.value)?, record }));
+        self.head = record.and_then(|record| Some(Head { rollout: rollouts::read(&record.value)?, record }));
         if first(self) != before {
             self.gather();
         }

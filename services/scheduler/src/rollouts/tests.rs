@@ -34,7 +34,7 @@ fn versioned<R: skerry_store::Record>(name: &R::Name, value: &R) -> Versioned<R>
 }
 
 fn head(rollout: &Rollout) -> Versioned<stored::RolloutRecord> {
-    versioned(&app(), &record::write("id", rollout))
+    versioned(&app(), &rollouts::write("id", rollout))
 }
 
 fn moved(number: u64, one: &Move) -> Versioned<stored::RolloutMoveRecord> {
@@ -118,9 +118,9 @@ fn a_record_is_read_as_it_was_written() {
             last_move: 9,
             ..rollout()
         };
-        assert_eq!(record::read(&record::write("id", &rollout)), Some(rollout));
+        assert_eq!(rollouts::read(&rollouts::write("id", &rollout)), Some(rollout));
     }
-    assert_eq!(record::read(&stored::RolloutRecord::default()), None);
+    assert_eq!(rollouts::read(&stored::RolloutRecord::default()), None);
 }
 
 #[test]

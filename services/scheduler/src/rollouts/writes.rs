@@ -3,52 +3,12 @@
 
 use std::time::SystemTime;
 
-use skerry_model::{AppRef, ContentHash, Fault, RevisionRef, time};
+use skerry_model::{AppRef, Fault, RevisionRef, time};
 use skerry_proto::store::v1 as stored;
-use skerry_rollout::{Move, Phase, Reason, Rollout, begin};
+use skerry_resources::{AppEvents, rollouts};
+use skerry_rollout::{Move, Phase, Reason, Rollout};
 use skerry_store::keys::RolloutMoveName;
-use skerry_store::{Key, Prefix, Store, Txn, Versioned};
-use uuid::Uuid;
-
-use super::record;
-use crate::events::AppEvents;
-
-/// Adds to the transaction that makes `new` the current revision of an app that its rollout begins.
-pub(crate) async fn spread(
-    store: &Store,
-    name: &AppRef,
-    app: &mut stored::AppRecord,
-    (current, new): (ContentHash, ContentHash),
-    txn: Txn,
-) -> Result<Txn, Fault> {
-    let key = Key::<stored::RolloutRecord>::of(name);
-    let read = store.get(&key).await?;
-    let last = read.as_ref().filter(|last| last.value.id == app.rollout_id && !app.rollout_id.is_empty());
-    let last = last.and_then(|last| record::read(&last.value));
-    let rollout = begin(last.as_ref(), current, new, SystemTime::now());
-    app.rollout_id = Uuid::new_v4().to_string();
-    let txn = match &read {
-        Some(read) => txn.when_same(read),
-        None => txn.when_absent(&key),
-    };
-    // Moves of one that says nothing any more would be taken for those of this one.
-    let txn = if last.is_some() { txn } else { txn.delete_prefix(&Prefix::moves_of(name)) };
-    Ok(txn.put(&key, &record::write(&app.rollout_id, &rollout)))
-}
-
-/// Adds to the transaction of a change of an app that all its clusters have the current revision from now on.
-pub(crate) fn end_at_once(name: &AppRef, app: &mut stored::AppRecord, txn: Txn) -> Txn {
-    if app.rollout_id.is_empty() {
-        return txn;
-    }
-    app.rollout_id.clear();
-    forget(name, txn)
-}
-
-/// Adds to a transaction that nothing is left of an app's rollouts.
-pub(crate) fn forget(name: &AppRef, txn: Txn) -> Txn {
-    txn.delete(&Key::<stored::RolloutRecord>::of(name)).delete_prefix(&Prefix::moves_of(name))
-}
+use skerry_store::{Key, Store, Txn, Versioned};
 
 /// The rollout becomes `next`, with moves of clusters.
 pub(super) fn goes_on(
@@ -57,7 +17,7 @@ pub(super) fn goes_on(
     next: &Rollout,
     moves: &[Move],
 ) -> Txn {
-    let mut txn = Txn::new().when_same(before).put(&before.key, &record::write(&before.value.id, next));
+    let mut txn = Txn::new().when_same(before).put(&before.key, &rollouts::write(&before.value.id, next));
     let numbers = (0..=next.last_move).rev().take(moves.len());
     for (number, one) in numbers.zip(moves.iter().rev()) {
         let key = Key::of(&RolloutMoveName { app: name.clone(), number });
@@ -91,7 +51,7 @@ pub(super) async fn with_event(
             ("RolledBack", format!("every cluster has revision {} again", next.from.short()))
         }
     };
-    let failed = next.reason == Some(Reason::ProgressDeadlineExceeded);
+    let failed = matches!(next.reason, Some(Reason::ProgressDeadlineExceeded | Reason::TakenBack));
     let events = AppEvents::read(store, name).await?;
     Ok(if failed { events.warn(txn, uid, reason, message) } else { events.add(txn, uid, reason, message) })
 }

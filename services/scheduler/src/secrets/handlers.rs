@@ -4,10 +4,11 @@ use skerry_api::{Call, Caused, Create, Delete, ResponseStream, Told, Update, rep
 use skerry_model::{Fault, ProjectName, SecretRef};
 use skerry_proto::scheduler::v1::secret_service_server::SecretService;
 use skerry_proto::scheduler::v1::{self as pb, Secret};
+use skerry_resources::shown;
 use skerry_rpc::{Peer, status_of};
 use tonic::{Request, Response, Status};
 
-use super::{Secrets, reseal, shown};
+use super::{Secrets, reseal};
 use crate::apps::change_type;
 
 fn told(told: &Told<Secret>) -> pb::WatchSecretsResponse {

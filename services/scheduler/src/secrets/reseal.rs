@@ -10,7 +10,6 @@ use skerry_store::{Prefix, Txn};
 use tracing::{info, warn};
 
 use super::Secrets;
-use crate::keys;
 
 /// Most values that one call seals anew.
 const RESEALED_MAX: usize = 500;
@@ -39,7 +38,7 @@ pub(super) async fn reseal(secrets: &Secrets, caused: &Caused) -> Result<ResealS
             tried += 1;
             match secrets.keys.open(&one.key, &one.value.sealed) {
                 Ok(content) => {
-                    let sealed = keys::seal(&ring, &one.key, &content)?.into();
+                    let sealed = skerry_resources::seal(&ring, &one.key, &content)?.into();
                     let record = stored::SecretRevisionRecord { sealed, ..one.value.clone() };
                     let secret = one.key.name().secret;
                     let act = caused.of(&secret, AuditOutcome::Updated).detail("its values were sealed anew");

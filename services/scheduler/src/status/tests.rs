@@ -15,6 +15,7 @@ fn an_instance_whose_revision_was_refused_says_why_that_was() {
         secrets: std::collections::BTreeMap::new(),
         booked: skerry_model::app::Amounts::default(),
         ports: Vec::new(),
+        bounds: None,
     };
     let refused = |name: String, reason: &str| RefusedResource {
         name,
@@ -53,8 +54,7 @@ fn a_cluster_is_as_healthy_while_a_cron_job_runs_as_between_its_runs() {
         let job = Some(JobStatus { state: state.into(), ..JobStatus::default() });
         let status = InstanceStatus { phase: phase.into(), job, ..InstanceStatus::default() };
         let name = InstanceName::parse("a/s/n/0").unwrap();
-        let reached = Some(true);
-        Seen { name, status, wanted: true, settled: true, current: true, reached, end }
+        Seen { taken: Taken::Runs, current: true, reached: Some(true), end, ..fresh(name, status) }
     };
     for phase in [Pending, Preparing] {
         assert!(is_in_run(&seen(End::Never, phase, Active)));

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use skerry_model::app::RolloutStrategy;
 use skerry_model::{AppName, AppRef, AppSpec, ConfigName, ContentHash, ProjectName};
 use skerry_placement::{App, Delta, Wanted};
 use skerry_proto::store::v1 as stored;
@@ -77,7 +78,10 @@ impl Project {
     /// An app in a revision, with the configs and secrets that it uses as they are now.
     fn wanted(&self, app: &AppName, revision: &ContentHash) -> Option<Wanted> {
         let spec = self.spec_of(app, revision)?;
-        Some(self.wanted_with(*revision, Arc::clone(spec), &BTreeMap::new()))
+        let wanted = self.wanted_with(*revision, Arc::clone(spec), &BTreeMap::new());
+        let strategy = self.apps.get(app).and_then(|view| view.record.value.rollout.as_ref());
+        let strategy = strategy.and_then(|wire| RolloutStrategy::from_proto(wire).ok());
+        Some(Wanted { bounds: strategy.map(|strategy| strategy.bounds()), ..wanted })
     }
 
     /// A spec of that hash, with the configs and secrets that it uses as they are now, but for the contents that are named.
@@ -93,11 +97,13 @@ impl Project {
             spec.config_names().into_iter().filter_map(|name| Some((name.clone(), hash_of(name)?))).collect();
         let secrets = spec.secret_names().into_iter();
         let secrets = secrets.filter_map(|name| Some((name.clone(), self.secret(name)?))).collect();
-        Wanted { revision, spec, configs, secrets }
+        let bounds = spec.rollout.as_ref().map(RolloutStrategy::bounds);
+        Wanted { revision, spec, configs, secrets, bounds }
     }
 
     /// Brings an app to placement in the revisions that its clusters shall have, once all is there.
     pub(super) fn refresh_app(&mut self, project: &ProjectName, app: &AppName, touched: &mut Touched) {
+        self.look_ahead(app);
         let placed = match self.apps.get(app).map(|view| ContentHash::parse(&view.record.value.revision)) {
             None => None,
             // The record is there, and its revision or its rollout are not yet: what runs stays until they are.

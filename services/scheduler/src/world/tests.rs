@@ -13,7 +13,9 @@ use skerry_store::keys::GatewayId;
 use super::*;
 use crate::status;
 
+mod ahead;
 mod drain;
+mod peers;
 
 const FAILOVER_AFTER: Duration = Duration::from_secs(60);
 
@@ -102,7 +104,8 @@ impl Told {
         let open = self.world.unsettled(100);
         for one in &open {
             let placed = one.placed.as_deref().unwrap_or_default();
-            self.put(&one.node, &writes::record(placed));
+            let (peers, images) = (one.peers.clone(), one.images.clone());
+            self.put(&one.node, &stored::AssignmentRecord { peers, images, ..writes::record(placed) });
             let view = self.project().nodes.get(&one.node.node).unwrap();
             if self.world.is_connected(view) {
                 self.report(&one.node, placed);
@@ -112,12 +115,17 @@ impl Told {
     }
 
     fn report(&mut self, node: &NodeRef, placed: &[Placed]) {
+        self.report_as(node, placed, &types::InstanceStatus::default());
+    }
+
+    /// Reports that all runs, and more of each.
+    fn report_as(&mut self, node: &NodeRef, placed: &[Placed], more: &types::InstanceStatus) {
         let instance = |placed: &Placed| types::InstanceStatus {
             instance: placed.instance.to_string(),
             revision: placed.revision.to_string(),
             phase: types::InstancePhase::Running.into(),
             ready: true,
-            ..Default::default()
+            ..more.clone()
         };
         let machine = types::MachineStatus { architecture: "amd64".to_owned(), ..Default::default() };
         let status = stored::StatusRecord {
@@ -226,6 +234,28 @@ fn nothing_moves_when_the_control_plane_loses_sight() {
     assert!(!told.later(3600));
     assert_eq!(told.cluster_shown(), Shown::Away);
     assert!(told.world.unsettled(9).is_empty());
+}
+
+#[test]
+fn what_a_node_took_back_by_itself_is_seen_as_failed_there_and_never_as_healthy() {
+    let mut told = three();
+    let placed = told.project().plan_of(&node(3).node).unwrap().to_vec();
+    let of = |rejected: String| types::InstanceStatus {
+        reason: skerry_model::app::ROLLED_BACK.to_owned(),
+        rejected_revision: rejected,
+        ..Default::default()
+    };
+    // The same revision with other configs was taken back: what runs has its name.
+    told.report_as(&node(3), &placed, &of(placed[0].revision.to_string()));
+    let Shown::TakenBack { why } = told.cluster_shown() else { panic!("{:?}", told.cluster_shown()) };
+    assert!(why.starts_with("a/s/c/2 RolledBack"), "{why}");
+    assert_eq!(told.shown()[2], "a/s/c/2 n3 RolledBack");
+    // What is told of another one says nothing about this one.
+    told.report_as(&node(3), &placed, &of(ContentHash::of(b"other").to_string()));
+    assert_eq!(told.cluster_shown(), Shown::Healthy);
+    told.report_as(&node(3), &placed, &of(placed[0].revision.to_string()));
+    told.connect(3, false);
+    assert_eq!(told.cluster_shown(), Shown::Healthy, "nobody knows how it is there");
 }
 
 #[test]

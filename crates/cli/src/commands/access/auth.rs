@@ -15,7 +15,7 @@ use crate::render::table::Table;
 use crate::render::time::moment;
 
 /// What may be asked about, as people name many of one: its service, and what its methods call one and many.
-const TYPES: [(&str, &str, &str, &str); 13] = [
+const TYPES: [(&str, &str, &str, &str); 14] = [
     ("nodes", "skerry.registry.v1.NodeService", "Node", "Nodes"),
     ("events", "skerry.registry.v1.EventService", "Event", "Events"),
     ("tokens", "skerry.registry.v1.TokenService", "Token", "Tokens"),
@@ -24,6 +24,7 @@ const TYPES: [(&str, &str, &str, &str); 13] = [
     ("groups", "skerry.registry.v1.GroupService", "Group", "Groups"),
     ("rolebindings", "skerry.registry.v1.RoleBindingService", "RoleBinding", "RoleBindings"),
     ("projects", "skerry.registry.v1.ProjectService", "Project", "Projects"),
+    ("tasks", "skerry.registry.v1.TaskService", "Task", "Tasks"),
     ("apps", "skerry.scheduler.v1.AppService", "App", "Apps"),
     ("configs", "skerry.scheduler.v1.ConfigService", "Config", "Configs"),
     ("secrets", "skerry.scheduler.v1.SecretService", "Secret", "Secrets"),

@@ -79,6 +79,41 @@ fn a_path_leads_to_the_text_that_names_the_resource_or_its_project() {
 }
 
 #[test]
+fn of_several_each_kind_has_its_field_and_its_own_method() {
+    let Contract { methods, messages } = contract();
+    for (path, rule) in TABLE {
+        let Rule::UsersOfEach(each) = rule else { continue };
+        let field = |message: &DescriptorProto, number: u32| {
+            let found = message.field.iter().find(|field| field.number() == number.cast_signed());
+            found.unwrap_or_else(|| panic!("{path}: no field {number}")).clone()
+        };
+        let entries = field(&messages[methods[*path].input_type()], each.entries);
+        assert_eq!(entries.label(), Label::Repeated, "{path}");
+        let resource = field(&messages[entries.type_name()], each.resource);
+        let any = &messages[resource.type_name()];
+        let there: BTreeSet<u32> = any.field.iter().map(|field| field.number().cast_unsigned()).collect();
+        let known: BTreeSet<u32> = each.kinds.iter().map(|(number, _)| *number).collect();
+        assert_eq!(there, known, "{path}: every kind is judged");
+        for (number, method) in each.kinds {
+            let kind = field(any, *number);
+            let update = &messages[methods[*method].input_type()];
+            assert!(
+                update.field.iter().any(|field| field.type_name() == kind.type_name()),
+                "{method} changes no {}",
+                kind.name()
+            );
+            let needs = TABLE.iter().find(|(path, _)| path == method).map(|(_, rule)| *rule);
+            assert!(
+                matches!(needs, Some(Rule::Users(needs)) if needs.role >= each.role && !needs.streams),
+                "{method}"
+            );
+            let metadata = field(&messages[kind.type_name()], NAME[0]);
+            assert_eq!(field(&messages[metadata.type_name()], NAME[1]).name(), "name", "{method}");
+        }
+    }
+}
+
+#[test]
 fn only_of_projects_it_is_decided_for_the_installation_as_a_whole() {
     for (path, rule) in TABLE {
         let Rule::Users(users) = rule else { continue };

@@ -68,6 +68,24 @@ fn what_depends_on_a_service_that_this_node_has_none_of_waits_unless_it_ran() {
 }
 
 #[test]
+fn what_other_members_have_is_waited_for_as_the_control_plane_says() {
+    let needs = vec![(0, DependencyCondition::Healthy)];
+    let sketches = [Sketch { wanted: false, ..plain() }, Sketch { needs, ..plain() }];
+    let mut all = desired(&sketches);
+    let mut elsewhere = |met: Vec<DependencyCondition>| {
+        let members = [(skerry_model::NodeName::parse("n2").unwrap(), None)].into();
+        let service = crate::peers::PeerService { members, met, ..Default::default() };
+        let peers = crate::peers::Peers { services: [(name(0).service, service)].into() };
+        all.peers = [(name(0).app, Arc::new(peers))].into();
+        Fixture::new().plan(&all, &empty_world())
+    };
+    let message = "waits until a is healthy on member n2".to_owned();
+    let plan = elsewhere(vec![DependencyCondition::Started]);
+    assert_eq!(plan.holds[&name(1)], Hold::Dependency { message });
+    assert!(!elsewhere(vec![DependencyCondition::Healthy]).actions.is_empty());
+}
+
+#[test]
 fn one_that_moves_to_the_other_runtime_runs_on_until_its_successor_can_be_made() {
     let (old, new) = ([plain()], [Sketch { is_process: true, ..plain() }]);
     let mut all = desired(&new);
@@ -151,7 +169,11 @@ fn one_that_is_unchanged_starts_beside_the_former_copy_of_what_it_comes_after() 
     // A new one waits for the new one.
     let changed = [new[0].clone(), Sketch { image: 1, ..new[1].clone() }];
     let all = Desired { instances: desired(&changed).instances, ..all };
-    assert!(matches!(Fixture::new().plan(&all, &seen).holds[&name(1)], Hold::Dependency { .. }));
+    let mut fixture = Fixture::new();
+    for (index, sketch) in changed.iter().enumerate() {
+        fixture.memories.entry(name(index)).or_default().fetched(&spec(index, sketch).fingerprint);
+    }
+    assert!(matches!(fixture.plan(&all, &seen).holds[&name(1)], Hold::Dependency { .. }));
 }
 
 #[test]
@@ -222,4 +244,95 @@ fn what_other_hands_changed_about_a_running_copy_is_put_right_but_not_without_pa
     let error = RuntimeError { reason: "NameTaken", message: "taken".into(), transient: false };
     fixture.memories.entry(name(0)).or_default().failed(Some(fingerprint), error, MonoTime::default(), 0.0);
     assert_eq!(fixture.plan(&all, &seen).holds[&name(0)], Hold::Waits);
+}
+
+/// An update of an app of which one is replaced, one is unchanged, one is dropped, and one is new.
+fn update() -> (Desired, World) {
+    let gone = Sketch { wanted: false, ..plain() };
+    let old = [plain(), plain(), plain(), gone.clone()];
+    let new = [Sketch { image: 1, ..plain() }, plain(), gone, plain()];
+    let mut all = desired(&new);
+    let services = [0, 1, 3].map(|at| ServiceName::parse(SERVICES[at]).unwrap());
+    let whole = crate::desired::Whole { services: services.into(), ..Default::default() };
+    all.apps.insert(name(0).app, whole);
+    (all, world(&old, &[running(); 4]))
+}
+
+fn acts(plan: &Plan) -> Vec<(usize, Act)> {
+    let index = |name: &InstanceName| SERVICES.iter().position(|one| *one == name.service.as_str()).unwrap();
+    plan.actions.iter().map(|action| (index(&action.instance), action.act)).collect()
+}
+
+#[test]
+fn an_update_replaces_drops_and_starts_nothing_before_all_that_it_needs_is_here() {
+    let (all, seen) = update();
+    let mut fixture = Fixture::new();
+    assert_eq!(acts(&fixture.plan(&all, &seen)), [(0, Act::Fetch), (3, Act::Fetch)]);
+    fixture.memories.entry(name(0)).or_default().fetched(&all.instances[&name(0)].fingerprint);
+    let memory = fixture.memories.entry(name(3)).or_default();
+    memory.failed(Some(all.instances[&name(3)].fingerprint.clone()), not_there(), MonoTime::default(), 0.0);
+    let plan = fixture.plan(&all, &seen);
+    assert_eq!(acts(&plan), []);
+    let message = "waits for image hello:1 of app/d/n1/0: no route".to_owned();
+    assert_eq!(plan.holds[&name(0)], Hold::Staging { message });
+    assert_eq!((&plan.holds[&name(1)], &plan.holds[&name(3)]), (&Hold::Runs, &Hold::Waits));
+    fixture.memories.entry(name(3)).or_default().fetched(&all.instances[&name(3)].fingerprint);
+    fixture.memories.entry(name(3)).or_default().succeeded(Some(&all.instances[&name(3)].fingerprint));
+    let plan = fixture.plan(&all, &seen);
+    assert_eq!(acts(&plan), [(2, Act::Remove), (0, Act::Replace), (3, Act::Start)]);
+}
+
+#[test]
+fn what_cannot_be_run_as_it_was_sent_keeps_its_whole_app_and_no_other_one() {
+    let (mut all, seen) = update();
+    let blocked =
+        crate::desired::Blocked { revision: "r".into(), reason: "InvalidSpec", message: "no".into() };
+    all.instances.remove(&name(3));
+    all.blocked.insert(name(3), blocked);
+    let mut fixture = Fixture::new();
+    fixture.memories.entry(name(0)).or_default().fetched(&all.instances[&name(0)].fingerprint);
+    let plan = fixture.plan(&all, &seen);
+    assert_eq!(acts(&plan), []);
+    let message = "app/d/n1/0 cannot be run as it was sent: no".to_owned();
+    assert_eq!(plan.holds[&name(0)], Hold::Staging { message });
+    // Another app, and a first installation.
+    let other = InstanceName::parse("other/a/n1/0").unwrap();
+    let spec = InstanceSpec { name: other.clone(), ..InstanceSpec::clone(&all.instances[&name(0)]) };
+    all.instances.insert(other.clone(), Arc::new(spec));
+    let plan = fixture.plan(&all, &seen);
+    assert_eq!((plan.actions.len(), plan.actions[0].act, &plan.actions[0].instance), (1, Act::Fetch, &other));
+    fixture.memories.entry(other.clone()).or_default().fetched(&all.instances[&other].fingerprint);
+    assert_eq!(fixture.plan(&all, &seen).actions[0].act, Act::Start);
+    assert!(
+        Fixture::new()
+            .plan(&all, &empty_world())
+            .holds
+            .values()
+            .all(|hold| !matches!(hold, Hold::Staging { .. }))
+    );
+}
+
+#[test]
+fn an_instance_that_went_elsewhere_goes_at_once_though_the_update_waits() {
+    let (mut all, mut seen) = update();
+    let moved = InstanceName::parse("app/b/n1/1").unwrap();
+    let spec = InstanceSpec { name: moved.clone(), ..InstanceSpec::clone(&all.instances[&name(1)]) };
+    seen.get_mut(&RuntimeKind::Docker).unwrap().instances.insert(moved.clone(), observed(&spec, running()));
+    let plan = Fixture::new().plan(&all, &seen);
+    let removed: Vec<&InstanceName> =
+        plan.actions.iter().filter(|one| one.act == Act::Remove).map(|one| &one.instance).collect();
+    assert_eq!(removed, [&moved]);
+    // What is taken back and lost leaves what runs alone.
+    all.taken_back.insert(
+        name(0).app,
+        crate::update::TakenBack {
+            rejected: String::new(),
+            message: String::new(),
+            withheld: std::collections::BTreeSet::new(),
+            is_lost: true,
+        },
+    );
+    all.instances.clear();
+    let plan = Fixture::new().plan(&all, &seen);
+    assert!(plan.actions.iter().all(|one| one.instance != name(2)), "{:?}", plan.actions);
 }

@@ -92,7 +92,7 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Makes a directory and those above it, each synced in its parent.
-fn make_dirs(dir: &Path) -> io::Result<()> {
+pub(super) fn make_dirs(dir: &Path) -> io::Result<()> {
     if dir.is_dir() {
         return Ok(());
     }
@@ -116,7 +116,7 @@ fn remove_dir(dir: &Path) -> io::Result<()> {
     }
 }
 
-fn entries(dir: &Path) -> io::Result<Vec<PathBuf>> {
+pub(super) fn entries(dir: &Path) -> io::Result<Vec<PathBuf>> {
     match fs::read_dir(dir) {
         Ok(entries) => entries
             .map(|entry| Ok(entry?.path()))

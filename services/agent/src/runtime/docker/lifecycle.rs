@@ -228,6 +228,7 @@ impl DockerRuntime {
                 work.carry(&copy);
                 // They are gone with the boot before.
                 self.lay_out_secrets(instance).await?;
+                self.lay_out_hosts(instance, &[]).await?;
                 self.connect_and_start(instance, container, &copy.id, Age::Kept).await
             }
             None => self.create(instance, place.unwrap_or(Place::Own), work, progress).await,
@@ -299,6 +300,7 @@ impl DockerRuntime {
         let env = environment::read(instance, &self.secrets).await?;
         let body = spec::create_body(instance, &self.owner, &self.configs, &env.merged())?;
         let body = spec::with_secrets(body, &self.secrets.places(instance)?)?;
+        let body = spec::with_hosts(body, self.lay_out_hosts(instance, &[]).await?)?;
         let body = spec::with_volumes(body, &work.carried);
         let name = match place {
             Place::Own => self.owner.container(&instance.name),
@@ -318,7 +320,8 @@ impl DockerRuntime {
                 // Also one that was found before: it may have been removed since.
                 Kind::NoImage | Kind::OtherPlatform if work.image != Image::Here => {
                     let logins = self.logins(instance)?;
-                    pull::obtain_absent(&self.client, &logins, &self.kept, container, progress).await?;
+                    pull::obtain_absent(&self.client, &logins, &self.kept, container.into(), progress)
+                        .await?;
                     work.image = Image::Here;
                     Ok(Pass::Again)
                 }
@@ -398,7 +401,10 @@ impl DockerRuntime {
         let started = self.client.within(START_DEADLINE, docker.start_container(id, None)).await;
         self.observer.forget(id);
         match started {
-            Ok(()) => Ok(Pass::Done),
+            Ok(()) => {
+                self.name_itself(instance, id).await;
+                Ok(Pass::Done)
+            }
             Err(failure) if failure.kind == Kind::NoNetwork => {
                 // It holds on to the network that it was made with, so it is made anew.
                 debug!(instance = %instance.name, error = failure.message, "the network of a container is gone");
@@ -477,7 +483,7 @@ impl DockerRuntime {
         progress: ProgressSink<'_>,
     ) -> Result<(), RuntimeError> {
         let logins = self.logins(instance)?;
-        pull::obtain(&self.client, &logins, &self.kept, container, progress).await?;
+        pull::obtain(&self.client, &logins, &self.kept, container.into(), progress).await?;
         if relies_on_image(instance) {
             pull::require_health_check(&self.client, &container.image).await?;
         }

@@ -11,25 +11,28 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use skerry_model::{AppName, InstanceName, NetworkName};
+use skerry_model::{AppName, InstanceName, NetworkName, NodeName};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use self::client::{Client, LOOK_DEADLINE};
 pub use self::credentials::CredentialsFile;
+use self::credentials::Logins;
 use self::error::Failure;
 use self::events::Events;
 use self::exec::Execs;
 use self::foreign::Foreign;
+use self::hosts::Hosts;
 use self::network::Networks;
 use self::observe::Observer;
 use self::spec::Owner;
 pub use self::upkeep::ImageGc;
 use self::upkeep::Kept;
 use super::{
-    LogAsk, LogPart, Needs, Observed, Place, Progress, ProgressSink, Runtime, RuntimeDirs, RuntimeError,
-    RuntimeKind, VolumeWords, Wanted, environment,
+    LogAsk, LogPart, Names, Needs, Observed, Place, Progress, ProgressSink, Runtime, RuntimeDirs,
+    RuntimeError, RuntimeKind, VolumeWords, Wanted, environment,
 };
+use crate::ahead::Image;
 use crate::desired::InstanceSpec;
 use crate::lock::lock;
 use crate::secrets::Secrets;
@@ -40,6 +43,7 @@ mod error;
 mod events;
 mod exec;
 mod foreign;
+mod hosts;
 mod layout;
 mod lifecycle;
 mod logs;
@@ -68,6 +72,7 @@ pub struct DockerRuntime {
     foreign: Foreign,
     events: Events,
     execs: Execs,
+    hosts: Arc<Hosts>,
     /// Fingerprints whose image is here, and since when: what `prepare` did `ensure` need not do again.
     prepared: Mutex<BTreeMap<InstanceName, (String, Instant)>>,
     /// Read while configs are laid out for a container that does not exist yet, written while they are swept.
@@ -101,6 +106,7 @@ impl DockerRuntime {
             foreign: Foreign::default(),
             events: Events::default(),
             execs: Execs::default(),
+            hosts: Arc::default(),
             prepared: Mutex::default(),
             layouts: tokio::sync::RwLock::default(),
         }
@@ -122,6 +128,13 @@ impl DockerRuntime {
     #[must_use]
     pub fn with_upkeep(self, directory: &Path, gc: ImageGc) -> Self {
         Self { kept: Kept::open(directory), image_gc: gc, ..self }
+    }
+
+    /// Keeps hosts files in `directory`, which Docker mounts from, for containers of `node` that share a cluster with other nodes. Without this call
+    /// there are none.
+    #[must_use]
+    pub fn with_hosts(self, directory: &Path, node: &NodeName) -> Self {
+        Self { hosts: Arc::new(Hosts::new(directory.to_owned(), node.clone())), ..self }
     }
 
     /// The name that an instance's container has.
@@ -191,6 +204,17 @@ impl Runtime for DockerRuntime {
         Ok(())
     }
 
+    async fn fetch_image(&self, image: &Image, progress: ProgressSink<'_>) -> Result<(), RuntimeError> {
+        let secret = match &image.credentials {
+            None => None,
+            Some((name, sealed)) => {
+                Some((name.clone(), self.secrets.credentials_in(name, sealed.as_deref())?))
+            }
+        };
+        let logins = Logins { file: self.credentials.clone(), secret };
+        pull::obtain(&self.client, &logins, &self.kept, image.into(), progress).await
+    }
+
     async fn ensure(&self, instance: &InstanceSpec, progress: ProgressSink<'_>) -> Result<(), RuntimeError> {
         self.make_run(instance, None, progress).await
     }
@@ -219,7 +243,10 @@ impl Runtime for DockerRuntime {
     async fn observe(&self) -> Result<Vec<Observed>, RuntimeError> {
         self.execs.reap(&self.client, None).await;
         let observed = self.observer.observe(&self.client, &self.owner, &self.foreign).await;
-        observed.map_err(|failure| failure.while_doing("listing containers", "ListFailed"))
+        let mut observed =
+            observed.map_err(|failure| failure.while_doing("listing containers", "ListFailed"))?;
+        self.hosts.warn(&mut observed, &self.observer.networked());
+        Ok(observed)
     }
 
     /// Docker cannot end a command, so one whose caller went away is ended with the next look at Docker: see `exec.rs`.
@@ -257,6 +284,7 @@ impl Runtime for DockerRuntime {
         let listed = observe::list(&self.client, vec![self.owner.filter()]).await;
         let listed = listed.map_err(|failure| failure.while_doing("listing containers", "ListFailed"))?;
         let in_use = observe::mounted_paths(&listed);
+        self.sweep_hosts(in_use.clone()).await?;
         let (configs, wanted) = (self.configs.clone(), wanted.configs.clone());
         let swept = tokio::task::spawn_blocking(move || layout::sweep(&configs, &wanted, &in_use)).await;
         swept.map_err(std::io::Error::other).flatten().map_err(|error| RuntimeError {
@@ -272,6 +300,14 @@ impl Runtime for DockerRuntime {
 
     async fn collect(&self, needs: &Needs) -> Result<Vec<Progress>, RuntimeError> {
         self.collect_all(needs).await
+    }
+
+    fn take_names(&self, names: Arc<Names>) {
+        self.hosts.take(names);
+    }
+
+    async fn keep_names(&self) -> Result<(), RuntimeError> {
+        self.rewrite_hosts().await
     }
 
     async fn changed(&self) {

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bollard::models::{
     ContainerState, ContainerSummary, ContainerSummaryHealthStatusEnum as Health,
-    ContainerSummaryStateEnum as State,
+    ContainerSummaryStateEnum as State, EndpointSettings,
 };
 use bollard::query_parameters::ListContainersOptionsBuilder;
 use futures_util::StreamExt as _;
@@ -22,6 +22,7 @@ use tracing::{debug, warn};
 use super::client::{Client, LOOK_DEADLINE};
 use super::error::{Failure, Kind};
 use super::foreign::Foreign;
+use super::hosts::{self, Networked};
 use super::spec::{LABEL_FINGERPRINT, LABEL_INSTANCE, LABEL_NETWORKS, LABEL_REVISION, Owner};
 use crate::lock::lock;
 use crate::runtime::{Observed, Place, RunState};
@@ -56,6 +57,8 @@ pub(super) struct Observer {
     details: Mutex<HashMap<String, Detail>>,
     /// Ids by instance, as last listed.
     ids: Mutex<BTreeMap<(InstanceName, Place), String>>,
+    /// Those that run, as last listed, with their addresses.
+    networked: Mutex<Vec<Networked>>,
 }
 
 impl Observer {
@@ -105,6 +108,7 @@ impl Observer {
         let observed = placed(observed);
         let ids = observed.iter().map(|one| ((one.instance.clone(), one.place), one.runtime_id.clone()));
         *lock(&self.ids) = ids.collect();
+        *lock(&self.networked) = listed.iter().filter_map(networked).collect();
         Ok(observed)
     }
 
@@ -135,6 +139,11 @@ impl Observer {
     /// A container of an instance, as last listed.
     pub(super) fn id(&self, place: Place, instance: &InstanceName) -> Option<String> {
         lock(&self.ids).get(&(instance.clone(), place)).cloned()
+    }
+
+    /// The containers that run, as last listed.
+    pub(super) fn networked(&self) -> Vec<Networked> {
+        lock(&self.networked).clone()
     }
 
     /// The containers of an instance are others now, or none.
@@ -241,6 +250,26 @@ fn observed(owner: &Owner, one: &ContainerSummary, detail: Detail) -> Option<Obs
     })
 }
 
+/// A container that runs, as far as names go.
+fn networked(one: &ContainerSummary) -> Option<Networked> {
+    let labels = one.labels.as_ref().filter(|_| is_running(one.state))?;
+    let networks = one.network_settings.as_ref().and_then(|settings| settings.networks.as_ref());
+    let mut mounts = one.mounts.iter().flatten();
+    Some(Networked {
+        instance: InstanceName::parse(labels.get(LABEL_INSTANCE)?).ok()?,
+        fingerprint: labels.get(LABEL_FINGERPRINT)?.clone(),
+        addresses: networks.map(addresses).unwrap_or_default(),
+        mounts_hosts: mounts.any(|mount| mount.destination.as_deref() == Some(hosts::TARGET)),
+    })
+}
+
+/// What a container has in its networks, by their names.
+pub(super) fn addresses(networks: &HashMap<String, EndpointSettings>) -> Vec<IpAddr> {
+    let by_name: BTreeMap<&String, &EndpointSettings> = networks.iter().collect();
+    let of = |one: &EndpointSettings| [one.ip_address.clone(), one.global_ipv6_address.clone()];
+    by_name.into_values().flat_map(of).flatten().filter_map(|text| text.parse().ok()).collect()
+}
+
 fn is_beside(owner: &Owner, one: &ContainerSummary, instance: &InstanceName) -> bool {
     !is_named(one, &owner.container(instance)) && is_named(one, &owner.beside(instance))
 }
@@ -325,7 +354,7 @@ fn exit_code_in(status: Option<&str>) -> Option<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bollard::models::{ContainerSummaryHostConfig, ContainerSummaryNetworkSettings, EndpointSettings};
+    use bollard::models::{ContainerSummaryHostConfig, ContainerSummaryNetworkSettings};
 
     fn summary(state: State, status: &str) -> ContainerSummary {
         let labels = [(LABEL_INSTANCE, "a/b/n/0"), (LABEL_FINGERPRINT, "f"), (LABEL_REVISION, "r")];

@@ -16,6 +16,7 @@ use super::client::{Client, LOOK_DEADLINE};
 use super::credentials::Logins;
 use super::error::{Failure, Kind};
 use super::upkeep::{Kept, id_of};
+use crate::ahead::Image;
 use crate::runtime::{Progress, ProgressSink, RuntimeError, mebibytes};
 
 /// A pull of which nothing is heard for so long has failed.
@@ -27,18 +28,40 @@ const UNAUTHORIZED: &str = "RegistryUnauthorized";
 /// Layers whose bytes are counted; Docker allows an image 127.
 const LAYERS_MAX: usize = 256;
 
-/// Makes sure that the container's image is here, as its policy says.
+/// An image that shall be here.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sought<'a> {
+    image: &'a str,
+    platform: Option<&'a str>,
+    policy: PullPolicy,
+}
+
+impl<'a> From<&'a Container> for Sought<'a> {
+    fn from(container: &'a Container) -> Self {
+        let Container { image, platform, pull_policy, .. } = container;
+        Self { image, platform: platform.as_deref(), policy: *pull_policy }
+    }
+}
+
+impl<'a> From<&'a Image> for Sought<'a> {
+    fn from(image: &'a Image) -> Self {
+        let Image { image, platform, .. } = image;
+        Self { image, platform: platform.as_deref(), policy: PullPolicy::IfNotPresent }
+    }
+}
+
+/// Makes sure that the image is here, as its policy says.
 pub(super) async fn obtain(
     client: &Client,
     credentials: &Logins,
     kept: &Kept,
-    container: &Container,
+    sought: Sought<'_>,
     progress: ProgressSink<'_>,
 ) -> Result<(), RuntimeError> {
-    if container.pull_policy != PullPolicy::Always && is_present(client, container).await? {
+    if sought.policy != PullPolicy::Always && is_present(client, sought).await? {
         return Ok(());
     }
-    obtain_absent(client, credentials, kept, container, progress).await
+    obtain_absent(client, credentials, kept, sought, progress).await
 }
 
 /// As `obtain`, where Docker just said that the image is not here.
@@ -46,19 +69,19 @@ pub(super) async fn obtain_absent(
     client: &Client,
     credentials: &Logins,
     kept: &Kept,
-    container: &Container,
+    sought: Sought<'_>,
     progress: ProgressSink<'_>,
 ) -> Result<(), RuntimeError> {
-    match container.pull_policy {
+    match sought.policy {
         PullPolicy::Always | PullPolicy::IfNotPresent => {
-            pull(client, credentials, kept, container, progress).await
+            pull(client, credentials, kept, sought, progress).await
         }
         PullPolicy::Never => Err(RuntimeError {
             reason: "ImageMissing",
             message: format!(
                 "image `{}`{} is not on this machine and its pull policy is NEVER",
-                container.image,
-                container.platform.as_ref().map(|platform| format!(" for {platform}")).unwrap_or_default()
+                sought.image,
+                sought.platform.map(|platform| format!(" for {platform}")).unwrap_or_default()
             ),
             transient: false,
         }),
@@ -86,15 +109,15 @@ pub(super) async fn require_health_check(client: &Client, image: &str) -> Result
     })
 }
 
-/// Whether the container's image is here, for its platform.
-async fn is_present(client: &Client, container: &Container) -> Result<bool, RuntimeError> {
-    let image = &container.image;
+/// Whether the image is here, for its platform.
+async fn is_present(client: &Client, sought: Sought<'_>) -> Result<bool, RuntimeError> {
+    let image = sought.image;
     let inspected = async {
         let docker = client.docker().await?;
         client.within(LOOK_DEADLINE, docker.inspect_image(image)).await
     };
     match inspected.await {
-        Ok(found) => Ok(container.platform.as_deref().is_none_or(|platform| suits(platform, &found))),
+        Ok(found) => Ok(sought.platform.is_none_or(|platform| suits(platform, &found))),
         Err(Failure { kind: Kind::NoImage | Kind::NotFound, .. }) => Ok(false),
         Err(failure) => Err(failure.while_doing(&format!("looking for image `{image}`"), "ImageUnreadable")),
     }
@@ -126,16 +149,16 @@ async fn pull(
     client: &Client,
     credentials: &Logins,
     kept: &Kept,
-    container: &Container,
+    sought: Sought<'_>,
     progress: ProgressSink<'_>,
 ) -> Result<(), RuntimeError> {
-    let image = container.image.as_str();
+    let image = sought.image;
     let failed = |failure: Failure| pull_error(image, failure);
     let login = login(credentials, image).await?;
     let before = id_of(client, image).await.map_err(failed)?;
     kept.pulling(image, before.as_deref()).await;
     let started = Instant::now();
-    let pulled = transfer(client, credentials, container, login, progress).await;
+    let pulled = transfer(client, credentials, sought, login, progress).await;
     // Also where it failed: the image may be here all the same. Where Docker is away, that is seen later.
     match id_of(client, image).await {
         Ok(id) => kept.pulled(image, before.as_deref(), id.as_deref()).await,
@@ -156,18 +179,18 @@ async fn pull(
 async fn transfer(
     client: &Client,
     credentials: &Logins,
-    container: &Container,
+    sought: Sought<'_>,
     login: Option<DockerCredentials>,
     progress: ProgressSink<'_>,
 ) -> Result<(), RuntimeError> {
-    let image = container.image.as_str();
+    let image = sought.image;
     let failed = |failure: Failure| pull_error(image, failure);
     let given = login.is_some();
     let docker = client.docker().await.map_err(failed)?;
     progress(Progress { reason: "Pulling", message: format!("pulling image `{image}`") });
     let (name, tag) = split_reference(image);
     let options = CreateImageOptionsBuilder::new().from_image(name).tag(tag);
-    let options = match &container.platform {
+    let options = match sought.platform {
         Some(platform) => options.platform(platform).build(),
         None => options.build(),
     };

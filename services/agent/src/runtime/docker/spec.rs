@@ -11,6 +11,7 @@ use bollard::models::{
 use skerry_model::ConfigName;
 use skerry_model::app::{Container, NetworkMode, Port, Program, Protocol};
 
+use super::hosts;
 use crate::desired::InstanceSpec;
 use crate::runtime::RuntimeError;
 
@@ -137,6 +138,27 @@ pub(super) fn with_secrets(
             ..Mount::default()
         });
     }
+    Ok(body)
+}
+
+/// The same with a hosts file of ours.
+pub(super) fn with_hosts(
+    mut body: ContainerCreateBody,
+    file: Option<PathBuf>,
+) -> Result<ContainerCreateBody, RuntimeError> {
+    let Some(file) = file else { return Ok(body) };
+    let source = file.into_os_string().into_string().map_err(|path| RuntimeError {
+        reason: "HostsFailed",
+        message: format!("the path of hosts files, {}, is not UTF-8, which Docker wants", path.display()),
+        transient: false,
+    })?;
+    body.host_config.get_or_insert_default().mounts.get_or_insert_default().push(Mount {
+        target: Some(hosts::TARGET.to_owned()),
+        source: Some(source),
+        typ: Some(MountType::BIND),
+        read_only: Some(true),
+        ..Mount::default()
+    });
     Ok(body)
 }
 

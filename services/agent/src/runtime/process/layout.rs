@@ -18,8 +18,20 @@ use crate::runtime::RuntimeError;
 use crate::shim::files::{LOCK, RunAs, state_dir};
 
 /// What the agent has in its data directory beside the instances, and users of processes have no business in.
-const OWN: [&str; 9] =
-    ["lock", "desired.0", "desired.1", "formers", "restarts", "upkeep", "configs", "artifacts", "identity"];
+const OWN: [&str; 12] = [
+    "lock",
+    "desired.0",
+    "desired.1",
+    "formers",
+    "good",
+    "updates",
+    "jobs",
+    "restarts",
+    "upkeep",
+    "configs",
+    "artifacts",
+    "identity",
+];
 /// How often making a directory is tried again when another instance's removal takes its parent away meanwhile.
 const MAKE_TRIES_MAX: usize = 5;
 

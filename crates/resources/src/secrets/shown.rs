@@ -8,7 +8,7 @@ use skerry_proto::store::v1 as stored;
 use skerry_proto::types::v1::{ImageCredentials, SecretContent};
 
 /// Of a record, and of its values as they are sealed.
-pub(crate) fn status(record: &stored::SecretRecord, sealed: &[u8]) -> SecretStatus {
+pub fn status(record: &stored::SecretRecord, sealed: &[u8]) -> SecretStatus {
     let entry = |one: &stored::SecretEntry| SecretEntry { key: one.key.clone(), size_bytes: one.size_bytes };
     SecretStatus {
         version: record.version.clone(),
@@ -38,18 +38,13 @@ pub(super) fn status_of(content: &SecretContent) -> SecretStatus {
 }
 
 /// A secret as clients see it.
-pub(crate) fn secret(
-    name: &SecretRef,
-    record: &stored::SecretRecord,
-    sealed: &[u8],
-    mod_revision: i64,
-) -> Secret {
+pub fn secret(name: &SecretRef, record: &stored::SecretRecord, sealed: &[u8], mod_revision: i64) -> Secret {
     let metadata = metadata_of(name, record.meta.as_ref(), Etag { mod_revision });
     Secret { metadata: Some(metadata), spec: None, status: Some(status(record, sealed)) }
 }
 
 /// The same secret with nothing but the lengths of its values: what may be hashed, and the hash kept.
-pub(super) fn redacted(secret: Option<&Secret>) -> Option<Secret> {
+pub fn redacted(secret: Option<&Secret>) -> Option<Secret> {
     let mut secret = secret?.clone();
     let blank = |text: &str| "*".repeat(text.len());
     secret.spec = secret.spec.map(|spec| SecretSpec {

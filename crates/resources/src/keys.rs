@@ -58,14 +58,14 @@ impl SecretKeys {
     }
 
     /// The keys as the file has them now. FAILED_PRECONDITION where there is no file, or it does not read.
-    pub(crate) fn reload(&self) -> Result<Arc<KeyRing>, Fault> {
+    pub fn reload(&self) -> Result<Arc<KeyRing>, Fault> {
         let file = self.file()?;
         file.reload().map_err(|error| Fault::new(Code::FailedPrecondition, "KEY_FILE", error.to_string()))?;
         Ok(file.ring())
     }
 
     /// Seals the values of a secret for their place in the store.
-    pub(crate) fn seal(
+    pub fn seal(
         &self,
         key: &Key<stored::SecretRevisionRecord>,
         content: &SecretContent,
@@ -75,7 +75,7 @@ impl SecretKeys {
     }
 
     /// Opens what [`Self::seal`] sealed for that place. The error says what mends it.
-    pub(crate) fn open(
+    pub fn open(
         &self,
         key: &Key<stored::SecretRevisionRecord>,
         sealed: &[u8],
@@ -113,7 +113,7 @@ fn changed(path: &Path) -> Option<SystemTime> {
 }
 
 /// The place in the store is sealed with the values: moved to another, they do not open.
-pub(crate) fn seal(
+pub fn seal(
     ring: &KeyRing,
     key: &Key<stored::SecretRevisionRecord>,
     content: &SecretBytes,

@@ -12,7 +12,7 @@ use skerry_rollout::{Phase, Reason, Rollout};
 const MESSAGE_BYTES_MAX: usize = 1024;
 
 /// What a record means. Absent: it cannot be read, and decides nothing.
-pub(super) fn read(record: &stored::RolloutRecord) -> Option<Rollout> {
+pub fn read(record: &stored::RolloutRecord) -> Option<Rollout> {
     let hash = |text: &str| ContentHash::parse(text).ok();
     let at = |time: Option<&Timestamp>| time.and_then(time::from_timestamp);
     let phase = match record.phase() {
@@ -43,7 +43,7 @@ pub(super) fn read(record: &stored::RolloutRecord) -> Option<Rollout> {
 }
 
 /// The record of a rollout.
-pub(super) fn write(id: &str, rollout: &Rollout) -> stored::RolloutRecord {
+pub fn write(id: &str, rollout: &Rollout) -> stored::RolloutRecord {
     let phase = match rollout.phase {
         Phase::Progressing => Stored::Progressing,
         Phase::Paused => Stored::Paused,

@@ -14,7 +14,8 @@ const EVENTS_KEPT: usize = 64;
 const MESSAGE_BYTES_MAX: usize = 1024;
 
 /// The ring of an app's events, for adding to it.
-pub(crate) struct AppEvents {
+#[derive(Debug)]
+pub struct AppEvents {
     key: Key<EventsRecord>,
     stored: Option<Versioned<EventsRecord>>,
     app: AppRef,
@@ -22,19 +23,19 @@ pub(crate) struct AppEvents {
 
 impl AppEvents {
     /// Reads the ring.
-    pub(crate) async fn read(store: &Store, app: &AppRef) -> Result<Self, ReadError> {
+    pub async fn read(store: &Store, app: &AppRef) -> Result<Self, ReadError> {
         let key = Key::of(&EventSource::App(app.clone()));
         let stored = store.get(&key).await?;
         Ok(Self { key, stored, app: app.clone() })
     }
 
     /// Adds an event in `txn`. `uid` is the app's: what counts its events begins and ends with it.
-    pub(crate) fn add(self, txn: Txn, uid: &str, reason: &str, message: String) -> Txn {
+    pub fn add(self, txn: Txn, uid: &str, reason: &str, message: String) -> Txn {
         self.tell(txn, uid, event::Severity::Normal, reason, message)
     }
 
     /// The same for what somebody may want to look at.
-    pub(crate) fn warn(self, txn: Txn, uid: &str, reason: &str, message: String) -> Txn {
+    pub fn warn(self, txn: Txn, uid: &str, reason: &str, message: String) -> Txn {
         self.tell(txn, uid, event::Severity::Warning, reason, message)
     }
 
