@@ -140,11 +140,16 @@ fn take(step: Step, no_install: bool, interrupt: &Interrupt) -> Outcome {
                 return Outcome::NotRun("cargo-deny is not installed (cargo install cargo-deny)".to_owned());
             }
         },
-        Step::Unit => sh::run(sh::cargo().args(["test", "--workspace", "--exclude=skerry-integration"])),
+        Step::Unit => sh::run(sh::cargo().args([
+            "test",
+            "--workspace",
+            "--exclude=skerry-integration",
+            "--no-fail-fast",
+        ])),
         // Compose's test has a step of its own.
         Step::Integration => {
             let mut tests = sh::cargo();
-            tests.args(["test", "--package=skerry-integration"]);
+            tests.args(["test", "--package=skerry-integration", "--no-fail-fast"]);
             sh::run(tests.env(compose::NO_COMPOSE, "1"))
         }
         Step::Compose if is_allowed(compose::NO_COMPOSE) => {

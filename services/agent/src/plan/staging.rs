@@ -65,9 +65,9 @@ impl Staging {
         let good = inputs.desired.goods.get(&name.app).and_then(|good| good.instances.get(name));
         let before = good.or_else(|| inputs.desired.formers.get(name));
         let wanted = inputs.desired.instances.get(name);
-        let same = before
-            .zip(wanted)
-            .is_some_and(|(before, wanted)| before.fingerprint == unmark(&wanted.fingerprint).0);
+        let same = before.zip(wanted).is_some_and(|(before, wanted)| {
+            !is_other(&before.fingerprint, wanted) && !is_behind(inputs, wanted)
+        });
         (!same).then_some(awaited)
     }
 
@@ -86,20 +86,29 @@ fn is_dropped(inputs: Inputs<'_>, name: &InstanceName) -> bool {
 
 /// Whether something of the app is here as it was before.
 fn is_update(inputs: Inputs<'_>, app: &AppName, specs: &[&InstanceSpec]) -> bool {
-    let is_other =
-        |fingerprint: &str, spec: &InstanceSpec| unmark(fingerprint).0 != unmark(&spec.fingerprint).0;
     let is_behind = |spec: &&InstanceSpec| {
-        let copies = inputs.world.values().filter_map(|view| view.instances.get(&spec.name));
-        let mut copies = copies.peekable();
-        if copies.peek().is_some() {
-            return copies.any(|copy| is_other(&copy.fingerprint, spec));
-        }
-        let former = inputs.desired.formers.get(&spec.name);
-        former.is_some_and(|former| is_other(&former.fingerprint, spec))
+        let former = inputs.desired.formers.get(&spec.name).filter(|_| !is_there(inputs, &spec.name));
+        is_behind(inputs, spec) || former.is_some_and(|former| is_other(&former.fingerprint, spec))
     };
     let mut there = inputs.world.values().flat_map(|view| view.instances.keys());
     specs.iter().any(is_behind)
         || there.any(|name| name.app == *app && !inputs.desired.wants(name) && is_dropped(inputs, name))
+}
+
+/// Whether a copy is here.
+fn is_there(inputs: Inputs<'_>, name: &InstanceName) -> bool {
+    inputs.world.values().any(|view| view.instances.contains_key(name))
+}
+
+/// Whether a copy is here, of another spec.
+fn is_behind(inputs: Inputs<'_>, spec: &InstanceSpec) -> bool {
+    let mut copies = inputs.world.values().filter_map(|view| view.instances.get(&spec.name));
+    copies.any(|copy| is_other(&copy.fingerprint, spec))
+}
+
+/// Whether a copy is of another spec, runs of a job apart.
+fn is_other(fingerprint: &str, spec: &InstanceSpec) -> bool {
+    unmark(fingerprint).0 != unmark(&spec.fingerprint).0
 }
 
 /// What is not here yet of what the app needs, in words. The first is named.
