@@ -355,11 +355,8 @@ impl Node {
         let there = view.instances.get(&action.instance);
         if action.act == Act::Replace && there.is_some_and(|there| there.fingerprint != spec.fingerprint) {
             for (name, other) in &self.desired.instances {
-                let copies = view.instances.get(name).into_iter().chain(view.beside.get(name));
-                let runs = copies.into_iter().any(|copy| copy.fingerprint == other.fingerprint);
-                let fetched =
-                    self.memories.get(name).is_some_and(|memory| memory.has_fetched(&other.fingerprint));
-                assert!(runs || fetched, "{action:?} before what {name} needs is here");
+                let here = self.images.contains(&other.fingerprint);
+                assert!(here, "{action:?} before what {name} needs is here");
             }
         }
     }
