@@ -152,7 +152,7 @@ impl<const PORT: u16> ServiceArgs<PORT> {
         let denied_log = self.denied_log.clone();
         let address = listener.local_addr()?;
         let reachable = reachable(address, &self.etcd).await;
-        Ok(Listening { address, reachable, listener, access, tls, monitor, denied_log })
+        Ok(Listening { listener, address, reachable, access, tls, monitor, denied_log })
     }
 }
 

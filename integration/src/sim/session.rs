@@ -124,10 +124,8 @@ impl Actor {
                 SessionEffect::Send(frame) => self.stream.out.send(frame),
                 SessionEffect::Load { token, names } => self.begin_load(token, names),
                 SessionEffect::Commit { token, change } => self.begin_commit(token, change),
-                // Nobody here has a certificate.
-                SessionEffect::Renew(_) => {}
-                // Nobody here is a relay.
-                SessionEffect::OfferAnswered { .. } => {}
+                // Nobody here has a certificate, or is a relay.
+                SessionEffect::Renew(_) | SessionEffect::OfferAnswered { .. } => {}
                 SessionEffect::Close => self.close(),
                 SessionEffect::End(ending) => self.ending = Some(ending),
             }

@@ -248,11 +248,11 @@ impl Actor {
     /// Takes what relays offer to the agent.
     async fn take_offers(&mut self) {
         for offer in self.alive.wake.take_offers() {
-            let channel = offer.offer.channel.clone();
+            let channel = offer.what.channel.clone();
             // Two of one name are a relay's mistake: the first is waited for.
             if let std::collections::btree_map::Entry::Vacant(vacant) = self.offered.entry(channel) {
                 vacant.insert(offer.answer);
-                self.feed(SessionEvent::Offered { epoch: offer.epoch, offer: offer.offer }).await;
+                self.feed(SessionEvent::Offered { epoch: offer.epoch, offer: offer.what }).await;
             }
         }
     }

@@ -39,7 +39,7 @@ pub(crate) struct Wake {
 #[derive(Debug)]
 pub(crate) struct Offer {
     pub(crate) epoch: Version,
-    pub(crate) offer: Box<pb::ChannelOffer>,
+    pub(crate) what: Box<pb::ChannelOffer>,
     /// Dropped where the session ends before the agent has answered.
     pub(crate) answer: oneshot::Sender<Result<(), OfferRefusal>>,
 }

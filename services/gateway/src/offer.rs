@@ -43,7 +43,7 @@ impl Offers {
             return Err(Fault::invalid_field("offer.channel", why));
         }
         let (answer, answered) = oneshot::channel();
-        let offer = Offer { epoch: Version::from(epoch), offer: Box::new(offer), answer };
+        let offer = Offer { epoch: Version::from(epoch), what: Box::new(offer), answer };
         self.shared.live.offer(&node, offer).map_err(|_| no_session(&node))?;
         match tokio::time::timeout(limits::OFFER_TIMEOUT + MARGIN, answered).await {
             Ok(Ok(Ok(()))) => Ok(()),

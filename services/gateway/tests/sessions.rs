@@ -541,7 +541,7 @@ async fn a_channel_is_offered_to_the_session_that_is_meant_and_its_answer_is_the
         match (told, refused) {
             (Ok(()), "") => {}
             (Err(status), "TooManyChannels") => {
-                assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}")
+                assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
             }
             other => panic!("{other:?}"),
         }

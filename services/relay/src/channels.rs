@@ -181,15 +181,12 @@ impl Open {
         let session = shared.reach.session(&node).await?;
         let (entry, offer, dialled) = Entry::make(shared, about)?;
         shared.reach.offer(&node, session, offer).await?;
-        let dialled = match tokio::time::timeout(DIAL_TIMEOUT, dialled).await {
-            Ok(Ok(dialled)) => dialled,
-            Ok(Err(_)) | Err(_) => {
-                let places = shared.reach.advertised().join(", ");
-                let where_to = if places.is_empty() { "its gateway's address".to_owned() } else { places };
-                return Err(Fault::unavailable(format!(
-                    "the agent of {node} took the offer of a channel and did not come: does it reach {where_to}?"
-                )));
-            }
+        let Ok(Ok(dialled)) = tokio::time::timeout(DIAL_TIMEOUT, dialled).await else {
+            let places = shared.reach.advertised().join(", ");
+            let where_to = if places.is_empty() { "its gateway's address".to_owned() } else { places };
+            return Err(Fault::unavailable(format!(
+                "the agent of {node} took the offer of a channel and did not come: does it reach {where_to}?"
+            )));
         };
         let body = pb::open_response::Body::Start(pb::ChannelStart { verb: Some(start) });
         let frame = pb::OpenResponse { body: Some(body) };

@@ -46,18 +46,14 @@ impl Which {
 
     /// As in "app/x has no instance of service web on node n1".
     fn shown(&self) -> String {
-        let mut text = String::new();
-        for (word, value) in [
+        let words = [
             ("of service", self.service.as_str()),
             ("in cluster", &self.cluster),
             ("on node", self.node.rsplit('/').next().unwrap_or_default()),
             ("of the name", &self.instance),
-        ] {
-            if !value.is_empty() {
-                text.push_str(&format!(" {word} {value}"));
-            }
-        }
-        text
+        ];
+        let told = words.iter().filter(|(_, value)| !value.is_empty());
+        told.flat_map(|(word, value)| [" ", word, " ", value]).collect()
     }
 
     /// What `all` has of these.

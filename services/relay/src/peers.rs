@@ -87,7 +87,7 @@ pub(crate) async fn list_all(
         match asked.await {
             Ok(answer) => channels.extend(answer.channels),
             Err(status) => {
-                unreachable.push(format!("{} at {}: {}", member.id, member.address, status.message()))
+                unreachable.push(format!("{} at {}: {}", member.id, member.address, status.message()));
             }
         }
     }

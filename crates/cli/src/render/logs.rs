@@ -31,7 +31,7 @@ impl Painter {
     /// The lines of one answer, as pieces that go one after the other.
     pub(crate) fn paint(&mut self, answer: &pb::LogsResponse) -> Vec<(To, Vec<u8>)> {
         let mut pieces = Vec::new();
-        let prefix = self.prefix.then(|| self.prefix_of(&answer.instance)).unwrap_or_default();
+        let prefix = if self.prefix { self.prefix_of(&answer.instance) } else { String::new() };
         for line in &answer.lines {
             let to = if line.source() == Source::Stderr { To::Err } else { To::Out };
             if line.skipped_bytes > 0 {

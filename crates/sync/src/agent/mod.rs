@@ -186,9 +186,8 @@ impl AgentMachine {
             (Some(Down::ChannelOffer(offer)), Link::Open(open)) if !open.renew_only => {
                 out.push(AgentEffect::OpenChannel(Box::new(offer)));
             }
-            (Some(Down::ChannelOffer(_)), _) => {}
             // A frame of a kind that we do not know is of a newer gateway, and not for us.
-            (None, _) => {}
+            (Some(Down::ChannelOffer(_)) | None, _) => {}
         }
     }
 

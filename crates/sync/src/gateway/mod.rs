@@ -270,7 +270,7 @@ impl GatewaySession {
             | Phase::Open(_)
             | Phase::Leaving { .. }
             | Phase::Ended => {
-                offers::refuse(offer.channel, NO_SESSION, "the session of this node is another one", out)
+                offers::refuse(offer.channel, NO_SESSION, "the session of this node is another one", out);
             }
         }
     }

@@ -112,7 +112,7 @@ impl Channels {
     /// Clears away a channel that has ended; never, while none has. May be dropped and called again.
     pub(crate) async fn ended(&mut self) {
         if self.open.join_next().await.is_none() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 
