@@ -47,7 +47,7 @@ async fn logs_of_processes_on_two_nodes_arrive_whole_and_in_order_through_a_rela
     for node in ["n1", "n2"] {
         let of = |text: &str| -> String {
             let prefix = format!("s/{node}/0 | ");
-            text.lines().filter(|line| line.starts_with(&prefix)).map(|line| format!("{line}\n")).collect()
+            text.split_inclusive('\n').filter(|line| line.starts_with(&prefix)).collect()
         };
         assert_eq!(numbers(&of(&out), "out "), wanted, "{node}");
         assert_eq!(numbers(&of(&err), "err "), wanted, "{node}");
@@ -140,7 +140,7 @@ async fn lines_are_any_bytes_and_long_ones_are_whole() -> Result<()> {
 /// Of the test's image.
 fn local(mut service: ServiceSpec) -> ServiceSpec {
     if let Some(service_spec::Program::Container(container)) = &mut service.program {
-        container.image = BUSYBOX_IMAGE.to_owned();
+        BUSYBOX_IMAGE.clone_into(&mut container.image);
         container.pull_policy = PullPolicy::Never.into();
     }
     service
