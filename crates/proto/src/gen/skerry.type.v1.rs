@@ -2827,6 +2827,10 @@ pub enum AuditOutcome {
     Revoked = 5,
     /// What it holds was read: a log. Nothing was changed.
     Read = 110,
+    /// A channel to it was opened: a command, connections to its ports, a copy of files.
+    Opened = 111,
+    /// That channel has ended; `detail` says how, and what moved on it.
+    Closed = 112,
 }
 impl AuditOutcome {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -2842,6 +2846,8 @@ impl AuditOutcome {
             Self::Issued => "AUDIT_OUTCOME_ISSUED",
             Self::Revoked => "AUDIT_OUTCOME_REVOKED",
             Self::Read => "AUDIT_OUTCOME_READ",
+            Self::Opened => "AUDIT_OUTCOME_OPENED",
+            Self::Closed => "AUDIT_OUTCOME_CLOSED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -2854,6 +2860,8 @@ impl AuditOutcome {
             "AUDIT_OUTCOME_ISSUED" => Some(Self::Issued),
             "AUDIT_OUTCOME_REVOKED" => Some(Self::Revoked),
             "AUDIT_OUTCOME_READ" => Some(Self::Read),
+            "AUDIT_OUTCOME_OPENED" => Some(Self::Opened),
+            "AUDIT_OUTCOME_CLOSED" => Some(Self::Closed),
             _ => None,
         }
     }

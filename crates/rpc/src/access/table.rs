@@ -222,6 +222,12 @@ pub(crate) const TABLE: &[(&str, Rule)] = &[
     ("/skerry.scheduler.v1.AppService/ListRevisions", users(Viewer, FIRST)),
     // Who may see an app may read what it writes, as with `view` and `pods/log` in Kubernetes. Whom else is connected is not theirs to know.
     ("/skerry.relay.v1.RelayService/Logs", watches(Viewer, FIRST)),
+    // What acts in an instance is for who may change it; what acts on a machine, for who may take it away.
+    ("/skerry.relay.v1.RelayService/Exec", watches(Operator, &[1, 1])),
+    ("/skerry.relay.v1.RelayService/ExecNode", watches(Admin, &[1, 3])),
+    ("/skerry.relay.v1.RelayService/PortForward", watches(Operator, &[1, 1])),
+    ("/skerry.relay.v1.RelayService/CopyTo", users(Operator, &[1, 1])),
+    ("/skerry.relay.v1.RelayService/CopyFrom", watches(Operator, &[1, 1])),
     ("/skerry.relay.v1.RelayService/ListChannels", users(Operator, FIRST)),
     ("/skerry.relay.v1.RelayService/CutChannel", users(Operator, FIRST)),
     // Several together.

@@ -22,10 +22,14 @@ const SEVERAL_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// The method that carries them.
 const SEVERAL: &str = "/skerry.scheduler.v1.ApplyService/Apply";
 /// Streams of requests, which have no end: each message is bounded by the handler's decoder.
-const STREAMS: [&str; 3] = [
+const STREAMS: [&str; 7] = [
     "/skerry.gateway.v1.SyncService/Sync",
     "/skerry.relay.v1.ChannelService/Open",
     "/skerry.relay.v1.PeerService/Forward",
+    "/skerry.relay.v1.RelayService/Exec",
+    "/skerry.relay.v1.RelayService/ExecNode",
+    "/skerry.relay.v1.RelayService/PortForward",
+    "/skerry.relay.v1.RelayService/CopyTo",
 ];
 
 /// Most bytes of the request of the method at `path`, with what gRPC puts around it. `None`: it has no end.
