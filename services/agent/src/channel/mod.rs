@@ -6,16 +6,19 @@
 //! | `relays` | the connection to relays, shared by all channels, gone with the last one |
 //! | `stream` | one channel: hello, what is wanted, the end |
 //! | `logs` | the verb `logs` |
+//! | `own_log` | the same, of the agent itself |
 //!
 //! All channels end with the session by which they were offered. Without one this costs nothing.
 
 mod logs;
+mod own_log;
 mod relays;
 mod stream;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use skerry_daemon::OwnLog;
 use skerry_model::NodeRef;
 use skerry_proto::gateway::v1 as pb;
 use skerry_rpc::ClientTls;
@@ -46,6 +49,7 @@ pub(crate) struct Channels {
 impl Channels {
     /// None yet; `runtimes` are those of the reconciler.
     pub(crate) fn new(node: NodeRef, runtimes: &[Arc<dyn Runtime>]) -> Self {
+        OwnLog::of_process();
         Self {
             node,
             runtimes: runtimes.into(),

@@ -117,7 +117,7 @@ async fn serve(
     let served = async {
         match verb {
             Some(Verb::Logs(start)) => logs::serve(&parts.runtimes, &start, out).await,
-            None => Err(RuntimeError {
+            Some(_) | None => Err(RuntimeError {
                 reason: "VerbUnknown",
                 message: "this agent does not know what is wanted: update it".to_owned(),
                 transient: false,
