@@ -6,9 +6,11 @@
 //! | `relays` | the connection to relays, shared by all channels, gone with the last one |
 //! | `stream` | one channel: hello, what is wanted, the end |
 //! | `logs` | the verb `logs` |
+//! | `forbidden` | what this machine lets nobody do |
 //!
 //! All channels end with the session by which they were offered. Without one this costs nothing.
 
+pub(crate) mod forbidden;
 mod logs;
 mod relays;
 mod stream;
@@ -23,6 +25,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Uri;
 
+use self::forbidden::Forbidden;
 use self::relays::Relays;
 use crate::runtime::Runtime;
 
@@ -37,6 +40,7 @@ const VERBS: [&str; 1] = ["logs"];
 pub(crate) struct Channels {
     node: NodeRef,
     runtimes: Arc<[Arc<dyn Runtime>]>,
+    forbidden: Arc<Forbidden>,
     relays: Arc<Relays>,
     open: JoinSet<()>,
     /// Ends those of the present session.
@@ -45,10 +49,11 @@ pub(crate) struct Channels {
 
 impl Channels {
     /// None yet; `runtimes` are those of the reconciler.
-    pub(crate) fn new(node: NodeRef, runtimes: &[Arc<dyn Runtime>]) -> Self {
+    pub(crate) fn new(node: NodeRef, runtimes: &[Arc<dyn Runtime>], forbidden: Forbidden) -> Self {
         Self {
             node,
             runtimes: runtimes.into(),
+            forbidden: Arc::new(forbidden),
             relays: Arc::default(),
             open: JoinSet::new(),
             session: CancellationToken::new(),
@@ -70,6 +75,9 @@ impl Channels {
         };
         if !VERBS.contains(&offer.verb.as_str()) {
             return refused("VerbUnknown", format!("this agent does not know `{}`: update it", offer.verb));
+        }
+        if let Some(why) = self.forbidden.why(&offer.verb) {
+            return refused(forbidden::REASON, why);
         }
         if self.open.len() >= CHANNELS_MAX {
             return refused("TooManyChannels", format!("this agent has its {CHANNELS_MAX} channels already"));
@@ -94,6 +102,7 @@ impl Channels {
             tls,
             relays: Arc::clone(&self.relays),
             runtimes: Arc::clone(&self.runtimes),
+            forbidden: Arc::clone(&self.forbidden),
             session: self.session.clone(),
         };
         // On the heap, and only as long as it is open.

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Uri;
 use tonic::{Status, Streaming};
 
+use super::forbidden::{self, Forbidden};
 use super::logs;
 use super::relays::Relays;
 use crate::runtime::{Runtime, RuntimeError};
@@ -39,6 +40,7 @@ pub(super) struct Parts {
     pub(super) tls: Option<ClientTls>,
     pub(super) relays: Arc<Relays>,
     pub(super) runtimes: Arc<[Arc<dyn Runtime>]>,
+    pub(super) forbidden: Arc<Forbidden>,
     /// Fires when the session is over.
     pub(super) session: CancellationToken,
 }
@@ -114,10 +116,21 @@ async fn serve(
         Ok(Ok(Some(_))) | Err(_) => return Some(end_of("NoStart", "the relay did not say what is wanted")),
         Ok(Ok(None) | Err(_)) => return None,
     };
+    // Also where it was offered as something else.
+    let word = match &verb {
+        Some(Verb::Exec(start)) if start.instance.is_empty() => "node-shell",
+        Some(Verb::Exec(_)) => "exec",
+        Some(Verb::Forward(_)) => "port-forward",
+        Some(Verb::CopyTo(_) | Verb::CopyFrom(_)) => "copy",
+        Some(Verb::Logs(_)) | None => "logs",
+    };
+    if let Some(why) = parts.forbidden.why(word) {
+        return Some(end_of(forbidden::REASON, &why));
+    }
     let served = async {
         match verb {
             Some(Verb::Logs(start)) => logs::serve(&parts.runtimes, &start, out).await,
-            None => Err(RuntimeError {
+            Some(_) | None => Err(RuntimeError {
                 reason: "VerbUnknown",
                 message: "this agent does not know what is wanted: update it".to_owned(),
                 transient: false,
