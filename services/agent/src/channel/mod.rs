@@ -6,10 +6,12 @@
 //! | `relays` | the connection to relays, shared by all channels, gone with the last one |
 //! | `stream` | one channel: hello, what is wanted, the end |
 //! | `logs` | the verb `logs` |
+//! | `exec` | the verbs `exec` and `node-shell` |
 //! | `forbidden` | what this machine lets nobody do |
 //!
 //! All channels end with the session by which they were offered. Without one this costs nothing.
 
+mod exec;
 pub(crate) mod forbidden;
 mod logs;
 mod relays;
@@ -34,7 +36,7 @@ const CHANNELS_MAX: usize = 64;
 /// How long channels may take to say their last word when the agent ends.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// The verbs that are served.
-const VERBS: [&str; 1] = ["logs"];
+const VERBS: [&str; 3] = ["logs", "exec", "node-shell"];
 
 /// The channels of this agent.
 pub(crate) struct Channels {

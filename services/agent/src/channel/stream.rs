@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Uri;
 use tonic::{Status, Streaming};
 
+use super::exec;
 use super::forbidden::{self, Forbidden};
 use super::logs;
 use super::relays::Relays;
@@ -126,6 +127,12 @@ async fn serve(
     };
     if let Some(why) = parts.forbidden.why(word) {
         return Some(end_of(forbidden::REASON, &why));
+    }
+    if let Some(Verb::Exec(start)) = &verb {
+        let served = exec::serve(&parts.runtimes, start, &parts.node, out, frames).await;
+        return served.map(|served| {
+            served.map_or_else(|error| end_of(error.reason, &error.message), |()| pb::ChannelEnd::default())
+        });
     }
     let served = async {
         match verb {
