@@ -11,6 +11,7 @@ use skerry_model::{NodeName, NodeRef, ProjectName};
 use skerry_rpc::TlsFiles;
 use tonic::transport::Uri;
 
+use crate::channel::forbidden::{ForbidArgs, Forbidden};
 use crate::identity::{Enrolment, Source, TokenText, check_owner};
 use crate::machine::host_name;
 use crate::runtime::docker::{CredentialsFile, ImageGc};
@@ -198,6 +199,9 @@ pub struct AgentArgs {
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would take them for the program's own description")]
     pub image_gc: ImageGcArgs,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would take them for the program's own description")]
+    pub forbid: ForbidArgs,
 }
 
 /// What the agent is.
@@ -217,6 +221,8 @@ pub struct Config {
     pub credentials: CredentialsFile,
     /// When images go that the agent pulled.
     pub image_gc: ImageGc,
+    /// What others may not do on this machine.
+    pub forbidden: Forbidden,
     /// Where values of secrets are laid out: on a tmpfs. Absent: in /run or /dev/shm.
     pub secrets_dir: Option<PathBuf>,
     /// Where other members of its cluster reach this machine. Absent: at its own address in the connection to the gateway.
@@ -344,8 +350,19 @@ impl AgentArgs {
         let credentials = CredentialsFile::find(self.docker_config);
         let image_gc = self.image_gc.parse()?;
         let (data_dir, secrets_dir) = (self.data_dir, self.secrets_dir);
-        let address = self.address;
-        Ok(Config { gateways, tls, node, data_dir, docker, credentials, image_gc, secrets_dir, address })
+        let (address, forbidden) = (self.address, self.forbid.parse());
+        Ok(Config {
+            gateways,
+            tls,
+            node,
+            data_dir,
+            docker,
+            credentials,
+            image_gc,
+            forbidden,
+            secrets_dir,
+            address,
+        })
     }
 }
 
@@ -416,6 +433,7 @@ mod tests {
             docker_config: None,
             metrics_listen: None,
             image_gc: gc("168h", 85, 80),
+            forbid: ForbidArgs::default(),
             secrets_dir: None,
             address: None,
         }

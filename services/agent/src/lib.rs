@@ -41,6 +41,7 @@ mod world;
 #[cfg(test)]
 mod testing;
 
+pub use channel::forbidden::{ForbidArgs, Forbidden, Verb};
 pub use config::{
     AgentArgs, Config, ConfigError, DockerAccess, EnrolArgs, Gateway, ImageGcArgs, NodeTls, default_node_name,
 };

@@ -190,7 +190,7 @@ async fn core(
         local,
         runtimes: runtime_statuses,
         copies,
-        channels: Channels::new(node.clone(), &runtimes),
+        channels: Channels::new(node.clone(), &runtimes, config.forbidden.clone()),
         link: link_in,
     });
     let links = Links { desired, local: local_in, runtimes: runtimes_in, copies: copies_in, link };
@@ -358,6 +358,7 @@ mod tests {
             credentials: crate::CredentialsFile::None,
             docker: DockerAccess::Off,
             image_gc: crate::ImageGc::default(),
+            forbidden: crate::Forbidden::default(),
             secrets_dir: None,
             address: None,
         };

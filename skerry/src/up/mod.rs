@@ -81,6 +81,8 @@ pub(crate) struct UpArgs {
 
     #[command(flatten)]
     image_gc: skerry_agent::ImageGcArgs,
+    #[command(flatten)]
+    forbid: skerry_agent::ForbidArgs,
 
     /// Name or address by which other machines reach this one: it goes into the certificate, beside localhost, the host name and what
     /// --listen says; may be repeated

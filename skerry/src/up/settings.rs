@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use rustls_pki_types::DnsName;
-use skerry_agent::{Config, CredentialsFile, DockerAccess, Gateway, ImageGc, NodeTls, default_node_name};
+use skerry_agent::{
+    Config, CredentialsFile, DockerAccess, Forbidden, Gateway, ImageGc, NodeTls, default_node_name,
+};
 use skerry_cli::OwnContext;
 use skerry_daemon::{TlsArgs, local_url};
 use skerry_model::{NodeName, NodeRef, ProjectName};
@@ -33,6 +35,7 @@ pub(super) struct Settings {
     docker: DockerAccess,
     credentials: CredentialsFile,
     image_gc: ImageGc,
+    forbidden: Forbidden,
     project: ProjectName,
 }
 
@@ -80,6 +83,7 @@ impl Settings {
             docker,
             credentials,
             image_gc,
+            forbidden: args.forbid.parse(),
             project,
         })
     }
@@ -106,6 +110,7 @@ impl Settings {
             docker: self.docker.clone(),
             credentials: self.credentials.clone(),
             image_gc: self.image_gc,
+            forbidden: self.forbidden.clone(),
             secrets_dir: None,
             address: None,
         }))

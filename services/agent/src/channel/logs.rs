@@ -56,7 +56,7 @@ async fn own(start: &pb::LogsStart, out: &mpsc::Sender<pb::OpenRequest>) -> Resu
 }
 
 /// The runtime that has a copy of the instance, and that copy: the one in its own place, if there are two.
-async fn find<'a>(
+pub(super) async fn find<'a>(
     runtimes: &'a [Arc<dyn Runtime>],
     name: &InstanceName,
 ) -> Result<(&'a Arc<dyn Runtime>, Observed), RuntimeError> {

@@ -7,9 +7,13 @@
 //! | `stream` | one channel: hello, what is wanted, the end |
 //! | `logs` | the verb `logs` |
 //! | `own_log` | the same, of the agent itself |
+//! | `exec` | the verbs `exec` and `node-shell` |
+//! | `forbidden` | what this machine lets nobody do |
 //!
 //! All channels end with the session by which they were offered. Without one this costs nothing.
 
+mod exec;
+pub(crate) mod forbidden;
 mod logs;
 mod own_log;
 mod relays;
@@ -26,6 +30,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Uri;
 
+use self::forbidden::Forbidden;
 use self::relays::Relays;
 use crate::runtime::Runtime;
 
@@ -34,12 +39,13 @@ const CHANNELS_MAX: usize = 64;
 /// How long channels may take to say their last word when the agent ends.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// The verbs that are served.
-const VERBS: [&str; 1] = ["logs"];
+const VERBS: [&str; 3] = ["logs", "exec", "node-shell"];
 
 /// The channels of this agent.
 pub(crate) struct Channels {
     node: NodeRef,
     runtimes: Arc<[Arc<dyn Runtime>]>,
+    forbidden: Arc<Forbidden>,
     relays: Arc<Relays>,
     open: JoinSet<()>,
     /// Ends those of the present session.
@@ -48,11 +54,12 @@ pub(crate) struct Channels {
 
 impl Channels {
     /// None yet; `runtimes` are those of the reconciler.
-    pub(crate) fn new(node: NodeRef, runtimes: &[Arc<dyn Runtime>]) -> Self {
+    pub(crate) fn new(node: NodeRef, runtimes: &[Arc<dyn Runtime>], forbidden: Forbidden) -> Self {
         OwnLog::of_process();
         Self {
             node,
             runtimes: runtimes.into(),
+            forbidden: Arc::new(forbidden),
             relays: Arc::default(),
             open: JoinSet::new(),
             session: CancellationToken::new(),
@@ -74,6 +81,9 @@ impl Channels {
         };
         if !VERBS.contains(&offer.verb.as_str()) {
             return refused("VerbUnknown", format!("this agent does not know `{}`: update it", offer.verb));
+        }
+        if let Some(why) = self.forbidden.why(&offer.verb) {
+            return refused(forbidden::REASON, why);
         }
         if self.open.len() >= CHANNELS_MAX {
             return refused("TooManyChannels", format!("this agent has its {CHANNELS_MAX} channels already"));
@@ -98,6 +108,7 @@ impl Channels {
             tls,
             relays: Arc::clone(&self.relays),
             runtimes: Arc::clone(&self.runtimes),
+            forbidden: Arc::clone(&self.forbidden),
             session: self.session.clone(),
         };
         // On the heap, and only as long as it is open.

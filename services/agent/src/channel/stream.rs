@@ -17,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Uri;
 use tonic::{Status, Streaming};
 
+use super::exec;
+use super::forbidden::{self, Forbidden};
 use super::logs;
 use super::relays::Relays;
 use crate::runtime::{Runtime, RuntimeError};
@@ -39,6 +41,7 @@ pub(super) struct Parts {
     pub(super) tls: Option<ClientTls>,
     pub(super) relays: Arc<Relays>,
     pub(super) runtimes: Arc<[Arc<dyn Runtime>]>,
+    pub(super) forbidden: Arc<Forbidden>,
     /// Fires when the session is over.
     pub(super) session: CancellationToken,
 }
@@ -114,6 +117,23 @@ async fn serve(
         Ok(Ok(Some(_))) | Err(_) => return Some(end_of("NoStart", "the relay did not say what is wanted")),
         Ok(Ok(None) | Err(_)) => return None,
     };
+    // Also where it was offered as something else.
+    let word = match &verb {
+        Some(Verb::Exec(start)) if start.instance.is_empty() => "node-shell",
+        Some(Verb::Exec(_)) => "exec",
+        Some(Verb::Forward(_)) => "port-forward",
+        Some(Verb::CopyTo(_) | Verb::CopyFrom(_)) => "copy",
+        Some(Verb::Logs(_)) | None => "logs",
+    };
+    if let Some(why) = parts.forbidden.why(word) {
+        return Some(end_of(forbidden::REASON, &why));
+    }
+    if let Some(Verb::Exec(start)) = &verb {
+        let served = exec::serve(&parts.runtimes, start, &parts.node, out, frames).await;
+        return served.map(|served| {
+            served.map_or_else(|error| end_of(error.reason, &error.message), |()| pb::ChannelEnd::default())
+        });
+    }
     let served = async {
         match verb {
             Some(Verb::Logs(start)) => logs::serve(&parts.runtimes, &start, out).await,

@@ -32,6 +32,7 @@ pub(super) fn text(agent: &AgentArgs, has_token: bool) -> Result<String, Install
         secrets_dir,
         metrics_listen,
         image_gc,
+        forbid,
     } = agent;
     let path = |path: &Option<std::path::PathBuf>| path.as_ref().map(|path| path.display().to_string());
     let flag = |set: bool| set.then(|| "true".to_owned());
@@ -56,6 +57,8 @@ pub(super) fn text(agent: &AgentArgs, has_token: bool) -> Result<String, Install
         ("SKERRY_IMAGE_GC_AGE", unless(image_gc.image_gc_age.clone(), "168h")),
         ("SKERRY_IMAGE_GC_HIGH", unless(image_gc.image_gc_high.to_string(), "85")),
         ("SKERRY_IMAGE_GC_LOW", unless(image_gc.image_gc_low.to_string(), "80")),
+        ("SKERRY_FORBID", unless(forbid.text(), "")),
+        ("SKERRY_ALLOW_NODE_SHELL", flag(forbid.allow_node_shell)),
     ];
     let mut text = "# Settings of skerry-agent: see `skerry-agent --help`.\n".to_owned();
     for (name, value) in all {

@@ -14,6 +14,7 @@ use skerry_model::{AppName, ConfigName, InstanceName, NetworkName, VolumeName};
 
 use tokio::sync::mpsc;
 
+pub use self::exec::{ExecAsk, ExecLine, Exit};
 pub use self::logs::{LogAsk, LogPart};
 use crate::ahead::Image;
 use crate::desired::InstanceSpec;
@@ -21,6 +22,7 @@ use crate::peers::Peers;
 
 pub mod docker;
 pub(crate) mod environment;
+pub(crate) mod exec;
 pub(crate) mod logs;
 pub mod process;
 
@@ -269,6 +271,25 @@ pub trait Runtime: Send + Sync {
         Err(RuntimeError {
             reason: "LogsUnsupported",
             message: format!("{} keeps no logs", self.kind().as_str()),
+            transient: false,
+        })
+    }
+
+    /// Runs a command beside a copy that runs, for somebody who sees what it writes: how it ended, after all that it wrote was taken. What is
+    /// left of it then is ended too, and so is all of it when this is dropped.
+    async fn command(&self, copy: &Observed, _ask: &ExecAsk, _line: ExecLine) -> Result<Exit, RuntimeError> {
+        Err(RuntimeError {
+            reason: "ExecUnsupported",
+            message: format!("{} runs no commands beside {}", self.kind().as_str(), copy.instance),
+            transient: false,
+        })
+    }
+
+    /// The same on the node itself, as the agent's user.
+    async fn node_command(&self, _ask: &ExecAsk, _line: ExecLine) -> Result<Exit, RuntimeError> {
+        Err(RuntimeError {
+            reason: "ExecUnsupported",
+            message: format!("{} runs no commands on the node itself", self.kind().as_str()),
             transient: false,
         })
     }

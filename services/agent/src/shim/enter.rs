@@ -83,7 +83,7 @@ fn become_program(
 }
 
 /// `execve` itself: `execvp`, which `CommandExt::exec` is, has /bin/sh run what the kernel refuses as no program of this machine.
-fn execute(
+pub(super) fn execute(
     program: &Path,
     name: &OsStr,
     args: impl Iterator<Item = OsString>,
@@ -112,7 +112,7 @@ fn execute(
 }
 
 /// This process has one thread, so what the kernel does to a thread it does to all of it. The user last: it takes the right to the others.
-fn take_user(user: &RunAs) -> rustix::io::Result<()> {
+pub(super) fn take_user(user: &RunAs) -> rustix::io::Result<()> {
     let groups: Vec<Gid> = user.groups.iter().map(|group| Gid::from_raw(*group)).collect();
     rustix::thread::set_thread_groups(&groups)?;
     rustix::thread::set_thread_gid(Gid::from_raw(user.gid))?;

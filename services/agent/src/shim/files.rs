@@ -81,13 +81,13 @@ pub(crate) struct RunAs {
 
 impl RunAs {
     /// `<uid> <gid> <group>...`
-    fn from_text(text: &str) -> Option<Self> {
+    pub(super) fn from_text(text: &str) -> Option<Self> {
         let numbers: Vec<u32> = text.split(' ').map(str::parse).collect::<Result<_, _>>().ok()?;
         let [uid, gid, groups @ ..] = numbers.as_slice() else { return None };
         Some(Self { uid: *uid, gid: *gid, groups: groups.to_vec() })
     }
 
-    fn to_text(&self) -> String {
+    pub(super) fn to_text(&self) -> String {
         let numbers = [self.uid, self.gid].into_iter().chain(self.groups.iter().copied());
         numbers.map(|number| number.to_string()).collect::<Vec<_>>().join(" ")
     }

@@ -30,7 +30,10 @@ use rustix::process::{
 
 pub(crate) mod cgroup;
 pub(crate) mod enter;
+pub(crate) mod exec;
 pub(crate) mod files;
+pub(crate) mod guard;
+pub(crate) mod leave;
 pub(crate) mod logs;
 pub(crate) mod marks;
 pub(crate) mod procfs;
@@ -67,6 +70,12 @@ pub fn run_shim_if_asked() {
     let word = args.next();
     let code = if word.as_deref() == Some(OsStr::new(enter::WORD)) {
         enter::run(args)
+    } else if word.as_deref() == Some(OsStr::new(exec::WORD)) {
+        exec::run()
+    } else if word.as_deref() == Some(OsStr::new(exec::STEP)) {
+        exec::step()
+    } else if word.as_deref() == Some(OsStr::new(guard::WORD)) {
+        guard::run(args)
     } else if word.as_deref() == Some(OsStr::new(WORD)) {
         args.next().map_or(2, |dir| run(Path::new(&dir), args.next().as_deref()))
     } else {

@@ -20,6 +20,9 @@ pub(crate) struct Stat {
     state: char,
     /// Parent.
     pub(crate) parent: i32,
+    /// Process group.
+    pub(crate) group: i32,
+    pub(crate) session: i32,
     threads: u32,
     /// Start time in clock ticks since boot.
     pub(crate) started: u64,
@@ -37,13 +40,15 @@ impl Stat {
         Some(Self {
             state: field(3)?.chars().next()?,
             parent: field(4)?.parse().ok()?,
+            group: field(5)?.parse().ok()?,
+            session: field(6)?.parse().ok()?,
             threads: field(20)?.parse().ok()?,
             started: field(22)?.parse().ok()?,
         })
     }
 
     /// Whether it runs no more. A process whose first thread has ended while others run looks like a zombie with more than one thread.
-    fn is_dead(&self) -> bool {
+    pub(crate) fn is_dead(&self) -> bool {
         match self.state {
             'Z' => self.threads <= 1,
             'X' | 'x' => true,
@@ -81,7 +86,10 @@ mod tests {
     #[test]
     fn a_name_with_parentheses_does_not_shift_the_fields() {
         let stat = "12 (a) b) Z) S 7 12 12 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 3 0 4242 1 1 1";
-        assert_eq!(Stat::parse(stat), Some(Stat { state: 'S', parent: 7, threads: 3, started: 4242 }));
+        assert_eq!(
+            Stat::parse(stat),
+            Some(Stat { state: 'S', parent: 7, group: 12, session: 12, threads: 3, started: 4242 })
+        );
         assert_eq!(Stat::parse("12 (a) S 7"), None);
         assert_eq!(Stat::parse(""), None);
     }

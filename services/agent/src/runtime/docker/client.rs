@@ -2,7 +2,7 @@
 //!
 //! There is no pool: each call dials the socket, which costs microseconds and leaves nothing to go stale when Docker restarts.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -56,6 +56,11 @@ pub(super) struct Client {
 impl Client {
     pub(super) fn new(socket: PathBuf) -> Self {
         Self { socket, docker: Mutex::new(None) }
+    }
+
+    /// Where it listens.
+    pub(super) fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// A handle to make calls on. The first one asks the daemon for its version.

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use self::client::{Client, LOOK_DEADLINE};
 pub use self::credentials::CredentialsFile;
 use self::credentials::Logins;
+use self::debug::Debugs;
 use self::error::Failure;
 use self::events::Events;
 use self::exec::Execs;
@@ -29,8 +30,8 @@ use self::spec::Owner;
 pub use self::upkeep::ImageGc;
 use self::upkeep::Kept;
 use super::{
-    LogAsk, LogPart, Names, Needs, Observed, Place, Progress, ProgressSink, Runtime, RuntimeDirs,
-    RuntimeError, RuntimeKind, VolumeWords, Wanted, environment,
+    ExecAsk, ExecLine, Exit, LogAsk, LogPart, Names, Needs, Observed, Place, Progress, ProgressSink, Runtime,
+    RuntimeDirs, RuntimeError, RuntimeKind, VolumeWords, Wanted, environment,
 };
 use crate::ahead::Image;
 use crate::desired::InstanceSpec;
@@ -38,11 +39,15 @@ use crate::lock::lock;
 use crate::secrets::Secrets;
 
 mod client;
+mod command;
 mod credentials;
+mod debug;
 mod error;
 mod events;
 mod exec;
 mod foreign;
+mod guard;
+mod hijack;
 mod hosts;
 mod layout;
 mod lifecycle;
@@ -72,6 +77,7 @@ pub struct DockerRuntime {
     foreign: Foreign,
     events: Events,
     execs: Execs,
+    debugs: Debugs,
     hosts: Arc<Hosts>,
     /// Fingerprints whose image is here, and since when: what `prepare` did `ensure` need not do again.
     prepared: Mutex<BTreeMap<InstanceName, (String, Instant)>>,
@@ -106,6 +112,7 @@ impl DockerRuntime {
             foreign: Foreign::default(),
             events: Events::default(),
             execs: Execs::default(),
+            debugs: Debugs::default(),
             hosts: Arc::default(),
             prepared: Mutex::default(),
             layouts: tokio::sync::RwLock::default(),
@@ -242,6 +249,7 @@ impl Runtime for DockerRuntime {
 
     async fn observe(&self) -> Result<Vec<Observed>, RuntimeError> {
         self.execs.reap(&self.client, None).await;
+        self.debugs.reap(&self.client, &self.owner).await;
         let observed = self.observer.observe(&self.client, &self.owner, &self.foreign).await;
         let mut observed =
             observed.map_err(|failure| failure.while_doing("listing containers", "ListFailed"))?;
@@ -266,6 +274,20 @@ impl Runtime for DockerRuntime {
             self.observer.forget_instance(instance);
         }
         ran
+    }
+
+    async fn command(&self, copy: &Observed, ask: &ExecAsk, line: ExecLine) -> Result<Exit, RuntimeError> {
+        let (instance, container) = (&copy.instance, copy.runtime_id.as_str());
+        let Some(image) = &ask.debug_image else {
+            return command::run(&self.client, instance, container, ask, line).await;
+        };
+        let means = debug::Means {
+            client: &self.client,
+            owner: &self.owner,
+            credentials: &self.credentials,
+            kept: &self.kept,
+        };
+        self.debugs.run(means, instance, container, image, (ask, line)).await
     }
 
     async fn logs(

@@ -21,16 +21,19 @@ use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 
 use super::{
-    LogAsk, LogPart, Needs, Observed, Progress, ProgressSink, Runtime, RuntimeDirs, RuntimeError,
-    RuntimeKind, Wanted, environment,
+    ExecAsk, ExecLine, Exit, LogAsk, LogPart, Needs, Observed, Progress, ProgressSink, Runtime, RuntimeDirs,
+    RuntimeError, RuntimeKind, Wanted, environment,
 };
 use crate::desired::InstanceSpec;
 use crate::lock::lock;
 use crate::secrets::Secrets;
+use crate::shim::exec::Commanded;
+use crate::shim::files::Launch;
 use crate::shim::program;
 
 mod artifacts;
 mod cgroup;
+mod command;
 mod error;
 mod exec;
 mod handle;
@@ -242,6 +245,35 @@ impl ProcessRuntime {
         self.look(check).await?
     }
 
+    /// What a copy that runs was made from.
+    async fn running(&self, instance: &InstanceName, dir: &Path) -> Result<Launch, RuntimeError> {
+        let view = self.view(dir).await?;
+        let running =
+            view.filter(|view| matches!(view.phase, Phase::Running { .. } | Phase::Orphaned { .. }));
+        let launch = running.and_then(|view| view.launch);
+        launch.ok_or_else(|| failed("NotRunning", format!("{instance} does not run"), true))
+    }
+
+    /// Runs a command under a keeper, until its end or until it is given up.
+    async fn run_command(
+        &self,
+        ask: &ExecAsk,
+        line: ExecLine,
+        commanded: impl FnOnce(&ExecAsk) -> Result<Commanded, RuntimeError> + Send + 'static,
+    ) -> Result<Exit, RuntimeError> {
+        self.reap();
+        let (shim, ask, children) = (self.config.shim.clone(), ask.clone(), Arc::clone(&self.children));
+        let begin = move || {
+            let (child, begun) = command::begin(&shim, &commanded(&ask)?, &ask)?;
+            lock(&children).push(child);
+            Ok::<_, RuntimeError>(begun)
+        };
+        let begun = self.look(begin).await??;
+        let ran = command::run(begun, line).await;
+        self.reap();
+        ran
+    }
+
     /// Begins to wait for the end of what was just started.
     async fn watch_started(&self, claim: &Claim, dir: &Path) -> Result<(), RuntimeError> {
         if let Some(started) = self.view(dir).await?.and_then(|view| view.started) {
@@ -394,12 +426,22 @@ impl Runtime for ProcessRuntime {
 
     async fn exec(&self, instance: &InstanceName, command: &[String]) -> Result<i32, RuntimeError> {
         let dir = self.instance_dir(instance);
-        let view = self.view(&dir).await?;
-        let running =
-            view.filter(|view| matches!(view.phase, Phase::Running { .. } | Phase::Orphaned { .. }));
-        let launch = running.and_then(|view| view.launch);
-        let launch = launch.ok_or_else(|| failed("NotRunning", format!("{instance} does not run"), true))?;
+        let launch = self.running(instance, &dir).await?;
         exec::run(&self.config.shim, &dir, &launch, command).await
+    }
+
+    async fn command(&self, copy: &Observed, ask: &ExecAsk, line: ExecLine) -> Result<Exit, RuntimeError> {
+        if ask.debug_image.is_some() {
+            let message = "debug_image: only containers share what they have with another one".to_owned();
+            return Err(failed("ImageUnsupported", message, false));
+        }
+        let dir = self.instance_dir(&copy.instance);
+        let launch = self.running(&copy.instance, &dir).await?;
+        self.run_command(ask, line, move |ask| command::beside(&dir, &launch, ask)).await
+    }
+
+    async fn node_command(&self, ask: &ExecAsk, line: ExecLine) -> Result<Exit, RuntimeError> {
+        self.run_command(ask, line, command::on_node).await
     }
 
     async fn logs(
