@@ -145,7 +145,8 @@ impl Mux {
         let Side::Accepts(ports) = &self.side else { return };
         let Some(port) = u16::try_from(asked).ok().filter(|port| ports.contains(port)) else {
             let all: Vec<String> = ports.iter().map(u16::to_string).collect();
-            let message = format!("port {asked} was not asked for when it began; those are: {}", all.join(", "));
+            let message =
+                format!("port {asked} was not asked for when it began; those are: {}", all.join(", "));
             self.resets.push_back((connection, reset("PortNotAsked", &message)));
             return;
         };

@@ -57,7 +57,10 @@ impl End {
                 }
                 Act::Write { connection, data } => {
                     let socket = self.sockets.get_mut(&connection).expect("it is open");
-                    assert!(socket.taking.is_empty() && !socket.shut, "one at a time, and nothing after the end");
+                    assert!(
+                        socket.taking.is_empty() && !socket.shut,
+                        "one at a time, and nothing after the end"
+                    );
                     socket.taking = data;
                 }
                 Act::Shut { connection } => self.sockets.get_mut(&connection).expect("open").shut = true,
@@ -75,7 +78,9 @@ impl End {
     /// Socket number `which`, if it can do anything: reads, or takes so much. Whether it did.
     fn step(&mut self, which: usize, bytes: usize, writes: bool) -> bool {
         let count = self.sockets.len();
-        let Some((connection, socket)) = self.sockets.iter_mut().nth(which % count.max(1)) else { return false };
+        let Some((connection, socket)) = self.sockets.iter_mut().nth(which % count.max(1)) else {
+            return false;
+        };
         let connection = *connection;
         if socket.over || socket.dropped {
             return false;

@@ -54,7 +54,9 @@ struct Far;
 impl Outside for Far {
     fn dial(&self, port: u16) -> impl Future<Output = Result<TcpStream, pb::ForwardReset>> + Send + 'static {
         async move {
-            TcpStream::connect(("127.0.0.1", port)).await.map_err(|error| reset("ConnectionRefused", &error.to_string()))
+            TcpStream::connect(("127.0.0.1", port))
+                .await
+                .map_err(|error| reset("ConnectionRefused", &error.to_string()))
         }
     }
 }
@@ -72,7 +74,8 @@ async fn way(port: u16) -> (SocketAddr, JoinSet<()>, mpsc::Receiver<pb::ForwardR
         drive(Mux::connecting(CONNECTIONS_MAX), Receiving(at_near), &up, |frame| frame, &mut near).await;
     });
     ends.spawn(async move {
-        drive(Mux::accepting([port], CONNECTIONS_MAX), Receiving(at_far), &down, |frame| frame, &mut Far).await;
+        drive(Mux::accepting([port], CONNECTIONS_MAX), Receiving(at_far), &down, |frame| frame, &mut Far)
+            .await;
     });
     (address, ends, told)
 }
@@ -102,7 +105,8 @@ async fn what_is_sent_before_a_half_close_comes_back_after_it() {
     let mut clients = JoinSet::new();
     for seed in 0..20_usize {
         clients.spawn(async move {
-            let data: Vec<u8> = (0..1_000_000).map(|at| u8::try_from((at * 7 + seed) % 251).unwrap()).collect();
+            let data: Vec<u8> =
+                (0..1_000_000).map(|at| u8::try_from((at * 7 + seed) % 251).unwrap()).collect();
             let mut stream = TcpStream::connect(address).await.unwrap();
             stream.write_all(&data).await.unwrap();
             stream.shutdown().await.unwrap();
@@ -142,10 +146,11 @@ async fn a_server_that_resets_has_the_client_reset() {
     let (address, _ends, mut told) = way(listener.local_addr().unwrap().port()).await;
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(b"hello").await.unwrap();
-    let (server, _) = listener.accept().await.unwrap();
-    server.readable().await.unwrap();
+    let (mut server, _) = listener.accept().await.unwrap();
+    server.read_u8().await.unwrap();
     server.set_zero_linger().unwrap();
     drop(server);
     assert_eq!(stream.read_u8().await.unwrap_err().kind(), ErrorKind::ConnectionReset);
-    assert_eq!(told.recv().await.unwrap().reason, "ConnectionReset");
+    let why = told.recv().await.unwrap();
+    assert_eq!(why.reason, "ConnectionReset", "{}", why.message);
 }

@@ -29,7 +29,7 @@ use self::spec::Owner;
 pub use self::upkeep::ImageGc;
 use self::upkeep::Kept;
 use super::{
-    LogAsk, LogPart, Names, Needs, Observed, Place, Progress, ProgressSink, Runtime, RuntimeDirs,
+    LogAsk, LogPart, Names, Needs, Observed, Place, Progress, ProgressSink, Reach, Runtime, RuntimeDirs,
     RuntimeError, RuntimeKind, VolumeWords, Wanted, environment,
 };
 use crate::ahead::Image;
@@ -50,6 +50,7 @@ mod logs;
 mod network;
 mod observe;
 mod pull;
+mod reach;
 mod spec;
 mod upkeep;
 
@@ -275,6 +276,10 @@ impl Runtime for DockerRuntime {
         out: &mpsc::Sender<LogPart>,
     ) -> Result<(), RuntimeError> {
         logs::tell(&self.client, &copy.runtime_id, ask, out).await
+    }
+
+    async fn reach(&self, copy: &Observed) -> Result<Reach, RuntimeError> {
+        reach::of(&self.client, copy).await
     }
 
     async fn sweep(&self, wanted: &Wanted) -> Result<(), RuntimeError> {

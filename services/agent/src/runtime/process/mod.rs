@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 
 use super::{
-    LogAsk, LogPart, Needs, Observed, Progress, ProgressSink, Runtime, RuntimeDirs, RuntimeError,
+    LogAsk, LogPart, Needs, Observed, Progress, ProgressSink, Reach, Runtime, RuntimeDirs, RuntimeError,
     RuntimeKind, Wanted, environment,
 };
 use crate::desired::InstanceSpec;
@@ -409,6 +409,11 @@ impl Runtime for ProcessRuntime {
         out: &mpsc::Sender<LogPart>,
     ) -> Result<(), RuntimeError> {
         logs::tell(&self.instance_dir(&copy.instance), ask, out).await
+    }
+
+    async fn reach(&self, copy: &Observed) -> Result<Reach, RuntimeError> {
+        copy.check_runs()?;
+        Ok(Reach::Machine)
     }
 
     async fn sweep(&self, _: &Wanted) -> Result<(), RuntimeError> {
