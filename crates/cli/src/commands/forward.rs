@@ -14,6 +14,7 @@ use skerry_model::{ClusterName, InstanceName, ServiceName};
 use skerry_proto::relay::v1 as pb;
 use skerry_proto::relay::v1::port_forward_request::Body as Up;
 use skerry_proto::relay::v1::port_forward_response::Body as Down;
+use skerry_rpc::fault_of;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -31,6 +32,8 @@ use crate::target::{Target, Type};
 const PORTS_MAX: usize = 16;
 /// Frames that gRPC has not taken yet.
 const FRAMES_MAX: usize = 2;
+/// The relay's word for a channel on which nothing moved for hours.
+const FORGOTTEN: &str = "CHANNEL_IDLE";
 /// After a connection that could not be taken: for want of files, say.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -56,6 +59,9 @@ pub(crate) async fn run(
                     shown = Some(place);
                 }
                 let status = carry(&mut local, &up, answers).await;
+                if fault_of(&status).metadata.get("reason").is_some_and(|reason| reason == FORGOTTEN) {
+                    return Err(CliError::Failed(format!("the channel was ended: {}", status.message())));
+                }
                 if !passes(&status) {
                     return Err(CliError::of_status(&status, client.relay_address()));
                 }
