@@ -8,6 +8,7 @@ mod compose;
 mod contexts;
 mod create;
 mod enrol;
+mod forward;
 mod logs;
 mod rollout;
 mod secret;
@@ -40,6 +41,7 @@ pub use enrol::{
     ApproveArgs, DenyArgs, NodeCommand, RevokeArgs, TokenCommand, TokenCreateArgs, TokenDeleteArgs,
     TokenListArgs,
 };
+pub use forward::{PortForwardArgs, Ports};
 pub use logs::{ChannelCommand, ChannelCutArgs, ChannelListArgs, LogsArgs};
 pub use rollout::{HistoryArgs, RestartArgs, RolloutAppArgs, RolloutCommand, RolloutStatusArgs, UndoArgs};
 pub use secret::{ResealArgs, RotateKeyArgs, SecretCommand, SecretSetArgs};
@@ -184,6 +186,8 @@ pub enum ClientCommand {
     Restart(RestartArgs),
     /// Show what the instances of an app write
     Logs(LogsArgs),
+    /// Reach ports of an instance at ports of this machine
+    PortForward(PortForwardArgs),
     /// What is open to instances, and cutting it
     #[command(subcommand)]
     Channel(ChannelCommand),

@@ -16,6 +16,7 @@ pub(crate) mod drain;
 pub(crate) mod edit;
 pub(crate) mod events;
 pub(crate) mod explain;
+pub(crate) mod forward;
 pub(crate) mod get;
 mod gone;
 pub(crate) mod label;

@@ -9,12 +9,16 @@
 //! | `own_log` | the same, of the agent itself |
 //! | `exec` | the verbs `exec` and `node-shell` |
 //! | `forbidden` | what this machine lets nobody do |
+//! | `forward` | the verb `port-forward` |
+//! | `netns` | connections as the copies of instances themselves would make them |
 //!
 //! All channels end with the session by which they were offered. Without one this costs nothing.
 
 mod exec;
 pub(crate) mod forbidden;
+mod forward;
 mod logs;
+mod netns;
 mod own_log;
 mod relays;
 mod stream;
@@ -39,7 +43,7 @@ const CHANNELS_MAX: usize = 64;
 /// How long channels may take to say their last word when the agent ends.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// The verbs that are served.
-const VERBS: [&str; 3] = ["logs", "exec", "node-shell"];
+const VERBS: [&str; 5] = ["logs", "exec", "node-shell", "port-forward", "copy"];
 
 /// The channels of this agent.
 pub(crate) struct Channels {
