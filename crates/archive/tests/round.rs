@@ -136,13 +136,16 @@ proptest! {
         for bytes in archive.chunks(piece) {
             reader.feed(bytes, &mut Check { bounds: Some(Bounds::Archive) }).unwrap();
         }
-        // The library reads it as this reader does.
         let whole = seen(&archive, archive.len());
         prop_assert!(whole == seen(&archive, piece) && whole.0.iter().all(|(.., is_whole)| *is_whole));
-        let mut library = tar::Archive::new(&archive[..]);
-        let paths = library.entries().unwrap().map(|entry| entry.unwrap().path_bytes().into_owned());
-        let plain = paths.map(|path| path.strip_suffix(b"/").map(<[u8]>::to_vec).unwrap_or(path));
-        prop_assert_eq!(plain.collect::<Vec<_>>(), whole.0.iter().map(|(entry, ..)| entry.path.clone()).collect::<Vec<_>>());
+        // The library reads it as this reader does, but for paths with newlines, which it cuts.
+        let read: Vec<_> = whole.0.iter().map(|(entry, ..)| entry.path.clone()).collect();
+        if read.iter().all(|path| !path.contains(&b'\n')) {
+            let mut library = tar::Archive::new(&archive[..]);
+            let paths = library.entries().unwrap().map(|entry| entry.unwrap().path_bytes().into_owned());
+            let plain = paths.map(|path| path.strip_suffix(b"/").map(<[u8]>::to_vec).unwrap_or(path));
+            prop_assert_eq!(plain.collect::<Vec<_>>(), read);
+        }
     }
 
     #[test]
