@@ -80,8 +80,20 @@ pub(crate) struct Dialled {
 /// A channel that is open. It ends when this is dropped.
 pub(crate) struct Open {
     frames: Frames,
-    _out: ToAgent,
-    entry: Entry,
+    out: ToAgent,
+    entry: Arc<Entry>,
+}
+
+/// The half of a channel that comes from the agent.
+pub(crate) struct FromAgentHalf {
+    frames: Frames,
+    entry: Arc<Entry>,
+}
+
+/// The half that goes to the agent. Dropped without a [`pb::ChannelEnd`]: the agent takes it that who asked has gone.
+pub(crate) struct ToAgentHalf {
+    out: ToAgent,
+    entry: Arc<Entry>,
 }
 
 /// A channel in the table, as long as it is held.
@@ -148,7 +160,6 @@ impl Channels {
 impl Slot {
     fn told(&self, id: &str, relay: &str, now: Instant) -> pb::Channel {
         let Self { about, opened, moved, .. } = self;
-        let last = opened.1 + Duration::from_millis(moved.last.load(Ordering::Relaxed));
         pb::Channel {
             name: format!("{}/channels/{id}", about.node.project.parent()),
             verb: about.verb.to_owned(),
@@ -158,9 +169,13 @@ impl Slot {
             open_time: Some(time::to_timestamp(opened.0)),
             received_bytes: moved.received.load(Ordering::Relaxed),
             sent_bytes: moved.sent.load(Ordering::Relaxed),
-            idle: Some(time::to_proto_duration(now.saturating_duration_since(last))),
+            idle: Some(time::to_proto_duration(now.saturating_duration_since(self.last_moved()))),
             relay: relay.to_owned(),
         }
+    }
+
+    fn last_moved(&self) -> Instant {
+        self.opened.1 + Duration::from_millis(self.moved.last.load(Ordering::Relaxed))
     }
 
     fn moved(&self, by: &AtomicU64, bytes: usize) {
@@ -193,17 +208,68 @@ impl Open {
         entry.slot.moved(&entry.slot.moved.sent, prost_len(&frame));
         let gone = |_| Fault::unavailable(format!("the agent of {node} went as soon as it had come"));
         dialled.out.send(Ok(frame)).await.map_err(gone)?;
-        Ok(Self { frames: dialled.frames, _out: dialled.out, entry })
+        Ok(Self { frames: dialled.frames, out: dialled.out, entry: Arc::new(entry) })
     }
 
     /// The next frame; nothing at the end.
     pub(crate) async fn next(&mut self) -> Option<Result<pb::OpenRequest, Status>> {
-        let frame = self.frames.next().await?;
-        if let Ok(frame) = &frame {
-            self.entry.slot.moved(&self.entry.slot.moved.received, prost_len(frame));
-        }
-        Some(frame)
+        next(&mut self.frames, &self.entry).await
     }
+
+    /// Its two halves. It ends when both are dropped.
+    pub(crate) fn split(self) -> (FromAgentHalf, ToAgentHalf) {
+        let Self { frames, out, entry } = self;
+        (FromAgentHalf { frames, entry: Arc::clone(&entry) }, ToAgentHalf { out, entry })
+    }
+}
+
+impl FromAgentHalf {
+    /// The next frame; nothing at the end.
+    pub(crate) async fn next(&mut self) -> Option<Result<pb::OpenRequest, Status>> {
+        next(&mut self.frames, &self.entry).await
+    }
+
+    /// Bytes that came from the agent, and that went to it.
+    pub(crate) fn moved(&self) -> (u64, u64) {
+        let moved = &self.entry.slot.moved;
+        (moved.received.load(Ordering::Relaxed), moved.sent.load(Ordering::Relaxed))
+    }
+
+    /// When something last moved, either way.
+    pub(crate) fn last_moved(&self) -> Instant {
+        self.entry.slot.last_moved()
+    }
+}
+
+impl ToAgentHalf {
+    /// Room for a frame, once there is some; nothing, where the agent is gone.
+    pub(crate) async fn room(&self) -> Option<Room<'_>> {
+        let room = self.out.reserve().await.ok()?;
+        Some(Room { room, slot: &self.entry.slot })
+    }
+}
+
+/// Room for one frame to an agent.
+pub(crate) struct Room<'a> {
+    room: mpsc::Permit<'a, Result<pb::OpenResponse, Status>>,
+    slot: &'a Slot,
+}
+
+impl Room<'_> {
+    /// Sends it.
+    pub(crate) fn send(self, body: pb::open_response::Body) {
+        let frame = pb::OpenResponse { body: Some(body) };
+        self.slot.moved(&self.slot.moved.sent, prost_len(&frame));
+        self.room.send(Ok(frame));
+    }
+}
+
+async fn next(frames: &mut Frames, entry: &Entry) -> Option<Result<pb::OpenRequest, Status>> {
+    let frame = frames.next().await?;
+    if let Ok(frame) = &frame {
+        entry.slot.moved(&entry.slot.moved.received, prost_len(frame));
+    }
+    Some(frame)
 }
 
 impl Entry {

@@ -1,9 +1,12 @@
 //! Which instances a call is about: asked of a scheduler, which knows what is placed where.
 
-use skerry_model::{AppRef, Code, Fault, InstanceName, NodeRef};
+use std::fmt::Display;
+
+use skerry_model::fault::Violations;
+use skerry_model::{AppRef, ClusterName, Code, Fault, InstanceName, NodeRef, ServiceName};
 use skerry_proto::scheduler::v1::ListInstancesRequest;
 use skerry_proto::scheduler::v1::app_service_client::AppServiceClient;
-use skerry_proto::types::v1::InstanceStatus;
+use skerry_proto::types::v1::{InstancePhase, InstanceStatus};
 use skerry_rpc::{MESSAGE_BYTES_MAX, Traced, fault_of};
 use tonic::Status;
 
@@ -13,6 +16,8 @@ use crate::reach::{Member, Reach};
 pub(crate) const INSTANCES_MAX: usize = 500;
 /// Instances of one page.
 const PAGE: i32 = 1000;
+/// Instances that are named where none will do.
+const SHOWN_MAX: usize = 3;
 /// How long a scheduler may take.
 const DEADLINE: std::time::Duration = std::time::Duration::from_secs(10);
 
@@ -36,6 +41,26 @@ pub(crate) struct Found {
 }
 
 impl Which {
+    /// Of the fields `app`, `service`, `node`, `cluster` and `instance` of a request, below `prefix`; what is wrong is added to `wrong`.
+    pub(crate) fn parse(wrong: &mut Violations, prefix: &str, fields: [&String; 5]) -> Option<Self> {
+        let [app, service, node, cluster, instance] = fields;
+        let at = |field: &str| format!("{prefix}{field}");
+        let parsed = wrong.check(at("app"), AppRef::parse(app));
+        optional(wrong, at("service"), service, ServiceName::parse);
+        optional(wrong, at("cluster"), cluster, ClusterName::parse);
+        let on = optional(wrong, at("node"), node, NodeRef::parse);
+        let of = optional(wrong, at("instance"), instance, InstanceName::parse);
+        let app = parsed?;
+        if on.is_some_and(|node| node.project != app.project) {
+            wrong.add(at("node"), format!("it is in another project than `{app}`"));
+        }
+        if of.is_some_and(|instance| instance.app != app.app) {
+            wrong.add(at("instance"), format!("it is of another app than `{app}`"));
+        }
+        let [service, node, cluster, instance] = [service, node, cluster, instance].map(Clone::clone);
+        Some(Self { app, service, node, cluster, instance })
+    }
+
     fn matches(&self, name: &InstanceName, node: &str) -> bool {
         let is = |wanted: &str, found: &str| wanted.is_empty() || wanted == found;
         is(&self.service, name.service.as_str())
@@ -54,6 +79,25 @@ impl Which {
         ];
         let told = words.iter().filter(|(_, value)| !value.is_empty());
         told.flat_map(|(word, value)| [" ", word, " ", value]).collect()
+    }
+
+    /// The one of `all` that a command goes to: the first by name that runs.
+    fn one(&self, all: &[InstanceStatus]) -> Result<(InstanceName, NodeRef), Fault> {
+        let placed = self.check(self.of(all))?;
+        let phase = |name: &InstanceName| {
+            let found = all.iter().find(|status| status.instance == name.to_string());
+            found.map(InstanceStatus::phase).unwrap_or_default()
+        };
+        let mut running: Vec<_> =
+            placed.iter().filter(|(name, _)| phase(name) == InstancePhase::Running).collect();
+        running.sort_by(|(a, _), (b, _)| a.cmp(b));
+        if let Some((name, node)) = running.first() {
+            return Ok((name.clone(), node.clone()));
+        }
+        let stands = placed.iter().map(|(name, _)| format!("{name} is {}", phase(name).as_str_name()));
+        let stands = stands.take(SHOWN_MAX).collect::<Vec<_>>().join(", ");
+        let message = format!("none runs: {stands}; `skerry explain app/{}` says why", self.app.app);
+        Err(Fault::new(Code::FailedPrecondition, "NOT_RUNNING", message))
     }
 
     /// What `all` has of these.
@@ -98,12 +142,30 @@ impl Which {
     }
 }
 
+fn optional<T, E: Display>(
+    wrong: &mut Violations,
+    field: String,
+    text: &str,
+    parse: impl FnOnce(&str) -> Result<T, E>,
+) -> Option<T> {
+    if text.is_empty() { None } else { wrong.check(field, parse(text)) }
+}
+
 /// What there is of the instances, as the first scheduler says that answers. NOT_FOUND: there is no such app.
 pub(crate) async fn find(reach: &Reach, which: &Which) -> Result<Found, Fault> {
+    Ok(which.of(&all(reach, which).await?))
+}
+
+/// The instance that a command goes to. FAILED_PRECONDITION: there is none, or none runs.
+pub(crate) async fn find_one(reach: &Reach, which: &Which) -> Result<(InstanceName, NodeRef), Fault> {
+    which.one(&all(reach, which).await?)
+}
+
+async fn all(reach: &Reach, which: &Which) -> Result<Vec<InstanceStatus>, Fault> {
     let mut last = Fault::unavailable("no scheduler is alive that could say where instances are: try again");
     for member in reach.members("scheduler").await? {
         match tokio::time::timeout(DEADLINE, list(reach, &member, which)).await {
-            Ok(Ok(all)) => return Ok(which.of(&all)),
+            Ok(Ok(all)) => return Ok(all),
             Ok(Err(fault)) if fault.code == Code::Unavailable => last = fault,
             Ok(Err(fault)) => return Err(fault),
             Err(_) => last = Fault::unavailable("the scheduler did not answer in time: try again"),
@@ -170,6 +232,25 @@ mod tests {
         assert_eq!(names(Which { cluster: "n2".into(), ..which() }), ["a/web/n2/0"]);
         assert_eq!(names(Which { node: "projects/p/nodes/n1".into(), ..which() }).len(), 2);
         assert_eq!(names(Which { instance: "a/web/n1/0".into(), ..which() }), ["a/web/n1/0"]);
+    }
+
+    #[test]
+    fn a_command_goes_to_the_first_that_runs() {
+        let status = |instance: &str, phase: InstancePhase| InstanceStatus {
+            phase: phase.into(),
+            ..status(instance, "n1")
+        };
+        let mut all = vec![
+            status("a/web/n3/0", InstancePhase::Running),
+            status("a/web/n2/0", InstancePhase::Running),
+            status("a/web/n1/0", InstancePhase::Backoff),
+        ];
+        assert_eq!(which().one(&all).unwrap().0.to_string(), "a/web/n2/0");
+        all.drain(..2);
+        let none = which().one(&all).unwrap_err();
+        assert_eq!(none.reason, "NOT_RUNNING");
+        assert!(none.message.contains("a/web/n1/0 is BACKOFF"), "{none}");
+        assert_eq!(which().one(&[]).unwrap_err().reason, "NO_INSTANCE");
     }
 
     #[test]

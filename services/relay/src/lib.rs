@@ -2,18 +2,23 @@
 //!
 //! A user asks any relay. That one owns the channels of the call: it finds the instances (`instances`), has the gateway of each node offer the
 //! agent a channel (`reach`), and waits until the agent dials (`channels`). An agent may dial any relay: one that does not own the channel passes
-//! the stream on, frame by frame (`peers`). What comes of several instances is merged (`logs`). Nothing here is kept but what is open, and
+//! the stream on, frame by frame (`peers`). What comes of several instances is merged (`logs`); of the other verbs both halves flow (`duplex`). Nothing here is kept but what is open, and
 //! all that is open ends with the stream of who asked for it.
 
 mod channels;
 mod config;
+mod copy;
 mod door;
+mod duplex;
+mod exec;
+mod forward;
 mod instances;
 mod logs;
 mod peers;
 mod reach;
 mod records;
 mod service;
+mod words;
 
 use std::sync::Arc;
 

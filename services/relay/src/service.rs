@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures_util::StreamExt as _;
 use skerry_api::{ResponseStream, audit, reply};
 use skerry_model::{Fault, ProjectName};
 use skerry_proto::relay::v1 as pb;
@@ -10,10 +11,10 @@ use skerry_proto::types::v1::AuditOutcome;
 use skerry_rpc::status_of;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::logs::{Ask, Call};
-use crate::{Shared, instances, peers, records};
+use crate::{Shared, copy, exec, forward, instances, peers, records};
 
 /// Answers that gRPC has not taken yet.
 const ANSWERS_MAX: usize = 2;
@@ -61,12 +62,64 @@ impl Service {
     }
 }
 
+/// The answers of a call that was begun, as gRPC has them.
+fn stream<T: Send + 'static>(
+    begun: Result<mpsc::Receiver<Result<T, Status>>, Fault>,
+) -> Result<Response<ResponseStream<T>>, Status> {
+    let answers = begun.map_err(|fault| status_of(&fault))?;
+    Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+}
+
 #[tonic::async_trait]
 impl RelayService for Service {
     type LogsStream = ResponseStream<pb::LogsResponse>;
+    type ExecStream = ResponseStream<pb::ExecResponse>;
+    type ExecNodeStream = ResponseStream<pb::ExecResponse>;
+    type PortForwardStream = ResponseStream<pb::PortForwardResponse>;
+    type CopyFromStream = ResponseStream<pb::CopyFromResponse>;
 
     async fn logs(&self, request: Request<pb::LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
         self.begin(request).await.map(Response::new).map_err(|fault| status_of(&fault))
+    }
+
+    async fn exec(
+        &self,
+        request: Request<Streaming<pb::ExecRequest>>,
+    ) -> Result<Response<Self::ExecStream>, Status> {
+        let caller = audit::caller_of(&request);
+        stream(exec::in_instance(&self.shared, caller, request.into_inner().boxed()).await)
+    }
+
+    async fn exec_node(
+        &self,
+        request: Request<Streaming<pb::ExecRequest>>,
+    ) -> Result<Response<Self::ExecNodeStream>, Status> {
+        let caller = audit::caller_of(&request);
+        stream(exec::on_node(&self.shared, caller, request.into_inner().boxed()).await)
+    }
+
+    async fn port_forward(
+        &self,
+        request: Request<Streaming<pb::PortForwardRequest>>,
+    ) -> Result<Response<Self::PortForwardStream>, Status> {
+        let caller = audit::caller_of(&request);
+        stream(forward::begin(&self.shared, caller, request.into_inner().boxed()).await)
+    }
+
+    async fn copy_to(
+        &self,
+        request: Request<Streaming<pb::CopyToRequest>>,
+    ) -> Result<Response<pb::CopyToResponse>, Status> {
+        let caller = audit::caller_of(&request);
+        reply(copy::to(&self.shared, caller, request.into_inner().boxed()).await)
+    }
+
+    async fn copy_from(
+        &self,
+        request: Request<pb::CopyFromRequest>,
+    ) -> Result<Response<Self::CopyFromStream>, Status> {
+        let caller = audit::caller_of(&request);
+        stream(copy::from(&self.shared, caller, request.into_inner()).await)
     }
 
     async fn list_channels(

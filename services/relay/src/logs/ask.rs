@@ -1,11 +1,10 @@
 //! What a call for logs asks for, checked.
 
 use std::collections::HashMap;
-use std::fmt::Display;
 
 use bytes::Bytes;
 use skerry_model::fault::Violations;
-use skerry_model::{AppRef, ClusterName, Fault, InstanceName, NodeRef, ServiceName};
+use skerry_model::{Fault, InstanceName, NodeRef};
 use skerry_proto::relay::v1 as pb;
 
 use crate::instances::{INSTANCES_MAX, Which};
@@ -33,19 +32,7 @@ impl Ask {
     pub(crate) fn parse(request: pb::LogsRequest) -> Result<Self, Fault> {
         let pb::LogsRequest { app, service, node, cluster, instance, .. } = &request;
         let mut wrong = Violations::new();
-        let parsed = wrong.check("app", AppRef::parse(app));
-        optional(&mut wrong, "service", service, ServiceName::parse);
-        optional(&mut wrong, "cluster", cluster, ClusterName::parse);
-        let on = optional(&mut wrong, "node", node, NodeRef::parse);
-        let of = optional(&mut wrong, "instance", instance, InstanceName::parse);
-        if let Some(app) = &parsed {
-            if on.is_some_and(|node| node.project != app.project) {
-                wrong.add("node", format!("it is in another project than `{app}`"));
-            }
-            if of.is_some_and(|instance| instance.app != app.app) {
-                wrong.add("instance", format!("it is of another app than `{app}`"));
-            }
-        }
+        let which = Which::parse(&mut wrong, "", [app, service, node, cluster, instance]);
         if request.follow && request.until.is_some() {
             wrong.add("until", "leave it out, or do not follow: what is followed has no end");
         }
@@ -65,13 +52,6 @@ impl Ask {
             }
             positions.insert((position.instance, position.node), position.position);
         }
-        let which = parsed.map(|app| Which {
-            app,
-            service: request.service,
-            node: request.node,
-            cluster: request.cluster,
-            instance: request.instance,
-        });
         wrong.finish(which).map(|which| Self {
             which,
             follow: request.follow,
@@ -102,15 +82,6 @@ impl Ask {
             position,
         }
     }
-}
-
-fn optional<T, E: Display>(
-    wrong: &mut Violations,
-    field: &str,
-    text: &str,
-    parse: impl FnOnce(&str) -> Result<T, E>,
-) -> Option<T> {
-    if text.is_empty() { None } else { wrong.check(field, parse(text)) }
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use super::ask::Ask;
 use super::merge::Merge;
 use super::source::{Said, Source};
 use crate::instances::{self, Found};
+use crate::words::was_cut;
 use crate::{Shared, records};
 
 /// The method, as the audit log has it.
@@ -288,10 +289,6 @@ async fn wait(looking: &mut Option<Looking>) -> Result<Found, Fault> {
         Some(looking) => looking.await,
         None => std::future::pending().await,
     }
-}
-
-fn was_cut() -> Fault {
-    Fault::new(Code::Aborted, "CHANNEL_CUT", "somebody who may has cut this channel")
 }
 
 fn stops() -> Fault {

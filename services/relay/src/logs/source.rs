@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::ask::Ask;
 use crate::Shared;
 use crate::channels::{About, Open};
+use crate::words::upper;
 
 /// How often a channel that was lost is opened again where the call does not follow.
 const TRIES_MAX: u32 = 3;
@@ -192,27 +193,9 @@ fn notice(kind: Kind, trouble: Trouble) -> pb::LogNotice {
     pb::LogNotice { kind: kind.into(), reason: trouble.reason, message: trouble.message }
 }
 
-/// `NotHere` as `NOT_HERE`.
-fn upper(word: &str) -> String {
-    let mut out = String::new();
-    for (index, letter) in word.chars().enumerate() {
-        if index > 0 && letter.is_ascii_uppercase() {
-            out.push('_');
-        }
-        out.push(letter.to_ascii_uppercase());
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_agents_word_is_written_as_reasons_are() {
-        assert_eq!(upper("NotHere"), "NOT_HERE");
-        assert_eq!(upper("Gone"), "GONE");
-    }
 
     #[test]
     fn a_node_that_is_away_is_not_waited_for_and_a_session_that_moved_is() {
