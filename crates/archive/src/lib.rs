@@ -20,7 +20,7 @@ mod unpack;
 mod write;
 
 pub use entry::{Bounds, Check, Entry, Error, Kind};
-pub use pack::pack;
+pub use pack::{look, pack};
 pub use read::{Reader, Sink};
 pub use stage::Stage;
 pub use write::Writer;

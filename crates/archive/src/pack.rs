@@ -37,6 +37,24 @@ pub fn pack<W: Write>(path: &Path, name: Option<&[u8]>, out: W) -> Result<W, Err
     packer.out.finish()
 }
 
+/// What is at `path`, as an entry of that name without content. A path that ends in a slash or in `/.` is that of a directory, also by a link.
+pub fn look(path: &Path, name: &[u8]) -> Result<Entry, Error> {
+    let reading = |error: Errno| Error::io(format!("reading `{}`", path.display()), error);
+    let stat = statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).map_err(reading)?;
+    let kind = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => Kind::Directory,
+        FileType::RegularFile => Kind::File,
+        FileType::Symlink => {
+            Kind::Symlink(readlinkat(CWD, path, Vec::new()).map_err(reading)?.into_bytes())
+        }
+        _ => {
+            let why = format!("`{}` is neither file, directory nor link", path.display());
+            return Err(Error::Refused(why));
+        }
+    };
+    Ok(Entry { kind, ..entry_of(&stat, name, 0) })
+}
+
 struct Packer<W> {
     out: Writer<W>,
     buffer: Vec<u8>,

@@ -16,6 +16,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("skerry-resident", &[]),
     // For build scripts.
     ("skerry-linking", &[]),
+    ("skerry-archive", &[]),
     ("skerry-model", &["skerry-proto"]),
     ("skerry-identity", &["skerry-proto", "skerry-model"]),
     // It issues certificates for tests.
@@ -46,6 +47,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "skerry-cli",
         &[
+            "skerry-archive",
             "skerry-proto",
             "skerry-model",
             "skerry-manifest",
@@ -62,6 +64,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "skerry-agent",
         &[
+            "skerry-archive",
             "skerry-proto",
             "skerry-model",
             "skerry-sync",

@@ -128,6 +128,9 @@ pub struct CopyStart {
     /// is not absolute: from the instance's working directory.
     #[prost(string, tag = "6")]
     pub path: ::prost::alloc::string::String,
+    /// CopyFrom: only what it is, without its content and without what is in it: one entry.
+    #[prost(bool, tag = "7")]
+    pub bare: bool,
 }
 impl ::prost::Name for CopyStart {
     const NAME: &'static str = "CopyStart";

@@ -36,7 +36,7 @@ pub(super) async fn serve(
 }
 
 /// The runtime that has a copy of the instance, and that copy: the one in its own place, if there are two.
-async fn find<'a>(
+pub(super) async fn find<'a>(
     runtimes: &'a [Arc<dyn Runtime>],
     name: &InstanceName,
 ) -> Result<(&'a Arc<dyn Runtime>, Observed), RuntimeError> {

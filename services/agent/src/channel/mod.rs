@@ -6,9 +6,11 @@
 //! | `relays` | the connection to relays, shared by all channels, gone with the last one |
 //! | `stream` | one channel: hello, what is wanted, the end |
 //! | `logs` | the verb `logs` |
+//! | `copy` | the verb `copy` |
 //!
 //! All channels end with the session by which they were offered. Without one this costs nothing.
 
+mod copy;
 mod logs;
 mod relays;
 mod stream;
@@ -31,7 +33,7 @@ const CHANNELS_MAX: usize = 64;
 /// How long channels may take to say their last word when the agent ends.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// The verbs that are served.
-const VERBS: [&str; 1] = ["logs"];
+const VERBS: [&str; 2] = ["copy", "logs"];
 
 /// The channels of this agent.
 pub(crate) struct Channels {

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Uri;
 use tonic::{Status, Streaming};
 
-use super::logs;
+use super::{copy, logs};
 use super::relays::Relays;
 use crate::runtime::{Runtime, RuntimeError};
 
@@ -114,10 +114,15 @@ async fn serve(
         Ok(Ok(Some(_))) | Err(_) => return Some(end_of("NoStart", "the relay did not say what is wanted")),
         Ok(Ok(None) | Err(_)) => return None,
     };
+    // What comes down means something to these.
+    if let Some(Verb::CopyTo(start)) = &verb {
+        return Some(ended(copy::to(&parts.runtimes, start, out, frames).await));
+    }
     let served = async {
         match verb {
             Some(Verb::Logs(start)) => logs::serve(&parts.runtimes, &start, out).await,
-            None => Err(RuntimeError {
+            Some(Verb::CopyFrom(start)) => copy::from(&parts.runtimes, &start, out).await,
+            Some(_) | None => Err(RuntimeError {
                 reason: "VerbUnknown",
                 message: "this agent does not know what is wanted: update it".to_owned(),
                 transient: false,
@@ -125,11 +130,15 @@ async fn serve(
         }
     };
     tokio::select! {
-        served = served => Some(match served {
-            Ok(()) => pb::ChannelEnd::default(),
-            Err(RuntimeError { reason, message, .. }) => end_of(reason, &message),
-        }),
+        served = served => Some(ended(served)),
         () = over(frames) => None,
+    }
+}
+
+fn ended(served: Result<(), RuntimeError>) -> pb::ChannelEnd {
+    match served {
+        Ok(()) => pb::ChannelEnd::default(),
+        Err(RuntimeError { reason, message, .. }) => end_of(reason, &message),
     }
 }
 

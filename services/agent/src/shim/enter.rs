@@ -112,7 +112,7 @@ fn execute(
 }
 
 /// This process has one thread, so what the kernel does to a thread it does to all of it. The user last: it takes the right to the others.
-fn take_user(user: &RunAs) -> rustix::io::Result<()> {
+pub(super) fn take_user(user: &RunAs) -> rustix::io::Result<()> {
     let groups: Vec<Gid> = user.groups.iter().map(|group| Gid::from_raw(*group)).collect();
     rustix::thread::set_thread_groups(&groups)?;
     rustix::thread::set_thread_gid(Gid::from_raw(user.gid))?;

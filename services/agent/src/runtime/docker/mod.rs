@@ -29,7 +29,7 @@ use self::spec::Owner;
 pub use self::upkeep::ImageGc;
 use self::upkeep::Kept;
 use super::{
-    LogAsk, LogPart, Names, Needs, Observed, Place, Progress, ProgressSink, Runtime, RuntimeDirs,
+    CopyPart, CopySource, LogAsk, LogPart, Names, Needs, Observed, Place, Progress, ProgressSink, Runtime, RuntimeDirs,
     RuntimeError, RuntimeKind, VolumeWords, Wanted, environment,
 };
 use crate::ahead::Image;
@@ -38,6 +38,7 @@ use crate::lock::lock;
 use crate::secrets::Secrets;
 
 mod client;
+mod copy;
 mod credentials;
 mod error;
 mod events;
@@ -275,6 +276,24 @@ impl Runtime for DockerRuntime {
         out: &mpsc::Sender<LogPart>,
     ) -> Result<(), RuntimeError> {
         logs::tell(&self.client, &copy.runtime_id, ask, out).await
+    }
+
+    async fn copy_to(
+        &self,
+        copy: &Observed,
+        path: &str,
+        archive: mpsc::Receiver<CopyPart>,
+    ) -> Result<(), RuntimeError> {
+        copy::to(&self.client, &copy.runtime_id, path, archive).await
+    }
+
+    async fn copy_from(
+        &self,
+        copy: &Observed,
+        source: &CopySource,
+        out: &mpsc::Sender<bytes::Bytes>,
+    ) -> Result<(), RuntimeError> {
+        copy::from(&self.client, &copy.runtime_id, source, out).await
     }
 
     async fn sweep(&self, wanted: &Wanted) -> Result<(), RuntimeError> {

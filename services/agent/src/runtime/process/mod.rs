@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 
 use super::{
-    LogAsk, LogPart, Needs, Observed, Progress, ProgressSink, Runtime, RuntimeDirs, RuntimeError,
+    CopyPart, CopySource, LogAsk, LogPart, Needs, Observed, Progress, ProgressSink, Runtime, RuntimeDirs, RuntimeError,
     RuntimeKind, Wanted, environment,
 };
 use crate::desired::InstanceSpec;
@@ -31,6 +31,7 @@ use crate::shim::program;
 
 mod artifacts;
 mod cgroup;
+mod copy;
 mod error;
 mod exec;
 mod handle;
@@ -409,6 +410,24 @@ impl Runtime for ProcessRuntime {
         out: &mpsc::Sender<LogPart>,
     ) -> Result<(), RuntimeError> {
         logs::tell(&self.instance_dir(&copy.instance), ask, out).await
+    }
+
+    async fn copy_to(
+        &self,
+        copy: &Observed,
+        path: &str,
+        archive: mpsc::Receiver<CopyPart>,
+    ) -> Result<(), RuntimeError> {
+        copy::to(&self.config.shim, &self.instance_dir(&copy.instance), path, archive).await
+    }
+
+    async fn copy_from(
+        &self,
+        copy: &Observed,
+        source: &CopySource,
+        out: &mpsc::Sender<bytes::Bytes>,
+    ) -> Result<(), RuntimeError> {
+        copy::from(&self.config.shim, &self.instance_dir(&copy.instance), source, out).await
     }
 
     async fn sweep(&self, _: &Wanted) -> Result<(), RuntimeError> {
