@@ -54,9 +54,10 @@ async fn who_does_not_read_holds_up_neither_others_nor_sync_and_is_told_what_it_
     .await;
     // Another log of the same node is told as it is written, and another app comes to run there.
     let mut quick = follow(&stack, "relay-1", "quiet").await?;
-    for _ in 0..3 {
+    let mut ticks = 0;
+    while ticks < 3 {
         let told = tokio::time::timeout(PATIENCE, quick.message()).await.context("it is held up")??;
-        ensure!(told.is_some_and(|answer| !answer.lines.is_empty()), "no lines");
+        ticks += told.context("it goes on")?.lines.len();
     }
     stack.apply("other", app([script("s", "sleep 1000000")])).await?;
     stack.wait_ready("other", 1).await;
