@@ -69,6 +69,21 @@ pub struct Entry {
     pub size: u64,
 }
 
+impl Entry {
+    /// The same in an archive of which all is below a directory of that name.
+    pub(crate) fn below(&self, under: &[u8]) -> Self {
+        let join = |path: &[u8]| match path {
+            [] => under.to_vec(),
+            path => [under, path].join(&b'/'),
+        };
+        let kind = match &self.kind {
+            Kind::Hardlink(other) => Kind::Hardlink(join(other)),
+            kind => kind.clone(),
+        };
+        Self { path: join(&self.path), kind, ..*self }
+    }
+}
+
 /// What a thing in an archive is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {

@@ -44,9 +44,7 @@ pub fn look(path: &Path, name: &[u8]) -> Result<Entry, Error> {
     let kind = match FileType::from_raw_mode(stat.st_mode) {
         FileType::Directory => Kind::Directory,
         FileType::RegularFile => Kind::File,
-        FileType::Symlink => {
-            Kind::Symlink(readlinkat(CWD, path, Vec::new()).map_err(reading)?.into_bytes())
-        }
+        FileType::Symlink => Kind::Symlink(readlinkat(CWD, path, Vec::new()).map_err(reading)?.into_bytes()),
         _ => {
             let why = format!("`{}` is neither file, directory nor link", path.display());
             return Err(Error::Refused(why));

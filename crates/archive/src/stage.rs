@@ -27,16 +27,14 @@ const TRIES_MAX: u32 = 100;
 pub struct Stage {
     /// The directory that it goes to.
     into: OwnedFd,
-    /// That directory, for people.
-    shown: String,
     name: String,
     reader: Reader,
     unpacker: Unpacker,
 }
 
 impl Stage {
-    /// For what goes into `dir`, which is there.
-    pub fn within(dir: &Path, bounds: Bounds) -> Result<Self, Error> {
+    /// For what goes into `dir`, which is there. With a name in `under`: all of the archive is below a directory of that name.
+    pub fn within(dir: &Path, bounds: Bounds, under: &[u8]) -> Result<Self, Error> {
         let text = dir.display().to_string();
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let into = openat(CWD, dir, flags, Mode::empty())
@@ -50,8 +48,8 @@ impl Stage {
                 made => made.map_err(writing)?,
             }
             let root = openat(&into, &name, DIRECTORY, Mode::empty()).map_err(writing)?;
-            let unpacker = Unpacker::new(root, bounds);
-            return Ok(Self { into, shown: text, name, reader: Reader::default(), unpacker });
+            let unpacker = Unpacker::new(root, bounds, under)?;
+            return Ok(Self { into, name, reader: Reader::default(), unpacker });
         }
         Err(writing(Errno::EXIST))
     }
@@ -65,6 +63,11 @@ impl Stage {
     pub fn tops(&self) -> Result<Vec<Vec<u8>>, Error> {
         self.reader.finish()?;
         children(self.unpacker.root(), b"the archive")
+    }
+
+    /// Whether a thing at the top is a directory.
+    pub fn is_directory(&self, top: &[u8]) -> bool {
+        open_dir(self.unpacker.root(), top, top).is_ok()
     }
 
     /// Moves all that is at the top to the names that are said; an empty one is for what is in a directory. Nothing is moved where not all can be.
@@ -112,11 +115,6 @@ impl Stage {
             done.map_err(|error| Error::io(format!("writing `{}`", shown(path)), error))?;
         }
         Ok(())
-    }
-
-    /// The directory that it goes to, for people.
-    pub fn shown(&self) -> &str {
-        &self.shown
     }
 }
 

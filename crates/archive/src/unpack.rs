@@ -39,6 +39,8 @@ pub(crate) struct Meta {
 pub(crate) struct Unpacker {
     root: OwnedFd,
     bounds: Bounds,
+    /// Name of the directory that all of the archive goes to. Empty: there is none.
+    under: Vec<u8>,
     open: Option<Open>,
     pub(crate) directories: BTreeMap<Vec<u8>, Meta>,
 }
@@ -51,8 +53,14 @@ struct Open {
 }
 
 impl Unpacker {
-    pub(crate) fn new(root: OwnedFd, bounds: Bounds) -> Self {
-        Self { root, bounds, open: None, directories: BTreeMap::new() }
+    pub(crate) fn new(root: OwnedFd, bounds: Bounds, under: &[u8]) -> Result<Self, Error> {
+        let directories = BTreeMap::new();
+        let mut unpacker = Self { root, bounds, under: under.to_vec(), open: None, directories };
+        if !under.is_empty() {
+            let root = unpacker.root.try_clone().map_err(|error| Error::io("opening a directory", error))?;
+            unpacker.make(&root, under, under, None)?;
+        }
+        Ok(unpacker)
     }
 
     pub(crate) fn root(&self) -> &OwnedFd {
@@ -125,6 +133,13 @@ impl Unpacker {
 
 impl Sink for Unpacker {
     fn begin(&mut self, entry: &Entry) -> Result<(), Error> {
+        let below;
+        let entry = if self.under.is_empty() {
+            entry
+        } else {
+            below = entry.below(&self.under);
+            &below
+        };
         self.bounds.check(entry)?;
         // The directory that all is unpacked to is there, and as it is.
         if entry.path.is_empty() {

@@ -34,7 +34,7 @@ fn archive(rows: &[Row<'_>]) -> Vec<u8> {
 }
 
 fn unpack(dir: &Path, bounds: Bounds, bytes: &[u8]) -> Result<(), Error> {
-    let mut stage = Stage::within(dir, bounds)?;
+    let mut stage = Stage::within(dir, bounds, b"")?;
     stage.feed(bytes)?;
     let tops = stage.tops()?;
     let places: Vec<_> = tops.into_iter().map(|top| (top.clone(), top)).collect();
@@ -211,4 +211,20 @@ fn what_cannot_be_packed_is_refused_by_its_name() {
     assert!(error.to_string().contains("`tree/pipe` is a pipe"), "{error}");
     let error = pack(&dir.path().join("none"), Some(b"none"), Vec::new()).unwrap_err();
     assert_eq!(error.reason(), "PathMissing");
+}
+
+#[test]
+fn all_of_an_archive_can_be_put_below_a_name_that_its_links_stay_below() {
+    let (_outer, inner) = places();
+    let rows = [(DIR, "./", "", ""), (FILE, "x", "", "x"), (HARD, "y", "x", ""), (LINK, "d/l", "../x", "")];
+    let mut stage = Stage::within(&inner, Bounds::Top, b"all").unwrap();
+    stage.feed(&archive(&rows)).unwrap();
+    assert_eq!(stage.tops().unwrap(), [b"all".to_vec()]);
+    assert!(stage.is_directory(b"all"));
+    stage.place(&[(b"all".to_vec(), b"new".to_vec())]).unwrap();
+    for name in ["x", "y", "d/l"] {
+        assert_eq!(fs::read_to_string(inner.join("new").join(name)).unwrap(), "x");
+    }
+    let mut stage = Stage::within(&inner, Bounds::Top, b"all").unwrap();
+    assert!(stage.feed(&archive(&[(LINK, "l", "../x", "")])).is_err());
 }

@@ -124,7 +124,7 @@ proptest! {
         let path = from.path().join(OsStr::from_bytes(&top));
         put(&path, &node);
         let archive = pack(&path, Some(&top), Vec::new()).unwrap();
-        let mut stage = Stage::within(to.path(), Bounds::Archive).unwrap();
+        let mut stage = Stage::within(to.path(), Bounds::Archive, b"").unwrap();
         for bytes in archive.chunks(piece) {
             stage.feed(bytes).unwrap();
         }
@@ -153,13 +153,13 @@ proptest! {
         let to = tempfile::tempdir().unwrap();
         let inner = to.path().join("inner");
         fs::create_dir(&inner).unwrap();
-        let _ = Stage::within(&inner, Bounds::Archive).unwrap().feed(&archive);
+        let _ = Stage::within(&inner, Bounds::Archive, b"").unwrap().feed(&archive);
         // One that is right but for a byte.
         fs::write(to.path().join("file"), "content").unwrap();
         let mut right = pack(&to.path().join("file"), Some(b"file"), Vec::new()).unwrap();
         let at = at % right.len();
         right[at] = byte;
-        let mut stage = Stage::within(&inner, Bounds::Archive).unwrap();
+        let mut stage = Stage::within(&inner, Bounds::Archive, b"").unwrap();
         let _ = stage.feed(&right);
         drop(stage);
         prop_assert_eq!(fs::read_dir(&inner).unwrap().count(), 0);

@@ -6,6 +6,7 @@ mod change;
 mod cluster;
 mod compose;
 mod contexts;
+mod copy;
 mod create;
 mod enrol;
 mod logs;
@@ -35,6 +36,7 @@ pub use change::{
 pub use cluster::{ClusterCommand, JoinArgs, LeaveArgs, TaintArgs};
 pub use compose::{ComposeFlags, ConvertArgs};
 pub use contexts::{ConfigCommand, GetContextsArgs, SetContextArgs};
+pub use copy::CpArgs;
 pub use create::{CreateClusterArgs, CreateCommand, CreateProjectArgs};
 pub use enrol::{
     ApproveArgs, DenyArgs, NodeCommand, RevokeArgs, TokenCommand, TokenCreateArgs, TokenDeleteArgs,
@@ -184,6 +186,8 @@ pub enum ClientCommand {
     Restart(RestartArgs),
     /// Show what the instances of an app write
     Logs(LogsArgs),
+    /// Copy files into instances and out of them
+    Cp(CpArgs),
     /// What is open to instances, and cutting it
     #[command(subcommand)]
     Channel(ChannelCommand),

@@ -167,7 +167,8 @@ mod tests {
 
     async fn taken(frames: Vec<Down>) -> (Result<u64, &'static str>, bool) {
         let (parts, mut archive) = mpsc::channel(10);
-        let mut frames = stream::iter(frames.into_iter().map(|body| Ok(pb::OpenResponse { body: Some(body) })));
+        let mut frames =
+            stream::iter(frames.into_iter().map(|body| Ok(pb::OpenResponse { body: Some(body) })));
         let taken = take(&mut frames, parts).await;
         let mut is_whole = false;
         while let Some(part) = archive.recv().await {

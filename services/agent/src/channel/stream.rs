@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Uri;
 use tonic::{Status, Streaming};
 
-use super::{copy, logs};
 use super::relays::Relays;
+use super::{copy, logs};
 use crate::runtime::{Runtime, RuntimeError};
 
 /// Frames that gRPC has not taken yet.

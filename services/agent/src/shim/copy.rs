@@ -114,7 +114,7 @@ fn become_user(dir: &Path) -> Result<(), Failure> {
 
 /// Unpacks the parts that come.
 fn unpack(path: &Path, mut input: impl Read) -> Result<(), Failure> {
-    let mut stage = Stage::within(path, Bounds::Archive)?;
+    let mut stage = Stage::within(path, Bounds::Archive, b"")?;
     let (mut length, mut part) = ([0; 4], Vec::new());
     let cut = |_| Failure { reason: "Truncated", message: "not all of the archive came".to_owned() };
     loop {

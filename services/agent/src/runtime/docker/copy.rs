@@ -61,7 +61,9 @@ pub(super) async fn to(
             }
         };
         let checked = match part {
-            Some(CopyPart::Data(part)) => check(&mut reader, &part, Some(Bounds::Archive)).map(|()| Some(part)),
+            Some(CopyPart::Data(part)) => {
+                check(&mut reader, &part, Some(Bounds::Archive)).map(|()| Some(part))
+            }
             Some(CopyPart::Whole) => reader.finish().map(|()| None).map_err(RuntimeError::from),
             None => Err(truncated()),
         };
@@ -175,7 +177,8 @@ async fn absolute(client: &Client, container: &str, path: &str) -> Result<String
     }
     let failed = |failure: Failure| failure.while_doing("looking at the container", "CopyFailed");
     let docker = client.docker().await.map_err(failed)?;
-    let seen = client.within(LOOK_DEADLINE, docker.inspect_container(container, None)).await.map_err(failed)?;
+    let seen =
+        client.within(LOOK_DEADLINE, docker.inspect_container(container, None)).await.map_err(failed)?;
     let dir = seen.config.and_then(|config| config.working_dir).filter(|dir| !dir.is_empty());
     Ok(format!("{}/{path}", dir.unwrap_or_default().trim_end_matches('/')))
 }

@@ -29,8 +29,8 @@ use self::spec::Owner;
 pub use self::upkeep::ImageGc;
 use self::upkeep::Kept;
 use super::{
-    CopyPart, CopySource, LogAsk, LogPart, Names, Needs, Observed, Place, Progress, ProgressSink, Runtime, RuntimeDirs,
-    RuntimeError, RuntimeKind, VolumeWords, Wanted, environment,
+    CopyPart, CopySource, LogAsk, LogPart, Names, Needs, Observed, Place, Progress, ProgressSink, Runtime,
+    RuntimeDirs, RuntimeError, RuntimeKind, VolumeWords, Wanted, environment,
 };
 use crate::ahead::Image;
 use crate::desired::InstanceSpec;

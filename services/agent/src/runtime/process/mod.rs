@@ -21,8 +21,8 @@ use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 
 use super::{
-    CopyPart, CopySource, LogAsk, LogPart, Needs, Observed, Progress, ProgressSink, Runtime, RuntimeDirs, RuntimeError,
-    RuntimeKind, Wanted, environment,
+    CopyPart, CopySource, LogAsk, LogPart, Needs, Observed, Progress, ProgressSink, Runtime, RuntimeDirs,
+    RuntimeError, RuntimeKind, Wanted, environment,
 };
 use crate::desired::InstanceSpec;
 use crate::lock::lock;
