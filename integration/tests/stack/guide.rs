@@ -74,6 +74,7 @@ pages! {
     images: "images.md", Registry;
     projects: "projects.md", Nothing;
     logs: "logs.md", Nothing;
+    cp: "cp.md", Nothing;
     watching: "watching.md", Nothing;
     scripting: "scripting.md", Nothing;
     help: "help.md", Nothing;
