@@ -74,7 +74,7 @@ fn make_tree(at: &Path) -> Result<()> {
 /// What can be seen of a tree: of each path its kind, permissions, time and content.
 fn seen(at: &Path) -> Result<BTreeMap<PathBuf, (u32, i64, Vec<u8>)>> {
     fn walk(at: &Path, path: &Path, seen: &mut BTreeMap<PathBuf, (u32, i64, Vec<u8>)>) -> Result<()> {
-        let whole = at.join(path);
+        let whole = if path.as_os_str().is_empty() { at.to_owned() } else { at.join(path) };
         let meta = fs::symlink_metadata(&whole).with_context(|| format!("{}", whole.display()))?;
         let (time, content) = if meta.is_symlink() {
             (0, fs::read_link(&whole)?.as_os_str().as_bytes().to_vec())

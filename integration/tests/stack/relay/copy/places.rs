@@ -1,7 +1,7 @@
 //! Where things go: in processes, in containers and here the same, and what is refused.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 
 use anyhow::{Result, ensure};
@@ -122,6 +122,7 @@ async fn the_kernel_says_what_the_user_of_a_process_may() -> Result<()> {
         return Ok(());
     }
     let stack = super::stack(&["n1"]).await?;
+    fs::set_permissions(stack.dir(), fs::Permissions::from_mode(0o755))?;
     let mut service = script("s", STAYS);
     service.user = "65534:65534".to_owned();
     stack.apply("web", app([service])).await?;

@@ -41,6 +41,10 @@ pub(super) async fn to(
     let failed = |failure: Failure| missing(failure, &format!("copying to `{path}`"));
     let docker = client.docker().await.map_err(failed)?;
     let place = absolute(client, container, path).await?;
+    // It says so of itself, but its word may be lost where it hangs up on who still sends.
+    let options = ContainerArchiveInfoOptions { path: format!("{}/.", place.trim_end_matches("/.")) };
+    let asking = docker.get_container_archive_info(container, Some(options));
+    client.within(LOOK_DEADLINE, asking).await.map_err(failed)?;
     let (body, parts) = mpsc::channel::<io::Result<Bytes>>(PARTS_MAX);
     let options = UploadToContainerOptions {
         path: place,
@@ -194,7 +198,7 @@ fn missing(failure: Failure, doing: &str) -> RuntimeError {
     let silent = failure.message.is_empty();
     let mut error = failure.while_doing(doing, reason);
     if is_missing && silent {
-        error.message = format!("{doing}: there is nothing in the container");
+        error.message = format!("{doing}: the container has no such path");
     }
     error
 }
