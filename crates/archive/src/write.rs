@@ -34,6 +34,9 @@ impl<W: Write> Writer<W> {
             Kind::Symlink(target) => (EntryType::Symlink, &target[..]),
             Kind::Hardlink(target) => (EntryType::Link, &target[..]),
         };
+        if path.is_empty() {
+            path.push(b'.');
+        }
         if entry.kind == Kind::Directory {
             path.push(b'/');
         }

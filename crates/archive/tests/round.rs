@@ -173,6 +173,7 @@ fn what_does_not_fit_into_a_header_is_said_before_it() {
     let entries = [
         Entry { path, kind: Kind::Symlink(vec![b't'; 300]), mode: 0o777, mtime: -7, size: 0 },
         Entry { path: vec![b'd'; 100], kind: Kind::Directory, mode: 0o755, mtime: 5, size: 0 },
+        Entry { path: Vec::new(), kind: Kind::Directory, mode: 0o755, mtime: 5, size: 0 },
         Entry { path: b"h".to_vec(), kind: Kind::Hardlink(vec![b'd'; 150]), mode: 0o644, mtime: 5, size: 0 },
         Entry { path: b"huge".to_vec(), kind: Kind::File, mode: 0o644, mtime: 5, size: 20 << 30 },
     ];
