@@ -4,7 +4,7 @@
 /// What to do in place of a command that there is none of.
 pub fn command(word: &str) -> Option<&'static str> {
     Some(match word {
-        "attach" | "exec" | "cp" | "debug" => {
+        "attach" | "exec" | "debug" => {
             "reaching into an instance from afar is not there yet: `skerry describe app/NAME` names its machine and its runtime id. \
              There `docker` does it for a container; the output of a process is in the agent's data directory, as instances/INSTANCE/stdout.log"
         }

@@ -6,6 +6,7 @@ mod change;
 mod cluster;
 mod compose;
 mod contexts;
+mod copy;
 mod create;
 mod enrol;
 mod forward;
@@ -36,6 +37,7 @@ pub use change::{
 pub use cluster::{ClusterCommand, JoinArgs, LeaveArgs, TaintArgs};
 pub use compose::{ComposeFlags, ConvertArgs};
 pub use contexts::{ConfigCommand, GetContextsArgs, SetContextArgs};
+pub use copy::CpArgs;
 pub use create::{CreateClusterArgs, CreateCommand, CreateProjectArgs};
 pub use enrol::{
     ApproveArgs, DenyArgs, NodeCommand, RevokeArgs, TokenCommand, TokenCreateArgs, TokenDeleteArgs,
@@ -188,6 +190,8 @@ pub enum ClientCommand {
     Logs(LogsArgs),
     /// Reach ports of an instance at ports of this machine
     PortForward(PortForwardArgs),
+    /// Copy files into instances and out of them
+    Cp(CpArgs),
     /// What is open to instances, and cutting it
     #[command(subcommand)]
     Channel(ChannelCommand),
