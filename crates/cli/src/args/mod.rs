@@ -8,6 +8,7 @@ mod compose;
 mod contexts;
 mod create;
 mod enrol;
+mod exec;
 mod logs;
 mod rollout;
 mod secret;
@@ -40,6 +41,7 @@ pub use enrol::{
     ApproveArgs, DenyArgs, NodeCommand, RevokeArgs, TokenCommand, TokenCreateArgs, TokenDeleteArgs,
     TokenListArgs,
 };
+pub use exec::{DebugArgs, ExecArgs, RunFlags};
 pub use logs::{ChannelCommand, ChannelCutArgs, ChannelListArgs, LogsArgs};
 pub use rollout::{HistoryArgs, RestartArgs, RolloutAppArgs, RolloutCommand, RolloutStatusArgs, UndoArgs};
 pub use secret::{ResealArgs, RotateKeyArgs, SecretCommand, SecretSetArgs};
@@ -184,6 +186,10 @@ pub enum ClientCommand {
     Restart(RestartArgs),
     /// Show what the instances of an app write
     Logs(LogsArgs),
+    /// Run a command in an instance, or on a node
+    Exec(Box<ExecArgs>),
+    /// Run a command beside an instance, in a container that has the tools
+    Debug(Box<DebugArgs>),
     /// What is open to instances, and cutting it
     #[command(subcommand)]
     Channel(ChannelCommand),

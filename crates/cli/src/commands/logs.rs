@@ -190,7 +190,7 @@ fn request_of(client: &Client, args: &LogsArgs, now: SystemTime) -> Result<pb::L
 }
 
 /// Whether there are several instances, whose lines are to be told apart. Where that cannot be asked, they are.
-async fn is_many(client: &Client, request: &pb::LogsRequest) -> bool {
+pub(super) async fn is_many(client: &Client, request: &pb::LogsRequest) -> bool {
     if !request.instance.is_empty() {
         return false;
     }
