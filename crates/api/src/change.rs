@@ -177,6 +177,7 @@ async fn remove<K: Kind>(
             return Err(plan::absent(rules, name).await);
         };
         Etag::check(etag, name, before.mod_revision)?;
+        kind.caught_up().await?;
         let txn = kind.remove(name, Txn::new().when_same(&before).delete(&key), caused)?;
         let charges = Takes::charges(Some(K::Rules::takes(&before.value)), None);
         let txn = tenancy::account(rules.store(), name.project(), &charges, txn).await?;
@@ -334,7 +335,9 @@ async fn commit<K: Kind>(kind: &K, txn: Txn, mark: Option<&RequestMark>) -> Resu
     match kind.rules().store().commit(txn).await {
         Ok(committed) => {
             let shown = kind.mirror().wait_for(&committed).await;
-            shown.map(|_| Tried::Done).map_err(|e| Fault::unavailable(e.to_string()))
+            shown.map_err(|e| Fault::unavailable(e.to_string()))?;
+            kind.caught_up().await?;
+            Ok(Tried::Done)
         }
         Err(TxnError::Conflict(_)) => Ok(Tried::Contended),
         Err(TxnError::Repeated { .. }) => Ok(Tried::Repeated),

@@ -167,6 +167,12 @@ pub trait Kind: Send + Sync {
     /// What follows the store: an answer waits until it shows the change.
     fn mirror(&self) -> &Mirror;
 
+    /// Waits until what is listed here, and what [`remove`](Self::remove) looks at, shows what the mirror shows: a caller that has its answer
+    /// finds its change in all that it asks next. At once, where nothing stands between. UNAVAILABLE if that takes too long.
+    fn caught_up(&self) -> impl Future<Output = Result<(), Fault>> + Send {
+        std::future::ready(Ok(()))
+    }
+
     /// Adds to the transaction that deletes the record what goes with it, or says why it must stay. What else changes for it is `caused` by the
     /// same call, and has a record of its own in the audit log.
     fn remove(&self, name: &NameOf<Self>, txn: Txn, caused: &Caused) -> Result<Txn, Fault>;

@@ -8,7 +8,7 @@ pub fn command(word: &str) -> Option<&'static str> {
             "`skerry logs app/NAME -f` shows what is written, and `skerry exec -it app/NAME -- sh` goes inside"
         }
         "shell" | "ssh" => "`skerry exec -it app/NAME -- sh`, and `skerry exec -it node/NAME` on a machine",
-        "cp" | "port-forward" => {
+        "cp" => {
             "reaching into an instance from afar is not there yet: `skerry describe app/NAME` names its machine and its runtime id. \
              There `docker` does it for a container; the output of a process is in the agent's data directory, as instances/INSTANCE/stdout.log"
         }

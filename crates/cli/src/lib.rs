@@ -56,7 +56,11 @@ pub async fn run(global: &GlobalArgs, command: &ClientCommand) -> ExitCode {
     let interrupted = interrupt::interrupted();
     let outcome = tokio::select! {
         outcome = execute(global, command) => outcome,
-        () = interrupted => Err(CliError::Interrupted),
+        () = interrupted => match command {
+            // It has no other end.
+            ClientCommand::PortForward(_) => Ok(()),
+            _ => Err(CliError::Interrupted),
+        },
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -129,6 +133,7 @@ async fn dispatch(client: &Client, command: &ClientCommand, printer: &mut Printe
         ClientCommand::Secret(command) => commands::secret::run(client, command, printer).await,
         ClientCommand::Restart(args) => commands::restart::run(client, args, printer).await,
         ClientCommand::Logs(args) => commands::logs::run(client, args, printer).await,
+        ClientCommand::PortForward(args) => commands::forward::run(client, args, printer).await,
         ClientCommand::Channel(command) => commands::channel::run(client, command, printer).await,
         ClientCommand::Events(args) => commands::events::run(client, args, printer).await,
         ClientCommand::Audit(args) => commands::audit::run(client, args, printer).await,

@@ -22,7 +22,7 @@ pub use monitor::Monitor;
 pub use open_files::open_files_before;
 pub use service::{Listening, ServiceArgs, local_url, reachable};
 pub use shutdown::{Shutdown, signals};
-pub use telemetry::{LogArgs, LogFormat, OtlpError, Telemetry};
+pub use telemetry::{LogArgs, LogFormat, OtlpError, OwnLine, OwnLog, Telemetry};
 pub use tls::{TlsArgs, access, access_for_enrolment, follow};
 
 /// Runs the service `name` on a runtime of its own, with as many open files as the hard limit allows, until it ends by itself or a signal

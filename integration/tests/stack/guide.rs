@@ -74,6 +74,7 @@ pages! {
     images: "images.md", Registry;
     projects: "projects.md", Nothing;
     logs: "logs.md", Nothing;
+    port_forward: "port-forward.md", Docker;
     watching: "watching.md", Nothing;
     scripting: "scripting.md", Nothing;
     help: "help.md", Nothing;

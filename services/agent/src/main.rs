@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use skerry_agent::{AgentArgs, InstallArgs, UninstallArgs};
-use skerry_daemon::{LogArgs, Monitor};
+use skerry_daemon::{LogArgs, Monitor, OwnLog};
 use skerry_rpc::Access;
 
 /// Runs on an edge machine what the control plane assigns to it.
@@ -62,6 +62,8 @@ fn main() -> ExitCode {
             }
         };
     }
+    // From its first line on: `skerry logs node/NAME` asks for it.
+    OwnLog::of_process();
     let telemetry = match args.log.init("skerry-agent", args.agent.metrics_listen.is_some()) {
         Ok(telemetry) => telemetry,
         Err(error) => {

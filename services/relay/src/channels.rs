@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use uuid::Uuid;
 
-use crate::Shared;
+use crate::{Shared, meters};
 
 /// Most channels of one relay. Each holds what HTTP/2 lets the agent send ahead, and a batch of lines: some 200 KiB where nobody reads.
 const CHANNELS_MAX: usize = 4096;
@@ -106,6 +106,9 @@ struct Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         self.shared.channels.slots().remove(&self.id);
+        let verb = self.slot.about.verb;
+        meters::channel(verb, -1);
+        meters::moved(verb, self.slot.moved.both());
     }
 }
 
@@ -157,6 +160,13 @@ impl Channels {
     }
 }
 
+impl Moved {
+    /// From the agent, and to it.
+    fn both(&self) -> (u64, u64) {
+        (self.received.load(Ordering::Relaxed), self.sent.load(Ordering::Relaxed))
+    }
+}
+
 impl Slot {
     fn told(&self, id: &str, relay: &str, now: Instant) -> pb::Channel {
         let Self { about, opened, moved, .. } = self;
@@ -188,6 +198,17 @@ impl Slot {
 impl Open {
     /// Opens a channel: offers it, waits until the agent dials, and says what is wanted. What was begun is given up when this is dropped.
     pub(crate) async fn to(
+        shared: &Arc<Shared>,
+        about: About,
+        start: pb::channel_start::Verb,
+    ) -> Result<Self, Fault> {
+        let verb = about.verb;
+        let opened = Self::begin(shared, about, start).await;
+        meters::opened(verb, opened.is_ok());
+        opened
+    }
+
+    async fn begin(
         shared: &Arc<Shared>,
         about: About,
         start: pb::channel_start::Verb,
@@ -231,8 +252,7 @@ impl FromAgentHalf {
 
     /// Bytes that came from the agent, and that went to it.
     pub(crate) fn moved(&self) -> (u64, u64) {
-        let moved = &self.entry.slot.moved;
-        (moved.received.load(Ordering::Relaxed), moved.sent.load(Ordering::Relaxed))
+        self.entry.slot.moved.both()
     }
 
     /// When something last moved, either way.
@@ -296,6 +316,7 @@ impl Entry {
             return Err(Fault::new(Code::ResourceExhausted, "TOO_MANY_CHANNELS", message));
         }
         slots.insert(id.clone(), Arc::clone(&slot));
+        meters::channel(verb, 1);
         drop(slots);
         let offer = gateway::ChannelOffer {
             channel: id.clone(),

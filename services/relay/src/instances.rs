@@ -151,6 +151,11 @@ fn optional<T, E: Display>(
     if text.is_empty() { None } else { wrong.check(field, parse(text)) }
 }
 
+/// As logs name those whose they are.
+pub(crate) fn names(placed: Vec<(InstanceName, NodeRef)>) -> Vec<(String, NodeRef)> {
+    placed.into_iter().map(|(instance, node)| (instance.to_string(), node)).collect()
+}
+
 /// What there is of the instances, as the first scheduler says that answers. NOT_FOUND: there is no such app.
 pub(crate) async fn find(reach: &Reach, which: &Which) -> Result<Found, Fault> {
     Ok(which.of(&all(reach, which).await?))

@@ -14,6 +14,7 @@ mod exec;
 mod forward;
 mod instances;
 mod logs;
+mod meters;
 mod peers;
 mod reach;
 mod records;

@@ -12,5 +12,5 @@ mod call;
 mod merge;
 mod source;
 
-pub(crate) use self::ask::Ask;
+pub(crate) use self::ask::{Ask, Whose};
 pub(crate) use self::call::Call;

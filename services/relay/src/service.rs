@@ -13,7 +13,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::logs::{Ask, Call};
+use crate::instances::names;
+use crate::logs::{Ask, Call, Whose};
 use crate::{Shared, copy, exec, forward, instances, peers, records};
 
 /// Answers that gRPC has not taken yet.
@@ -35,8 +36,10 @@ impl Service {
     ) -> Result<ResponseStream<pb::LogsResponse>, Fault> {
         let caller = audit::caller_of(&request);
         let ask = Ask::parse(request.into_inner())?;
-        let found = instances::find(&self.shared.reach, &ask.which).await?;
-        let placed = ask.which.check(found)?;
+        let placed = match &ask.whose {
+            Whose::Instances(which) => names(which.check(instances::find(&self.shared.reach, which).await?)?),
+            Whose::Agent(node) => vec![(String::new(), node.clone())],
+        };
         let (out, answers) = mpsc::channel(ANSWERS_MAX);
         let call = Call::new(Arc::clone(&self.shared), ask, caller, out);
         self.shared.shutdown.spawn(call.run(placed));

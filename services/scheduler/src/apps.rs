@@ -51,6 +51,10 @@ impl Kind for Apps {
         &self.shared.mirror
     }
 
+    async fn caught_up(&self) -> Result<(), Fault> {
+        self.shared.apps.wait_for(self.shared.mirror.snapshot().version()).await
+    }
+
     /// Revisions go once no assignment refers to them: until then agents may still ask for them.
     fn remove(&self, name: &AppRef, txn: Txn, _: &Caused) -> Result<Txn, Fault> {
         let txn = txn.delete(&Key::<stored::EventsRecord>::of(&EventSource::App(name.clone())));

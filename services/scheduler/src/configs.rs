@@ -44,6 +44,10 @@ impl Kind for Configs {
         &self.shared.mirror
     }
 
+    async fn caught_up(&self) -> Result<(), Fault> {
+        self.shared.configs.wait_for(self.shared.mirror.snapshot().version()).await
+    }
+
     /// It must not be used. An app created at the same moment may still come to use it: its instances then wait with the reason
     /// `ConfigMissing`.
     fn remove(&self, name: &ConfigRef, txn: Txn, _: &Caused) -> Result<Txn, Fault> {

@@ -45,6 +45,10 @@ impl Kind for Secrets {
         &self.shared.mirror
     }
 
+    async fn caught_up(&self) -> Result<(), Fault> {
+        self.shared.secrets.wait_for(self.shared.mirror.snapshot().version()).await
+    }
+
     /// It must not be used. An app created at the same moment may still come to use it: its instances then wait with the reason
     /// `SecretMissing`.
     fn remove(&self, name: &SecretRef, txn: Txn, _: &Caused) -> Result<Txn, Fault> {

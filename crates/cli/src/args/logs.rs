@@ -17,14 +17,17 @@ With -f it goes on until interrupted: through lost connections from where it was
 that come later. What was rotated away before it was read is told with its size. Exit code 1 where the
 log of an instance could not be shown.
 
+Of a node, logs shows what its agent itself says: the last 256 KiB of it.
+
 Examples:
   skerry logs app/hello
   skerry logs app/hello web -f --since 10m
   skerry logs app/hello --node n1 --tail 100 --timestamps
-  skerry logs app/hello --instance hello/web/n1/0 --previous")]
+  skerry logs app/hello --instance hello/web/n1/0 --previous
+  skerry logs node/n1 -f")]
 pub struct LogsArgs {
-    /// The app
-    #[arg(value_name = "app/NAME", add = app_targets())]
+    /// The app, or the node whose agent is meant
+    #[arg(value_name = "app/NAME|node/NAME", add = app_targets())]
     pub app: String,
 
     /// Only this service of it

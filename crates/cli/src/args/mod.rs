@@ -9,6 +9,7 @@ mod contexts;
 mod create;
 mod enrol;
 mod exec;
+mod forward;
 mod logs;
 mod rollout;
 mod secret;
@@ -42,6 +43,7 @@ pub use enrol::{
     TokenListArgs,
 };
 pub use exec::{DebugArgs, ExecArgs, RunFlags};
+pub use forward::{PortForwardArgs, Ports};
 pub use logs::{ChannelCommand, ChannelCutArgs, ChannelListArgs, LogsArgs};
 pub use rollout::{HistoryArgs, RestartArgs, RolloutAppArgs, RolloutCommand, RolloutStatusArgs, UndoArgs};
 pub use secret::{ResealArgs, RotateKeyArgs, SecretCommand, SecretSetArgs};
@@ -190,6 +192,8 @@ pub enum ClientCommand {
     Exec(Box<ExecArgs>),
     /// Run a command beside an instance, in a container that has the tools
     Debug(Box<DebugArgs>),
+    /// Reach ports of an instance at ports of this machine
+    PortForward(PortForwardArgs),
     /// What is open to instances, and cutting it
     #[command(subcommand)]
     Channel(ChannelCommand),

@@ -18,7 +18,7 @@ use crate::item::{Item, Query};
 use crate::patience::Lost;
 use crate::print::{Printer, note, pass_to_stderr};
 use crate::render::logs::{Painter, To};
-use crate::target::{Target, Type};
+use crate::target::{Target, Type, parse_all};
 
 /// How often a call that does not follow is made again where the connection was lost.
 const TRIES_MAX: u32 = 5;
@@ -143,12 +143,11 @@ fn write(pieces: Vec<(To, Vec<u8>)>, printer: &mut Printer) -> Result<(), CliErr
 }
 
 fn request_of(client: &Client, args: &LogsArgs, now: SystemTime) -> Result<pb::LogsRequest, CliError> {
+    if let Some(node) = node_of(&args.app)? {
+        return of_agent(client, args, &node, now);
+    }
     let target = one_app(std::slice::from_ref(&args.app))?;
     let usage = |error: skerry_model::InvalidName| CliError::Usage(error.to_string());
-    let time = |flag: &str, text: &Option<String>| match text {
-        None => Ok(None),
-        Some(text) => parse_time(text, now).map(Some).ok_or_else(|| wrong_time(flag, text)),
-    };
     // `logs app/hello/web` as `logs app/hello web`: instances are called so.
     let (app, within) = match target.name.split_once('/') {
         Some((app, service)) if !target.name.starts_with("projects/") => {
@@ -180,8 +179,8 @@ fn request_of(client: &Client, args: &LogsArgs, now: SystemTime) -> Result<pb::L
         cluster,
         instance,
         follow: args.follow,
-        since: time("--since", &args.since)?,
-        until: time("--until", &args.until)?,
+        since: time_of("--since", args.since.as_ref(), now)?,
+        until: time_of("--until", args.until.as_ref(), now)?,
         tail: args.tail,
         previous: args.previous,
         grep: args.grep.clone().unwrap_or_default(),
@@ -189,9 +188,52 @@ fn request_of(client: &Client, args: &LogsArgs, now: SystemTime) -> Result<pb::L
     })
 }
 
+/// The node whose agent is meant, if it is one.
+fn node_of(word: &str) -> Result<Option<Target>, CliError> {
+    let targets = parse_all(std::slice::from_ref(&word.to_owned()))?;
+    Ok(targets.into_iter().find(|target| target.kind == Type::Node))
+}
+
+fn of_agent(
+    client: &Client,
+    args: &LogsArgs,
+    node: &Target,
+    now: SystemTime,
+) -> Result<pb::LogsRequest, CliError> {
+    let narrowed = [
+        ("SERVICE", args.service.is_some()),
+        ("--node", args.node.is_some()),
+        ("--cluster", args.cluster.is_some()),
+        ("--instance", args.instance.is_some()),
+        ("--previous", args.previous),
+    ];
+    if let Some((word, _)) = narrowed.iter().find(|(_, is_there)| *is_there) {
+        return Err(CliError::Usage(format!(
+            "{word} is for apps: {node} is a node, of whose agent there is one log"
+        )));
+    }
+    Ok(pb::LogsRequest {
+        app: node.full_name(client.project())?,
+        follow: args.follow,
+        since: time_of("--since", args.since.as_ref(), now)?,
+        until: time_of("--until", args.until.as_ref(), now)?,
+        tail: args.tail,
+        grep: args.grep.clone().unwrap_or_default(),
+        ..pb::LogsRequest::default()
+    })
+}
+
+fn time_of(
+    flag: &str,
+    text: Option<&String>,
+    now: SystemTime,
+) -> Result<Option<prost_types::Timestamp>, CliError> {
+    text.map(|text| parse_time(text, now).ok_or_else(|| wrong_time(flag, text))).transpose()
+}
+
 /// Whether there are several instances, whose lines are to be told apart. Where that cannot be asked, they are.
 pub(super) async fn is_many(client: &Client, request: &pb::LogsRequest) -> bool {
-    if !request.instance.is_empty() {
+    if !request.instance.is_empty() || request.app.contains("/nodes/") {
         return false;
     }
     let app = request.app.rsplit('/').next().unwrap_or_default().to_owned();

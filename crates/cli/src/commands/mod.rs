@@ -17,6 +17,7 @@ pub(crate) mod edit;
 pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod explain;
+pub(crate) mod forward;
 pub(crate) mod get;
 mod gone;
 pub(crate) mod label;

@@ -4,6 +4,7 @@
 //! What nobody asked for costs nothing: spans are then disabled, and instruments count into the void.
 
 mod otlp;
+mod own_log;
 mod process;
 pub(crate) mod prometheus;
 
@@ -24,6 +25,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 pub use self::otlp::OtlpError;
 use self::otlp::{Otlp, Queue};
+pub use self::own_log::{OwnLine, OwnLog};
 
 /// How logs are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -178,7 +180,7 @@ impl LogArgs {
                 .with_filter(exported)
         });
         let registry = tracing_subscriber::registry().with(otel);
-        let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+        let layer = tracing_subscriber::fmt::layer().with_writer(own_log::Tee);
         // An error means that somebody began before, as tests in one process do.
         let _ = match format {
             LogFormat::Text => {

@@ -621,7 +621,8 @@ impl ::prost::Name for ForwardReset {
 /// Asks for logs.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LogsRequest {
-    /// `projects/<project>/apps/<app>`.
+    /// `projects/<project>/apps/<app>`; or `projects/<project>/nodes/<node>`, for what the agent there says itself, as far as it has it in memory.
+    /// Then no field is set that narrows instances down, and none in answers.
     #[prost(string, tag = "1")]
     pub app: ::prost::alloc::string::String,
     /// Only of this service. Empty: of all.
@@ -2015,7 +2016,7 @@ impl ::prost::Name for ChannelStart {
 /// The log of one instance.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LogsStart {
-    /// `<app>/<service>/<cluster>/<ordinal>`.
+    /// `<app>/<service>/<cluster>/<ordinal>`. Empty: that of the agent itself.
     #[prost(string, tag = "1")]
     pub instance: ::prost::alloc::string::String,
     /// As in LogsRequest.

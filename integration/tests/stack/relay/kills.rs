@@ -47,7 +47,7 @@ fn check_whole(follows: &Process) -> Result<()> {
 }
 
 /// Sockets that a process has.
-fn sockets(pid: u32) -> usize {
+pub(super) fn sockets(pid: u32) -> usize {
     let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return 0 };
     let is_socket = |entry: &fs::DirEntry| {
         fs::read_link(entry.path()).is_ok_and(|target| target.to_string_lossy().starts_with("socket:"))

@@ -1,12 +1,15 @@
 //! The verb `logs`: finds the copy that is meant, has its runtime tell what it wrote, and passes it on at the pace of who reads.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
+use std::time::SystemTime;
 
+use skerry_daemon::OwnLog;
 use skerry_model::InstanceName;
 use skerry_proto::relay::v1 as pb;
 use skerry_proto::relay::v1::open_request::Body as Up;
 use tokio::sync::mpsc;
 
+use super::own_log;
 use crate::runtime::{LogAsk, LogPart, Observed, Place, Runtime, RuntimeError};
 
 /// Parts that a runtime has ready before the last one is taken.
@@ -18,6 +21,9 @@ pub(super) async fn serve(
     start: &pb::LogsStart,
     out: &mpsc::Sender<pb::OpenRequest>,
 ) -> Result<(), RuntimeError> {
+    if start.instance.is_empty() {
+        return own(start, out).await;
+    }
     let name = InstanceName::parse(&start.instance).map_err(|error| RuntimeError {
         reason: "InstanceUnknown",
         message: error.to_string(),
@@ -33,6 +39,20 @@ pub(super) async fn serve(
     };
     let (told, ()) = tokio::join!(telling, pass(told, &start.grep, out));
     told
+}
+
+/// Serves what this agent says itself.
+async fn own(start: &pb::LogsStart, out: &mpsc::Sender<pb::OpenRequest>) -> Result<(), RuntimeError> {
+    /// When it began to.
+    static STARTED: LazyLock<u64> = LazyLock::new(|| own_log::mark_of(SystemTime::now()));
+    let ask = LogAsk::of(start, None);
+    let (parts, told) = mpsc::channel(PARTS_MAX);
+    let telling = async {
+        own_log::tell(OwnLog::of_process(), *STARTED, &ask, &parts).await;
+        drop(parts);
+    };
+    tokio::join!(telling, pass(told, &start.grep, out));
+    Ok(())
 }
 
 /// The runtime that has a copy of the instance, and that copy: the one in its own place, if there are two.

@@ -6,20 +6,27 @@
 //! | `relays` | the connection to relays, shared by all channels, gone with the last one |
 //! | `stream` | one channel: hello, what is wanted, the end |
 //! | `logs` | the verb `logs` |
+//! | `own_log` | the same, of the agent itself |
 //! | `exec` | the verbs `exec` and `node-shell` |
 //! | `forbidden` | what this machine lets nobody do |
+//! | `forward` | the verb `port-forward` |
+//! | `netns` | connections as the copies of instances themselves would make them |
 //!
 //! All channels end with the session by which they were offered. Without one this costs nothing.
 
 mod exec;
 pub(crate) mod forbidden;
+mod forward;
 mod logs;
+mod netns;
+mod own_log;
 mod relays;
 mod stream;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use skerry_daemon::OwnLog;
 use skerry_model::NodeRef;
 use skerry_proto::gateway::v1 as pb;
 use skerry_rpc::ClientTls;
@@ -36,7 +43,7 @@ const CHANNELS_MAX: usize = 64;
 /// How long channels may take to say their last word when the agent ends.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// The verbs that are served.
-const VERBS: [&str; 3] = ["logs", "exec", "node-shell"];
+const VERBS: [&str; 5] = ["logs", "exec", "node-shell", "port-forward", "copy"];
 
 /// The channels of this agent.
 pub(crate) struct Channels {
@@ -52,6 +59,7 @@ pub(crate) struct Channels {
 impl Channels {
     /// None yet; `runtimes` are those of the reconciler.
     pub(crate) fn new(node: NodeRef, runtimes: &[Arc<dyn Runtime>], forbidden: Forbidden) -> Self {
+        OwnLog::of_process();
         Self {
             node,
             runtimes: runtimes.into(),

@@ -17,10 +17,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Uri;
 use tonic::{Status, Streaming};
 
-use super::exec;
 use super::forbidden::{self, Forbidden};
-use super::logs;
 use super::relays::Relays;
+use super::{copy, exec, forward, logs};
 use crate::runtime::{Runtime, RuntimeError};
 
 /// Frames that gRPC has not taken yet.
@@ -128,28 +127,32 @@ async fn serve(
     if let Some(why) = parts.forbidden.why(word) {
         return Some(end_of(forbidden::REASON, &why));
     }
-    if let Some(Verb::Exec(start)) = &verb {
-        let served = exec::serve(&parts.runtimes, start, &parts.node, out, frames).await;
-        return served.map(|served| {
-            served.map_or_else(|error| end_of(error.reason, &error.message), |()| pb::ChannelEnd::default())
-        });
+    let runtimes = &parts.runtimes;
+    match verb {
+        Some(Verb::Logs(start)) => alone(logs::serve(runtimes, &start, out), frames).await,
+        Some(Verb::CopyFrom(start)) => alone(copy::from(runtimes, &start, out), frames).await,
+        Some(Verb::CopyTo(start)) => Some(ended(copy::to(runtimes, &start, out, frames).await)),
+        Some(Verb::Forward(start)) => Some(ended(forward::serve(runtimes, &start, out, frames).await)),
+        Some(Verb::Exec(start)) => exec::serve(runtimes, &start, &parts.node, out, frames).await.map(ended),
+        None => Some(end_of("VerbUnknown", "this agent does not know what is wanted: update it")),
     }
-    let served = async {
-        match verb {
-            Some(Verb::Logs(start)) => logs::serve(&parts.runtimes, &start, out).await,
-            Some(_) | None => Err(RuntimeError {
-                reason: "VerbUnknown",
-                message: "this agent does not know what is wanted: update it".to_owned(),
-                transient: false,
-            }),
-        }
-    };
+}
+
+/// Serves a verb to which what comes down means nothing but its end.
+async fn alone(
+    served: impl Future<Output = Result<(), RuntimeError>>,
+    frames: &mut Streaming<pb::OpenResponse>,
+) -> Option<pb::ChannelEnd> {
     tokio::select! {
-        served = served => Some(match served {
-            Ok(()) => pb::ChannelEnd::default(),
-            Err(RuntimeError { reason, message, .. }) => end_of(reason, &message),
-        }),
+        served = served => Some(ended(served)),
         () = over(frames) => None,
+    }
+}
+
+fn ended(served: Result<(), RuntimeError>) -> pb::ChannelEnd {
+    match served {
+        Ok(()) => pb::ChannelEnd::default(),
+        Err(RuntimeError { reason, message, .. }) => end_of(reason, &message),
     }
 }
 

@@ -81,6 +81,36 @@ pub struct Observed {
     pub warnings: Vec<String>,
 }
 
+impl Observed {
+    /// Refuses one that does not run.
+    pub(crate) fn check_runs(&self) -> Result<(), RuntimeError> {
+        if matches!(self.state, RunState::Running { .. }) {
+            return Ok(());
+        }
+        Err(RuntimeError {
+            reason: "NotRunning",
+            message: format!("{} does not run now: `skerry explain` says how it stands", self.instance),
+            transient: true,
+        })
+    }
+}
+
+/// Where the ports of a copy are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reach {
+    /// On the network of the machine.
+    Machine,
+    /// On a network of its own.
+    Own {
+        /// A process that is in it, as Docker numbers it. Whether that is it here as well is for who uses it to see.
+        pid: Option<i32>,
+        /// What the cgroup of that process has in its name.
+        cgroup: String,
+        /// Where it is reached from outside of it.
+        address: Option<IpAddr>,
+    },
+}
+
 /// Whether an instance runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunState {
@@ -290,6 +320,15 @@ pub trait Runtime: Send + Sync {
         Err(RuntimeError {
             reason: "ExecUnsupported",
             message: format!("{} runs no commands on the node itself", self.kind().as_str()),
+            transient: false,
+        })
+    }
+
+    /// Where what listens at 127.0.0.1 of a copy that runs is reached.
+    async fn reach(&self, _copy: &Observed) -> Result<Reach, RuntimeError> {
+        Err(RuntimeError {
+            reason: "ForwardUnsupported",
+            message: format!("{} has no ports to connect to", self.kind().as_str()),
             transient: false,
         })
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use skerry_model::fault::Violations;
-use skerry_model::{Fault, InstanceName, NodeRef};
+use skerry_model::{Fault, NodeRef, ProjectName};
 use skerry_proto::relay::v1 as pb;
 
 use crate::instances::{INSTANCES_MAX, Which};
@@ -17,7 +17,7 @@ const POSITION_BYTES_MAX: usize = 256;
 /// See the module.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Ask {
-    pub(crate) which: Which,
+    pub(crate) whose: Whose,
     pub(crate) follow: bool,
     since: Option<prost_types::Timestamp>,
     until: Option<prost_types::Timestamp>,
@@ -27,12 +27,55 @@ pub(crate) struct Ask {
     positions: HashMap<(String, String), Bytes>,
 }
 
+/// Whose log.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Whose {
+    /// Of instances.
+    Instances(Which),
+    /// Of a node's agent.
+    Agent(NodeRef),
+}
+
+impl Whose {
+    fn parse(wrong: &mut Violations, [app, narrow @ ..]: [&String; 5]) -> Option<Self> {
+        let Ok(node) = NodeRef::parse(app) else {
+            let [service, node, cluster, instance] = narrow;
+            return Which::parse(wrong, "", [app, service, node, cluster, instance]).map(Self::Instances);
+        };
+        for (field, value) in ["service", "node", "cluster", "instance"].into_iter().zip(narrow) {
+            if !value.is_empty() {
+                wrong.add(field, "leave it out: `app` names a node");
+            }
+        }
+        Some(Self::Agent(node))
+    }
+
+    /// Where the resource is that was asked for.
+    pub(crate) fn project(&self) -> &ProjectName {
+        match self {
+            Self::Instances(which) => &which.app.project,
+            Self::Agent(node) => &node.project,
+        }
+    }
+
+    /// Its full name.
+    pub(crate) fn resource(&self) -> String {
+        match self {
+            Self::Instances(which) => which.app.to_string(),
+            Self::Agent(node) => node.to_string(),
+        }
+    }
+}
+
 impl Ask {
     /// Names each field that is wrong.
     pub(crate) fn parse(request: pb::LogsRequest) -> Result<Self, Fault> {
         let pb::LogsRequest { app, service, node, cluster, instance, .. } = &request;
         let mut wrong = Violations::new();
-        let which = Which::parse(&mut wrong, "", [app, service, node, cluster, instance]);
+        let whose = Whose::parse(&mut wrong, [app, service, node, cluster, instance]);
+        if request.previous && matches!(whose, Some(Whose::Agent(_))) {
+            wrong.add("previous", "leave it out: an agent has what it says in memory only");
+        }
         if request.follow && request.until.is_some() {
             wrong.add("until", "leave it out, or do not follow: what is followed has no end");
         }
@@ -52,8 +95,8 @@ impl Ask {
             }
             positions.insert((position.instance, position.node), position.position);
         }
-        wrong.finish(which).map(|which| Self {
-            which,
+        wrong.finish(whose).map(|whose| Self {
+            whose,
             follow: request.follow,
             since: request.since,
             until: request.until,
@@ -65,12 +108,12 @@ impl Ask {
     }
 
     /// How far the caller has the log of an instance already. Empty: not at all.
-    pub(crate) fn position(&self, instance: &InstanceName, node: &NodeRef) -> Bytes {
+    pub(crate) fn position(&self, instance: &str, node: &NodeRef) -> Bytes {
         self.positions.get(&(instance.to_string(), node.to_string())).cloned().unwrap_or_default()
     }
 
-    /// What is asked of the agent of an instance.
-    pub(crate) fn start(&self, instance: &InstanceName, position: Bytes) -> pb::LogsStart {
+    /// What is asked of the agent of an instance. Empty: of itself.
+    pub(crate) fn start(&self, instance: &str, position: Bytes) -> pb::LogsStart {
         pb::LogsStart {
             instance: instance.to_string(),
             follow: self.follow,
@@ -119,6 +162,15 @@ mod tests {
     }
 
     #[test]
+    fn the_log_of_an_agent_is_asked_for_by_its_node_alone() {
+        let node = pb::LogsRequest { app: "projects/p/nodes/n".to_owned(), ..pb::LogsRequest::default() };
+        let ask = Ask::parse(node.clone()).unwrap();
+        assert_eq!(ask.whose.resource(), "projects/p/nodes/n");
+        let more = pb::LogsRequest { service: "web".to_owned(), previous: true, ..node };
+        assert_eq!(wrong(more), ["service", "previous"]);
+    }
+
+    #[test]
     fn an_instance_goes_on_where_the_caller_has_it_on_that_node() {
         let position = pb::LogPosition {
             instance: "a/s/n/0".to_owned(),
@@ -126,9 +178,8 @@ mod tests {
             position: Bytes::from_static(b"here"),
         };
         let ask = Ask::parse(pb::LogsRequest { positions: vec![position], ..request() }).unwrap();
-        let (instance, node) =
-            (InstanceName::parse("a/s/n/0").unwrap(), NodeRef::parse("projects/p/nodes/n").unwrap());
-        assert_eq!(ask.position(&instance, &node), "here");
-        assert_eq!(ask.position(&instance, &NodeRef::parse("projects/p/nodes/m").unwrap()), "");
+        let (instance, node) = ("a/s/n/0", NodeRef::parse("projects/p/nodes/n").unwrap());
+        assert_eq!(ask.position(instance, &node), "here");
+        assert_eq!(ask.position(instance, &NodeRef::parse("projects/p/nodes/m").unwrap()), "");
     }
 }

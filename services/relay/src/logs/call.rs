@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use skerry_model::{Code, Fault, InstanceName, NodeRef};
+use skerry_model::{Code, Fault, NodeRef};
 use skerry_proto::relay::v1 as pb;
 use skerry_proto::types::v1::{AuditCaller, AuditOutcome};
 use skerry_rpc::status_of;
@@ -18,10 +18,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::ask::Ask;
+use super::ask::{Ask, Whose};
 use super::merge::Merge;
 use super::source::{Said, Source};
-use crate::instances::{self, Found};
+use crate::instances::{self, Found, names};
 use crate::words::was_cut;
 use crate::{Shared, records};
 
@@ -58,7 +58,8 @@ pub(crate) struct Call {
 
 /// The log of one instance on one node.
 struct Feed {
-    instance: InstanceName,
+    /// Empty: of the agent itself.
+    instance: String,
     node: NodeRef,
     /// Absent: it is being received from, or has ended.
     said: Option<mpsc::Receiver<Said>>,
@@ -106,7 +107,7 @@ impl Call {
     }
 
     /// Tells the logs of these instances, and of those that come later where the call follows.
-    pub(crate) async fn run(mut self, placed: Vec<(InstanceName, NodeRef)>) {
+    pub(crate) async fn run(mut self, placed: Vec<(String, NodeRef)>) {
         let began = Instant::now();
         for (instance, node) in placed {
             self.add(instance, node, false);
@@ -122,12 +123,12 @@ impl Call {
             self.feeds.len(),
             began.elapsed().as_secs()
         );
-        let app = &self.ask.which.app;
-        let about = (app.project.clone(), app.to_string(), AuditOutcome::Read);
+        let whose = &self.ask.whose;
+        let about = (whose.project().clone(), whose.resource(), AuditOutcome::Read);
         records::note(&self.shared, self.caller, METHOD, about, detail);
     }
 
-    fn add(&mut self, instance: InstanceName, node: NodeRef, is_late: bool) {
+    fn add(&mut self, instance: String, node: NodeRef, is_late: bool) {
         self.merge.add();
         // One: what a source has beyond it stays with the agent.
         let (out, said) = mpsc::channel(1);
@@ -188,13 +189,15 @@ impl Call {
                 () = sleep_until(moved + IDLE_MAX) => return Ended::With(idle()),
                 () = sleep_until(began + TOTAL_MAX) => return Ended::With(too_long()),
                 _ = looks.tick(), if self.ask.follow && looking.is_none() => {
-                    let (shared, ask) = (Arc::clone(&self.shared), Arc::clone(&self.ask));
-                    looking = Some(Box::pin(async move { instances::find(&shared.reach, &ask.which).await }));
+                    if let Whose::Instances(which) = &self.ask.whose {
+                        let (shared, which) = (Arc::clone(&self.shared), which.clone());
+                        looking = Some(Box::pin(async move { instances::find(&shared.reach, &which).await }));
+                    }
                 }
                 found = wait(&mut looking) => {
                     looking = None;
                     match found {
-                        Ok(found) => self.look(found),
+                        Ok(found) => self.look(names(found.placed)),
                         Err(fault) if fault.code == Code::NotFound => return Ended::With(fault),
                         // It is looked again; what is open goes on.
                         Err(fault) => tracing::debug!(%fault, "where instances are could not be asked"),
@@ -219,7 +222,7 @@ impl Call {
                 self.merge.live(index);
                 if !position.is_empty() {
                     return Some(pb::LogsResponse {
-                        instance: feed.instance.to_string(),
+                        instance: feed.instance.clone(),
                         node: feed.node.to_string(),
                         position,
                         ..pb::LogsResponse::default()
@@ -228,7 +231,7 @@ impl Call {
             }
             Said::Notice(notice) => {
                 return Some(pb::LogsResponse {
-                    instance: feed.instance.to_string(),
+                    instance: feed.instance.clone(),
                     node: feed.node.to_string(),
                     notice: Some(notice),
                     ..pb::LogsResponse::default()
@@ -255,7 +258,7 @@ impl Call {
             self.told.bytes += line.data.len() as u64;
         }
         pb::LogsResponse {
-            instance: feed.instance.to_string(),
+            instance: feed.instance.clone(),
             node: feed.node.to_string(),
             lines,
             position,
@@ -264,16 +267,16 @@ impl Call {
     }
 
     /// Instances came or went.
-    fn look(&mut self, found: Found) {
+    fn look(&mut self, placed: Vec<(String, NodeRef)>) {
         for feed in &mut self.feeds {
             let listed =
-                found.placed.iter().any(|(instance, node)| *instance == feed.instance && *node == feed.node);
+                placed.iter().any(|(instance, node)| *instance == feed.instance && *node == feed.node);
             if !listed && !feed.gone {
                 feed.gone = true;
                 feed.task.abort();
             }
         }
-        for (instance, node) in found.placed {
+        for (instance, node) in placed {
             let known =
                 self.feeds.iter().any(|feed| !feed.gone && feed.instance == instance && feed.node == node);
             let open = self.feeds.iter().filter(|feed| !feed.gone).count();

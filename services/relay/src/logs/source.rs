@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use skerry_model::{Code, Fault, InstanceName, NodeRef};
+use skerry_model::{Code, Fault, NodeRef};
 use skerry_proto::relay::v1 as pb;
 use skerry_proto::relay::v1::channel_start::Verb;
 use skerry_proto::relay::v1::log_notice::Kind;
@@ -40,7 +40,8 @@ pub(super) struct Source {
     /// Who asks, as the audit log names callers.
     pub(super) caller: String,
     pub(super) cut: CancellationToken,
-    pub(super) instance: InstanceName,
+    /// Empty: the agent itself.
+    pub(super) instance: String,
     pub(super) node: NodeRef,
     /// How far it was told.
     pub(super) position: Bytes,
@@ -121,7 +122,7 @@ impl Source {
         let about = About {
             node: self.node.clone(),
             verb: "logs",
-            resource: format!("{}/instances/{}", self.node.project.parent(), self.instance),
+            resource: self.resource(),
             caller: self.caller.clone(),
             cut: self.cut.clone(),
         };
@@ -166,6 +167,13 @@ impl Source {
                 None => return End::Trouble(self.lost()),
             }
         }
+    }
+
+    fn resource(&self) -> String {
+        if self.instance.is_empty() {
+            return self.node.to_string();
+        }
+        format!("{}/instances/{}", self.node.project.parent(), self.instance)
     }
 
     async fn pass(&mut self, out: &mpsc::Sender<Said>, batch: pb::LogBatch) -> Result<(), ()> {

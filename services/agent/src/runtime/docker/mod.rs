@@ -30,8 +30,8 @@ use self::spec::Owner;
 pub use self::upkeep::ImageGc;
 use self::upkeep::Kept;
 use super::{
-    ExecAsk, ExecLine, Exit, LogAsk, LogPart, Names, Needs, Observed, Place, Progress, ProgressSink, Runtime,
-    RuntimeDirs, RuntimeError, RuntimeKind, VolumeWords, Wanted, environment,
+    ExecAsk, ExecLine, Exit, LogAsk, LogPart, Names, Needs, Observed, Place, Progress, ProgressSink, Reach,
+    Runtime, RuntimeDirs, RuntimeError, RuntimeKind, VolumeWords, Wanted, environment,
 };
 use crate::ahead::Image;
 use crate::desired::InstanceSpec;
@@ -55,6 +55,7 @@ mod logs;
 mod network;
 mod observe;
 mod pull;
+mod reach;
 mod spec;
 mod upkeep;
 
@@ -297,6 +298,10 @@ impl Runtime for DockerRuntime {
         out: &mpsc::Sender<LogPart>,
     ) -> Result<(), RuntimeError> {
         logs::tell(&self.client, &copy.runtime_id, ask, out).await
+    }
+
+    async fn reach(&self, copy: &Observed) -> Result<Reach, RuntimeError> {
+        reach::of(&self.client, copy).await
     }
 
     async fn sweep(&self, wanted: &Wanted) -> Result<(), RuntimeError> {

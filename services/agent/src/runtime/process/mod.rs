@@ -21,8 +21,8 @@ use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 
 use super::{
-    ExecAsk, ExecLine, Exit, LogAsk, LogPart, Needs, Observed, Progress, ProgressSink, Runtime, RuntimeDirs,
-    RuntimeError, RuntimeKind, Wanted, environment,
+    ExecAsk, ExecLine, Exit, LogAsk, LogPart, Needs, Observed, Progress, ProgressSink, Reach, Runtime,
+    RuntimeDirs, RuntimeError, RuntimeKind, Wanted, environment,
 };
 use crate::desired::InstanceSpec;
 use crate::lock::lock;
@@ -451,6 +451,11 @@ impl Runtime for ProcessRuntime {
         out: &mpsc::Sender<LogPart>,
     ) -> Result<(), RuntimeError> {
         logs::tell(&self.instance_dir(&copy.instance), ask, out).await
+    }
+
+    async fn reach(&self, copy: &Observed) -> Result<Reach, RuntimeError> {
+        copy.check_runs()?;
+        Ok(Reach::Machine)
     }
 
     async fn sweep(&self, _: &Wanted) -> Result<(), RuntimeError> {
