@@ -87,12 +87,14 @@ fn main() -> ExitCode {
         .var(COMPLETE_VARIABLE)
         .shells(Shells(&[&Bash, &Zsh, &Fish]))
         .complete();
-    let matches = command().try_get_matches().unwrap_or_else(|error| match foreign(&error) {
-        Some(text) => {
-            eprintln!("{text}");
-            std::process::exit(error.exit_code());
+    let matches = command().try_get_matches().unwrap_or_else(|error| {
+        match foreign(&error) {
+            Some(text) => eprintln!("{text}"),
+            None => {
+                let _ = error.print();
+            }
         }
-        None => error.exit(),
+        std::process::exit(exit_code(&error, std::env::args()));
     });
     let name = matches.subcommand_name().unwrap_or_default().to_owned();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
@@ -119,7 +121,19 @@ fn main() -> ExitCode {
     }
 }
 
-/// What to say of a word that is another program's, as `skerry exec` or `-n`.
+/// Of what cannot be read. Where a command was to run in an instance, it is not mistaken for that one's.
+fn exit_code(error: &clap::Error, words: impl Iterator<Item = String>) -> i32 {
+    let all = command();
+    let known = |word: &String| all.find_subcommand(word).is_some();
+    let meant = words.skip(1).take_while(|word| word != "--").find(known);
+    match (error.exit_code(), meant.as_deref()) {
+        (0, _) => 0,
+        (_, Some("exec" | "debug")) => i32::from(skerry_cli::EXEC_FAILED),
+        (code, _) => code,
+    }
+}
+
+/// What to say of a word that is another program's, as `skerry attach` or `-n`.
 fn foreign(error: &clap::Error) -> Option<String> {
     let given = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.as_str()),
@@ -242,12 +256,24 @@ mod tests {
         let told = |words: &[&str]| {
             foreign(&command().try_get_matches_from(words).expect_err("refused")).unwrap_or_default()
         };
-        assert!(told(&["skerry", "exec", "web"]).starts_with("error: there is no command \"exec\"; "));
+        assert!(told(&["skerry", "attach", "web"]).starts_with("error: there is no command \"attach\"; "));
         for words in [["skerry", "get", "apps", "-n", "x"], ["skerry", "get", "apps", "--namespace", "x"]] {
             assert!(told(&words).ends_with("--project NAME"), "{words:?}");
         }
         assert_eq!(told(&["skerry", "nonsense"]), "");
         assert_eq!(told(&["skerry", "get", "apps", "--nonsense"]), "");
+    }
+
+    #[test]
+    fn wrong_usage_of_exec_is_no_exit_code_of_a_command() {
+        let code = |words: &[&str]| {
+            let error = command().try_get_matches_from(words).expect_err("refused");
+            exit_code(&error, words.iter().map(ToString::to_string))
+        };
+        assert_eq!(code(&["skerry", "exec"]), 125);
+        assert_eq!(code(&["skerry", "-p", "x", "exec", "app/a", "--nosuch", "--", "ls"]), 125);
+        assert_eq!(code(&["skerry", "exec", "--help"]), 0);
+        assert_eq!(code(&["skerry", "get", "--nosuch", "exec"]), 2);
     }
 
     #[test]

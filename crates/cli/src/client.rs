@@ -178,6 +178,24 @@ impl Client {
         outcome.unwrap_or_else(|_| Err(self.registry.refused(silent())))
     }
 
+    /// Makes a call to a relay once: what it does must not be done twice. Answers when the relay has begun to.
+    pub(crate) async fn relay_once<T, Fut>(
+        &self,
+        attempt: impl FnOnce(Channel) -> Fut,
+    ) -> Result<T, CallError>
+    where
+        Fut: Future<Output = Result<Response<T>, Status>>,
+    {
+        let calling = async {
+            let channel = self.relay.channel().await.map_err(CallError::Connect)?;
+            let answer = attempt(channel).await;
+            answer.map(Response::into_inner).map_err(|status| self.relay.refused(status))
+        };
+        let silent = || Status::deadline_exceeded(format!("no answer within {:?}", self.timeout));
+        let outcome = tokio::time::timeout(self.timeout, calling).await;
+        outcome.unwrap_or_else(|_| Err(self.relay.refused(silent())))
+    }
+
     /// The port of the one server that has all services, as `skerry up` has; `None`: they are apart.
     pub(crate) fn single_port(&self) -> Option<u16> {
         let (registry, scheduler) = (&self.registry.address, &self.scheduler.address);

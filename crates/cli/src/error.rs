@@ -18,7 +18,8 @@ Exit codes:
   3    not found
   4    the server cannot be reached or trusted, or does not answer in time
   5    the time of a wait is over
-  130  interrupted";
+  130  interrupted
+exec and debug: that of the command, else 125";
 
 /// Why a command ended early.
 #[derive(Debug)]

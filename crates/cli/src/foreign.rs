@@ -4,10 +4,10 @@
 /// What to do in place of a command that there is none of.
 pub fn command(word: &str) -> Option<&'static str> {
     Some(match word {
-        "attach" | "exec" | "debug" => {
-            "reaching into an instance from afar is not there yet: `skerry describe app/NAME` names its machine and its runtime id. \
-             There `docker` does it for a container; the output of a process is in the agent's data directory, as instances/INSTANCE/stdout.log"
+        "attach" => {
+            "`skerry logs app/NAME -f` shows what is written, and `skerry exec -it app/NAME -- sh` goes inside"
         }
+        "shell" | "ssh" => "`skerry exec -it app/NAME -- sh`, and `skerry exec -it node/NAME` on a machine",
         "run" | "replace" | "patch" | "set" | "scale" | "expose" | "autoscale" => {
             "write a manifest and `skerry apply -f FILE`, or change what is there with `skerry edit app/NAME`; \
              `skerry explain app.spec.services` says what can be written"
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn words_from_elsewhere_are_answered_and_others_are_not() {
-        assert!(command("exec").is_some_and(|hint| hint.contains("skerry describe")));
+        assert!(command("attach").is_some_and(|hint| hint.contains("skerry exec")));
         assert!(flag("-n").is_some_and(|hint| hint.contains("--project")));
         assert_eq!(type_of("pods"), Some("instances"));
         assert_eq!(listed_by("tokens"), Some("skerry token list"));

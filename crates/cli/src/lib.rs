@@ -37,6 +37,9 @@ use args::{SecretCommand, UserCommand};
 pub use error::EXIT_CODES_HELP;
 pub use own_context::{OwnContext, OwnServer, keep_own_context, without_context};
 
+/// Exit code of `exec` and `debug` where it is no command's.
+pub const EXEC_FAILED: u8 = commands::exec::OWN_FAILURE;
+
 use client::Client;
 use commands::label::Field;
 use error::CliError;
@@ -46,6 +49,10 @@ use settings::Settings;
 /// Runs one client command. Errors are printed to stderr; the exit code says which kind (see
 /// [`EXIT_CODES_HELP`]).
 pub async fn run(global: &GlobalArgs, command: &ClientCommand) -> ExitCode {
+    // Signals are its command's, and so is the exit code.
+    if let Some(asked) = commands::exec::Asked::of(command) {
+        return Box::pin(commands::exec::run(global, asked)).await;
+    }
     let interrupted = interrupt::interrupted();
     let outcome = tokio::select! {
         outcome = execute(global, command) => outcome,
@@ -137,7 +144,11 @@ async fn dispatch(client: &Client, command: &ClientCommand, printer: &mut Printe
         ClientCommand::Group(command) => commands::access::group::run(client, command, printer).await,
         ClientCommand::Role(command) => commands::access::role::run(client, command, printer).await,
         ClientCommand::Auth(command) => commands::access::auth::run(client, command, printer).await,
-        ClientCommand::Config(_) | ClientCommand::Convert(_) | ClientCommand::Version(_) => {
+        ClientCommand::Config(_)
+        | ClientCommand::Convert(_)
+        | ClientCommand::Version(_)
+        | ClientCommand::Exec(_)
+        | ClientCommand::Debug(_) => {
             unreachable!("done above")
         }
     }

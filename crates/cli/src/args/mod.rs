@@ -9,6 +9,7 @@ mod contexts;
 mod copy;
 mod create;
 mod enrol;
+mod exec;
 mod forward;
 mod logs;
 mod rollout;
@@ -43,6 +44,7 @@ pub use enrol::{
     ApproveArgs, DenyArgs, NodeCommand, RevokeArgs, TokenCommand, TokenCreateArgs, TokenDeleteArgs,
     TokenListArgs,
 };
+pub use exec::{DebugArgs, ExecArgs, RunFlags};
 pub use forward::{PortForwardArgs, Ports};
 pub use logs::{ChannelCommand, ChannelCutArgs, ChannelListArgs, LogsArgs};
 pub use rollout::{HistoryArgs, RestartArgs, RolloutAppArgs, RolloutCommand, RolloutStatusArgs, UndoArgs};
@@ -188,6 +190,10 @@ pub enum ClientCommand {
     Restart(RestartArgs),
     /// Show what the instances of an app write
     Logs(LogsArgs),
+    /// Run a command in an instance, or on a node
+    Exec(Box<ExecArgs>),
+    /// Run a command beside an instance, in a container that has the tools
+    Debug(Box<DebugArgs>),
     /// Reach ports of an instance at ports of this machine
     PortForward(PortForwardArgs),
     /// Copy files into instances and out of them

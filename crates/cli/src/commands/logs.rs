@@ -232,7 +232,7 @@ fn time_of(
 }
 
 /// Whether there are several instances, whose lines are to be told apart. Where that cannot be asked, they are.
-async fn is_many(client: &Client, request: &pb::LogsRequest) -> bool {
+pub(super) async fn is_many(client: &Client, request: &pb::LogsRequest) -> bool {
     if !request.instance.is_empty() || request.app.contains("/nodes/") {
         return false;
     }
