@@ -210,6 +210,11 @@ impl Client {
         &self.relay.address
     }
 
+    /// A connection to a relay, for a call that cannot be made again.
+    pub(crate) async fn relay_channel(&self) -> Result<Channel, CallError> {
+        self.relay.channel().await.map_err(CallError::Connect)
+    }
+
     /// The project to work in.
     pub(crate) fn project(&self) -> &ProjectName {
         &self.project

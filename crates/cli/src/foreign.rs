@@ -8,10 +8,6 @@ pub fn command(word: &str) -> Option<&'static str> {
             "`skerry logs app/NAME -f` shows what is written, and `skerry exec -it app/NAME -- sh` goes inside"
         }
         "shell" | "ssh" => "`skerry exec -it app/NAME -- sh`, and `skerry exec -it node/NAME` on a machine",
-        "cp" => {
-            "reaching into an instance from afar is not there yet: `skerry describe app/NAME` names its machine and its runtime id. \
-             There `docker` does it for a container; the output of a process is in the agent's data directory, as instances/INSTANCE/stdout.log"
-        }
         "run" | "replace" | "patch" | "set" | "scale" | "expose" | "autoscale" => {
             "write a manifest and `skerry apply -f FILE`, or change what is there with `skerry edit app/NAME`; \
              `skerry explain app.spec.services` says what can be written"

@@ -134,6 +134,7 @@ async fn dispatch(client: &Client, command: &ClientCommand, printer: &mut Printe
         ClientCommand::Restart(args) => commands::restart::run(client, args, printer).await,
         ClientCommand::Logs(args) => commands::logs::run(client, args, printer).await,
         ClientCommand::PortForward(args) => commands::forward::run(client, args, printer).await,
+        ClientCommand::Cp(args) => commands::copy::run(client, args, printer).await,
         ClientCommand::Channel(command) => commands::channel::run(client, command, printer).await,
         ClientCommand::Events(args) => commands::events::run(client, args, printer).await,
         ClientCommand::Audit(args) => commands::audit::run(client, args, printer).await,

@@ -3,6 +3,7 @@
 //! `fuzz/` gives these functions to libFuzzer; `tests/corpus.rs` gives them what is in `fuzz/corpus/`, as any test.
 
 mod api;
+mod archive;
 mod compose;
 mod sealed;
 mod store;
@@ -11,6 +12,7 @@ mod text;
 mod trust;
 
 pub use api::{forwarded, request_names, versions};
+pub use archive::archives;
 pub use compose::{compose, env_files};
 pub use sealed::{key_rings, sealed};
 pub use store::etcd_requests;
@@ -22,8 +24,9 @@ pub use trust::{certificates, fingerprints, names, requests, tokens};
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its corpus.
-pub const TARGETS: [(&str, Target); 19] = [
+pub const TARGETS: [(&str, Target); 20] = [
     ("agent_frames", agent_frames),
+    ("archives", archives),
     ("certificates", certificates),
     ("compose", compose),
     ("contexts", contexts),

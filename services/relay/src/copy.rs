@@ -12,7 +12,6 @@ use skerry_proto::relay::v1::copy_from_response::Body as Output;
 use skerry_proto::relay::v1::copy_to_request::Body as Input;
 use skerry_proto::relay::v1::{open_request, open_response};
 use skerry_proto::types::v1::AuditCaller;
-use skerry_rpc::fault_of;
 
 use crate::Shared;
 use crate::duplex::{self, Answers, Asked, Verb};
@@ -29,24 +28,14 @@ pub(crate) async fn to(
     shared: &Arc<Shared>,
     caller: AuditCaller,
     mut requests: Requests<pb::CopyToRequest>,
-) -> Result<pb::CopyToResponse, Fault> {
+) -> Result<Answers<To>, Fault> {
     let Some(Input::Start(start)) = next(&mut requests).await?.and_then(|request| request.body) else {
         return Err(Fault::invalid_field("start", "the first request says where to"));
     };
     let (instance, node, start) = find(shared, start).await?;
     let asked = asked(caller, "skerry.relay.v1.RelayService/CopyTo", &instance, &node, &start);
-    let mut answers =
-        duplex::open(shared, asked, To::default(), Start::CopyTo(start), None, requests).await?;
-    let copied = match answers.recv().await {
-        Some(Ok(copied)) => copied,
-        Some(Err(status)) => return Err(fault_of(&status)),
-        None => return Err(Fault::unavailable("this relay stops: copy it again")),
-    };
-    // It counts once the agent has nothing to add.
-    if let Some(Err(status)) = answers.recv().await {
-        return Err(fault_of(&status));
-    }
-    Ok(pb::CopyToResponse { instance: instance.to_string(), node: node.to_string(), copied: Some(copied) })
+    let verb = To { instance: instance.to_string(), node: node.to_string(), copied: None };
+    duplex::open(shared, asked, verb, Start::CopyTo(start), None, requests).await
 }
 
 /// Copies files out of the instance that the request names.
@@ -70,7 +59,7 @@ async fn find(
     start: pb::CopyStart,
 ) -> Result<(InstanceName, NodeRef, pb::CopyStart), Fault> {
     let mut wrong = Violations::new();
-    let pb::CopyStart { app, service, node, cluster, instance, path } = &start;
+    let pb::CopyStart { app, service, node, cluster, instance, path, bare: _ } = &start;
     let which = Which::parse(&mut wrong, "start.", [app, service, node, cluster, instance]);
     if path.is_empty() || path.len() > PATH_BYTES_MAX || path.contains('\0') {
         wrong.add("start.path", format!("1 to {PATH_BYTES_MAX} bytes, and no NUL"));
@@ -92,7 +81,7 @@ fn asked(
         caller,
         method,
         resource: format!("{}/instances/{instance}", node.project.parent()),
-        detail: format!("path: {}", start.path),
+        detail: format!("path: {}{}", start.path, if start.bare { ", only what is there" } else { "" }),
         node: node.clone(),
     }
 }
@@ -107,12 +96,14 @@ fn whole(digest: Option<&pb::CopyDigest>) -> Result<String, Fault> {
 /// Into an instance.
 #[derive(Default)]
 pub(crate) struct To {
+    instance: String,
+    node: String,
     copied: Option<pb::CopyDigest>,
 }
 
 impl Verb for To {
     type Request = pb::CopyToRequest;
-    type Answer = pb::CopyDigest;
+    type Answer = pb::CopyToResponse;
 
     fn name(&self) -> &'static str {
         "copy"
@@ -138,7 +129,8 @@ impl Verb for To {
         match frame {
             open_request::Body::Copy(pb::CopyFrame { body: Some(Frame::End(digest)) }) => {
                 self.copied = Some(digest.clone());
-                Some(digest)
+                let (instance, node) = (self.instance.clone(), self.node.clone());
+                Some(pb::CopyToResponse { instance, node, copied: Some(digest) })
             }
             _ => None,
         }

@@ -79,6 +79,7 @@ impl RelayService for Service {
     type ExecStream = ResponseStream<pb::ExecResponse>;
     type ExecNodeStream = ResponseStream<pb::ExecResponse>;
     type PortForwardStream = ResponseStream<pb::PortForwardResponse>;
+    type CopyToStream = ResponseStream<pb::CopyToResponse>;
     type CopyFromStream = ResponseStream<pb::CopyFromResponse>;
 
     async fn logs(&self, request: Request<pb::LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
@@ -112,9 +113,9 @@ impl RelayService for Service {
     async fn copy_to(
         &self,
         request: Request<Streaming<pb::CopyToRequest>>,
-    ) -> Result<Response<pb::CopyToResponse>, Status> {
+    ) -> Result<Response<Self::CopyToStream>, Status> {
         let caller = audit::caller_of(&request);
-        reply(copy::to(&self.shared, caller, request.into_inner().boxed()).await)
+        stream(copy::to(&self.shared, caller, request.into_inner().boxed()).await)
     }
 
     async fn copy_from(

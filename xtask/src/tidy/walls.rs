@@ -16,6 +16,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("skerry-resident", &[]),
     // For build scripts.
     ("skerry-linking", &[]),
+    ("skerry-archive", &[]),
     ("skerry-model", &["skerry-proto"]),
     ("skerry-identity", &["skerry-proto", "skerry-model"]),
     // It issues certificates for tests.
@@ -48,6 +49,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "skerry-cli",
         &[
+            "skerry-archive",
             "skerry-proto",
             "skerry-model",
             "skerry-manifest",
@@ -65,6 +67,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "skerry-agent",
         &[
+            "skerry-archive",
             "skerry-proto",
             "skerry-model",
             "skerry-sync",

@@ -6,6 +6,7 @@ mod change;
 mod cluster;
 mod compose;
 mod contexts;
+mod copy;
 mod create;
 mod enrol;
 mod exec;
@@ -37,6 +38,7 @@ pub use change::{
 pub use cluster::{ClusterCommand, JoinArgs, LeaveArgs, TaintArgs};
 pub use compose::{ComposeFlags, ConvertArgs};
 pub use contexts::{ConfigCommand, GetContextsArgs, SetContextArgs};
+pub use copy::CpArgs;
 pub use create::{CreateClusterArgs, CreateCommand, CreateProjectArgs};
 pub use enrol::{
     ApproveArgs, DenyArgs, NodeCommand, RevokeArgs, TokenCommand, TokenCreateArgs, TokenDeleteArgs,
@@ -194,6 +196,8 @@ pub enum ClientCommand {
     Debug(Box<DebugArgs>),
     /// Reach ports of an instance at ports of this machine
     PortForward(PortForwardArgs),
+    /// Copy files into instances and out of them
+    Cp(CpArgs),
     /// What is open to instances, and cutting it
     #[command(subcommand)]
     Channel(ChannelCommand),

@@ -7,6 +7,7 @@ pub(crate) mod channel;
 pub(crate) mod cluster;
 pub(crate) mod contexts;
 pub(crate) mod convert;
+pub(crate) mod copy;
 pub(crate) mod cordon;
 pub(crate) mod create;
 pub(crate) mod delete;

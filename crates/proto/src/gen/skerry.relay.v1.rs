@@ -128,6 +128,9 @@ pub struct CopyStart {
     /// is not absolute: from the instance's working directory.
     #[prost(string, tag = "6")]
     pub path: ::prost::alloc::string::String,
+    /// CopyFrom: only what it is, without its content and without what is in it: one entry.
+    #[prost(bool, tag = "7")]
+    pub bare: bool,
 }
 impl ::prost::Name for CopyStart {
     const NAME: &'static str = "CopyStart";
@@ -1184,11 +1187,15 @@ pub mod relay_service_client {
                 .insert(GrpcMethod::new("skerry.relay.v1.RelayService", "PortForward"));
             self.inner.streaming(req, path, codec).await
         }
-        /// Copies files into an instance. The first request is a start; the last one the digest of what was sent.
+        /// Copies files into an instance. The first request is a start; the last one the digest of what was sent. There is one answer, which counts
+        /// once the stream has ended with OK. (A stream, since one of requests alone would have to be over in the time of a call.)
         pub async fn copy_to(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::CopyToRequest>,
-        ) -> std::result::Result<tonic::Response<super::CopyToResponse>, tonic::Status> {
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::CopyToResponse>>,
+            tonic::Status,
+        > {
             self.inner
                 .ready()
                 .await
@@ -1204,7 +1211,7 @@ pub mod relay_service_client {
             let mut req = request.into_streaming_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("skerry.relay.v1.RelayService", "CopyTo"));
-            self.inner.client_streaming(req, path, codec).await
+            self.inner.streaming(req, path, codec).await
         }
         /// Copies files out of an instance. The last answer has the digest of what was sent.
         pub async fn copy_from(
@@ -1348,11 +1355,18 @@ pub mod relay_service_server {
             tonic::Response<Self::PortForwardStream>,
             tonic::Status,
         >;
-        /// Copies files into an instance. The first request is a start; the last one the digest of what was sent.
+        /// Server streaming response type for the CopyTo method.
+        type CopyToStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::CopyToResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Copies files into an instance. The first request is a start; the last one the digest of what was sent. There is one answer, which counts
+        /// once the stream has ended with OK. (A stream, since one of requests alone would have to be over in the time of a call.)
         async fn copy_to(
             &self,
             request: tonic::Request<tonic::Streaming<super::CopyToRequest>>,
-        ) -> std::result::Result<tonic::Response<super::CopyToResponse>, tonic::Status>;
+        ) -> std::result::Result<tonic::Response<Self::CopyToStream>, tonic::Status>;
         /// Server streaming response type for the CopyFrom method.
         type CopyFromStream: tonic::codegen::tokio_stream::Stream<
                 Item = std::result::Result<super::CopyFromResponse, tonic::Status>,
@@ -1649,11 +1663,12 @@ pub mod relay_service_server {
                     struct CopyToSvc<T: RelayService>(pub Arc<T>);
                     impl<
                         T: RelayService,
-                    > tonic::server::ClientStreamingService<super::CopyToRequest>
+                    > tonic::server::StreamingService<super::CopyToRequest>
                     for CopyToSvc<T> {
                         type Response = super::CopyToResponse;
+                        type ResponseStream = T::CopyToStream;
                         type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
+                            tonic::Response<Self::ResponseStream>,
                             tonic::Status,
                         >;
                         fn call(
@@ -1686,7 +1701,7 @@ pub mod relay_service_server {
                                 max_decoding_message_size,
                                 max_encoding_message_size,
                             );
-                        let res = grpc.client_streaming(method, req).await;
+                        let res = grpc.streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

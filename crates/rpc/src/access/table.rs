@@ -226,7 +226,7 @@ pub(crate) const TABLE: &[(&str, Rule)] = &[
     ("/skerry.relay.v1.RelayService/Exec", watches(Operator, &[1, 1])),
     ("/skerry.relay.v1.RelayService/ExecNode", watches(Admin, &[1, 3])),
     ("/skerry.relay.v1.RelayService/PortForward", watches(Operator, &[1, 1])),
-    ("/skerry.relay.v1.RelayService/CopyTo", users(Operator, &[1, 1])),
+    ("/skerry.relay.v1.RelayService/CopyTo", watches(Operator, &[1, 1])),
     ("/skerry.relay.v1.RelayService/CopyFrom", watches(Operator, &[1, 1])),
     ("/skerry.relay.v1.RelayService/ListChannels", users(Operator, FIRST)),
     ("/skerry.relay.v1.RelayService/CutChannel", users(Operator, FIRST)),

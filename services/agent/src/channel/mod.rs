@@ -11,9 +11,11 @@
 //! | `forbidden` | what this machine lets nobody do |
 //! | `forward` | the verb `port-forward` |
 //! | `netns` | connections as the copies of instances themselves would make them |
+//! | `copy` | the verb `copy` |
 //!
 //! All channels end with the session by which they were offered. Without one this costs nothing.
 
+mod copy;
 mod exec;
 pub(crate) mod forbidden;
 mod forward;

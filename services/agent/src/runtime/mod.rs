@@ -14,12 +14,14 @@ use skerry_model::{AppName, ConfigName, InstanceName, NetworkName, VolumeName};
 
 use tokio::sync::mpsc;
 
+pub use self::copy::{CopyPart, CopySource};
 pub use self::exec::{ExecAsk, ExecLine, Exit};
 pub use self::logs::{LogAsk, LogPart};
 use crate::ahead::Image;
 use crate::desired::InstanceSpec;
 use crate::peers::Peers;
 
+pub(crate) mod copy;
 pub mod docker;
 pub(crate) mod environment;
 pub(crate) mod exec;
@@ -331,6 +333,27 @@ pub trait Runtime: Send + Sync {
             message: format!("{} has no ports to connect to", self.kind().as_str()),
             transient: false,
         })
+    }
+
+    /// Unpacks an archive below `path`, a directory that is there; from the instance's working directory where it is not absolute. What comes
+    /// without [`CopyPart::Whole`] at its end is not whole: nothing of it stays, as far as the runtime can do that.
+    async fn copy_to(
+        &self,
+        _copy: &Observed,
+        _path: &str,
+        _archive: mpsc::Receiver<CopyPart>,
+    ) -> Result<(), RuntimeError> {
+        Err(copy::unsupported(self.kind()))
+    }
+
+    /// Packs what is asked for, part by part, at the pace of who takes it.
+    async fn copy_from(
+        &self,
+        _copy: &Observed,
+        _source: &CopySource,
+        _out: &mpsc::Sender<bytes::Bytes>,
+    ) -> Result<(), RuntimeError> {
+        Err(copy::unsupported(self.kind()))
     }
 
     /// Removes what no wanted instance uses: networks of apps that are gone or that they no longer name, laid-out config files. Never volumes.

@@ -29,6 +29,7 @@ use rustix::process::{
 };
 
 pub(crate) mod cgroup;
+pub(crate) mod copy;
 pub(crate) mod enter;
 pub(crate) mod exec;
 pub(crate) mod files;
@@ -63,7 +64,7 @@ const KILL_ROUNDS_MAX: usize = 16;
 /// that clears up, more than a disk takes that others keep busy.
 const PUMP_WAIT: Duration = Duration::from_secs(4);
 
-/// Runs the shim, or the step by which a program is entered, and never returns, if that is what this process was started for. To be called first in `main`, before any runtime is built
+/// Runs the shim, the step by which a program is entered, or a copy of files, and never returns, if that is what this process was started for. To be called first in `main`, before any runtime is built
 /// and any thread is started.
 pub fn run_shim_if_asked() {
     let mut args = std::env::args_os().skip(1);
@@ -76,6 +77,8 @@ pub fn run_shim_if_asked() {
         exec::step()
     } else if word.as_deref() == Some(OsStr::new(guard::WORD)) {
         guard::run(args)
+    } else if word.as_deref() == Some(OsStr::new(copy::WORD)) {
+        copy::run(args)
     } else if word.as_deref() == Some(OsStr::new(WORD)) {
         args.next().map_or(2, |dir| run(Path::new(&dir), args.next().as_deref()))
     } else {

@@ -30,8 +30,8 @@ use self::spec::Owner;
 pub use self::upkeep::ImageGc;
 use self::upkeep::Kept;
 use super::{
-    ExecAsk, ExecLine, Exit, LogAsk, LogPart, Names, Needs, Observed, Place, Progress, ProgressSink, Reach,
-    Runtime, RuntimeDirs, RuntimeError, RuntimeKind, VolumeWords, Wanted, environment,
+    CopyPart, CopySource, ExecAsk, ExecLine, Exit, LogAsk, LogPart, Names, Needs, Observed, Place, Progress,
+    ProgressSink, Reach, Runtime, RuntimeDirs, RuntimeError, RuntimeKind, VolumeWords, Wanted, environment,
 };
 use crate::ahead::Image;
 use crate::desired::InstanceSpec;
@@ -40,6 +40,7 @@ use crate::secrets::Secrets;
 
 mod client;
 mod command;
+mod copy;
 mod credentials;
 mod debug;
 mod error;
@@ -302,6 +303,24 @@ impl Runtime for DockerRuntime {
 
     async fn reach(&self, copy: &Observed) -> Result<Reach, RuntimeError> {
         reach::of(&self.client, copy).await
+    }
+
+    async fn copy_to(
+        &self,
+        copy: &Observed,
+        path: &str,
+        archive: mpsc::Receiver<CopyPart>,
+    ) -> Result<(), RuntimeError> {
+        copy::to(&self.client, &copy.runtime_id, path, archive).await
+    }
+
+    async fn copy_from(
+        &self,
+        copy: &Observed,
+        source: &CopySource,
+        out: &mpsc::Sender<bytes::Bytes>,
+    ) -> Result<(), RuntimeError> {
+        copy::from(&self.client, &copy.runtime_id, source, out).await
     }
 
     async fn sweep(&self, wanted: &Wanted) -> Result<(), RuntimeError> {

@@ -21,8 +21,8 @@ use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 
 use super::{
-    ExecAsk, ExecLine, Exit, LogAsk, LogPart, Needs, Observed, Progress, ProgressSink, Reach, Runtime,
-    RuntimeDirs, RuntimeError, RuntimeKind, Wanted, environment,
+    CopyPart, CopySource, ExecAsk, ExecLine, Exit, LogAsk, LogPart, Needs, Observed, Progress, ProgressSink,
+    Reach, Runtime, RuntimeDirs, RuntimeError, RuntimeKind, Wanted, environment,
 };
 use crate::desired::InstanceSpec;
 use crate::lock::lock;
@@ -34,6 +34,7 @@ use crate::shim::program;
 mod artifacts;
 mod cgroup;
 mod command;
+mod copy;
 mod error;
 mod exec;
 mod handle;
@@ -456,6 +457,24 @@ impl Runtime for ProcessRuntime {
     async fn reach(&self, copy: &Observed) -> Result<Reach, RuntimeError> {
         copy.check_runs()?;
         Ok(Reach::Machine)
+    }
+
+    async fn copy_to(
+        &self,
+        copy: &Observed,
+        path: &str,
+        archive: mpsc::Receiver<CopyPart>,
+    ) -> Result<(), RuntimeError> {
+        copy::to(&self.config.shim, &self.instance_dir(&copy.instance), path, archive).await
+    }
+
+    async fn copy_from(
+        &self,
+        copy: &Observed,
+        source: &CopySource,
+        out: &mpsc::Sender<bytes::Bytes>,
+    ) -> Result<(), RuntimeError> {
+        copy::from(&self.config.shim, &self.instance_dir(&copy.instance), source, out).await
     }
 
     async fn sweep(&self, _: &Wanted) -> Result<(), RuntimeError> {
