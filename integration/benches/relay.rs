@@ -38,6 +38,7 @@ use support::{edge_bin, median, ms, note_load, option, proc, quick, show_times};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tonic::Streaming;
 use tonic::transport::Channel;
@@ -306,10 +307,11 @@ impl Bench<'_> {
         } else {
             let start = pb::PortForwardStart { app, ports: vec![80], ..Default::default() };
             let start = pb::PortForwardRequest { body: Some(Up::Start(start)) };
-            let sent = stream::iter([start]).chain(stream::pending());
+            let (end, ended) = oneshot::channel();
+            let sent = stream::iter([start]).chain(stream::pending()).take_until(ended);
             let mut answers = relay.port_forward(sent).await?.into_inner();
             answers.message().await?.context("it was not opened")?;
-            Idle::Forward(answers)
+            Idle::Forward(answers, end)
         };
         until("a channel", async || Ok(self.channels().await? > before)).await?;
         Ok(idle)
@@ -387,7 +389,12 @@ impl Bench<'_> {
 /// What holds a channel open.
 enum Idle {
     Logs(#[allow(dead_code, reason = "it is held")] Streaming<pb::LogsResponse>),
-    Forward(#[allow(dead_code, reason = "it is held")] Streaming<pb::PortForwardResponse>),
+    Forward(
+        #[allow(dead_code, reason = "it is held")] Streaming<pb::PortForwardResponse>,
+        /// What is sent ends with it, and with that the channel.
+        #[allow(dead_code, reason = "it is held")]
+        oneshot::Sender<()>,
+    ),
 }
 
 async fn acknowledged(watch: &mut Streaming<WatchAppsResponse>, app: &str, generation: i64) -> Result<()> {

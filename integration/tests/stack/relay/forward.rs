@@ -20,6 +20,7 @@ use skerry_proto::types::v1::{ServiceSpec, service_spec};
 use skerry_testing::{BUSYBOX_IMAGE, Docker, Process, eventually, free_port};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -37,11 +38,8 @@ async fn echoing() -> Result<(Stack, u16)> {
     let port = free_port();
     stack.apply("web", app([script("s", &echo(port))])).await?;
     stack.wait_ready("web", 1).await;
-    eventually("it listens", PATIENCE, async || {
-        TcpStream::connect(("127.0.0.1", port)).await?;
-        Ok(())
-    })
-    .await;
+    eventually("it listens", PATIENCE, async || TcpStream::connect(("127.0.0.1", port)).await.map(drop))
+        .await;
     Ok((stack, port))
 }
 
@@ -144,7 +142,9 @@ async fn what_cannot_be_connected_to_is_told_by_its_name() -> Result<()> {
     let many = (2..600).map(|connection| frame(connection, port));
     let sent = [Up::Start(start), frame(1, nobody)].into_iter().chain(many);
     let sent: Vec<_> = sent.map(|body| pb::PortForwardRequest { body: Some(body) }).collect();
-    let sent = stream::iter(sent).chain(stream::pending());
+    // The end of what is sent is the end of the channel.
+    let (end, ended) = oneshot::channel::<()>();
+    let sent = stream::iter(sent).chain(stream::pending()).take_until(ended);
     let mut answers = client(&stack, "relay-0").await?.port_forward(sent).await?.into_inner();
     let (mut not_asked, mut too_many) = (Vec::new(), Vec::new());
     while too_many.len() < 599 - 512 - 1 {
@@ -161,7 +161,7 @@ async fn what_cannot_be_connected_to_is_told_by_its_name() -> Result<()> {
     }
     assert_eq!(not_asked, [1]);
     assert_eq!(too_many, (514..600).collect::<Vec<u32>>());
-    drop(answers);
+    drop((answers, end));
 
     let refused = async |words: &[&str], code: i32, text: &str| -> Result<()> {
         let words = [&["port-forward"], words].concat();
