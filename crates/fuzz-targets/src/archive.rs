@@ -38,7 +38,9 @@ pub fn archives(input: &[u8]) {
     });
     for (entry, _) in &seen.entries {
         let out = |path: &[u8]| {
-            path.starts_with(b"/") || path.contains(&0) || path.split(|byte| *byte == b'/').any(|name| name == b"..")
+            path.starts_with(b"/")
+                || path.contains(&0)
+                || path.split(|byte| *byte == b'/').any(|name| name == b"..")
         };
         assert!(!out(&entry.path), "{entry:?} leads out");
         if let Kind::Hardlink(other) = &entry.kind {

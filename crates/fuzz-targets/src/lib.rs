@@ -11,8 +11,8 @@ mod sync;
 mod text;
 mod trust;
 
-pub use archive::archives;
 pub use api::{forwarded, request_names, versions};
+pub use archive::archives;
 pub use compose::{compose, env_files};
 pub use sealed::{key_rings, sealed};
 pub use store::etcd_requests;

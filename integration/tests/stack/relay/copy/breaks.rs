@@ -5,13 +5,13 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Result, ensure};
+use rustix::process::Signal;
 use skerry_integration::Stack;
 use skerry_integration::stack::PATIENCE;
 use skerry_testing::{Process, eventually};
-use rustix::process::Signal;
 
 use super::super::begin;
-use super::{cp, fails, names, staying, state_of, text};
+use super::{cp, fails, names, state_of, staying, text};
 
 /// Takes long enough to be stopped in the middle.
 const BYTES: u64 = 8 << 30;
@@ -119,7 +119,8 @@ async fn a_full_disk_is_told_and_nothing_is_left_of_it() -> Result<()> {
     let stack = staying().await?;
     let small = stack.dir().join("small");
     fs::create_dir(&small)?;
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m", "none"]).arg(&small).status()?;
+    let mounted =
+        Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m", "none"]).arg(&small).status()?;
     ensure!(mounted.success(), "a small disk");
     let _unmounted = Unmount(small.clone());
     let source = stack.dir().join("large");

@@ -13,7 +13,7 @@ use skerry_proto::types::v1::container::PullPolicy;
 use skerry_proto::types::v1::service_spec;
 use skerry_testing::Docker;
 
-use super::{STAYS, cp, fails, make_tree, names, seen, staying, state_of, text};
+use super::{STAYS, cp, fails, make_tree, names, seen, state_of, staying, text};
 
 /// The rules of `docker cp`, between `here` and the directory `there` of the instance of `web`, which is empty.
 async fn follow_the_rules(stack: &Stack, here: &Path, there: &str) -> Result<()> {
@@ -38,7 +38,11 @@ async fn follow_the_rules(stack: &Stack, here: &Path, there: &str) -> Result<()>
     cp(stack, &format!("{tree}/plain"), &at("file")).await?;
     assert_eq!(back("file", "b4").await?, plain);
     cp(stack, &format!("{tree}/run"), &at("file")).await?;
-    assert_eq!(back("file", "b4").await?, seen(&here.join("tree/run"))?, "here too it is in place of the other");
+    assert_eq!(
+        back("file", "b4").await?,
+        seen(&here.join("tree/run"))?,
+        "here too it is in place of the other"
+    );
     cp(stack, &format!("{tree}/plain"), &at("new/empty")).await?;
     assert_eq!(back("new/empty/plain", "b5").await?, plain);
     // The same the other way round.
@@ -122,7 +126,10 @@ async fn the_kernel_says_what_the_user_of_a_process_may() -> Result<()> {
         return Ok(());
     }
     let stack = super::stack(&["n1"]).await?;
-    fs::set_permissions(stack.dir(), fs::Permissions::from_mode(0o755))?;
+    // The way to its files: the data directory of an agent is for others to pass through, where it is usually.
+    for way in [stack.dir().to_owned(), stack.dir().join("agents"), stack.agent_dir("n1")] {
+        fs::set_permissions(way, fs::Permissions::from_mode(0o711))?;
+    }
     let mut service = script("s", STAYS);
     service.user = "65534:65534".to_owned();
     stack.apply("web", app([service])).await?;
@@ -151,7 +158,10 @@ async fn things_go_where_docker_cp_puts_them_with_containers() -> Result<()> {
     let host = format!("--docker-host=unix://{}", docker.socket().display());
     stack.add_agent(&node, &[&host])?;
     stack.wait_connected(&node).await;
-    let mut service = container("s", "mkdir -p /data/work; cd /data; ln -s /etc/passwd leads; mkdir evil; ln -s /etc/passwd evil/link; mkdir pipe; mkfifo pipe/pipe; exec sleep 1000000");
+    let mut service = container(
+        "s",
+        "mkdir -p /data/work; cd /data; ln -s /etc/passwd leads; mkdir evil; ln -s /etc/passwd evil/link; mkdir pipe; mkfifo pipe/pipe; exec sleep 1000000",
+    );
     if let Some(service_spec::Program::Container(container)) = &mut service.program {
         container.pull_policy = PullPolicy::Never.into();
     }
