@@ -7,10 +7,10 @@ use std::path::Path;
 use skerry_archive::{Entry, Error, Kind, Reader, Sink};
 use skerry_proto::relay::v1 as pb;
 use skerry_proto::relay::v1::copy_from_response::Body;
-use skerry_rpc::fault_of;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status};
+use tonic_types::StatusExt as _;
 
 use super::place::{Goes, Side, There, goes, is_content, name_of, parent_of, says_directory};
 use super::progress::Progress;
@@ -117,7 +117,7 @@ async fn glance(client: &Client, start: pb::CopyStart) -> Result<(Option<Kind>, 
 }
 
 fn is_missing(status: &Status) -> bool {
-    fault_of(status).metadata.get("reason").is_some_and(|reason| reason == "PATH_MISSING")
+    word_of(status).is_some_and(|word| word == "PATH_MISSING")
 }
 
 /// The first thing of an archive.
@@ -167,6 +167,10 @@ async fn send(client: &Client, start: pb::CopyStart, source: Source) -> Result<p
 
 /// Whether the other side had a reason of its own to take no more.
 fn is_told(status: &Status) -> bool {
-    let fault = fault_of(status);
-    fault.metadata.get("reason").is_none_or(|reason| reason != "TRUNCATED")
+    word_of(status).is_none_or(|word| word != "TRUNCATED")
+}
+
+/// The agent's own word, which is beside the relay's.
+fn word_of(status: &Status) -> Option<String> {
+    status.get_details_error_info()?.metadata.remove("reason")
 }

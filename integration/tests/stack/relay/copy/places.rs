@@ -126,7 +126,10 @@ async fn the_kernel_says_what_the_user_of_a_process_may() -> Result<()> {
         return Ok(());
     }
     let stack = super::stack(&["n1"]).await?;
-    fs::set_permissions(stack.dir(), fs::Permissions::from_mode(0o755))?;
+    // The way to its files: the data directory of an agent is for others to pass through, where it is usually.
+    for way in [stack.dir().to_owned(), stack.dir().join("agents"), stack.agent_dir("n1")] {
+        fs::set_permissions(way, fs::Permissions::from_mode(0o711))?;
+    }
     let mut service = script("s", STAYS);
     service.user = "65534:65534".to_owned();
     stack.apply("web", app([service])).await?;

@@ -129,8 +129,13 @@ pub(super) async fn from(
         let _ = out.send(writer.finish()?.into()).await;
         return Ok(());
     }
-    // By its own name the engine would give absolute paths.
-    let path = if source.name().is_none() && !path.ends_with("/.") { format!("{path}/.") } else { path };
+    // Without a name of its own the engine would give absolute paths. With one, what ends in a point would come without it; a slash at the end
+    // says as well that it is a directory.
+    let path = match (source.name(), path.strip_suffix("/.")) {
+        (None, None) => format!("{path}/."),
+        (Some(_), Some(dir)) => format!("{dir}/"),
+        _ => path,
+    };
     let options = DownloadFromContainerOptions { path };
     let mut packed = pin!(docker.download_from_container(container, Some(options)));
     let mut reader = Reader::default();
