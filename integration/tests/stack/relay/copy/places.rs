@@ -181,7 +181,8 @@ async fn things_go_where_docker_cp_puts_them_with_containers() -> Result<()> {
     fails(&stack, "app/web:/data/evil", text(&out), "`evil/link` is a link to `/etc/passwd`").await?;
     fails(&stack, "app/web:/data/leads", text(&out), "leads out of what is copied").await?;
     fails(&stack, "app/web:/data/pipe", text(&out), "`pipe/pipe` is a pipe").await?;
-    fails(&stack, "app/web:/dev/null", text(&out), "is a device").await?;
+    // Docker does not see what is mounted there while it runs.
+    fails(&stack, "app/web:/dev/null", text(&out), "Could not find the file").await?;
     // An archive of the user's own that leads out.
     fs::create_dir(here.join("bad"))?;
     symlink("/etc", here.join("bad/link"))?;
