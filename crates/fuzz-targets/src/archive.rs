@@ -32,10 +32,8 @@ pub fn archives(input: &[u8]) {
         (done.map_err(|error| error.to_string()), seen)
     };
     let (done, seen) = read(archive.len().max(1));
-    assert_eq!((&done, &seen), {
-        let (done, seen) = &read(usize::from(*piece) + 1);
-        (done, seen)
-    });
+    let again = read(usize::from(*piece) + 1);
+    assert_eq!((&done, &seen), (&again.0, &again.1));
     for (entry, _) in &seen.entries {
         let out = |path: &[u8]| {
             path.starts_with(b"/")
