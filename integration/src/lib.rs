@@ -14,6 +14,7 @@ pub mod otlp;
 pub mod registry;
 pub mod sim;
 pub mod stack;
+pub mod terminal;
 mod told;
 pub mod witness;
 
@@ -23,4 +24,5 @@ pub use dockerd::Dockerd;
 pub use lan::Lan;
 pub use registry::Registry;
 pub use stack::{Stack, StackConfig};
+pub use terminal::Terminal;
 pub use witness::Witness;
