@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::left::kill_left;
 use anyhow::{Context as _, Result, bail, ensure};
 use skerry_proto::registry::v1::event_service_client::EventServiceClient;
 use skerry_proto::registry::v1::node_service_client::NodeServiceClient;
@@ -66,7 +67,7 @@ struct Service {
     process: Option<Process>,
 }
 
-/// A running Skerry. Dropping it kills its processes; the instances of its nodes are stopped by [`Stack::finish`].
+/// A running Skerry. Dropping it kills its processes, and those that its agents run; containers are the test's to remove.
 #[derive(Debug)]
 pub struct Stack {
     dir: TempDir,
@@ -384,7 +385,7 @@ impl Stack {
         Ok(())
     }
 
-    /// Deletes all apps, waits until the nodes are empty, and kills everything.
+    /// Deletes all apps, waits until nothing of the witness's runs, and ends the agents.
     pub async fn finish(mut self, witness: Option<&crate::Witness>) -> Result<()> {
         self.delete_apps().await?;
         if let Some(witness) = witness {
@@ -401,6 +402,14 @@ impl Stack {
             }
         }
         Ok(())
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // They would start again what is killed.
+        self.agents.clear();
+        kill_left(self.dir.path());
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
+use std::num::NonZero;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -47,7 +48,7 @@ impl Terminal {
         run.stdin(slave.try_clone()?).stdout(slave.try_clone()?).stderr(slave);
         let child = run.spawn().with_context(|| format!("starting {run:?}"))?;
         drop(run);
-        let screen = Arc::new(Mutex::new(vt100::Parser::new(rows, columns, 0)));
+        let screen = Arc::new(Mutex::new(vt100::Parser::new(lines(rows)?, lines(columns)?, 0)));
         let master = File::from(master);
         let (mut reader, shown) = (master.try_clone()?, Arc::clone(&screen));
         std::thread::Builder::new().name("screen".into()).spawn(move || {
@@ -73,7 +74,11 @@ impl Terminal {
     /// # Errors
     /// When the program has hung up.
     pub fn resize(&mut self, columns: u16, rows: u16) -> Result<()> {
-        self.screen.lock().unwrap_or_else(PoisonError::into_inner).screen_mut().set_size(rows, columns);
+        self.screen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .screen_mut()
+            .set_size(lines(rows)?, lines(columns)?);
         resize(&self.master, columns, rows)
     }
 
@@ -136,6 +141,10 @@ impl Drop for Terminal {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn lines(count: u16) -> Result<NonZero<u16>> {
+    NonZero::new(count).context("a terminal has a size")
 }
 
 fn resize(master: impl std::os::fd::AsFd, columns: u16, rows: u16) -> Result<()> {

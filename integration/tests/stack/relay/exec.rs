@@ -25,7 +25,7 @@ const OWN_FAILURE: Option<i32> = Some(125);
 /// A node with an app `web` of one process, and agent's flags.
 async fn staying(flags: &[&str]) -> Result<Stack> {
     let mut stack = stack(&[]).await?;
-    stack.add_agent("n1", flags)?;
+    stack.add_agent("n1", &[&["--no-docker"], flags].concat())?;
     stack.wait_connected("n1").await;
     stack.apply("web", app([with_env("OF_THE_APP", "yes", script("s", STAYS))])).await?;
     stack.wait_ready("web", 1).await;
@@ -56,11 +56,7 @@ fn local(mut service: ServiceSpec) -> ServiceSpec {
 }
 
 /// What a command in `web` comes to.
-async fn exec(
-    stack: &Stack,
-    flags: &[&str],
-    command: &[&str],
-) -> Result<(Option<i32>, String, String)> {
+async fn exec(stack: &Stack, flags: &[&str], command: &[&str]) -> Result<(Option<i32>, String, String)> {
     let words = [&["exec", "app/web"], flags, &["--"], command].concat();
     ran(stack, &words).await
 }
@@ -76,7 +72,8 @@ fn with_words(words: &str) -> Vec<String> {
     let lines = entries.filter_map(|entry| {
         let line = fs::read(entry.path().join("cmdline")).ok()?;
         let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        (line.contains(words) && !line.contains("skerry exec") && !line.contains("skerry debug")).then_some(line)
+        (line.contains(words) && !line.contains("skerry exec") && !line.contains("skerry debug"))
+            .then_some(line)
     });
     lines.collect()
 }
@@ -93,7 +90,9 @@ async fn wait_gone(words: &str) {
 /// What holds of commands wherever they run.
 async fn is_as_if_it_ran_here(stack: &Stack) -> Result<()> {
     // Exit codes are the command's.
-    for (script, code) in [("exit 0", 0), ("exit 7", 7), ("exit 255", 255), ("kill -9 $$", 137), ("kill $$", 143)] {
+    for (script, code) in
+        [("exit 0", 0), ("exit 7", 7), ("exit 255", 255), ("kill -9 $$", 137), ("kill $$", 143)]
+    {
         let (ended, out, err) = sh(stack, &[], script).await?;
         ensure!(ended == Some(code) && out.is_empty() && err.is_empty(), "{script}: {ended:?}: {out}{err}");
     }
@@ -127,7 +126,8 @@ async fn is_as_if_it_ran_here(stack: &Stack) -> Result<()> {
     ensure!(output.status.code() == Some(0), "{:?}", output.status);
     ensure!(output.stdout == data, "{} of {} bytes came back, or others", output.stdout.len(), data.len());
     // One that does not read all of it ends as it likes.
-    let mut head = command(stack, "relay-1", &["exec", "-i", "app/web", "--", "sh", "-c", "head -c 3; exit 5"]);
+    let mut head =
+        command(stack, "relay-1", &["exec", "-i", "app/web", "--", "sh", "-c", "head -c 3; exit 5"]);
     head.stdin(File::open(&file)?);
     let output = tokio::task::spawn_blocking(move || head.output());
     let output = tokio::time::timeout(PATIENCE, output).await.context("head does not end")???;
@@ -145,7 +145,7 @@ async fn is_as_if_it_ran_here(stack: &Stack) -> Result<()> {
 async fn a_command_beside_a_process_is_as_if_it_ran_here() -> Result<()> {
     let stack = staying(&[]).await?;
     is_as_if_it_ran_here(&stack).await?;
-    let (_, out, err) = exec(&stack, &["--user", "65534:65534"], &["id", "-u"]).await?;
+    let (_, out, err) = exec(&stack, &["--user", "65534:65534", "-w", "/"], &["id", "-u"]).await?;
     ensure!(out == "65534\n", "{out}{err}");
     let (ended, _, err) = exec(&stack, &["--user", "nobody-at-all"], &["id"]).await?;
     ensure!(ended == OWN_FAILURE && err.contains("nobody-at-all"), "{ended:?}: {err}");
@@ -164,12 +164,14 @@ async fn a_command_in_a_container_is_as_if_it_ran_here_and_so_is_one_beside_it()
 
     // A container with the tools, beside it: it sees its processes, its network and its files, and is gone afterwards.
     let debug = ["debug", "app/web", "--image", BUSYBOX_IMAGE, "--"];
-    let look = "ps | grep -c 'sleep 1000000'; cat /proc/1/root/etc/hostname; ls /sys/class/net; exit 9";
+    sh(&stack, &[], "echo a mark > /tmp/mark").await?;
+    let look =
+        "ps | grep -c 'sleep 1000000'; cat /proc/1/root/tmp/mark; cat /tmp/mark; ls /sys/class/net; exit 9";
     let (ended, out, err) = ran(&stack, &[&debug[..], &["sh", "-c", look]].concat()).await?;
     ensure!(ended == Some(9), "{ended:?}: {out}{err}");
-    let running = containers.of_app("web")?.context("it runs")?;
-    ensure!(out.contains(&running.id[..12]), "{out}{err}");
-    let (ended, out, err) = ran(&stack, &["debug", "app/web", "--image", "no-such-image:1", "--", "true"]).await?;
+    ensure!(out.contains("\na mark\neth0\nlo\n") && err.contains("/tmp/mark"), "{out}{err}");
+    let (ended, out, err) =
+        ran(&stack, &["debug", "app/web", "--image", "no-such-image:1", "--", "true"]).await?;
     ensure!(ended == OWN_FAILURE && err.contains("no-such-image:1"), "{ended:?}: {out}{err}");
     eventually("no container but its own", PATIENCE, async || {
         let left = docker.containers("skerry.io/debugs")?;
@@ -187,7 +189,10 @@ async fn what_cannot_be_run_is_told_with_the_field_and_is_no_exit_code_of_a_comm
     let mut stack = staying(&[]).await?;
     let refused = async |words: &[&str], code: i32, text: &str| -> Result<()> {
         let (ended, out, err) = ran(&stack, words).await?;
-        ensure!(ended == Some(code) && err.contains(text) && out.is_empty(), "{words:?}: {ended:?}: {out}{err}");
+        ensure!(
+            ended == Some(code) && err.contains(text) && out.is_empty(),
+            "{words:?}: {ended:?}: {out}{err}"
+        );
         Ok(())
     };
     refused(&["exec", "app/web"], 125, "say what to run, after --").await?;
@@ -196,7 +201,7 @@ async fn what_cannot_be_run_is_told_with_the_field_and_is_no_exit_code_of_a_comm
     refused(&["exec", "config/web", "--", "true"], 125, "name an app or a node").await?;
     refused(&["exec", "-e", "=x", "app/web", "--", "true"], 125, "write NAME=VALUE").await?;
     refused(&["exec", "-t", "app/web", "--", "true"], 125, "-t wants a terminal").await?;
-    refused(&["exec", "node/n1", "--image", "x"], 2, "--image").await?;
+    refused(&["exec", "node/n1", "--image", "x"], 125, "--image").await?;
     refused(&["debug", "app/web", "--image", BUSYBOX_IMAGE, "--", "true"], 125, "container").await?;
     // A shell on the machine is its owner's word.
     refused(&["exec", "node/n1", "--", "true"], 125, "--allow-node-shell").await?;

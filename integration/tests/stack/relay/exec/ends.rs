@@ -17,7 +17,12 @@ async fn goes_on(stack: &Stack, relay: &str, number: u32) -> Result<Process> {
     let name = format!("exec-{number}.log");
     let mut client = begin(stack, relay, &["exec", "app/web", "--", "sh", "-c", &script], &name)?;
     client.wait_for_line("begun", PATIENCE).await?;
-    ensure!(!with_words(&format!("sleep {number}")).is_empty(), "it does not run");
+    // It may be told before its child is what it will be.
+    eventually("it runs", PATIENCE, async || {
+        ensure!(!with_words(&format!("sleep {number}")).is_empty(), "not yet");
+        Ok(())
+    })
+    .await;
     Ok(client)
 }
 
@@ -84,7 +89,7 @@ async fn whoever_is_killed_a_command_beside_a_process_is_gone_and_no_exit_is_inv
 #[tokio::test]
 async fn whoever_is_killed_a_command_in_a_container_is_gone_and_no_exit_is_invented() -> Result<()> {
     let Some(docker) = Docker::required() else { return Ok(()) };
-    let node = unique("exec");
+    let node = unique("exec-ends");
     let containers = Containers::of(&docker, &node);
     let mut stack = contained(&docker, &node).await?;
     nothing_stays(&mut stack, &node, 882_000..882_100).await?;
@@ -95,17 +100,29 @@ async fn whoever_is_killed_a_command_in_a_container_is_gone_and_no_exit_is_inven
 #[tokio::test]
 async fn signals_are_the_commands_and_what_was_run_is_on_record_without_its_arguments() -> Result<()> {
     let stack = staying(&[]).await?;
-    for (signal, word, code) in [(Signal::INT, "INT", 42), (Signal::TERM, "TERM", 43), (Signal::HUP, "HUP", 44)] {
-        let script = format!("trap 'echo heard; exit {code}' {word}; echo ready; while :; do sleep 0.1; done");
+    for (signal, word, code) in
+        [(Signal::INT, "INT", 42), (Signal::TERM, "TERM", 43), (Signal::HUP, "HUP", 44)]
+    {
+        let script =
+            format!("trap 'echo heard; exit {code}' {word}; echo ready; while :; do sleep 0.1; done");
         let words = ["exec", "app/web", "--", "sh", "-c", &script];
         let mut client = begin(&stack, "relay-0", &words, &format!("signal-{word}.log"))?;
         client.wait_for_line("ready", PATIENCE).await?;
         client.signal(signal)?;
         let ended = client.wait(PATIENCE).await?;
-        ensure!(ended.code() == Some(code) && client.output().contains("heard"), "{word}: {ended:?}: {}", client.output());
+        ensure!(
+            ended.code() == Some(code) && client.output().contains("heard"),
+            "{word}: {ended:?}: {}",
+            client.output()
+        );
     }
     // One that does not hear it is ended by it.
-    let mut client = begin(&stack, "relay-0", &["exec", "app/web", "--", "sh", "-c", "echo ready; exec sleep 883000"], "plain.log")?;
+    let mut client = begin(
+        &stack,
+        "relay-0",
+        &["exec", "app/web", "--", "sh", "-c", "echo ready; exec sleep 883000"],
+        "plain.log",
+    )?;
     client.wait_for_line("ready", PATIENCE).await?;
     client.signal(Signal::INT)?;
     let ended = client.wait(PATIENCE).await?;
