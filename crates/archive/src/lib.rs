@@ -22,5 +22,5 @@ mod write;
 pub use entry::{Bounds, Check, Entry, Error, Kind};
 pub use pack::{look, pack};
 pub use read::{Reader, Sink};
-pub use stage::Stage;
+pub use stage::{Move, Stage};
 pub use write::Writer;

@@ -239,14 +239,9 @@ impl Notes {
             }
             EntryType::Regular | EntryType::Continuous => Kind::File,
             EntryType::Symlink => Kind::Symlink(link),
-            EntryType::Link => match plain(&link) {
-                Ok(other) => Kind::Hardlink(other),
-                Err(_) => {
-                    let why =
-                        format!("is a second name of `{}`, which leads out of what is copied", shown(&link));
-                    return Err(refused(&why));
-                }
-            },
+            EntryType::Link => Kind::Hardlink(plain(&link).map_err(|_| {
+                refused(&format!("is a second name of `{}`, which leads out of what is copied", shown(&link)))
+            })?),
             EntryType::Char | EntryType::Block => return Err(refused("is a device: only files are copied")),
             EntryType::Fifo => return Err(refused("is a pipe: only files are copied")),
             EntryType::GNUSparse => return Err(refused("is a sparse file: pack it without --sparse")),

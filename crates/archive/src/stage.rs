@@ -22,6 +22,9 @@ const PREFIX: &str = ".skerry-cp-";
 /// Names that are tried.
 const TRIES_MAX: u32 = 100;
 
+/// What is at the top of an archive, and the name that it goes to.
+pub type Move = (Vec<u8>, Vec<u8>);
+
 /// An archive that is being unpacked.
 #[derive(Debug)]
 pub struct Stage {
@@ -72,7 +75,7 @@ impl Stage {
 
     /// Moves all that is at the top to the names that are said; an empty one is for what is in a directory. Nothing is moved where not all can be.
     /// What is a directory on both sides is brought together; other things give way, and a link that does is not followed.
-    pub fn place(self, places: &[(Vec<u8>, Vec<u8>)]) -> Result<(), Error> {
+    pub fn place(self, places: &[Move]) -> Result<(), Error> {
         let mut merged = BTreeSet::new();
         for really in [false, true] {
             for (top, name) in places {
@@ -83,7 +86,7 @@ impl Stage {
                     let from = open_dir(root, top, top)?;
                     at.all(&from, into)?;
                 } else {
-                    at.one(root, into, top.clone(), name.clone())?;
+                    at.one(root, into, top, name)?;
                 }
             }
         }
@@ -91,11 +94,7 @@ impl Stage {
     }
 
     /// Gives those directories their permissions that were not there before, from the bottom up.
-    fn finish_directories(
-        &self,
-        places: &[(Vec<u8>, Vec<u8>)],
-        merged: &BTreeSet<Vec<u8>>,
-    ) -> Result<(), Error> {
+    fn finish_directories(&self, places: &[Move], merged: &BTreeSet<Vec<u8>>) -> Result<(), Error> {
         for (path, meta) in self.unpacker.directories.iter().rev() {
             if merged.contains(path) {
                 continue;
@@ -147,14 +146,14 @@ impl At<'_> {
                 }
                 whole.extend_from_slice(&name);
             }
-            self.one(from, into, name.clone(), name)?;
+            self.one(from, into, &name, &name)?;
             self.path.truncate(path);
             self.place.truncate(place);
         }
         Ok(())
     }
 
-    fn one(&mut self, from: &OwnedFd, into: &OwnedFd, name: Vec<u8>, to: Vec<u8>) -> Result<(), Error> {
+    fn one(&mut self, from: &OwnedFd, into: &OwnedFd, name: &[u8], to: &[u8]) -> Result<(), Error> {
         let writing = |error: Errno| match error {
             Errno::XDEV => Error::InTheWay(format!(
                 "`{}` is on another file system than what it is in: copy into it by itself",
@@ -172,11 +171,11 @@ impl At<'_> {
             Err(error) => Err(writing(error)),
         };
         // Moved by an earlier name of the same.
-        let Some(ours) = is_dir(from, &name)? else { return Ok(()) };
-        match (ours, is_dir(into, &to)?) {
+        let Some(ours) = is_dir(from, name)? else { return Ok(()) };
+        match (ours, is_dir(into, to)?) {
             (true, Some(true)) => {
                 self.merged.insert(self.path.clone());
-                let (inner, theirs) = (open_dir(from, &name, &self.path)?, open_dir(into, &to, &self.place)?);
+                let (inner, theirs) = (open_dir(from, name, &self.path)?, open_dir(into, to, &self.place)?);
                 self.all(&inner, &theirs)
             }
             (true, Some(false)) => Err(Error::InTheWay(format!(
@@ -188,7 +187,7 @@ impl At<'_> {
                 shown(&self.place)
             ))),
             (_, _) if self.really => {
-                renameat(from, OsStr::from_bytes(&name), into, OsStr::from_bytes(&to)).map_err(writing)
+                renameat(from, OsStr::from_bytes(name), into, OsStr::from_bytes(to)).map_err(writing)
             }
             _ => Ok(()),
         }

@@ -1,5 +1,7 @@
 //! Archives that nobody packs by accident: each is refused by its entry's name, and nothing is anywhere but where it belongs.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;

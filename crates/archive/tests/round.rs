@@ -1,5 +1,7 @@
 //! Whatever is packed comes out as it was, in whichever pieces it comes.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;

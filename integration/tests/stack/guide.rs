@@ -74,6 +74,7 @@ pages! {
     images: "images.md", Registry;
     projects: "projects.md", Nothing;
     logs: "logs.md", Nothing;
+    commands: "exec.md", Docker;
     port_forward: "port-forward.md", Docker;
     cp: "cp.md", Nothing;
     watching: "watching.md", Nothing;

@@ -6,6 +6,7 @@
 
 use std::{
     fs,
+    io::Write as _,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -20,7 +21,8 @@ use crate::{
 const SOURCES: &str = "integration/clients";
 const DOCUMENT: &str = "docs/clients.md";
 /// The programs that the document shows, and the language of their block.
-const SHOWN: [(&str, &str); 3] = [("deploy.py", "python"), ("tail.py", "python"), ("deploy.mjs", "js")];
+const SHOWN: [(&str, &str); 4] =
+    [("deploy.py", "python"), ("tail.py", "python"), ("exec.py", "python"), ("deploy.mjs", "js")];
 /// What the one that follows a log must have said when it ends.
 const TOLD: &str = "from-python/main/";
 /// What they print before the version of the nodes that they saw.
@@ -51,6 +53,7 @@ pub(super) fn run(interrupt: &Interrupt) -> Result<()> {
         sh::run(&mut clients.python("from_protos.py", up))?;
         sh::run(&mut clients.python("from_reflection.py", up))?;
         clients.tail(up)?;
+        clients.exec(up)?;
         clients.deploy(up, None)
     })?;
     // Another server has another memory of what changed: what the first one said is too old for it. This one does without TLS.
@@ -117,6 +120,25 @@ impl Clients {
         let wanted = (1..=10).map(|n| format!(": line {n}"));
         let whole = told.len() == 10 && told.iter().zip(wanted).all(|(line, end)| line.ends_with(&end));
         ensure!(whole, "`{}` does not tell the first ten lines once each", sh::describe(&command));
+        Ok(())
+    }
+
+    /// Runs the program that runs a command: input, both outputs and the exit code are the command's.
+    fn exec(&self, up: &Up) -> Result<()> {
+        let mut command = self.python("exec.py", up);
+        command.args(["sh", "-c", "tr a-z A-Z; echo none left >&2; exit 7"]);
+        let line = sh::describe(&command);
+        let (input, mut typed) = std::io::pipe().context("making a pipe")?;
+        typed.write_all(b"12 apples\n").context("writing to a pipe")?;
+        drop(typed);
+        let output = command.stdin(input).output().with_context(|| format!("starting `{line}`"))?;
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        print!("{out}{err}");
+        let code = output.status.code();
+        ensure!(
+            code == Some(7) && out == "12 APPLES\n" && err.contains("none left\n"),
+            "`{line}` ended with {code:?}"
+        );
         Ok(())
     }
 

@@ -71,9 +71,12 @@ fn make_tree(at: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Of each path its kind and permissions, its time and its content.
+type Tree = BTreeMap<PathBuf, (u32, i64, Vec<u8>)>;
+
 /// What can be seen of a tree: of each path its kind, permissions, time and content.
-fn seen(at: &Path) -> Result<BTreeMap<PathBuf, (u32, i64, Vec<u8>)>> {
-    fn walk(at: &Path, path: &Path, seen: &mut BTreeMap<PathBuf, (u32, i64, Vec<u8>)>) -> Result<()> {
+fn seen(at: &Path) -> Result<Tree> {
+    fn walk(at: &Path, path: &Path, seen: &mut Tree) -> Result<()> {
         let whole = if path.as_os_str().is_empty() { at.to_owned() } else { at.join(path) };
         let meta = fs::symlink_metadata(&whole).with_context(|| format!("{}", whole.display()))?;
         let (time, content) = if meta.is_symlink() {

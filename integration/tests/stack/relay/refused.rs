@@ -22,7 +22,9 @@ async fn errors_name_what_is_wrong_and_what_to_do() -> Result<()> {
     refused(&["logs", "app/web", "other"], 1, "app/web has no instance of service other").await?;
     refused(&["logs", "app/web", "--since", "yesterday"], 2, "--since `yesterday`").await?;
     refused(&["logs", "app/web", "-f", "--until", "1h"], 2, "cannot be used with").await?;
-    refused(&["logs", "node/n1"], 2, "name an app").await?;
+    refused(&["logs", "config/web"], 2, "name an app").await?;
+    refused(&["logs", "node/never"], 3, "projects/default/nodes/never").await?;
+    refused(&["logs", "node/n1", "s"], 2, "node/n1").await?;
     refused(&["channel", "cut", "nothing"], 3, "does not exist").await?;
     // A service that no node takes.
     stack.apply("far", app_on(("zone", "none"), [script("s", "sleep 1000000")])).await?;
@@ -39,6 +41,21 @@ async fn errors_name_what_is_wrong_and_what_to_do() -> Result<()> {
         Ok(())
     })
     .await;
+    stack.finish(None).await
+}
+
+#[tokio::test]
+async fn what_an_agent_says_itself_is_told_and_followed() -> Result<()> {
+    let stack = stack(&["n1"]).await?;
+    let (out, _) = done(&stack, &["logs", "node/n1", "--grep", "\"connected\""]).await?;
+    ensure!(out.lines().count() == 1 && out.contains("projects/default/nodes/n1"), "{out}");
+    let mut follows = begin(&stack, "relay-1", &["logs", "node/n1", "-f", "--tail=1"], "follows.log")?;
+    wait_channels(&stack, 1).await;
+    stack.apply("web", app([script("s", "exec sleep 1000000")])).await?;
+    let told = follows.wait_for_line("instances/web/s/n1/0", PATIENCE).await?;
+    ensure!(told.contains("Started"), "{told}");
+    follows.kill()?;
+    wait_channels(&stack, 0).await;
     stack.finish(None).await
 }
 

@@ -181,17 +181,17 @@ fn heard(frame: Result<Option<pb::OpenResponse>, Status>, has_ended: bool) -> He
 mod tests {
     use super::*;
 
-    fn frame(body: Down) -> Result<Option<pb::OpenResponse>, Status> {
-        Ok(Some(pb::OpenResponse { body: Some(body) }))
+    fn hears(body: Down) -> Heard {
+        heard(Ok(Some(pb::OpenResponse { body: Some(body) })), false)
     }
 
     #[test]
     fn an_end_without_a_reason_is_the_end_of_input_alone() {
         let end = |reason: &str| {
-            frame(Down::End(pb::ChannelEnd { reason: reason.to_owned(), message: String::new() }))
+            hears(Down::End(pb::ChannelEnd { reason: reason.to_owned(), message: String::new() }))
         };
-        assert!(matches!(heard(end(""), false), Heard::InputEnd));
-        assert!(matches!(heard(end("Cancelled"), false), Heard::Gone));
+        assert!(matches!(end(""), Heard::InputEnd));
+        assert!(matches!(end("Cancelled"), Heard::Gone));
         assert!(matches!(heard(Ok(None), true), Heard::Silence));
         assert!(matches!(heard(Ok(None), false), Heard::Gone), "a stream that breaks without an end");
         assert!(matches!(heard(Err(Status::unavailable("")), true), Heard::Gone));
@@ -201,7 +201,7 @@ mod tests {
     fn signals_that_nobody_knows_are_passed_over() {
         let signal = |name: &str| {
             let body = Some(Input::Signal(name.to_owned()));
-            heard(frame(Down::Exec(pb::ExecRequest { body })), false)
+            hears(Down::Exec(pb::ExecRequest { body }))
         };
         assert!(matches!(signal("SIGTERM"), Heard::Act(Act::Signal(_))));
         assert!(matches!(signal("SIGNOTHING"), Heard::Nothing));

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, IsTerminal as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use skerry_archive::{Bounds, Stage};
+use skerry_archive::{Bounds, Move, Stage};
 use skerry_proto::relay::v1 as pb;
 use skerry_proto::relay::v1::copy_from_response::Body;
 use tonic::Request;
@@ -40,7 +40,7 @@ pub(super) async fn run(
     let path = start.path.clone();
     // What has no name comes without a directory of its own.
     let under = if name_of(path.as_bytes()).is_none() { UNNAMED } else { b"" };
-    let mut unpacking = Unpacking::begin(place.dir.clone(), Bounds::Top, under.to_vec())?;
+    let mut unpacking = Unpacking::begin(&place.dir, Bounds::Top, under)?;
     let instance = receive(client, start, async |part| unpacking.feed(part).await).await?;
     let content = is_content(path.as_bytes());
     unpacking.place(Box::new(move |stage| place.decide(stage, content))).await?;
@@ -128,7 +128,7 @@ impl Place {
     }
 
     /// What becomes of what came.
-    fn decide(&self, stage: &Stage, content: bool) -> Result<Vec<(Vec<u8>, Vec<u8>)>, CliError> {
+    fn decide(&self, stage: &Stage, content: bool) -> Result<Vec<Move>, CliError> {
         let tops = stage.tops().map_err(|error| super::failed(&error))?;
         let [top] = &tops[..] else {
             let message = format!("{} things came where one was asked for: nothing was copied", tops.len());

@@ -46,7 +46,7 @@ pub(crate) async fn run(client: &Client, args: &CpArgs, printer: &mut Printer) -
 /// What the relay is asked.
 fn start_of(client: &Client, args: &CpArgs, remote: &Remote) -> Result<pb::CopyStart, CliError> {
     let usage = |error: skerry_model::InvalidName| CliError::Usage(error.to_string());
-    let target = one_app(&[remote.app.clone()])?;
+    let target = one_app(std::slice::from_ref(&remote.app))?;
     let (app, service) = match target.name.split_once('/') {
         Some((app, service)) if !target.name.starts_with("projects/") => (app.to_owned(), service.to_owned()),
         _ => (target.name.clone(), String::new()),

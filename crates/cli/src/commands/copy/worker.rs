@@ -1,11 +1,11 @@
 //! The threads that pack and unpack. That which unpacks is waited for, however the command ends: what is not whole is taken away before.
 
 use std::io::{self, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread::{Builder, JoinHandle};
 
 use bytes::Bytes;
-use skerry_archive::{Bounds, Error, Stage, pack};
+use skerry_archive::{Bounds, Error, Move, Stage, pack};
 use skerry_proto::relay::v1 as pb;
 use skerry_proto::relay::v1::copy_to_request::Body;
 use tokio::sync::{mpsc, oneshot};
@@ -19,7 +19,7 @@ const PART_BYTES: usize = 64 * 1024;
 const PARTS_MAX: usize = 4;
 
 /// Says what becomes of an archive that is all there.
-type Decide = Box<dyn FnOnce(&Stage) -> Result<Vec<(Vec<u8>, Vec<u8>)>, CliError> + Send>;
+type Decide = Box<dyn FnOnce(&Stage) -> Result<Vec<Move>, CliError> + Send>;
 
 /// What is unpacked.
 pub(super) struct Unpacking {
@@ -36,8 +36,8 @@ enum Part {
 
 impl Unpacking {
     /// Unpacks what goes into `dir`; see [`Stage::within`].
-    pub(super) fn begin(dir: PathBuf, bounds: Bounds, under: Vec<u8>) -> Result<Self, CliError> {
-        let stage = Stage::within(&dir, bounds, &under).map_err(|error| failed(&error))?;
+    pub(super) fn begin(dir: &Path, bounds: Bounds, under: &[u8]) -> Result<Self, CliError> {
+        let stage = Stage::within(dir, bounds, under).map_err(|error| failed(&error))?;
         let (parts, mut coming) = mpsc::channel(PARTS_MAX);
         let (say, done) = oneshot::channel();
         let work = move || {
@@ -53,7 +53,10 @@ impl Unpacking {
                         break decide(&stage)
                             .and_then(|places| stage.place(&places).map_err(|error| failed(&error)));
                     }
-                    None => break Ok(drop(stage)),
+                    None => {
+                        drop(stage);
+                        break Ok(());
+                    }
                 }
             };
             let _ = say.send(done);

@@ -78,13 +78,13 @@ pub(super) async fn run(
     let exit = tokio::select! {
         exit = take(client, &mut answers, &write) => exit,
         error = signals.pass_on(tty, &requests) => Err(error),
-        error = &mut written => Err(error.map_or_else(|_| gone(), unwritten)),
+        error = &mut written => Err(error.map_or_else(|_| gone(), |error| unwritten(&error))),
     };
     let exit = exit?;
     // All of it is written before anybody is told that it has ended.
     drop(write);
     if let Ok(error) = written.await {
-        return Err(unwritten(error));
+        return Err(unwritten(&error));
     }
     drop(raw);
     if !exit.message.is_empty() {
@@ -101,10 +101,10 @@ fn failed(doing: &str, error: &io::Error) -> CliError {
     CliError::Failed(format!("{doing}: {error}"))
 }
 
-fn unwritten(error: io::Error) -> CliError {
+fn unwritten(error: &io::Error) -> CliError {
     match error.kind() {
         ErrorKind::BrokenPipe => CliError::BrokenPipe,
-        _ => failed("writing what the command said", &error),
+        _ => failed("writing what the command said", error),
     }
 }
 

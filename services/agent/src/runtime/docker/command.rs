@@ -165,8 +165,11 @@ pub(super) async fn flow(
 
 /// Passes input on, at the pace of the command.
 async fn feed(mut to: OwnedWriteHalf, ask: &ExecAsk, mut input: mpsc::Receiver<Bytes>) {
-    while ask.stdin {
-        let Some(bytes) = input.recv().await else { break };
+    if !ask.stdin {
+        // What comes nonetheless is not for it, and holds up nothing behind it.
+        input.close();
+    }
+    while let Some(bytes) = input.recv().await {
         if to.write_all(&bytes).await.is_err() {
             // It reads no more. What comes is thrown away, so that signals behind it are heard.
             while input.recv().await.is_some() {}
