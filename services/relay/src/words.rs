@@ -8,6 +8,9 @@ const DENIED: [&str; 1] = ["ForbiddenByNode"];
 /// What passes.
 const PASSING: [&str; 3] = ["AgentStops", "SessionLost", "RuntimeUnavailable"];
 
+/// Where details of an error have the agent's own reason. (`reason` is the error's own, in faults that were read from a status.)
+const AGENT_REASON: &str = "agent_reason";
+
 /// The fault that an agent's last word is; nothing, where all was as it should be.
 pub(crate) fn fault_of_end(node: &NodeRef, end: &pb::ChannelEnd) -> Option<Fault> {
     let pb::ChannelEnd { reason, message } = end;
@@ -17,7 +20,7 @@ pub(crate) fn fault_of_end(node: &NodeRef, end: &pb::ChannelEnd) -> Option<Fault
         word if PASSING.contains(&word) => Code::Unavailable,
         _ => Code::FailedPrecondition,
     };
-    Some(Fault::new(code, "AGENT_REFUSED", format!("{node}: {message}")).with("reason", upper(reason)))
+    Some(Fault::new(code, "AGENT_REFUSED", format!("{node}: {message}")).with(AGENT_REASON, upper(reason)))
 }
 
 /// The stream to an agent broke.
@@ -61,7 +64,10 @@ mod tests {
         assert_eq!(code("ForbiddenByNode"), Some(Code::PermissionDenied));
         assert_eq!(code("AgentStops"), Some(Code::Unavailable));
         let other = fault_of_end(&node, &end("NotHere")).unwrap();
-        assert_eq!((other.code, other.metadata["reason"].as_str()), (Code::FailedPrecondition, "NOT_HERE"));
+        assert_eq!(
+            (other.code, other.metadata[AGENT_REASON].as_str()),
+            (Code::FailedPrecondition, "NOT_HERE")
+        );
         assert_eq!(other.message, "projects/p/nodes/n: so");
     }
 }

@@ -111,6 +111,7 @@ const EVERYTHING: &[&str] = &[
     "skerry-etcd-embedded",
     "skerry-sync",
     "skerry-forward",
+    "skerry-archive",
     "skerry-placement",
     "skerry-rollout",
     "skerry-manifest",

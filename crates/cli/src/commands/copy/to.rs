@@ -172,5 +172,5 @@ fn is_told(status: &Status) -> bool {
 
 /// The agent's own word, which is beside the relay's.
 fn word_of(status: &Status) -> Option<String> {
-    status.get_details_error_info()?.metadata.remove("reason")
+    status.get_details_error_info()?.metadata.remove("agent_reason")
 }
