@@ -25,5 +25,5 @@ pub use dockerd::Dockerd;
 pub use lan::Lan;
 pub use registry::Registry;
 pub use stack::{Stack, StackConfig};
-pub use terminal::Terminal;
+pub use terminal::{Pty, Terminal};
 pub use witness::Witness;
