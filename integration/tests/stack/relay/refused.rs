@@ -1,5 +1,7 @@
 //! What cannot be told is told so, by its name; what is open can be seen and cut, and leaves a record.
 
+use std::fs;
+
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use skerry_integration::apps::{app, app_on, script};
@@ -94,5 +96,58 @@ async fn what_is_open_is_seen_cut_and_recorded_at_whichever_relay() -> Result<()
     .await;
     let (out, _) = done(&stack, &["audit", "verify"]).await?;
     ensure!(!out.is_empty(), "the chains are looked at");
+    stack.finish(None).await
+}
+
+#[tokio::test]
+async fn each_verb_is_on_record_when_it_begins_and_when_it_ends_with_its_bytes() -> Result<()> {
+    let mut stack = stack(&[]).await?;
+    stack.add_agent("n1", &["--no-docker", "--allow-node-shell"])?;
+    stack.wait_connected("n1").await;
+    stack.apply("web", app([script("s", "exec sleep 1000000")])).await?;
+    stack.wait_ready("web", 1).await;
+    let (here, back) = (stack.dir().join("here"), stack.dir().join("back"));
+    fs::write(&here, [7; 5000])?;
+    let (here, back) = (here.to_str().context("text")?, back.to_str().context("text")?);
+    done(&stack, &["exec", "app/web", "--", "head", "-c", "3000", "/dev/zero"]).await?;
+    done(&stack, &["exec", "node/n1", "--", "true"]).await?;
+    done(&stack, &["cp", here, "app/web:there"]).await?;
+    done(&stack, &["cp", "app/web:there", back]).await?;
+    let mut forwards = begin(&stack, "relay-1", &["port-forward", "app/web", ":9"], "forwards.log")?;
+    forwards.wait_for_line("Forwarding ", PATIENCE).await?;
+    forwards.kill()?;
+    wait_channels(&stack, 0).await;
+    // Of each: the least that went to the node and came from it.
+    let moved = [
+        ("Exec", 0, 3000),
+        ("ExecNode", 0, 0),
+        ("CopyTo", 5000, 0),
+        ("CopyFrom", 0, 5000),
+        ("PortForward", 0, 0),
+    ];
+    eventually("all are on record", PATIENCE, async || {
+        let (out, _) = done(&stack, &["audit", "--limit=0", "-o", "json"]).await?;
+        let records: Value = serde_json::from_str(&out)?;
+        let records = records["items"].as_array().context("records")?;
+        for (method, to, from) in moved {
+            let method = format!("skerry.relay.v1.RelayService/{method}");
+            let of = |outcome: &str| {
+                let mut found = records
+                    .iter()
+                    .filter(|record| record["method"] == method.as_str() && record["outcome"] == outcome);
+                found.next().with_context(|| format!("{method} {outcome}: {out}"))
+            };
+            of("OPENED")?;
+            let detail = of("CLOSED")?["detail"].as_str().unwrap_or_default();
+            let bytes = |word: &str| -> Result<u64> {
+                let (_, rest) = detail.split_once(word).with_context(|| detail.to_owned())?;
+                Ok(rest.split(',').next().unwrap_or_default().trim().parse()?)
+            };
+            let (received, sent) = (bytes("received bytes: ")?, bytes("sent bytes: ")?);
+            ensure!(received >= from && sent >= to, "{method}: {detail}");
+        }
+        Ok(())
+    })
+    .await;
     stack.finish(None).await
 }
