@@ -92,10 +92,10 @@ async fn whatever_stands_between_all_verbs_arrive_whole_and_a_link_that_is_gone_
     terminal.wait("its answer", PATIENCE, |text| text.contains("on 2 sides")).await?;
     ensure!(terminal.ended(PATIENCE).await?.code() == Some(9), "{}", terminal.text());
     // Files: there and back.
-    let there = format!("app/web:/tmp/{name}");
+    let there = format!("app/web/echo:/tmp/{name}");
     let back = stack.dir().join("back");
-    done(&stack, &["cp", file.to_str().context("text")?, &there, "echo"]).await?;
-    done(&stack, &["cp", &there, back.to_str().context("text")?, "echo"]).await?;
+    done(&stack, &["cp", file.to_str().context("text")?, &there]).await?;
+    done(&stack, &["cp", &there, back.to_str().context("text")?]).await?;
     ensure!(fs::read(&back)? == sent, "another file came back");
     fs::remove_file(format!("/tmp/{name}"))?;
     // A port.

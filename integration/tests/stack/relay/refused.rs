@@ -25,7 +25,7 @@ async fn errors_name_what_is_wrong_and_what_to_do() -> Result<()> {
     refused(&["logs", "app/web", "--since", "yesterday"], 2, "--since `yesterday`").await?;
     refused(&["logs", "app/web", "-f", "--until", "1h"], 2, "cannot be used with").await?;
     refused(&["logs", "config/web"], 2, "name an app").await?;
-    refused(&["logs", "node/never"], 3, "projects/default/nodes/never").await?;
+    refused(&["logs", "node/never"], 1, "projects/default/nodes/never is not connected").await?;
     refused(&["logs", "node/n1", "s"], 2, "node/n1").await?;
     refused(&["channel", "cut", "nothing"], 3, "does not exist").await?;
     // A service that no node takes.
@@ -49,8 +49,12 @@ async fn errors_name_what_is_wrong_and_what_to_do() -> Result<()> {
 #[tokio::test]
 async fn what_an_agent_says_itself_is_told_and_followed() -> Result<()> {
     let stack = stack(&["n1"]).await?;
-    let (out, _) = done(&stack, &["logs", "node/n1", "--grep", "\"connected\""]).await?;
-    ensure!(out.lines().count() == 1 && out.contains("projects/default/nodes/n1"), "{out}");
+    eventually("it says that it is connected", PATIENCE, async || {
+        let (out, _) = done(&stack, &["logs", "node/n1", "--grep", "\"connected\""]).await?;
+        ensure!(out.lines().count() == 1 && out.contains("projects/default/nodes/n1"), "{out}");
+        Ok(())
+    })
+    .await;
     let mut follows = begin(&stack, "relay-1", &["logs", "node/n1", "-f", "--tail=1"], "follows.log")?;
     wait_channels(&stack, 1).await;
     stack.apply("web", app([script("s", "exec sleep 1000000")])).await?;
@@ -132,13 +136,13 @@ async fn each_verb_is_on_record_when_it_begins_and_when_it_ends_with_its_bytes()
         for (method, to, from) in moved {
             let method = format!("skerry.relay.v1.RelayService/{method}");
             let of = |outcome: &str| {
-                let mut found = records
-                    .iter()
-                    .filter(|record| record["method"] == method.as_str() && record["outcome"] == outcome);
+                let contents = records.iter().map(|record| &record["content"]);
+                let mut found =
+                    contents.filter(|one| one["method"] == method.as_str() && one["outcome"] == outcome);
                 found.next().with_context(|| format!("{method} {outcome}: {out}"))
             };
-            of("OPENED")?;
-            let detail = of("CLOSED")?["detail"].as_str().unwrap_or_default();
+            of("AUDIT_OUTCOME_OPENED")?;
+            let detail = of("AUDIT_OUTCOME_CLOSED")?["detail"].as_str().unwrap_or_default();
             let bytes = |word: &str| -> Result<u64> {
                 let (_, rest) = detail.split_once(word).with_context(|| detail.to_owned())?;
                 Ok(rest.split(',').next().unwrap_or_default().trim().parse()?)
