@@ -17,6 +17,7 @@ use crate::Shared;
 use crate::duplex::{self, Answers, Asked, Verb};
 use crate::exec::{Requests, next};
 use crate::instances::{self, Which};
+use crate::words::quoted;
 
 /// Longest path.
 const PATH_BYTES_MAX: usize = 4096;
@@ -81,7 +82,11 @@ fn asked(
         caller,
         method,
         resource: format!("{}/instances/{instance}", node.project.parent()),
-        detail: format!("path: {}{}", start.path, if start.bare { ", only what is there" } else { "" }),
+        detail: format!(
+            "path: {}{}",
+            quoted(&start.path),
+            if start.bare { ", only what is there" } else { "" }
+        ),
         node: node.clone(),
     }
 }

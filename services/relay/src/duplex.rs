@@ -154,7 +154,11 @@ impl<V: Verb> Flow<V> {
         let moved = self.from_agent.moved();
         let how = match &ended {
             Ended::Done(how) => how.clone(),
-            Ended::Unheard => "the caller hung up".to_owned(),
+            // It may have heard the last word, and gone before the agent's own end.
+            Ended::Unheard => match self.verb.finish() {
+                Ok(how) => format!("{how}, the caller hung up"),
+                Err(_) => "the caller hung up".to_owned(),
+            },
             Ended::With(fault) => fault.message.clone(),
         };
         if let Ended::With(fault) = &ended {

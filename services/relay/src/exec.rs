@@ -1,5 +1,6 @@
 //! `Exec` and `ExecNode`: a command in an instance, or on a node.
 
+use std::ops::RangeInclusive;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use tonic::Status;
 use crate::Shared;
 use crate::duplex::{self, Answers, Asked, Verb};
 use crate::instances::{self, Which};
+use crate::words::quoted;
 
 /// How long the first request may take.
 pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -25,6 +27,8 @@ pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(10);
 const COMMAND_BYTES_MAX: usize = 32 * 1024;
 /// Longest user, directory or image.
 const WORD_BYTES_MAX: usize = 4096;
+/// What the exit code of a command may be.
+const EXIT_CODES: RangeInclusive<i32> = 0..=255;
 /// Longest piece of input.
 const PIECE_BYTES_MAX: usize = 64 * 1024;
 
@@ -133,6 +137,9 @@ fn check(wrong: &mut Violations, start: &pb::ExecStart) {
     if values.into_iter().any(|value| value.contains('\0')) {
         wrong.add("start.command", "no argument and no variable can have a NUL");
     }
+    if !start.working_dir.is_empty() && !start.working_dir.starts_with('/') {
+        wrong.add("start.working_dir", "write an absolute path");
+    }
     for (field, value) in [
         ("start.user", &start.user),
         ("start.working_dir", &start.working_dir),
@@ -146,12 +153,14 @@ fn check(wrong: &mut Violations, start: &pb::ExecStart) {
 
 /// What the audit log has of a command: its program and how it is run. Arguments may hold what nobody else is to read.
 fn shown(start: &pb::ExecStart) -> String {
-    let program = start.command.first().map_or("a shell", String::as_str);
-    let program: String = program.chars().take(200).collect();
+    let program = start
+        .command
+        .first()
+        .map_or("a shell".to_owned(), |program| quoted(&program.chars().take(200).collect::<String>()));
     let mut shown = format!("program: {program}, arguments: {}", start.command.len().saturating_sub(1));
     for (word, value) in [("user", &start.user), ("debug image", &start.debug_image)] {
         if !value.is_empty() {
-            shown.extend([", ", word, ": ", value]);
+            shown.extend([", ", word, ": ", &quoted(value)]);
         }
     }
     if start.tty {
@@ -187,11 +196,17 @@ impl Verb for Exec {
 
     fn to_user(&mut self, frame: open_request::Body) -> Option<pb::ExecResponse> {
         let open_request::Body::Exec(mut answer) = frame else { return None };
+        // An exit is the last word, and only once: what comes after it was not the command's.
+        if self.exit.is_some() {
+            return None;
+        }
         match answer.body.as_mut()? {
             // Where it runs is what this relay has asked for, whatever an agent says.
             Output::Started(started) => {
                 *started = pb::ExecStarted { instance: self.instance.clone(), node: self.node.clone() };
             }
+            // What cannot be one is none.
+            Output::Exit(exit) if !EXIT_CODES.contains(&exit.code) => return None,
             Output::Exit(exit) => self.exit = Some(exit.code),
             Output::Stdout(_) | Output::Stderr(_) => {}
         }
@@ -226,9 +241,17 @@ mod tests {
     fn an_exit_is_never_invented() {
         let mut verb = verb();
         assert_eq!(verb.finish().unwrap_err().reason, "EXIT_UNKNOWN");
-        let exit = pb::ExecExit { code: 7, message: String::new() };
-        let frame = pb::ExecResponse { body: Some(Output::Exit(exit)) };
-        assert!(verb.to_user(open_request::Body::Exec(frame)).is_some());
+        let exits = |code: i32| {
+            let exit = pb::ExecExit { code, message: String::new() };
+            open_request::Body::Exec(pb::ExecResponse { body: Some(Output::Exit(exit)) })
+        };
+        for none in [-1, 256, i32::MAX] {
+            assert!(verb.to_user(exits(none)).is_none(), "{none}");
+        }
+        assert_eq!(verb.finish().unwrap_err().reason, "EXIT_UNKNOWN");
+        assert!(verb.to_user(exits(7)).is_some());
+        assert_eq!(verb.finish().unwrap(), "exit code: 7");
+        assert!(verb.to_user(exits(0)).is_none(), "there is one");
         assert_eq!(verb.finish().unwrap(), "exit code: 7");
     }
 
@@ -261,5 +284,7 @@ mod tests {
             shown(&pb::ExecStart { command, tty: true, user: "root".to_owned(), ..Default::default() });
         assert_eq!(told, "program: mysql, arguments: 1, user: root, with a terminal");
         assert!(shown(&pb::ExecStart::default()).starts_with("program: a shell"));
+        let forged = pb::ExecStart { command: vec!["ls, arguments: 9\n".to_owned()], ..Default::default() };
+        assert_eq!(shown(&forged), r#"program: "ls, arguments: 9\n", arguments: 0"#);
     }
 }

@@ -45,6 +45,12 @@ pub(crate) fn upper(word: &str) -> String {
     out
 }
 
+/// A word of a caller's as it is, where it is but one; else in quotes, so that no part of it passes for another.
+pub(crate) fn quoted(word: &str) -> String {
+    let is_plain = |letter: char| letter.is_alphanumeric() || "/._-:@+".contains(letter);
+    if !word.is_empty() && word.chars().all(is_plain) { word.to_owned() } else { format!("{word:?}") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -91,7 +91,15 @@ fn start_of(client: &Client, asked: &Asked<'_>) -> Result<(pb::ExecStart, bool),
         _ => ((*target).to_owned(), None),
     };
     let target = Target::parse(&target)?;
-    let service = service.or(within);
+    let service = match (*service, within) {
+        (Some(one), Some(other)) if one != other => {
+            let command = format!(
+                "{one:?} is a second service: the command stands after --, as {target}/{other} -- {one}"
+            );
+            return Err(CliError::Usage(command));
+        }
+        (service, within) => service.or(within),
+    };
     let start = pb::ExecStart {
         command: command.clone(),
         tty: run.tty,
@@ -126,8 +134,9 @@ fn in_app(
 ) -> Result<pb::ExecStart, CliError> {
     let usage = |error: skerry_model::InvalidName| CliError::Usage(error.to_string());
     if start.command.is_empty() {
-        let after = service.map(|word| format!(" ({word:?} is taken for a service)")).unwrap_or_default();
-        return Err(CliError::Usage(format!("say what to run, after --: {target} -- ls{after}")));
+        let place = service.map_or_else(|| target.to_string(), |service| format!("{target} {service}"));
+        let taken = service.map(|word| format!(" ({word:?} is taken for a service)")).unwrap_or_default();
+        return Err(CliError::Usage(format!("say what to run, after --: {place} -- ls{taken}")));
     }
     if let Some(service) = service {
         ServiceName::parse(service).map_err(usage)?;
