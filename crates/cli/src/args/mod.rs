@@ -1,6 +1,7 @@
 //! What can be typed: every client command with its flags and help. Meaning is in `commands`.
 
 mod access;
+mod act;
 mod audit;
 mod change;
 mod cluster;
@@ -30,6 +31,7 @@ pub use access::{
     ListArgs, MembersArgs, RenewUserArgs, RequestArgs, RevokeUserArgs, RoleCommand, RoleName, UserArgs,
     UserCommand,
 };
+pub use act::{ActFlags, StartArgs, StopArgs};
 pub use audit::{AuditArgs, AuditCommand, VerifyArgs};
 pub use change::{
     AnnotateArgs, ApplyArgs, CordonArgs, DeleteArgs, DiffArgs, DrainArgs, DryRun, EditArgs, LabelArgs,
@@ -187,7 +189,11 @@ pub enum ClientCommand {
     #[command(subcommand)]
     Secret(SecretCommand),
     /// Start the instances of an app anew
-    Restart(RestartArgs),
+    Restart(Box<RestartArgs>),
+    /// Stop instances on their nodes, until they are started
+    Stop(Box<StopArgs>),
+    /// Start instances that were stopped
+    Start(Box<StartArgs>),
     /// Show what the instances of an app write
     Logs(LogsArgs),
     /// Run a command in an instance, or on a node

@@ -15,6 +15,8 @@ pub enum Verb {
     PortForward,
     /// Files into instances and out of them.
     Copy,
+    /// Starting instances anew, stopping and starting them by hand.
+    Act,
 }
 
 impl Verb {
@@ -25,6 +27,7 @@ impl Verb {
             Self::NodeShell => "node-shell",
             Self::PortForward => "port-forward",
             Self::Copy => "copy",
+            Self::Act => "act",
         }
     }
 }

@@ -19,7 +19,8 @@ use tonic::{Status, Streaming};
 
 use super::forbidden::{self, Forbidden};
 use super::relays::Relays;
-use super::{copy, exec, forward, logs};
+use super::{act, copy, exec, forward, logs};
+use crate::hand::Ask;
 use crate::runtime::{Runtime, RuntimeError};
 
 /// Frames that gRPC has not taken yet.
@@ -41,6 +42,7 @@ pub(super) struct Parts {
     pub(super) relays: Arc<Relays>,
     pub(super) runtimes: Arc<[Arc<dyn Runtime>]>,
     pub(super) forbidden: Arc<Forbidden>,
+    pub(super) desk: mpsc::Sender<Ask>,
     /// Fires when the session is over.
     pub(super) session: CancellationToken,
 }
@@ -122,6 +124,7 @@ async fn serve(
         Some(Verb::Exec(_)) => "exec",
         Some(Verb::Forward(_)) => "port-forward",
         Some(Verb::CopyTo(_) | Verb::CopyFrom(_)) => "copy",
+        Some(Verb::Act(_)) => "act",
         Some(Verb::Logs(_)) | None => "logs",
     };
     if let Some(why) = parts.forbidden.why(word) {
@@ -133,6 +136,7 @@ async fn serve(
         Some(Verb::CopyFrom(start)) => alone(copy::from(runtimes, &start, out), frames).await,
         Some(Verb::CopyTo(start)) => Some(ended(copy::to(runtimes, &start, out, frames).await)),
         Some(Verb::Forward(start)) => Some(ended(forward::serve(runtimes, &start, out, frames).await)),
+        Some(Verb::Act(start)) => alone(act::serve(&parts.desk, &start, out), frames).await,
         Some(Verb::Exec(start)) => exec::serve(runtimes, &start, &parts.node, out, frames).await.map(ended),
         None => Some(end_of("VerbUnknown", "this agent does not know what is wanted: update it")),
     }

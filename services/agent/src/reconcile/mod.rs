@@ -7,6 +7,7 @@
 mod act;
 mod ahead;
 mod collect;
+mod hand;
 mod jobs;
 mod look;
 mod names;
@@ -29,6 +30,7 @@ use self::act::{Acts, News};
 use self::look::Looks;
 use crate::clock::Clock;
 use crate::desired::Desired;
+use crate::hand::Desk;
 use crate::health::{HealthState, Monitor};
 use crate::jobs::Jobs;
 use crate::ledger::Ledger;
@@ -157,6 +159,7 @@ pub(crate) struct Reconciler {
     ledger: Ledger,
     jobs: Jobs,
     updates: Updates,
+    desk: Desk,
 }
 
 impl Reconciler {
@@ -195,6 +198,7 @@ impl Reconciler {
             ledger: Ledger::default(),
             jobs: Jobs::default(),
             updates: Updates::default(),
+            desk: Desk::default(),
             links,
         }
     }
@@ -212,6 +216,11 @@ impl Reconciler {
     /// Goes on with the updates that an earlier process of the agent knew.
     pub(crate) fn with_updates(self, updates: Updates) -> Self {
         Self { updates, ..self }
+    }
+
+    /// Does what people ask for at this desk.
+    pub(crate) fn with_desk(self, desk: Desk) -> Self {
+        Self { desk, ..self }
     }
 
     /// With the values of secrets that instances have.
@@ -257,6 +266,7 @@ impl Reconciler {
                 () = self.monitor.changed() => {}
                 () = self.beside_monitor.changed() => {}
                 () = self.ledger.written() => self.ledger.write(),
+                news = self.desk.next() => self.take_hand(news),
                 () = self.jobs.written() => {}
                 () = self.updates.written() => {}
             }
@@ -271,7 +281,9 @@ impl Reconciler {
         self.acts.abort_all();
         self.monitor.shutdown().await;
         self.beside_monitor.shutdown().await;
-        let last = async { tokio::join!(self.ledger.finish(), self.jobs.finish(), self.updates.finish()) };
+        let last = async {
+            tokio::join!(self.ledger.finish(), self.jobs.finish(), self.updates.finish(), self.desk.finish())
+        };
         if tokio::time::timeout(LAST_WRITE_MAX, last).await.is_err() {
             tracing::warn!(
                 "the last write of the counts of restarts, of jobs or of updates did not end in time"
@@ -290,10 +302,12 @@ impl Reconciler {
         }
         self.watch_health();
         self.watch_beside();
+        self.step_hands();
         let inputs = Inputs {
             desired: &self.desired,
             world: &self.world,
             memories: &self.memories,
+            hands: self.desk.hands(),
             gates: self.jobs.gates(),
             health: &self.health,
             beside_health: &self.beside_health,
@@ -317,7 +331,12 @@ impl Reconciler {
         if let Some(due) = self.fetch_ahead(now) {
             wake = wake.min(due);
         }
+        let outcomes = self.hand_outcomes(&plan.holds, now);
         if let Some(due) = self.tell(&plan.holds, now).await {
+            wake = wake.min(due);
+        }
+        // Who asked knows no sooner than who looks.
+        if let Some(due) = self.answer_hands(outcomes) {
             wake = wake.min(due);
         }
         if plan.actions.is_empty() {
