@@ -134,6 +134,7 @@ async fn dispatch(client: &Client, command: &ClientCommand, printer: &mut Printe
         ClientCommand::Restart(args) => commands::restart::run(client, args, printer).await,
         ClientCommand::Stop(args) => commands::act::stop(client, args, printer).await,
         ClientCommand::Start(args) => commands::act::start(client, args, printer).await,
+        ClientCommand::Bundle(args) => commands::bundle::run(client, args, printer).await,
         ClientCommand::Logs(args) => commands::logs::run(client, args, printer).await,
         ClientCommand::PortForward(args) => commands::forward::run(client, args, printer).await,
         ClientCommand::Cp(args) => commands::copy::run(client, args, printer).await,

@@ -9,7 +9,7 @@ use skerry_model::NodeRef;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::channel::Channels;
+use crate::channel::{Channels, Sources};
 use crate::clock::Clock;
 use crate::config::{Config, DockerAccess, Gateway, Means, NodeTls};
 use crate::hand::{ASKS_MAX, Desk};
@@ -177,6 +177,8 @@ async fn core(
     let ended = shutdown.child_token();
     let (desk_in, asks) = mpsc::channel(ASKS_MAX);
     let desk = Desk::open(Directory::new(data_dir), asks);
+    let (looks_in, looks) = mpsc::channel(1);
+    let sources = Sources::new(config, data_dir, looks_in);
     let jobs = Jobs::open(Directory::new(data_dir), proof.floor());
     let quiet = quiet::run(desired.clone(), copies.clone(), ended.clone(), skerry_resident::give_back);
     let uplink = Uplink::new(Parts {
@@ -193,7 +195,7 @@ async fn core(
         local,
         runtimes: runtime_statuses,
         copies,
-        channels: Channels::new(node.clone(), &runtimes, config.forbidden.clone(), desk_in),
+        channels: Channels::new(node.clone(), &runtimes, config.forbidden.clone(), desk_in, sources),
         link: link_in,
     });
     let links = Links { desired, local: local_in, runtimes: runtimes_in, copies: copies_in, link };
@@ -203,6 +205,7 @@ async fn core(
         .with_jobs(jobs)
         .with_updates(updates)
         .with_desk(desk)
+        .with_looks(looks)
         .with_secrets(secrets);
     let linked = async {
         let renamed = uplink.run(ended.clone()).await;

@@ -6,6 +6,7 @@
 //! all that is open ends with the stream of who asked for it.
 
 mod act;
+mod bundle;
 mod channels;
 mod config;
 mod copy;

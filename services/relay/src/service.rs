@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::instances::names;
 use crate::logs::{Ask, Call, Whose};
-use crate::{Shared, act, copy, exec, forward, instances, peers, records};
+use crate::{Shared, act, bundle, copy, exec, forward, instances, peers, records};
 
 /// Answers that gRPC has not taken yet.
 const ANSWERS_MAX: usize = 2;
@@ -81,6 +81,7 @@ impl RelayService for Service {
     type PortForwardStream = ResponseStream<pb::PortForwardResponse>;
     type CopyToStream = ResponseStream<pb::CopyToResponse>;
     type CopyFromStream = ResponseStream<pb::CopyFromResponse>;
+    type BundleNodeStream = ResponseStream<pb::BundleNodeResponse>;
     type ActOnInstancesStream = ResponseStream<pb::ActOnInstancesResponse>;
 
     async fn logs(&self, request: Request<pb::LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
@@ -133,6 +134,14 @@ impl RelayService for Service {
     ) -> Result<Response<Self::ActOnInstancesStream>, Status> {
         let caller = audit::caller_of(&request);
         stream(act::begin(&self.shared, caller, request.get_ref()).await)
+    }
+
+    async fn bundle_node(
+        &self,
+        request: Request<pb::BundleNodeRequest>,
+    ) -> Result<Response<Self::BundleNodeStream>, Status> {
+        let caller = audit::caller_of(&request);
+        stream(bundle::begin(&self.shared, caller, request.get_ref()).await)
     }
 
     async fn list_channels(

@@ -3,6 +3,7 @@
 mod access;
 mod act;
 mod audit;
+mod bundle;
 mod change;
 mod cluster;
 mod compose;
@@ -33,6 +34,7 @@ pub use access::{
 };
 pub use act::{ActFlags, StartArgs, StopArgs};
 pub use audit::{AuditArgs, AuditCommand, VerifyArgs};
+pub use bundle::BundleArgs;
 pub use change::{
     AnnotateArgs, ApplyArgs, CordonArgs, DeleteArgs, DiffArgs, DrainArgs, DryRun, EditArgs, LabelArgs,
     PlanArgs,
@@ -196,6 +198,8 @@ pub enum ClientCommand {
     Start(Box<StartArgs>),
     /// Show what the instances of an app write
     Logs(LogsArgs),
+    /// Write what is known of a node into an archive, for who looks for a fault
+    Bundle(BundleArgs),
     /// Run a command in an instance, or on a node
     Exec(Box<ExecArgs>),
     /// Run a command beside an instance, in a container that has the tools

@@ -4,6 +4,7 @@ pub(crate) mod access;
 pub(crate) mod act;
 pub(crate) mod apply;
 pub(crate) mod audit;
+pub(crate) mod bundle;
 pub(crate) mod channel;
 pub(crate) mod cluster;
 pub(crate) mod contexts;

@@ -145,6 +145,106 @@ impl InstanceAct {
         }
     }
 }
+/// Asks for it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BundleNodeRequest {
+    /// `projects/<project>/nodes/<node>`.
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+}
+impl ::prost::Name for BundleNodeRequest {
+    const NAME: &'static str = "BundleNodeRequest";
+    const PACKAGE: &'static str = "skerry.relay.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.relay.v1.BundleNodeRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.relay.v1.BundleNodeRequest".into()
+    }
+}
+/// One file after the other. Also between agent and relay.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BundleNodeResponse {
+    /// One of:
+    #[prost(oneof = "bundle_node_response::Body", tags = "1, 2, 3")]
+    pub body: ::core::option::Option<bundle_node_response::Body>,
+}
+/// Nested message and enum types in `BundleNodeResponse`.
+pub mod bundle_node_response {
+    /// One of:
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Body {
+        /// The next file. As many bytes as it says follow.
+        #[prost(message, tag = "1")]
+        File(super::BundleFile),
+        /// The next bytes of the last file; at most 64 KiB.
+        #[prost(bytes, tag = "2")]
+        Data(::prost::bytes::Bytes),
+        /// All is told. Last, and only once: without it nothing is whole.
+        #[prost(message, tag = "3")]
+        End(super::BundleEnd),
+    }
+}
+impl ::prost::Name for BundleNodeResponse {
+    const NAME: &'static str = "BundleNodeResponse";
+    const PACKAGE: &'static str = "skerry.relay.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.relay.v1.BundleNodeResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.relay.v1.BundleNodeResponse".into()
+    }
+}
+/// A file.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BundleFile {
+    /// One word, as `plan.txt`, or several with a slash between them.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// So many bytes follow: at most 8 MiB, and 32 MiB of all files together.
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
+}
+impl ::prost::Name for BundleFile {
+    const NAME: &'static str = "BundleFile";
+    const PACKAGE: &'static str = "skerry.relay.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.relay.v1.BundleFile".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.relay.v1.BundleFile".into()
+    }
+}
+/// The end.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BundleEnd {
+    /// So many files there were.
+    #[prost(uint32, tag = "1")]
+    pub files: u32,
+}
+impl ::prost::Name for BundleEnd {
+    const NAME: &'static str = "BundleEnd";
+    const PACKAGE: &'static str = "skerry.relay.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.relay.v1.BundleEnd".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.relay.v1.BundleEnd".into()
+    }
+}
+/// For an agent.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BundleStart {}
+impl ::prost::Name for BundleStart {
+    const NAME: &'static str = "BundleStart";
+    const PACKAGE: &'static str = "skerry.relay.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.relay.v1.BundleStart".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.relay.v1.BundleStart".into()
+    }
+}
 /// Towards an instance.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CopyToRequest {
@@ -1065,7 +1165,7 @@ pub struct Channel {
     /// `projects/<project>/channels/<id>`.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
-    /// What it is for: `logs`, `exec`, `node-shell`, `port-forward`, `copy`, `act`.
+    /// What it is for: `logs`, `exec`, `node-shell`, `port-forward`, `copy`, `act`, `bundle`.
     #[prost(string, tag = "2")]
     pub verb: ::prost::alloc::string::String,
     /// What it is about: `projects/<project>/instances/<instance>`.
@@ -1412,6 +1512,31 @@ pub mod relay_service_client {
                 );
             self.inner.server_streaming(req, path, codec).await
         }
+        /// What the agent of a node knows, for who looks for a fault; without values of secrets, environments and configs.
+        pub async fn bundle_node(
+            &mut self,
+            request: impl tonic::IntoRequest<super::BundleNodeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::BundleNodeResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skerry.relay.v1.RelayService/BundleNode",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("skerry.relay.v1.RelayService", "BundleNode"));
+            self.inner.server_streaming(req, path, codec).await
+        }
         /// The channels that are open, at all relays.
         pub async fn list_channels(
             &mut self,
@@ -1568,6 +1693,17 @@ pub mod relay_service_server {
             tonic::Response<Self::ActOnInstancesStream>,
             tonic::Status,
         >;
+        /// Server streaming response type for the BundleNode method.
+        type BundleNodeStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::BundleNodeResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// What the agent of a node knows, for who looks for a fault; without values of secrets, environments and configs.
+        async fn bundle_node(
+            &self,
+            request: tonic::Request<super::BundleNodeRequest>,
+        ) -> std::result::Result<tonic::Response<Self::BundleNodeStream>, tonic::Status>;
         /// The channels that are open, at all relays.
         async fn list_channels(
             &self,
@@ -1988,6 +2124,52 @@ pub mod relay_service_server {
                     };
                     Box::pin(fut)
                 }
+                "/skerry.relay.v1.RelayService/BundleNode" => {
+                    #[allow(non_camel_case_types)]
+                    struct BundleNodeSvc<T: RelayService>(pub Arc<T>);
+                    impl<
+                        T: RelayService,
+                    > tonic::server::ServerStreamingService<super::BundleNodeRequest>
+                    for BundleNodeSvc<T> {
+                        type Response = super::BundleNodeResponse;
+                        type ResponseStream = T::BundleNodeStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::BundleNodeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as RelayService>::bundle_node(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = BundleNodeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/skerry.relay.v1.RelayService/ListChannels" => {
                     #[allow(non_camel_case_types)]
                     struct ListChannelsSvc<T: RelayService>(pub Arc<T>);
@@ -2118,11 +2300,11 @@ pub mod relay_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
-/// A frame from an agent. Fields 8 to 15 are kept for further verbs.
+/// A frame from an agent. Fields 9 to 15 are kept for further verbs.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct OpenRequest {
     /// One of:
-    #[prost(oneof = "open_request::Body", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "open_request::Body", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub body: ::core::option::Option<open_request::Body>,
 }
 /// Nested message and enum types in `OpenRequest`.
@@ -2151,6 +2333,9 @@ pub mod open_request {
         /// It is done with an instance.
         #[prost(message, tag = "7")]
         Act(super::ActDone),
+        /// What the agent knows.
+        #[prost(message, tag = "8")]
+        Bundle(super::BundleNodeResponse),
     }
 }
 impl ::prost::Name for OpenRequest {
@@ -2232,7 +2417,7 @@ impl ::prost::Name for ChannelHello {
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ChannelStart {
     /// One of:
-    #[prost(oneof = "channel_start::Verb", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "channel_start::Verb", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub verb: ::core::option::Option<channel_start::Verb>,
 }
 /// Nested message and enum types in `ChannelStart`.
@@ -2258,6 +2443,9 @@ pub mod channel_start {
         /// Starting anew, stopping or starting an instance.
         #[prost(message, tag = "6")]
         Act(super::ActStart),
+        /// What the agent knows, for who looks for a fault.
+        #[prost(message, tag = "7")]
+        Bundle(super::BundleStart),
     }
 }
 impl ::prost::Name for ChannelStart {

@@ -17,6 +17,8 @@ pub enum Verb {
     Copy,
     /// Starting instances anew, stopping and starting them by hand.
     Act,
+    /// Support archives.
+    Bundle,
 }
 
 impl Verb {
@@ -28,6 +30,7 @@ impl Verb {
             Self::PortForward => "port-forward",
             Self::Copy => "copy",
             Self::Act => "act",
+            Self::Bundle => "bundle",
         }
     }
 }

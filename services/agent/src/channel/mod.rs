@@ -13,10 +13,12 @@
 //! | `netns` | connections as the copies of instances themselves would make them |
 //! | `copy` | the verb `copy` |
 //! | `act` | the verb `act` |
+//! | `bundle` | the verb `bundle` |
 //!
 //! All channels end with the session by which they were offered. Without one this costs nothing.
 
 mod act;
+mod bundle;
 mod copy;
 mod exec;
 pub(crate) mod forbidden;
@@ -39,6 +41,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Uri;
 
+pub(crate) use self::bundle::{BundleFile, Sources, line};
 use self::forbidden::Forbidden;
 use self::relays::Relays;
 use crate::hand::Ask;
@@ -49,7 +52,7 @@ const CHANNELS_MAX: usize = 64;
 /// How long channels may take to say their last word when the agent ends.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// The verbs that are served.
-const VERBS: [&str; 6] = ["logs", "exec", "node-shell", "port-forward", "copy", "act"];
+const VERBS: [&str; 7] = ["logs", "exec", "node-shell", "port-forward", "copy", "act", "bundle"];
 
 /// The channels of this agent.
 pub(crate) struct Channels {
@@ -57,6 +60,7 @@ pub(crate) struct Channels {
     runtimes: Arc<[Arc<dyn Runtime>]>,
     forbidden: Arc<Forbidden>,
     desk: mpsc::Sender<Ask>,
+    sources: Arc<Sources>,
     relays: Arc<Relays>,
     open: JoinSet<()>,
     /// Ends those of the present session.
@@ -70,6 +74,7 @@ impl Channels {
         runtimes: &[Arc<dyn Runtime>],
         forbidden: Forbidden,
         desk: mpsc::Sender<Ask>,
+        sources: Sources,
     ) -> Self {
         OwnLog::of_process();
         Self {
@@ -77,6 +82,7 @@ impl Channels {
             runtimes: runtimes.into(),
             forbidden: Arc::new(forbidden),
             desk,
+            sources: Arc::new(sources),
             relays: Arc::default(),
             open: JoinSet::new(),
             session: CancellationToken::new(),
@@ -127,6 +133,7 @@ impl Channels {
             runtimes: Arc::clone(&self.runtimes),
             forbidden: Arc::clone(&self.forbidden),
             desk: self.desk.clone(),
+            sources: Arc::clone(&self.sources),
             session: self.session.clone(),
         };
         // On the heap, and only as long as it is open.

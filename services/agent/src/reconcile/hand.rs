@@ -34,10 +34,9 @@ impl Reconciler {
             HandAct::Stop if hand == Some(Hand::Stopped) && is_down && !is_busy => None,
             HandAct::Start if hand.is_none() && runs && !is_busy => None,
             HandAct::Stop => Some(Hand::Stopped),
-            HandAct::Start => Some(Hand::Due),
             // One that is being made may run in a moment.
             HandAct::Restart if runs || is_busy => Some(Hand::Halting),
-            HandAct::Restart => Some(Hand::Due),
+            HandAct::Start | HandAct::Restart => Some(Hand::Due),
         };
         let Some(hand) = hand else {
             let _ = ask.answer.send(Ok(Done::Unchanged));

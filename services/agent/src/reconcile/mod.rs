@@ -11,6 +11,7 @@ mod hand;
 mod jobs;
 mod look;
 mod names;
+mod report;
 mod secrets;
 mod tell;
 mod updates;
@@ -22,12 +23,13 @@ use std::time::Duration;
 use skerry_model::{InstanceName, NodeRef};
 use skerry_proto::types::v1 as pb;
 use skerry_sync::MonoTime;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::act::{Acts, News};
 use self::look::Looks;
+use crate::channel::BundleFile;
 use crate::clock::Clock;
 use crate::desired::Desired;
 use crate::hand::Desk;
@@ -160,6 +162,8 @@ pub(crate) struct Reconciler {
     jobs: Jobs,
     updates: Updates,
     desk: Desk,
+    /// Who wants to know what is known here.
+    reports: mpsc::Receiver<oneshot::Sender<Vec<BundleFile>>>,
 }
 
 impl Reconciler {
@@ -199,6 +203,7 @@ impl Reconciler {
             jobs: Jobs::default(),
             updates: Updates::default(),
             desk: Desk::default(),
+            reports: mpsc::channel(1).1,
             links,
         }
     }
@@ -221,6 +226,11 @@ impl Reconciler {
     /// Does what people ask for at this desk.
     pub(crate) fn with_desk(self, desk: Desk) -> Self {
         Self { desk, ..self }
+    }
+
+    /// Tells those who ask here what it knows.
+    pub(crate) fn with_looks(self, reports: mpsc::Receiver<oneshot::Sender<Vec<BundleFile>>>) -> Self {
+        Self { reports, ..self }
     }
 
     /// With the values of secrets that instances have.
@@ -266,6 +276,7 @@ impl Reconciler {
                 () = self.monitor.changed() => {}
                 () = self.beside_monitor.changed() => {}
                 () = self.ledger.written() => self.ledger.write(),
+                Some(answer) = self.reports.recv() => self.report(answer),
                 news = self.desk.next() => self.take_hand(news),
                 () = self.jobs.written() => {}
                 () = self.updates.written() => {}
