@@ -19,7 +19,7 @@ impl Reconciler {
             file("plan.txt", self.shown_plan()),
             file("wanted.txt", self.shown_wanted()),
             file("observed.txt", self.shown_world()),
-            file("statuses.txt", self.told.values().map(|status| format!("{status:#?}\n")).collect()),
+            file("statuses.txt", format!("{:#?}\n", self.told)),
         ]);
     }
 

@@ -7,36 +7,34 @@ use bollard::models::SystemInfo;
 /// A line for each thing that it says.
 pub(super) fn lines(info: &SystemInfo) -> String {
     let mut text = String::new();
-    let mut say = |name: &str, value: Option<&dyn Debug>| {
-        if let Some(value) = value {
-            let _ = writeln!(text, "{name}: {value:?}");
-        }
-    };
-    fn of<T: Debug>(value: &Option<T>) -> Option<&dyn Debug> {
-        value.as_ref().map(|value| value as &dyn Debug)
-    }
-    say("server version", of(&info.server_version));
-    say("kernel", of(&info.kernel_version));
-    say("system", of(&info.operating_system));
-    say("architecture", of(&info.architecture));
-    say("cpus", of(&info.ncpu));
-    say("memory bytes", of(&info.mem_total));
-    say("storage driver", of(&info.driver));
-    say("storage status", of(&info.driver_status));
-    say("log driver", of(&info.logging_driver));
-    say("cgroup driver", of(&info.cgroup_driver));
-    say("cgroup version", of(&info.cgroup_version));
-    say("default runtime", of(&info.default_runtime));
-    say("root directory", of(&info.docker_root_dir));
-    say("live restore", of(&info.live_restore_enabled));
-    say("security", of(&info.security_options));
-    say("containers", of(&info.containers));
-    say("containers running", of(&info.containers_running));
-    say("containers paused", of(&info.containers_paused));
-    say("containers stopped", of(&info.containers_stopped));
-    say("images", of(&info.images));
-    say("memory limit", of(&info.memory_limit));
-    say("swap limit", of(&info.swap_limit));
-    say("warnings", of(&info.warnings));
+    say(&mut text, "server version", info.server_version.as_ref());
+    say(&mut text, "kernel", info.kernel_version.as_ref());
+    say(&mut text, "system", info.operating_system.as_ref());
+    say(&mut text, "architecture", info.architecture.as_ref());
+    say(&mut text, "cpus", info.ncpu.as_ref());
+    say(&mut text, "memory bytes", info.mem_total.as_ref());
+    say(&mut text, "storage driver", info.driver.as_ref());
+    say(&mut text, "storage status", info.driver_status.as_ref());
+    say(&mut text, "log driver", info.logging_driver.as_ref());
+    say(&mut text, "cgroup driver", info.cgroup_driver.as_ref());
+    say(&mut text, "cgroup version", info.cgroup_version.as_ref());
+    say(&mut text, "default runtime", info.default_runtime.as_ref());
+    say(&mut text, "root directory", info.docker_root_dir.as_ref());
+    say(&mut text, "live restore", info.live_restore_enabled.as_ref());
+    say(&mut text, "security", info.security_options.as_ref());
+    say(&mut text, "containers", info.containers.as_ref());
+    say(&mut text, "containers running", info.containers_running.as_ref());
+    say(&mut text, "containers paused", info.containers_paused.as_ref());
+    say(&mut text, "containers stopped", info.containers_stopped.as_ref());
+    say(&mut text, "images", info.images.as_ref());
+    say(&mut text, "memory limit", info.memory_limit.as_ref());
+    say(&mut text, "swap limit", info.swap_limit.as_ref());
+    say(&mut text, "warnings", info.warnings.as_ref());
     text
+}
+
+fn say(text: &mut String, name: &str, value: Option<&impl Debug>) {
+    if let Some(value) = value {
+        let _ = writeln!(text, "{name}: {value:?}");
+    }
 }
