@@ -150,7 +150,7 @@ async fn each_of_several_has_its_own_outcome_and_what_is_refused_says_why() -> R
     refused(&["stop", "app/never"], 3, "projects/default/apps/never does not exist").await?;
     refused(&["stop", "app/web", "other"], 1, "no instance of service other").await?;
     refused(&["stop", "node/n1"], 2, "write app/NAME").await?;
-    refused(&["stop", "app/web", "--timeout", "2h"], 2, "wait").await?;
+    refused(&["stop", "app/web", "--timeout", "2h"], 1, "wait: from 1 s to 3600 s").await?;
     let (out, _) = done(&stack, &["stop", "app/web", "--node", "n1", "--all"]).await?;
     let mut lines: Vec<&str> = out.lines().collect();
     lines.sort_unstable();

@@ -6,11 +6,12 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use skerry_integration::apps::{app, script, with_env};
+use skerry_proto::types::v1::ConfigMount;
 
 use super::{done, ran, stack};
 
 /// What is planted, and found in no archive.
-const PLANTED: [&str; 4] = ["planted-in-env", "planted-in-config", "planted-in-secret", "planted-in-args"];
+const PLANTED: [&str; 3] = ["planted-in-env", "planted-in-config", "planted-in-args"];
 
 /// Unpacks an archive: its files with what is in them.
 fn unpacked(archive: &Path, into: &Path) -> Result<Vec<(String, String)>> {
@@ -37,10 +38,10 @@ fn unpacked(archive: &Path, into: &Path) -> Result<Vec<(String, String)>> {
 async fn a_bundle_has_what_is_known_of_a_node_and_no_secrets() -> Result<()> {
     let mut stack = stack(&["n1"]).await?;
     stack.apply_config("site", &[("site.conf", "key = planted-in-config")]).await?;
-    let secret = stack.dir().join("secret");
-    fs::write(&secret, "planted-in-secret")?;
-    done(&stack, &["secret", "set", "login", &format!("password=@{}", secret.display())]).await?;
-    let service = with_env("PASSWORD", "planted-in-env", script("s", "exec sleep 1000000 # planted-in-args"));
+    let mut service =
+        with_env("PASSWORD", "planted-in-env", script("s", "exec sleep 1000000 # planted-in-args"));
+    service.configs =
+        vec![ConfigMount { config: "site".into(), path: "site".into(), ..ConfigMount::default() }];
     stack.apply("web", app([service])).await?;
     stack.wait_ready("web", 1).await;
 
