@@ -40,6 +40,8 @@ const TABLE: &[(&str, &str)] = &[
     ("skerry.relay.v1.RelayService/PortForward", "??? ???? ---++-+ --? -----"),
     ("skerry.relay.v1.RelayService/CopyTo", "??? ???? ---++-+ --? -----"),
     ("skerry.relay.v1.RelayService/CopyFrom", "??? ???? ---++-+ --? -----"),
+    ("skerry.relay.v1.RelayService/ActOnInstances", "??? ???? ---++-+ --? -----"),
+    ("skerry.relay.v1.RelayService/BundleNode", "??? ???? ---++-+ --? -----"),
     ("skerry.relay.v1.RelayService/ListChannels", "??? ???? ---++-+ --? -----"),
     ("skerry.relay.v1.RelayService/CutChannel", "??? ???? ---++-+ --? -----"),
     ("skerry.registry.v1.IssuerService/EnrollNode", "??? ???? ------- --? --+-+"),

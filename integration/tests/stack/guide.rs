@@ -75,6 +75,7 @@ pages! {
     projects: "projects.md", Nothing;
     logs: "logs.md", Nothing;
     commands: "exec.md", Docker;
+    by_hand: "acts.md", Nothing;
     port_forward: "port-forward.md", Docker;
     cp: "cp.md", Nothing;
     watching: "watching.md", Nothing;

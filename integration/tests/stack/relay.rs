@@ -1,5 +1,7 @@
 //! Logs from outside: two gateways, two relays, agents that reach no relay but the one that does not hold their channel.
 
+mod act;
+mod bundle;
 mod copy;
 mod exec;
 mod forward;

@@ -1,5 +1,6 @@
 //! Secrets from the API to the instance, and where they must not be: the store's disk, gateways, logs, the agent's disk, answers.
 
+mod bundle;
 mod containers;
 mod enrolled;
 mod keys;
@@ -48,7 +49,8 @@ impl Fixture {
         let key_file = keys.path().join("key-ring");
         KeyRing::load_or_make(&key_file)?;
         let scheduler_args = vec![format!("--key-file={}", key_file.display())];
-        let stack = Stack::start_with(StackConfig { scheduler_args, ..StackConfig::default() }).await?;
+        let stack =
+            Stack::start_with(StackConfig { relays: 1, scheduler_args, ..StackConfig::default() }).await?;
         let memory = tempfile::tempdir_in("/dev/shm")?;
         // Users of processes go through it.
         fs::set_permissions(memory.path(), fs::Permissions::from_mode(0o711))?;

@@ -411,6 +411,13 @@ impl Memory {
         }
     }
 
+    /// Somebody starts it by hand: it waits for nothing that happened before.
+    pub(crate) fn begin_anew(&mut self) {
+        self.waits.clear();
+        self.quick_ends = 0;
+        self.beside = None;
+    }
+
     /// The wait that holds `fingerprint` up at `now`.
     pub(crate) fn waits(&self, fingerprint: Option<&str>, now: MonoTime) -> Option<&Wait> {
         self.wait(fingerprint).filter(|wait| wait.until > now)

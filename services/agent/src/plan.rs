@@ -3,7 +3,7 @@
 //! Laws (tested below): planning again after a plan was carried out gives nothing for the same instances; going on so ends, and then
 //! what runs is what is wanted; what is unchanged is never touched; no instance ever has two copies, but for one of another revision that is
 //! started first, and never two of one fingerprint; nothing that runs is stopped
-//! unless the desired state is known to be what the control plane wants. An update of an app replaces nothing here before all that it needs is here (`staging`). A copy of the former revision that ended while its successor
+//! unless the desired state is known to be what the control plane wants, or somebody stops it by hand (`by_hand`): that one does not run until somebody starts it. An update of an app replaces nothing here before all that it needs is here (`staging`). A copy of the former revision that ended while its successor
 //! cannot be fetched is run again, and so is one whose successor is started beside it and is not healthy; otherwise, once the successor is fetched it never is. Carrying out is the reconciler's.
 
 use std::collections::BTreeMap;
@@ -14,6 +14,7 @@ use skerry_model::app::{DependencyCondition, UpdateOrder};
 use skerry_sync::MonoTime;
 
 use crate::desired::{Desired, InstanceSpec};
+use crate::hand::Hands;
 use crate::health::HealthState;
 use crate::jobs::Gate;
 use crate::memory::{Memory, restarts};
@@ -95,6 +96,8 @@ pub(crate) enum Hold {
     OtherCopy,
     /// The new copy runs beside the old one and is not healthy yet.
     Beside,
+    /// Somebody stopped it by hand.
+    ByHand,
     /// Another copy runs, and whether this one is still wanted is not known.
     NotAuthoritative,
 }
@@ -119,6 +122,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) world: &'a World,
     /// What is remembered.
     pub(crate) memories: &'a BTreeMap<InstanceName, Memory>,
+    /// What people asked for by hand.
+    pub(crate) hands: &'a Hands,
     /// What instances of jobs may do.
     pub(crate) gates: &'a BTreeMap<InstanceName, Gate>,
     /// Health of the instances that run and have a check.
@@ -137,6 +142,10 @@ pub(crate) fn plan(inputs: Inputs<'_>) -> Plan {
         plan_removals(inputs, staging, *kind, view, &mut plan);
     }
     for (name, spec) in &inputs.desired.instances {
+        if by_hand::is_halted(inputs, name) {
+            by_hand::halt(inputs, spec, &mut plan);
+            continue;
+        }
         let kind = kind_of(spec);
         let former = inputs.desired.formers.get(name);
         let awaited = staging.awaited(inputs, name);
@@ -191,7 +200,7 @@ fn plan_former(
     let memory = inputs.memories.get(name).unwrap_or(&blank);
     let Some(view) = inputs.world.get(&kind).filter(|view| view.available) else { return false };
     // What ends by itself is not run again in a revision that is no longer wanted.
-    if former.service.is_job() {
+    if former.service.is_job() || by_hand::is_halted(inputs, name) {
         return false;
     }
     // Beside one that is there the wanted one takes its place only when it is healthy.
@@ -241,6 +250,8 @@ fn plan_removals(inputs: Inputs<'_>, staging: &Staging, kind: RuntimeKind, view:
     }
     for name in view.instances.keys() {
         let belongs = match inputs.desired.instances.get(name) {
+            // It stays as it is until it is started.
+            Some(_) if by_hand::is_halted(inputs, name) => true,
             // One that has to move goes when its successor can be made.
             Some(spec) => kind_of(spec) == kind || !may_move(inputs, staging.awaited(inputs, name), spec),
             None => inputs.desired.blocked.contains_key(name) || staging.keeps(inputs, name),
@@ -302,7 +313,9 @@ fn decide(inputs: Inputs<'_>, staging: &Staging, spec: &InstanceSpec) -> Result<
         Some(observed) => match observed.state {
             RunState::Running { .. } if observed.drift.is_some() => Act::Repair,
             RunState::Running { .. } => return Err(Hold::Runs),
-            RunState::Exited { code, .. } if !restarts(spec.service.restart.when, code) => {
+            RunState::Exited { code, .. }
+                if !restarts(spec.service.restart.when, code) && !by_hand::is_due(inputs, &spec.name) =>
+            {
                 return Err(if code == Some(0) { Hold::Completed } else { Hold::Ended });
             }
             RunState::Created | RunState::Exited { .. } => Act::Restart,
@@ -421,6 +434,7 @@ fn met(inputs: Inputs<'_>, condition: DependencyCondition, other: &InstanceSpec)
     }
 }
 
+mod by_hand;
 mod elsewhere;
 mod gated;
 mod overlap;

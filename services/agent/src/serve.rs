@@ -9,9 +9,10 @@ use skerry_model::NodeRef;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::channel::Channels;
+use crate::channel::{Channels, Sources};
 use crate::clock::Clock;
 use crate::config::{Config, DockerAccess, Gateway, Means, NodeTls};
+use crate::hand::{ASKS_MAX, Desk};
 use crate::identity::{Enroller, Enrolment, Kept, NoWayIn, Own, Proof};
 use crate::jobs::Jobs;
 use crate::ledger::Ledger;
@@ -174,6 +175,10 @@ async fn core(
     let (copies_in, copies) = watch::channel(Copies { good: updates.good(), ..Copies::default() });
     let (link_in, link) = watch::channel(false);
     let ended = shutdown.child_token();
+    let (desk_in, asks) = mpsc::channel(ASKS_MAX);
+    let desk = Desk::open(Directory::new(data_dir), asks);
+    let (looks_in, looks) = mpsc::channel(1);
+    let sources = Sources::new(config, data_dir, looks_in);
     let jobs = Jobs::open(Directory::new(data_dir), proof.floor());
     let quiet = quiet::run(desired.clone(), copies.clone(), ended.clone(), skerry_resident::give_back);
     let uplink = Uplink::new(Parts {
@@ -190,7 +195,7 @@ async fn core(
         local,
         runtimes: runtime_statuses,
         copies,
-        channels: Channels::new(node.clone(), &runtimes, config.forbidden.clone()),
+        channels: Channels::new(node.clone(), &runtimes, config.forbidden.clone(), desk_in, sources),
         link: link_in,
     });
     let links = Links { desired, local: local_in, runtimes: runtimes_in, copies: copies_in, link };
@@ -199,6 +204,8 @@ async fn core(
         .with_ledger(ledger)
         .with_jobs(jobs)
         .with_updates(updates)
+        .with_desk(desk)
+        .with_looks(looks)
         .with_secrets(secrets);
     let linked = async {
         let renamed = uplink.run(ended.clone()).await;

@@ -18,6 +18,9 @@ use crate::world::is_running;
 
 use pb::InstancePhase as Phase;
 
+/// The reason of what somebody stopped.
+pub(crate) const STOPPED_BY_HAND: &str = "StoppedByHand";
+
 /// What a status is made of.
 #[derive(Clone, Copy)]
 pub(crate) struct About<'a> {
@@ -42,6 +45,7 @@ fn told(phase: Phase, reason: &str, message: impl Into<String>) -> Told {
 pub(crate) fn of_wanted(spec: &InstanceSpec, hold: Option<&Hold>, about: About<'_>) -> pb::InstanceStatus {
     let current = about.observed.filter(|observed| observed.fingerprint == spec.fingerprint);
     let told_of = match (about.observed, current) {
+        (observed, _) if hold == Some(&Hold::ByHand) && !observed.is_some_and(is_running) => stopped(),
         (_, Some(observed)) => of_current(hold, observed, about),
         (Some(old), None) if is_running(old) => of_old(spec, hold, about),
         (_, None) => of_absent(spec, hold, about),
@@ -174,6 +178,12 @@ fn of_absent(spec: &InstanceSpec, hold: Option<&Hold>, about: About<'_>) -> Told
         (_, Some((Busy::Stopping, _))) => told(Phase::Stopping, "Stopping", "it is being stopped"),
         _ => preparing(),
     }
+}
+
+/// Somebody stopped it.
+fn stopped() -> Told {
+    let message = "it was stopped by hand: `skerry start` starts it again";
+    told(Phase::Stopped, STOPPED_BY_HAND, message)
 }
 
 fn preparing() -> Told {
@@ -330,6 +340,7 @@ mod tests {
                 Hold::RuntimeAway,
                 Hold::OtherCopy,
                 Hold::Beside,
+                Hold::ByHand,
                 Hold::NotAuthoritative,
             ])
             .map(Some)

@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::instances::names;
 use crate::logs::{Ask, Call, Whose};
-use crate::{Shared, copy, exec, forward, instances, peers, records};
+use crate::{Shared, act, bundle, copy, exec, forward, instances, peers, records};
 
 /// Answers that gRPC has not taken yet.
 const ANSWERS_MAX: usize = 2;
@@ -81,6 +81,8 @@ impl RelayService for Service {
     type PortForwardStream = ResponseStream<pb::PortForwardResponse>;
     type CopyToStream = ResponseStream<pb::CopyToResponse>;
     type CopyFromStream = ResponseStream<pb::CopyFromResponse>;
+    type BundleNodeStream = ResponseStream<pb::BundleNodeResponse>;
+    type ActOnInstancesStream = ResponseStream<pb::ActOnInstancesResponse>;
 
     async fn logs(&self, request: Request<pb::LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
         self.begin(request).await.map(Response::new).map_err(|fault| status_of(&fault))
@@ -124,6 +126,22 @@ impl RelayService for Service {
     ) -> Result<Response<Self::CopyFromStream>, Status> {
         let caller = audit::caller_of(&request);
         stream(copy::from(&self.shared, caller, request.into_inner()).await)
+    }
+
+    async fn act_on_instances(
+        &self,
+        request: Request<pb::ActOnInstancesRequest>,
+    ) -> Result<Response<Self::ActOnInstancesStream>, Status> {
+        let caller = audit::caller_of(&request);
+        stream(act::begin(&self.shared, caller, request.get_ref()).await)
+    }
+
+    async fn bundle_node(
+        &self,
+        request: Request<pb::BundleNodeRequest>,
+    ) -> Result<Response<Self::BundleNodeStream>, Status> {
+        let caller = audit::caller_of(&request);
+        stream(bundle::begin(&self.shared, caller, request.get_ref()).await)
     }
 
     async fn list_channels(

@@ -69,6 +69,11 @@ impl Seen {
         self.wanted && self.taken == Taken::Runs && (is_done(self) || is_in_run(self))
     }
 
+    /// Somebody stopped it by hand, and it is as it is placed.
+    fn is_stopped(&self) -> bool {
+        self.wanted && self.status.phase() == InstancePhase::Stopped
+    }
+
     /// It runs the app's current revision.
     fn updated(&self) -> bool {
         self.taken == Taken::Runs && self.current
@@ -117,7 +122,7 @@ pub(crate) fn instances_in(
 }
 
 /// How a cluster is with what it shall have of an app. What is on members that are not connected nobody knows, and it holds nothing up, unless all
-/// that have something of it are: then the cluster is away.
+/// that have something of it are: then the cluster is away. What somebody stopped by hand counts in the same way: it shows nothing of what it has.
 pub(crate) fn shown(
     world: &World,
     project_name: &ProjectName,
@@ -126,7 +131,7 @@ pub(crate) fn shown(
     (cluster, plan): (&ClusterName, &ClusterPlan),
 ) -> Shown {
     let seen = instances_in(world, project_name, project, app, (cluster, plan));
-    let mut holders = seen.iter().filter_map(|one| one.reached).peekable();
+    let mut holders = seen.iter().filter_map(|one| Some(one.reached? && !one.is_stopped())).peekable();
     let is_connected = |node: &NodeName| project.nodes.get(node).is_some_and(|view| world.is_connected(view));
     let is_here = match holders.peek() {
         Some(_) => holders.any(|reached| reached),
@@ -135,7 +140,7 @@ pub(crate) fn shown(
     if !is_here {
         return Shown::Away;
     }
-    let ill = || seen.iter().filter(|one| one.reached != Some(false) && !one.is_well());
+    let ill = || seen.iter().filter(|one| one.reached != Some(false) && !one.is_stopped() && !one.is_well());
     let why = |Seen { status, .. }: &Seen| {
         let (instance, reason, message) = (&status.instance, &status.reason, &status.message);
         format!("{instance} {reason}: {message}")
@@ -450,7 +455,10 @@ fn severity(phase: InstancePhase) -> u8 {
         InstancePhase::Failed => 0,
         InstancePhase::Backoff => 1,
         InstancePhase::Running => 2,
-        InstancePhase::Pending | InstancePhase::Preparing | InstancePhase::Unspecified => 3,
+        InstancePhase::Pending
+        | InstancePhase::Preparing
+        | InstancePhase::Stopped
+        | InstancePhase::Unspecified => 3,
         InstancePhase::Stopping | InstancePhase::Completed => 4,
     }
 }

@@ -1,7 +1,9 @@
 //! What can be typed: every client command with its flags and help. Meaning is in `commands`.
 
 mod access;
+mod act;
 mod audit;
+mod bundle;
 mod change;
 mod cluster;
 mod compose;
@@ -30,7 +32,9 @@ pub use access::{
     ListArgs, MembersArgs, RenewUserArgs, RequestArgs, RevokeUserArgs, RoleCommand, RoleName, UserArgs,
     UserCommand,
 };
+pub use act::{ActFlags, StartArgs, StopArgs};
 pub use audit::{AuditArgs, AuditCommand, VerifyArgs};
+pub use bundle::BundleArgs;
 pub use change::{
     AnnotateArgs, ApplyArgs, CordonArgs, DeleteArgs, DiffArgs, DrainArgs, DryRun, EditArgs, LabelArgs,
     PlanArgs,
@@ -187,9 +191,15 @@ pub enum ClientCommand {
     #[command(subcommand)]
     Secret(SecretCommand),
     /// Start the instances of an app anew
-    Restart(RestartArgs),
+    Restart(Box<RestartArgs>),
+    /// Stop instances on their nodes, until they are started
+    Stop(Box<StopArgs>),
+    /// Start instances that were stopped
+    Start(Box<StartArgs>),
     /// Show what the instances of an app write
     Logs(LogsArgs),
+    /// Write what is known of a node into an archive, for who looks for a fault
+    Bundle(BundleArgs),
     /// Run a command in an instance, or on a node
     Exec(Box<ExecArgs>),
     /// Run a command beside an instance, in a container that has the tools

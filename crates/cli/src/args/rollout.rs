@@ -22,7 +22,7 @@ pub enum RolloutCommand {
     /// Go back to an earlier revision
     Undo(UndoArgs),
     /// Start the instances of an app anew; the same as `skerry restart`
-    Restart(RestartArgs),
+    Restart(Box<RestartArgs>),
 }
 
 /// `rollout status`
@@ -124,15 +124,25 @@ pub struct UndoArgs {
 Sets restartTime of the services, which makes a new revision: every instance is replaced, as on any
 other change of the app. Applying the manifest again does not undo or repeat it.
 
+With --node, --cluster, --instance or --all, or of an instance, it is done at once on the nodes, and the
+revision stays: each instance is stopped as its manifest says, started again, and told when it runs, or
+why it does not. Where several instances fit then, --all is needed.
+
 Examples:
   skerry restart app/hello
-  skerry restart app/hello web worker")]
+  skerry restart app/hello web worker
+  skerry restart app/hello web --node n1
+  skerry restart instance/hello/web/n1/0")]
 pub struct RestartArgs {
-    /// The app
-    #[arg(value_name = "app/NAME", add = app_targets())]
+    /// The app, or one instance
+    #[arg(value_name = "app/NAME|instance/NAME", add = app_targets())]
     pub app: String,
 
     /// Only these services of it
     #[arg(value_name = "SERVICE")]
     pub services: Vec<String>,
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "a comment here would become the title of all flags in --help")]
+    pub flags: super::ActFlags,
 }

@@ -1,8 +1,10 @@
 //! The commands: each calls servers and writes what [`crate::render`] made of the answers.
 
 pub(crate) mod access;
+pub(crate) mod act;
 pub(crate) mod apply;
 pub(crate) mod audit;
+pub(crate) mod bundle;
 pub(crate) mod channel;
 pub(crate) mod cluster;
 pub(crate) mod contexts;

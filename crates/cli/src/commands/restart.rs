@@ -6,6 +6,7 @@ use skerry_manifest::nearest;
 use skerry_model::time::to_timestamp;
 use skerry_proto::types::v1::ServiceSpec;
 
+use super::act;
 use super::rollout::one_app;
 use super::send::{Sending, send};
 use crate::args::RestartArgs;
@@ -18,6 +19,14 @@ use crate::print::Printer;
 const TRIES_MAX: u32 = 4;
 
 pub(crate) async fn run(client: &Client, args: &RestartArgs, printer: &mut Printer) -> Result<(), CliError> {
+    if is_of_instances(args) {
+        let service = match &args.services[..] {
+            [] => None,
+            [service] => Some(service.as_str()),
+            _ => return Err(CliError::Usage("of instances one service is named, or none".to_owned())),
+        };
+        return act::run(client, act::RESTART, &args.app, service, &args.flags, printer).await;
+    }
     // `restart app hello` is read as `restart app/hello`.
     let (words, services) = match (args.app.contains('/'), args.services.split_first()) {
         (false, Some((name, rest))) => (vec![args.app.clone(), name.clone()], rest),
@@ -45,6 +54,13 @@ pub(crate) async fn run(client: &Client, args: &RestartArgs, printer: &mut Print
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// Whether instances are meant, as they are, and not the app.
+fn is_of_instances(args: &RestartArgs) -> bool {
+    let RestartArgs { app, flags, .. } = args;
+    let is_narrowed = flags.node.is_some() || flags.cluster.is_some() || flags.instance.is_some();
+    is_narrowed || flags.all || app.starts_with("instance/") || app.starts_with("instances/")
 }
 
 /// Sets the time on the services that are named, or on all when none is.

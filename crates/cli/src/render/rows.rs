@@ -296,6 +296,7 @@ pub(crate) fn phase(phase: InstancePhase) -> &'static str {
         InstancePhase::Completed => "Completed",
         InstancePhase::Failed => "Failed",
         InstancePhase::Stopping => "Stopping",
+        InstancePhase::Stopped => "Stopped",
     }
 }
 

@@ -2647,6 +2647,8 @@ pub enum InstancePhase {
     Failed = 6,
     /// It is being stopped.
     Stopping = 7,
+    /// Somebody stopped it by hand; it stays so until somebody starts it.
+    Stopped = 8,
 }
 impl InstancePhase {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -2663,6 +2665,7 @@ impl InstancePhase {
             Self::Completed => "COMPLETED",
             Self::Failed => "FAILED",
             Self::Stopping => "STOPPING",
+            Self::Stopped => "STOPPED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -2676,6 +2679,7 @@ impl InstancePhase {
             "COMPLETED" => Some(Self::Completed),
             "FAILED" => Some(Self::Failed),
             "STOPPING" => Some(Self::Stopping),
+            "STOPPED" => Some(Self::Stopped),
             _ => None,
         }
     }

@@ -228,6 +228,8 @@ pub(crate) const TABLE: &[(&str, Rule)] = &[
     ("/skerry.relay.v1.RelayService/PortForward", watches(Operator, &[1, 1])),
     ("/skerry.relay.v1.RelayService/CopyTo", watches(Operator, &[1, 1])),
     ("/skerry.relay.v1.RelayService/CopyFrom", watches(Operator, &[1, 1])),
+    ("/skerry.relay.v1.RelayService/ActOnInstances", watches(Operator, FIRST)),
+    ("/skerry.relay.v1.RelayService/BundleNode", watches(Operator, FIRST)),
     ("/skerry.relay.v1.RelayService/ListChannels", users(Operator, FIRST)),
     ("/skerry.relay.v1.RelayService/CutChannel", users(Operator, FIRST)),
     // Several together.

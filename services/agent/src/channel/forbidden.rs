@@ -15,6 +15,10 @@ pub enum Verb {
     PortForward,
     /// Files into instances and out of them.
     Copy,
+    /// Starting instances anew, stopping and starting them by hand.
+    Act,
+    /// Support archives.
+    Bundle,
 }
 
 impl Verb {
@@ -25,6 +29,8 @@ impl Verb {
             Self::NodeShell => "node-shell",
             Self::PortForward => "port-forward",
             Self::Copy => "copy",
+            Self::Act => "act",
+            Self::Bundle => "bundle",
         }
     }
 }

@@ -12,9 +12,13 @@
 //! | `forward` | the verb `port-forward` |
 //! | `netns` | connections as the copies of instances themselves would make them |
 //! | `copy` | the verb `copy` |
+//! | `act` | the verb `act` |
+//! | `bundle` | the verb `bundle` |
 //!
 //! All channels end with the session by which they were offered. Without one this costs nothing.
 
+mod act;
+mod bundle;
 mod copy;
 mod exec;
 pub(crate) mod forbidden;
@@ -32,12 +36,15 @@ use skerry_daemon::OwnLog;
 use skerry_model::NodeRef;
 use skerry_proto::gateway::v1 as pb;
 use skerry_rpc::ClientTls;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Uri;
 
+pub(crate) use self::bundle::{BundleFile, Sources, line};
 use self::forbidden::Forbidden;
 use self::relays::Relays;
+use crate::hand::Ask;
 use crate::runtime::Runtime;
 
 /// Most channels at once. Each holds some hundred KiB where its reader is slow.
@@ -45,13 +52,15 @@ const CHANNELS_MAX: usize = 64;
 /// How long channels may take to say their last word when the agent ends.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// The verbs that are served.
-const VERBS: [&str; 5] = ["logs", "exec", "node-shell", "port-forward", "copy"];
+const VERBS: [&str; 7] = ["logs", "exec", "node-shell", "port-forward", "copy", "act", "bundle"];
 
 /// The channels of this agent.
 pub(crate) struct Channels {
     node: NodeRef,
     runtimes: Arc<[Arc<dyn Runtime>]>,
     forbidden: Arc<Forbidden>,
+    desk: mpsc::Sender<Ask>,
+    sources: Arc<Sources>,
     relays: Arc<Relays>,
     open: JoinSet<()>,
     /// Ends those of the present session.
@@ -59,13 +68,21 @@ pub(crate) struct Channels {
 }
 
 impl Channels {
-    /// None yet; `runtimes` are those of the reconciler.
-    pub(crate) fn new(node: NodeRef, runtimes: &[Arc<dyn Runtime>], forbidden: Forbidden) -> Self {
+    /// None yet; `runtimes` and `desk` are those of the reconciler.
+    pub(crate) fn new(
+        node: NodeRef,
+        runtimes: &[Arc<dyn Runtime>],
+        forbidden: Forbidden,
+        desk: mpsc::Sender<Ask>,
+        sources: Sources,
+    ) -> Self {
         OwnLog::of_process();
         Self {
             node,
             runtimes: runtimes.into(),
             forbidden: Arc::new(forbidden),
+            desk,
+            sources: Arc::new(sources),
             relays: Arc::default(),
             open: JoinSet::new(),
             session: CancellationToken::new(),
@@ -115,6 +132,8 @@ impl Channels {
             relays: Arc::clone(&self.relays),
             runtimes: Arc::clone(&self.runtimes),
             forbidden: Arc::clone(&self.forbidden),
+            desk: self.desk.clone(),
+            sources: Arc::clone(&self.sources),
             session: self.session.clone(),
         };
         // On the heap, and only as long as it is open.

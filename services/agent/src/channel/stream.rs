@@ -19,7 +19,8 @@ use tonic::{Status, Streaming};
 
 use super::forbidden::{self, Forbidden};
 use super::relays::Relays;
-use super::{copy, exec, forward, logs};
+use super::{act, bundle, copy, exec, forward, logs};
+use crate::hand::Ask;
 use crate::runtime::{Runtime, RuntimeError};
 
 /// Frames that gRPC has not taken yet.
@@ -41,6 +42,8 @@ pub(super) struct Parts {
     pub(super) relays: Arc<Relays>,
     pub(super) runtimes: Arc<[Arc<dyn Runtime>]>,
     pub(super) forbidden: Arc<Forbidden>,
+    pub(super) desk: mpsc::Sender<Ask>,
+    pub(super) sources: Arc<bundle::Sources>,
     /// Fires when the session is over.
     pub(super) session: CancellationToken,
 }
@@ -122,6 +125,8 @@ async fn serve(
         Some(Verb::Exec(_)) => "exec",
         Some(Verb::Forward(_)) => "port-forward",
         Some(Verb::CopyTo(_) | Verb::CopyFrom(_)) => "copy",
+        Some(Verb::Act(_)) => "act",
+        Some(Verb::Bundle(_)) => "bundle",
         Some(Verb::Logs(_)) | None => "logs",
     };
     if let Some(why) = parts.forbidden.why(word) {
@@ -133,6 +138,8 @@ async fn serve(
         Some(Verb::CopyFrom(start)) => alone(copy::from(runtimes, &start, out), frames).await,
         Some(Verb::CopyTo(start)) => Some(ended(copy::to(runtimes, &start, out, frames).await)),
         Some(Verb::Forward(start)) => Some(ended(forward::serve(runtimes, &start, out, frames).await)),
+        Some(Verb::Bundle(_)) => alone(bundle::serve(runtimes, &parts.sources, out), frames).await,
+        Some(Verb::Act(start)) => alone(act::serve(&parts.desk, &start, out), frames).await,
         Some(Verb::Exec(start)) => exec::serve(runtimes, &start, &parts.node, out, frames).await.map(ended),
         None => Some(end_of("VerbUnknown", "this agent does not know what is wanted: update it")),
     }

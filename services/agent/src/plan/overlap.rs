@@ -149,6 +149,7 @@ mod tests {
                 desired: &self.desired,
                 world: &self.world,
                 memories: &[(name(), self.memory.clone())].into(),
+                hands: &BTreeMap::new(),
                 gates: &BTreeMap::new(),
                 health: &BTreeMap::new(),
                 beside_health: &health,

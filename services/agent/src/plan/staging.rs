@@ -3,12 +3,13 @@
 //! Then they change together. A first installation has nothing to keep, and starts as things come.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use skerry_model::app::Program;
 use skerry_model::{AppName, InstanceName};
 use skerry_sync::MonoTime;
 
-use super::{Act, Hold, Inputs};
+use super::{Act, Hold, Inputs, by_hand};
 use crate::desired::InstanceSpec;
 use crate::jobs::{Gate, unmark};
 use crate::memory::Memory;
@@ -40,7 +41,9 @@ impl Staging {
             return Self::default();
         }
         let mut apps: BTreeMap<&AppName, Vec<&InstanceSpec>> = BTreeMap::new();
-        for spec in inputs.desired.instances.values() {
+        // What is stopped by hand holds up nothing: what it needs is fetched when it is started.
+        let goes_on = |spec: &&Arc<InstanceSpec>| !by_hand::is_halted(inputs, &spec.name);
+        for spec in inputs.desired.instances.values().filter(goes_on) {
             apps.entry(&spec.name.app).or_default().push(spec);
         }
         let awaits = |(app, specs): (&AppName, Vec<&InstanceSpec>)| {

@@ -12,6 +12,7 @@ use crate::memory::Busy;
 use crate::runtime::{Observed, Place, RuntimeError};
 use crate::testing::{app, process, service};
 
+mod by_hand;
 mod cases;
 
 const SERVICES: [&str; 4] = ["a", "b", "c", "d"];
@@ -189,10 +190,19 @@ fn carry_out(
             }
             continue;
         }
-        let busy = if action.act == Act::Remove { Busy::Stopping } else { Busy::Starting };
+        let busy =
+            if matches!(action.act, Act::Remove | Act::Stop) { Busy::Stopping } else { Busy::Starting };
         memory.acts(busy, MonoTime::default());
         memory.busy = None;
         let view = world.get_mut(&action.runtime).unwrap();
+        if action.act == Act::Stop {
+            let copies = [view.instances.get_mut(&action.instance), view.beside.get_mut(&action.instance)];
+            let running: Vec<&mut Observed> =
+                copies.into_iter().flatten().filter(|one| is_running(one)).collect();
+            assert!(!running.is_empty(), "stops what runs");
+            running.into_iter().for_each(|one| one.state = exited(Some(0)));
+            continue;
+        }
         if action.act == Act::Withdraw {
             assert!(view.beside.remove(&action.instance).is_some(), "withdraws what is there");
             continue;
@@ -238,6 +248,7 @@ fn complete(desired: &Desired, world: &mut World) {
 }
 
 struct Fixture {
+    hands: Hands,
     memories: BTreeMap<InstanceName, Memory>,
     health: BTreeMap<InstanceName, HealthState>,
     beside_health: BTreeMap<InstanceName, HealthState>,
@@ -245,7 +256,12 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Self {
-        Self { memories: BTreeMap::new(), health: BTreeMap::new(), beside_health: BTreeMap::new() }
+        Self {
+            hands: Hands::new(),
+            memories: BTreeMap::new(),
+            health: BTreeMap::new(),
+            beside_health: BTreeMap::new(),
+        }
     }
 
     fn plan(&self, desired: &Desired, world: &World) -> Plan {
@@ -254,6 +270,7 @@ impl Fixture {
             desired,
             world,
             memories,
+            hands: &self.hands,
             gates: &BTreeMap::new(),
             health,
             beside_health: &self.beside_health,

@@ -14,6 +14,7 @@ use tracing::{Instrument as _, Span};
 use super::{Copy, Reconciler};
 use crate::clock::random_unit;
 use crate::desired::{Desired, InstanceSpec};
+use crate::hand::Hand;
 use crate::health::HealthState;
 use crate::jobs::unmark;
 use crate::memory::{Busy, Fetch};
@@ -405,8 +406,12 @@ impl Reconciler {
             None => tracing::debug!(%instance, "given up: something else is wanted"),
             Some(Ok(())) => {
                 memory.succeeded(running.fingerprint.as_deref());
-                if running.act == Act::Restart && memory.ended.is_some() {
+                let is_due = self.desk.hands().get(&instance) == Some(&Hand::Due);
+                if running.act == Act::Restart && memory.ended.is_some() && !is_due {
                     memory.restarts = memory.restarts.saturating_add(1);
+                }
+                if matches!(running.act, Act::Start | Act::Restart | Act::Replace | Act::StartBeside) {
+                    self.desk.started(&instance);
                 }
                 if running.act == Act::Remove {
                     self.sweep_due = true;

@@ -185,12 +185,18 @@ impl Reconciler {
                 memory.recall(entry, observed, now, wall);
             }
             let made_from = observed.and_then(|seen| self.desired.spec_of(name, &seen.fingerprint));
-            let goes_on = !matches!(
-                self.jobs.gates().get(name),
-                Some(Gate::Turn { .. } | Gate::Done(_) | Gate::Rest(_))
-            );
+            let is_halted = self.desk.hands().get(name).is_some_and(|hand| hand.is_halt());
+            let goes_on = !is_halted
+                && !matches!(
+                    self.jobs.gates().get(name),
+                    Some(Gate::Turn { .. } | Gate::Done(_) | Gate::Rest(_))
+                );
             let policy = made_from.or(spec).map(|spec| &spec.service.restart).filter(|_| goes_on);
             if let Some(happening) = memory.look(observed, policy, now, random_unit()) {
+                // That it was stopped is told by who asked for it, and is no crash.
+                if is_halted && matches!(happening, Happening::Ended(_)) {
+                    continue;
+                }
                 if let Some(entry) = memory.entry(name, &happening, observed, wall) {
                     self.ledger.put(name, entry);
                 }

@@ -7,9 +7,11 @@
 mod act;
 mod ahead;
 mod collect;
+mod hand;
 mod jobs;
 mod look;
 mod names;
+mod report;
 mod secrets;
 mod tell;
 mod updates;
@@ -21,14 +23,16 @@ use std::time::Duration;
 use skerry_model::{InstanceName, NodeRef};
 use skerry_proto::types::v1 as pb;
 use skerry_sync::MonoTime;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::act::{Acts, News};
 use self::look::Looks;
+use crate::channel::BundleFile;
 use crate::clock::Clock;
 use crate::desired::Desired;
+use crate::hand::Desk;
 use crate::health::{HealthState, Monitor};
 use crate::jobs::Jobs;
 use crate::ledger::Ledger;
@@ -157,6 +161,9 @@ pub(crate) struct Reconciler {
     ledger: Ledger,
     jobs: Jobs,
     updates: Updates,
+    desk: Desk,
+    /// Who wants to know what is known here.
+    reports: mpsc::Receiver<oneshot::Sender<Vec<BundleFile>>>,
 }
 
 impl Reconciler {
@@ -195,6 +202,8 @@ impl Reconciler {
             ledger: Ledger::default(),
             jobs: Jobs::default(),
             updates: Updates::default(),
+            desk: Desk::default(),
+            reports: mpsc::channel(1).1,
             links,
         }
     }
@@ -212,6 +221,16 @@ impl Reconciler {
     /// Goes on with the updates that an earlier process of the agent knew.
     pub(crate) fn with_updates(self, updates: Updates) -> Self {
         Self { updates, ..self }
+    }
+
+    /// Does what people ask for at this desk.
+    pub(crate) fn with_desk(self, desk: Desk) -> Self {
+        Self { desk, ..self }
+    }
+
+    /// Tells those who ask here what it knows.
+    pub(crate) fn with_looks(self, reports: mpsc::Receiver<oneshot::Sender<Vec<BundleFile>>>) -> Self {
+        Self { reports, ..self }
     }
 
     /// With the values of secrets that instances have.
@@ -257,6 +276,8 @@ impl Reconciler {
                 () = self.monitor.changed() => {}
                 () = self.beside_monitor.changed() => {}
                 () = self.ledger.written() => self.ledger.write(),
+                Some(answer) = self.reports.recv() => self.report(answer),
+                news = self.desk.next() => self.take_hand(news),
                 () = self.jobs.written() => {}
                 () = self.updates.written() => {}
             }
@@ -271,7 +292,9 @@ impl Reconciler {
         self.acts.abort_all();
         self.monitor.shutdown().await;
         self.beside_monitor.shutdown().await;
-        let last = async { tokio::join!(self.ledger.finish(), self.jobs.finish(), self.updates.finish()) };
+        let last = async {
+            tokio::join!(self.ledger.finish(), self.jobs.finish(), self.updates.finish(), self.desk.finish())
+        };
         if tokio::time::timeout(LAST_WRITE_MAX, last).await.is_err() {
             tracing::warn!(
                 "the last write of the counts of restarts, of jobs or of updates did not end in time"
@@ -290,10 +313,12 @@ impl Reconciler {
         }
         self.watch_health();
         self.watch_beside();
+        self.step_hands();
         let inputs = Inputs {
             desired: &self.desired,
             world: &self.world,
             memories: &self.memories,
+            hands: self.desk.hands(),
             gates: self.jobs.gates(),
             health: &self.health,
             beside_health: &self.beside_health,
@@ -317,7 +342,12 @@ impl Reconciler {
         if let Some(due) = self.fetch_ahead(now) {
             wake = wake.min(due);
         }
+        let outcomes = self.hand_outcomes(&plan.holds, now);
         if let Some(due) = self.tell(&plan.holds, now).await {
+            wake = wake.min(due);
+        }
+        // Who asked knows no sooner than who looks.
+        if let Some(due) = self.answer_hands(outcomes) {
             wake = wake.min(due);
         }
         if plan.actions.is_empty() {

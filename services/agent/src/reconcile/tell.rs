@@ -85,7 +85,7 @@ impl Reconciler {
         Some(since + HOLD_BACK).filter(|until| *until > now)
     }
 
-    fn status(&self, name: &InstanceName, hold: Option<&Hold>) -> pb::InstanceStatus {
+    pub(super) fn status(&self, name: &InstanceName, hold: Option<&Hold>) -> pb::InstanceStatus {
         let blank = Memory::default();
         let memory = self.memories.get(name).unwrap_or(&blank);
         let wanted = self.desired.instances.get(name);
@@ -252,7 +252,13 @@ impl Reconciler {
         }
     }
 
-    fn instance_event(&mut self, name: &InstanceName, reason: &str, message: String, warning: bool) {
+    pub(super) fn instance_event(
+        &mut self,
+        name: &InstanceName,
+        reason: &str,
+        message: String,
+        warning: bool,
+    ) {
         let regarding = format!("{}/instances/{name}", self.node.project.parent());
         self.event(regarding, reason, message, warning);
     }

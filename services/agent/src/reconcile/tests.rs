@@ -18,6 +18,7 @@ mod told;
 use pb::InstancePhase as Phase;
 
 mod collect;
+mod hand;
 mod updates;
 
 /// Enough for everything but waits of minutes.

@@ -16,6 +16,7 @@ impl Reconciler {
             wanted: &self.wanted,
             world: &self.world,
             memories: &self.memories,
+            hands: self.desk.hands(),
             gates: self.jobs.gates(),
             health: &self.health,
             link,

@@ -231,6 +231,11 @@ pub trait Runtime: Send + Sync {
     /// Asks whether the runtime answers: its version, for the node's status.
     async fn probe(&self) -> Result<String, RuntimeError>;
 
+    /// What it says of itself for who looks for a fault: lines of a name and a value, none of them of an instance.
+    async fn describe(&self) -> Result<String, RuntimeError> {
+        Ok(String::new())
+    }
+
     /// Fetches what `instance` needs (its image), so that a replacement does not begin before it can end.
     async fn prepare(&self, instance: &InstanceSpec, progress: ProgressSink<'_>) -> Result<(), RuntimeError>;
 

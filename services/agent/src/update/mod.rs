@@ -28,6 +28,7 @@ use self::book::{Book, Entries, Entry, Rejected};
 pub(crate) use self::content::{Content, Contents};
 use self::trial::{Look, Trial, Verdict};
 use crate::desired::{Blocked, Desired, InstanceSpec, Whole};
+use crate::hand::Hands;
 use crate::health::HealthState;
 use crate::jobs::{Gate, Happening};
 use crate::memory::Memory;
@@ -42,6 +43,7 @@ pub(crate) struct Seen<'a> {
     pub(crate) wanted: &'a Arc<Desired>,
     pub(crate) world: &'a World,
     pub(crate) memories: &'a BTreeMap<InstanceName, Memory>,
+    pub(crate) hands: &'a Hands,
     pub(crate) gates: &'a BTreeMap<InstanceName, Gate>,
     pub(crate) health: &'a BTreeMap<InstanceName, HealthState>,
     /// Whether a session is open.
@@ -265,13 +267,18 @@ impl Updates {
 
 /// How an app is whose update is on trial.
 fn look(seen: Seen<'_>, app: &AppName) -> Look {
+    // What is stopped by hand shows nothing of the update, and needs nothing.
+    let goes_on = |name: &InstanceName| !seen.hands.get(name).is_some_and(|hand| hand.is_halt());
     let specs = seen.wanted.instances.values().filter(|spec| spec.name.app == *app).map(AsRef::as_ref);
+    let is_all_stopped = specs.clone().count() > 0 && !specs.clone().any(|spec| goes_on(&spec.name));
+    let specs = specs.filter(|spec: &&InstanceSpec| goes_on(&spec.name));
     let blocked = seen.wanted.blocked.iter().find(|(name, _)| name.app == *app);
     let is_here = |spec: &InstanceSpec| !is_missing(seen.world, seen.memories, seen.gates, spec);
     Look {
         staged: blocked.is_none() && specs.clone().all(is_here),
         shown: match blocked {
             Some((name, blocked)) => health::ill(name, &blocked.message),
+            None if is_all_stopped => trial::Shown::Unseen,
             None => health::shown(seen, specs),
         },
         link: seen.link,

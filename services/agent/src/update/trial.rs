@@ -31,7 +31,7 @@ pub(crate) enum Shown {
         /// What is the matter, for people.
         why: String,
     },
-    /// A runtime that it needs does not answer.
+    /// A runtime that it needs does not answer, or all of it is stopped by hand.
     Unseen,
 }
 

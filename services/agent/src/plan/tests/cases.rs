@@ -140,6 +140,7 @@ fn a_former_copy_is_run_again_once_fetching_its_successor_failed_or_takes_long()
         desired: &all,
         world: &seen,
         memories: &fixture.memories,
+        hands: &BTreeMap::new(),
         gates: &BTreeMap::new(),
         health: &fixture.health,
         beside_health: &BTreeMap::new(),

@@ -43,6 +43,7 @@ mod command;
 mod copy;
 mod credentials;
 mod debug;
+mod describe;
 mod error;
 mod events;
 mod exec;
@@ -197,6 +198,13 @@ impl Runtime for DockerRuntime {
         let docker = self.client.docker().await.map_err(failed)?;
         let version = self.client.within(LOOK_DEADLINE, docker.version()).await.map_err(failed)?;
         Ok(version.version.unwrap_or_default())
+    }
+
+    async fn describe(&self) -> Result<String, RuntimeError> {
+        let failed = |failure: Failure| failure.while_doing("asking Docker about itself", "ProbeFailed");
+        let docker = self.client.docker().await.map_err(failed)?;
+        let about = self.client.within(LOOK_DEADLINE, docker.info()).await.map_err(failed)?;
+        Ok(describe::lines(&about))
     }
 
     async fn prepare(&self, instance: &InstanceSpec, progress: ProgressSink<'_>) -> Result<(), RuntimeError> {
