@@ -5,6 +5,7 @@
 //! the stream on, frame by frame (`peers`). What comes of several instances is merged (`logs`); of the other verbs both halves flow (`duplex`). Nothing here is kept but what is open, and
 //! all that is open ends with the stream of who asked for it.
 
+mod caller;
 mod channels;
 mod config;
 mod copy;

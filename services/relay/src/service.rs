@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::caller::Caller;
 use crate::instances::names;
 use crate::logs::{Ask, Call, Whose};
 use crate::{Shared, copy, exec, forward, instances, peers, records};
@@ -34,7 +35,7 @@ impl Service {
         &self,
         request: Request<pb::LogsRequest>,
     ) -> Result<ResponseStream<pb::LogsResponse>, Fault> {
-        let caller = audit::caller_of(&request);
+        let caller = Caller::of(&request);
         let ask = Ask::parse(request.into_inner())?;
         let placed = match &ask.whose {
             Whose::Instances(which) => names(which.check(instances::find(&self.shared.reach, which).await?)?),
@@ -90,7 +91,7 @@ impl RelayService for Service {
         &self,
         request: Request<Streaming<pb::ExecRequest>>,
     ) -> Result<Response<Self::ExecStream>, Status> {
-        let caller = audit::caller_of(&request);
+        let caller = Caller::of(&request);
         stream(exec::in_instance(&self.shared, caller, request.into_inner().boxed()).await)
     }
 
@@ -98,7 +99,7 @@ impl RelayService for Service {
         &self,
         request: Request<Streaming<pb::ExecRequest>>,
     ) -> Result<Response<Self::ExecNodeStream>, Status> {
-        let caller = audit::caller_of(&request);
+        let caller = Caller::of(&request);
         stream(exec::on_node(&self.shared, caller, request.into_inner().boxed()).await)
     }
 
@@ -106,7 +107,7 @@ impl RelayService for Service {
         &self,
         request: Request<Streaming<pb::PortForwardRequest>>,
     ) -> Result<Response<Self::PortForwardStream>, Status> {
-        let caller = audit::caller_of(&request);
+        let caller = Caller::of(&request);
         stream(forward::begin(&self.shared, caller, request.into_inner().boxed()).await)
     }
 
@@ -114,7 +115,7 @@ impl RelayService for Service {
         &self,
         request: Request<Streaming<pb::CopyToRequest>>,
     ) -> Result<Response<Self::CopyToStream>, Status> {
-        let caller = audit::caller_of(&request);
+        let caller = Caller::of(&request);
         stream(copy::to(&self.shared, caller, request.into_inner().boxed()).await)
     }
 
@@ -122,7 +123,7 @@ impl RelayService for Service {
         &self,
         request: Request<pb::CopyFromRequest>,
     ) -> Result<Response<Self::CopyFromStream>, Status> {
-        let caller = audit::caller_of(&request);
+        let caller = Caller::of(&request);
         stream(copy::from(&self.shared, caller, request.into_inner()).await)
     }
 
