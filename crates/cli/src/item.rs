@@ -398,7 +398,13 @@ impl Client {
                 self.project_changes(resource_version, label_selector).await.map(Changes::Projects)
             }
             Type::Task => self.task_changes(resource_version, label_selector).await.map(Changes::Tasks),
-            Type::Event | Type::Instance | Type::Revision | Type::User | Type::Group | Type::RoleBinding | Type::Grant => {
+            Type::Event
+            | Type::Instance
+            | Type::Revision
+            | Type::User
+            | Type::Group
+            | Type::RoleBinding
+            | Type::Grant => {
                 let message = registry::WatchEventsRequest { parent, regarding: query.regarding.clone() };
                 let stream = self.call(Service::Registry, |channel, _| {
                     let message = message.clone();

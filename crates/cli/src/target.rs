@@ -4,8 +4,8 @@ use std::fmt;
 
 use skerry_manifest::nearest;
 use skerry_model::{
-    AppRef, ClusterRef, ConfigRef, GrantRef, GroupRef, NodeRef, ProjectName, ProjectRef, RoleBindingRef, SecretRef,
-    TaskRef, UserRef,
+    AppRef, ClusterRef, ConfigRef, GrantRef, GroupRef, NodeRef, ProjectName, ProjectRef, RoleBindingRef,
+    SecretRef, TaskRef, UserRef,
 };
 
 use crate::error::CliError;
@@ -91,7 +91,9 @@ impl Type {
             | Self::Event
             | Self::Project
             | Self::Task => true,
-            Self::Instance | Self::Revision | Self::User | Self::Group | Self::RoleBinding | Self::Grant => false,
+            Self::Instance | Self::Revision | Self::User | Self::Group | Self::RoleBinding | Self::Grant => {
+                false
+            }
         }
     }
 

@@ -4,9 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use skerry_api::{Mask, Rules};
 use skerry_model::quantity::format_duration;
-use skerry_model::{
-    Code, Fault, GrantRef, GrantTarget, GroupRef, UserRef, Verb, Violations, time,
-};
+use skerry_model::{Code, Fault, GrantRef, GrantTarget, GroupRef, UserRef, Verb, Violations, time};
 use skerry_proto::registry::v1::{Grant, GrantSpec, GrantStatus};
 use skerry_proto::store::v1 as stored;
 use skerry_proto::types::v1::Metadata;

@@ -65,7 +65,9 @@ fn target(project: &ProjectName, text: &str) -> Result<String, CliError> {
             NodeRef::parse_in(project, name).map(|node| node.to_string()).map_err(|error| usage(&error))
         }
         Some(("project", name)) if name == project.as_str() => Ok(project.parent()),
-        Some(("project", _)) => Err(usage(&format!("a grant is of the project that it is made in: -p {project} is"))),
+        Some(("project", _)) => {
+            Err(usage(&format!("a grant is of the project that it is made in: -p {project} is")))
+        }
         _ => Err(usage(&"write app/NAME, node/NAME or project/NAME")),
     }
 }
@@ -84,7 +86,9 @@ fn subject(project: &ProjectName, text: &str) -> Result<String, CliError> {
         Some(_) => match (UserRef::parse(text), GroupRef::parse(text)) {
             (Ok(user), _) => Ok(user.to_string()),
             (_, Ok(group)) => Ok(group.to_string()),
-            _ => Err(usage(&"write user/NAME, group/NAME, or projects/PROJECT/users/NAME of another project")),
+            _ => {
+                Err(usage(&"write user/NAME, group/NAME, or projects/PROJECT/users/NAME of another project"))
+            }
         },
     }
 }
@@ -126,7 +130,8 @@ mod tests {
 
     #[test]
     fn a_name_that_is_made_is_a_name() {
-        for target in ["projects/p/apps/x", &format!("projects/p/apps/{}-{}", "x".repeat(39), "y".repeat(20))] {
+        for target in ["projects/p/apps/x", &format!("projects/p/apps/{}-{}", "x".repeat(39), "y".repeat(20))]
+        {
             let verbs = vec!["port-forward".to_owned()];
             let name = name_for(&GrantSpec { verbs, target: target.to_owned(), ..GrantSpec::default() });
             assert!(GrantName::parse(&name).is_ok(), "{name}");

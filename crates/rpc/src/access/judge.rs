@@ -115,7 +115,7 @@ pub(crate) fn judge_request(
     match (granted(method, user, name, authorizer, now), hint(method, user, name)) {
         (Some(grant), _) => Ok(Some(By::Grant(grant))),
         (None, Some(command)) => {
-            let message = format!("{}; an admin can let it for a while: {command}", fault.message);
+            let message = format!("{}; an admin can grant it for a while: {command}", fault.message);
             Err(Fault { message, ..fault })
         }
         (None, None) => Err(fault),

@@ -95,7 +95,7 @@ fn a_grant_lets_its_verb_on_its_target_and_the_refusal_tells_of_one() {
     assert_eq!(other.reason, "ROLE_NEEDED");
     assert!(
         other.message.ends_with(
-            "an admin can let it for a while: skerry -p a grant exec app/y --to user/ada --for 30m --reason \"...\""
+            "an admin can grant it for a while: skerry -p a grant exec app/y --to user/ada --for 30m --reason \"...\""
         ),
         "{other}"
     );
