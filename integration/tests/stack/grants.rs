@@ -182,7 +182,8 @@ async fn a_group_s_grant_is_its_members_as_long_as_they_are_in_it_and_goes_with_
         .done("grant exec,copy project/default --to group/night --for 8h --reason release --name night")
         .await?;
     eventually("it works", PATIENCE, async || {
-        world.done(&format!("{bob} exec app/other -- true")).await?;
+        let said = world.done(&format!("{bob} exec app/other -- true")).await?;
+        ensure!(said.is_empty(), "{said}");
         Ok(())
     })
     .await;
