@@ -228,7 +228,7 @@ impl Family {
             Self::Usage => 64,
             Self::AuditHeads => 512,
             // The first of a chain names others.
-            Self::Audit => 16 * KIB,
+            Self::Audit | Self::Grants => 16 * KIB,
             Self::Projects | Self::Nodes | Self::Clusters | Self::Apps | Self::Configs | Self::Users => {
                 128 * KIB
             }
@@ -243,7 +243,6 @@ impl Family {
             Self::Sessions | Self::Gateways | Self::Members => KIB,
             Self::Status | Self::Tokens | Self::Groups | Self::Tasks => 256 * KIB,
             Self::RoleBindings => 384 * KIB,
-            Self::Grants => 16 * KIB,
             Self::Events | Self::Secrets => 192 * KIB,
             Self::RequestIds | Self::Enrollments => 2 * KIB,
         }

@@ -51,7 +51,12 @@ fn a_path_leads_to_the_text_that_names_the_resource_or_its_project() {
     for (path, rule) in TABLE {
         let method = &methods[*path];
         let Rule::Users(users) = rule else { continue };
-        assert!(!method.client_streaming(), "{path}: only a request of one message can be judged by it");
+        // Of several the first one is judged, and handlers take none that names anything after it.
+        let is_first = method.client_streaming() && method.server_streaming();
+        assert!(
+            is_first || !method.client_streaming(),
+            "{path}: only a request of one message can be judged by it"
+        );
         assert_eq!(users.streams, method.server_streaming(), "{path}: what streams ends with the role");
         if users.path.is_empty() {
             continue;
@@ -61,9 +66,10 @@ fn a_path_leads_to_the_text_that_names_the_resource_or_its_project() {
         let field = |message: &DescriptorProto, number: u32| {
             let found = message.field.iter().find(|field| field.number() == number.cast_signed());
             let field = found.unwrap_or_else(|| panic!("{path}: no field {number}")).clone();
-            // Merged as the reader takes it: neither repeated nor one of several.
+            // Merged as the reader takes it: neither repeated nor one of several. (Of a first message it is the one that begins a call, and no call
+            // begins with another.)
             assert_eq!(field.label(), Label::Optional, "{path}");
-            assert!(field.oneof_index.is_none(), "{path}");
+            assert!(is_first || field.oneof_index.is_none(), "{path}");
             field
         };
         for number in above {
@@ -73,8 +79,12 @@ fn a_path_leads_to_the_text_that_names_the_resource_or_its_project() {
         }
         let field = field(message, *last);
         assert_eq!(field.r#type(), Type::String, "{path}");
-        // `app` is what a call about an app's rollout names.
-        assert!(["name", "parent", "app"].contains(&field.name()), "{path} is judged by {}", field.name());
+        // `app` is what a call about an app's rollout or instances names, `node` what one about a node itself does.
+        assert!(
+            ["name", "parent", "app", "node"].contains(&field.name()),
+            "{path} is judged by {}",
+            field.name()
+        );
     }
 }
 
