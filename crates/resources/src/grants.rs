@@ -8,11 +8,13 @@ use skerry_model::{Code, Fault, GrantRef, GrantTarget, GroupRef, UserRef, Verb, 
 use skerry_proto::registry::v1::{Grant, GrantSpec, GrantStatus};
 use skerry_proto::store::v1 as stored;
 use skerry_proto::types::v1::Metadata;
-use skerry_store::{Key, Store, Txn};
+use skerry_store::{Key, Prefix, Store, Txn};
 
 /// Shortest and longest that a grant holds.
 const DURATION_MIN: Duration = Duration::from_secs(1);
 const DURATION_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Most grants of a project, those of the last day included that have expired.
+const GRANTS_MAX: u64 = 5000;
 /// Longest reason, in characters.
 const REASON_MAX: usize = 500;
 
@@ -110,6 +112,12 @@ impl Rules for GrantRules {
         if *target.project() != name.project {
             let message = format!("`{target}` is in another project than the grant");
             return Err(Fault::invalid_field("grant.spec.target", message));
+        }
+        let held = self.store.count(&Prefix::<stored::GrantRecord>::project(&name.project)).await?;
+        if held >= GRANTS_MAX {
+            let message =
+                format!("{} has {held} grants: delete some (skerry delete grant/NAME)", name.project);
+            return Err(Fault::new(Code::ResourceExhausted, "TOO_MANY_GRANTS", message));
         }
         let txn = self.there(spec, txn).await?;
         record.verbs.clone_from(&spec.verbs);
