@@ -111,11 +111,11 @@ impl Machine {
     }
 }
 
-fn ip(words: &[&str]) -> Result<()> {
+pub(crate) fn ip(words: &[&str]) -> Result<()> {
     run("ip", words)
 }
 
-fn run(name: &str, words: &[&str]) -> Result<()> {
+pub(crate) fn run(name: &str, words: &[&str]) -> Result<()> {
     let program = find_program(name)
         .with_context(|| format!("{name} is not installed: apt-get install iproute2 util-linux"))?;
     let output = Command::new(program).args(words).output().with_context(|| format!("running {name}"))?;

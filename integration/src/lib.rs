@@ -3,6 +3,7 @@
 //! Nothing here reaches into a process: it starts binaries, calls the API, and looks at the machine.
 
 pub mod apps;
+pub mod cabinet;
 pub mod churn;
 pub mod compose;
 pub mod containers;
@@ -19,11 +20,12 @@ pub mod terminal;
 mod told;
 pub mod witness;
 
+pub use cabinet::Cabinet;
 pub use compose::Compose;
 pub use docker_gate::DockerGate;
 pub use dockerd::Dockerd;
 pub use lan::Lan;
 pub use registry::Registry;
 pub use stack::{Stack, StackConfig};
-pub use terminal::Terminal;
+pub use terminal::{Pty, Terminal};
 pub use witness::Witness;

@@ -1,10 +1,11 @@
 //! A control plane of separate processes on a real etcd, with agents: started, killed, started again.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
-use crate::left::kill_left;
 use anyhow::{Context as _, Result, bail, ensure};
 use skerry_proto::registry::v1::event_service_client::EventServiceClient;
 use skerry_proto::registry::v1::node_service_client::NodeServiceClient;
@@ -19,6 +20,8 @@ use skerry_proto::types::v1::{AppSpec, Event, InstanceStatus, Metadata};
 use skerry_testing::{Etcd, Process, bin, eventually, free_port};
 use tempfile::TempDir;
 use tonic::transport::Channel;
+
+use crate::left::kill_left;
 
 /// Long enough for a machine that does much else.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -36,6 +39,8 @@ pub struct StackConfig {
     pub relays: usize,
     /// Each relay says that agents shall dial the next one: so none dials the one that holds its channel.
     pub crossed_relays: bool,
+    /// Where all services listen.
+    pub host: Ipv4Addr,
     /// Further arguments of every service.
     pub service_args: Vec<String>,
     /// Further arguments of every scheduler.
@@ -50,20 +55,23 @@ impl Default for StackConfig {
             schedulers: 1,
             relays: 0,
             crossed_relays: false,
+            host: Ipv4Addr::LOCALHOST,
             service_args: Vec::new(),
             scheduler_args: Vec::new(),
         }
     }
 }
 
-fn free_address() -> String {
-    format!("127.0.0.1:{}", free_port())
+fn free_address(host: Ipv4Addr) -> String {
+    format!("{host}:{}", free_port())
 }
 
 /// One service process and how to start it again.
 #[derive(Debug)]
 struct Service {
     args: Vec<String>,
+    /// The network namespace that it runs in; that of this process.
+    network: Option<PathBuf>,
     process: Option<Process>,
 }
 
@@ -100,9 +108,14 @@ impl Stack {
         let registries = (0..config.registries).map(|n| (format!("registry-{n}"), "skerry-registry"));
         for (name, program) in registries.chain(schedulers).chain(gateways) {
             let more = if program == "skerry-scheduler" { config.scheduler_args.as_slice() } else { &[] };
-            stack.add_service(&name, program, &free_address(), &[&config.service_args, more].concat())?;
+            stack.add_service(
+                &name,
+                program,
+                &free_address(config.host),
+                &[&config.service_args, more].concat(),
+            )?;
         }
-        let relays: Vec<String> = (0..config.relays).map(|_| free_address()).collect();
+        let relays: Vec<String> = (0..config.relays).map(|_| free_address(config.host)).collect();
         for (n, address) in relays.iter().enumerate() {
             let mut more = config.service_args.clone();
             if config.crossed_relays {
@@ -117,7 +130,7 @@ impl Stack {
     }
 
     fn add_service(&mut self, name: &str, program: &str, address: &str, more: &[String]) -> Result<()> {
-        let metrics = free_address();
+        let metrics = free_address(Ipv4Addr::LOCALHOST);
         let mut args = vec![
             program.to_owned(),
             format!("--metrics-listen={metrics}"),
@@ -130,7 +143,7 @@ impl Stack {
         args.extend_from_slice(more);
         self.metrics.insert(name.to_owned(), metrics);
         self.addresses.insert(name.to_owned(), address.to_owned());
-        self.services.insert(name.to_owned(), Service { args, process: None });
+        self.services.insert(name.to_owned(), Service { args, network: None, process: None });
         self.start_service(name)
     }
 
@@ -191,6 +204,11 @@ impl Stack {
 
     /// Starts an agent for `node`, against all gateways; without Docker unless `extra` says otherwise.
     pub fn add_agent(&mut self, node: &str, extra: &[&str]) -> Result<()> {
+        self.add_agent_in(None, node, extra)
+    }
+
+    /// The same in a network namespace.
+    pub fn add_agent_in(&mut self, network: Option<PathBuf>, node: &str, extra: &[&str]) -> Result<()> {
         let mut args = vec!["skerry-agent".to_owned(), "--insecure".to_owned(), format!("--node={node}")];
         args.push(format!("--data-dir={}", self.agent_dir(node).display()));
         for (name, address) in &self.addresses {
@@ -202,7 +220,7 @@ impl Stack {
             args.push("--no-docker".to_owned());
         }
         args.extend(extra.iter().map(|arg| (*arg).to_owned()));
-        self.agents.insert(node.to_owned(), Service { args, process: None });
+        self.agents.insert(node.to_owned(), Service { args, network, process: None });
         self.start_agent(node)
     }
 
@@ -210,7 +228,15 @@ impl Stack {
     pub fn start_agent(&mut self, node: &str) -> Result<()> {
         let log = self.log(&format!("agent-{node}"));
         let agent = self.agents.get_mut(node).with_context(|| format!("no agent {node}"))?;
-        agent.process = Some(Process::spawn(bin(&agent.args[0]), &agent.args[1..], log)?);
+        let mut command = match &agent.network {
+            Some(network) => {
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--net={}", network.display())).arg("--").arg(bin(&agent.args[0]));
+                command
+            }
+            None => Command::new(bin(&agent.args[0])),
+        };
+        agent.process = Some(Process::spawn_command(command.args(&agent.args[1..]), log)?);
         Ok(())
     }
 

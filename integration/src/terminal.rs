@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use rustix::fs::{Mode, OFlags};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 use tokio::time::{Instant, sleep};
@@ -16,14 +17,14 @@ use tokio::time::{Instant, sleep};
 /// Time between two looks at the screen.
 const POLL_PERIOD: Duration = Duration::from_millis(20);
 
-/// A terminal. Dropping it hangs up and kills its program.
-pub struct Terminal {
-    master: File,
-    screen: Arc<Mutex<vt100::Parser>>,
+/// A program in a terminal, whose other end is a file. Dropping it hangs up and kills the program.
+pub struct Pty {
+    /// What is written is typed; what is read is what the program writes.
+    pub master: File,
     child: Child,
 }
 
-impl Terminal {
+impl Pty {
     /// Runs the command in a new terminal of this size, as its controlling one.
     ///
     /// # Errors
@@ -35,8 +36,8 @@ impl Terminal {
         let name = ptsname(&master, Vec::new())?.into_string().context("the name of a terminal is text")?;
         resize(&master, columns, rows)?;
         // Not this process's terminal, though it may have none.
-        let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::CLOEXEC;
-        let slave = rustix::fs::open(Path::new(&name), flags, rustix::fs::Mode::empty())?;
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let slave = rustix::fs::open(Path::new(&name), flags, Mode::empty())?;
         let mut run = Command::new("setsid");
         run.arg("--ctty").arg(command.get_program()).args(command.get_args()).env("TERM", "xterm");
         for (name, value) in command.get_envs() {
@@ -47,10 +48,32 @@ impl Terminal {
         }
         run.stdin(slave.try_clone()?).stdout(slave.try_clone()?).stderr(slave);
         let child = run.spawn().with_context(|| format!("starting {run:?}"))?;
-        drop(run);
+        Ok(Self { master: File::from(master), child })
+    }
+}
+
+impl Drop for Pty {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A terminal with a screen.
+pub struct Terminal {
+    pty: Pty,
+    screen: Arc<Mutex<vt100::Parser>>,
+}
+
+impl Terminal {
+    /// Runs the command in a new terminal of this size.
+    ///
+    /// # Errors
+    /// As of [`Pty::run`].
+    pub fn run(command: &Command, columns: u16, rows: u16) -> Result<Self> {
+        let pty = Pty::run(command, columns, rows)?;
         let screen = Arc::new(Mutex::new(vt100::Parser::new(lines(rows)?, lines(columns)?, 0)));
-        let master = File::from(master);
-        let (mut reader, shown) = (master.try_clone()?, Arc::clone(&screen));
+        let (mut reader, shown) = (pty.master.try_clone()?, Arc::clone(&screen));
         std::thread::Builder::new().name("screen".into()).spawn(move || {
             let mut piece = [0; 4096];
             // Ends with an error when nobody holds the other end.
@@ -58,7 +81,7 @@ impl Terminal {
                 shown.lock().unwrap_or_else(PoisonError::into_inner).process(&piece[..count]);
             }
         })?;
-        Ok(Self { master, screen, child })
+        Ok(Self { pty, screen })
     }
 
     /// Types.
@@ -66,7 +89,7 @@ impl Terminal {
     /// # Errors
     /// When the program has hung up.
     pub fn press(&mut self, keys: &str) -> Result<()> {
-        self.master.write_all(keys.as_bytes()).with_context(|| format!("typing {keys:?}"))
+        self.pty.master.write_all(keys.as_bytes()).with_context(|| format!("typing {keys:?}"))
     }
 
     /// Makes it larger or smaller.
@@ -79,7 +102,7 @@ impl Terminal {
             .unwrap_or_else(PoisonError::into_inner)
             .screen_mut()
             .set_size(lines(rows)?, lines(columns)?);
-        resize(&self.master, columns, rows)
+        resize(&self.pty.master, columns, rows)
     }
 
     /// What is on the screen: its lines.
@@ -111,7 +134,7 @@ impl Terminal {
     pub async fn ended(&mut self, patience: Duration) -> Result<ExitStatus> {
         let deadline = Instant::now() + patience;
         loop {
-            if let Some(status) = self.child.try_wait()? {
+            if let Some(status) = self.pty.child.try_wait()? {
                 return Ok(status);
             }
             if Instant::now() > deadline {
@@ -124,7 +147,7 @@ impl Terminal {
     /// The number of its process.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.pty.child.id()
     }
 
     /// Kills the program.
@@ -132,14 +155,7 @@ impl Terminal {
     /// # Errors
     /// When it cannot be killed.
     pub fn kill(&mut self) -> Result<()> {
-        self.child.kill().context("killing what runs in the terminal")
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.pty.child.kill().context("killing what runs in the terminal")
     }
 }
 

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use skerry_proto::registry::v1::node_service_client::NodeServiceClient;
 use skerry_proto::registry::v1::token_service_client::TokenServiceClient;
 use skerry_proto::registry::v1::{CreateTokenRequest, GetNodeRequest, Token};
+use skerry_proto::relay::v1::relay_service_client::RelayServiceClient;
 use skerry_proto::scheduler::v1::app_service_client::AppServiceClient;
 use skerry_proto::scheduler::v1::{
     App, DeleteAppRequest, GetAppRequest, ListInstancesRequest, UpdateAppRequest,
@@ -89,6 +90,16 @@ impl Control {
     /// `kill -9`: the network is gone, as an agent sees it.
     pub(crate) fn kill(&mut self) -> Result<()> {
         self.process.kill()
+    }
+
+    /// The process of all its services.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// A client of its relay.
+    pub(crate) fn relay(&self) -> RelayServiceClient<Channel> {
+        RelayServiceClient::new(self.channel.clone())
     }
 
     /// A client of the apps.

@@ -72,14 +72,23 @@ impl Contract {
     /// A request for `method` about something in `project` that cannot be there, so that nothing is changed by who gets through.
     fn request(&self, method: &str, project: &str) -> Vec<u8> {
         let message = &self.messages[self.methods[method].input_type()];
-        let first = |value: &[u8]| {
+        let field = |number: i32, value: &[u8]| {
+            let tag = u8::try_from(number << 3 | 2).expect("a small number");
             let length = u8::try_from(value.len()).expect("shorter than 128 bytes");
-            [&[1 << 3 | 2, length][..], value].concat()
+            [&[tag, length][..], value].concat()
         };
+        let first = |value: &[u8]| field(1, value);
         let absent = format!("projects/{project}/things/absent");
         match message.field.iter().find(|field| field.number() == 1) {
             Some(field) if field.name() == "parent" => first(format!("projects/{project}").as_bytes()),
             Some(field) if field.r#type() == Type::String => first(absent.as_bytes()),
+            // Of a call that streams the first request: in an app, or on a node.
+            Some(start) if start.name() == "start" => {
+                let names = self.messages[start.type_name()].field.iter();
+                let names = names.filter(|one| ["app", "node"].contains(&one.name()));
+                let named: Vec<_> = names.map(|one| field(one.number(), absent.as_bytes())).collect();
+                first(&named.concat())
+            }
             // Of several the first: the app of one change.
             Some(field) if field.label() == Label::Repeated => {
                 first(&first(&first(&first(&first(absent.as_bytes())))))
@@ -91,7 +100,9 @@ impl Contract {
 
     /// Calls `method` about `project`.
     pub(crate) async fn call(&self, channel: &Channel, method: &str, project: &str) -> Result<Told> {
-        let frames = if self.methods[method].client_streaming() {
+        // What is no user's begins with what says nothing.
+        let starts = method.starts_with("skerry.relay.v1.RelayService/");
+        let frames = if self.methods[method].client_streaming() && !starts {
             Vec::new()
         } else {
             vec![Bytes::from(self.request(method, project))]

@@ -4,6 +4,8 @@ mod copy;
 mod exec;
 mod forward;
 mod kills;
+mod many;
+mod nat;
 mod pace;
 mod refused;
 mod told;

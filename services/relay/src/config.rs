@@ -12,7 +12,7 @@ pub struct Args {
     #[allow(missing_docs, reason = "a comment here would become the title of all flags in --help")]
     pub service: ServiceArgs<7774>,
 
-    /// Where agents reach the relays, as https://relay.example.org:7774; several with commas, tried in turn. Any relay will do: it passes
+    /// Where agents reach the relays, as https://relay:7774; several with commas, tried in turn. Any relay will do: it passes
     /// on to the one that is meant. Absent: where this one listens
     #[arg(long, env = "SKERRY_ADVERTISE", value_delimiter = ',', value_name = "URL")]
     pub advertise: Vec<String>,

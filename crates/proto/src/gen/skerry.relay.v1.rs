@@ -764,7 +764,7 @@ pub mod log_line {
     )]
     #[repr(i32)]
     pub enum Source {
-        /// Not said: a terminal, which has but one.
+        /// Not said: a terminal, which has but one, or what an agent says itself.
         Unspecified = 0,
         /// Standard output.
         Stdout = 1,

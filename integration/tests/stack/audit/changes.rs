@@ -33,13 +33,18 @@ const LOOKS: [&str; 8] = ["Get", "List", "Watch", "Read", "Check", "WhoAmI", "Ex
 const OF_MACHINES: [&str; 2] =
     ["skerry.gateway.v1.EnrollmentService/Enroll", "skerry.gateway.v1.SyncService/Sync"];
 
-/// Channels: their records are written when they end, and are shown by the tests of the relay. Between services there are none.
-const OF_CHANNELS: [&str; 6] = [
+/// Channels: their records are of what went on, and are shown by the tests of the relay. Between services there are none.
+const OF_CHANNELS: [&str; 11] = [
     "skerry.gateway.v1.OfferService/OfferChannel",
     "skerry.relay.v1.ChannelService/Open",
     "skerry.relay.v1.PeerService/Forward",
     "skerry.relay.v1.PeerService/CutOwnChannel",
     "skerry.relay.v1.RelayService/Logs",
+    "skerry.relay.v1.RelayService/Exec",
+    "skerry.relay.v1.RelayService/ExecNode",
+    "skerry.relay.v1.RelayService/PortForward",
+    "skerry.relay.v1.RelayService/CopyTo",
+    "skerry.relay.v1.RelayService/CopyFrom",
     "skerry.relay.v1.RelayService/CutChannel",
 ];
 

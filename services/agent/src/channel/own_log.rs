@@ -72,7 +72,7 @@ fn part(log: &OwnLog, started: u64, ask: &LogAsk, mut at: u64) -> (Vec<LogLine>,
 fn told(started: u64, line: &OwnLine) -> LogLine {
     let text = &line.text[..line.text.len().min(LINE_BYTES_MAX)];
     LogLine {
-        source: Source::Stderr.into(),
+        source: Source::Unspecified.into(),
         time_unix_nanos: nanos(line.time).unwrap_or_default(),
         data: Bytes::copy_from_slice(text),
         partial: false,

@@ -51,12 +51,7 @@ fn a_path_leads_to_the_text_that_names_the_resource_or_its_project() {
     for (path, rule) in TABLE {
         let method = &methods[*path];
         let Rule::Users(users) = rule else { continue };
-        // Of several the first one is judged, and handlers take none that names anything after it.
-        let is_first = method.client_streaming() && method.server_streaming();
-        assert!(
-            is_first || !method.client_streaming(),
-            "{path}: only a request of one message can be judged by it"
-        );
+        let streams = method.client_streaming();
         assert_eq!(users.streams, method.server_streaming(), "{path}: what streams ends with the role");
         if users.path.is_empty() {
             continue;
@@ -66,10 +61,12 @@ fn a_path_leads_to_the_text_that_names_the_resource_or_its_project() {
         let field = |message: &DescriptorProto, number: u32| {
             let found = message.field.iter().find(|field| field.number() == number.cast_signed());
             let field = found.unwrap_or_else(|| panic!("{path}: no field {number}")).clone();
-            // Merged as the reader takes it: neither repeated nor one of several. (Of a first message it is the one that begins a call, and no call
-            // begins with another.)
+            // Merged as the reader takes it: neither repeated nor one of several.
             assert_eq!(field.label(), Label::Optional, "{path}");
-            assert!(is_first || field.oneof_index.is_none(), "{path}");
+            // But of a stream, which is judged by its first message: that is a start, and services take no second one. Of several in one message
+            // the reader takes the last word, and prost the last word or none.
+            let is_start = streams && field.name() == "start";
+            assert!(field.oneof_index.is_none() || is_start, "{path}");
             field
         };
         for number in above {
@@ -79,7 +76,7 @@ fn a_path_leads_to_the_text_that_names_the_resource_or_its_project() {
         }
         let field = field(message, *last);
         assert_eq!(field.r#type(), Type::String, "{path}");
-        // `app` is what a call about an app's rollout or instances names, `node` what one about a node itself does.
+        // `app` is what a call about an app's rollout names.
         assert!(
             ["name", "parent", "app", "node"].contains(&field.name()),
             "{path} is judged by {}",
