@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use skerry_identity::Principal;
 use skerry_proto::types::v1::{AuditCaller, AuditCallerKind};
+use skerry_rpc::access::Right;
 use skerry_rpc::{Peer, trace};
 use tonic::Request;
 use tracing::Span;
@@ -13,7 +14,9 @@ const ANONYMOUS: &str = "anonymous (plain HTTP/2)";
 
 /// The caller of a request. One that came by no listener is of this process itself, as a gateway's beside the registry.
 pub fn caller_of<T>(request: &Request<T>) -> AuditCaller {
-    request.extensions().get::<Peer>().map_or_else(|| itself("skerry"), caller)
+    let grant = request.extensions().get::<Right>().and_then(Right::grant).unwrap_or_default();
+    let caller = request.extensions().get::<Peer>().map_or_else(|| itself("skerry"), caller);
+    AuditCaller { grant, ..caller }
 }
 
 /// The caller that a peer is.

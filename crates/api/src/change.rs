@@ -300,7 +300,12 @@ async fn change<K: Kind>(
         if validate_only {
             return Ok((kind.observed(name, planned.resource), outcome));
         }
-        let txn = beside(txn.audit(caused.of(name, plan::audited(outcome))));
+        let act = caused.of(name, plan::audited(outcome));
+        let act = match K::Rules::noted(&planned.resource) {
+            noted if noted.is_empty() => act,
+            noted => act.detail(noted),
+        };
+        let txn = beside(txn.audit(act));
         match commit(kind, txn, mark.as_ref()).await? {
             Tried::Done => return Ok((read(kind, name).await?, outcome)),
             Tried::Repeated => return Ok((read(kind, name).await?, Outcome::Unchanged)),

@@ -55,6 +55,7 @@ resources!(
     skerry_proto::registry::v1::User,
     skerry_proto::registry::v1::Group,
     skerry_proto::registry::v1::RoleBinding,
+    skerry_proto::registry::v1::Grant,
     skerry_proto::registry::v1::Task,
     skerry_proto::scheduler::v1::App,
     skerry_proto::scheduler::v1::Config,

@@ -7,7 +7,7 @@ use std::future::Future;
 use std::sync::LazyLock;
 
 use skerry_model::{
-    AppRef, ClusterRef, ConfigRef, Fault, GroupRef, InvalidName, NodeRef, ProjectName, ProjectRef,
+    AppRef, ClusterRef, ConfigRef, Fault, GrantRef, GroupRef, InvalidName, NodeRef, ProjectName, ProjectRef,
     RoleBindingRef, SecretRef, TaskRef, UserRef,
 };
 use skerry_proto::store::v1 as stored;
@@ -80,6 +80,7 @@ resource_names!(
     UserRef,
     GroupRef,
     RoleBindingRef,
+    GrantRef,
     TaskRef
 );
 
@@ -149,6 +150,11 @@ pub trait Rules: Send + Sync {
         txn: Txn,
     ) -> impl Future<Output = Result<Txn, Fault>> + Send {
         async { Ok(txn) }
+    }
+
+    /// A few words for the audit log of what was made, where that stays longer than the resource. Empty: the name says enough.
+    fn noted(_: &Self::Resource) -> String {
+        String::new()
     }
 
     /// The resource as it is stored: without what is observed of it.

@@ -12,6 +12,7 @@ use skerry_model::ProjectName;
 use skerry_proto::registry::v1::audit_service_client::AuditServiceClient;
 use skerry_proto::registry::v1::enrollment_request_service_client::EnrollmentRequestServiceClient;
 use skerry_proto::registry::v1::event_service_client::EventServiceClient;
+use skerry_proto::registry::v1::grant_service_client::GrantServiceClient;
 use skerry_proto::registry::v1::group_service_client::GroupServiceClient;
 use skerry_proto::registry::v1::installation_service_client::InstallationServiceClient;
 use skerry_proto::registry::v1::node_service_client::NodeServiceClient;
@@ -336,6 +337,10 @@ pub(crate) fn groups(channel: Channel) -> GroupServiceClient<Traced> {
 
 pub(crate) fn bindings(channel: Channel) -> RoleBindingServiceClient<Traced> {
     RoleBindingServiceClient::new(Traced::new(channel)).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+pub(crate) fn grants(channel: Channel) -> GrantServiceClient<Traced> {
+    GrantServiceClient::new(Traced::new(channel)).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 pub(crate) fn apps(channel: Channel) -> AppServiceClient<Traced> {

@@ -34,6 +34,7 @@ pub(crate) enum Item {
     User(Box<registry::User>),
     Group(Box<registry::Group>),
     RoleBinding(Box<registry::RoleBinding>),
+    Grant(Box<registry::Grant>),
     Project(Box<registry::Project>),
     Task(Box<registry::Task>),
 }
@@ -53,6 +54,7 @@ impl Item {
                 Target::of_full_name(Type::RoleBinding, name_of(binding.metadata.as_ref()))
             }
             Self::Project(project) => Target::of_full_name(Type::Project, name_of(project.metadata.as_ref())),
+            Self::Grant(grant) => Target::of_full_name(Type::Grant, name_of(grant.metadata.as_ref())),
             Self::Task(task) => Target::of_full_name(Type::Task, name_of(task.metadata.as_ref())),
             Self::Instance(instance) => Target { kind: Type::Instance, name: instance.instance.clone() },
             Self::Revision(revision) => {
@@ -90,6 +92,7 @@ impl Item {
             Self::Revision(revision) => {
                 output::other("Revision", "skerry.scheduler.v1.Revision", revision.as_ref())
             }
+            Self::Grant(grant) => output::named("Grant", "skerry.registry.v1.Grant", grant.as_ref()),
             Self::Task(task) => output::named("Task", "skerry.registry.v1.Task", task.as_ref()),
             Self::Event(event) => output::other("Event", "skerry.type.v1.Event", event.as_ref()),
         }
@@ -136,6 +139,7 @@ impl Query {
             | Type::User
             | Type::Group
             | Type::RoleBinding
+            | Type::Grant
             | Type::Project
             | Type::Task => false,
         }
@@ -186,6 +190,7 @@ impl Client {
             Type::User => Some(self.get_user(name).await?),
             Type::Group => Some(self.get_group(name).await?),
             Type::RoleBinding => Some(self.get_binding(name).await?),
+            Type::Grant => Some(self.get_grant(name).await?),
             Type::Project => Some(Item::Project(Box::new(self.project_named(&name).await?))),
             Type::Instance | Type::Revision | Type::Event => {
                 let message = format!("{} are listed, not fetched one by one", target.kind.plural());
@@ -327,6 +332,7 @@ impl Client {
             Type::User => self.page_of_users(label_selector, page_token).await,
             Type::Group => self.page_of_groups(label_selector, page_token).await,
             Type::RoleBinding => self.page_of_bindings(label_selector, page_token).await,
+            Type::Grant => self.page_of_grants(label_selector, page_token).await,
             Type::Cluster => Ok(self.page_of_clusters(PAGE_SIZE, page_token, label_selector).await?),
             Type::Task => Ok(self.page_of_tasks(PAGE_SIZE, page_token, label_selector).await?),
             Type::Project => self.projects_page(PAGE_SIZE, page_token, label_selector).await,
@@ -392,7 +398,13 @@ impl Client {
                 self.project_changes(resource_version, label_selector).await.map(Changes::Projects)
             }
             Type::Task => self.task_changes(resource_version, label_selector).await.map(Changes::Tasks),
-            Type::Event | Type::Instance | Type::Revision | Type::User | Type::Group | Type::RoleBinding => {
+            Type::Event
+            | Type::Instance
+            | Type::Revision
+            | Type::User
+            | Type::Group
+            | Type::RoleBinding
+            | Type::Grant => {
                 let message = registry::WatchEventsRequest { parent, regarding: query.regarding.clone() };
                 let stream = self.call(Service::Registry, |channel, _| {
                     let message = message.clone();

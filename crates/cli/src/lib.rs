@@ -145,6 +145,7 @@ async fn dispatch(client: &Client, command: &ClientCommand, printer: &mut Printe
         ClientCommand::Status(args) => commands::status::run(client, args, printer).await,
         ClientCommand::User(command) => commands::access::user::run(client, command, printer).await,
         ClientCommand::Group(command) => commands::access::group::run(client, command, printer).await,
+        ClientCommand::Grant(args) => commands::grant::run(client, args, printer).await,
         ClientCommand::Role(command) => commands::access::role::run(client, command, printer).await,
         ClientCommand::Auth(command) => commands::access::auth::run(client, command, printer).await,
         ClientCommand::Config(_)

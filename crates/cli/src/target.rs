@@ -4,8 +4,8 @@ use std::fmt;
 
 use skerry_manifest::nearest;
 use skerry_model::{
-    AppRef, ClusterRef, ConfigRef, GroupRef, NodeRef, ProjectName, ProjectRef, RoleBindingRef, SecretRef,
-    TaskRef, UserRef,
+    AppRef, ClusterRef, ConfigRef, GrantRef, GroupRef, NodeRef, ProjectName, ProjectRef, RoleBindingRef,
+    SecretRef, TaskRef, UserRef,
 };
 
 use crate::error::CliError;
@@ -25,13 +25,14 @@ pub(crate) enum Type {
     User,
     Group,
     RoleBinding,
+    Grant,
     Project,
     Task,
 }
 
 impl Type {
     /// All of them, in the order in which they are told.
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Node,
         Self::Cluster,
         Self::App,
@@ -43,6 +44,7 @@ impl Type {
         Self::User,
         Self::Group,
         Self::RoleBinding,
+        Self::Grant,
         Self::Project,
         Self::Task,
     ];
@@ -60,6 +62,7 @@ impl Type {
             "users" | "user" => Self::User,
             "groups" | "group" => Self::Group,
             "rolebindings" | "rolebinding" | "rb" => Self::RoleBinding,
+            "grants" | "grant" => Self::Grant,
             "projects" | "project" | "proj" => Self::Project,
             "tasks" | "task" => Self::Task,
             _ => {
@@ -88,7 +91,9 @@ impl Type {
             | Self::Event
             | Self::Project
             | Self::Task => true,
-            Self::Instance | Self::Revision | Self::User | Self::Group | Self::RoleBinding => false,
+            Self::Instance | Self::Revision | Self::User | Self::Group | Self::RoleBinding | Self::Grant => {
+                false
+            }
         }
     }
 
@@ -106,6 +111,7 @@ impl Type {
             Self::User => "user",
             Self::Group => "group",
             Self::RoleBinding => "rolebinding",
+            Self::Grant => "grant",
             Self::Project => "project",
             Self::Task => "task",
         }
@@ -125,6 +131,7 @@ impl Type {
             Self::User => "users",
             Self::Group => "groups",
             Self::RoleBinding => "rolebindings",
+            Self::Grant => "grants",
             Self::Project => "projects",
             Self::Task => "tasks",
         }
@@ -161,6 +168,7 @@ impl Target {
             Type::User => UserRef::parse_in(project, &self.name).map(|name| name.to_string()),
             Type::Group => GroupRef::parse_in(project, &self.name).map(|name| name.to_string()),
             Type::RoleBinding => RoleBindingRef::parse_in(project, &self.name).map(|name| name.to_string()),
+            Type::Grant => GrantRef::parse_in(project, &self.name).map(|name| name.to_string()),
             Type::Task => TaskRef::parse_in(project, &self.name).map(|name| name.to_string()),
             Type::Project => ProjectRef::parse_short(&self.name).map(|name| name.to_string()),
             Type::Instance => return Ok(format!("{}/instances/{}", project.parent(), self.name)),
@@ -261,7 +269,7 @@ mod tests {
         assert_eq!(shown("instances hello/web"), "instance/hello/web");
         assert_eq!(
             shown("nonsense"),
-            "error: there is no type \"nonsense\"; known: nodes, clusters, apps, configs, secrets, instances, revisions, events, users, groups, rolebindings, projects, tasks"
+            "error: there is no type \"nonsense\"; known: nodes, clusters, apps, configs, secrets, instances, revisions, events, users, groups, rolebindings, grants, projects, tasks"
         );
         assert_eq!(shown("tokens"), "error: there is no type \"tokens\"; `skerry token list` shows these");
         assert_eq!(shown("pods"), "error: there is no type \"pods\"; did you mean instances?");

@@ -12,6 +12,7 @@ pub mod env_file;
 pub mod fault;
 pub mod feature;
 mod few;
+pub mod grant;
 pub mod hash;
 pub mod meta;
 pub mod name;
@@ -26,11 +27,13 @@ pub mod time;
 pub use app::AppSpec;
 pub use fault::{Code, Fault, Violation, Violations};
 pub use few::few;
+pub use grant::{Grant, GrantTarget, Verb};
 pub use hash::ContentHash;
 pub use name::{
-    AppName, AppRef, ClusterName, ClusterRef, ConfigName, ConfigRef, GroupName, GroupRef, InstanceName,
-    InvalidName, NetworkName, NodeName, NodeRef, ProjectName, ProjectRef, RevisionRef, RoleBindingName,
-    RoleBindingRef, SecretName, SecretRef, ServiceName, TaskName, TaskRef, UserName, UserRef, VolumeName,
+    AppName, AppRef, ClusterName, ClusterRef, ConfigName, ConfigRef, GrantName, GrantRef, GroupName,
+    GroupRef, InstanceName, InvalidName, NetworkName, NodeName, NodeRef, ProjectName, ProjectRef,
+    RevisionRef, RoleBindingName, RoleBindingRef, SecretName, SecretRef, ServiceName, TaskName, TaskRef,
+    UserName, UserRef, VolumeName,
 };
 pub use prefetch::{IMAGES_MAX, image_id};
 pub use secret::{SealId, SecretVersion};

@@ -141,6 +141,11 @@ label!(
     "role binding"
 );
 label!(
+    /// A time-boxed grant, within its project.
+    GrantName,
+    "grant"
+);
+label!(
     /// A secret, within its project.
     SecretName,
     "secret"
@@ -236,6 +241,10 @@ reference!(
 reference!(
     /// `projects/<project>/roleBindings/<binding>`.
     RoleBindingRef, binding: RoleBindingName, "roleBindings", "projects/<project>/roleBindings/<binding>"
+);
+reference!(
+    /// `projects/<project>/grants/<grant>`.
+    GrantRef, grant: GrantName, "grants", "projects/<project>/grants/<grant>"
 );
 
 reference!(

@@ -8,7 +8,7 @@
 //! | `apps`, `configs`, `secrets` | what runs |
 //! | `nodes`, `clusters` | where |
 //! | `projects` | whose it is |
-//! | `users`, `groups`, `role_bindings` | who may what; `names` checks their lists |
+//! | `users`, `groups`, `role_bindings`, `grants` | who may what; `names` checks their lists |
 //! | `rollouts`, `events` | what begins, and what is told, with a change of an app |
 //! | `keys` | what values of secrets are sealed under |
 //! | `all` | all kinds, for changes of several; `apply` is the service of these |
@@ -19,6 +19,7 @@ mod apps;
 mod clusters;
 mod configs;
 mod events;
+mod grants;
 mod groups;
 mod keys;
 mod names;
@@ -35,6 +36,7 @@ pub use self::apps::{AppRules, keep_restart_times};
 pub use self::clusters::{ClusterRules, named_cluster, stored_cluster};
 pub use self::configs::ConfigRules;
 pub use self::events::AppEvents;
+pub use self::grants::{GrantRules, Granted, granted};
 pub use self::groups::GroupRules;
 pub use self::keys::{SecretKeys, seal};
 pub use self::nodes::NodeRules;

@@ -29,6 +29,7 @@
 //! | `users/<project>/<user>` | `UserRecord` | 128 Ki | registry; who bootstraps, for the first admin | until deleted |
 //! | `groups/<project>/<group>` | `GroupRecord` | 256 Ki | registry | until deleted |
 //! | `role-bindings/<project>/<binding>` | `RoleBindingRecord` | 384 Ki | registry | until deleted |
+//! | `grants/<project>/<grant>` | `GrantRecord` | 16 Ki | registry | until a day after it expired, or deleted |
 //! | `audit/<chain>/<sequence>` | `AuditRecord` | 16 Ki | whoever makes the change, with it | by age and number, `--audit-age` and `--audit-records` of the registry |
 //! | `audit-heads/<chain>` | `AuditHead` | 512 | with each record; the registry, when it removes some | three times as long as records, once it has none |
 //! | `tasks/<project>/<task>` | `TaskRecord` | 256 Ki | registry | until deleted; of those that ended the last 100 of a project |
@@ -115,6 +116,8 @@ pub enum Family {
     Groups,
     /// `role-bindings/`.
     RoleBindings,
+    /// `grants/`.
+    Grants,
     /// `audit/`.
     Audit,
     /// `audit-heads/`.
@@ -139,7 +142,7 @@ pub enum Family {
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::Meta,
         Self::Projects,
         Self::Usage,
@@ -164,6 +167,7 @@ impl Family {
         Self::Users,
         Self::Groups,
         Self::RoleBindings,
+        Self::Grants,
         Self::Audit,
         Self::AuditHeads,
         Self::Tasks,
@@ -203,6 +207,7 @@ impl Family {
             Self::Users => "/skerry/v1/users/",
             Self::Groups => "/skerry/v1/groups/",
             Self::RoleBindings => "/skerry/v1/role-bindings/",
+            Self::Grants => "/skerry/v1/grants/",
             Self::Audit => "/skerry/v1/audit/",
             Self::AuditHeads => "/skerry/v1/audit-heads/",
             Self::Tasks => "/skerry/v1/tasks/",
@@ -223,7 +228,7 @@ impl Family {
             Self::Usage => 64,
             Self::AuditHeads => 512,
             // The first of a chain names others.
-            Self::Audit => 16 * KIB,
+            Self::Audit | Self::Grants => 16 * KIB,
             Self::Projects | Self::Nodes | Self::Clusters | Self::Apps | Self::Configs | Self::Users => {
                 128 * KIB
             }
@@ -258,6 +263,7 @@ impl Family {
                 | Self::Users
                 | Self::Groups
                 | Self::RoleBindings
+                | Self::Grants
                 | Self::Tasks
         )
     }
@@ -316,6 +322,7 @@ records! {
     UserRecord in Users by skerry_model::UserRef, InProject;
     GroupRecord in Groups by skerry_model::GroupRef, InProject;
     RoleBindingRecord in RoleBindings by skerry_model::RoleBindingRef, InProject;
+    GrantRecord in Grants by skerry_model::GrantRef, InProject;
     TaskRecord in Tasks by skerry_model::TaskRef, InProject;
     TaskProgressRecord in TaskProgress by skerry_model::TaskRef, InProject;
     TaskClaimRecord in TaskClaims by skerry_model::TaskRef, InProject;

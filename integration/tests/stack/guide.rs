@@ -59,6 +59,7 @@ pages! {
     processes: "processes.md", Nothing;
     configs: "configs.md", Docker;
     access: "access.md", Nothing;
+    time_boxed_grants: "grants.md", Nothing;
     secret_values: "secrets.md", Nothing;
     audit: "audit.md", Nothing;
     health: "health.md", Docker;

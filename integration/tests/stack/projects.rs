@@ -166,6 +166,7 @@ impl World {
             + of::<stored::UserRecord>(store, &project).await?
             + of::<stored::GroupRecord>(store, &project).await?
             + of::<stored::RoleBindingRecord>(store, &project).await?
+            + of::<stored::GrantRecord>(store, &project).await?
             + of::<stored::RequestRecord>(store, &project).await?)
     }
 }

@@ -8,15 +8,15 @@ use skerry_proto::relay::v1 as pb;
 use skerry_proto::relay::v1::bundle_node_response::Body as Part;
 use skerry_proto::relay::v1::channel_start::Verb as Start;
 use skerry_proto::relay::v1::{open_request, open_response};
-use skerry_proto::types::v1::AuditCaller;
 
 use crate::Shared;
+use crate::caller::Caller;
 use crate::duplex::{self, Answers, Asked, Verb};
 
 /// Asks the agent that the request names.
 pub(crate) async fn begin(
     shared: &Arc<Shared>,
-    caller: AuditCaller,
+    caller: Caller,
     request: &pb::BundleNodeRequest,
 ) -> Result<Answers<Bundle>, Fault> {
     let node = NodeRef::parse(&request.node).map_err(|error| Fault::invalid_field("node", error))?;

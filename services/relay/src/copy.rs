@@ -11,9 +11,9 @@ use skerry_proto::relay::v1::copy_frame::Body as Frame;
 use skerry_proto::relay::v1::copy_from_response::Body as Output;
 use skerry_proto::relay::v1::copy_to_request::Body as Input;
 use skerry_proto::relay::v1::{open_request, open_response};
-use skerry_proto::types::v1::AuditCaller;
 
 use crate::Shared;
+use crate::caller::Caller;
 use crate::duplex::{self, Answers, Asked, Verb};
 use crate::exec::{Requests, next};
 use crate::instances::{self, Which};
@@ -27,7 +27,7 @@ const PIECE_BYTES_MAX: usize = 64 * 1024;
 /// Copies files into the instance that the first request names.
 pub(crate) async fn to(
     shared: &Arc<Shared>,
-    caller: AuditCaller,
+    caller: Caller,
     mut requests: Requests<pb::CopyToRequest>,
 ) -> Result<Answers<To>, Fault> {
     let Some(Input::Start(start)) = next(&mut requests).await?.and_then(|request| request.body) else {
@@ -42,7 +42,7 @@ pub(crate) async fn to(
 /// Copies files out of the instance that the request names.
 pub(crate) async fn from(
     shared: &Arc<Shared>,
-    caller: AuditCaller,
+    caller: Caller,
     request: pb::CopyFromRequest,
 ) -> Result<Answers<From>, Fault> {
     let start = request.start.ok_or_else(|| Fault::invalid_field("start", "say where from"))?;
@@ -72,7 +72,7 @@ async fn find(
 }
 
 fn asked(
-    caller: AuditCaller,
+    caller: Caller,
     method: &'static str,
     instance: &InstanceName,
     node: &NodeRef,

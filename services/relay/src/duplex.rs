@@ -11,13 +11,14 @@ use skerry_model::{Code, Fault, NodeRef, ProjectName};
 use skerry_proto::relay::v1 as pb;
 use skerry_proto::relay::v1::channel_start::Verb as Start;
 use skerry_proto::relay::v1::{open_request, open_response};
-use skerry_proto::types::v1::{AuditCaller, AuditOutcome};
+use skerry_proto::types::v1::AuditOutcome;
 use skerry_rpc::status_of;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use crate::caller::Caller;
 use crate::channels::{About, FromAgentHalf, Open, ToAgentHalf};
 use crate::words::{fault_of_end, link_lost, was_cut};
 use crate::{Shared, records};
@@ -54,7 +55,7 @@ pub(crate) trait Verb: Send + 'static {
 /// Who asks for what.
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
-    pub(crate) caller: AuditCaller,
+    pub(crate) caller: Caller,
     /// The method, as the audit log has it.
     pub(crate) method: &'static str,
     pub(crate) node: NodeRef,
@@ -92,7 +93,7 @@ pub(crate) async fn open<V: Verb>(
         node: asked.node.clone(),
         verb: verb.name(),
         resource: asked.resource.clone(),
-        caller: asked.caller.name.clone(),
+        caller: asked.caller.audit.name.clone(),
         cut: cut.clone(),
     };
     let opened = Instant::now();
@@ -111,7 +112,8 @@ pub(crate) async fn open<V: Verb>(
         let _ = out.try_send(Ok(first));
     }
     let shutdown = shared.shutdown.token();
-    let call = Flow { verb, node: asked.node.clone(), opened, cut, shutdown, from_agent, out };
+    let caller = asked.caller.clone();
+    let call = Flow { verb, node: asked.node.clone(), caller, opened, cut, shutdown, from_agent, out };
     let shared = Arc::clone(shared);
     shared.shutdown.clone().spawn(async move {
         let (how, (received, sent)) = call.run(to_agent, requests).await;
@@ -125,8 +127,14 @@ pub(crate) async fn open<V: Verb>(
 impl Asked {
     fn act(&self, outcome: AuditOutcome, detail: String) -> skerry_store::Act {
         let project: ProjectName = self.node.project.clone();
-        skerry_store::Act::new(self.caller.clone(), self.method, project, self.resource.clone(), outcome)
-            .detail(detail)
+        skerry_store::Act::new(
+            self.caller.audit.clone(),
+            self.method,
+            project,
+            self.resource.clone(),
+            outcome,
+        )
+        .detail(detail)
     }
 }
 
@@ -134,6 +142,7 @@ impl Asked {
 struct Flow<V: Verb> {
     verb: V,
     node: NodeRef,
+    caller: Caller,
     opened: Instant,
     cut: CancellationToken,
     shutdown: CancellationToken,
@@ -156,8 +165,8 @@ impl<V: Verb> Flow<V> {
             Ended::Done(how) => how.clone(),
             // It may have heard the last word, and gone before the agent's own end.
             Ended::Unheard => match self.verb.finish() {
-                Ok(how) => format!("{how}, the caller hung up"),
-                Err(_) => "the caller hung up".to_owned(),
+                Ok(how) => format!("{how}, {}", self.caller.gone()),
+                Err(_) => self.caller.gone(),
             },
             Ended::With(fault) => fault.message.clone(),
         };
@@ -173,7 +182,9 @@ impl<V: Verb> Flow<V> {
         requests: impl Stream<Item = Result<V::Request, Status>> + Send,
     ) -> Ended {
         tokio::pin!(requests);
-        let Self { verb, node, opened, cut, shutdown, from_agent, out } = self;
+        let Self { verb, node, caller, opened, cut, shutdown, from_agent, out } = self;
+        let lost = caller.lost();
+        tokio::pin!(lost);
         // A frame on its way in each direction: nothing more is read of a side before it is taken.
         let mut up: Option<open_response::Body> = None;
         let mut down: Option<V::Answer> = None;
@@ -221,6 +232,7 @@ impl<V: Verb> Flow<V> {
                 },
                 () = out.closed(), if down.is_none() => return Ended::Unheard,
                 () = cut.cancelled() => return Ended::With(was_cut()),
+                fault = &mut lost => return Ended::With(fault),
                 () = shutdown.cancelled() => {
                     return Ended::With(Fault::unavailable("this relay stops: ask again, another one answers"));
                 }

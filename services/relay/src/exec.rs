@@ -13,10 +13,10 @@ use skerry_proto::relay::v1::channel_start::Verb as Start;
 use skerry_proto::relay::v1::exec_request::Body as Input;
 use skerry_proto::relay::v1::exec_response::Body as Output;
 use skerry_proto::relay::v1::{open_request, open_response};
-use skerry_proto::types::v1::AuditCaller;
 use tonic::Status;
 
 use crate::Shared;
+use crate::caller::Caller;
 use crate::duplex::{self, Answers, Asked, Verb};
 use crate::instances::{self, Which};
 use crate::words::quoted;
@@ -47,7 +47,7 @@ pub(crate) struct Exec {
 /// Runs what the first request says, in an instance.
 pub(crate) async fn in_instance(
     shared: &Arc<Shared>,
-    caller: AuditCaller,
+    caller: Caller,
     mut requests: Requests<pb::ExecRequest>,
 ) -> Result<Answers<Exec>, Fault> {
     let start = first(&mut requests).await?;
@@ -76,7 +76,7 @@ pub(crate) async fn in_instance(
 /// Runs what the first request says, on a node.
 pub(crate) async fn on_node(
     shared: &Arc<Shared>,
-    caller: AuditCaller,
+    caller: Caller,
     mut requests: Requests<pb::ExecRequest>,
 ) -> Result<Answers<Exec>, Fault> {
     let start = first(&mut requests).await?;

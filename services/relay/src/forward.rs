@@ -10,9 +10,9 @@ use skerry_proto::relay::v1::forward_frame::Body as Frame;
 use skerry_proto::relay::v1::port_forward_request::Body as Input;
 use skerry_proto::relay::v1::port_forward_response::Body as Output;
 use skerry_proto::relay::v1::{open_request, open_response};
-use skerry_proto::types::v1::AuditCaller;
 
 use crate::Shared;
+use crate::caller::Caller;
 use crate::duplex::{self, Answers, Asked, Verb};
 use crate::exec::{Requests, next};
 use crate::instances::{self, Which};
@@ -32,7 +32,7 @@ pub(crate) struct Forward {
 /// Opens the channel that the first request asks for.
 pub(crate) async fn begin(
     shared: &Arc<Shared>,
-    caller: AuditCaller,
+    caller: Caller,
     mut requests: Requests<pb::PortForwardRequest>,
 ) -> Result<Answers<Forward>, Fault> {
     let Some(Input::Start(start)) = next(&mut requests).await?.and_then(|request| request.body) else {

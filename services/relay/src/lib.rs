@@ -7,6 +7,7 @@
 
 mod act;
 mod bundle;
+mod caller;
 mod channels;
 mod config;
 mod copy;

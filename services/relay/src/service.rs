@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::caller::Caller;
 use crate::instances::names;
 use crate::logs::{Ask, Call, Whose};
 use crate::{Shared, act, bundle, copy, exec, forward, instances, peers, records};
@@ -34,7 +35,7 @@ impl Service {
         &self,
         request: Request<pb::LogsRequest>,
     ) -> Result<ResponseStream<pb::LogsResponse>, Fault> {
-        let caller = audit::caller_of(&request);
+        let caller = Caller::of(&request);
         let ask = Ask::parse(request.into_inner())?;
         let placed = match &ask.whose {
             Whose::Instances(which) => names(which.check(instances::find(&self.shared.reach, which).await?)?),
@@ -92,7 +93,7 @@ impl RelayService for Service {
         &self,
         request: Request<Streaming<pb::ExecRequest>>,
     ) -> Result<Response<Self::ExecStream>, Status> {
-        let caller = audit::caller_of(&request);
+        let caller = Caller::of(&request);
         stream(exec::in_instance(&self.shared, caller, request.into_inner().boxed()).await)
     }
 
@@ -100,7 +101,7 @@ impl RelayService for Service {
         &self,
         request: Request<Streaming<pb::ExecRequest>>,
     ) -> Result<Response<Self::ExecNodeStream>, Status> {
-        let caller = audit::caller_of(&request);
+        let caller = Caller::of(&request);
         stream(exec::on_node(&self.shared, caller, request.into_inner().boxed()).await)
     }
 
@@ -108,7 +109,7 @@ impl RelayService for Service {
         &self,
         request: Request<Streaming<pb::PortForwardRequest>>,
     ) -> Result<Response<Self::PortForwardStream>, Status> {
-        let caller = audit::caller_of(&request);
+        let caller = Caller::of(&request);
         stream(forward::begin(&self.shared, caller, request.into_inner().boxed()).await)
     }
 
@@ -116,7 +117,7 @@ impl RelayService for Service {
         &self,
         request: Request<Streaming<pb::CopyToRequest>>,
     ) -> Result<Response<Self::CopyToStream>, Status> {
-        let caller = audit::caller_of(&request);
+        let caller = Caller::of(&request);
         stream(copy::to(&self.shared, caller, request.into_inner().boxed()).await)
     }
 
@@ -124,7 +125,7 @@ impl RelayService for Service {
         &self,
         request: Request<pb::CopyFromRequest>,
     ) -> Result<Response<Self::CopyFromStream>, Status> {
-        let caller = audit::caller_of(&request);
+        let caller = Caller::of(&request);
         stream(copy::from(&self.shared, caller, request.into_inner()).await)
     }
 
@@ -140,7 +141,7 @@ impl RelayService for Service {
         &self,
         request: Request<pb::BundleNodeRequest>,
     ) -> Result<Response<Self::BundleNodeStream>, Status> {
-        let caller = audit::caller_of(&request);
+        let caller = Caller::of(&request);
         stream(bundle::begin(&self.shared, caller, request.get_ref()).await)
     }
 

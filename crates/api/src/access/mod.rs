@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use skerry_identity::KeyId;
-use skerry_model::{ProjectName, UserRef};
+use skerry_model::{Grant, ProjectName, UserRef};
 use skerry_proto::store::v1 as stored;
 use skerry_rpc::access::{Authorizer, Role};
 use skerry_store::{Changes, Cursor, Mirror, MirrorConfig, Store, WaitError};
@@ -18,7 +18,7 @@ use tokio::sync::watch;
 pub use self::roles::ADMIN;
 use self::roles::Roles;
 
-/// Follows users, groups and role bindings. Cheap to clone.
+/// Follows users, groups, role bindings and grants. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct AccessMirror {
     shared: Arc<Shared>,
@@ -38,6 +38,7 @@ impl AccessMirror {
             .family::<stored::UserRecord>()
             .family::<stored::GroupRecord>()
             .family::<stored::RoleBindingRecord>()
+            .family::<stored::GrantRecord>()
             // Lists of them are of projects that are there.
             .family::<stored::ProjectRecord>();
         let mirror = Mirror::start(store, mirrored);
@@ -80,6 +81,10 @@ impl Authorizer for AccessMirror {
 
     fn roles(&self, user: &UserRef) -> Vec<(ProjectName, Role)> {
         self.shared.roles.load().all(user)
+    }
+
+    fn grants(&self, user: &UserRef) -> Arc<[Grant]> {
+        self.shared.roles.load().grants(user)
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

@@ -1,10 +1,10 @@
-//! Users, groups and bindings brought together: pure, from what the store holds.
+//! Users, groups, bindings and grants brought together: pure, from what the store holds.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use skerry_identity::KeyId;
-use skerry_model::{GroupRef, ProjectName, UserRef};
+use skerry_model::{Grant, GrantRef, GrantTarget, GroupRef, ProjectName, UserRef, Verb, time};
 use skerry_proto::store::v1 as stored;
 use skerry_rpc::access::Role;
 use skerry_store::{Prefix, Record, Snapshot};
@@ -22,6 +22,8 @@ pub(super) struct Roles {
     keys: HashMap<UserRef, Vec<KeyId>>,
     /// The highest role in each project that a binding gives, to users that there are and to those that may come.
     bound: HashMap<UserRef, BTreeMap<ProjectName, Role>>,
+    /// Whose which grants are, some of which may have expired.
+    granted: HashMap<UserRef, Arc<[Grant]>>,
 }
 
 impl Roles {
@@ -29,7 +31,7 @@ impl Roles {
         let groups: HashMap<GroupRef, Vec<UserRef>> = records::<stored::GroupRecord>(snapshot)
             .map(|(name, group)| (name, users(&group.members).collect()))
             .collect();
-        let mut roles = Self::default();
+        let mut roles = Self { granted: granted(snapshot, &groups), ..Self::default() };
         for (name, user) in records::<stored::UserRecord>(snapshot) {
             let keys = user.keys.iter().filter_map(|key| KeyId::try_from(&key.key_id[..]).ok());
             roles.keys.insert(name, keys.collect());
@@ -63,6 +65,10 @@ impl Roles {
         bound.get(project).copied().max(everywhere)
     }
 
+    pub(super) fn grants(&self, user: &UserRef) -> Arc<[Grant]> {
+        self.granted.get(user).cloned().unwrap_or_default()
+    }
+
     pub(super) fn all(&self, user: &UserRef) -> Vec<(ProjectName, Role)> {
         let mut all = self.bound.get(user).cloned().unwrap_or_default();
         if *user == *FIRST_ADMIN {
@@ -82,6 +88,35 @@ pub(crate) fn role_of(stored: i32) -> Option<Role> {
         3 => Some(Role::Admin),
         _ => None,
     }
+}
+
+/// The grants of each user, those of its groups included.
+fn granted(snapshot: &Snapshot, groups: &HashMap<GroupRef, Vec<UserRef>>) -> HashMap<UserRef, Arc<[Grant]>> {
+    let mut granted: HashMap<UserRef, Vec<Grant>> = HashMap::new();
+    for (name, record) in records::<stored::GrantRecord>(snapshot) {
+        let Some(grant) = grant_of(name, &record) else { continue };
+        let of_group = GroupRef::parse(&record.subject).ok().and_then(|group| groups.get(&group));
+        for user in UserRef::parse(&record.subject).into_iter().chain(of_group.into_iter().flatten().cloned())
+        {
+            granted.entry(user).or_default().push(grant.clone());
+        }
+    }
+    granted.into_iter().map(|(user, grants)| (user, grants.into())).collect()
+}
+
+/// A grant as it is stored. A verb that this version does not know lets nobody do anything, and the others hold.
+fn grant_of(name: GrantRef, record: &stored::GrantRecord) -> Option<Grant> {
+    let target = GrantTarget::parse(&record.target).ok()?;
+    if *target.project() != name.project {
+        return None;
+    }
+    let not_after = record.expire_time.as_ref().and_then(time::from_timestamp)?;
+    Some(Grant {
+        verbs: record.verbs.iter().filter_map(|verb| Verb::parse(verb)).collect(),
+        name,
+        target,
+        not_after,
+    })
 }
 
 fn users(names: &[String]) -> impl Iterator<Item = UserRef> + '_ {
@@ -120,7 +155,7 @@ mod tests {
         let ada = user("projects/a/users/ada");
         let bound =
             [(project("a"), Role::Viewer), (project("b"), Role::Admin), (project("system"), Role::Operator)];
-        let roles = Roles { keys: HashMap::new(), bound: HashMap::from([(ada.clone(), bound.into())]) };
+        let roles = Roles { bound: HashMap::from([(ada.clone(), bound.into())]), ..Roles::default() };
         for (of, expected) in [("a", Role::Operator), ("b", Role::Admin), ("c", Role::Operator)] {
             assert_eq!(roles.role(&ada, &project(of)), Some(expected), "{of}");
         }
@@ -129,9 +164,28 @@ mod tests {
     }
 
     #[test]
+    fn a_grant_is_read_as_far_as_this_version_knows_it_and_never_reaches_out_of_its_project() {
+        let name = GrantRef::parse("projects/a/grants/g").expect("a name");
+        let record = stored::GrantRecord {
+            verbs: ["exec", "of-the-future"].map(str::to_owned).to_vec(),
+            target: "projects/a/apps/x".to_owned(),
+            expire_time: Some(time::to_timestamp(std::time::SystemTime::UNIX_EPOCH)),
+            ..Default::default()
+        };
+        assert_eq!(grant_of(name.clone(), &record).expect("a grant").verbs, [Verb::Exec]);
+        let elsewhere = stored::GrantRecord { target: "projects/b".to_owned(), ..record.clone() };
+        assert_eq!(grant_of(name.clone(), &elsewhere), None);
+        assert_eq!(
+            grant_of(name, &stored::GrantRecord { expire_time: None, ..record }),
+            None,
+            "it would never end"
+        );
+    }
+
+    #[test]
     fn a_user_is_known_by_the_keys_of_its_record_only() {
         let ada = user("projects/a/users/ada");
-        let mut roles = Roles { keys: HashMap::from([(ada.clone(), vec![KEY])]), bound: HashMap::new() };
+        let mut roles = Roles { keys: HashMap::from([(ada.clone(), vec![KEY])]), ..Roles::default() };
         assert!(roles.knows(&ada, &KEY));
         assert!(!roles.knows(&ada, &KeyId::from_bytes([2; 32])));
         assert!(!roles.knows(&user("projects/b/users/ada"), &KEY));

@@ -286,7 +286,7 @@ pub struct CanIArgs {
     #[arg(value_name = "VERB", required_unless_present = "list")]
     pub verb: Option<String>,
 
-    /// nodes, apps, configs, secrets, instances, revisions, events, tokens, enrollments, users, groups, rolebindings, projects, tasks; or a method's full name with the verb `call`
+    /// nodes, apps, configs, secrets, instances, revisions, events, tokens, enrollments, users, groups, rolebindings, grants, projects, tasks; or a method's full name with the verb `call`
     #[arg(value_name = "TYPE", required_unless_present = "list")]
     pub resource: Option<String>,
 

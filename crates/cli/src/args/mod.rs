@@ -13,6 +13,7 @@ mod create;
 mod enrol;
 mod exec;
 mod forward;
+mod grant;
 mod logs;
 mod rollout;
 mod secret;
@@ -50,6 +51,7 @@ pub use enrol::{
 };
 pub use exec::{DebugArgs, ExecArgs, RunFlags};
 pub use forward::{PortForwardArgs, Ports};
+pub use grant::GrantArgs;
 pub use logs::{ChannelCommand, ChannelCutArgs, ChannelListArgs, LogsArgs};
 pub use rollout::{HistoryArgs, RestartArgs, RolloutAppArgs, RolloutCommand, RolloutStatusArgs, UndoArgs};
 pub use secret::{ResealArgs, RotateKeyArgs, SecretCommand, SecretSetArgs};
@@ -228,6 +230,8 @@ pub enum ClientCommand {
     /// Who may do what in a project
     #[command(subcommand)]
     Role(RoleCommand),
+    /// Let somebody use a verb for a while, without the role
+    Grant(GrantArgs),
     /// Who calls, and what it may
     #[command(subcommand)]
     Auth(AuthCommand),

@@ -15,7 +15,7 @@ use crate::jsonpath::Template;
 const TYPES_HELP: &str = "\
 Types: nodes (no, node), apps (app), configs (cfg, config), secrets (secret),
        instances (inst, instance), revisions (rev, revision), events (ev, event),
-       users (user), groups (group), rolebindings (rb, rolebinding); get also
+       users (user), groups (group), rolebindings (rb, rolebinding), grants (grant); get also
        shows enrollments (enr, enrollment), machines that wait for approval";
 
 /// How things are printed.
@@ -76,7 +76,7 @@ fn outputs() -> Vec<CompletionCandidate> {
 
 Instances are named <app>/<service>/<cluster>/<ordinal>; a part from the left shows all below it.
 Revisions need their app, and may be named by the first digits: revision/hello/12ab. With --watch, -o json prints one object a line. Instances, revisions,
-users, groups and rolebindings are watched by asking again each second. A watch goes on after a lost connection.
+users, groups, rolebindings and grants are watched by asking again each second. A watch goes on after a lost connection.
 
 Examples:
   skerry get nodes -l site=oslo,!old
@@ -124,7 +124,7 @@ Examples:
   skerry describe node n1
   skerry describe instance hello/web/n1/0")]
 pub struct DescribeArgs {
-    /// TYPE/NAME..., or TYPE NAME... (nodes, apps, configs, secrets, instances, users, groups, rolebindings)
+    /// TYPE/NAME..., or TYPE NAME... (nodes, apps, configs, secrets, instances, users, groups, rolebindings, grants)
     #[arg(value_name = "TYPE/NAME", required = true, add = targets())]
     pub targets: Vec<String>,
 }

@@ -184,6 +184,7 @@ pub(super) async fn delete(client: &Client, target: &Target, name: String) -> Re
             });
             answer.await?;
         }
+        Type::Grant => super::grant::delete(client, name, id).await?,
         Type::Cluster => client.delete_cluster(name, id).await?,
         Type::Task => client.delete_task(name, id).await?,
         Type::Project => {

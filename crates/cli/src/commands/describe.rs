@@ -12,7 +12,7 @@ use crate::error::CliError;
 use crate::item::{Item, Query, is_below};
 use crate::print::Printer;
 use crate::render::rows::is_system;
-use crate::render::{clusters, describe, people, tasks, time};
+use crate::render::{clusters, describe, grants, people, tasks, time};
 use crate::target::{Target, Type, parse_all};
 
 /// Most names that an error suggests.
@@ -62,6 +62,7 @@ async fn text(client: &Client, target: &Target) -> Result<String, CliError> {
         }
         Item::Group(group) => people::group(&group, &client.list(&Query::all(Type::RoleBinding)).await?.0),
         Item::RoleBinding(binding) => people::binding(&binding),
+        Item::Grant(grant) => grants::describe(&grant, time::now()),
         Item::Project(project) => describe::project(&project),
         Item::Cluster(cluster) => clusters::describe(&cluster),
         Item::Task(task) => tasks::describe(&task),

@@ -23,6 +23,7 @@ pub(crate) mod explain;
 pub(crate) mod forward;
 pub(crate) mod get;
 mod gone;
+pub(crate) mod grant;
 pub(crate) mod label;
 pub(crate) mod logs;
 pub(crate) mod node;

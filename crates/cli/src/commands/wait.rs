@@ -89,6 +89,7 @@ impl State {
                 | Type::User
                 | Type::Group
                 | Type::RoleBinding
+                | Type::Grant
                 | Type::Project
                 | Type::Cluster
                 | Type::Task,
@@ -208,6 +209,7 @@ fn conditions(item: &Item) -> &[Condition] {
         | Item::User(_)
         | Item::Group(_)
         | Item::RoleBinding(_)
+        | Item::Grant(_)
         | Item::Project(_)
         | Item::Cluster(_)
         | Item::Task(_) => &[],

@@ -1,9 +1,9 @@
-//! Users, groups and role bindings: one by its name, and all in pages.
+//! Users, groups, role bindings and grants: one by its name, and all in pages.
 
 use skerry_proto::registry::v1 as registry;
 
 use super::{Item, PAGE_SIZE, Page, wrap};
-use crate::client::{CallError, Client, Service, bindings, groups, request, users};
+use crate::client::{CallError, Client, Service, bindings, grants, groups, request, users};
 use crate::error::CliError;
 
 impl Client {
@@ -32,6 +32,15 @@ impl Client {
             async move { bindings(channel).get_role_binding(request(message, left)).await }
         });
         Ok(Item::RoleBinding(Box::new(answer.await?.role_binding.unwrap_or_default())))
+    }
+
+    pub(super) async fn get_grant(&self, name: String) -> Result<Item, CallError> {
+        let message = registry::GetGrantRequest { name };
+        let answer = self.call(Service::Registry, |channel, left| {
+            let message = message.clone();
+            async move { grants(channel).get_grant(request(message, left)).await }
+        });
+        Ok(Item::Grant(Box::new(answer.await?.grant.unwrap_or_default())))
     }
 
     pub(super) async fn page_of_users(
@@ -63,6 +72,22 @@ impl Client {
         });
         let answer = answer.await?;
         Ok((wrap(answer.groups, Item::Group), answer.next_page_token, String::new()))
+    }
+
+    pub(super) async fn page_of_grants(
+        &self,
+        label_selector: String,
+        page_token: String,
+    ) -> Result<Page, CliError> {
+        let parent = self.project().parent();
+        let message =
+            registry::ListGrantsRequest { parent, page_size: PAGE_SIZE, page_token, label_selector };
+        let answer = self.call(Service::Registry, |channel, left| {
+            let message = message.clone();
+            async move { grants(channel).list_grants(request(message, left)).await }
+        });
+        let answer = answer.await?;
+        Ok((wrap(answer.grants, Item::Grant), answer.next_page_token, String::new()))
     }
 
     pub(super) async fn page_of_bindings(

@@ -6,6 +6,7 @@ mod colour;
 pub(crate) mod describe;
 pub(crate) mod diff;
 pub(crate) mod explain;
+pub(crate) mod grants;
 mod jobs;
 pub(crate) mod logs;
 pub(crate) mod people;

@@ -1159,6 +1159,44 @@ impl ::prost::Name for RoleBindingRecord {
         "/skerry.store.v1.RoleBindingRecord".into()
     }
 }
+/// grants/<project>/<grant>: a time-boxed grant.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GrantRecord {
+    /// Common part.
+    #[prost(message, optional, tag = "1")]
+    pub meta: ::core::option::Option<Meta>,
+    /// As skerry.registry.v1.GrantSpec has them.
+    #[prost(string, repeated, tag = "2")]
+    pub verbs: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// `projects/<project>`, `projects/<project>/apps/<app>` or `projects/<project>/nodes/<node>`.
+    #[prost(string, tag = "3")]
+    pub target: ::prost::alloc::string::String,
+    /// `projects/<project>/users/<user>` or `projects/<project>/groups/<group>`.
+    #[prost(string, tag = "4")]
+    pub subject: ::prost::alloc::string::String,
+    /// How long it was wanted for.
+    #[prost(message, optional, tag = "5")]
+    pub duration: ::core::option::Option<::prost_types::Duration>,
+    /// Why.
+    #[prost(string, tag = "6")]
+    pub reason: ::prost::alloc::string::String,
+    /// Until when it holds.
+    #[prost(message, optional, tag = "7")]
+    pub expire_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Who made it.
+    #[prost(string, tag = "8")]
+    pub created_by: ::prost::alloc::string::String,
+}
+impl ::prost::Name for GrantRecord {
+    const NAME: &'static str = "GrantRecord";
+    const PACKAGE: &'static str = "skerry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.store.v1.GrantRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.store.v1.GrantRecord".into()
+    }
+}
 /// audit/<chain>/<sequence>: one record of the audit log. skerry.registry.v1.AuditRecord says what is hashed.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AuditRecord {

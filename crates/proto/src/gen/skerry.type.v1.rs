@@ -2752,6 +2752,9 @@ pub struct AuditCaller {
     /// Where from, if that is known.
     #[prost(string, tag = "4")]
     pub address: ::prost::alloc::string::String,
+    /// The grant that let it do this, `projects/<project>/grants/<grant>`. Empty: its role did, or nothing had to.
+    #[prost(string, tag = "5")]
+    pub grant: ::prost::alloc::string::String,
 }
 impl ::prost::Name for AuditCaller {
     const NAME: &'static str = "AuditCaller";

@@ -1,10 +1,12 @@
 //! Whether a caller may make a call: pure decisions over the table, the peer and what the authorizer knows.
 
 use std::sync::LazyLock;
+use std::time::SystemTime;
 
 use skerry_identity::{PeerCertificate, Principal};
 use skerry_model::{Code, Fault, ProjectName, UserRef};
 
+use super::grants::{By, granted, hint};
 use super::project::{Path, Unreadable, find, values};
 use super::role::{Authorizer, Role};
 use super::table::{ForEach, ForUsers, NAME, Rule, rule};
@@ -92,13 +94,14 @@ pub(crate) fn judge(
     }
 }
 
-/// Judges a user by the request.
+/// Judges a user by the request. Nothing: it is about itself.
 pub(crate) fn judge_request(
     method: &str,
     claim: &Claim,
     request: &[u8],
     authorizer: &dyn Authorizer,
-) -> Result<Option<ProjectName>, Fault> {
+    now: SystemTime,
+) -> Result<Option<By>, Fault> {
     let Claim { user, needs } = claim;
     let name = find(request, needs.path)?;
     if needs.or_itself && name == user.to_string() {
@@ -106,8 +109,17 @@ pub(crate) fn judge_request(
     }
     let project =
         ProjectName::of_resource(name).map_err(|error| Fault::invalid_field(field(needs.path), error))?;
-    check_role(method, claim, &project, authorizer)?;
-    Ok(Some(project))
+    let Err(fault) = check_role(method, claim, &project, authorizer) else {
+        return Ok(Some(By::Role(project)));
+    };
+    match (granted(method, user, name, authorizer, now), hint(method, user, name)) {
+        (Some(grant), _) => Ok(Some(By::Grant(grant))),
+        (None, Some(command)) => {
+            let message = format!("{}; an admin can grant it for a while: {command}", fault.message);
+            Err(Fault { message, ..fault })
+        }
+        (None, None) => Err(fault),
+    }
 }
 
 /// Judges a user by each of the resources in the request: it must be one whose own method the user may call about it.

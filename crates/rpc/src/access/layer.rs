@@ -19,7 +19,8 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 
 use super::denied::{tell, tell_answer};
-use super::judge::{Claim, Early, check_role, judge, judge_each, judge_request, known};
+use super::grants::{By, Right};
+use super::judge::{Claim, Early, judge, judge_each, judge_request};
 use super::message;
 use super::role::Authorizer;
 use super::table::{ForEach, Rule, rule};
@@ -150,29 +151,35 @@ impl Call {
         let changes = self.authorizer.changes();
         let judged = match early {
             Early::Pass => return inner.call(request).await,
-            Early::Everywhere(claim) => Ok((request, Some((claim, ProjectName::system())))),
+            Early::Everywhere(claim) => Ok((request, Some((claim, By::Role(ProjectName::system()))))),
             Early::ByEach(user, each) => {
                 self.judge_each(request, &user, &each).await.map(|request| (request, None))
             }
             // Without a project it is about itself, and no stream.
             Early::ByProject(claim) => {
                 let judged = self.judge_request(request, &claim).await;
-                judged.map(|(request, project)| (request, project.map(|project| (claim, project))))
+                judged.map(|(request, by)| (request, by.map(|by| (claim, by))))
             }
         };
-        let (request, about) = match judged {
+        let (mut request, about) = match judged {
             Ok(judged) => judged,
             Err(fault) => {
                 tell(&self.method, Some(&self.peer()), None, &fault);
                 return Ok(status_of(&fault).into_http());
             }
         };
+        let streams = about.filter(|(claim, _)| claim.needs.streams);
+        let right = streams.map(|held| {
+            let who = (self.method.clone(), Arc::clone(&self.peer));
+            Right::new(who, Arc::clone(&self.authorizer), held, changes)
+        });
+        if let Some(right) = &right {
+            request.extensions_mut().insert(right.clone());
+        }
         let response = inner.call(request).await?;
         tell_answer(&self.method, Some(&self.peer()), response.headers());
-        let Some((claim, project)) = about.filter(|(claim, _)| claim.needs.streams) else {
-            return Ok(response);
-        };
-        let lost = self.lost(claim, project, changes).boxed();
+        let Some(right) = right else { return Ok(response) };
+        let lost = async move { status_of(&right.lost().await) }.boxed();
         Ok(response.map(|body| Body::new(Watched { body, lost, over: false })))
     }
 
@@ -184,11 +191,12 @@ impl Call {
         &self,
         request: http::Request<Body>,
         claim: &Claim,
-    ) -> Result<(http::Request<Body>, Option<ProjectName>), Fault> {
+    ) -> Result<(http::Request<Body>, Option<By>), Fault> {
         let (parts, body) = request.into_parts();
         let read = message::read(body).await?;
-        let project = judge_request(&self.method, claim, read.message(), &*self.authorizer)?;
-        Ok((http::Request::from_parts(parts, read.into_body()), project))
+        let now = SystemTime::now();
+        let by = judge_request(&self.method, claim, read.message(), &*self.authorizer, now)?;
+        Ok((http::Request::from_parts(parts, read.into_body()), by))
     }
 
     async fn judge_each(
@@ -201,37 +209,6 @@ impl Call {
         let read = message::read(body).await?;
         judge_each(user, each, read.message(), &*self.authorizer)?;
         Ok(http::Request::from_parts(parts, read.into_body()))
-    }
-
-    /// Waits until the user may no longer have what it asked for.
-    async fn lost(
-        self,
-        claim: Claim,
-        project: ProjectName,
-        mut changes: tokio::sync::watch::Receiver<u64>,
-    ) -> Status {
-        let left = self.peer.not_after.duration_since(SystemTime::now()).unwrap_or_default();
-        let judging = async {
-            loop {
-                let judged = known(&self.peer, &*self.authorizer)
-                    .and_then(|_| check_role(&self.method, &claim, &project, &*self.authorizer));
-                if let Err(fault) = judged {
-                    return fault;
-                }
-                if changes.changed().await.is_err() {
-                    // Nobody says any more who may what: the service is stopping.
-                    return std::future::pending().await;
-                }
-            }
-        };
-        let fault = tokio::select! {
-            fault = judging => fault,
-            () = tokio::time::sleep(left) => {
-                let message = format!("the certificate of {} has expired", self.peer.identity);
-                Fault::new(Code::Unauthenticated, "CERTIFICATE_EXPIRED", message)
-            }
-        };
-        status_of(&fault)
     }
 }
 

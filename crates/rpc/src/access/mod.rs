@@ -6,11 +6,13 @@
 //! | `project` | finds that name in the encoded request |
 //! | `judge` | the decision: table, peer, roles |
 //! | `message` | reads a request ahead of its handler, and hands on the same bytes |
+//! | `grants` | verbs that somebody may use for a while without the role, and the right by which a call goes on |
 //! | `layer` | does all this for each call, and ends streams whose reader lost the right |
 //! | `denied` | counts who was refused |
 //! | `role` | roles, and who knows who has which |
 
 mod denied;
+mod grants;
 mod judge;
 mod layer;
 mod message;
@@ -24,6 +26,7 @@ use crate::peer::Peer;
 
 pub(crate) use denied::tell;
 pub use denied::{Denied, DeniedCalls};
+pub use grants::Right;
 pub(crate) use layer::AccessLayer;
 pub(crate) use role::KnowsNobody;
 pub use role::{Authorizer, Role};

@@ -1,9 +1,10 @@
 //! Roles, and who knows who has which.
 
 use std::fmt;
+use std::sync::Arc;
 
 use skerry_identity::KeyId;
-use skerry_model::{ProjectName, UserRef};
+use skerry_model::{Grant, ProjectName, UserRef};
 use tokio::sync::watch;
 
 /// What a user may do in a project. Each may do what those before it may.
@@ -45,6 +46,9 @@ pub trait Authorizer: fmt::Debug + Send + Sync {
     /// All roles of the user, each project's highest. What holds everywhere is under `system`.
     fn roles(&self, user: &UserRef) -> Vec<(ProjectName, Role)>;
 
+    /// The grants of the user, those of its groups included, and perhaps some that have expired.
+    fn grants(&self, user: &UserRef) -> Arc<[Grant]>;
+
     /// Changes whenever an answer may have become another: streams that are open are then judged anew.
     fn changes(&self) -> watch::Receiver<u64>;
 }
@@ -70,6 +74,10 @@ impl Authorizer for KnowsNobody {
 
     fn roles(&self, _: &UserRef) -> Vec<(ProjectName, Role)> {
         Vec::new()
+    }
+
+    fn grants(&self, _: &UserRef) -> Arc<[Grant]> {
+        Arc::default()
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

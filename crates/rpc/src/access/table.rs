@@ -173,6 +173,11 @@ pub(crate) const TABLE: &[(&str, Rule)] = &[
     ("/skerry.registry.v1.RoleBindingService/ListRoleBindings", users(Admin, FIRST)),
     ("/skerry.registry.v1.RoleBindingService/UpdateRoleBinding", users(Admin, METADATA)),
     ("/skerry.registry.v1.RoleBindingService/DeleteRoleBinding", users(Admin, FIRST)),
+    // Nobody grants more than it has: admins have it all.
+    ("/skerry.registry.v1.GrantService/CreateGrant", users(Admin, FIRST)),
+    ("/skerry.registry.v1.GrantService/GetGrant", users(Admin, FIRST)),
+    ("/skerry.registry.v1.GrantService/ListGrants", users(Admin, FIRST)),
+    ("/skerry.registry.v1.GrantService/DeleteGrant", users(Admin, FIRST)),
     ("/skerry.registry.v1.GroupService/CreateGroup", users(Admin, FIRST)),
     ("/skerry.registry.v1.GroupService/GetGroup", users(Admin, FIRST)),
     ("/skerry.registry.v1.GroupService/ListGroups", users(Admin, FIRST)),

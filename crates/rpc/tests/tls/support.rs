@@ -12,7 +12,7 @@ use skerry_identity::clock::SystemClock;
 use skerry_identity::tls::Credentials;
 use skerry_identity::verify::{Clients, Expected, Time};
 use skerry_identity::{KeyId, KeyPair, Trust};
-use skerry_model::{ProjectName, UserRef};
+use skerry_model::{Grant, ProjectName, UserRef};
 use skerry_proto::registry::v1::GetNodeRequest;
 use skerry_proto::registry::v1::node_service_client::NodeServiceClient;
 use skerry_rpc::access::{Authorizer, Role};
@@ -77,6 +77,10 @@ impl Authorizer for AllAreAdmins {
 
     fn roles(&self, _: &UserRef) -> Vec<(ProjectName, Role)> {
         Vec::new()
+    }
+
+    fn grants(&self, _: &UserRef) -> Arc<[Grant]> {
+        Arc::default()
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

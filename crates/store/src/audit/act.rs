@@ -62,14 +62,16 @@ impl Act {
     /// The most that its record takes of a transaction.
     pub(crate) fn bytes_max(&self) -> usize {
         let Self { caller, method, resource, request_id, trace_id, detail, .. } = self;
-        let texts = [&caller.name, &caller.address, method, resource, request_id, trace_id, detail];
+        let texts =
+            [&caller.name, &caller.address, &caller.grant, method, resource, request_id, trace_id, detail];
         texts.iter().map(|text| text.len().min(TEXT_BYTES_MAX)).sum::<usize>() + FRAME_BYTES_MAX
     }
 
     /// With every text cut to its bound.
     pub(super) fn bounded(mut self) -> Self {
         let Self { caller, method, resource, request_id, trace_id, detail, .. } = &mut self;
-        for text in [&mut caller.name, &mut caller.address, method, resource, request_id, trace_id, detail] {
+        let of_caller = [&mut caller.name, &mut caller.address, &mut caller.grant];
+        for text in of_caller.into_iter().chain([method, resource, request_id, trace_id, detail]) {
             text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
         }
         self

@@ -3,9 +3,9 @@
 use std::fmt;
 
 use skerry_model::{
-    AppName, AppRef, ClusterName, ClusterRef, ConfigName, ConfigRef, ContentHash, GroupName, GroupRef,
-    NodeName, NodeRef, ProjectName, ProjectRef, RevisionRef, RoleBindingName, RoleBindingRef, SecretName,
-    SecretRef, SecretVersion, TaskName, TaskRef, UserName, UserRef,
+    AppName, AppRef, ClusterName, ClusterRef, ConfigName, ConfigRef, ContentHash, GrantName, GrantRef,
+    GroupName, GroupRef, NodeName, NodeRef, ProjectName, ProjectRef, RevisionRef, RoleBindingName,
+    RoleBindingRef, SecretName, SecretRef, SecretVersion, TaskName, TaskRef, UserName, UserRef,
 };
 
 /// The longest gateway id, leader name and request id, in bytes.
@@ -398,6 +398,16 @@ impl KeyName for RoleBindingRef {
         let (project, binding) = two(path)?;
         let project = ProjectName::parse(project).ok()?;
         Some(Self { project, binding: RoleBindingName::parse(binding).ok()? })
+    }
+}
+
+impl KeyName for GrantRef {
+    fn write_path(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.project, self.grant)
+    }
+    fn from_path(path: &str) -> Option<Self> {
+        let (project, grant) = two(path)?;
+        Some(Self { project: ProjectName::parse(project).ok()?, grant: GrantName::parse(grant).ok()? })
     }
 }
 

@@ -59,6 +59,7 @@ proptest! {
         round_trips::<pb::GroupRecord>(&skerry_model::GroupRef::parse(&of("groups")).unwrap());
         let binding = skerry_model::RoleBindingRef::parse(&of("roleBindings")).unwrap();
         round_trips::<pb::RoleBindingRecord>(&binding);
+        round_trips::<pb::GrantRecord>(&skerry_model::GrantRef::parse(&of("grants")).unwrap());
         let task = skerry_model::TaskRef::parse(&of("tasks")).unwrap();
         round_trips::<pb::TaskRecord>(&task);
         round_trips::<pb::TaskProgressRecord>(&task);

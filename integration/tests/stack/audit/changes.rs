@@ -101,12 +101,16 @@ const COMMANDS: &[(&str, &[Line])] = &[
     ("role bind -p shop viewer --user bob", &[]),
     ("group create -p shop all --user ada", &[("GroupService/CreateGroup", "projects/shop/groups/all", Created)]),
     ("group add-user -p shop all bob", &[("GroupService/UpdateGroup", "projects/shop/groups/all", Updated)]),
+    ("grant exec app/web -p shop --to ada --for 1h --reason pump --name hers", &[("GrantService/CreateGrant", "projects/shop/grants/hers", Created)]),
+    ("grant logs project/shop -p shop --to group/all --for 1h --reason pump --name theirs", &[("GrantService/CreateGrant", "projects/shop/grants/theirs", Created)]),
+    ("delete -p shop grant/theirs", &[("GrantService/DeleteGrant", "projects/shop/grants/theirs", Deleted)]),
     ("user revoke -p shop ada", &[("UserService/UpdateUser", "projects/shop/users/ada", Updated)]),
-    // She is taken out of group and binding by the same change.
+    // She is taken out of group and binding by the same change, and what was granted to her goes.
     ("user delete -p shop ada", &[
         ("UserService/DeleteUser", "projects/shop/users/ada", Deleted),
         ("UserService/DeleteUser", "projects/shop/groups/all", Updated),
         ("UserService/DeleteUser", "projects/shop/roleBindings/viewers", Updated),
+        ("UserService/DeleteUser", "projects/shop/grants/hers", Deleted),
     ]),
     ("group delete -p shop all", &[("GroupService/DeleteGroup", "projects/shop/groups/all", Deleted)]),
     ("delete -p shop rolebinding/viewers", &[("RoleBindingService/DeleteRoleBinding", "projects/shop/roleBindings/viewers", Deleted)]),

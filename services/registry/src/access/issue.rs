@@ -3,9 +3,10 @@
 //! | who asks | for whom | for which key |
 //! |---|---|---|
 //! | a user (`known_only`) | itself | the one by which it calls: so a certificate is renewed, and nothing is recorded |
-//! | an admin of the user's project | a user who has no role that the admin has not | any |
+//! | an admin of the user's project | a user who has no role that the admin has not, and no grant where the admin could not give it | any |
 //! | the first admin | itself | any |
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -87,7 +88,12 @@ impl Users {
         };
         let needed = std::iter::once((name.project.clone(), Role::Admin));
         let roles = if itself { Vec::new() } else { self.shown.access.roles(name) };
-        match needed.chain(roles).find(|(project, role)| !has(project, *role)) {
+        let now = SystemTime::now();
+        let grants = if itself { Arc::default() } else { self.shown.access.grants(name) };
+        // Who grants is an admin where the grant is, so who could act by one is no less.
+        let granted = grants.iter().filter(|grant| grant.holds(now));
+        let granted = granted.map(|grant| (grant.name.project.clone(), Role::Admin));
+        match needed.chain(roles).chain(granted).find(|(project, role)| !has(project, *role)) {
             None => Ok(()),
             Some((project, role)) => {
                 let message = format!(

@@ -1,6 +1,7 @@
-//! Users, groups, role bindings, and what a caller is told of itself. Who is judged by them, and how, is `skerry-rpc`'s and `skerry-api`'s.
+//! Users, groups, role bindings, grants, and what a caller is told of itself. Who is judged by them, and how, is `skerry-rpc`'s and `skerry-api`'s.
 
 mod bindings;
+mod grants;
 mod groups;
 mod issue;
 mod named;
@@ -16,11 +17,12 @@ use skerry_api::AccessMirror;
 use skerry_daemon::Shutdown;
 use skerry_proto::registry::v1::ChangeOutcome;
 use skerry_proto::registry::v1::access_service_server::AccessServiceServer;
+use skerry_proto::registry::v1::grant_service_server::GrantServiceServer;
 use skerry_proto::registry::v1::group_service_server::GroupServiceServer;
 use skerry_proto::registry::v1::role_binding_service_server::RoleBindingServiceServer;
 use skerry_proto::registry::v1::user_service_server::UserServiceServer;
 use skerry_proto::scheduler::v1::update_app_response::Outcome;
-use skerry_resources::{GroupRules, RoleBindingRules, UserRules};
+use skerry_resources::{GrantRules, GroupRules, RoleBindingRules, UserRules};
 use skerry_rpc::{MESSAGE_BYTES_MAX, Server};
 use skerry_store::{Mirror, Store};
 
@@ -31,6 +33,7 @@ pub(crate) struct Access {
     users: users::Users,
     groups: groups::Groups,
     bindings: bindings::Bindings,
+    grants: grants::Grants,
     whoami: whoami::WhoAmI,
 }
 
@@ -38,6 +41,7 @@ impl Access {
     pub(crate) fn start(store: &Store, mirror: &AccessMirror, issuer: Issuer, shutdown: &Shutdown) -> Self {
         let shown = Arc::new(shown::Shown::new(mirror.clone()));
         shutdown.spawn(shown::follow(Arc::clone(&shown), shutdown.clone()));
+        shutdown.spawn(grants::sweep(Arc::clone(&shown), store.clone(), shutdown.clone()));
         Self {
             users: users::Users {
                 rules: UserRules::new(store.clone()),
@@ -46,6 +50,7 @@ impl Access {
                 issuer,
             },
             groups: groups::Groups { rules: GroupRules::new(store.clone()), shown: Arc::clone(&shown) },
+            grants: grants::Grants { rules: GrantRules::new(store.clone()), shown: Arc::clone(&shown) },
             bindings: bindings::Bindings { rules: RoleBindingRules::new(store.clone()), shown },
             whoami: whoami::WhoAmI { access: mirror.clone() },
         }
@@ -69,6 +74,11 @@ impl Access {
             )
             .add(
                 RoleBindingServiceServer::new(self.bindings.clone())
+                    .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                    .max_encoding_message_size(MESSAGE_BYTES_MAX),
+            )
+            .add(
+                GrantServiceServer::new(self.grants.clone())
                     .max_decoding_message_size(MESSAGE_BYTES_MAX)
                     .max_encoding_message_size(MESSAGE_BYTES_MAX),
             )

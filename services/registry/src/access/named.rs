@@ -1,5 +1,5 @@
-//! Who is deleted is named nowhere any more: groups and bindings lose the name in the transaction of the deletion, so that a namesake who
-//! comes later has nothing of its predecessor's.
+//! Who is deleted is named nowhere any more: groups and bindings lose the name in the transaction of the deletion, and grants to it go, so that
+//! a namesake who comes later has nothing of its predecessor's.
 
 use skerry_api::{Caused, ResourceName};
 use skerry_model::{Code, Fault};
@@ -60,15 +60,27 @@ pub(super) fn nowhere(
     let mut places = 0;
     let txn = out_of::<stored::GroupRecord>(&text, snapshot, caused, &mut places, txn);
     let txn = out_of::<stored::RoleBindingRecord>(&text, snapshot, caused, &mut places, txn);
+    let txn = without_grants(&text, snapshot, caused, &mut places, txn);
     if places > PLACES_MAX || txn.bytes() > BYTES_MAX {
         let message = format!(
-            "{name} is named in {places} groups and bindings, more than one deletion can change: take it out of some first (a user without keys may do nothing meanwhile)"
+            "{name} is named in {places} groups, bindings and grants, more than one deletion can change: take it out of some first (a user without keys may do nothing meanwhile)"
         );
         return Err(Fault::new(Code::FailedPrecondition, "NAMED_TOO_OFTEN", message)
             .with("places", places)
             .with("most", PLACES_MAX));
     }
     Ok(txn)
+}
+
+fn without_grants(name: &str, snapshot: &Snapshot, caused: &Caused, places: &mut usize, mut txn: Txn) -> Txn {
+    let grants = Prefix::<stored::GrantRecord>::all();
+    // One that does not decode is nobody's.
+    for found in snapshot.iter(&grants).filter_map(Result::ok).filter(|found| found.value.subject == name) {
+        *places += 1;
+        let act = caused.of(&found.key.name(), AuditOutcome::Deleted);
+        txn = txn.when_same(&found).delete(&found.key).audit(act);
+    }
+    txn
 }
 
 fn out_of<R: Names>(

@@ -1,14 +1,14 @@
-//! Users, groups and bindings as clients see them, kept in step with the store.
+//! Users, groups, bindings and grants as clients see them, kept in step with the store.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use skerry_api::{AccessMirror, Etag, Hub, Resource, metadata_of};
 use skerry_daemon::Shutdown;
-use skerry_proto::registry::v1::{Group, GroupSpec, RoleBinding, User};
+use skerry_proto::registry::v1::{Grant, Group, GroupSpec, RoleBinding, User};
 use skerry_proto::store::v1 as stored;
 use skerry_proto::types::v1::Metadata;
-use skerry_resources::{binding_spec, user_spec};
+use skerry_resources::{Granted, binding_spec, granted, user_spec};
 use skerry_store::{Changes, Cursor, Key, Prefix, Record, Snapshot};
 use tracing::warn;
 
@@ -18,6 +18,7 @@ pub(crate) struct Shown {
     pub(crate) users: Hub<User>,
     pub(crate) groups: Hub<Group>,
     pub(crate) bindings: Hub<RoleBinding>,
+    pub(crate) grants: Hub<Grant>,
 }
 
 /// A record that clients see as a resource.
@@ -65,9 +66,23 @@ impl Visible for stored::RoleBindingRecord {
     }
 }
 
+impl Visible for stored::GrantRecord {
+    type Resource = Grant;
+
+    fn meta(&self) -> Option<&stored::Meta> {
+        self.meta.as_ref()
+    }
+
+    fn shown(&self, metadata: Metadata) -> Grant {
+        let Granted { spec, status } = granted(self);
+        Grant { metadata: Some(metadata), spec: Some(spec), status }
+    }
+}
+
 impl Shown {
     pub(crate) fn new(access: AccessMirror) -> Self {
-        let shown = Self { access, users: Hub::default(), groups: Hub::default(), bindings: Hub::default() };
+        let (users, groups, bindings) = (Hub::default(), Hub::default(), Hub::default());
+        let shown = Self { access, users, groups, bindings, grants: Hub::default() };
         shown.take(None);
         shown
     }
@@ -83,11 +98,13 @@ impl Shown {
                 publish::<stored::UserRecord>(&self.users, snapshot, &keys);
                 publish::<stored::GroupRecord>(&self.groups, snapshot, &keys);
                 publish::<stored::RoleBindingRecord>(&self.bindings, snapshot, &keys);
+                publish::<stored::GrantRecord>(&self.grants, snapshot, &keys);
             }
             Changes::Resync => {
                 reset::<stored::UserRecord>(&self.users, snapshot);
                 reset::<stored::GroupRecord>(&self.groups, snapshot);
                 reset::<stored::RoleBindingRecord>(&self.bindings, snapshot);
+                reset::<stored::GrantRecord>(&self.grants, snapshot);
             }
         }
         delta.cursor
@@ -109,7 +126,7 @@ fn reset<R: Visible>(hub: &Hub<R::Resource>, snapshot: &Snapshot) {
     hub.reset(items, snapshot);
 }
 
-fn view<R: Visible>(snapshot: &Snapshot, name: &R::Name) -> Option<R::Resource> {
+pub(super) fn view<R: Visible>(snapshot: &Snapshot, name: &R::Name) -> Option<R::Resource> {
     let found = snapshot.get(&Key::<R>::of(name)).unwrap_or_else(|error| {
         warn!(%error, "a record that does not decode is passed over");
         None

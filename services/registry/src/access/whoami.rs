@@ -1,12 +1,17 @@
 //! `AccessService`: what the server sees in a caller, and what it would say to it.
 
+use std::time::SystemTime;
+
 use skerry_api::{AccessMirror, reply};
-use skerry_model::{Code, Fault, ProjectName, time};
+use skerry_model::{Code, Fault, ProjectName, UserRef, time};
 use skerry_proto::registry::v1::access_service_server::AccessService;
 use skerry_proto::registry::v1::{self as pb};
+use skerry_proto::store::v1 as stored;
 use skerry_rpc::Peer;
 use skerry_rpc::access::{self, Authorizer as _, Role};
 use tonic::{Request, Response, Status};
+
+use super::shown::view;
 
 /// The handlers.
 #[derive(Clone)]
@@ -35,7 +40,19 @@ impl WhoAmI {
             key_id: certificate.key_id.to_string(),
             expire_time: Some(time::to_timestamp(certificate.not_after)),
             roles: roles.into_iter().map(told).collect(),
+            grants: certificate.identity.user().map(|user| self.grants(&user)).unwrap_or_default(),
         }
+    }
+
+    /// Those that hold now, by name.
+    fn grants(&self, user: &UserRef) -> Vec<pb::Grant> {
+        let (snapshot, now) = (self.access.mirror().snapshot(), SystemTime::now());
+        let held = self.access.grants(user);
+        let holding = held.iter().filter(|grant| grant.holds(now));
+        let mut grants: Vec<_> =
+            holding.filter_map(|grant| view::<stored::GrantRecord>(&snapshot, &grant.name)).collect();
+        grants.sort_by(|a, b| name_of(a).cmp(name_of(b)));
+        grants
     }
 
     fn check(&self, peer: &Peer, request: &pb::CheckAccessRequest) -> Result<pb::CheckAccessResponse, Fault> {
@@ -49,6 +66,10 @@ impl WhoAmI {
             Err(fault) => Ok(pb::CheckAccessResponse { allowed: false, reason: fault.message, role: needed }),
         }
     }
+}
+
+fn name_of(grant: &pb::Grant) -> &str {
+    grant.metadata.as_ref().map_or("", |metadata| &metadata.name)
 }
 
 /// The project that a request is about.

@@ -94,6 +94,7 @@ impl Kind for Projects {
             .delete_prefix(&all::<stored::UserRecord>(name))
             .delete_prefix(&all::<stored::GroupRecord>(name))
             .delete_prefix(&all::<stored::RoleBindingRecord>(name))
+            .delete_prefix(&all::<stored::GrantRecord>(name))
             .delete_prefix(&all::<stored::TaskRecord>(name))
             .delete_prefix(&all::<stored::TaskProgressRecord>(name))
             .delete_prefix(&all::<stored::TaskClaimRecord>(name))

@@ -10,7 +10,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use skerry_model::{Code, Fault, NodeRef};
 use skerry_proto::relay::v1 as pb;
-use skerry_proto::types::v1::{AuditCaller, AuditOutcome};
+use skerry_proto::types::v1::AuditOutcome;
 use skerry_rpc::status_of;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
@@ -21,6 +21,7 @@ use tonic::Status;
 use super::ask::{Ask, Whose};
 use super::merge::Merge;
 use super::source::{Said, Source};
+use crate::caller::Caller;
 use crate::instances::{self, Found, names};
 use crate::words::was_cut;
 use crate::{Shared, records};
@@ -45,7 +46,7 @@ type Looking = Pin<Box<dyn Future<Output = Result<Found, Fault>> + Send>>;
 pub(crate) struct Call {
     shared: Arc<Shared>,
     ask: Arc<Ask>,
-    caller: AuditCaller,
+    caller: Caller,
     out: mpsc::Sender<Result<pb::LogsResponse, Status>>,
     cut: CancellationToken,
     merge: Merge,
@@ -89,7 +90,7 @@ impl Call {
     pub(crate) fn new(
         shared: Arc<Shared>,
         ask: Ask,
-        caller: AuditCaller,
+        caller: Caller,
         out: mpsc::Sender<Result<pb::LogsResponse, Status>>,
     ) -> Self {
         Self {
@@ -125,7 +126,7 @@ impl Call {
         );
         let whose = &self.ask.whose;
         let about = (whose.project().clone(), whose.resource(), AuditOutcome::Read);
-        records::note(&self.shared, self.caller, METHOD, about, detail);
+        records::note(&self.shared, self.caller.audit, METHOD, about, detail);
     }
 
     fn add(&mut self, instance: String, node: NodeRef, is_late: bool) {
@@ -135,7 +136,7 @@ impl Call {
         let source = Source {
             shared: Arc::clone(&self.shared),
             ask: Arc::clone(&self.ask),
-            caller: self.caller.name.clone(),
+            caller: self.caller.audit.name.clone(),
             cut: self.cut.clone(),
             position: self.ask.position(&instance, &node),
             is_late,
@@ -148,7 +149,9 @@ impl Call {
 
     async fn drive(&mut self, began: Instant) -> Ended {
         let shutdown = self.shared.shutdown.token();
-        let (cut, out) = (self.cut.clone(), self.out.clone());
+        let (cut, out, caller) = (self.cut.clone(), self.out.clone(), self.caller.clone());
+        let lost = caller.lost();
+        tokio::pin!(lost);
         let mut receiving = FuturesUnordered::new();
         let mut looks = interval_at(began + LOOK_PERIOD, LOOK_PERIOD);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -160,6 +163,7 @@ impl Call {
                 tokio::select! {
                     sent = sending => if sent.is_err() { return Ended::Unheard },
                     () = cut.cancelled() => return Ended::With(was_cut()),
+                    fault = &mut lost => return Ended::With(fault),
                     () = shutdown.cancelled() => return Ended::With(stops()),
                     () = sleep_until(began + TOTAL_MAX) => return Ended::With(too_long()),
                 }
@@ -185,6 +189,7 @@ impl Call {
                 }
                 () = out.closed() => return Ended::Unheard,
                 () = cut.cancelled() => return Ended::With(was_cut()),
+                fault = &mut lost => return Ended::With(fault),
                 () = shutdown.cancelled() => return Ended::With(stops()),
                 () = sleep_until(moved + IDLE_MAX) => return Ended::With(idle()),
                 () = sleep_until(began + TOTAL_MAX) => return Ended::With(too_long()),

@@ -10,12 +10,13 @@ use crate::args::{AuthCommand, CanIArgs};
 use crate::client::{Client, Service, request};
 use crate::error::CliError;
 use crate::print::Printer;
+use crate::render::grants;
 use crate::render::people::role as role_word;
 use crate::render::table::Table;
 use crate::render::time::moment;
 
 /// What may be asked about, as people name many of one: its service, and what its methods call one and many.
-const TYPES: [(&str, &str, &str, &str); 14] = [
+const TYPES: [(&str, &str, &str, &str); 15] = [
     ("nodes", "skerry.registry.v1.NodeService", "Node", "Nodes"),
     ("events", "skerry.registry.v1.EventService", "Event", "Events"),
     ("tokens", "skerry.registry.v1.TokenService", "Token", "Tokens"),
@@ -23,6 +24,7 @@ const TYPES: [(&str, &str, &str, &str); 14] = [
     ("users", "skerry.registry.v1.UserService", "User", "Users"),
     ("groups", "skerry.registry.v1.GroupService", "Group", "Groups"),
     ("rolebindings", "skerry.registry.v1.RoleBindingService", "RoleBinding", "RoleBindings"),
+    ("grants", "skerry.registry.v1.GrantService", "Grant", "Grants"),
     ("projects", "skerry.registry.v1.ProjectService", "Project", "Projects"),
     ("tasks", "skerry.registry.v1.TaskService", "Task", "Tasks"),
     ("apps", "skerry.scheduler.v1.AppService", "App", "Apps"),
@@ -67,6 +69,10 @@ async fn whoami(client: &Client, printer: &mut Printer) -> Result<(), CliError> 
         let place =
             if project == "system" { "every project".to_owned() } else { format!("project {project}") };
         printer.line(&format!("role    {} in {place}", role_word(held.role())))?;
+    }
+    for grant in &told.grants {
+        let name = grant.metadata.as_ref().map_or("", |metadata| &metadata.name);
+        printer.line(&format!("grant   {} ({name})", grants::told(grant)))?;
     }
     Ok(())
 }

@@ -130,7 +130,11 @@ fn row(record: &AuditRecord) -> Vec<String> {
     let entry = record.content.clone().unwrap_or_default();
     let outcome = entry.outcome().as_str_name().trim_start_matches("AUDIT_OUTCOME_").to_lowercase();
     let outcome = if entry.outcome() == AuditOutcome::Unspecified { "-".to_owned() } else { outcome };
-    let who = entry.caller.unwrap_or_default().name;
+    let who = entry.caller.unwrap_or_default();
+    let who = match who.grant.rsplit_once('/') {
+        Some((_, grant)) => format!("{} by grant/{grant}", who.name),
+        None => who.name,
+    };
     let method = entry.method.rsplit('/').next().unwrap_or_default().to_owned();
     vec![moment(entry.time.as_ref()), who, outcome, entry.resource, method]
 }

@@ -1,8 +1,11 @@
 //! Who may what, as sentences. The whole table of methods and callers is a test of the running services.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 use prost::Message as _;
 use skerry_identity::KeyId;
+use skerry_model::Grant;
 use skerry_proto::registry::v1::{Cluster, GetNodeRequest, IssueCertificateRequest, Node, Project, User};
 use skerry_proto::scheduler::v1::any_resource::Kind;
 use skerry_proto::scheduler::v1::{AnyResource, App, ApplyRequest, Config, ResourceChange, Secret};
@@ -35,6 +38,10 @@ impl Authorizer for Knows {
         Vec::new()
     }
 
+    fn grants(&self, _: &UserRef) -> Arc<[Grant]> {
+        Arc::default()
+    }
+
     fn changes(&self) -> watch::Receiver<u64> {
         watch::Sender::new(0).subscribe()
     }
@@ -50,7 +57,9 @@ fn peer(path: &str, key_id: KeyId) -> PeerCertificate {
 fn told(method: &str, who: Option<&PeerCertificate>, request: &[u8], knows: &Knows) -> &'static str {
     let judged = judge(method, who, knows).and_then(|early| match early {
         Early::Pass | Early::Everywhere(_) => Ok(()),
-        Early::ByProject(claim) => judge_request(method, &claim, request, knows).map(|_| ()),
+        Early::ByProject(claim) => {
+            judge_request(method, &claim, request, knows, SystemTime::now()).map(|_| ())
+        }
         Early::ByEach(user, each) => judge_each(&user, &each, request, knows),
     });
     judged.map_or_else(|fault| fault.reason, |()| "may")
