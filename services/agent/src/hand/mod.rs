@@ -154,12 +154,6 @@ impl Desk {
         desk
     }
 
-    /// One that keeps nothing.
-    #[cfg(test)]
-    pub(crate) fn in_memory(asks: mpsc::Receiver<Ask>) -> Self {
-        Self { asks: Some(asks), ..Self::default() }
-    }
-
     /// What counts.
     pub(crate) fn hands(&self) -> &Hands {
         &self.hands
