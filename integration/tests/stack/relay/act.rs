@@ -168,15 +168,20 @@ async fn each_of_several_has_its_own_outcome_and_what_is_refused_says_why() -> R
     stack.wait_connected("n2").await;
 
     // What does not run afterwards says why.
-    stack.apply("ends", app([once(script("s", "[ -e $SKERRY_NONE/dev/null ] && exit 3"))])).await?;
-    eventually("it has ended", PATIENCE, async || {
+    let mut none = once(script("s", ""));
+    if let Some(service_spec::Program::Process(process)) = &mut none.program {
+        "/no/such/program".clone_into(&mut process.program);
+        process.args.clear();
+    }
+    stack.apply("ends", app([none])).await?;
+    eventually("it cannot run", PATIENCE, async || {
         let all = stack.instances("ends").await?;
         ensure!(all.len() == 2 && all.iter().all(|one| one.phase() == InstancePhase::Failed), "{all:?}");
         Ok(())
     })
     .await;
     let (code, out, err) = ran(&stack, &["start", "app/ends", "--node", "n1"]).await?;
-    ensure!(code == Some(1) && out.is_empty() && err.contains("exit code 3"), "{code:?}: {out}{err}");
+    ensure!(code == Some(1) && out.is_empty() && err.contains("/no/such/program"), "{code:?}: {out}{err}");
 
     // Jobs end by themselves.
     let job = ServiceSpec {
@@ -209,7 +214,8 @@ async fn each_of_several_has_its_own_outcome_and_what_is_refused_says_why() -> R
         };
         ensure!(has("web/s/n1/0", "OPENED", "stop") && has("web/s/n1/0", "CLOSED", "stop: done"), "{out}");
         ensure!(
-            has("web/s/n2/0", "CLOSED", "is not connected") && has("ends/s/n1/0", "CLOSED", "exit code 3"),
+            has("web/s/n2/0", "CLOSED", "is not connected")
+                && has("ends/s/n1/0", "CLOSED", "/no/such/program"),
             "{out}"
         );
         Ok(())

@@ -92,6 +92,8 @@ pub(crate) struct Pending {
     /// Which word is waited for.
     number: u64,
     pub(crate) until: MonoTime,
+    /// The same counted already.
+    pub(crate) is_again: bool,
     pub(crate) answer: oneshot::Sender<Answer>,
 }
 
@@ -152,12 +154,6 @@ impl Desk {
         desk
     }
 
-    /// One that keeps nothing.
-    #[cfg(test)]
-    pub(crate) fn in_memory(asks: mpsc::Receiver<Ask>) -> Self {
-        Self { asks: Some(asks), ..Self::default() }
-    }
-
     /// What counts.
     pub(crate) fn hands(&self) -> &Hands {
         &self.hands
@@ -202,8 +198,11 @@ impl Desk {
             let message = "somebody asked for something else meanwhile".to_owned();
             let _ = older.answer.send(Err(failed("Superseded", message)));
         }
-        self.words.insert(instance.clone(), Word { hand, number });
-        self.pending.push(Pending { instance, act, number, until, answer });
+        let is_again = self
+            .words
+            .insert(instance.clone(), Word { hand, number })
+            .is_some_and(|before| before.hand == hand);
+        self.pending.push(Pending { instance, act, number, until, is_again, answer });
         self.changed();
     }
 

@@ -200,7 +200,9 @@ fn carry_out(
             let running: Vec<&mut Observed> =
                 copies.into_iter().flatten().filter(|one| is_running(one)).collect();
             assert!(!running.is_empty(), "stops what runs");
-            running.into_iter().for_each(|one| one.state = exited(Some(0)));
+            for one in running {
+                one.state = exited(Some(0));
+            }
             continue;
         }
         if action.act == Act::Withdraw {

@@ -140,7 +140,7 @@ impl Reconciler {
         let mut outcomes = Vec::new();
         for pending in self.desk.take_pending(|one| known.contains_key(&one.instance)) {
             let Some(outcome) = known.get(&pending.instance) else { continue };
-            if outcome.is_ok() {
+            if outcome == &Ok(Done::Changed) {
                 let (reason, message) = match pending.act {
                     HandAct::Restart => ("RestartedByHand", "somebody started it anew"),
                     HandAct::Stop => (STOPPED_BY_HAND, "somebody stopped it"),
@@ -184,6 +184,8 @@ impl Reconciler {
                 return Some(Err(error.clone()));
             }
             match pending.act {
+                // As after a start of the agent, when it was not seen yet that it is so.
+                HandAct::Stop if self.is_down(name) && pending.is_again => return Some(Ok(Done::Unchanged)),
                 HandAct::Stop if self.is_down(name) => return Some(Ok(Done::Changed)),
                 HandAct::Stop => {}
                 HandAct::Start | HandAct::Restart if hand.is_none() && self.runs_as_wanted(name) => {
