@@ -186,7 +186,7 @@ async fn each_of_several_has_its_own_outcome_and_what_is_refused_says_why() -> R
     // Jobs end by themselves.
     let job = ServiceSpec {
         kind: Some(service_spec::Kind::Job(Job::default())),
-        ..once(script("s", "exec sleep 1000000"))
+        ..script("s", "exec sleep 1000000")
     };
     stack.apply("job", app([job])).await?;
     eventually("the job runs", PATIENCE, async || {
