@@ -30,12 +30,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use futures_util::{StreamExt as _, stream};
 use skerry_integration::apps::{app, container, script, with_env};
+use skerry_integration::containers::local;
 use skerry_proto::relay::v1 as pb;
 use skerry_proto::relay::v1::port_forward_request::Body as Up;
 use skerry_proto::relay::v1::relay_service_client::RelayServiceClient;
 use skerry_proto::scheduler::v1::{WatchAppsRequest, WatchAppsResponse};
-use skerry_proto::types::v1::container::PullPolicy;
-use skerry_proto::types::v1::{ServiceSpec, service_spec};
 use skerry_testing::{Budget, Docker, Figures, Process, anonymous_bytes, percentile};
 use support::control::{AgentPlan, Control, PATIENCE, app_name, until};
 use support::{edge_bin, median, ms, note_load, option, proc, quick, show_times};
@@ -419,14 +418,6 @@ async fn acknowledged(watch: &mut Streaming<WatchAppsResponse>, app: &str, gener
             return Ok(());
         }
     }
-}
-
-/// Of the test's image.
-fn local(mut service: ServiceSpec) -> ServiceSpec {
-    if let Some(service_spec::Program::Container(container)) = &mut service.program {
-        container.pull_policy = PullPolicy::Never.into();
-    }
-    service
 }
 
 /// Runs a command and reads what it writes: how much, and how long it took.

@@ -147,6 +147,11 @@ pub fn on_app_network(service: ServiceSpec) -> ServiceSpec {
     adapted(service, |container| container.network_mode = NetworkMode::App.into())
 }
 
+/// The same of the test's image as it is on this machine: nothing is pulled.
+pub fn local(service: ServiceSpec) -> ServiceSpec {
+    adapted(service, |container| container.pull_policy = PullPolicy::Never.into())
+}
+
 /// The same of another image, which is pulled if it is not there.
 pub fn of_image(image: &str, service: ServiceSpec) -> ServiceSpec {
     adapted(service, |container| {

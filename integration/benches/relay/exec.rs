@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use skerry_integration::Pty;
 use skerry_integration::apps::{app, container};
+use skerry_integration::containers::local;
 use skerry_testing::{Budget, Docker, percentile};
 
+use crate::Bench;
 use crate::support::{ms, quick, show_times};
-use crate::{Bench, local};
 
 // Of the design document, in ms.
 const EXEC_ADDED_MAX: f64 = 15.0;

@@ -8,11 +8,9 @@ use std::process::Stdio;
 
 use anyhow::{Context as _, Result, ensure};
 use skerry_integration::apps::{app, container, script, with_env};
-use skerry_integration::containers::{Containers, unique};
+use skerry_integration::containers::{Containers, local, unique};
 use skerry_integration::stack::PATIENCE;
 use skerry_integration::{Stack, StackConfig};
-use skerry_proto::types::v1::container::PullPolicy;
-use skerry_proto::types::v1::{ServiceSpec, service_spec};
 use skerry_testing::{BUSYBOX_IMAGE, Docker, eventually};
 
 use super::{command, ran, stack, wait_channels};
@@ -44,15 +42,6 @@ async fn contained(docker: &Docker, node: &str) -> Result<Stack> {
     stack.apply("web", app([with_env("OF_THE_APP", "yes", local(container("s", stays)))])).await?;
     stack.wait_ready("web", 1).await;
     Ok(stack)
-}
-
-/// Of the test's image.
-fn local(mut service: ServiceSpec) -> ServiceSpec {
-    if let Some(service_spec::Program::Container(container)) = &mut service.program {
-        BUSYBOX_IMAGE.clone_into(&mut container.image);
-        container.pull_policy = PullPolicy::Never.into();
-    }
-    service
 }
 
 /// What a command in `web` comes to.

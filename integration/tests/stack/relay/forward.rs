@@ -9,15 +9,14 @@ use anyhow::{Context as _, Result, bail, ensure};
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use skerry_integration::apps::{app, container, script};
-use skerry_integration::containers::{Containers, unique};
+use skerry_integration::containers::{Containers, local, unique};
 use skerry_integration::stack::PATIENCE;
 use skerry_integration::{Stack, StackConfig};
 use skerry_proto::relay::v1 as pb;
 use skerry_proto::relay::v1::forward_frame::Body;
 use skerry_proto::relay::v1::port_forward_request::Body as Up;
 use skerry_proto::relay::v1::port_forward_response::Body as Down;
-use skerry_proto::types::v1::{ServiceSpec, service_spec};
-use skerry_testing::{BUSYBOX_IMAGE, Docker, Process, eventually, free_port};
+use skerry_testing::{Docker, Process, eventually, free_port};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -217,15 +216,6 @@ async fn a_client_that_is_killed_leaves_no_socket_and_a_lost_agent_is_reached_ag
     ensure!(forwards.try_wait()?.is_none(), "it has ended: {}", forwards.output());
     forwards.kill()?;
     stack.finish(None).await
-}
-
-/// Of the test's image.
-fn local(mut service: ServiceSpec) -> ServiceSpec {
-    if let Some(service_spec::Program::Container(container)) = &mut service.program {
-        BUSYBOX_IMAGE.clone_into(&mut container.image);
-        container.pull_policy = skerry_proto::types::v1::container::PullPolicy::Never.into();
-    }
-    service
 }
 
 /// What a server says to a request.

@@ -2,12 +2,10 @@
 
 use anyhow::{Context as _, Result, ensure};
 use skerry_integration::apps::{app, container, once, replicas, script};
-use skerry_integration::containers::{Containers, unique};
+use skerry_integration::containers::{Containers, local, unique};
 use skerry_integration::stack::PATIENCE;
 use skerry_integration::{Stack, StackConfig};
-use skerry_proto::types::v1::container::PullPolicy;
-use skerry_proto::types::v1::{ServiceSpec, service_spec};
-use skerry_testing::{BUSYBOX_IMAGE, Docker, eventually};
+use skerry_testing::{Docker, eventually};
 
 use super::{begin, done, keeping, numbers, ran, stack};
 
@@ -143,15 +141,6 @@ async fn lines_are_any_bytes_and_long_ones_are_whole() -> Result<()> {
     let wanted = [vec![b'x'; 50_000], b"end\n\xff\0\nunended".to_vec()].concat();
     assert!(output.stdout == wanted, "{} bytes, where {} are wanted", output.stdout.len(), wanted.len());
     stack.finish(None).await
-}
-
-/// Of the test's image.
-fn local(mut service: ServiceSpec) -> ServiceSpec {
-    if let Some(service_spec::Program::Container(container)) = &mut service.program {
-        BUSYBOX_IMAGE.clone_into(&mut container.image);
-        container.pull_policy = PullPolicy::Never.into();
-    }
-    service
 }
 
 #[tokio::test]
