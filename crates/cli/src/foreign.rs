@@ -12,7 +12,8 @@ pub fn command(word: &str) -> Option<&'static str> {
             "write a manifest and `skerry apply -f FILE`, or change what is there with `skerry edit app/NAME`; \
              `skerry explain app.spec.services` says what can be written"
         }
-        "ps" | "top" | "stats" => "`skerry get instances` shows what runs",
+        "ps" => "`skerry get instances` shows what runs",
+        "stats" => "`skerry top apps` shows what apps use",
         "ls" | "list" => "`skerry get apps`, or nodes, instances, configs, secrets",
         "rm" | "kill" | "remove" => "`skerry delete app/NAME` stops an app and takes it away",
         "down" | "stop" => {

@@ -26,6 +26,7 @@ mod renewal;
 mod settings;
 mod target;
 mod tasks;
+mod terminal;
 mod tls;
 mod watch;
 
@@ -139,6 +140,7 @@ async fn dispatch(client: &Client, command: &ClientCommand, printer: &mut Printe
         ClientCommand::PortForward(args) => commands::forward::run(client, args, printer).await,
         ClientCommand::Cp(args) => commands::copy::run(client, args, printer).await,
         ClientCommand::Channel(command) => commands::channel::run(client, command, printer).await,
+        ClientCommand::Top(command) => commands::top::run(client, command, printer).await,
         ClientCommand::Events(args) => commands::events::run(client, args, printer).await,
         ClientCommand::Audit(args) => commands::audit::run(client, args, printer).await,
         ClientCommand::Wait(args) => commands::wait::run(client, args, printer).await,

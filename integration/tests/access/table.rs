@@ -42,6 +42,7 @@ const TABLE: &[(&str, &str)] = &[
     ("skerry.relay.v1.RelayService/CopyFrom", "??? ???? ---++-+ --? -----"),
     ("skerry.relay.v1.RelayService/ActOnInstances", "??? ???? ---++-+ --? -----"),
     ("skerry.relay.v1.RelayService/BundleNode", "??? ???? ---++-+ --? -----"),
+    ("skerry.relay.v1.RelayService/StreamUsage", "??? ???? --+++++ --? -----"),
     ("skerry.relay.v1.RelayService/ListChannels", "??? ???? ---++-+ --? -----"),
     ("skerry.relay.v1.RelayService/CutChannel", "??? ???? ---++-+ --? -----"),
     ("skerry.registry.v1.IssuerService/EnrollNode", "??? ???? ------- --? --+-+"),

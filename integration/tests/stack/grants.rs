@@ -98,6 +98,11 @@ async fn who_is_granted_a_verb_on_an_app_may_use_it_there_until_it_is_revoked() 
         Ok(())
     })
     .await;
+    // Who asks what they may is told of it.
+    ensure!(world.done(&format!("{ada} auth can-i exec app/web")).await? == "yes\n");
+    world.refused(&format!("{ada} auth can-i exec app/other"), 1, "takes the role operator").await?;
+    world.refused(&format!("{ada} auth can-i exec node/n1"), 1, "takes the role admin").await?;
+    world.refused(&format!("{ada} auth can-i exec apps"), 2, "TYPE/NAME").await?;
     let whoami = world.done(&format!("{ada} auth whoami")).await?;
     ensure!(whoami.contains("grant   exec on app/web until"), "{whoami}");
     // On nothing else, and nothing else on it.
@@ -110,6 +115,8 @@ async fn who_is_granted_a_verb_on_an_app_may_use_it_there_until_it_is_revoked() 
     // What is open ends, whether or not anybody reads it.
     let session = open(&world, &ada, "session.log").await?;
     let unread = unread(&world).await?;
+    let listed = world.done("channel list").await?;
+    ensure!(listed.matches(" by grant/one").count() == 2, "{listed}");
     world.done("delete grant/one").await?;
     ends(session, "projects/default/grants/one was revoked").await?;
     nothing_is_open(&world).await;

@@ -79,6 +79,7 @@ pages! {
     by_hand: "acts.md", Nothing;
     port_forward: "port-forward.md", Docker;
     cp: "cp.md", Nothing;
+    top: "top.md", Nothing;
     watching: "watching.md", Nothing;
     scripting: "scripting.md", Nothing;
     help: "help.md", Nothing;

@@ -11,6 +11,7 @@ mod nat;
 mod pace;
 mod refused;
 mod told;
+mod top;
 
 use std::process::{Command, Stdio};
 

@@ -174,7 +174,8 @@ fn is_pressed(disk: DiskRoom, pressed: bool) -> bool {
     disk.free_bytes < least || disk.free_bytes.saturating_mul(100) < disk.total_bytes.saturating_mul(percent)
 }
 
-fn disk_room(path: &Path) -> Option<DiskRoom> {
+/// The file system that a path is on.
+pub(crate) fn disk_room(path: &Path) -> Option<DiskRoom> {
     let stat = rustix::fs::statvfs(path).ok()?;
     Some(DiskRoom {
         total_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
@@ -235,13 +236,16 @@ fn architecture() -> &'static str {
     }
 }
 
-fn memory_bytes() -> i64 {
+/// All memory of the machine.
+pub(crate) fn memory_bytes() -> i64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))
-        .and_then(|rest| rest.split_whitespace().next()?.parse::<i64>().ok());
-    kib.unwrap_or(0).saturating_mul(1024)
+    memory_of(&text, "MemTotal:").unwrap_or(0)
+}
+
+/// A line of `/proc/meminfo`, in bytes.
+pub(crate) fn memory_of(meminfo: &str, key: &str) -> Option<i64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix(key))?;
+    Some(line.split_whitespace().next()?.parse::<i64>().ok()?.saturating_mul(1024))
 }
 
 /// The first line of a small file; nothing if it cannot be read.

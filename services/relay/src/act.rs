@@ -188,6 +188,7 @@ impl Call {
             verb: "act",
             resource: resource.to_owned(),
             caller: self.caller.name.clone(),
+            grant: self.caller.grant.clone(),
             cut: cut.clone(),
         };
         let start = pb::ActStart {

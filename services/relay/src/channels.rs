@@ -41,6 +41,8 @@ pub(crate) struct About {
     pub(crate) resource: String,
     /// Who opened it, as the audit log names callers.
     pub(crate) caller: String,
+    /// Full name of the grant that lets them in. Empty: a role.
+    pub(crate) grant: String,
     /// Fires when somebody cuts it.
     pub(crate) cut: CancellationToken,
 }
@@ -181,6 +183,7 @@ impl Slot {
             sent_bytes: moved.sent.load(Ordering::Relaxed),
             idle: Some(time::to_proto_duration(now.saturating_duration_since(self.last_moved()))),
             relay: relay.to_owned(),
+            grant: about.grant.clone(),
         }
     }
 
@@ -351,6 +354,7 @@ mod tests {
                 verb: "logs",
                 resource: "projects/p/instances/a/s/n/0".to_owned(),
                 caller: "ada".to_owned(),
+                grant: "projects/p/grants/g".to_owned(),
                 cut: cut.clone(),
             },
             token: blake3::hash(b"right"),
@@ -396,6 +400,7 @@ mod tests {
         let told = channels.list(&ours, "r1");
         assert_eq!(told[0].name, "projects/p/channels/c");
         assert_eq!((told.len(), told[0].relay.as_str(), told[0].caller.as_str()), (1, "r1", "ada"));
+        assert_eq!(told[0].grant, "projects/p/grants/g");
         assert!(channels.list(&theirs, "r1").is_empty());
         assert!(!channels.cut(&theirs, "c") && !channels.cut(&ours, "d") && !cut.is_cancelled());
         assert!(channels.cut(&ours, "c") && cut.is_cancelled());

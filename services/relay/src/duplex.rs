@@ -94,6 +94,7 @@ pub(crate) async fn open<V: Verb>(
         verb: verb.name(),
         resource: asked.resource.clone(),
         caller: asked.caller.audit.name.clone(),
+        grant: asked.caller.audit.grant.clone(),
         cut: cut.clone(),
     };
     let opened = Instant::now();

@@ -22,6 +22,7 @@ mod peers;
 mod reach;
 mod records;
 mod service;
+mod usage;
 mod words;
 
 use std::sync::Arc;

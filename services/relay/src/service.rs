@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::caller::Caller;
 use crate::instances::names;
 use crate::logs::{Ask, Call, Whose};
-use crate::{Shared, act, bundle, copy, exec, forward, instances, peers, records};
+use crate::{Shared, act, bundle, copy, exec, forward, instances, peers, records, usage};
 
 /// Answers that gRPC has not taken yet.
 const ANSWERS_MAX: usize = 2;
@@ -83,6 +83,7 @@ impl RelayService for Service {
     type CopyToStream = ResponseStream<pb::CopyToResponse>;
     type CopyFromStream = ResponseStream<pb::CopyFromResponse>;
     type BundleNodeStream = ResponseStream<pb::BundleNodeResponse>;
+    type StreamUsageStream = ResponseStream<pb::StreamUsageResponse>;
     type ActOnInstancesStream = ResponseStream<pb::ActOnInstancesResponse>;
 
     async fn logs(&self, request: Request<pb::LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
@@ -143,6 +144,14 @@ impl RelayService for Service {
     ) -> Result<Response<Self::BundleNodeStream>, Status> {
         let caller = Caller::of(&request);
         stream(bundle::begin(&self.shared, caller, request.get_ref()).await)
+    }
+
+    async fn stream_usage(
+        &self,
+        request: Request<pb::StreamUsageRequest>,
+    ) -> Result<Response<Self::StreamUsageStream>, Status> {
+        let caller = Caller::of(&request);
+        stream(usage::begin(&self.shared, caller, request.get_ref()))
     }
 
     async fn list_channels(

@@ -268,6 +268,7 @@ Examples:
   skerry auth can-i update apps
   skerry -p shop auth can-i delete nodes
   skerry -p shop auth can-i --list
+  skerry auth can-i exec app/web
   if skerry auth can-i create apps --quiet; then skerry apply -f app.yaml; fi")]
 pub enum AuthCommand {
     /// Show who the server says that calls, and its roles
@@ -282,11 +283,12 @@ pub enum AuthCommand {
 The project is that of -p, or of the context. Exit code 0 for yes and 1 for no; who cannot ask gets another one (see
 skerry --help).")]
 pub struct CanIArgs {
-    /// get, list, watch, create, update, delete; of nodes also revoke, approve; of users also issue
+    /// get, list, watch, create, update, delete; of nodes also revoke, approve; of users also issue; logs, exec, debug, port-forward, cp,
+    /// restart, stop, start of an app, and logs, exec, bundle of a node, with a grant as well
     #[arg(value_name = "VERB", required_unless_present = "list")]
     pub verb: Option<String>,
 
-    /// nodes, apps, configs, secrets, instances, revisions, events, tokens, enrollments, users, groups, rolebindings, grants, projects, tasks; or a method's full name with the verb `call`
+    /// nodes, apps, configs, secrets, instances, revisions, events, tokens, enrollments, users, groups, rolebindings, grants, projects, tasks; or app/NAME, node/NAME; or a method's full name with the verb `call`
     #[arg(value_name = "TYPE", required_unless_present = "list")]
     pub resource: Option<String>,
 

@@ -19,6 +19,7 @@ mod rollout;
 mod secret;
 mod show;
 mod task;
+mod top;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -59,6 +60,7 @@ pub use show::{
     DescribeArgs, EventsArgs, ExplainArgs, Format, GetArgs, Output, StatusArgs, VersionArgs, WaitArgs,
 };
 pub use task::{PrefetchArgs, TaskArgs, TaskCommand, WatchTaskArgs};
+pub use top::{TopAppsArgs, TopCommand, TopFlags, TopNodesArgs, TopSort};
 
 /// Flags of every client command.
 #[derive(Debug, Clone, Default, Args)]
@@ -210,6 +212,9 @@ pub enum ClientCommand {
     PortForward(PortForwardArgs),
     /// Copy files into instances and out of them
     Cp(CpArgs),
+    /// Show what nodes and apps use, live
+    #[command(subcommand)]
+    Top(TopCommand),
     /// What is open to instances, and cutting it
     #[command(subcommand)]
     Channel(ChannelCommand),

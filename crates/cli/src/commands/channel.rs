@@ -70,7 +70,10 @@ fn row(channel: &pb::Channel, now: i64) -> Vec<String> {
         time::age(channel.open_time.as_ref(), now),
         format!("{idle}s"),
         time::bytes(channel.received_bytes),
-        channel.caller.clone(),
+        match short(&channel.grant) {
+            "" => channel.caller.clone(),
+            grant => format!("{} by grant/{grant}", channel.caller),
+        },
     ]
 }
 

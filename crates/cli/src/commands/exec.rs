@@ -3,7 +3,6 @@
 //! The exit code is the command's. What goes wrong before or beside it is told on stderr, and is exit code 125.
 
 mod flow;
-mod terminal;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -19,6 +18,7 @@ use crate::print::complain;
 use crate::renewal;
 use crate::settings::Settings;
 use crate::target::{Target, Type};
+use crate::terminal;
 
 /// Exit code of what is no command's.
 pub(crate) const OWN_FAILURE: u8 = 125;

@@ -37,6 +37,7 @@ pub(crate) mod status;
 pub(crate) mod taint;
 pub(crate) mod task;
 pub(crate) mod token;
+pub(crate) mod top;
 pub(crate) mod version;
 pub(crate) mod wait;
 

@@ -15,6 +15,7 @@ pub(crate) mod rows;
 pub(crate) mod table;
 pub(crate) mod tasks;
 pub(crate) mod time;
+pub(crate) mod top;
 
 use skerry_manifest::output;
 

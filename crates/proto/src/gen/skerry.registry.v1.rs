@@ -1663,6 +1663,10 @@ pub struct CheckAccessRequest {
     /// Full name of the method, as `skerry.scheduler.v1.AppService/UpdateApp`.
     #[prost(string, tag = "2")]
     pub method: ::prost::alloc::string::String,
+    /// What the call would be about, `projects/<project>/apps/<app>` or `.../nodes/<node>` of `parent`: then grants that are about it count too. Empty: all
+    /// that is in the project.
+    #[prost(string, tag = "3")]
+    pub resource: ::prost::alloc::string::String,
 }
 impl ::prost::Name for CheckAccessRequest {
     const NAME: &'static str = "CheckAccessRequest";

@@ -866,6 +866,218 @@ impl ::prost::Name for ForwardReset {
         "/skerry.relay.v1.ForwardReset".into()
     }
 }
+/// Asks for it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StreamUsageRequest {
+    /// The project, `projects/<project>`.
+    #[prost(string, tag = "1")]
+    pub parent: ::prost::alloc::string::String,
+    /// Of these nodes of it, `projects/<project>/nodes/<node>`: 1 to 500, each once.
+    #[prost(string, repeated, tag = "2")]
+    pub nodes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What their instances use, too.
+    #[prost(bool, tag = "3")]
+    pub with_instances: bool,
+    /// Of instances only those of this app, `projects/<project>/apps/<app>`. Empty: those of all.
+    #[prost(string, tag = "4")]
+    pub app: ::prost::alloc::string::String,
+    /// Between two samples: 1 s to 60 s. Absent: 2 s.
+    #[prost(message, optional, tag = "5")]
+    pub interval: ::core::option::Option<::prost_types::Duration>,
+    /// One sample of each node, and then the end. What is a rate is over one second then.
+    #[prost(bool, tag = "6")]
+    pub once: bool,
+}
+impl ::prost::Name for StreamUsageRequest {
+    const NAME: &'static str = "StreamUsageRequest";
+    const PACKAGE: &'static str = "skerry.relay.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.relay.v1.StreamUsageRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.relay.v1.StreamUsageRequest".into()
+    }
+}
+/// News of one node.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StreamUsageResponse {
+    /// `projects/<project>/nodes/<node>`.
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    /// One of:
+    #[prost(oneof = "stream_usage_response::Body", tags = "2, 3")]
+    pub body: ::core::option::Option<stream_usage_response::Body>,
+}
+/// Nested message and enum types in `StreamUsageResponse`.
+pub mod stream_usage_response {
+    /// One of:
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Body {
+        /// What it uses.
+        #[prost(message, tag = "2")]
+        Sample(super::UsageSample),
+        /// Why nothing is known of it. It is tried again, unless `once` was asked for.
+        #[prost(message, tag = "3")]
+        Problem(super::UsageProblem),
+    }
+}
+impl ::prost::Name for StreamUsageResponse {
+    const NAME: &'static str = "StreamUsageResponse";
+    const PACKAGE: &'static str = "skerry.relay.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.relay.v1.StreamUsageResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.relay.v1.StreamUsageResponse".into()
+    }
+}
+/// Why a node tells nothing.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UsageProblem {
+    /// One word for programs, as `NODE_NOT_CONNECTED`.
+    #[prost(string, tag = "1")]
+    pub reason: ::prost::alloc::string::String,
+    /// A sentence for people.
+    #[prost(string, tag = "2")]
+    pub message: ::prost::alloc::string::String,
+}
+impl ::prost::Name for UsageProblem {
+    const NAME: &'static str = "UsageProblem";
+    const PACKAGE: &'static str = "skerry.relay.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.relay.v1.UsageProblem".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.relay.v1.UsageProblem".into()
+    }
+}
+/// What a node uses. Also between agent and relay.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UsageSample {
+    /// By the node's clock.
+    #[prost(message, optional, tag = "1")]
+    pub time: ::core::option::Option<::prost_types::Timestamp>,
+    /// What is a rate is over this time before it.
+    #[prost(message, optional, tag = "2")]
+    pub window: ::core::option::Option<::prost_types::Duration>,
+    /// The machine.
+    #[prost(message, optional, tag = "3")]
+    pub machine: ::core::option::Option<MachineUsage>,
+    /// Those that run, by name, where they were asked for. Of two copies of one instance the sum.
+    #[prost(message, repeated, tag = "4")]
+    pub instances: ::prost::alloc::vec::Vec<InstanceUsage>,
+    /// What could not be seen, in sentences for people.
+    #[prost(string, repeated, tag = "5")]
+    pub warnings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+impl ::prost::Name for UsageSample {
+    const NAME: &'static str = "UsageSample";
+    const PACKAGE: &'static str = "skerry.relay.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.relay.v1.UsageSample".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.relay.v1.UsageSample".into()
+    }
+}
+/// A machine, as its kernel says. What is absent the kernel does not say.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MachineUsage {
+    /// Thousandths of a core that were busy: neither idle, nor waiting for a disk, nor taken by the hypervisor. At most `cpu_capacity_millis`.
+    #[prost(int64, optional, tag = "1")]
+    pub cpu_millis: ::core::option::Option<i64>,
+    /// Cores that are online, in thousandths.
+    #[prost(int64, tag = "2")]
+    pub cpu_capacity_millis: i64,
+    /// Memory that new programs would not get: all, less what the kernel calls available.
+    #[prost(int64, optional, tag = "3")]
+    pub memory_bytes: ::core::option::Option<i64>,
+    /// All memory.
+    #[prost(int64, optional, tag = "4")]
+    pub memory_capacity_bytes: ::core::option::Option<i64>,
+    /// The file system of the agent's data directory: what is taken, and all of it.
+    #[prost(int64, optional, tag = "5")]
+    pub disk_bytes: ::core::option::Option<i64>,
+    #[prost(int64, optional, tag = "6")]
+    pub disk_capacity_bytes: ::core::option::Option<i64>,
+    /// Load average of one minute, in thousandths.
+    #[prost(int64, optional, tag = "7")]
+    pub load_millis: ::core::option::Option<i64>,
+    /// Since the machine was started.
+    #[prost(message, optional, tag = "8")]
+    pub uptime: ::core::option::Option<::prost_types::Duration>,
+}
+impl ::prost::Name for MachineUsage {
+    const NAME: &'static str = "MachineUsage";
+    const PACKAGE: &'static str = "skerry.relay.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.relay.v1.MachineUsage".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.relay.v1.MachineUsage".into()
+    }
+}
+/// An instance. What is absent its runtime does not say.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InstanceUsage {
+    /// `<app>/<service>/<cluster>/<ordinal>`.
+    #[prost(string, tag = "1")]
+    pub instance: ::prost::alloc::string::String,
+    /// `docker` or `process`.
+    #[prost(string, tag = "2")]
+    pub runtime: ::prost::alloc::string::String,
+    /// Thousandths of a core.
+    #[prost(int64, optional, tag = "3")]
+    pub cpu_millis: ::core::option::Option<i64>,
+    /// Of a container as `docker stats` has it: without what the kernel would give back of cached files. Of processes what is theirs, of shared pages
+    /// a share (`Pss`).
+    #[prost(int64, optional, tag = "4")]
+    pub memory_bytes: ::core::option::Option<i64>,
+    /// The most that it may have. Absent also where there is no limit.
+    #[prost(int64, optional, tag = "5")]
+    pub memory_limit_bytes: ::core::option::Option<i64>,
+    /// Processes; of a container, threads.
+    #[prost(int64, optional, tag = "6")]
+    pub processes: ::core::option::Option<i64>,
+    /// Bytes each second on its own network: received, and sent.
+    #[prost(int64, optional, tag = "7")]
+    pub received_bytes_per_second: ::core::option::Option<i64>,
+    #[prost(int64, optional, tag = "8")]
+    pub sent_bytes_per_second: ::core::option::Option<i64>,
+}
+impl ::prost::Name for InstanceUsage {
+    const NAME: &'static str = "InstanceUsage";
+    const PACKAGE: &'static str = "skerry.relay.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.relay.v1.InstanceUsage".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.relay.v1.InstanceUsage".into()
+    }
+}
+/// For an agent.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UsageStart {
+    #[prost(bool, tag = "1")]
+    pub with_instances: bool,
+    /// Short name; empty: of all apps.
+    #[prost(string, tag = "2")]
+    pub app: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "3")]
+    pub interval: ::core::option::Option<::prost_types::Duration>,
+    #[prost(bool, tag = "4")]
+    pub once: bool,
+}
+impl ::prost::Name for UsageStart {
+    const NAME: &'static str = "UsageStart";
+    const PACKAGE: &'static str = "skerry.relay.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.relay.v1.UsageStart".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.relay.v1.UsageStart".into()
+    }
+}
 /// Asks for logs.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LogsRequest {
@@ -1192,6 +1404,9 @@ pub struct Channel {
     /// Which relay holds it (`members/<id>`).
     #[prost(string, tag = "10")]
     pub relay: ::prost::alloc::string::String,
+    /// `projects/<project>/grants/<grant>`: what lets the caller in. Empty: a role.
+    #[prost(string, tag = "11")]
+    pub grant: ::prost::alloc::string::String,
 }
 impl ::prost::Name for Channel {
     const NAME: &'static str = "Channel";
@@ -1537,6 +1752,32 @@ pub mod relay_service_client {
                 .insert(GrpcMethod::new("skerry.relay.v1.RelayService", "BundleNode"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// What nodes and their instances use, as long as the caller listens: a sample of each node at once, and one each interval. It does not end for a
+        /// node that is away: that is said, and the node is tried again.
+        pub async fn stream_usage(
+            &mut self,
+            request: impl tonic::IntoRequest<super::StreamUsageRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::StreamUsageResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skerry.relay.v1.RelayService/StreamUsage",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("skerry.relay.v1.RelayService", "StreamUsage"));
+            self.inner.server_streaming(req, path, codec).await
+        }
         /// The channels that are open, at all relays.
         pub async fn list_channels(
             &mut self,
@@ -1704,6 +1945,21 @@ pub mod relay_service_server {
             &self,
             request: tonic::Request<super::BundleNodeRequest>,
         ) -> std::result::Result<tonic::Response<Self::BundleNodeStream>, tonic::Status>;
+        /// Server streaming response type for the StreamUsage method.
+        type StreamUsageStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::StreamUsageResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// What nodes and their instances use, as long as the caller listens: a sample of each node at once, and one each interval. It does not end for a
+        /// node that is away: that is said, and the node is tried again.
+        async fn stream_usage(
+            &self,
+            request: tonic::Request<super::StreamUsageRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::StreamUsageStream>,
+            tonic::Status,
+        >;
         /// The channels that are open, at all relays.
         async fn list_channels(
             &self,
@@ -2170,6 +2426,52 @@ pub mod relay_service_server {
                     };
                     Box::pin(fut)
                 }
+                "/skerry.relay.v1.RelayService/StreamUsage" => {
+                    #[allow(non_camel_case_types)]
+                    struct StreamUsageSvc<T: RelayService>(pub Arc<T>);
+                    impl<
+                        T: RelayService,
+                    > tonic::server::ServerStreamingService<super::StreamUsageRequest>
+                    for StreamUsageSvc<T> {
+                        type Response = super::StreamUsageResponse;
+                        type ResponseStream = T::StreamUsageStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::StreamUsageRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as RelayService>::stream_usage(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = StreamUsageSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/skerry.relay.v1.RelayService/ListChannels" => {
                     #[allow(non_camel_case_types)]
                     struct ListChannelsSvc<T: RelayService>(pub Arc<T>);
@@ -2300,11 +2602,11 @@ pub mod relay_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
-/// A frame from an agent. Fields 9 to 15 are kept for further verbs.
+/// A frame from an agent. Fields 10 to 15 are kept for further verbs.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct OpenRequest {
     /// One of:
-    #[prost(oneof = "open_request::Body", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "open_request::Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub body: ::core::option::Option<open_request::Body>,
 }
 /// Nested message and enum types in `OpenRequest`.
@@ -2336,6 +2638,9 @@ pub mod open_request {
         /// What the agent knows.
         #[prost(message, tag = "8")]
         Bundle(super::BundleNodeResponse),
+        /// Of the verb `usage`.
+        #[prost(message, tag = "9")]
+        Usage(super::UsageSample),
     }
 }
 impl ::prost::Name for OpenRequest {
@@ -2417,7 +2722,7 @@ impl ::prost::Name for ChannelHello {
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ChannelStart {
     /// One of:
-    #[prost(oneof = "channel_start::Verb", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "channel_start::Verb", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub verb: ::core::option::Option<channel_start::Verb>,
 }
 /// Nested message and enum types in `ChannelStart`.
@@ -2446,6 +2751,9 @@ pub mod channel_start {
         /// What the agent knows, for who looks for a fault.
         #[prost(message, tag = "7")]
         Bundle(super::BundleStart),
+        /// What the node and its instances use.
+        #[prost(message, tag = "8")]
+        Usage(super::UsageStart),
     }
 }
 impl ::prost::Name for ChannelStart {

@@ -202,16 +202,20 @@ pub(crate) fn known(peer: &PeerCertificate, authorizer: &dyn Authorizer) -> Resu
     })
 }
 
-/// What a caller would be told who calls `method` about `project`.
+/// What a caller would be told who calls `method` about `named`: a project as requests name it, or what is in it.
 pub(crate) fn would_say(
     method: &str,
     peer: Option<&PeerCertificate>,
-    project: &ProjectName,
+    named: &str,
     authorizer: &dyn Authorizer,
+    now: SystemTime,
 ) -> Result<(), Fault> {
+    let project =
+        &ProjectName::of_resource(named).map_err(|error| Fault::invalid_field("resource", error))?;
     match judge(method, peer, authorizer)? {
         Early::Pass | Early::Everywhere(_) => Ok(()),
-        Early::ByProject(claim) => check_role(method, &claim, project, authorizer),
+        Early::ByProject(claim) => check_role(method, &claim, project, authorizer)
+            .or_else(|fault| granted(method, &claim.user, named, authorizer, now).map(drop).ok_or(fault)),
         // As far as that goes without knowing which resources.
         Early::ByEach(user, ForEach { role, .. }) => {
             let needs = ForUsers {

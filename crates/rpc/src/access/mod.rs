@@ -20,6 +20,8 @@ mod project;
 mod role;
 mod table;
 
+use std::time::SystemTime;
+
 use skerry_model::{Fault, ProjectName};
 
 use crate::peer::Peer;
@@ -31,16 +33,13 @@ pub(crate) use layer::AccessLayer;
 pub(crate) use role::KnowsNobody;
 pub use role::{Authorizer, Role};
 
-/// What `peer` would be told if it called `method` (`package.Service/Method`) about `project`: nothing if it may. A peer of a listener
-/// without TLS may; there, the listener has decided.
-pub fn check(
-    method: &str,
-    peer: &Peer,
-    project: &ProjectName,
-    authorizer: &dyn Authorizer,
-) -> Result<(), Fault> {
+/// What `peer` would be told if it called `method` (`package.Service/Method`) about `named`, a project or what is in it, by its full name: nothing
+/// if it may, by a role or by a grant. A peer of a listener without TLS may; there, the listener has decided.
+pub fn check(method: &str, peer: &Peer, named: &str, authorizer: &dyn Authorizer) -> Result<(), Fault> {
     match &peer.certificate {
-        Some(certificate) => judge::would_say(&path_of(method), Some(certificate), project, authorizer),
+        Some(certificate) => {
+            judge::would_say(&path_of(method), Some(certificate), named, authorizer, SystemTime::now())
+        }
         None => Ok(()),
     }
 }
@@ -48,8 +47,9 @@ pub fn check(
 /// Every method (`package.Service/Method`) that `peer` may call about `project`, by name.
 pub fn allowed(peer: &Peer, project: &ProjectName, authorizer: &dyn Authorizer) -> Vec<&'static str> {
     let methods = table::TABLE.iter().map(|(path, _)| path.trim_start_matches('/'));
+    let parent = project.parent();
     let mut allowed: Vec<_> =
-        methods.filter(|method| check(method, peer, project, authorizer).is_ok()).collect();
+        methods.filter(|method| check(method, peer, &parent, authorizer).is_ok()).collect();
     allowed.sort_unstable();
     allowed
 }

@@ -235,6 +235,8 @@ pub(crate) const TABLE: &[(&str, Rule)] = &[
     ("/skerry.relay.v1.RelayService/CopyFrom", watches(Operator, &[1, 1])),
     ("/skerry.relay.v1.RelayService/ActOnInstances", watches(Operator, FIRST)),
     ("/skerry.relay.v1.RelayService/BundleNode", watches(Operator, FIRST)),
+    // What a machine and its instances use is to be seen as they are.
+    ("/skerry.relay.v1.RelayService/StreamUsage", watches(Viewer, FIRST)),
     ("/skerry.relay.v1.RelayService/ListChannels", users(Operator, FIRST)),
     ("/skerry.relay.v1.RelayService/CutChannel", users(Operator, FIRST)),
     // Several together.

@@ -34,7 +34,7 @@ const OF_MACHINES: [&str; 2] =
     ["skerry.gateway.v1.EnrollmentService/Enroll", "skerry.gateway.v1.SyncService/Sync"];
 
 /// Channels: their records are of what went on, and are shown by the tests of the relay. Between services there are none.
-const OF_CHANNELS: [&str; 13] = [
+const OF_CHANNELS: [&str; 14] = [
     "skerry.gateway.v1.OfferService/OfferChannel",
     "skerry.relay.v1.ChannelService/Open",
     "skerry.relay.v1.PeerService/Forward",
@@ -48,6 +48,7 @@ const OF_CHANNELS: [&str; 13] = [
     "skerry.relay.v1.RelayService/CutChannel",
     "skerry.relay.v1.RelayService/ActOnInstances",
     "skerry.relay.v1.RelayService/BundleNode",
+    "skerry.relay.v1.RelayService/StreamUsage",
 ];
 
 /// Method without its package, resource (`*` at its end: whatever follows), outcome.

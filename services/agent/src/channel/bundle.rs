@@ -77,6 +77,11 @@ impl Sources {
     pub(crate) fn new(config: &Config, data_dir: &Path, looks: Looks) -> Self {
         Self { flags: flags(config), data_dir: data_dir.to_owned(), looks }
     }
+
+    /// Where the agent keeps its state.
+    pub(super) fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
 }
 
 /// How the agent was started, as far as that is for others.

@@ -14,6 +14,7 @@
 //! | `copy` | the verb `copy` |
 //! | `act` | the verb `act` |
 //! | `bundle` | the verb `bundle` |
+//! | `usage` | the verb `usage` |
 //!
 //! All channels end with the session by which they were offered. Without one this costs nothing.
 
@@ -28,6 +29,7 @@ mod netns;
 mod own_log;
 mod relays;
 mod stream;
+mod usage;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,7 +54,7 @@ const CHANNELS_MAX: usize = 64;
 /// How long channels may take to say their last word when the agent ends.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// The verbs that are served.
-const VERBS: [&str; 7] = ["logs", "exec", "node-shell", "port-forward", "copy", "act", "bundle"];
+const VERBS: [&str; 8] = ["logs", "exec", "node-shell", "port-forward", "copy", "act", "bundle", "usage"];
 
 /// The channels of this agent.
 pub(crate) struct Channels {

@@ -19,7 +19,7 @@ use tonic::{Status, Streaming};
 
 use super::forbidden::{self, Forbidden};
 use super::relays::Relays;
-use super::{act, bundle, copy, exec, forward, logs};
+use super::{act, bundle, copy, exec, forward, logs, usage};
 use crate::hand::Ask;
 use crate::runtime::{Runtime, RuntimeError};
 
@@ -127,6 +127,7 @@ async fn serve(
         Some(Verb::CopyTo(_) | Verb::CopyFrom(_)) => "copy",
         Some(Verb::Act(_)) => "act",
         Some(Verb::Bundle(_)) => "bundle",
+        Some(Verb::Usage(_)) => "usage",
         Some(Verb::Logs(_)) | None => "logs",
     };
     if let Some(why) = parts.forbidden.why(word) {
@@ -139,6 +140,9 @@ async fn serve(
         Some(Verb::CopyTo(start)) => Some(ended(copy::to(runtimes, &start, out, frames).await)),
         Some(Verb::Forward(start)) => Some(ended(forward::serve(runtimes, &start, out, frames).await)),
         Some(Verb::Bundle(_)) => alone(bundle::serve(runtimes, &parts.sources, out), frames).await,
+        Some(Verb::Usage(start)) => {
+            alone(usage::serve(runtimes, &start, parts.sources.data_dir(), out), frames).await
+        }
         Some(Verb::Act(start)) => alone(act::serve(&parts.desk, &start, out), frames).await,
         Some(Verb::Exec(start)) => exec::serve(runtimes, &start, &parts.node, out, frames).await.map(ended),
         None => Some(end_of("VerbUnknown", "this agent does not know what is wanted: update it")),

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 pub use self::copy::{CopyPart, CopySource};
 pub use self::exec::{ExecAsk, ExecLine, Exit};
 pub use self::logs::{LogAsk, LogPart};
+pub use self::usage::{Counts, Used};
 use crate::ahead::Image;
 use crate::desired::InstanceSpec;
 use crate::peers::Peers;
@@ -27,6 +28,7 @@ pub(crate) mod environment;
 pub(crate) mod exec;
 pub(crate) mod logs;
 pub mod process;
+pub(crate) mod usage;
 
 /// Which runtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -359,6 +361,15 @@ pub trait Runtime: Send + Sync {
         _out: &mpsc::Sender<bytes::Bytes>,
     ) -> Result<(), RuntimeError> {
         Err(copy::unsupported(self.kind()))
+    }
+
+    /// What the copies that run have used so far, of one app or of all. What cannot be counted is left out.
+    async fn usage(&self, _app: Option<&AppName>) -> Result<Vec<Used>, RuntimeError> {
+        Err(RuntimeError {
+            reason: "UsageUnsupported",
+            message: format!("{} does not count what instances use", self.kind().as_str()),
+            transient: false,
+        })
     }
 
     /// Removes what no wanted instance uses: networks of apps that are gone or that they no longer name, laid-out config files. Never volumes.

@@ -24,6 +24,10 @@ pub(crate) struct Stat {
     pub(crate) group: i32,
     pub(crate) session: i32,
     threads: u32,
+    /// Processor time that it has used, in clock ticks: in user and kernel mode.
+    pub(crate) own_ticks: u64,
+    /// The same of those that ended below it and were waited for.
+    pub(crate) waited_ticks: u64,
     /// Start time in clock ticks since boot.
     pub(crate) started: u64,
 }
@@ -34,16 +38,20 @@ impl Stat {
     }
 
     /// The name, field 2, is in parentheses and may hold anything, parentheses and blanks included: count from the last one.
-    fn parse(stat: &str) -> Option<Self> {
+    pub(crate) fn parse(stat: &str) -> Option<Self> {
         let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
         let field = |n: usize| fields.get(n - 3).copied();
+        let number = |n: usize| field(n)?.parse::<u64>().ok();
         Some(Self {
             state: field(3)?.chars().next()?,
             parent: field(4)?.parse().ok()?,
             group: field(5)?.parse().ok()?,
             session: field(6)?.parse().ok()?,
             threads: field(20)?.parse().ok()?,
-            started: field(22)?.parse().ok()?,
+            own_ticks: number(14)?.saturating_add(number(15)?),
+            // The kernel's counts of these are signed.
+            waited_ticks: number(16).unwrap_or(0).saturating_add(number(17).unwrap_or(0)),
+            started: number(22)?,
         })
     }
 
@@ -85,10 +93,19 @@ mod tests {
 
     #[test]
     fn a_name_with_parentheses_does_not_shift_the_fields() {
-        let stat = "12 (a) b) Z) S 7 12 12 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 3 0 4242 1 1 1";
+        let stat = "12 (a) b) Z) S 7 12 12 0 -1 4194304 1 0 0 0 3 4 5 6 20 0 3 0 4242 1 1 1";
         assert_eq!(
             Stat::parse(stat),
-            Some(Stat { state: 'S', parent: 7, group: 12, session: 12, threads: 3, started: 4242 })
+            Some(Stat {
+                state: 'S',
+                parent: 7,
+                group: 12,
+                session: 12,
+                threads: 3,
+                own_ticks: 7,
+                waited_ticks: 11,
+                started: 4242
+            })
         );
         assert_eq!(Stat::parse("12 (a) S 7"), None);
         assert_eq!(Stat::parse(""), None);

@@ -57,8 +57,9 @@ impl WhoAmI {
 
     fn check(&self, peer: &Peer, request: &pb::CheckAccessRequest) -> Result<pb::CheckAccessResponse, Fault> {
         let project = parent(&request.parent)?;
+        let named = named(&project, &request.resource)?;
         let needed = access::role_for(&request.method).map_or(pb::Role::Unspecified, role).into();
-        match access::check(&request.method, peer, &project, &self.access) {
+        match access::check(&request.method, peer, &named, &self.access) {
             Ok(()) => Ok(pb::CheckAccessResponse { allowed: true, reason: String::new(), role: needed }),
             Err(fault) if fault.code == Code::Unimplemented => {
                 Err(Fault::invalid_field("method", format!("there is no method `{}`", request.method)))
@@ -75,6 +76,18 @@ fn name_of(grant: &pb::Grant) -> &str {
 /// The project that a request is about.
 fn parent(text: &str) -> Result<ProjectName, Fault> {
     ProjectName::parse_parent(text).map_err(|error| Fault::invalid_field("parent", error))
+}
+
+/// What a call would be about.
+fn named(project: &ProjectName, resource: &str) -> Result<String, Fault> {
+    if resource.is_empty() {
+        return Ok(project.parent());
+    }
+    match ProjectName::of_resource(resource) {
+        Ok(of) if of == *project => Ok(resource.to_owned()),
+        Ok(_) => Err(Fault::invalid_field("resource", "of another project than `parent`")),
+        Err(error) => Err(Fault::invalid_field("resource", error)),
+    }
 }
 
 #[tonic::async_trait]

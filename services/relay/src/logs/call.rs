@@ -136,7 +136,7 @@ impl Call {
         let source = Source {
             shared: Arc::clone(&self.shared),
             ask: Arc::clone(&self.ask),
-            caller: self.caller.audit.name.clone(),
+            caller: self.caller.audit.clone(),
             cut: self.cut.clone(),
             position: self.ask.position(&instance, &node),
             is_late,

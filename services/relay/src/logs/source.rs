@@ -9,6 +9,7 @@ use skerry_proto::relay::v1 as pb;
 use skerry_proto::relay::v1::channel_start::Verb;
 use skerry_proto::relay::v1::log_notice::Kind;
 use skerry_proto::relay::v1::open_request::Body;
+use skerry_proto::types::v1::AuditCaller;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -37,8 +38,8 @@ pub(super) enum Said {
 pub(super) struct Source {
     pub(super) shared: Arc<Shared>,
     pub(super) ask: Arc<Ask>,
-    /// Who asks, as the audit log names callers.
-    pub(super) caller: String,
+    /// Who asks.
+    pub(super) caller: AuditCaller,
     pub(super) cut: CancellationToken,
     /// Empty: the agent itself.
     pub(super) instance: String,
@@ -123,7 +124,8 @@ impl Source {
             node: self.node.clone(),
             verb: "logs",
             resource: self.resource(),
-            caller: self.caller.clone(),
+            caller: self.caller.name.clone(),
+            grant: self.caller.grant.clone(),
             cut: self.cut.clone(),
         };
         let mut start = self.ask.start(&self.instance, self.position.clone());

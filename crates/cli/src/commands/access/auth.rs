@@ -14,6 +14,7 @@ use crate::render::grants;
 use crate::render::people::role as role_word;
 use crate::render::table::Table;
 use crate::render::time::moment;
+use crate::target::{Target, Type};
 
 /// What may be asked about, as people name many of one: its service, and what its methods call one and many.
 const TYPES: [(&str, &str, &str, &str); 15] = [
@@ -32,6 +33,19 @@ const TYPES: [(&str, &str, &str, &str); 15] = [
     ("secrets", "skerry.scheduler.v1.SecretService", "Secret", "Secrets"),
     ("instances", "skerry.scheduler.v1.AppService", "Instance", "Instances"),
     ("revisions", "skerry.scheduler.v1.AppService", "Revision", "Revisions"),
+];
+
+/// Verbs of the relay, as commands are called, with the method that is of an app, and of a node.
+const RELAY: [(&str, &str, &str); 9] = [
+    ("logs", "Logs", "Logs"),
+    ("exec", "Exec", "ExecNode"),
+    ("debug", "Exec", ""),
+    ("port-forward", "PortForward", ""),
+    ("cp", "CopyTo", ""),
+    ("restart", "ActOnInstances", ""),
+    ("stop", "ActOnInstances", ""),
+    ("start", "ActOnInstances", ""),
+    ("bundle", "", "BundleNode"),
 ];
 
 /// The verbs that are told, in this order.
@@ -81,10 +95,11 @@ async fn can_i(client: &Client, args: &CanIArgs, printer: &mut Printer) -> Resul
     let (Some(verb), Some(resource)) = (&args.verb, &args.resource) else {
         return list(client, args, printer).await;
     };
-    let message = CheckAccessRequest {
-        parent: client.project().parent(),
-        method: method(verb, resource).map_err(CliError::Usage)?,
+    let (method, named) = match of_relay(verb, resource)? {
+        Some((method, target)) => (method, target.full_name(client.project())?),
+        None => (method(verb, resource).map_err(CliError::Usage)?, String::new()),
     };
+    let message = CheckAccessRequest { parent: client.project().parent(), method, resource: named };
     let asking = client.call(Service::Registry, |channel, left| {
         let message = message.clone();
         async move { access(channel).check_access(request(message, left)).await }
@@ -135,6 +150,21 @@ fn by_type(methods: &[&str]) -> Vec<Vec<String>> {
     }
     rows.extend(left.into_iter().map(|method| vec![method.to_owned(), "call".to_owned()]));
     rows
+}
+
+/// The method that is meant by a verb of the relay, and what it is about. Nothing: it is no such verb.
+fn of_relay(verb: &str, resource: &str) -> Result<Option<(String, Target)>, CliError> {
+    let Some((_, of_app, of_node)) = RELAY.iter().find(|(word, ..)| *word == verb) else { return Ok(None) };
+    let target = Target::parse(resource)?;
+    let method = match target.kind {
+        Type::App => *of_app,
+        Type::Node => *of_node,
+        _ => "",
+    };
+    if method.is_empty() {
+        return Err(CliError::Usage(format!("there is no verb {verb} for {target}: name what it is about")));
+    }
+    Ok(Some((format!("skerry.relay.v1.RelayService/{method}"), target)))
 }
 
 /// The method that is meant by a verb and a type. Whether there is such a one is the server's to say.
@@ -193,6 +223,19 @@ mod tests {
         assert!(method("get", "nods").unwrap_err().contains("did you mean nodes?"));
         assert!(method("fetch", "nodes").unwrap_err().contains("known: get"));
         assert!(method("issue", "apps").is_err(), "only users have certificates issued");
+    }
+
+    #[test]
+    fn a_verb_of_the_relay_is_about_something() {
+        for (verb, about, expected) in
+            [("exec", "app/web", "Exec"), ("exec", "node/n1", "ExecNode"), ("cp", "app/web", "CopyTo")]
+        {
+            let (method, target) = of_relay(verb, about).unwrap().unwrap();
+            assert_eq!(method, format!("skerry.relay.v1.RelayService/{expected}"));
+            assert_eq!(target.to_string(), about);
+        }
+        assert!(of_relay("bundle", "app/web").is_err() && of_relay("exec", "apps").is_err());
+        assert!(of_relay("list", "nodes").unwrap().is_none());
     }
 
     #[test]

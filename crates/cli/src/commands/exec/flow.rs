@@ -16,10 +16,10 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Streaming};
 
-use super::terminal::{self, Raw};
 use crate::client::{Client, relay};
 use crate::error::CliError;
 use crate::print::note;
+use crate::terminal::{self, Raw};
 
 /// Requests that gRPC has not taken yet.
 const REQUESTS_MAX: usize = 2;

@@ -31,7 +31,8 @@ pub use self::upkeep::ImageGc;
 use self::upkeep::Kept;
 use super::{
     CopyPart, CopySource, ExecAsk, ExecLine, Exit, LogAsk, LogPart, Names, Needs, Observed, Place, Progress,
-    ProgressSink, Reach, Runtime, RuntimeDirs, RuntimeError, RuntimeKind, VolumeWords, Wanted, environment,
+    ProgressSink, Reach, Runtime, RuntimeDirs, RuntimeError, RuntimeKind, Used, VolumeWords, Wanted,
+    environment,
 };
 use crate::ahead::Image;
 use crate::desired::InstanceSpec;
@@ -60,6 +61,7 @@ mod pull;
 mod reach;
 mod spec;
 mod upkeep;
+mod usage;
 
 /// An image that was prepared so long ago is looked at again.
 const PREPARED_FOR: Duration = Duration::from_secs(600);
@@ -311,6 +313,12 @@ impl Runtime for DockerRuntime {
 
     async fn reach(&self, copy: &Observed) -> Result<Reach, RuntimeError> {
         reach::of(&self.client, copy).await
+    }
+
+    async fn usage(&self, app: Option<&AppName>) -> Result<Vec<Used>, RuntimeError> {
+        let machine_bytes = u64::try_from(crate::machine::memory_bytes()).unwrap_or(0);
+        let counted = usage::count(&self.client, &self.owner, app, machine_bytes).await;
+        counted.map_err(|failure| failure.while_doing("counting what containers use", "UsageFailed"))
     }
 
     async fn copy_to(

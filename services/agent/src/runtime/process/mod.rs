@@ -15,14 +15,14 @@ use std::process::Child;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use skerry_model::{InstanceName, NodeName};
+use skerry_model::{AppName, InstanceName, NodeName};
 use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 
 use super::{
     CopyPart, CopySource, ExecAsk, ExecLine, Exit, LogAsk, LogPart, Needs, Observed, Progress, ProgressSink,
-    Reach, Runtime, RuntimeDirs, RuntimeError, RuntimeKind, Wanted, environment,
+    Reach, Runtime, RuntimeDirs, RuntimeError, RuntimeKind, Used, Wanted, environment,
 };
 use crate::desired::InstanceSpec;
 use crate::lock::lock;
@@ -45,6 +45,7 @@ mod logs;
 mod start;
 mod stop;
 mod tree;
+mod usage;
 mod user;
 mod watch;
 
@@ -457,6 +458,13 @@ impl Runtime for ProcessRuntime {
     async fn reach(&self, copy: &Observed) -> Result<Reach, RuntimeError> {
         copy.check_runs()?;
         Ok(Reach::Machine)
+    }
+
+    async fn usage(&self, app: Option<&AppName>) -> Result<Vec<Used>, RuntimeError> {
+        let (root, boot, app) = (self.config.instances.clone(), self.boot()?, app.cloned());
+        let machine_bytes = u64::try_from(crate::machine::memory_bytes()).unwrap_or(0);
+        let counted = self.look(move || usage::count(&root, &boot, app.as_ref(), machine_bytes)).await?;
+        counted.map_err(|error| io_failed("counting what processes use", &error))
     }
 
     async fn copy_to(
