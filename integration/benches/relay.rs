@@ -15,10 +15,15 @@
 //! - `relay.exec`: `true` in a container, from before a client is started until it has ended, by `skerry exec` and by `docker exec`.
 //! - `relay.keys`: a key that is typed into `cat` in a container, until the terminal shows it, through both.
 //!
-//! `--quick`: little of each. `--only=logs`, `exec`, `forward`, `idle`, `sync`: one part.
+//! - `relay.silent`: who follows a log of 10 MB/s and takes nothing of it for five minutes: what relay and agent spend on it, less what they spend
+//!   in as long without such a reader, and what they hold for it.
+//!
+//! `--quick`: little of each. `--only=logs`, `exec`, `forward`, `idle`, `sync`, `silent`: one part.
 
 #[path = "relay/exec.rs"]
 mod exec;
+#[path = "relay/silent.rs"]
+mod silent;
 mod support;
 
 use std::net::SocketAddr;
@@ -74,7 +79,7 @@ struct Bench<'a> {
 async fn main() -> Result<()> {
     let figures = Figures::from_args();
     let only = option::<String>("--only")?;
-    let parts = ["logs", "exec", "forward", "idle", "sync"];
+    let parts = ["logs", "exec", "forward", "idle", "sync", "silent"];
     ensure!(only.as_deref().is_none_or(|only| parts.contains(&only)), "--only takes one of {parts:?}");
     let does = |part: &str| only.as_ref().is_none_or(|only| only == part);
 
@@ -121,6 +126,9 @@ async fn main() -> Result<()> {
     if does("sync") {
         bench.sync().await?;
     }
+    if does("silent") {
+        bench.silent().await?;
+    }
     note_load(&figures);
     agent.terminate(PATIENCE).await?;
     Ok(())
@@ -135,7 +143,7 @@ struct Cleaning<'a> {
 impl Drop for Cleaning<'_> {
     fn drop(&mut self) {
         let mut pids = proc::shims(&self.data_dir);
-        for name in ["idle", "logs", "exec", "forward", "echo", "loud", "changed"] {
+        for name in ["idle", "logs", "exec", "forward", "echo", "loud", "changed", "silent"] {
             pids.extend(proc::programs(&self.bench.name(name)));
         }
         proc::kill(&pids);

@@ -6,7 +6,7 @@ use std::path::Path;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Kills the shims of all agents below `dir`, and what they keep. Their agents must be gone: they would start it again.
-pub(crate) fn kill_left(dir: &Path) {
+pub fn kill_left(dir: &Path) {
     let dir = format!("{}/", dir.display());
     let all = processes();
     let shims: Vec<i32> = all

@@ -11,7 +11,7 @@ pub mod docker_gate;
 pub mod dockerd;
 pub mod guide;
 pub mod lan;
-mod left;
+pub mod left;
 pub mod otlp;
 pub mod registry;
 pub mod sim;

@@ -52,15 +52,15 @@ impl Drop for Raw {
 }
 
 /// A screen of this program's own, as long as this is there.
-pub(crate) struct Screen(());
+pub(crate) struct Screen(io::Stdout);
 
 impl Screen {
     /// On standard output, which is a terminal.
     pub(crate) fn enter() -> io::Result<Self> {
         on_panic();
         *SCREEN.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        let shown = Self(());
-        let mut out = io::stdout().lock();
+        let shown = Self(io::stdout());
+        let mut out = shown.0.lock();
         out.write_all(ENTER).and_then(|()| out.flush())?;
         Ok(shown)
     }
@@ -77,7 +77,7 @@ impl Screen {
             frame.push_str("\x1b[K");
         }
         frame.push_str("\x1b[J");
-        let mut out = io::stdout().lock();
+        let mut out = self.0.lock();
         out.write_all(frame.as_bytes()).and_then(|()| out.flush())
     }
 }

@@ -10,6 +10,7 @@ use skerry_identity::clock::SystemClock;
 use skerry_identity::tls::Credentials;
 use skerry_identity::verify::{Expected, Time};
 use skerry_identity::{KeyPair, Trust, TrustBundle};
+use skerry_integration::left::kill_left;
 use skerry_integration::stack::PATIENCE;
 use skerry_model::{ProjectName, ProjectRef};
 use skerry_proto::store::v1 as stored;
@@ -27,6 +28,13 @@ pub(crate) struct World {
     pub(crate) store: Store,
     pub(crate) port: u16,
     pub(crate) up: Option<Process>,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        drop(self.up.take());
+        kill_left(self.dir.path());
+    }
 }
 
 impl World {
