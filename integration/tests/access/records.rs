@@ -385,7 +385,7 @@ async fn all_that_one_may_is_listed_and_nothing_else() -> Result<()> {
     assert!(there.is_sorted() && there.contains(&"skerry.scheduler.v1.AppService/ListApps".to_owned()));
     for method in crate::calls::Contract::load().methods.into_keys() {
         let parent = "projects/default".to_owned();
-        let check = pb::CheckAccessRequest { parent, method: method.clone() };
+        let check = pb::CheckAccessRequest { parent, method: method.clone(), ..Default::default() };
         let allowed = client.check_access(check).await?.into_inner().allowed;
         assert_eq!(allowed, there.contains(&method), "{method}");
     }

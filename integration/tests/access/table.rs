@@ -266,8 +266,11 @@ async fn a_caller_is_told_beforehand_what_the_server_would_say() -> Result<()> {
     for (column, (who, caller)) in callers(&world).await?.iter().enumerate() {
         let Ok(channel) = world.connect(caller).await else { continue };
         for (method, row) in TABLE {
-            let request =
-                CheckAccessRequest { parent: "projects/default".to_owned(), method: (*method).to_owned() };
+            let request = CheckAccessRequest {
+                parent: "projects/default".to_owned(),
+                method: (*method).to_owned(),
+                ..CheckAccessRequest::default()
+            };
             let answer = AccessServiceClient::new(channel.clone()).check_access(request).await;
             // Who is nobody is told nothing.
             let Ok(answer) = answer else { break };

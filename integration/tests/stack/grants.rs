@@ -102,7 +102,7 @@ async fn who_is_granted_a_verb_on_an_app_may_use_it_there_until_it_is_revoked() 
     ensure!(world.done(&format!("{ada} auth can-i exec app/web")).await? == "yes\n");
     world.refused(&format!("{ada} auth can-i exec app/other"), 1, "takes the role operator").await?;
     world.refused(&format!("{ada} auth can-i exec node/n1"), 1, "takes the role admin").await?;
-    world.refused(&format!("{ada} auth can-i exec apps"), 2, "TYPE/NAME").await?;
+    world.refused(&format!("{ada} auth can-i exec apps"), 2, "name the app: app/NAME").await?;
     let whoami = world.done(&format!("{ada} auth whoami")).await?;
     ensure!(whoami.contains("grant   exec on app/web until"), "{whoami}");
     // On nothing else, and nothing else on it.
