@@ -293,6 +293,7 @@ impl Bench<'_> {
         self.control.wait_ready(&name, 1).await?;
         let pids = [("relay", self.control.pid()), ("agent", self.agent)];
         for verb in ["logs", "port-forward"] {
+            until("no channel", async || Ok(self.channels().await? == 0)).await?;
             // One before: what the first costs alone is no channel's.
             let _first = self.open(verb, &name).await?;
             tokio::time::sleep(SETTLE).await;

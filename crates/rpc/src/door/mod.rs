@@ -37,8 +37,9 @@ pub(crate) const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection on which nothing has been asked for so long is closed. Agents always ask (their stream is open); other clients open
 /// a connection anew without noticing. Longer than people pause between two commands.
 pub(crate) const IDLE_MAX: Duration = Duration::from_secs(600);
-/// Calls at once of one node: its stream, the one that this replaces, and what it asks beside.
-const NODE_CALLS_MAX: u32 = 16;
+/// Calls at once of one node: its stream, the one that this replaces, what it asks beside, and its channels to relays, of which an agent has 64 at
+/// most.
+const NODE_CALLS_MAX: u32 = 96;
 /// Calls at once of one user: a program that deploys, with its watches, on several machines.
 const USER_CALLS_MAX: u32 = 512;
 /// Calls at once of one service: a gateway asks on behalf of its thousands of agents, and replicas share a name.

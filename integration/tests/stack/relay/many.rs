@@ -8,11 +8,13 @@ use futures_util::future::try_join_all;
 use skerry_integration::apps::{app, script};
 use skerry_integration::stack::PATIENCE;
 use skerry_proto::relay::v1 as pb;
+use skerry_proto::relay::v1::relay_service_client::RelayServiceClient;
 use skerry_testing::{anonymous_bytes, eventually};
 use tokio::time::timeout;
 use tonic::Streaming;
 
 use super::{client, stack, wait_channels};
+use crate::projects::World;
 
 /// As many as an agent has channels, but for one that tests look through.
 const CALLS: usize = 63;
@@ -154,4 +156,29 @@ async fn who_reads_nothing_costs_memory_that_has_a_bound_and_no_processor_time()
     drop(stuck);
     wait_channels(&stack, 0).await;
     stack.finish(None).await
+}
+
+#[tokio::test]
+async fn a_node_that_proves_who_it_is_has_as_many_channels_as_any() -> Result<()> {
+    let world = World::start(&["--node-name=n1", "--no-docker"]).await?;
+    let spec =
+        "{services: [{name: s, process: {program: sh, args: [-c, \"echo told; exec sleep 1000000\"]}}]}";
+    let head = "apiVersion: skerry/v1\nkind: App\nmetadata: {name: web}\n";
+    world.write("web.yaml", &format!("{head}spec: {spec}\n"))?;
+    world.done("apply -f web.yaml --wait").await?;
+    world.user("default", "ada", "viewer").await?;
+    let relay = RelayServiceClient::new(world.channel(Some("ada"), "ada-ca.crt").await?);
+    let mut calls = Vec::new();
+    for number in 0..CALLS {
+        let mut relay = relay.clone();
+        let app = "projects/default/apps/web".to_owned();
+        let request = pb::LogsRequest { app, follow: true, ..pb::LogsRequest::default() };
+        let mut call = relay.logs(request).await?.into_inner();
+        let told = timeout(PATIENCE, call.message()).await.with_context(|| format!("call {number}"))??;
+        let told = told.context("it goes on")?;
+        ensure!(told.lines.len() == 1 && told.notice.is_none(), "call {number}: {told:?}");
+        calls.push(call);
+    }
+    drop(calls);
+    Ok(())
 }
