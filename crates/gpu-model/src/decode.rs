@@ -12,12 +12,16 @@ use skerry_proto::gpu::v1::keyframe::Reason;
 
 use crate::event::Event;
 use crate::field::FIELDS;
-use crate::{Absent, DEVICES_MAX, EVENTS_MAX, Field, PROCESSES_MAX, Process, Reading, Sample, wire};
+use crate::{
+    Absent, DEVICES_MAX, EVENTS_MAX, Field, PLACES_MAX, PROCESSES_MAX, Place, Process, Reading, Sample, wire,
+};
 
 /// Most parts of a device that is divided.
 const MIG_DEVICES_MAX: usize = 64;
 /// Most bytes of a text in a frame, instances' names among them: four names of 63 bytes.
 const TEXT_BYTES_MAX: usize = 256;
+/// Most reasons of a place's health: more than there are, also of newer agents.
+const HEALTH_REASONS_MAX: usize = 64;
 /// Most sets of absent fields: more than there are reasons, also of newer agents.
 const ABSENT_SETS_MAX: usize = 64;
 /// Most bytes of ids.
@@ -48,15 +52,18 @@ struct Following {
     stream: u32,
     sequence: u32,
     time: i64,
-    devices: Vec<Followed>,
+    devices: Vec<pb::Device>,
+    places: Vec<Followed>,
 }
 
+/// What is known of a place.
 #[derive(Debug)]
-struct Followed {
-    device: pb::Device,
+pub struct Followed {
+    place: Place,
     steps: Box<[i64; FIELDS]>,
     sample: Sample,
     processes: BTreeMap<u32, Process>,
+    health: Option<pb::Health>,
 }
 
 /// What a frame brought.
@@ -75,7 +82,7 @@ pub struct Taken {
 /// What became of a frame's samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// All devices were sampled at [`Decoder::time`]; what the frame did not name is as it was.
+    /// All places were sampled at [`Decoder::time`]; what the frame did not name is as it was.
     Sampled,
     /// The same, and the devices may be others than before.
     Begun,
@@ -127,7 +134,7 @@ pub struct Happened {
     pub sequence: u64,
     /// When, in milliseconds since 1970, by the node's clock.
     pub time: i64,
-    /// UUID of the device. Empty: all of the node.
+    /// UUID of the device, or of the part. Empty: all of the node.
     pub uuid: String,
     /// What.
     pub event: Event,
@@ -159,10 +166,14 @@ impl Decoder {
         self.events.as_ref()
     }
 
-    /// The devices in their order, each with what is known of it at [`Self::time`]. None while a keyframe is waited for.
-    pub fn devices(&self) -> impl ExactSizeIterator<Item = (&pb::Device, &Sample)> {
-        let devices = self.following.as_ref().map_or(&[][..], |following| &following.devices);
-        devices.iter().map(|followed| (&followed.device, &followed.sample))
+    /// The devices. None while a keyframe is waited for.
+    pub fn devices(&self) -> &[pb::Device] {
+        self.following.as_ref().map_or(&[], |following| &following.devices)
+    }
+
+    /// What is known of each place at [`Self::time`], in their order. Nothing while a keyframe is waited for.
+    pub fn places(&self) -> &[Followed] {
+        self.following.as_ref().map_or(&[], |following| &following.places)
     }
 
     /// Takes a frame of the node's, in the order in which it sent them. Where the outcome is [`Outcome::Wanted`] a keyframe is to be asked for, and
@@ -276,43 +287,73 @@ impl Following {
                 return Err(Why::Malformed("it names a device twice"));
             }
         }
-        let devices = keyframe.devices.iter().map(|device| Followed {
-            device: device.clone(),
-            steps: Box::new([0; FIELDS]),
-            sample: Sample::new(),
-            processes: BTreeMap::new(),
-        });
+        let places = Place::all(&keyframe.devices);
+        if places.len() > PLACES_MAX {
+            return Err(Why::Malformed("it has too many places"));
+        }
         Ok(Self {
             stream: frame.stream,
             sequence: frame.sequence,
             time: keyframe.time_unix_millis,
-            devices: devices.collect(),
+            devices: keyframe.devices.clone(),
+            places: places.into_iter().map(Followed::new).collect(),
         })
     }
 
     fn apply(&mut self, frame: &pb::Frame) -> Result<(), Why> {
         for changes in &frame.changes {
-            self.device(changes.device)?.apply(changes)?;
+            self.place(changes.place)?.apply(changes)?;
         }
         for change in &frame.processes {
-            self.device(change.device)?.process(change)?;
+            self.place(change.place)?.process(change)?;
         }
-        let mut touched: Vec<u32> = frame.processes.iter().map(|change| change.device).collect();
+        let mut touched: Vec<u32> = frame.processes.iter().map(|change| change.place).collect();
         touched.dedup();
-        for device in touched {
-            let followed = self.device(device)?;
+        for place in touched {
+            let followed = self.place(place)?;
             followed.sample.processes = followed.processes.values().cloned().collect();
+        }
+        for change in &frame.health {
+            if let Some(health) = &change.health {
+                check_health(health)?;
+            }
+            self.place(change.place)?.health.clone_from(&change.health);
         }
         Ok(())
     }
 
-    fn device(&mut self, place: u32) -> Result<&mut Followed, Why> {
-        let found = usize::try_from(place).ok().and_then(|place| self.devices.get_mut(place));
-        found.ok_or(Why::Malformed("it names a device that the keyframe has not"))
+    fn place(&mut self, place: u32) -> Result<&mut Followed, Why> {
+        let found = usize::try_from(place).ok().and_then(|place| self.places.get_mut(place));
+        found.ok_or(Why::Malformed("it names a place that the keyframe has not"))
     }
 }
 
 impl Followed {
+    fn new(place: Place) -> Self {
+        Self {
+            place,
+            steps: Box::new([0; FIELDS]),
+            sample: Sample::new(),
+            processes: BTreeMap::new(),
+            health: None,
+        }
+    }
+
+    /// Which place it is.
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
+    /// What is known of what was read there.
+    pub fn sample(&self) -> &Sample {
+        &self.sample
+    }
+
+    /// How it is, as its node judges. `None`: the node did not say.
+    pub fn health(&self) -> Option<&pb::Health> {
+        self.health.as_ref()
+    }
+
     fn apply(&mut self, changes: &pb::Changes) -> Result<(), Why> {
         let sets = changes.absent.iter().map(|set| &set.fields).chain([&changes.fields]);
         if sets.into_iter().any(|words| words.len() > wire::WORDS_MAX) {
@@ -344,7 +385,7 @@ impl Followed {
             return Ok(());
         }
         if let Some(process) = &change.process {
-            let texts = [&process.instance, &process.command, &process.mig_device];
+            let texts = [&process.instance, &process.command];
             if texts.into_iter().any(|text| text.len() > TEXT_BYTES_MAX) {
                 return Err(Why::Malformed("a text of a process is too long"));
             }
@@ -355,7 +396,6 @@ impl Followed {
                 pid: change.pid,
                 instance: process.instance.clone(),
                 command: process.command.clone(),
-                mig_device: process.mig_device.clone(),
                 memory_bytes: bytes(process.memory_bytes),
                 utilization_percent: process.utilization_percent,
             };
@@ -368,6 +408,14 @@ impl Followed {
         there.utilization_percent = change.utilization_percent.or(there.utilization_percent);
         Ok(())
     }
+}
+
+fn check_health(health: &pb::Health) -> Result<(), Why> {
+    let too_long = |reason: &pb::HealthReason| reason.reason.len().max(reason.message.len()) > TEXT_BYTES_MAX;
+    if health.reasons.len() > HEALTH_REASONS_MAX || health.reasons.iter().any(too_long) {
+        return Err(Why::Malformed("the health of a place has too many words"));
+    }
+    Ok(())
 }
 
 fn check_device(device: &pb::Device) -> Result<(), Why> {

@@ -10,7 +10,10 @@ use skerry_proto::gpu::v1::keyframe::Reason;
 
 use crate::event::Event;
 use crate::field::{FIELDS, Spec};
-use crate::{Absent, DEVICES_MAX, EVENTS_MAX, Field, PROCESSES_MAX, Process, Sample, cut, wire};
+use crate::health::Health;
+use crate::{
+    Absent, DEVICES_MAX, EVENTS_MAX, Field, PLACES_MAX, PROCESSES_MAX, Place, Process, Sample, cut, wire,
+};
 
 /// After so long without a frame one is sent though nothing changed, in milliseconds: who receives it knows that nothing did.
 pub const SILENCE_MILLIS_MAX: i64 = 10_000;
@@ -24,6 +27,8 @@ pub const PROCESS_MEMORY_THRESHOLD: u64 = 1 << 20;
 pub const PROCESS_UTILIZATION_THRESHOLD: u32 = 2;
 /// Most processes in one frame, so that frames have a bound. What does not fit is in the next ones.
 const PROCESSES_PER_FRAME_MAX: usize = 512;
+/// Most parts of a device.
+const MIG_DEVICES_MAX: usize = 64;
 /// Most bytes of a process's command.
 const COMMAND_BYTES_MAX: usize = 64;
 
@@ -38,7 +43,10 @@ pub struct Encoder {
     /// When the last keyframe was.
     keyframe_time: i64,
     devices: Vec<pb::Device>,
+    /// By place.
     sent: Vec<Sent>,
+    /// By place: what is to be told.
+    health: Vec<Option<pb::Health>>,
     /// A keyframe is to be sent next.
     due: Option<Reason>,
     /// Not acknowledged yet, the oldest first.
@@ -48,11 +56,12 @@ pub struct Encoder {
     event_sent: u64,
 }
 
-/// What the receiver has of a device.
+/// What the receiver has of a place.
 #[derive(Debug)]
 struct Sent {
     slots: Box<[Slot; FIELDS]>,
     processes: BTreeMap<u32, SentProcess>,
+    health: Option<pb::Health>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -81,6 +90,7 @@ impl Encoder {
             keyframe_time: 0,
             devices: Vec::new(),
             sent: Vec::new(),
+            health: Vec::new(),
             due: Some(Reason::Start),
             events: VecDeque::new(),
             event_last: 0,
@@ -93,13 +103,31 @@ impl Encoder {
         self.stream
     }
 
-    /// Says which devices there are, in the order in which samples will be given; the first [`DEVICES_MAX`] are told. Where they are others than
-    /// before, or described otherwise, the next frame is a keyframe.
+    /// Says which devices there are; the first [`DEVICES_MAX`] are told, and of their parts as many as there are places ([`PLACES_MAX`]). Where they
+    /// are others than before, or described otherwise, the next frame is a keyframe, and of their health nothing is known.
     pub fn set_devices(&mut self, mut devices: Vec<pb::Device>) {
         devices.truncate(DEVICES_MAX);
+        let mut room = PLACES_MAX - devices.len();
+        for device in &mut devices {
+            device.mig_devices.truncate(room.min(MIG_DEVICES_MAX));
+            room -= device.mig_devices.len();
+        }
         if devices != self.devices {
+            self.health = vec![None; Place::all(&devices).len()];
             self.devices = devices;
             self.due.get_or_insert(Reason::DevicesChanged);
+        }
+    }
+
+    /// What is sampled, in the order in which samples are to be given.
+    pub fn places(&self) -> Vec<Place> {
+        Place::all(&self.devices)
+    }
+
+    /// Says how a place is. It is told with the next frame, if it is otherwise than before.
+    pub fn set_health(&mut self, place: usize, health: &Health) {
+        if let Some(there) = self.health.get_mut(place) {
+            *there = Some(health.to_wire());
         }
     }
 
@@ -142,31 +170,36 @@ impl Encoder {
         }
     }
 
-    /// The frame for samples that were taken at `now_ms`, in milliseconds since 1970, one for each device in order. `None`: nothing is to be
-    /// told. A device without a sample counts as not read yet; samples beyond the devices are passed over.
+    /// The frame for samples that were taken at `now_ms`, in milliseconds since 1970, one for each place in order. `None`: nothing is to be
+    /// told. A place without a sample counts as not read yet; samples beyond the places are passed over.
     pub fn encode(&mut self, now_ms: i64, samples: &[Sample]) -> Option<pb::Frame> {
         let since = |then: i64| now_ms.checked_sub(then).filter(|passed| *passed >= 0);
-        // A clock that was set back would make everything wait for it to come there again.
-        if since(self.time).is_none()
-            || since(self.keyframe_time).is_none_or(|age| age >= KEYFRAME_MILLIS_MAX)
-        {
+        // A clock that was set back makes all due: nothing waits for it to come there again.
+        if since(self.keyframe_time).is_none_or(|age| age >= KEYFRAME_MILLIS_MAX) {
             self.due.get_or_insert(Reason::Periodic);
         }
         let keyframe = self.due.take().map(|reason| self.keyframe(now_ms, reason));
         let whole = keyframe.is_some();
         let mut frame = pb::Frame { stream: self.stream, keyframe, ..pb::Frame::default() };
         let unread = Sample::new();
-        for (device, sent) in (0u32..).zip(&mut self.sent) {
-            let sample = samples.get(device as usize).unwrap_or(&unread);
-            let changes = sent.changes(device, now_ms, sample);
-            if whole || !changes.fields.is_empty() || !changes.absent.is_empty() {
+        for ((place, sent), health) in (0u32..).zip(&mut self.sent).zip(&self.health) {
+            let sample = samples.get(place as usize).unwrap_or(&unread);
+            let changes = sent.changes(place, now_ms, sample);
+            if !changes.fields.is_empty() || !changes.absent.is_empty() {
                 frame.changes.push(changes);
             }
             let room = PROCESSES_PER_FRAME_MAX.saturating_sub(frame.processes.len());
-            sent.processes(device, now_ms, sample, room, &mut frame.processes);
+            sent.processes(place, now_ms, sample, room, &mut frame.processes);
+            if *health != sent.health {
+                sent.health.clone_from(health);
+                frame.health.push(pb::HealthChange { place, health: health.clone() });
+            }
         }
         frame.events = self.events.iter().filter(|event| event.sequence > self.event_sent).cloned().collect();
-        let silent = frame.changes.is_empty() && frame.processes.is_empty() && frame.events.is_empty();
+        let silent = frame.changes.is_empty()
+            && frame.processes.is_empty()
+            && frame.events.is_empty()
+            && frame.health.is_empty();
         if silent && !whole && since(self.time).is_some_and(|passed| passed < SILENCE_MILLIS_MAX) {
             return None;
         }
@@ -180,7 +213,7 @@ impl Encoder {
 
     /// Forgets what the receiver has.
     fn keyframe(&mut self, now_ms: i64, reason: Reason) -> pb::Keyframe {
-        self.sent = self.devices.iter().map(|_| Sent::new(now_ms)).collect();
+        self.sent = self.health.iter().map(|_| Sent::new(now_ms)).collect();
         self.event_sent = 0;
         self.keyframe_time = now_ms;
         pb::Keyframe {
@@ -195,11 +228,11 @@ impl Encoder {
 impl Sent {
     fn new(at: i64) -> Self {
         let nothing = Slot { held: Err(Absent::NotYet), at };
-        Self { slots: Box::new([nothing; FIELDS]), processes: BTreeMap::new() }
+        Self { slots: Box::new([nothing; FIELDS]), processes: BTreeMap::new(), health: None }
     }
 
-    fn changes(&mut self, device: u32, now: i64, sample: &Sample) -> pb::Changes {
-        let mut changes = pb::Changes { device, ..pb::Changes::default() };
+    fn changes(&mut self, place: u32, now: i64, sample: &Sample) -> pb::Changes {
+        let mut changes = pb::Changes { place, ..pb::Changes::default() };
         let mut absent: BTreeMap<Absent, Vec<u64>> = BTreeMap::new();
         for (field, reading) in sample.iter() {
             let slot = &mut self.slots[field.index()];
@@ -236,7 +269,7 @@ impl Sent {
 
     fn processes(
         &mut self,
-        device: u32,
+        place: u32,
         now: i64,
         sample: &Sample,
         room: usize,
@@ -253,19 +286,19 @@ impl Sent {
         let full = out.len() + room;
         for pid in gone {
             self.processes.remove(&pid);
-            out.push(pb::ProcessChange { device, pid, gone: true, ..pb::ProcessChange::default() });
+            out.push(pb::ProcessChange { place, pid, gone: true, ..pb::ProcessChange::default() });
         }
         for (pid, process) in there {
             if out.len() >= full {
                 return;
             }
-            out.extend(self.process(device, pid, now, process));
+            out.extend(self.process(place, pid, now, process));
         }
     }
 
-    fn process(&mut self, device: u32, pid: u32, now: i64, process: &Process) -> Option<pb::ProcessChange> {
+    fn process(&mut self, place: u32, pid: u32, now: i64, process: &Process) -> Option<pb::ProcessChange> {
         let told = told(process);
-        let mut change = pb::ProcessChange { device, pid, ..pb::ProcessChange::default() };
+        let mut change = pb::ProcessChange { place, pid, ..pb::ProcessChange::default() };
         match self.processes.get_mut(&pid) {
             Some(sent) if is_same(&sent.told, &told) => {
                 let old = now.wrapping_sub(sent.at) >= AGE_MILLIS_MAX;
@@ -312,7 +345,6 @@ fn told(process: &Process) -> pb::Process {
         pid: 0,
         instance: process.instance.clone(),
         command: cut(&process.command, COMMAND_BYTES_MAX).to_owned(),
-        mig_device: process.mig_device.clone(),
         memory_bytes: process.memory_bytes.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
         utilization_percent: process.utilization_percent,
     }
@@ -322,7 +354,6 @@ fn told(process: &Process) -> pb::Process {
 fn is_same(a: &pb::Process, b: &pb::Process) -> bool {
     a.instance == b.instance
         && a.command == b.command
-        && a.mig_device == b.mig_device
         && a.memory_bytes.is_some() == b.memory_bytes.is_some()
         && a.utilization_percent.is_some() == b.utilization_percent.is_some()
 }

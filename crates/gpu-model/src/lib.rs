@@ -5,6 +5,7 @@
 //! | `field` | the catalogue: number, name, unit, cadence and threshold of each field, and its names at DCGM and OpenTelemetry |
 //! | `sample` | all that was read of a device at a time: for each field a value or the reason of its absence |
 //! | `event` | what happens to a device |
+//! | `place` | what of a node is sampled: devices, and parts of divided ones |
 //! | `wire` | sets of fields as they are in frames |
 //! | `encode` | samples to frames: keyframes, differences, events until they are acknowledged |
 //! | `decode` | frames to samples: what is lost is noticed and asked for anew, never guessed |
@@ -22,6 +23,7 @@ pub mod encode;
 pub mod event;
 pub mod field;
 pub mod health;
+mod place;
 mod sample;
 mod wire;
 pub mod xid;
@@ -31,10 +33,13 @@ pub use decode::Decoder;
 pub use encode::Encoder;
 pub use event::Event;
 pub use field::Field;
+pub use place::Place;
 pub use sample::{Process, Reading, Sample};
 
 /// Most devices of a node.
 pub const DEVICES_MAX: usize = 64;
+/// Most places of a node: devices and their parts.
+pub const PLACES_MAX: usize = 256;
 /// Most processes that are told of one device; of more, those with the lowest pids are.
 pub const PROCESSES_MAX: usize = 1024;
 /// Most events that a node keeps until they are acknowledged. Older ones give way, which shows by their numbers.

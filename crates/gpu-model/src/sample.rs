@@ -75,7 +75,7 @@ impl fmt::Debug for Sample {
     }
 }
 
-/// A process that has a context on a device.
+/// A process that has a context on a device, or on a part of one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Process {
     /// Its number on the machine.
@@ -84,8 +84,6 @@ pub struct Process {
     pub instance: String,
     /// Its command, where it is of no instance. Cut to 64 bytes when it is sent.
     pub command: String,
-    /// UUID of the part that it is on; only with MIG.
-    pub mig_device: String,
     /// Memory of the device that it has.
     pub memory_bytes: Option<u64>,
     /// Of the multiprocessors' time, what it had: 0 to 100.

@@ -41,8 +41,8 @@ fn hour(chip: Chip, devices: u32) -> Cost {
         let taken = decoder.take(&back);
         assert_eq!(taken.gap, None, "second {second}");
         assert_eq!(decoder.time(), Some(now), "second {second}: {taken:?}");
-        for ((_, seen), sample) in decoder.devices().zip(&samples) {
-            assert_eq!(seen.processes.len(), sample.processes.len());
+        for (seen, sample) in decoder.places().iter().zip(&samples) {
+            assert_eq!(seen.sample().processes.len(), sample.processes.len());
         }
         bytes += encoded.len();
         if frame.keyframe.is_some() {

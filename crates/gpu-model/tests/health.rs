@@ -58,7 +58,8 @@ fn heat_has_to_last_and_has_two_degrees() {
     let at = |celsius| [(Field::Temperature, celsius), (Field::TemperatureSlowdown, 95)];
     assert_eq!(device.reads(&at(94), 8), Verdict::Ok);
     assert_eq!(device.reads(&at(80), 1), Verdict::Ok);
-    assert_eq!(device.reads(&at(92), 11), Verdict::Warning);
+    assert_eq!(device.reads(&at(92), 10), Verdict::Ok);
+    assert_eq!(device.reads(&at(92), 1), Verdict::Warning);
     assert_eq!(device.words(), ["Hot"]);
     assert!(device.health.findings[0].message.contains("90 °C"), "{:?}", device.health);
     assert_eq!(device.reads(&at(96), 6), Verdict::Critical);
@@ -68,6 +69,8 @@ fn heat_has_to_last_and_has_two_degrees() {
     assert_eq!(device.reads(&at(91), 100), Verdict::Critical);
     assert_eq!(device.reads(&at(88), 20), Verdict::Warning);
     assert_eq!(device.reads(&at(70), 40), Verdict::Ok);
+    // What the device said of itself once is known.
+    assert_eq!(device.reads(&[(Field::Temperature, 92)], 20), Verdict::Warning);
 }
 
 #[test]
@@ -108,6 +111,9 @@ fn errors_of_memory_and_unknown_ones_only_warn_and_are_forgotten() {
     for (code, word, hours) in [(63, "XidMemory", 24), (94, "XidMemory", 24), (9_999, "XidUnknown", 1)] {
         let mut device = Device::new();
         device.event(&Event::xid(code));
+        // Another one begins the time anew.
+        device.now += 1_800_000;
+        device.event(&Event::xid(code));
         device.now += hours * 3_600_000 - 1;
         device.take(Input::Sample(&Sample::new()));
         assert_eq!(device.words(), [word], "{code}");
@@ -142,6 +148,8 @@ fn a_device_that_is_gone_counts_as_gone_at_once_and_as_back_after_a_while() {
     assert_eq!(device.samples(&Sample::absent(Absent::Lost), 1), Verdict::Critical);
     assert_eq!(device.words(), ["FallenOffBus"]);
     assert_eq!(device.health.taints()[0].key, "skerry.dev/gpu-fallen-off-bus");
+    device.samples(&Sample::absent(Absent::NotYet), 30);
+    assert_eq!(device.words(), ["FallenOffBus"]);
     assert_eq!(device.reads(&[(Field::Temperature, 50)], 10), Verdict::Critical);
     assert_eq!(device.reads(&[(Field::Temperature, 50)], 1), Verdict::Ok);
     assert_eq!(device.event(&Event::Lost), Verdict::Critical);
@@ -180,7 +188,10 @@ fn counters_are_judged_by_how_they_grow() {
     assert_eq!(device.reads(&ecc(1_000_200, 4), 1), Verdict::Warning);
     assert_eq!(device.words(), ["EccCorrectedRate"]);
     assert_eq!(device.reads(&ecc(1_000_200, 4), 7_200), Verdict::Ok);
-    assert_eq!(device.reads(&ecc(1_000_200, 5), 1), Verdict::Critical);
+    // What is far too much is not remembered longer for that.
+    assert_eq!(device.reads(&ecc(9_000_000, 4), 1), Verdict::Warning);
+    assert_eq!(device.reads(&ecc(9_000_000, 4), 5_401), Verdict::Ok);
+    assert_eq!(device.reads(&ecc(9_000_000, 5), 1), Verdict::Critical);
     assert_eq!(device.words(), ["EccUncorrected"]);
     // A driver that was loaded again counts from 0.
     device.event(&Event::Reset);

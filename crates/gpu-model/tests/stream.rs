@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use prost::Message as _;
-use skerry_gpu_model::decode::{Happened, Outcome, Why};
+use skerry_gpu_model::decode::{Followed, Happened, Outcome, Why};
+use skerry_gpu_model::health;
 use skerry_gpu_model::{Absent, Decoder, EVENTS_MAX, Encoder, Event, Field, Process, Reading, Sample};
 use skerry_proto::gpu::v1 as pb;
 use skerry_proto::gpu::v1::gap::Cause;
@@ -22,8 +23,8 @@ fn encoder(count: usize) -> Encoder {
 
 /// What is received is what was read, as far as is promised.
 fn holds(decoder: &Decoder, samples: &[Sample]) {
-    assert_eq!(decoder.devices().len(), samples.len());
-    for ((_, seen), sample) in decoder.devices().zip(samples) {
+    assert_eq!(decoder.places().len(), samples.len());
+    for (seen, sample) in decoder.places().iter().map(Followed::sample).zip(samples) {
         for (field, reading) in sample.iter() {
             match (seen.get(field), reading) {
                 (Ok(seen), Ok(read)) => {
@@ -128,18 +129,18 @@ fn wild() -> impl Strategy<Value = pb::Frame> {
     let steps = || prop::collection::vec(prop_oneof![any::<i64>(), -3i64..3], 0..70);
     let absent = (any::<i32>(), words()).prop_map(|(reason, fields)| pb::AbsentSet { reason, fields });
     let changes = (0u32..3, words(), steps(), prop::collection::vec(absent, 0..3)).prop_map(
-        |(device, fields, mut steps, absent)| {
+        |(place, fields, mut steps, absent)| {
             // Mostly as many as there are fields: the others are refused at once.
             let count: u32 = fields.iter().map(|word| word.count_ones()).sum();
             if steps.len() % 4 > 0 {
                 steps.resize(count as usize, i64::MAX);
             }
-            pb::Changes { device, fields, steps, absent }
+            pb::Changes { place, fields, steps, absent }
         },
     );
     let process = (0u32..3, 0u32..4, any::<[bool; 2]>(), prop::option::of(any::<i64>())).prop_map(
-        |(device, pid, [there, gone], memory_bytes)| pb::ProcessChange {
-            device,
+        |(place, pid, [there, gone], memory_bytes)| pb::ProcessChange {
+            place,
             pid,
             process: there.then(pb::Process::default),
             memory_bytes,
@@ -166,7 +167,16 @@ fn wild() -> impl Strategy<Value = pb::Frame> {
     );
     let head = (0u32..2, prop_oneof![0u32..6, any::<u32>()], any::<i64>(), prop::option::of(keyframe));
     (head, many).prop_map(|((stream, sequence, elapsed_millis, keyframe), (changes, processes, events))| {
-        pb::Frame { stream, sequence, elapsed_millis, keyframe, changes, processes, events }
+        pb::Frame {
+            stream,
+            sequence,
+            elapsed_millis,
+            keyframe,
+            changes,
+            processes,
+            events,
+            ..pb::Frame::default()
+        }
     })
 }
 
@@ -321,8 +331,32 @@ fn a_drift_too_slow_to_be_seen_from_one_sample_to_the_next_is_sent_all_the_same(
             decoder.take(&frame);
         }
     }
-    let (_, seen) = decoder.devices().next().expect("a device");
+    let seen = decoder.places()[0].sample();
     assert!(seen.value(Field::Power).expect("it has power").abs_diff(100_450) <= 50);
+}
+
+#[test]
+fn what_changes_by_little_waits_a_minute_and_is_sent_then() {
+    let (mut encoder, mut decoder) = (encoder(1), Decoder::new());
+    let sample = |milliwatts: i64, percent: u32| {
+        let mut sample: Sample =
+            [(Field::Power, Ok(milliwatts)), (Field::Processes, Ok(1))].into_iter().collect();
+        sample.processes = vec![Process { pid: 1, utilization_percent: Some(percent), ..Process::default() }];
+        [sample]
+    };
+    decoder.take(&encoder.encode(0, &sample(100_000, 50)).expect("a keyframe"));
+    assert_eq!(encoder.encode(1_000, &sample(100_900, 51)), None);
+    for second in 2..61 {
+        if let Some(frame) = encoder.encode(second * 1000, &sample(100_900, 51)) {
+            decoder.take(&frame);
+            let seen = decoder.places()[0].sample();
+            let early = second < 60;
+            assert_eq!(seen.value(Field::Power), Some(if early { 100_000 } else { 100_900 }), "{second}");
+            assert_eq!(seen.processes[0].utilization_percent, Some(if early { 50 } else { 51 }), "{second}");
+        }
+    }
+    assert_eq!(decoder.time(), Some(60_000));
+    assert_eq!(encoder.encode(61_000, &sample(101_000, 52)), None);
 }
 
 #[test]
@@ -378,9 +412,12 @@ fn a_gap_has_its_cause() {
 fn a_clock_that_is_set_back_stops_nothing() {
     let (mut encoder, mut decoder) = (encoder(1), Decoder::new());
     let mut samples = [Sample::new()];
-    for (now, degrees) in [(10_000_000, 50), (10_001_000, 51), (1_000_000, 52), (1_001_000, 53)] {
+    let times = [(10_000_000, 50), (10_100_000, 51), (10_050_000, 51), (1_000_000, 52), (1_001_000, 53)];
+    for (now, degrees) in times {
         samples[0].set(Field::Temperature, Ok(degrees));
-        decoder.take(&encoder.encode(now, &samples).expect("it changed"));
+        let frame = encoder.encode(now, &samples).expect("something is to be told");
+        decoder.take(&frame);
+        assert_eq!(frame.keyframe.is_some(), [10_000_000, 1_000_000].contains(&now), "{now}");
         assert_eq!(decoder.time(), Some(now));
         holds(&decoder, &samples);
     }
@@ -408,7 +445,7 @@ fn many_processes_come_in_several_frames() {
     let process = |pid| Process { pid, instance: "a/b/c/0".to_owned(), ..Process::default() };
     sample.processes = (1..=800).map(process).collect();
     let samples = [sample];
-    let seen = |decoder: &Decoder| decoder.devices().next().expect("a device").1.processes.len();
+    let seen = |decoder: &Decoder| decoder.places()[0].sample().processes.len();
     decoder.take(&encoder.encode(0, &samples).expect("a keyframe"));
     assert_eq!(seen(&decoder), 512);
     decoder.take(&encoder.encode(1_000, &samples).expect("the rest"));
@@ -417,9 +454,56 @@ fn many_processes_come_in_several_frames() {
 }
 
 #[test]
+fn parts_of_a_device_have_places_after_the_devices() {
+    let mut two = devices(2);
+    let part = |name: &str| pb::MigDevice { uuid: format!("MIG-{name}"), ..pb::MigDevice::default() };
+    two[0].mig_devices = vec![part("a"), part("b")];
+    two[1].mig_devices = vec![part("c")];
+    let mut encoder = Encoder::new(77, "boot");
+    encoder.set_devices(two.clone());
+    let uuids: Vec<_> =
+        encoder.places().iter().filter_map(|place| place.uuid(&two)).map(str::to_owned).collect();
+    assert_eq!(uuids, ["GPU-0", "GPU-1", "MIG-a", "MIG-b", "MIG-c"]);
+    let used = |bytes: i64| [(Field::MemoryUsed, Ok(bytes << 20))].into_iter().collect::<Sample>();
+    let samples: Vec<Sample> = (0..5).map(used).collect();
+    let mut decoder = Decoder::new();
+    decoder.take(&encoder.encode(0, &samples).expect("a keyframe"));
+    holds(&decoder, &samples);
+    let last = &decoder.places()[4];
+    assert_eq!(last.place().uuid(decoder.devices()), Some("MIG-c"));
+}
+
+#[test]
+fn health_is_told_when_it_changed_and_with_each_keyframe() {
+    let fails = Event::xid(79);
+    let sick = || {
+        let rules = health::Rules::default();
+        health::step(&rules, health::State::default(), health::Input::Event(&fails), 0).1
+    };
+    let (mut encoder, mut decoder) = (encoder(1), Decoder::new());
+    let samples = [Sample::new()];
+    decoder.take(&encoder.encode(0, &samples).expect("a keyframe"));
+    assert_eq!(decoder.places()[0].health(), None);
+    encoder.set_health(0, &sick());
+    decoder.take(&encoder.encode(1_000, &samples).expect("it changed"));
+    assert_eq!(decoder.places()[0].health(), Some(&sick().to_wire()));
+    encoder.set_health(0, &sick());
+    assert_eq!(encoder.encode(2_000, &samples), None);
+    encoder.begin_anew(Reason::Asked);
+    let mut late = Decoder::new();
+    late.take(&encoder.encode(3_000, &samples).expect("a keyframe"));
+    assert_eq!(late.places()[0].health(), Some(&sick().to_wire()));
+    // Of other devices nothing is known yet.
+    encoder.set_devices(devices(2));
+    late.take(&encoder.encode(4_000, &samples).expect("a keyframe"));
+    assert!(late.places().iter().all(|place| place.health().is_none()));
+}
+
+#[test]
 fn what_breaks_the_rules_is_named() {
     let malformed = |change: fn(&mut pb::Frame)| {
-        let mut frame = encoder(1).encode(0, &[Sample::new()]).expect("a keyframe");
+        let sample = [(Field::Temperature, Ok(50))].into_iter().collect::<Sample>();
+        let mut frame = encoder(1).encode(0, &[sample]).expect("a keyframe");
         change(&mut frame);
         let mut decoder = Decoder::new();
         match decoder.take(&frame).outcome {
@@ -432,7 +516,7 @@ fn what_breaks_the_rules_is_named() {
     };
     let keyframe = |frame: &mut pb::Frame| frame.keyframe.as_mut().expect("it is one").devices.clone();
     assert_eq!(keyframe(&mut encoder(1).encode(0, &[]).expect("a keyframe")).len(), 1);
-    assert!(malformed(|frame| frame.changes[0].device = 1).contains("device"));
+    assert!(malformed(|frame| frame.changes[0].place = 9).contains("place"));
     assert!(malformed(|frame| frame.changes[0].fields = vec![3]).contains("one change for each field"));
     assert!(malformed(|frame| frame.changes[0].fields = vec![0; 5]).contains("too long"));
     assert!(
@@ -461,6 +545,6 @@ fn fields_of_a_newer_agent_are_passed_over() {
     changes.steps = vec![40, 9];
     let mut decoder = Decoder::new();
     assert_eq!(decoder.take(&frame).outcome, Outcome::Begun);
-    let (_, seen) = decoder.devices().next().expect("a device");
+    let seen = decoder.places()[0].sample();
     assert_eq!(seen.iter().filter(|(_, reading)| reading.is_ok()).count(), 1);
 }

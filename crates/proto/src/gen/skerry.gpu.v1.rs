@@ -922,7 +922,7 @@ impl ::prost::Name for FieldValue {
         "/skerry.gpu.v1.FieldValue".into()
     }
 }
-/// All that is known of a GPU at a time.
+/// All that is known of a GPU, or of a part of a divided one, at a time.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Sample {
     /// `projects/<project>/nodes/<node>/gpus/<uuid>`.
@@ -940,6 +940,9 @@ pub struct Sample {
     /// Who uses it, by pid. Only if asked for.
     #[prost(message, repeated, tag = "5")]
     pub processes: ::prost::alloc::vec::Vec<Process>,
+    /// UUID of the part that it is of. Empty: it is of all of the GPU.
+    #[prost(string, tag = "6")]
+    pub mig_device: ::prost::alloc::string::String,
 }
 impl ::prost::Name for Sample {
     const NAME: &'static str = "Sample";
@@ -963,14 +966,11 @@ pub struct Process {
     /// Its command, at most 64 bytes; only where it is of no instance. Empty: not known.
     #[prost(string, tag = "3")]
     pub command: ::prost::alloc::string::String,
-    /// UUID of the part that it is on; only with MIG.
-    #[prost(string, tag = "4")]
-    pub mig_device: ::prost::alloc::string::String,
     /// Memory of the device that it has. Absent: the driver does not tell.
-    #[prost(int64, optional, tag = "5")]
+    #[prost(int64, optional, tag = "4")]
     pub memory_bytes: ::core::option::Option<i64>,
     /// Of the multiprocessors' time, what it had: 0 to 100. Absent: the driver does not tell.
-    #[prost(uint32, optional, tag = "6")]
+    #[prost(uint32, optional, tag = "5")]
     pub utilization_percent: ::core::option::Option<u32>,
 }
 impl ::prost::Name for Process {
@@ -1063,7 +1063,7 @@ impl ::prost::Name for Gap {
 /// Something that happened to a GPU. `boot_id` and `sequence` identify it on its node: what comes twice has happened once.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GpuEvent {
-    /// Which: its UUID. Empty: all of the node, as when the driver was restarted.
+    /// Which: its UUID, or that of a part. Empty: all of the node, as when the driver was restarted.
     #[prost(string, tag = "1")]
     pub uuid: ::prost::alloc::string::String,
     /// Random for each start of the agent.
@@ -1525,7 +1525,7 @@ impl ::prost::Name for QueryHistoryRequest {
 /// What was.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct QueryHistoryResponse {
-    /// By GPU name and field number. A GPU of which nothing is kept of the field has none.
+    /// By GPU name, part and field number. A GPU of which nothing is kept of the field has none.
     #[prost(message, repeated, tag = "1")]
     pub series: ::prost::alloc::vec::Vec<Series>,
 }
@@ -1539,7 +1539,7 @@ impl ::prost::Name for QueryHistoryResponse {
         "/skerry.gpu.v1.QueryHistoryResponse".into()
     }
 }
-/// A field of a GPU over time.
+/// A field of a GPU, or of a part of one, over time.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Series {
     /// `projects/<project>/nodes/<node>/gpus/<uuid>`.
@@ -1554,6 +1554,9 @@ pub struct Series {
     /// Of which times nothing is known, as far as they are longer than a step.
     #[prost(message, repeated, tag = "4")]
     pub gaps: ::prost::alloc::vec::Vec<Gap>,
+    /// UUID of the part that it is of. Empty: it is of all of the GPU.
+    #[prost(string, tag = "5")]
+    pub mig_device: ::prost::alloc::string::String,
 }
 impl ::prost::Name for Series {
     const NAME: &'static str = "Series";
@@ -2354,10 +2357,10 @@ pub struct Frame {
     /// How much later than the frame before it was sampled, by the node's clock, which may have been set back. 0 in a keyframe.
     #[prost(sint64, tag = "3")]
     pub elapsed_millis: i64,
-    /// Where the receiver may begin. Then `changes` count from 0, name every device, and what is named in none of them is NOT_YET.
+    /// Where the receiver may begin. Then `changes` count from 0, and what is named in none of them is NOT_YET.
     #[prost(message, optional, tag = "4")]
     pub keyframe: ::core::option::Option<Keyframe>,
-    /// At most one of each device.
+    /// At most one of each place.
     #[prost(message, repeated, tag = "5")]
     pub changes: ::prost::alloc::vec::Vec<Changes>,
     /// What became of processes, in this order.
@@ -2366,6 +2369,9 @@ pub struct Frame {
     /// Events that were not acknowledged, by sequence. At most 256.
     #[prost(message, repeated, tag = "7")]
     pub events: ::prost::alloc::vec::Vec<FrameEvent>,
+    /// Health that changed. At most one of each place. Of one that none was told of since the keyframe nothing is known.
+    #[prost(message, repeated, tag = "8")]
+    pub health: ::prost::alloc::vec::Vec<HealthChange>,
 }
 impl ::prost::Name for Frame {
     const NAME: &'static str = "Frame";
@@ -2389,7 +2395,7 @@ pub struct Keyframe {
     /// Scope of event sequences: random for each start of the agent. At most 64 bytes.
     #[prost(string, tag = "3")]
     pub boot_id: ::prost::alloc::string::String,
-    /// The devices; frames name them by their place here, from 0. At most 64.
+    /// The devices. At most 64, and with their parts 256.
     #[prost(message, repeated, tag = "4")]
     pub devices: ::prost::alloc::vec::Vec<Device>,
 }
@@ -2465,12 +2471,12 @@ impl ::prost::Name for Keyframe {
         "/skerry.gpu.v1.Keyframe".into()
     }
 }
-/// What changed of a device.
+/// What changed of a device, or a part of one.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Changes {
-    /// Its place in the keyframe.
+    /// Its place.
     #[prost(uint32, tag = "1")]
-    pub device: u32,
+    pub place: u32,
     /// Which fields changed, as a set of bits: bit n of word w is field 64 w + n. At most 4 words.
     #[prost(uint64, repeated, tag = "2")]
     pub fields: ::prost::alloc::vec::Vec<u64>,
@@ -2514,9 +2520,9 @@ impl ::prost::Name for AbsentSet {
 /// What became of a process. Of a device at most 1,024 are told, those with the lowest numbers.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ProcessChange {
-    /// The device's place in the keyframe.
+    /// The place of the device, or of the part, that it is on.
     #[prost(uint32, tag = "1")]
-    pub device: u32,
+    pub place: u32,
     /// Its number on the machine.
     #[prost(uint32, tag = "2")]
     pub pid: u32,
@@ -2543,6 +2549,26 @@ impl ::prost::Name for ProcessChange {
         "/skerry.gpu.v1.ProcessChange".into()
     }
 }
+/// What became of the health of a device, or of a part of one.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct HealthChange {
+    /// Its place.
+    #[prost(uint32, tag = "1")]
+    pub place: u32,
+    /// How it is now.
+    #[prost(message, optional, tag = "2")]
+    pub health: ::core::option::Option<Health>,
+}
+impl ::prost::Name for HealthChange {
+    const NAME: &'static str = "HealthChange";
+    const PACKAGE: &'static str = "skerry.gpu.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.gpu.v1.HealthChange".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.gpu.v1.HealthChange".into()
+    }
+}
 /// An event in a frame.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FrameEvent {
@@ -2552,7 +2578,7 @@ pub struct FrameEvent {
     /// When, in milliseconds since 1970, by the node's clock.
     #[prost(int64, tag = "2")]
     pub time_unix_millis: i64,
-    /// UUID of the device. Empty: all of the node.
+    /// UUID of the device, or of the part. Empty: all of the node.
     #[prost(string, tag = "3")]
     pub uuid: ::prost::alloc::string::String,
     /// What.
