@@ -12,20 +12,13 @@ use skerry_proto::gpu::v1::keyframe::Reason;
 
 use crate::event::Event;
 use crate::field::FIELDS;
-use crate::{
-    Absent, DEVICES_MAX, EVENTS_MAX, Field, PLACES_MAX, PROCESSES_MAX, Place, Process, Reading, Sample, wire,
-};
+use crate::place::{self, ID_BYTES_MAX, TEXT_BYTES_MAX};
+use crate::{Absent, EVENTS_MAX, Field, PROCESSES_MAX, Place, Process, Reading, Sample, wire};
 
-/// Most parts of a device that is divided.
-const MIG_DEVICES_MAX: usize = 64;
-/// Most bytes of a text in a frame, instances' names among them: four names of 63 bytes.
-const TEXT_BYTES_MAX: usize = 256;
 /// Most reasons of a place's health: more than there are, also of newer agents.
 const HEALTH_REASONS_MAX: usize = 64;
 /// Most sets of absent fields: more than there are reasons, also of newer agents.
 const ABSENT_SETS_MAX: usize = 64;
-/// Most bytes of ids.
-const ID_BYTES_MAX: usize = 64;
 
 /// The receiving end of a node's streams.
 #[derive(Debug, Default)]
@@ -275,22 +268,11 @@ impl Decoder {
 
 impl Following {
     fn begin(frame: &pb::Frame, keyframe: &pb::Keyframe) -> Result<Self, Why> {
-        if keyframe.devices.len() > DEVICES_MAX {
-            return Err(Why::Malformed("it has too many devices"));
-        }
         if keyframe.boot_id.len() > ID_BYTES_MAX {
             return Err(Why::Malformed("its boot id is too long"));
         }
-        for (at, device) in keyframe.devices.iter().enumerate() {
-            check_device(device)?;
-            if keyframe.devices[..at].iter().any(|other| other.uuid == device.uuid) {
-                return Err(Why::Malformed("it names a device twice"));
-            }
-        }
+        place::check(&keyframe.devices).map_err(|invalid| Why::Malformed(invalid.why))?;
         let places = Place::all(&keyframe.devices);
-        if places.len() > PLACES_MAX {
-            return Err(Why::Malformed("it has too many places"));
-        }
         Ok(Self {
             stream: frame.stream,
             sequence: frame.sequence,
@@ -414,33 +396,6 @@ fn check_health(health: &pb::Health) -> Result<(), Why> {
     let too_long = |reason: &pb::HealthReason| reason.reason.len().max(reason.message.len()) > TEXT_BYTES_MAX;
     if health.reasons.len() > HEALTH_REASONS_MAX || health.reasons.iter().any(too_long) {
         return Err(Why::Malformed("the health of a place has too many words"));
-    }
-    Ok(())
-}
-
-fn check_device(device: &pb::Device) -> Result<(), Why> {
-    let is_id = |id: &str| {
-        let chars = id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-        !id.is_empty() && id.len() <= ID_BYTES_MAX && chars
-    };
-    if !is_id(&device.uuid) || !device.mig_devices.iter().all(|part| is_id(&part.uuid)) {
-        return Err(Why::Malformed("a UUID is not 1 to 64 letters, digits and `-`"));
-    }
-    let texts = [
-        &device.model,
-        &device.architecture,
-        &device.pci_address,
-        &device.driver_version,
-        &device.cuda_version,
-        &device.compute_capability,
-    ];
-    let profiles = device.mig_devices.iter().map(|part| &part.profile);
-    if texts.into_iter().chain(profiles).any(|text| text.len() > TEXT_BYTES_MAX) {
-        return Err(Why::Malformed("a text of a device is too long"));
-    }
-    let fields: usize = device.unsupported.iter().map(|set| set.fields.len()).sum();
-    if device.mig_devices.len() > MIG_DEVICES_MAX || fields > 64 * wire::WORDS_MAX {
-        return Err(Why::Malformed("a device has too many parts"));
     }
     Ok(())
 }

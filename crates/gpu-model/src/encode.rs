@@ -11,9 +11,8 @@ use skerry_proto::gpu::v1::keyframe::Reason;
 use crate::event::Event;
 use crate::field::{FIELDS, Spec};
 use crate::health::Health;
-use crate::{
-    Absent, DEVICES_MAX, EVENTS_MAX, Field, PLACES_MAX, PROCESSES_MAX, Place, Process, Sample, cut, wire,
-};
+use crate::place::{self, ID_BYTES_MAX, TEXT_BYTES_MAX};
+use crate::{Absent, EVENTS_MAX, Field, InvalidDevice, PROCESSES_MAX, Place, Process, Sample, cut, wire};
 
 /// After so long without a frame one is sent though nothing changed, in milliseconds: who receives it knows that nothing did.
 pub const SILENCE_MILLIS_MAX: i64 = 10_000;
@@ -27,8 +26,6 @@ pub const PROCESS_MEMORY_THRESHOLD: u64 = 1 << 20;
 pub const PROCESS_UTILIZATION_THRESHOLD: u32 = 2;
 /// Most processes in one frame, so that frames have a bound. What does not fit is in the next ones.
 const PROCESSES_PER_FRAME_MAX: usize = 512;
-/// Most parts of a device.
-const MIG_DEVICES_MAX: usize = 64;
 /// Most bytes of a process's command.
 const COMMAND_BYTES_MAX: usize = 64;
 
@@ -84,7 +81,7 @@ impl Encoder {
     pub fn new(stream: u32, boot_id: &str) -> Self {
         Self {
             stream,
-            boot_id: cut(boot_id, 64).to_owned(),
+            boot_id: cut(boot_id, ID_BYTES_MAX).to_owned(),
             sequence: 0,
             time: 0,
             keyframe_time: 0,
@@ -103,20 +100,16 @@ impl Encoder {
         self.stream
     }
 
-    /// Says which devices there are; the first [`DEVICES_MAX`] are told, and of their parts as many as there are places ([`PLACES_MAX`]). Where they
-    /// are others than before, or described otherwise, the next frame is a keyframe, and of their health nothing is known.
-    pub fn set_devices(&mut self, mut devices: Vec<pb::Device>) {
-        devices.truncate(DEVICES_MAX);
-        let mut room = PLACES_MAX - devices.len();
-        for device in &mut devices {
-            device.mig_devices.truncate(room.min(MIG_DEVICES_MAX));
-            room -= device.mig_devices.len();
-        }
+    /// Says which devices there are. Where they are others than before, or described otherwise, the next frame is a keyframe, and of their health
+    /// nothing is known. What cannot be told is refused, and all stays as it was.
+    pub fn set_devices(&mut self, devices: Vec<pb::Device>) -> Result<(), InvalidDevice> {
+        place::check(&devices)?;
         if devices != self.devices {
             self.health = vec![None; Place::all(&devices).len()];
             self.devices = devices;
-            self.due.get_or_insert(Reason::DevicesChanged);
+            self.begin_anew(Reason::DevicesChanged);
         }
+        Ok(())
     }
 
     /// What is sampled, in the order in which samples are to be given.
@@ -131,9 +124,11 @@ impl Encoder {
         }
     }
 
-    /// Makes the next frame a keyframe: the link was lost, or frames were dropped. What was to be one already stays so, for the reason that it had.
+    /// Makes the next frame a keyframe: the link was lost, or frames were dropped. Of several reasons the one is told that makes the longest gap.
     pub fn begin_anew(&mut self, reason: Reason) {
-        self.due.get_or_insert(reason);
+        if self.due.is_none_or(|due| gap_of(due) < gap_of(reason)) {
+            self.due = Some(reason);
+        }
     }
 
     /// Keeps an event until it is acknowledged; its number. `uuid` is the device's, or empty for all of the node. The oldest gives way where
@@ -146,7 +141,7 @@ impl Encoder {
         self.events.push_back(pb::FrameEvent {
             sequence: self.event_last,
             time_unix_millis: now_ms,
-            uuid: uuid.to_owned(),
+            uuid: cut(uuid, ID_BYTES_MAX).to_owned(),
             kind: Some(event.to_wire()),
         });
         self.event_last
@@ -176,7 +171,7 @@ impl Encoder {
         let since = |then: i64| now_ms.checked_sub(then).filter(|passed| *passed >= 0);
         // A clock that was set back makes all due: nothing waits for it to come there again.
         if since(self.keyframe_time).is_none_or(|age| age >= KEYFRAME_MILLIS_MAX) {
-            self.due.get_or_insert(Reason::Periodic);
+            self.begin_anew(Reason::Periodic);
         }
         let keyframe = self.due.take().map(|reason| self.keyframe(now_ms, reason));
         let whole = keyframe.is_some();
@@ -328,6 +323,16 @@ impl Sent {
     }
 }
 
+/// How much of the time before a keyframe is not known for this reason.
+fn gap_of(reason: Reason) -> u8 {
+    match reason {
+        Reason::Unspecified | Reason::Periodic | Reason::Asked | Reason::DevicesChanged => 0,
+        Reason::Dropped => 1,
+        Reason::LinkRestored => 2,
+        Reason::Start => 3,
+    }
+}
+
 /// The nearest number of steps.
 fn steps(value: i64, step: i64) -> i64 {
     let (whole, rest) = (value.div_euclid(step), value.rem_euclid(step));
@@ -343,7 +348,7 @@ fn is_due(spec: &Spec, held: i64, value: i64, age: i64) -> bool {
 fn told(process: &Process) -> pb::Process {
     pb::Process {
         pid: 0,
-        instance: process.instance.clone(),
+        instance: cut(&process.instance, TEXT_BYTES_MAX).to_owned(),
         command: cut(&process.command, COMMAND_BYTES_MAX).to_owned(),
         memory_bytes: process.memory_bytes.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
         utilization_percent: process.utilization_percent,

@@ -4,6 +4,7 @@ use skerry_proto::gpu::v1 as pb;
 use skerry_proto::gpu::v1::frame_event::Kind;
 
 use crate::cut;
+use crate::place::TEXT_BYTES_MAX;
 
 /// Most bytes of what the driver wrote of an error.
 pub const MESSAGE_BYTES_MAX: usize = 256;
@@ -46,7 +47,7 @@ impl Event {
             Self::Xid { code, pid, instance, message } => Kind::Xid(pb::XidEvent {
                 code: *code,
                 pid: *pid,
-                instance: instance.clone(),
+                instance: cut(instance, TEXT_BYTES_MAX).to_owned(),
                 message: cut(message, MESSAGE_BYTES_MAX).to_owned(),
             }),
             Self::Ecc { corrected, count } => {
@@ -62,7 +63,7 @@ impl Event {
             Kind::Xid(xid) => Self::Xid {
                 code: xid.code,
                 pid: xid.pid,
-                instance: xid.instance.clone(),
+                instance: cut(&xid.instance, TEXT_BYTES_MAX).to_owned(),
                 message: cut(&xid.message, MESSAGE_BYTES_MAX).to_owned(),
             },
             Kind::Ecc(ecc) => Self::Ecc { corrected: ecc.corrected, count: ecc.count.max(1) },

@@ -33,7 +33,7 @@ pub use decode::Decoder;
 pub use encode::Encoder;
 pub use event::Event;
 pub use field::Field;
-pub use place::Place;
+pub use place::{InvalidDevice, Place};
 pub use sample::{Process, Reading, Sample};
 
 /// Most devices of a node.

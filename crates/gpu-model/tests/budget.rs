@@ -29,7 +29,7 @@ fn hour(chip: Chip, devices: u32) -> Cost {
         model: "NVIDIA H100 80GB HBM3".to_owned(),
         ..pb::Device::default()
     };
-    encoder.set_devices((0..devices).map(device).collect());
+    encoder.set_devices((0..devices).map(device).collect()).expect("they can be told");
     let (mut bytes, mut keyframe, mut longest) = (0, 0, 0);
     for second in 0..HOUR {
         let samples: Vec<_> = curves.iter_mut().map(Curve::next).collect();
@@ -68,7 +68,9 @@ fn a_sample_takes_forty_bytes_at_most_with_all_that_is_around_it() {
 #[test]
 fn a_device_that_does_nothing_takes_next_to_nothing() {
     let mut encoder = Encoder::new(1, "boot");
-    encoder.set_devices(vec![pb::Device { uuid: "GPU-1".to_owned(), ..pb::Device::default() }]);
+    encoder
+        .set_devices(vec![pb::Device { uuid: "GPU-1".to_owned(), ..pb::Device::default() }])
+        .expect("they can be told");
     let idle = [Curve::new(Chip::T4, 1).next()];
     let frames: Vec<pb::Frame> = (0..540).filter_map(|second| encoder.encode(second * 1000, &idle)).collect();
     let (first, rest) = frames.split_first().expect("a keyframe");

@@ -17,7 +17,7 @@ fn devices(count: usize) -> Vec<pb::Device> {
 
 fn encoder(count: usize) -> Encoder {
     let mut encoder = Encoder::new(77, "boot");
-    encoder.set_devices(devices(count));
+    encoder.set_devices(devices(count)).expect("they can be told");
     encoder
 }
 
@@ -386,7 +386,7 @@ fn a_gap_has_its_cause() {
     assert_eq!((gap.since, gap.until, gap.cause), (1_000, 60_000, Cause::LinkLost));
     // Another process, with another stream.
     let mut second = Encoder::new(78, "boot-2");
-    second.set_devices(devices(2));
+    second.set_devices(devices(2)).expect("they can be told");
     let taken = decoder.take(&second.encode(90_000, &samples).expect("a keyframe"));
     let gap = taken.gap.expect("a gap");
     assert_eq!((taken.outcome, gap.since, gap.cause), (Outcome::Begun, 60_000, Cause::AgentRestarted));
@@ -396,7 +396,7 @@ fn a_gap_has_its_cause() {
     assert_eq!(decoder.take(&late).outcome, Outcome::Wanted(Why::OtherStream));
     assert_eq!((decoder.stream(), decoder.time()), (Some(78), Some(90_000)));
     // Other devices are no gap, and neither is a keyframe because it is time for one.
-    second.set_devices(devices(1));
+    second.set_devices(devices(1)).expect("they can be told");
     let taken = decoder.take(&second.encode(91_500, &samples).expect("a keyframe"));
     assert_eq!((taken.outcome, taken.gap), (Outcome::Begun, None));
     let periodic = second.encode(91_500 + 600_000, &samples).expect("a keyframe");
@@ -406,6 +406,38 @@ fn a_gap_has_its_cause() {
     second.begin_anew(Reason::Asked);
     let taken = resumed.take(&second.encode(92_000 + 600_000, &samples).expect("a keyframe"));
     assert_eq!(taken.gap.map(|gap| (gap.since, gap.cause)), Some((91_500, Cause::Dropped)));
+}
+
+#[test]
+fn a_link_that_was_lost_is_a_gap_whatever_else_was_to_be_told() {
+    let (mut encoder, mut decoder) = (encoder(1), Decoder::new());
+    decoder.take(&encoder.encode(0, &[Sample::new()]).expect("a keyframe"));
+    encoder.set_devices(devices(2)).expect("they can be told");
+    encoder.begin_anew(Reason::LinkRestored);
+    encoder.begin_anew(Reason::Dropped);
+    let taken = decoder.take(&encoder.encode(60_000, &[]).expect("a keyframe"));
+    assert_eq!(taken.gap.map(|gap| gap.cause), Some(Cause::LinkLost));
+}
+
+#[test]
+fn devices_that_no_receiver_would_take_are_refused_by_the_sender() {
+    let mut encoder = encoder(1);
+    let refused = |encoder: &mut Encoder, change: fn(&mut Vec<pb::Device>)| {
+        let mut wrong = devices(2);
+        change(&mut wrong);
+        encoder.set_devices(wrong).expect_err("it is wrong").to_string()
+    };
+    assert!(refused(&mut encoder, |devices| devices[1].uuid.clear()).contains("device 1 cannot be told"));
+    assert!(refused(&mut encoder, |devices| devices[1].uuid = "GPU-0".to_owned()).contains("twice"));
+    assert!(refused(&mut encoder, |devices| devices[0].model = "x".repeat(257)).contains("256 bytes"));
+    let part = |at: usize| pb::MigDevice { uuid: format!("MIG-{at}"), ..pb::MigDevice::default() };
+    let mut many = devices(1);
+    many[0].mig_devices = (0..256).map(part).collect();
+    assert!(encoder.set_devices(many.clone()).is_err());
+    assert_eq!(encoder.places().len(), 1);
+    many[0].mig_devices.pop();
+    assert_eq!(encoder.set_devices(many), Ok(()));
+    assert_eq!(encoder.places().len(), 256);
 }
 
 #[test]
@@ -460,7 +492,7 @@ fn parts_of_a_device_have_places_after_the_devices() {
     two[0].mig_devices = vec![part("a"), part("b")];
     two[1].mig_devices = vec![part("c")];
     let mut encoder = Encoder::new(77, "boot");
-    encoder.set_devices(two.clone());
+    encoder.set_devices(two.clone()).expect("they can be told");
     let uuids: Vec<_> =
         encoder.places().iter().filter_map(|place| place.uuid(&two)).map(str::to_owned).collect();
     assert_eq!(uuids, ["GPU-0", "GPU-1", "MIG-a", "MIG-b", "MIG-c"]);
@@ -494,7 +526,7 @@ fn health_is_told_when_it_changed_and_with_each_keyframe() {
     late.take(&encoder.encode(3_000, &samples).expect("a keyframe"));
     assert_eq!(late.places()[0].health(), Some(&sick().to_wire()));
     // Of other devices nothing is known yet.
-    encoder.set_devices(devices(2));
+    encoder.set_devices(devices(2)).expect("they can be told");
     late.take(&encoder.encode(4_000, &samples).expect("a keyframe"));
     assert!(late.places().iter().all(|place| place.health().is_none()));
 }

@@ -429,7 +429,7 @@ pub struct Device {
     /// Who makes it.
     #[prost(enumeration = "device::Vendor", tag = "3")]
     pub vendor: i32,
-    /// As its driver names it: `NVIDIA A100-SXM4-80GB`. At most 96 bytes.
+    /// As its driver names it: `NVIDIA A100-SXM4-80GB`. At most 256 bytes, as the other texts.
     #[prost(string, tag = "4")]
     pub model: ::prost::alloc::string::String,
     /// Its generation: `Ampere`. Empty: not known.
@@ -456,7 +456,7 @@ pub struct Device {
     /// Whether it is divided.
     #[prost(enumeration = "device::MigMode", tag = "12")]
     pub mig_mode: i32,
-    /// Its parts, by index. At most 64.
+    /// Its parts, by index.
     #[prost(message, repeated, tag = "13")]
     pub mig_devices: ::prost::alloc::vec::Vec<MigDevice>,
     /// What it does not measure, of the catalogue. What is not named here it may measure.
@@ -569,7 +569,7 @@ impl ::prost::Name for Device {
 /// A part of a GPU that is divided in hardware (NVIDIA's multi-instance GPU).
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MigDevice {
-    /// As its driver writes it: `MIG-` and a UUID. At most 64 bytes.
+    /// As its driver writes it: `MIG-` and a UUID. At most 64 bytes of `A-Za-z0-9`, `-` and `/` (drivers before 470 write the GPU's UUID and two numbers).
     #[prost(string, tag = "1")]
     pub uuid: ::prost::alloc::string::String,
     /// Its place among the parts.
