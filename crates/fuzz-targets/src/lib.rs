@@ -5,6 +5,7 @@
 mod api;
 mod archive;
 mod compose;
+mod gpu;
 mod sealed;
 mod store;
 mod sync;
@@ -14,6 +15,7 @@ mod trust;
 pub use api::{forwarded, request_names, versions};
 pub use archive::archives;
 pub use compose::{compose, env_files};
+pub use gpu::gpu_frames;
 pub use sealed::{key_rings, sealed};
 pub use store::etcd_requests;
 pub use sync::{agent_frames, desired_state, gateway_frames};
@@ -24,7 +26,7 @@ pub use trust::{certificates, fingerprints, names, requests, tokens};
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its corpus.
-pub const TARGETS: [(&str, Target); 20] = [
+pub const TARGETS: [(&str, Target); 21] = [
     ("agent_frames", agent_frames),
     ("archives", archives),
     ("certificates", certificates),
@@ -36,6 +38,7 @@ pub const TARGETS: [(&str, Target); 20] = [
     ("fingerprints", fingerprints),
     ("forwarded", forwarded),
     ("gateway_frames", gateway_frames),
+    ("gpu_frames", gpu_frames),
     ("jsonpath", jsonpath),
     ("key_rings", key_rings),
     ("manifests", manifests),

@@ -58,6 +58,10 @@ package!(
     relay, "skerry.relay.v1.rs"
 );
 package!(
+    /// GPUs: what they are, how they are, samples and their way from the nodes.
+    gpu, "skerry.gpu.v1.rs"
+);
+package!(
     /// What is stored in etcd. Never on the API.
     store, "skerry.store.v1.rs"
 );

@@ -114,6 +114,7 @@ pub(crate) const TABLE: &[(&str, Rule)] = &[
     ("/skerry.relay.v1.PeerService/Forward", Rule::Inside(&["relay", ALL_IN_ONE])),
     ("/skerry.relay.v1.PeerService/ListOwnChannels", Rule::Inside(&["relay", ALL_IN_ONE])),
     ("/skerry.relay.v1.PeerService/CutOwnChannel", Rule::Inside(&["relay", ALL_IN_ONE])),
+    ("/skerry.gpu.v1.IngestService/Ingest", Rule::Inside(&["gateway", ALL_IN_ONE])),
     // Nodes, events, the installation.
     (
         "/skerry.registry.v1.NodeService/GetNode",
@@ -225,6 +226,13 @@ pub(crate) const TABLE: &[(&str, Rule)] = &[
         }),
     ),
     ("/skerry.scheduler.v1.AppService/ListRevisions", users(Viewer, FIRST)),
+    // GPUs: what nodes have, and how it is.
+    ("/skerry.gpu.v1.GpuService/GetGpu", users(Viewer, FIRST)),
+    ("/skerry.gpu.v1.GpuService/ListGpus", users(Viewer, FIRST)),
+    ("/skerry.gpu.v1.GpuService/WatchGpus", watches(Viewer, FIRST)),
+    ("/skerry.gpu.v1.GpuService/ListAllocations", users(Viewer, FIRST)),
+    ("/skerry.gpu.v1.GpuService/StreamSamples", watches(Viewer, FIRST)),
+    ("/skerry.gpu.v1.GpuService/QueryHistory", users(Viewer, FIRST)),
     // Who may see an app may read what it writes, as with `view` and `pods/log` in Kubernetes. Whom else is connected is not theirs to know.
     ("/skerry.relay.v1.RelayService/Logs", watches(Viewer, FIRST)),
     // What acts in an instance is for who may change it; what acts on a machine, for who may take it away.

@@ -22,8 +22,9 @@ const SEVERAL_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// The method that carries them.
 const SEVERAL: &str = "/skerry.scheduler.v1.ApplyService/Apply";
 /// Streams of requests, which have no end: each message is bounded by the handler's decoder.
-const STREAMS: [&str; 7] = [
+const STREAMS: [&str; 8] = [
     "/skerry.gateway.v1.SyncService/Sync",
+    "/skerry.gpu.v1.IngestService/Ingest",
     "/skerry.relay.v1.ChannelService/Open",
     "/skerry.relay.v1.PeerService/Forward",
     "/skerry.relay.v1.RelayService/Exec",

@@ -28,10 +28,14 @@ use crate::projects::World;
 const ADMIN: &str = "spiffe://skerry.internal/project/system/user/admin";
 const SERVICE: &str = "spiffe://skerry.internal/project/system/service/skerry";
 /// How methods begin that only look.
-const LOOKS: [&str; 8] = ["Get", "List", "Watch", "Read", "Check", "WhoAmI", "Explain", "Plan"];
-/// What a gateway passes on, where the registry's record says what became of it; and the stream of what nodes report.
-const OF_MACHINES: [&str; 2] =
-    ["skerry.gateway.v1.EnrollmentService/Enroll", "skerry.gateway.v1.SyncService/Sync"];
+const LOOKS: [&str; 10] =
+    ["Get", "List", "Watch", "Read", "Check", "WhoAmI", "Explain", "Plan", "Query", "Stream"];
+/// What a gateway passes on, where the registry's record says what became of it; and the streams of what nodes report.
+const OF_MACHINES: [&str; 3] = [
+    "skerry.gateway.v1.EnrollmentService/Enroll",
+    "skerry.gateway.v1.SyncService/Sync",
+    "skerry.gpu.v1.IngestService/Ingest",
+];
 
 /// Channels: their records are of what went on, and are shown by the tests of the relay. Between services there are none.
 const OF_CHANNELS: [&str; 14] = [
