@@ -105,6 +105,7 @@ pub(crate) fn names() -> impl Iterator<Item = &'static str> {
 }
 
 /// Whether there is a function of that name.
+#[cfg(test)]
 pub(crate) fn is_call(name: &str) -> bool {
     names().any(|known| known == name)
 }
