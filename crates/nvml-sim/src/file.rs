@@ -56,8 +56,8 @@ impl ControlFile {
         Some(read.map_err(source).and_then(|text| Control::parse(&text)))
     }
 
-    /// Says what is wrong: on standard error, and in a file beside it that goes when all is well.
-    pub(crate) fn report(&self, fault: Option<&ControlError>) {
+    /// Says what is wrong, and what follows: on standard error, and in a file beside it that goes when all is well.
+    pub(crate) fn report(&self, fault: Option<&ControlError>, follows: &str) {
         let mut beside = self.path.as_os_str().to_owned();
         beside.push(".error");
         let beside = Path::new(&beside);
@@ -65,7 +65,11 @@ impl ControlFile {
         let _ = match fault {
             None => fs::remove_file(beside),
             Some(fault) => {
-                eprintln!("skerry-nvml-sim: {}: {fault}; what was said before stays", self.path.display());
+                eprintln!(
+                    "skerry-nvml-sim: {}: {follows}: {}",
+                    self.path.display(),
+                    fault.to_string().trim_end()
+                );
                 fs::write(beside, format!("{fault}\n"))
             }
         };
@@ -114,11 +118,11 @@ mod tests {
         fs::write(&path, "machine = \"v100\"").expect("written");
         let mut file = ControlFile::new(path);
         let fault = look(&mut file).expect("a change").expect_err("no such card");
-        file.report(Some(&fault));
+        file.report(Some(&fault), "nothing changes");
         let beside = dir.path().join("control.toml.error");
         let text = fs::read_to_string(&beside).expect("there");
         assert!(text.contains("line 1, column 11") && text.contains("v100"), "{text}");
-        file.report(None);
+        file.report(None, "");
         assert!(!beside.exists());
     }
 }

@@ -29,6 +29,7 @@ static PROFILES: LazyLock<BTreeMap<&'static str, Profile>> = LazyLock::new(|| {
 /// What is particular to a model of card. The figures are those that its maker names or that its tools show.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each says whether a card can do a thing")]
 pub(crate) struct Profile {
     pub(crate) name: String,
     pub(crate) architecture: Architecture,

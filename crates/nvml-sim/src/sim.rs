@@ -66,12 +66,12 @@ impl Sim {
         if let Some(file) = &mut file {
             match file.look().map(|read| read.and_then(|control| with_table(file.path(), control))) {
                 Some(Ok((read, latencies))) => {
-                    file.report(None);
+                    file.report(None, "");
                     (control, table) = (read, latencies);
                 }
                 // Nothing good has been said yet, so there is no driver.
                 Some(Err(fault)) => {
-                    file.report(Some(&fault));
+                    file.report(Some(&fault), "there is no driver");
                     control.driver.loaded = false;
                 }
                 None => {}
@@ -91,14 +91,14 @@ impl Sim {
         {
             match read.and_then(|control| with_table(file.path(), control)) {
                 Ok((control, table)) => {
-                    file.report(None);
+                    file.report(None, "");
                     self.table = table;
                     let now_ms = self.clock.now_ms(&control);
                     let before_ms = self.clock.now_ms(self.driver.control());
                     // What changes, changes now: the time that a file skips is under what it says itself.
                     self.driver.adopt(control, &self.host, before_ms.min(now_ms));
                 }
-                Err(fault) => file.report(Some(&fault)),
+                Err(fault) => file.report(Some(&fault), "nothing changes"),
             }
         }
         self.driver.advance(self.clock.now_ms(self.driver.control()));

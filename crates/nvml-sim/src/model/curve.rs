@@ -75,7 +75,6 @@ fn course(shape: Shape, seed: u64, at_ms: u64, period_ms: u64) -> f64 {
     let into = (at_ms % period_ms) as f64 / period_ms as f64;
     match shape {
         Shape::Idle => 0.0,
-        Shape::Steady => 1.0,
         Shape::Wave => 0.5 - 0.45 * (TAU * into).cos(),
         Shape::Bursts => {
             let slot = at_ms / BURST_MS;
@@ -85,7 +84,7 @@ fn course(shape: Shape, seed: u64, at_ms: u64, period_ms: u64) -> f64 {
             if busy && within { 0.7 + 0.3 * unit(derive(seed, 4), slot) } else { 0.0 }
         }
         Shape::Training if into > 0.92 => 0.08,
-        Shape::Training => 1.0,
+        Shape::Steady | Shape::Training => 1.0,
     }
 }
 

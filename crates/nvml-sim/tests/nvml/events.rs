@@ -5,9 +5,9 @@ use std::{sync::mpsc, thread};
 use nvml_wrapper::{EventSet, Nvml, bitmasks::event::EventTypes, enums::event::XidError, error::NvmlError};
 use skerry_nvml_sim::{Event, EventKind};
 
-use crate::machine::{Machine, of, until};
+use crate::machine::{Machine, becomes, of};
 
-fn set<'a>(nvml: &'a Nvml, events: EventTypes) -> EventSet<'a> {
+fn set(nvml: &Nvml, events: EventTypes) -> EventSet<'_> {
     let mut set = nvml.create_event_set().expect("a set");
     for index in 0..nvml.device_count().expect("told") {
         set = nvml.device_by_index(index).expect("there").register_events(events, set).expect("registered");
@@ -37,7 +37,7 @@ fn each_set_is_told_each_event_once_and_repeats_are_counted() {
         (set(&nvml, EventTypes::CRITICAL_XID_ERROR), set(&nvml, EventTypes::CRITICAL_XID_ERROR));
     assert_eq!(xid(&one, 0), None, "what was there at the start has happened before");
     machine.change(|control| {
-        control.event.extend([Event::xid(2, 1, 31), Event::xid(3, 1, 31), Event::xid(4, 0, 48)])
+        control.event.extend([Event::xid(2, 1, 31), Event::xid(3, 1, 31), Event::xid(4, 0, 48)]);
     });
     for set in [&one, &other] {
         let told: Vec<_> = (0..3).map(|_| xid(set, 60_000)).collect();
@@ -99,7 +99,7 @@ fn a_card_that_is_lost_is_an_event_and_then_an_answer() {
     let [first, second] = [0, 1].map(|index| nvml.device_by_index(index).expect("there"));
     assert!(first.power_usage().is_ok(), "not lost yet");
     machine.change(|control| control.time_offset_ms = 40_000);
-    until(|| first.power_usage(), |answer| matches!(answer, Err(NvmlError::GpuLost)));
+    becomes(|| first.power_usage(), |answer| matches!(answer, Err(NvmlError::GpuLost)));
     assert!(
         matches!(first.uuid(), Err(NvmlError::GpuLost))
             && matches!(nvml.device_by_index(0), Err(NvmlError::GpuLost))

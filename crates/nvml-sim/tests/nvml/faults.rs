@@ -17,7 +17,7 @@ use skerry_nvml_sim::{
     built_library, calls,
 };
 
-use crate::machine::{Machine, of, pause, until};
+use crate::machine::{Machine, becomes, of, pause, until};
 
 fn fault(call: &str, device: Option<u32>, answer: Outcome) -> Fault {
     Fault { call: CallPattern::parse(call).expect("a call"), device, answer }
@@ -31,11 +31,11 @@ fn a_call_answers_what_the_file_says() {
     machine.change(|control| {
         control.fault = vec![fault("nvmlDeviceGetPower*", Some(1), Outcome::Code(Code::NO_PERMISSION))];
     });
-    until(|| second.power_usage(), |answer| matches!(answer, Err(NvmlError::NoPermission)));
+    becomes(|| second.power_usage(), |answer| matches!(answer, Err(NvmlError::NoPermission)));
     assert!(matches!(second.power_management_limit(), Err(NvmlError::NoPermission)));
     assert!(first.power_usage().is_ok() && second.utilization_rates().is_ok());
     machine.change(|control| control.fault.clear());
-    until(|| second.power_usage(), Result::is_ok);
+    becomes(|| second.power_usage(), Result::is_ok);
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn a_call_that_hangs_holds_up_no_other_and_is_let_go() {
             }
         });
         // It hangs: what it has told is heard out, and then comes nothing.
-        until(|| tell.recv_timeout(Duration::from_millis(500)).is_err(), |silent| *silent);
+        becomes(|| tell.recv_timeout(Duration::from_millis(500)).is_err(), |silent| *silent);
         let same = nvml.device_by_index(0).expect("there");
         for _ in 0..50 {
             assert!(same.utilization_rates().is_ok(), "another call on the same card");
@@ -77,17 +77,17 @@ fn after_a_restart_of_the_driver_a_program_begins_anew() {
     let device = nvml.device_by_index(0).expect("there");
     let uuid = device.uuid().expect("told");
     machine.change(|control| control.driver.generation = 1);
-    until(|| device.power_usage(), |answer| matches!(answer, Err(NvmlError::Uninitialized)));
+    becomes(|| device.power_usage(), |answer| matches!(answer, Err(NvmlError::Uninitialized)));
     assert!(matches!(nvml.device_count(), Err(NvmlError::Uninitialized)));
     assert!(matches!(nvml.create_event_set().map(|_| ()), Err(NvmlError::Uninitialized)));
     let anew = machine.nvml();
     assert!(matches!(device.power_usage(), Err(NvmlError::InvalidArg)), "a handle of before");
     assert_eq!(anew.device_by_index(0).expect("there").uuid().expect("told"), uuid, "the card is the same");
     machine.change(|control| control.driver.loaded = false);
-    until(|| anew.device_count(), |answer| matches!(answer, Err(NvmlError::Uninitialized)));
+    becomes(|| anew.device_count(), |answer| matches!(answer, Err(NvmlError::Uninitialized)));
     assert!(matches!(machine.init().map(|_| ()), Err(NvmlError::DriverNotLoaded)));
     machine.change(|control| control.driver.loaded = true);
-    until(|| machine.init().map(|_| ()), Result::is_ok);
+    becomes(|| machine.init().map(|_| ()), Result::is_ok);
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn a_file_that_is_wrong_changes_nothing_and_is_told() {
     );
     assert_eq!(text, "device[0].index: there is no card 5: the machine t4x2 has 0 to 1\n");
     fs::remove_file(&machine.placed.control).expect("removed");
-    until(
+    becomes(
         || fs::read_to_string(&said).unwrap_or_default(),
         |text| {
             assert_eq!(nvml.device_count().expect("told"), 2);
@@ -113,7 +113,7 @@ fn a_file_that_is_wrong_changes_nothing_and_is_told() {
         },
     );
     machine.control.write(&machine.placed.control).expect("written");
-    until(|| (nvml.device_count().expect("told"), said.exists()), |(count, said)| *count == 2 && !said);
+    becomes(|| (nvml.device_count().expect("told"), said.exists()), |(count, said)| *count == 2 && !said);
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn calls_take_as_long_as_the_table_says() {
     assert!(began.elapsed() >= Duration::from_millis(30));
     machine.change(|control| control.latencies = Latencies::File("none.json".into()));
     let said = machine.placed.control.with_extension("toml.error");
-    until(
+    becomes(
         || {
             device.power_usage().expect("told");
             fs::read_to_string(&said).unwrap_or_default()
@@ -187,7 +187,7 @@ fn many_threads_ask_while_the_file_changes() {
             pause();
         }
         let first = nvml.device_by_index(0).expect("there");
-        until(|| first.memory_info().expect("told").used, |used| *used == 1900 << 20);
+        becomes(|| first.memory_info().expect("told").used, |used| *used == 1900 << 20);
         done.store(true, Ordering::Relaxed);
         for thread in threads {
             assert!(thread.join().expect("did not panic") > 0);

@@ -65,6 +65,12 @@ pub(crate) fn until<T: Debug>(mut ask: impl FnMut() -> T, is: impl Fn(&T) -> boo
     }
 }
 
+/// As `until`, where only that it comes to it counts.
+#[track_caller]
+pub(crate) fn becomes<T: Debug>(ask: impl FnMut() -> T, is: impl Fn(&T) -> bool) {
+    drop(until(ask, is));
+}
+
 #[expect(clippy::disallowed_methods, reason = "a test without an executor")]
 pub(crate) fn pause() {
     thread::sleep(Duration::from_millis(5));

@@ -3,7 +3,7 @@
 use nvml_wrapper::error::NvmlError;
 use skerry_nvml_sim::{DeviceControl, Mig, Percent, Process};
 
-use crate::machine::{Machine, of, until};
+use crate::machine::{Machine, becomes, of, until};
 
 fn process(pid: u32, memory_mib: u64, mig: u32) -> Process {
     Process {
@@ -100,8 +100,8 @@ fn partitions_change_while_a_program_runs() {
     let device = until(|| card.mig_device_by_index(0), Result::is_ok).expect("there");
     let uuid = device.uuid().expect("told");
     machine.change(|control| control.device[0].mig = Some(Mig::of(&["2g.20gb"])));
-    until(|| device.uuid().expect("told"), |other| *other != uuid);
+    becomes(|| device.uuid().expect("told"), |other| *other != uuid);
     machine.change(|control| control.device.clear());
-    until(|| device.uuid(), |answer| matches!(answer, Err(NvmlError::InvalidArg)));
+    becomes(|| device.uuid(), |answer| matches!(answer, Err(NvmlError::InvalidArg)));
     assert!(card.utilization_rates().is_ok());
 }

@@ -3,7 +3,7 @@
 use nvml_wrapper::{enums::device::UsedGpuMemory, error::NvmlError};
 use skerry_nvml_sim::{DeviceControl, Percent, Process, ProcessKind};
 
-use crate::machine::{Machine, of, until};
+use crate::machine::{Machine, becomes, of, until};
 
 fn process(pid: u32, kind: ProcessKind, memory_mib: u64, sm: u8) -> Process {
     Process {
@@ -82,7 +82,7 @@ fn a_process_comes_and_goes() {
     let running = vec![process(77, ProcessKind::Compute, 4096, 80)];
     machine
         .change(|control| control.device = vec![DeviceControl { process: running, ..DeviceControl::of(0) }]);
-    until(|| device.running_compute_processes().expect("told").len(), |count| *count == 1);
+    becomes(|| device.running_compute_processes().expect("told").len(), |count| *count == 1);
     machine.change(|control| control.device.clear());
-    until(|| device.running_compute_processes().expect("told").len(), |count| *count == 0);
+    becomes(|| device.running_compute_processes().expect("told").len(), |count| *count == 0);
 }

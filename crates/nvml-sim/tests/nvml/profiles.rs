@@ -17,11 +17,12 @@ use nvml_wrapper::{
 };
 use skerry_nvml_sim::{DeviceControl, Load, Percent, Shape};
 
-use crate::machine::{Machine, of, until};
+use crate::machine::{Machine, becomes, of, until};
 
 /// What is known of a card: its name, MiB, architecture, cores, capability, watts, links, whether it is partitioned, has GPM, a fan,
 /// retires pages, remaps rows, has a sensor in its memory.
 #[derive(Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each says whether a card can do a thing")]
 struct Known {
     profile: &'static str,
     name: &'static str,
@@ -122,7 +123,8 @@ fn field(device: &Device<'_>, id: u32) -> Result<SampleValue, NvmlError> {
     device.field_values_for(&[FieldId(id)]).expect("asked").remove(0).expect("a value").value
 }
 
-fn unsupported<T: std::fmt::Debug>(answer: Result<T, NvmlError>) -> bool {
+#[expect(clippy::needless_pass_by_value, reason = "it reads better where it is asked")]
+fn unsupported<T>(answer: Result<T, NvmlError>) -> bool {
     matches!(answer, Err(NvmlError::NotSupported))
 }
 
@@ -194,10 +196,11 @@ fn sensors(device: &Device<'_>, known: &Known) {
     let threshold = |which| device.temperature_threshold(which).expect("told");
     assert!(40 < degrees && degrees < threshold(TemperatureThreshold::GpuMax), "{}: {degrees} C", known.name);
     assert!(threshold(TemperatureThreshold::Slowdown) < threshold(TemperatureThreshold::Shutdown));
-    assert!(device.total_energy_consumption().expect("told") > 0);
+    let earlier = device.total_energy_consumption().expect("told");
+    assert!(earlier > 0);
     for clock in [Clock::Graphics, Clock::SM, Clock::Memory, Clock::Video] {
         let (is, most) =
-            (device.clock_info(clock.clone()).expect("told"), device.max_clock_info(clock).expect("told"));
+            (device.clock_info(clock).expect("told"), device.max_clock_info(clock).expect("told"));
         assert!(most / 3 < is && is <= most, "{}: {is} of {most} MHz", known.name);
     }
     let reasons = device.current_throttle_reasons().expect("told");
@@ -217,13 +220,13 @@ fn sensors(device: &Device<'_>, known: &Known) {
     }
     match field(device, 82) {
         Ok(SampleValue::U32(memory)) => {
-            assert!(known.memory_sensor && (degrees..100).contains(&memory), "{memory}")
+            assert!(known.memory_sensor && (degrees..100).contains(&memory), "{memory}");
         }
         answer => assert!(!known.memory_sensor && unsupported(answer), "{}", known.name),
     }
     match field(device, 191) {
         Ok(SampleValue::U64(energy)) => {
-            assert!(energy >= device.total_energy_consumption().expect("told") / 2)
+            assert!(energy >= earlier && energy - earlier < 10_000_000, "{earlier} {energy} mJ");
         }
         answer => panic!("{answer:?}"),
     }
@@ -240,15 +243,15 @@ fn memory(device: &Device<'_>, known: &Known) {
     assert_eq!(ecc, known.profile != "a4000");
     let errors = device.total_ecc_errors(MemoryError::Corrected, EccCounter::Volatile);
     if ecc {
-        assert_eq!(errors.expect("told"), 0)
+        assert_eq!(errors.expect("told"), 0);
     } else {
-        assert!(unsupported(errors))
+        assert!(unsupported(errors));
     }
     let retired = device.retired_pages(RetirementCause::DoubleBitEccError);
     if known.retires {
-        assert!(retired.expect("told").is_empty())
+        assert!(retired.expect("told").is_empty());
     } else {
-        assert!(unsupported(retired))
+        assert!(unsupported(retired));
     }
     for id in 142..=145 {
         match field(device, id) {
@@ -268,7 +271,7 @@ fn links(device: &Device<'_>, known: &Known) {
         assert!((1_000..64_000_000).contains(&kbs), "{kbs} KB/s");
     }
     assert_eq!(device.pcie_replay_counter().expect("told"), 0);
-    let up = (0..)
+    let up = (0..32)
         .map(|link| device.link_wrapper_for(link).is_active())
         .take_while(|up| matches!(up, Ok(true)))
         .count();
@@ -338,7 +341,7 @@ fn counters_rise_as_time_goes_on_and_heat_slows_a_card_down() {
         control.time_offset_ms += 600_000;
         control.device[0].ambient_c = Some(75);
     });
-    until(
+    becomes(
         || device.current_throttle_reasons().expect("told"),
         |reasons| reasons.contains(ThrottleReasons::SW_THERMAL_SLOWDOWN),
     );
