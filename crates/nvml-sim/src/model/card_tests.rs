@@ -99,6 +99,7 @@ fn two_that_look_at_different_times_see_the_same() {
     for late in (0..60_000).step_by(250) {
         one.advance(START_MS + late, Some(&wave));
     }
+    other.advance(START_MS, Some(&wave));
     other.advance(START_MS + 60_000, Some(&wave));
     one.advance(START_MS + 60_000, Some(&wave));
     // Steps are of one size, however often somebody looks.

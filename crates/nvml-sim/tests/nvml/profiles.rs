@@ -114,8 +114,14 @@ fn known() -> Vec<Known> {
     ]
 }
 
+/// Always so busy, and at full load without noise: it would now and then be less than what takes a card to its limit.
 fn busy(index: u32, gpu: u8) -> DeviceControl {
-    let load = Load { shape: Shape::Steady, gpu_percent: Some(Percent::saturating(gpu)), ..Load::default() };
+    let load = Load {
+        shape: Shape::Steady,
+        gpu_percent: Some(Percent::saturating(gpu)),
+        noise_percent: (gpu == 100).then_some(Percent::ZERO),
+        ..Load::default()
+    };
     DeviceControl { load: Some(load), ..DeviceControl::of(index) }
 }
 
