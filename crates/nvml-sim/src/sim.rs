@@ -269,3 +269,19 @@ pub(crate) fn wait(
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_unwinds_into_c() {
+        assert_eq!(number(|| panic!("a mistake of ours")), Code::UNKNOWN.number());
+        assert_eq!((number(|| Ok(())), number(|| Err(Code::TIMEOUT))), (0, 10));
+    }
+
+    #[test]
+    fn this_code_knows_where_it_was_loaded_from() {
+        assert_eq!(library(), std::env::current_exe().ok());
+    }
+}

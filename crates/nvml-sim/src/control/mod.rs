@@ -20,6 +20,8 @@ pub use happening::{CallPattern, Event, EventKind, Fault, Latencies, Outcome};
 
 use crate::spec::MachineSpec;
 
+/// A hundred years: so far ahead all figures still fit.
+const TIME_OFFSET_MS_MAX: u64 = 100 * 366 * 86_400_000;
 /// A longer file is none of ours.
 const BYTES_MAX: usize = 1 << 20;
 /// No file has more of one kind of entry; what is remembered of events is bounded by it.
@@ -34,7 +36,8 @@ pub struct Control {
     /// What UUIDs, serial numbers and noise come of; the host's name where nothing stands here. A change is a restart of the driver.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<String>,
-    /// Added to the time; a test makes an hour pass with it. When it falls, time stands still until it has caught up.
+    /// Added to the time; a test makes an hour pass with it. At most a hundred years. When it falls, time stands still until it has
+    /// caught up.
     #[serde(skip_serializing_if = "is_default")]
     pub time_offset_ms: u64,
     /// How long calls take.
@@ -150,6 +153,15 @@ impl Control {
         Self { machine, ..Self::default() }
     }
 
+    /// What is said of a card, to be changed; of one of which nothing is said, what is so by default.
+    pub fn device_mut(&mut self, index: u32) -> &mut DeviceControl {
+        let at = self.device.iter().position(|device| device.index == index).unwrap_or_else(|| {
+            self.device.push(DeviceControl::of(index));
+            self.device.len() - 1
+        });
+        &mut self.device[at]
+    }
+
     /// Reads the text of a control file.
     ///
     /// # Errors
@@ -210,6 +222,10 @@ impl Control {
                     format!("has {length} entries, more than {ENTRIES_MAX}"),
                 ));
             }
+        }
+        if self.time_offset_ms > TIME_OFFSET_MS_MAX {
+            let fault = format!("is more than a hundred years: at most {TIME_OFFSET_MS_MAX}");
+            return Err(ControlError::value("time_offset_ms", fault));
         }
         let plain = |text: &str, most| text.len() <= most && text.bytes().all(|byte| byte.is_ascii_graphic());
         if !plain(&self.driver.version, 79) || self.driver.version.is_empty() {

@@ -122,6 +122,8 @@ fn what_does_not_go_together_is_told_with_its_field() {
         device("power_limit_w = 500\n")
             .starts_with("device[0].power_limit_w: 500 W is not within 100 and 400 W")
     );
+    let text = fault("time_offset_ms = 9000000000000000000\n");
+    assert!(text.starts_with("time_offset_ms: is more than a hundred years"), "{text}");
     assert!(device("ambient_c = 91\n").starts_with("device[0].ambient_c"));
     let processes =
         "[[device.process]]\npid = 1\nmemory_mib = 80000\n[[device.process]]\npid = 2\nmemory_mib = 2000\n";
@@ -150,6 +152,15 @@ fn what_does_not_go_together_is_told_with_its_field() {
         event("xid = 3\n[[event]]\nid = 1\ndevice = 0\nxid = 3\n")
             .starts_with("event[1].id: event 1 is there already")
     );
+}
+
+#[test]
+fn a_card_is_described_once() {
+    let mut control = Control::of(MachineSpec::parse("t4x2").expect("a machine"));
+    control.device_mut(1).lost = true;
+    control.device_mut(1).pcie_replays = 3;
+    let expected = DeviceControl { lost: true, pcie_replays: 3, ..DeviceControl::of(1) };
+    assert_eq!(control.device, [expected]);
 }
 
 #[test]
@@ -226,7 +237,15 @@ pub(crate) fn control() -> impl Strategy<Value = Control> {
         generation,
         ..DriverControl::default()
     });
-    (machine, option::of("[a-z]{0,9}"), 0..1_u64 << 40, driver, option::of(device), vec(fault, 0..3), events)
+    (
+        machine,
+        option::of("[a-z]{0,9}"),
+        0..=TIME_OFFSET_MS_MAX,
+        driver,
+        option::of(device),
+        vec(fault, 0..3),
+        events,
+    )
         .prop_map(|(machine, seed, time_offset_ms, driver, device, fault, event)| Control {
             machine: MachineSpec::parse(machine).expect("a machine"),
             seed,

@@ -10,7 +10,7 @@ use nvml_wrapper_sys::bindings::{
 
 use super::{exports, pointers::array};
 use crate::{
-    code::{Answer, Code},
+    code::Code,
     model::{card::whole, view::View},
 };
 
@@ -111,6 +111,3 @@ fn transfers(generation: u32) -> u32 {
         _ => 8_000 << (generation - 3).min(4),
     }
 }
-
-/// The signatures of closures above are those of `sim::on_device`.
-const _: Option<fn(&View<'_>) -> Answer<()>> = None;

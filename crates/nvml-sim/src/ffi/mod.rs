@@ -19,7 +19,6 @@ mod unsupported;
 /// | word | the last argument gets |
 /// |---|---|
 /// | `device` | the `View` of the device that is the first argument in C |
-/// | `change` | the driver and the handle of that device |
 /// | `system` | the driver |
 /// | `anytime` | the driver, also before `nvmlInit` |
 macro_rules! exports {
@@ -47,18 +46,6 @@ macro_rules! export {
                 let $arg = unsafe { $crate::ffi::pointers::Enter::enter($arg) };
             )*
             $crate::sim::on_device(stringify!($name), device.addr(), $run)
-        }
-    };
-    (change $name:ident ( $( $arg:ident : $type:ty ),* ) $run:expr) => {
-        #[allow(unsafe_code, reason = "called by C")]
-        #[unsafe(no_mangle)]
-        pub(crate) unsafe extern "C" fn $name(device: nvmlDevice_t, $( $arg: $type ),*) -> nvmlReturn_t {
-            $(
-                // SAFETY: as above.
-                let $arg = unsafe { $crate::ffi::pointers::Enter::enter($arg) };
-            )*
-            let handle = device.addr();
-            $crate::sim::with_device(stringify!($name), handle, |driver| ($run)(driver, handle))
         }
     };
     (system $name:ident ( $( $arg:ident : $type:ty ),* ) $run:expr) => {

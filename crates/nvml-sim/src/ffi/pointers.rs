@@ -1,7 +1,7 @@
 //! What C's arguments become: numbers stay, pointers turn into things that can only be used as NVML means them.
 
 use std::{
-    ffi::{CStr, c_char, c_int, c_long, c_longlong, c_uint, c_ulong, c_ulonglong},
+    ffi::{CStr, c_char, c_int, c_uint, c_ulonglong},
     marker::PhantomData,
 };
 
@@ -174,9 +174,6 @@ pub(crate) fn array<const N: usize>(text: &str) -> [c_char; N] {
     }
     array
 }
-
-// Types that differ between machines are numbers of the kinds above on each.
-const _: (Option<c_long>, Option<c_longlong>, Option<c_ulong>) = (None, None, None);
 
 #[cfg(test)]
 mod tests {
