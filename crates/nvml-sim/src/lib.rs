@@ -37,11 +37,13 @@
 //! | devices | by index, UUID, PCI address and serial number; the UUIDs stay while seed, index and MIG profile do |
 //! | memory | total, reserved, used, BAR1; ECC counters, retired pages, remapped rows as the file says |
 //! | processes | compute, graphics and MPS, with memory and utilisation, as the file says |
-//! | events | XID and the others, each once and with its own number for each set that had registered (a driver may name the last for all); `GPU_IS_LOST` once all is told and a card is lost |
+//! | events | XID and the others, each once for each set that had registered; `GPU_IS_LOST` once all is told and a card is lost |
 //! | MIG | instances as the file says, each with one compute instance; utilisation of a partitioned card is `NOT_SUPPORTED`, as in NVML |
 //! | GPM | on Hopper: ratios between two samples, and throughput |
 //! | faults | answers by call and card, calls that hang, lost cards, a driver that goes or restarts |
 //! | time | how long calls take, by a table: from 50 µs on a call sleeps, below it computes, as with a driver |
+//!
+//! An XID is told with its own number, where a driver may name the last one for all that wait.
 //!
 //! What is not simulated answers `NOT_SUPPORTED`, among it all that changes a card. The profile `orin` answers that to nearly all, has no
 //! events, and so makes a program look for XIDs elsewhere; `lost` falls off the bus after 30 s.

@@ -12,7 +12,7 @@ pub(crate) const CARDS_MAX: usize = 64;
 
 /// Which cards a machine has, in the order of their indices.
 ///
-/// Written as names of profiles with `+` between them, each with how many there are behind an `x`: `a100x2`, `t4x4+h100`. In files the same.
+/// Written as names of profiles with `+` between them, each with how many there are behind an `x`: `a100x2`, `t4x4+h100`. So in files too.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct MachineSpec {

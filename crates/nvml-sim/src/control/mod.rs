@@ -1,4 +1,5 @@
-//! The control file: what is simulated, changed while programs run. Typed, so that Rust code can write it, and read with errors that say where.
+//! The control file: what is simulated, changed while programs run. It is typed, so that Rust code can write it, and read with errors that
+//! say where.
 
 mod device;
 mod happening;

@@ -38,7 +38,9 @@ pub(super) const OTHERS: &[&str] = &[
 ];
 
 exports! {
-    device nvmlDeviceGetSupportedEventTypes(types: *mut c_ulonglong) |view| types.put(view.card.profile.event_mask());
+    device nvmlDeviceGetSupportedEventTypes(types: *mut c_ulonglong) |view| {
+        types.put(view.card.profile.event_mask())
+    };
     system nvmlEventSetCreate(set: *mut nvmlEventSet_t) |driver| set.put(pointer(driver.make_set()?));
     device nvmlGpmQueryDeviceSupport(support: *mut nvmlGpmSupport_t) |view| {
         let version = support.get()?.version;
@@ -47,7 +49,9 @@ exports! {
         }
         support.put(nvmlGpmSupport_t { version, isSupportedDevice: u32::from(view.card.profile.gpm) })
     };
-    system nvmlGpmSampleAlloc(sample: *mut nvmlGpmSample_t) |driver| sample.put(pointer(driver.make_sample()?));
+    system nvmlGpmSampleAlloc(sample: *mut nvmlGpmSample_t) |driver| {
+        sample.put(pointer(driver.make_sample()?))
+    };
     system nvmlGpmMetricsGet(request: *mut nvmlGpmMetricsGet_t) |driver| metrics(driver, &request);
 }
 

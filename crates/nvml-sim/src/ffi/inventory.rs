@@ -21,8 +21,12 @@ const SWITCH: u32 = 2;
 exports! {
     device nvmlDeviceGetName(name: *mut c_char, length: c_uint) |view| name.text(length, &view.name());
     device nvmlDeviceGetUUID(uuid: *mut c_char, length: c_uint) |view| uuid.text(length, &view.uuid());
-    device nvmlDeviceGetSerial(serial: *mut c_char, length: c_uint) |view| serial.text(length, &view.serial());
-    device nvmlDeviceGetVbiosVersion(version: *mut c_char, length: c_uint) |view| version.text(length, &view.card.profile.vbios);
+    device nvmlDeviceGetSerial(serial: *mut c_char, length: c_uint) |view| {
+        serial.text(length, &view.serial())
+    };
+    device nvmlDeviceGetVbiosVersion(version: *mut c_char, length: c_uint) |view| {
+        version.text(length, &view.card.profile.vbios)
+    };
     device nvmlDeviceGetBoardPartNumber(number: *mut c_char, length: c_uint) |view| {
         number.text(length, &view.card.profile.part_number)
     };
@@ -54,12 +58,20 @@ exports! {
 
     device nvmlDeviceGetBusType(bus: *mut nvmlBusType_t) |_view| bus.put(PCIE);
     device nvmlDeviceGetPciInfo_v3(pci: *mut nvmlPciInfo_t) |view| pci.put(pci_info(view));
-    device nvmlDeviceGetMaxPcieLinkGeneration(generation: *mut c_uint) |view| generation.put(view.card.profile.pcie.generation);
-    device nvmlDeviceGetGpuMaxPcieLinkGeneration(generation: *mut c_uint) |view| generation.put(view.card.profile.pcie.generation);
+    device nvmlDeviceGetMaxPcieLinkGeneration(generation: *mut c_uint) |view| {
+        generation.put(view.card.profile.pcie.generation)
+    };
+    device nvmlDeviceGetGpuMaxPcieLinkGeneration(generation: *mut c_uint) |view| {
+        generation.put(view.card.profile.pcie.generation)
+    };
     device nvmlDeviceGetMaxPcieLinkWidth(width: *mut c_uint) |view| width.put(view.card.profile.pcie.width);
-    device nvmlDeviceGetCurrPcieLinkGeneration(generation: *mut c_uint) |view| generation.put(view.pcie_generation());
+    device nvmlDeviceGetCurrPcieLinkGeneration(generation: *mut c_uint) |view| {
+        generation.put(view.pcie_generation())
+    };
     device nvmlDeviceGetCurrPcieLinkWidth(width: *mut c_uint) |view| width.put(view.card.profile.pcie.width);
-    device nvmlDeviceGetPcieLinkMaxSpeed(speed: *mut c_uint) |view| speed.put(view.card.profile.pcie.generation);
+    device nvmlDeviceGetPcieLinkMaxSpeed(speed: *mut c_uint) |view| {
+        speed.put(view.card.profile.pcie.generation)
+    };
     device nvmlDeviceGetPcieSpeed(speed: *mut c_uint) |view| speed.put(transfers(view.pcie_generation()));
     device nvmlDeviceGetPcieThroughput(counter: nvmlPcieUtilCounter_t, value: *mut c_uint) |view| match counter {
         0 => value.put(whole(view.card.pcie_tx_kbs)),
@@ -73,13 +85,23 @@ exports! {
     device nvmlDeviceGetNvLinkState(link: c_uint, active: *mut nvmlEnableState_t) |view| {
         active.put(u32::from(view.nvlink_up(link)?))
     };
-    device nvmlDeviceGetNvLinkVersion(link: c_uint, version: *mut c_uint) |view| version.put(view.nvlink(link)?.version);
-    device nvmlDeviceGetNvLinkCapability(link: c_uint, capability: nvmlNvLinkCapability_t, result: *mut c_uint) |view| {
+    device nvmlDeviceGetNvLinkVersion(link: c_uint, version: *mut c_uint) |view| {
+        version.put(view.nvlink(link)?.version)
+    };
+    device nvmlDeviceGetNvLinkCapability(
+        link: c_uint,
+        capability: nvmlNvLinkCapability_t,
+        result: *mut c_uint
+    ) |view| {
         view.nvlink(link)?;
         // All but bridges.
         if capability > 5 { Err(Code::INVALID_ARGUMENT) } else { result.put(u32::from(capability != 4)) }
     };
-    device nvmlDeviceGetNvLinkErrorCounter(link: c_uint, counter: nvmlNvLinkErrorCounter_t, value: *mut c_ulonglong) |view| {
+    device nvmlDeviceGetNvLinkErrorCounter(
+        link: c_uint,
+        counter: nvmlNvLinkErrorCounter_t,
+        value: *mut c_ulonglong
+    ) |view| {
         value.put(view.nvlink_errors(link, counter)?)
     };
     device nvmlDeviceGetNvLinkRemoteDeviceType(link: c_uint, kind: *mut nvmlIntNvLinkDeviceType_t) |view| {

@@ -45,24 +45,46 @@ exports! {
         pending.put(on)
     };
     device nvmlDeviceGetDefaultEccMode(mode: *mut nvmlEnableState_t) |view| mode.put(u32::from(view.ecc()?));
-    device nvmlDeviceGetTotalEccErrors(error: nvmlMemoryErrorType_t, counter: nvmlEccCounterType_t, count: *mut c_ulonglong) |view| {
+    device nvmlDeviceGetTotalEccErrors(
+        error: nvmlMemoryErrorType_t,
+        counter: nvmlEccCounterType_t,
+        count: *mut c_ulonglong
+    ) |view| {
         count.put(view.ecc_errors(kind(error, counter)?)?)
     };
-    device nvmlDeviceGetDetailedEccErrors(error: nvmlMemoryErrorType_t, counter: nvmlEccCounterType_t, counts: *mut nvmlEccErrorCounts_t) |view| {
+    device nvmlDeviceGetDetailedEccErrors(
+        error: nvmlMemoryErrorType_t,
+        counter: nvmlEccCounterType_t,
+        counts: *mut nvmlEccErrorCounts_t
+    ) |view| {
         let memory = view.ecc_errors(kind(error, counter)?)?;
         counts.put(nvmlEccErrorCounts_t { l1Cache: 0, l2Cache: 0, deviceMemory: memory, registerFile: 0 })
     };
-    device nvmlDeviceGetMemoryErrorCounter(error: nvmlMemoryErrorType_t, counter: nvmlEccCounterType_t, location: nvmlMemoryLocation_t, count: *mut c_ulonglong) |view| {
+    device nvmlDeviceGetMemoryErrorCounter(
+        error: nvmlMemoryErrorType_t,
+        counter: nvmlEccCounterType_t,
+        location: nvmlMemoryLocation_t,
+        count: *mut c_ulonglong
+    ) |view| {
         let memory = view.ecc_errors(kind(error, counter)?)?;
         if location > 7 {
             return Err(Code::INVALID_ARGUMENT);
         }
         count.put(if location == DRAM { memory } else { 0 })
     };
-    device nvmlDeviceGetRetiredPages(cause: nvmlPageRetirementCause_t, count: *mut c_uint, addresses: *mut c_ulonglong) |view| {
+    device nvmlDeviceGetRetiredPages(
+        cause: nvmlPageRetirementCause_t,
+        count: *mut c_uint,
+        addresses: *mut c_ulonglong
+    ) |view| {
         addresses.list(&count, &view.retired(is_double_bit(cause)?)?)
     };
-    device nvmlDeviceGetRetiredPages_v2(cause: nvmlPageRetirementCause_t, count: *mut c_uint, addresses: *mut c_ulonglong, timestamps: *mut c_ulonglong) |view| {
+    device nvmlDeviceGetRetiredPages_v2(
+        cause: nvmlPageRetirementCause_t,
+        count: *mut c_uint,
+        addresses: *mut c_ulonglong,
+        timestamps: *mut c_ulonglong
+    ) |view| {
         let pages = view.retired(is_double_bit(cause)?)?;
         // The first has said how many there are; both arrays have room for as many.
         let room = count.get()?;
@@ -73,7 +95,12 @@ exports! {
     device nvmlDeviceGetRetiredPagesPendingStatus(pending: *mut nvmlEnableState_t) |view| {
         pending.put(u32::from(view.retirement_pending()?))
     };
-    device nvmlDeviceGetRemappedRows(corrected: *mut c_uint, uncorrected: *mut c_uint, pending: *mut c_uint, failed: *mut c_uint) |view| {
+    device nvmlDeviceGetRemappedRows(
+        corrected: *mut c_uint,
+        uncorrected: *mut c_uint,
+        pending: *mut c_uint,
+        failed: *mut c_uint
+    ) |view| {
         let rows = view.remapped()?;
         corrected.put(rows.corrected)?;
         uncorrected.put(rows.uncorrected)?;

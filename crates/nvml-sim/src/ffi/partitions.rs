@@ -48,7 +48,10 @@ exports! {
             memorySizeMB: size.memory_mib,
         })
     };
-    device nvmlDeviceGetGpuInstanceProfileInfo(profile: c_uint, info: *mut nvmlGpuInstanceProfileInfo_t) |view| {
+    device nvmlDeviceGetGpuInstanceProfileInfo(
+        profile: c_uint,
+        info: *mut nvmlGpuInstanceProfileInfo_t
+    ) |view| {
         view.mig_mode()?;
         let size = view.size_numbered(profile)?;
         info.put(nvmlGpuInstanceProfileInfo_t {
@@ -65,7 +68,11 @@ exports! {
             memorySizeMB: size.memory_mib,
         })
     };
-    device nvmlDeviceGetGpuInstancePossiblePlacements_v2(profile: c_uint, places: *mut nvmlGpuInstancePlacement_t, count: *mut c_uint) |view| {
+    device nvmlDeviceGetGpuInstancePossiblePlacements_v2(
+        profile: c_uint,
+        places: *mut nvmlGpuInstancePlacement_t,
+        count: *mut c_uint
+    ) |view| {
         // Unlike for other lists the caller may not say how many fit in: it has asked for the count before.
         let found = placements(sized(view, profile)?);
         let room = u32::try_from(found.len()).map_err(|_| Code::UNKNOWN)?;

@@ -17,13 +17,23 @@ exports! {
     device nvmlDeviceGetComputeRunningProcesses_v3(count: *mut c_uint, infos: *mut nvmlProcessInfo_t) |view| {
         infos.list(&count, &running(view, ProcessKind::Compute))
     };
-    device nvmlDeviceGetGraphicsRunningProcesses_v3(count: *mut c_uint, infos: *mut nvmlProcessInfo_t) |view| {
+    device nvmlDeviceGetGraphicsRunningProcesses_v3(
+        count: *mut c_uint,
+        infos: *mut nvmlProcessInfo_t
+    ) |view| {
         infos.list(&count, &running(view, ProcessKind::Graphics))
     };
-    device nvmlDeviceGetMPSComputeRunningProcesses_v3(count: *mut c_uint, infos: *mut nvmlProcessInfo_t) |view| {
+    device nvmlDeviceGetMPSComputeRunningProcesses_v3(
+        count: *mut c_uint,
+        infos: *mut nvmlProcessInfo_t
+    ) |view| {
         infos.list(&count, &running(view, ProcessKind::Mps))
     };
-    device nvmlDeviceGetProcessUtilization(samples: *mut nvmlProcessUtilizationSample_t, count: *mut c_uint, since_us: c_ulonglong) |view| {
+    device nvmlDeviceGetProcessUtilization(
+        samples: *mut nvmlProcessUtilizationSample_t,
+        count: *mut c_uint,
+        since_us: c_ulonglong
+    ) |view| {
         let found = view.process_use(since_us);
         if found.is_empty() {
             return Err(Code::NOT_FOUND);

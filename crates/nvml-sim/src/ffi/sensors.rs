@@ -61,7 +61,10 @@ exports! {
         let degrees = c_int::try_from(whole(view.card.temperature_c)).map_err(|_| Code::UNKNOWN)?;
         temperature.put(nvmlTemperature_t { temperature: degrees, ..asked })
     };
-    device nvmlDeviceGetTemperatureThreshold(threshold: nvmlTemperatureThresholds_t, degrees: *mut c_uint) |view| {
+    device nvmlDeviceGetTemperatureThreshold(
+        threshold: nvmlTemperatureThresholds_t,
+        degrees: *mut c_uint
+    ) |view| {
         let limits = &view.card.profile.temperature;
         degrees.put(match threshold {
             0 => limits.shutdown_c,
@@ -74,7 +77,9 @@ exports! {
     };
 
     device nvmlDeviceGetPowerUsage(milliwatts: *mut c_uint) |view| milliwatts.put(view.power_mw());
-    device nvmlDeviceGetTotalEnergyConsumption(millijoules: *mut c_ulonglong) |view| millijoules.put(view.energy_mj());
+    device nvmlDeviceGetTotalEnergyConsumption(millijoules: *mut c_ulonglong) |view| {
+        millijoules.put(view.energy_mj())
+    };
     device nvmlDeviceGetPowerManagementMode(mode: *mut nvmlEnableState_t) |_view| mode.put(1);
     device nvmlDeviceGetPowerManagementLimit(milliwatts: *mut c_uint) |view| milliwatts.put(view.limit_mw());
     device nvmlDeviceGetEnforcedPowerLimit(milliwatts: *mut c_uint) |view| milliwatts.put(view.limit_mw());
@@ -87,21 +92,39 @@ exports! {
     };
 
     device nvmlDeviceGetClockInfo(kind: nvmlClockType_t, mhz: *mut c_uint) |view| mhz.put(view.clock(kind)?);
-    device nvmlDeviceGetMaxClockInfo(kind: nvmlClockType_t, mhz: *mut c_uint) |view| mhz.put(view.max_clock(kind)?);
-    device nvmlDeviceGetApplicationsClock(kind: nvmlClockType_t, mhz: *mut c_uint) |view| mhz.put(view.max_clock(kind)?);
-    device nvmlDeviceGetDefaultApplicationsClock(kind: nvmlClockType_t, mhz: *mut c_uint) |view| mhz.put(view.max_clock(kind)?);
-    device nvmlDeviceGetMaxCustomerBoostClock(kind: nvmlClockType_t, mhz: *mut c_uint) |view| mhz.put(view.max_clock(kind)?);
+    device nvmlDeviceGetMaxClockInfo(kind: nvmlClockType_t, mhz: *mut c_uint) |view| {
+        mhz.put(view.max_clock(kind)?)
+    };
+    device nvmlDeviceGetApplicationsClock(kind: nvmlClockType_t, mhz: *mut c_uint) |view| {
+        mhz.put(view.max_clock(kind)?)
+    };
+    device nvmlDeviceGetDefaultApplicationsClock(kind: nvmlClockType_t, mhz: *mut c_uint) |view| {
+        mhz.put(view.max_clock(kind)?)
+    };
+    device nvmlDeviceGetMaxCustomerBoostClock(kind: nvmlClockType_t, mhz: *mut c_uint) |view| {
+        mhz.put(view.max_clock(kind)?)
+    };
     device nvmlDeviceGetClock(kind: nvmlClockType_t, which: nvmlClockId_t, mhz: *mut c_uint) |view| match which {
         0 => mhz.put(view.clock(kind)?),
         1..=3 => mhz.put(view.max_clock(kind)?),
         _ => Err(Code::INVALID_ARGUMENT),
     };
-    device nvmlDeviceGetPerformanceState(state: *mut nvmlPstates_t) |view| state.put(view.performance_state());
+    device nvmlDeviceGetPerformanceState(state: *mut nvmlPstates_t) |view| {
+        state.put(view.performance_state())
+    };
     device nvmlDeviceGetPowerState(state: *mut nvmlPstates_t) |view| state.put(view.performance_state());
-    device nvmlDeviceGetCurrentClocksThrottleReasons(reasons: *mut c_ulonglong) |view| reasons.put(view.card.reasons);
-    device nvmlDeviceGetCurrentClocksEventReasons(reasons: *mut c_ulonglong) |view| reasons.put(view.card.reasons);
-    device nvmlDeviceGetSupportedClocksThrottleReasons(reasons: *mut c_ulonglong) |_view| reasons.put(reason::ALL);
-    device nvmlDeviceGetSupportedClocksEventReasons(reasons: *mut c_ulonglong) |_view| reasons.put(reason::ALL);
+    device nvmlDeviceGetCurrentClocksThrottleReasons(reasons: *mut c_ulonglong) |view| {
+        reasons.put(view.card.reasons)
+    };
+    device nvmlDeviceGetCurrentClocksEventReasons(reasons: *mut c_ulonglong) |view| {
+        reasons.put(view.card.reasons)
+    };
+    device nvmlDeviceGetSupportedClocksThrottleReasons(reasons: *mut c_ulonglong) |_view| {
+        reasons.put(reason::ALL)
+    };
+    device nvmlDeviceGetSupportedClocksEventReasons(reasons: *mut c_ulonglong) |_view| {
+        reasons.put(reason::ALL)
+    };
     device nvmlDeviceGetViolationStatus(policy: nvmlPerfPolicyType_t, time: *mut nvmlViolationTime_t) |view| {
         // The reference is in microseconds, the time held back in nanoseconds.
         let held = view.held_back_ns(policy)?;
@@ -127,7 +150,9 @@ exports! {
         most.put(100)
     };
 
-    device nvmlDeviceGetFieldValues(count: c_int, values: *mut nvmlFieldValue_t) |view| field_values(view, count, &values);
+    device nvmlDeviceGetFieldValues(count: c_int, values: *mut nvmlFieldValue_t) |view| {
+        field_values(view, count, &values)
+    };
 }
 
 fn field_values(view: &View<'_>, count: c_int, values: &Place<'_, nvmlFieldValue_t>) -> Answer<()> {

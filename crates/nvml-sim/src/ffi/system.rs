@@ -30,8 +30,12 @@ exports! {
     system nvmlSystemGetNVMLVersion(version: *mut c_char, length: c_uint) |driver| {
         version.text(length, &format!("{API}.{}", driver.control().driver.version))
     };
-    system nvmlSystemGetCudaDriverVersion(version: *mut c_int) |driver| version.put(driver.control().driver.cuda.number());
-    system nvmlSystemGetCudaDriverVersion_v2(version: *mut c_int) |driver| version.put(driver.control().driver.cuda.number());
+    system nvmlSystemGetCudaDriverVersion(version: *mut c_int) |driver| {
+        version.put(driver.control().driver.cuda.number())
+    };
+    system nvmlSystemGetCudaDriverVersion_v2(version: *mut c_int) |driver| {
+        version.put(driver.control().driver.cuda.number())
+    };
     system nvmlSystemGetProcessName(pid: c_uint, name: *mut c_char, length: c_uint) |_driver| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).map_err(|_| Code::NOT_FOUND)?;
         let program = String::from_utf8_lossy(line.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned();

@@ -1,5 +1,5 @@
-//! Functions that are looked for in the library and that nothing here simulates: they answer `NOT_SUPPORTED`, so that whoever calls them need
-//! not know that the driver is not the real one. Faults of the control file apply to them too.
+//! Functions that are looked for in the library and that nothing here simulates: they answer `NOT_SUPPORTED`, as a driver does for much of
+//! this. Faults of the control file apply to them too.
 //!
 //! What they are called with is not looked at, but for the device.
 

@@ -134,6 +134,28 @@ fn a_card_that_is_lost_says_so_first() {
 }
 
 #[test]
+fn a_card_is_lost_and_comes_back_as_the_file_says() {
+    let mut control = of("t4");
+    let mut driver = driver(&control);
+    let (handle, set) = (card(&driver, 0), driver.make_set().expect("a set"));
+    driver.register(handle, EventKind::Xid.bit(), set).expect("registered");
+    for round in 0..2 {
+        control.device_mut(0).lost = true;
+        driver.adopt(control.clone(), "host", START_MS);
+        assert!(driver.view("nvmlDeviceGetName", handle).is_err());
+        assert_eq!(
+            driver.poll(set).map(|event| event.map(|event| event.data)),
+            Ok(Some(XID_LOST)),
+            "{round}"
+        );
+        control.device_mut(0).lost = false;
+        driver.adopt(control.clone(), "host", START_MS);
+        assert!(driver.view("nvmlDeviceGetName", handle).is_ok());
+        assert_eq!(driver.poll(set), Ok(None));
+    }
+}
+
+#[test]
 fn handles_that_were_never_given_are_none() {
     let driver = driver(&of("t4"));
     for handle in [

@@ -42,31 +42,30 @@ fn a_call_answers_what_the_file_says() {
 fn a_call_that_hangs_holds_up_no_other_and_is_let_go() {
     let mut machine = Machine::of("t4x2");
     let nvml = machine.nvml();
-    machine.change(|control| control.fault = vec![fault("nvmlDeviceGetPowerUsage", Some(0), Outcome::Hang)]);
+    let [first, second] = [0, 1].map(|index| nvml.device_by_index(index).expect("there"));
+    machine.change(|control| {
+        control.fault = vec![
+            fault("nvmlDeviceGetPowerUsage", Some(0), Outcome::Hang),
+            // By this one it is seen that the file is.
+            fault("nvmlDeviceGetSerial", Some(1), Outcome::Code(Code::NO_DATA)),
+        ];
+    });
+    becomes(|| second.serial(), |answer| matches!(answer, Err(NvmlError::NoData)));
     let (told, tell) = mpsc::channel();
     thread::scope(|scope| {
-        let [hung, other] = [0, 1].map(|index| nvml.device_by_index(index).expect("there"));
+        let hung = &first;
         scope.spawn(move || {
-            // Until the fault is seen, calls return.
-            loop {
-                let answer = hung.power_usage();
-                if told.send(answer).is_err() {
-                    return;
-                }
-                pause();
-            }
+            told.send(None).expect("heard");
+            told.send(Some(hung.power_usage())).expect("heard");
         });
-        // It hangs: what it has told is heard out, and then comes nothing.
-        becomes(|| tell.recv_timeout(Duration::from_millis(500)).is_err(), |silent| *silent);
-        let same = nvml.device_by_index(0).expect("there");
-        for _ in 0..50 {
-            assert!(same.utilization_rates().is_ok(), "another call on the same card");
-            assert!(other.power_usage().is_ok(), "the same call on another card");
+        assert!(tell.recv().expect("it calls").is_none());
+        for _ in 0..200 {
+            assert!(first.utilization_rates().is_ok(), "another call on the same card");
+            assert!(second.power_usage().is_ok(), "the same call on another card");
         }
-        assert!(tell.try_recv().is_err(), "it still hangs");
+        assert!(tell.try_recv().is_err(), "it hangs");
         machine.change(|control| control.fault.clear());
-        assert!(tell.recv().expect("let go").is_ok());
-        drop(tell);
+        assert!(tell.recv().expect("let go").expect("it was called").is_ok());
     });
 }
 
