@@ -8,7 +8,8 @@
 //! SKERRY_NVML_SIM=/tmp/gpus.toml skerry-agent --nvml-library target/debug/libskerry_nvml_sim.so ...
 //! ```
 //!
-//! Any program that loads NVML by a path can use it; nothing loads it that is not told to. What it simulates stands in one control file,
+//! Any program that loads NVML by a path can use it, and one that loads `libnvidia-ml.so.1` finds a copy under that name by
+//! `LD_LIBRARY_PATH`; nothing loads it that is not told to. What it simulates stands in one control file,
 //! which may be changed while programs run: the library looks at it with each call, at most every 50 ms. Where that file is:
 //!
 //! 1. the library's own path with `.toml` behind it, if there is one. Copies of the library are libraries of their own: a process with

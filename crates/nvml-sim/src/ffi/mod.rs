@@ -1,8 +1,8 @@
 //! The symbols that C calls: pointers come in here and become safe things at once; what is answered is in `model`.
 //!
 //! The types of arguments and structures are those of `nvml-wrapper-sys`, and a test assigns each function to the field in which that
-//! crate keeps the driver's, so that signatures are right by construction. `unsafe` is in
-//! `pointers`, in the macro here, and where functions that it does not make are exported; outside of this directory there is none.
+//! crate keeps the driver's, so that signatures are right by construction. `unsafe` is in `pointers`,
+//! in the macro here, and where functions that it does not make are exported; outside of this directory there is none.
 #![allow(non_snake_case, reason = "the names are those of C")]
 
 mod events;

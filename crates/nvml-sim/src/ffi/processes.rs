@@ -7,7 +7,11 @@ use nvml_wrapper_sys::bindings::{
 };
 
 use super::exports;
-use crate::{code::Code, control::ProcessKind, model::view::View};
+use crate::{
+    code::Code,
+    control::ProcessKind,
+    model::view::{ProcessUse, View},
+};
 
 /// No such instance, and memory that the driver does not tell.
 const NO_INSTANCE: u32 = u32::MAX;
@@ -38,7 +42,7 @@ exports! {
         if found.is_empty() {
             return Err(Code::NOT_FOUND);
         }
-        let sample = |used: &crate::model::view::ProcessUse| nvmlProcessUtilizationSample_t {
+        let sample = |used: &ProcessUse| nvmlProcessUtilizationSample_t {
             pid: used.pid,
             timeStamp: used.at_us,
             smUtil: used.sm,
