@@ -61,9 +61,9 @@ mod spec;
 
 pub use code::Code;
 pub use control::{
-    CallPattern, ComputeMode, Control, ControlError, CudaVersion, DeviceControl, EccErrors, Event, EventKind,
-    Fault, Latencies, Load, Mig, MigInstance, NvLinkControl, Outcome, Percent, Process, ProcessKind,
-    RemappedRows, RetiredPages, Shape,
+    CallPattern, ComputeMode, Control, ControlError, CudaVersion, DeviceControl, DriverControl, EccErrors,
+    Event, EventKind, Fault, Latencies, Load, Mig, MigInstance, NvLinkControl, Outcome, Percent, Process,
+    ProcessKind, RemappedRows, RetiredPages, Shape,
 };
 pub use install::{NotBuilt, Placed, built_library, place};
 pub use model::latency::{Latency, LatencyTable};
