@@ -4,7 +4,7 @@
 //! memory to spare. A long-lived program keeps all that its start has touched: parsing of arguments, handshakes, enrolment. What is
 //! given back here is read again from the page cache when it is next needed, a piece at a time, by the kernel alone.
 //!
-//! The one crate of the workspace with `unsafe`: two system calls, each with the reason why nothing can go wrong. See
+//! Of what is shipped the one crate with `unsafe`: two system calls, each with the reason why nothing can go wrong. See
 //! docs/adr/0014-resident.md.
 
 use std::io;

@@ -17,6 +17,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // For build scripts.
     ("skerry-linking", &[]),
     ("skerry-archive", &[]),
+    ("skerry-nvml-sim", &[]),
     ("skerry-model", &["skerry-proto"]),
     ("skerry-identity", &["skerry-proto", "skerry-model"]),
     // It issues certificates for tests.
@@ -117,6 +118,7 @@ const EVERYTHING: &[&str] = &[
     "skerry-sync",
     "skerry-forward",
     "skerry-archive",
+    "skerry-nvml-sim",
     "skerry-placement",
     "skerry-rollout",
     "skerry-gpu-model",
@@ -146,6 +148,7 @@ const ALLOWED_IN_TESTS: &[(&str, &[&str])] = &[
     ("skerry-registry", &["skerry-etcd-embedded"]),
     ("skerry-scheduler", &["skerry-etcd-embedded"]),
     ("skerry-gateway", &["skerry-etcd-embedded"]),
+    ("skerry-agent", &["skerry-nvml-sim"]),
     ("hello", &["skerry-manifest", "skerry-model"]),
 ];
 
@@ -156,7 +159,8 @@ const OWNED: &[(&str, &[&str])] = &[
     ("redb", &["skerry-etcd-embedded"]),
     ("bollard", &["skerry-agent"]),
     ("kube", &["skerry-agent"]),
-    ("nvml-wrapper", &["skerry-agent"]),
+    // The simulator is tested through it.
+    ("nvml-wrapper", &["skerry-agent", "skerry-nvml-sim"]),
 ];
 
 /// Sans-io, or pure: no executor but in tests.
