@@ -2294,6 +2294,9 @@ pub struct MachineStatus {
     /// `Ready`, `DiskPressure`, `StateIntact`, `RuntimeAvailable` and others that speak of the machine.
     #[prost(message, repeated, tag = "12")]
     pub conditions: ::prost::alloc::vec::Vec<Condition>,
+    /// Its GPUs, by UUID. At most 64.
+    #[prost(message, repeated, tag = "13")]
+    pub gpus: ::prost::alloc::vec::Vec<machine_status::Gpu>,
     /// The IP address that other members of its cluster reach it at: as it was told (`--address`), else its own in the connection to the gateway. Empty: not
     /// known yet.
     #[prost(string, tag = "80")]
@@ -2322,6 +2325,26 @@ pub mod machine_status {
         }
         fn type_url() -> ::prost::alloc::string::String {
             "/skerry.type.v1.MachineStatus.Runtime".into()
+        }
+    }
+    /// One GPU of the machine.
+    #[derive(Clone, PartialEq, ::prost::Message)]
+    pub struct Gpu {
+        /// The device.
+        #[prost(message, optional, tag = "1")]
+        pub device: ::core::option::Option<super::super::super::gpu::v1::Device>,
+        /// How it is, as the agent judges it.
+        #[prost(message, optional, tag = "2")]
+        pub health: ::core::option::Option<super::super::super::gpu::v1::Health>,
+    }
+    impl ::prost::Name for Gpu {
+        const NAME: &'static str = "Gpu";
+        const PACKAGE: &'static str = "skerry.type.v1";
+        fn full_name() -> ::prost::alloc::string::String {
+            "skerry.type.v1.MachineStatus.Gpu".into()
+        }
+        fn type_url() -> ::prost::alloc::string::String {
+            "/skerry.type.v1.MachineStatus.Gpu".into()
         }
     }
 }
