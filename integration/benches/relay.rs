@@ -40,6 +40,7 @@ use skerry_proto::relay::v1 as pb;
 use skerry_proto::relay::v1::port_forward_request::Body as Up;
 use skerry_proto::relay::v1::relay_service_client::RelayServiceClient;
 use skerry_proto::scheduler::v1::{WatchAppsRequest, WatchAppsResponse};
+use skerry_proto::types::v1::{Log, ServiceSpec, service_spec};
 use skerry_testing::{Budget, Docker, Figures, Process, anonymous_bytes, percentile};
 use support::control::{AgentPlan, Control, PATIENCE, app_name, until};
 use support::{edge_bin, median, ms, note_load, option, proc, quick, show_times};
@@ -174,7 +175,8 @@ impl Bench<'_> {
         let rounds = if quick() { 1 } else { 5 };
         let name = self.name("logs");
         let writes = format!("yes \"{LINE}\" | head -c {bytes}; echo; echo written; exec sleep 1000000");
-        self.control.apply(&name, app([local(container("s", &writes))])).await?;
+        // All of it is kept, where the agent would have Docker keep 30 MB.
+        self.control.apply(&name, app([with_log_bytes(local(container("s", &writes)), 2 * bytes)])).await?;
         self.control.wait_ready(&name, 1).await?;
         let id = self.container(docker, &name).await?;
         let docker_logs = |tail: &str| {
@@ -268,7 +270,8 @@ impl Bench<'_> {
     async fn port_forward(&self, app: &str, port: u16) -> Result<(Process, SocketAddr)> {
         let mut command = self.control.client();
         command.args(["port-forward", &format!("app/{app}"), &format!(":{port}")]);
-        let mut process = Process::spawn_command(&mut command, self.control.dir().join("port-forward.log"))?;
+        let mut process =
+            Process::spawn_command(&mut command, self.control.dir().join(format!("{app}.log")))?;
         let line = process.wait_for_line("Forwarding ", PATIENCE).await?;
         let address = line.split(' ').nth(1).context("an address")?.parse().with_context(|| line.clone())?;
         Ok((process, address))
@@ -399,6 +402,15 @@ impl Bench<'_> {
         self.control.delete(&name).await?;
         Ok(times)
     }
+}
+
+/// A container of whose output Docker keeps so much.
+fn with_log_bytes(mut service: ServiceSpec, bytes: u64) -> ServiceSpec {
+    if let Some(service_spec::Program::Container(container)) = &mut service.program {
+        let options = [("max-size".to_owned(), bytes.to_string())].into();
+        container.log = Some(Log { options, ..Log::default() });
+    }
+    service
 }
 
 /// What holds a channel open.

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::pin::pin;
+use std::time::Duration;
 
 use bollard::container::LogOutput;
 use bollard::errors::Error;
@@ -14,6 +15,7 @@ use futures_util::{Stream, StreamExt as _};
 use skerry_proto::relay::v1::LogLine;
 use skerry_proto::relay::v1::log_line::Source;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
 
 use super::client::Client;
 use super::error::Failure;
@@ -28,6 +30,10 @@ const ID_BYTES: usize = 12;
 const POSITION_BYTES: usize = 1 + ID_BYTES + 8 + 4;
 /// Lines at the end that are kept where Docker itself cannot count them, in bytes; what is before them is not told.
 const TAIL_BYTES_MAX: usize = 1024 * 1024;
+
+/// Lines that come so soon after others were sent are gathered: Docker tells them one by one, and a frame for each would cost more than they do.
+/// One that comes alone is sent at once.
+const GATHERING: Duration = Duration::from_millis(5);
 
 /// How far a log was told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -59,6 +65,38 @@ pub(super) async fn tell(
     tokio::select! {
         passed = reader.pass(coming, out) => passed.map(drop).map_err(failed),
         () = out.closed() => Ok(()),
+    }
+}
+
+/// Lines that go out together.
+struct Part {
+    lines: Vec<LogLine>,
+    bytes: usize,
+    /// Until then more is waited for.
+    due: Instant,
+}
+
+impl Part {
+    fn push(&mut self, line: LogLine) {
+        self.bytes += size(&line);
+        self.lines.push(line);
+    }
+
+    fn is_full(&self) -> bool {
+        self.bytes >= PART_BYTES_MAX || self.lines.len() >= PART_LINES_MAX
+    }
+
+    fn is_due(&self) -> bool {
+        !self.lines.is_empty() && Instant::now() >= self.due
+    }
+
+    /// `false`: nobody takes them.
+    async fn send(&mut self, out: &mpsc::Sender<LogPart>) -> bool {
+        let lines = std::mem::take(&mut self.lines);
+        self.bytes = 0;
+        let taken = lines.is_empty() || out.send(LogPart::Lines(lines)).await.is_ok();
+        self.due = Instant::now() + GATHERING;
+        taken
     }
 }
 
@@ -123,27 +161,38 @@ impl<'a> Reader<'a> {
         told: impl Stream<Item = Result<LogOutput, Error>>,
         out: &mpsc::Sender<LogPart>,
     ) -> Result<bool, Failure> {
-        // As much as is there at once, so that few parts are made of many lines.
-        let mut told = pin!(told.ready_chunks(PART_LINES_MAX));
-        while let Some(chunk) = told.next().await {
-            let (mut lines, mut bytes) = (Vec::new(), 0);
+        let mut told = pin!(told.ready_chunks(PART_LINES_MAX).fuse());
+        let mut part = Part { lines: Vec::new(), bytes: 0, due: Instant::now() };
+        loop {
+            let chunk = if part.lines.is_empty() {
+                told.next().await
+            } else {
+                match timeout_at(part.due, told.next()).await {
+                    Ok(chunk) => chunk,
+                    Err(_) if part.send(out).await => continue,
+                    Err(_) => return Ok(false),
+                }
+            };
+            let Some(chunk) = chunk else { return Ok(part.send(out).await) };
             for output in chunk {
-                for line in self.lines(output?) {
-                    bytes += size(&line);
-                    lines.push(line);
-                    if bytes >= PART_BYTES_MAX {
-                        bytes = 0;
-                        if out.send(LogPart::Lines(std::mem::take(&mut lines))).await.is_err() {
-                            return Ok(false);
-                        }
+                let output = match output {
+                    Ok(output) => output,
+                    Err(error) => {
+                        part.send(out).await;
+                        return Err(error.into());
+                    }
+                };
+                for line in self.lines(output) {
+                    part.push(line);
+                    if part.is_full() && !part.send(out).await {
+                        return Ok(false);
                     }
                 }
             }
-            if !lines.is_empty() && out.send(LogPart::Lines(lines)).await.is_err() {
+            if part.is_due() && !part.send(out).await {
                 return Ok(false);
             }
         }
-        Ok(true)
     }
 
     /// Tells the last lines that were kept. `false`: nobody takes them.
