@@ -76,7 +76,7 @@ impl Writer {
     }
 }
 
-/// Reads what [`Writer`] wrote. Behind the end it finds zeros, and [`Damaged`] as soon as they are taken.
+/// Reads what [`Writer`] wrote. Behind the end it finds zeros, which are nothing: [`Reader::check`] before what was read is used.
 #[derive(Clone, Debug)]
 pub(crate) struct Reader<'a> {
     bytes: &'a [u8],
@@ -111,22 +111,27 @@ impl<'a> Reader<'a> {
 
     /// Passes over `count` bits.
     #[inline]
-    pub(crate) fn skip(&mut self, count: u32) -> Result<(), Damaged> {
+    pub(crate) fn skip(&mut self, count: u32) {
         self.at += count as usize;
-        if self.at > self.bytes.len() * 8 { Err(Damaged("it ends too early")) } else { Ok(()) }
     }
 
     /// The next `count` bits, at most [`BITS_MAX`].
     #[inline]
-    pub(crate) fn take(&mut self, count: u32) -> Result<u64, Damaged> {
+    pub(crate) fn take(&mut self, count: u32) -> u64 {
         let word = self.peek();
-        self.skip(count)?;
-        Ok(if count == 0 { 0 } else { word >> (64 - count) })
+        self.skip(count);
+        if count == 0 { 0 } else { word >> (64 - count) }
     }
 
     /// The next 64 bits.
-    pub(crate) fn take_64(&mut self) -> Result<u64, Damaged> {
-        Ok(self.take(32)? << 32 | self.take(32)?)
+    pub(crate) fn take_64(&mut self) -> u64 {
+        self.take(32) << 32 | self.take(32)
+    }
+
+    /// Whether all that was read was there.
+    #[inline]
+    pub(crate) fn check(&self) -> Result<(), Damaged> {
+        if self.at > self.bytes.len() * 8 { Err(Damaged("it ends too early")) } else { Ok(()) }
     }
 }
 
@@ -198,10 +203,10 @@ mod tests {
             prop_assert_eq!(bytes.len(), bits.div_ceil(8));
             let mut reader = Reader::new(&bytes);
             for (value, count) in parts {
-                prop_assert_eq!(reader.take(count), Ok(value));
+                prop_assert_eq!(reader.take(count), value);
             }
-            prop_assert_eq!(reader.at(), bits);
-            prop_assert!(reader.take(8).is_err());
+            prop_assert_eq!((reader.at(), reader.check()), (bits, Ok(())));
+            prop_assert!(reader.take(8) == 0 && reader.check().is_err());
         }
 
         #[test]

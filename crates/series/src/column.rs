@@ -63,7 +63,7 @@ impl Column {
     /// Reads what [`Column::put`] wrote.
     #[inline]
     pub(crate) fn take(&mut self, reader: &mut Reader<'_>) -> Result<i64, Damaged> {
-        let change = match self.code.symbol(reader)? {
+        let change = match self.code.symbol(reader) {
             Symbol::Usual(number) => {
                 self.code.learn(number);
                 unzigzag(number).checked_mul(i64::from(self.unit))
@@ -74,6 +74,7 @@ impl Column {
                 Some(change)
             }
         };
+        reader.check()?;
         let value = change.and_then(|change| self.last.checked_add(change)).filter(|value| in_range(*value));
         let value = value.ok_or(Damaged("a value is out of range"))?;
         self.set(value);

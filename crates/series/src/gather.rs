@@ -5,23 +5,23 @@ use std::collections::BTreeMap;
 use crate::{
     Damaged,
     buckets,
-    fold::{Fold, Held},
+    fold::{Fold, Whole},
     raw::{self, Visit},
     types::Span,
 };
 
 /// A fold for each field that is wanted.
 #[derive(Debug)]
-pub(crate) struct Gather<'a> {
+pub(crate) struct Gather<'a, T> {
     /// Empty: all.
     wanted: &'a [u32],
     within: Span,
     span_ms: i64,
     places: BTreeMap<u32, usize>,
-    folds: Vec<Fold>,
+    folds: Vec<Fold<T>>,
 }
 
-impl<'a> Gather<'a> {
+impl<'a, T: Whole> Gather<'a, T> {
     /// Of the fields that are `wanted`, or all, if none is.
     pub(crate) fn new(wanted: &'a [u32], within: Span, span_ms: i64) -> Self {
         Self { wanted, within, span_ms, places: BTreeMap::new(), folds: Vec::new() }
@@ -69,8 +69,8 @@ impl<'a> Gather<'a> {
         place
     }
 
-    /// The buckets of which something is known, by field, and when each begins (also where it is cut off).
-    pub(crate) fn finish(self) -> BTreeMap<u32, Vec<(i64, Held)>> {
+    /// The buckets of which something is known, by field.
+    pub(crate) fn finish(self) -> BTreeMap<u32, Vec<T>> {
         let mut folds: Vec<_> = self.folds.into_iter().map(Some).collect();
         let fold = |(id, place): (u32, usize)| Some((id, folds.get_mut(place)?.take()?.finish()));
         self.places.into_iter().filter_map(fold).collect()
@@ -78,8 +78,8 @@ impl<'a> Gather<'a> {
 }
 
 /// A block of samples that is being read.
-struct Samples<'a, 'b> {
-    gather: &'a mut Gather<'b>,
+struct Samples<'a, 'b, T> {
+    gather: &'a mut Gather<'b, T>,
     part: &'a Span,
     columns: Vec<Wanted>,
 }
@@ -91,7 +91,7 @@ struct Wanted {
     now: Option<(i64, i64)>,
 }
 
-impl Visit for Samples<'_, '_> {
+impl<T: Whole> Visit for Samples<'_, '_, T> {
     fn column(&mut self, id: u32) {
         let wanted = self.gather.wanted;
         let place = (wanted.is_empty() || wanted.contains(&id)).then(|| self.gather.place(id));
@@ -122,7 +122,7 @@ impl Visit for Samples<'_, '_> {
     }
 }
 
-impl Samples<'_, '_> {
+impl<T: Whole> Samples<'_, '_, T> {
     /// What it has now, it has until then.
     fn until(&mut self, time: i64) {
         self.gap(time);
@@ -130,7 +130,7 @@ impl Samples<'_, '_> {
 }
 
 #[inline]
-fn hold(folds: &mut [Fold], place: usize, value: i64, time: Span, part: &Span) {
+fn hold<T: Whole>(folds: &mut [Fold<T>], place: usize, value: i64, time: Span, part: &Span) {
     if let Some(fold) = folds.get_mut(place) {
         fold.hold(value, time.start.max(part.start)..time.end.min(part.end));
     }

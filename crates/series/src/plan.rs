@@ -6,10 +6,13 @@
 
 use crate::types::{Span, ceil, floor};
 
-/// What there is of a level: its width, and the times of its blocks, in order.
+/// What there is of a level.
 #[derive(Clone, Debug)]
 pub(crate) struct Have {
     pub(crate) width_ms: i64,
+    /// When its oldest block begins, in the range or not. What is before that may be gone; what is missing after it was never there, if nothing was damaged.
+    pub(crate) oldest: Option<i64>,
+    /// Its blocks in the range, in order.
     pub(crate) blocks: Vec<Span>,
 }
 
@@ -33,10 +36,12 @@ pub(crate) fn plan(levels: &[Have], range: &Span, step: i64) -> Vec<Run> {
             parts.extend(take(&mut missing, &time).into_iter().map(|time| (time, index)));
         }
     }
+    let oldest = levels.iter().take(exact + 1).filter_map(|level| level.oldest).min().unwrap_or(i64::MAX);
     let mut coarse: Vec<(Span, usize)> = Vec::new();
     for (index, level) in levels.iter().enumerate().skip(exact + 1) {
         for time in touching(&level.blocks) {
-            for piece in missing.clone().iter().filter_map(|gone| piece(gone, &time, range, level.width_ms)) {
+            let pieces = |gone: &Span| piece(gone, &time, range, level.width_ms, oldest);
+            for piece in missing.clone().iter().filter_map(pieces) {
                 take(&mut missing, &piece);
                 coarse = coarse.into_iter().flat_map(|(time, level)| cut(&time, &piece).map(move |time| (time, level))).collect();
                 coarse.push((piece, index));
@@ -73,10 +78,13 @@ fn runs(
 }
 
 /// What of `has`, a coarser level's time, answers for what is `gone`. Only where at least one bucket as a whole is gone; then the buckets at both
-/// ends, of which part is gone, come from it too.
-fn piece(gone: &Span, has: &Span, range: &Span, width: i64) -> Option<Span> {
-    let start = if gone.start == range.start { floor(gone.start, width) } else { ceil(gone.start, width) };
-    let end = if gone.end == range.end { ceil(gone.end, width) } else { floor(gone.end, width) };
+/// ends, of which part is gone, come from it too. Before `oldest` what is not in the range is gone too.
+fn piece(gone: &Span, has: &Span, range: &Span, width: i64, oldest: i64) -> Option<Span> {
+    let is_old = gone.end <= oldest;
+    let goes_back = is_old && gone.start == range.start;
+    let start = if goes_back { floor(gone.start, width) } else { ceil(gone.start, width) };
+    let goes_on = is_old && gone.end == range.end;
+    let end = if goes_on { ceil(gone.end, width) } else { floor(gone.end, width) };
     let whole = common(&(start..end), has)?;
     let start = if whole.start == start { floor(gone.start, width).max(has.start) } else { whole.start };
     let end = if whole.end == end { ceil(gone.end, width).min(has.end) } else { whole.end };
@@ -132,7 +140,8 @@ mod tests {
                     at = start + length * width_ms;
                     start..at
                 });
-                Have { width_ms, blocks: blocks.collect() }
+                let blocks: Vec<_> = blocks.collect();
+                Have { width_ms, oldest: blocks.first().map(|block| block.start), blocks }
             };
             WIDTHS.into_iter().zip(levels).map(have).collect()
         })
@@ -180,6 +189,10 @@ mod tests {
                             let mut bucket = floor(ms, width)..floor(ms, width) + width;
                             let gone = bucket.all(|ms| range.contains(&ms) && (0..level).all(|finer| !has(finer, ms)));
                             prop_assert!(!gone || !has(level, ms), "{ms} is answered by {level}");
+                            // However short the range is.
+                            let finer = levels[..level].iter().filter_map(|level| level.oldest).min();
+                            let is_old = finer.is_none_or(|oldest| ms < floor(oldest, width));
+                            prop_assert!(!is_old || !has(level, ms), "{ms} is answered by {level}");
                         }
                     }
                     (Some(level), None) => prop_assert!(level > exact),

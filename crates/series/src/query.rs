@@ -119,6 +119,7 @@ impl Store {
                 let blocks = self.blocks(group, level, &span, until);
                 let have = Have {
                     width_ms: self.width_ms(level),
+                    oldest: self.oldest(group, level),
                     blocks: blocks.iter().map(Block::time).collect(),
                 };
                 (have, blocks)
@@ -201,12 +202,8 @@ impl Query {
                     answer.damaged += usize::from(read.is_none());
                 }
             }
-            for (id, held) in gather.finish() {
-                let bucket = |(start, held): (i64, crate::fold::Held)| {
-                    let (from, to) = (start.max(run.within.start), (start + run.span_ms).min(run.within.end));
-                    held.bucket(from, to - from)
-                };
-                answer.fields.entry(Field(id)).or_default().extend(held.into_iter().map(bucket));
+            for (id, mut buckets) in gather.finish() {
+                answer.fields.entry(Field(id)).or_default().append(&mut buckets);
             }
         }
         answer.fields.retain(|_, buckets| !buckets.is_empty());

@@ -288,14 +288,15 @@ fn table(start: i64, rest: &mut &[u8]) -> Result<State, Damaged> {
 
 #[inline]
 fn row(state: &mut State, reader: &mut Reader<'_>, visit: &mut impl Visit) -> Result<(), Damaged> {
-    let change = unzigzag(state.intervals.take(reader)?);
+    let change = unzigzag(state.intervals.take(reader));
+    reader.check()?;
     let interval = state.interval.checked_add(change).filter(|interval| *interval >= 0);
     let time = interval.and_then(|interval| state.time.checked_add(interval));
     let time = time.filter(|time| *time <= Time::MAX.unix_ms()).ok_or(Damaged("a time cannot be"))?;
     (state.time, state.interval) = (time, time - state.time);
     let (mut next, count) = (0, state.columns.len());
     while next < count {
-        let skip = state.skips.take(reader)?;
+        let skip = state.skips.take(reader);
         if skip > (count - next) as u64 {
             return Err(Damaged("a field cannot be"));
         }
@@ -308,9 +309,10 @@ fn row(state: &mut State, reader: &mut Reader<'_>, visit: &mut impl Visit) -> Re
             break;
         }
     }
-    while reader.take(1)? == 1 {
-        let is_lost = reader.take(1)? == 1;
-        let count = reader.take(16)? as usize;
+    while reader.take(1) == 1 {
+        let is_lost = reader.take(1) == 1;
+        let count = reader.take(16) as usize;
+        reader.check()?;
         match (is_lost, count) {
             (false, _) => new_fields(state, reader, count, visit)?,
             (true, 0) => {
@@ -319,14 +321,15 @@ fn row(state: &mut State, reader: &mut Reader<'_>, visit: &mut impl Visit) -> Re
             }
             (true, _) => {
                 for _ in 0..count {
-                    let index = reader.take(COLUMN_BITS)? as usize;
+                    let index = reader.take(COLUMN_BITS) as usize;
+                    reader.check()?;
                     state.columns.get_mut(index).ok_or(Damaged("a field cannot be"))?.known = false;
                     visit.lost(index, time);
                 }
             }
         }
     }
-    Ok(())
+    reader.check()
 }
 
 fn new_fields(
@@ -340,8 +343,9 @@ fn new_fields(
         return Err(Damaged("it has too many fields"));
     }
     for index in first..first + count {
-        let id = reader.take(32)? as u32;
-        let value = reader.take_64()? as i64;
+        let id = reader.take(32) as u32;
+        let value = reader.take_64() as i64;
+        reader.check()?;
         if !in_range(value) {
             return Err(Damaged("a value is out of range"));
         }

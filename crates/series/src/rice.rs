@@ -3,10 +3,7 @@
 //! Writer and reader learn the same from the same numbers, so no parameter is written. (R. F. Rice, "Some practical universal noiseless coding
 //! techniques", JPL 79-22, 1979; the running mean is as in JPEG-LS, ITU-T T.87.)
 
-use crate::{
-    Damaged,
-    bits::{Reader, Writer},
-};
+use crate::bits::{Reader, Writer};
 
 /// A quotient of so many ones, or more, is an escape: six bits of length and the number itself follow.
 const ONES_MAX: u32 = 12;
@@ -83,30 +80,26 @@ impl Rice {
         self.learn(value);
     }
 
-    /// Reads what one of the above wrote. Nothing is learned.
+    /// Reads what one of the above wrote, or anything, if nothing is left: see [`Reader::check`]. Nothing is learned.
     #[inline]
-    pub(crate) fn symbol(self, reader: &mut Reader<'_>) -> Result<Symbol, Damaged> {
+    pub(crate) fn symbol(self, reader: &mut Reader<'_>) -> Symbol {
         let word = reader.peek();
         let ones = word.leading_ones();
         if ones < ONES_MAX {
             let bits = u32::from(self.bits());
-            reader.skip(ones + 1 + bits)?;
+            reader.skip(ones + 1 + bits);
             let low = if bits == 0 { 0 } else { word << (ones + 1) >> (64 - bits) };
-            return Ok(Symbol::Usual(u64::from(ones) << bits | low));
+            return Symbol::Usual(u64::from(ones) << bits | low);
         }
-        reader.skip(ONES_MAX)?;
-        let length = reader.take(6)? as u32 + 1;
-        let low = length.min(32);
-        let high = reader.take(length - low)?;
-        Ok(Symbol::Escaped(high << low | reader.take(low)?))
+        Symbol::Escaped(escaped(reader))
     }
 
     /// Reads what [`Rice::put`] wrote, and learns the same from it.
     #[inline]
-    pub(crate) fn take(&mut self, reader: &mut Reader<'_>) -> Result<u64, Damaged> {
-        let (Symbol::Usual(value) | Symbol::Escaped(value)) = self.symbol(reader)?;
+    pub(crate) fn take(&mut self, reader: &mut Reader<'_>) -> u64 {
+        let (Symbol::Usual(value) | Symbol::Escaped(value)) = self.symbol(reader);
         self.learn(value);
-        Ok(value)
+        value
     }
 
     /// Takes the number into the mean. One that is far off counts as eight times the mean: a jump is mostly not the first of many.
@@ -120,6 +113,15 @@ impl Rice {
     pub(crate) fn scale(&mut self, times: u32) {
         self.mean = self.mean.saturating_mul(times).min(MEAN_MAX);
     }
+}
+
+#[cold]
+fn escaped(reader: &mut Reader<'_>) -> u64 {
+    reader.skip(ONES_MAX);
+    let length = reader.take(6) as u32 + 1;
+    let low = length.min(32);
+    let high = reader.take(length - low);
+    high << low | reader.take(low)
 }
 
 #[cfg(test)]
@@ -143,9 +145,10 @@ mod tests {
             let bytes = writer.to_bytes();
             let (mut reader, mut here) = (Reader::new(&bytes), Rice::new(bits));
             for value in &values {
-                prop_assert_eq!(here.take(&mut reader), Ok(*value));
+                prop_assert_eq!(here.take(&mut reader), *value);
             }
             prop_assert_eq!(here, there);
+            prop_assert!(reader.check().is_ok());
             prop_assert!(here.mean <= MEAN_MAX);
         }
     }

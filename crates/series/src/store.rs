@@ -372,7 +372,7 @@ impl Store {
         self.config.levels.get(level).map_or(1, |level| level.width_ms)
     }
 
-    /// The group's blocks of a level that touch `span`, in order. The open one lasts until `until` at most.
+    /// The group's blocks of a level that touch `span`, in order. What the open one has last lasts until `until` at most.
     pub(crate) fn blocks(&self, group: Group, level: usize, span: &Span, until: i64) -> Vec<Block> {
         let mut blocks = Vec::new();
         let Some(line) = self.lines.get(&group) else { return blocks };
@@ -386,13 +386,24 @@ impl Store {
             let pending = self.pending.iter().filter(|full| full.group == group && touches(&full.time));
             blocks.extend(pending.map(|full| Block::Memory(full.time.clone(), Arc::clone(&full.block))));
             if let Some(head) = &line.head {
-                let time = head.start()..head.end(self.config.hold_ms).min(until);
+                let time = head.start()..head.end(self.config.hold_ms).min(until.max(head.time()));
                 if touches(&time) && !time.is_empty() {
                     blocks.push(Block::Memory(time, head.payload().into()));
                 }
             }
         }
         blocks
+    }
+
+    /// When the group's oldest block of a level begins.
+    pub(crate) fn oldest(&self, group: Group, level: usize) -> Option<i64> {
+        let line = self.lines.get(&group)?;
+        let oldest = line.kept.get(level)?.entries.front().map(|entry| entry.time().start);
+        if level > 0 {
+            return oldest;
+        }
+        let pending = || self.pending.iter().find(|full| full.group == group).map(|full| full.time.start);
+        oldest.or_else(pending).or_else(|| line.head.as_ref().map(Head::start))
     }
 
     pub(crate) fn push_full(&mut self, full: Full) {
