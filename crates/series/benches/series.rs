@@ -12,7 +12,7 @@ use skerry_series::{Config, Group, Keep, Stats, Store, Time};
 #[path = "../tests/curves/mod.rs"]
 mod curves;
 
-use curves::{Gpu, Sample};
+use curves::{Gpu, KINDS, Sample};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -26,7 +26,7 @@ fn main() -> Result<()> {
         bytes(if is_quick { 2 } else { 24 })?;
     }
     if is_asked("fleet") {
-        fleet(if is_quick { 1_000 } else { 40_000 }, if is_quick { 30 } else { 300 })?;
+        if is_quick { fleet(1_000, 60, 30) } else { fleet(40_000, 300, 120) }?;
     }
     if is_asked("questions") {
         questions(if is_quick { 4 } else { 26 })?;
@@ -44,9 +44,7 @@ fn time(ms: i64) -> Result<Time> {
 
 /// What a value costs in files.
 fn bytes(hours: i64) -> Result<()> {
-    let kinds: [(&str, fn(&mut Gpu) -> Sample); 2] =
-        [("changes by threshold", Gpu::changes), ("all 15 fields each second", Gpu::all)];
-    for (name, sample) in kinds {
+    for (name, sample) in KINDS {
         let dir = tempfile::tempdir()?;
         let mut store = Store::open(dir.path(), Config::default())?;
         let mut ended = BEGIN_MS;
@@ -80,15 +78,14 @@ fn per_value(stats: &Stats) -> f64 {
     stats.sealed_bytes as f64 / stats.sealed_values as f64
 }
 
-/// What comes of many GPUs, one sample of each a second, on one thread, files and all.
-fn fleet(gpus: u64, seconds: i64) -> Result<()> {
+/// What comes of many GPUs, one sample of each a second, on one thread, files and all. They come one by one, so that their blocks are not full all at once.
+fn fleet(gpus: u64, join_s: i64, seconds: i64) -> Result<()> {
     const CURVES: u64 = 32;
-    let samples: Vec<Vec<Sample>> = (0..CURVES)
-        .map(|seed| {
-            let mut gpu = Gpu::new(seed);
-            (0..seconds).map(|_| gpu.changes()).collect()
-        })
-        .collect();
+    let curve = |seed| {
+        let mut gpu = Gpu::new(seed);
+        (0..256).map(|_| gpu.changes()).collect()
+    };
+    let curves: Vec<Vec<Sample>> = (0..CURVES).map(curve).collect();
     let dir = tempfile::tempdir()?;
     let keep = |hours: u64| Keep {
         time: Duration::from_secs(hours * 3600),
@@ -96,17 +93,22 @@ fn fleet(gpus: u64, seconds: i64) -> Result<()> {
         group_bytes_max: 4 << 20,
     };
     let levels = [(Duration::from_secs(10), keep(24)), (Duration::from_secs(300), keep(720))];
-    // A block is full after a third of the time, so that writing and thinning out are in it as they are in the long run.
-    let config = Config::new(keep(2), &levels)?;
-    let mut store = Store::open(dir.path(), config)?;
-    let (mut appending, mut keeping) = (Duration::ZERO, Duration::ZERO);
-    let mut longest = Duration::ZERO;
-    for second in 0..seconds {
+    let mut store = Store::open(dir.path(), Config::new(keep(2), &levels)?)?;
+    let (mut appending, mut keeping, mut longest) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
+    let mut before = Stats::default();
+    for second in 0..join_s + seconds {
+        if second == join_s {
+            before = store.stats();
+            (appending, keeping, longest) = Default::default();
+        }
         let begun = Instant::now();
         for gpu in 0..gpus {
-            let sample = &samples[(gpu % CURVES) as usize][second as usize];
-            let at = BEGIN_MS + second * 1000 + (gpu % 1000) as i64;
-            store.append(Group(u128::from(gpu) << 64 | 7), time(at)?, sample)?;
+            let joined = (gpu * 7919 % join_s.unsigned_abs()).cast_signed();
+            if let Some(at) = (second - joined).checked_rem(256).filter(|_| second >= joined) {
+                let curve = &curves[usize::try_from(gpu % CURVES)?];
+                let at_ms = BEGIN_MS + second * 1000 + (gpu % 1000).cast_signed();
+                store.append(Group(u128::from(gpu) << 64 | 7), time(at_ms)?, &curve[usize::try_from(at)?])?;
+            }
         }
         appending += begun.elapsed();
         let begun = Instant::now();
@@ -115,24 +117,22 @@ fn fleet(gpus: u64, seconds: i64) -> Result<()> {
         longest = longest.max(begun.elapsed());
     }
     let stats = store.stats();
-    let of = |gpus: u64| format!("{gpus} GPUs, {seconds} s");
-    let rate = |count: u64, time: Duration| count as f64 / time.as_secs_f64();
-    say(&format!("{}: samples a second, in memory", of(gpus)), rate(stats.samples, appending), "")?;
-    say(&format!("{}: values a second, in memory", of(gpus)), rate(stats.values, appending), "")?;
-    say(&format!("{}: values a second, files and all", of(gpus)), rate(stats.values, appending + keeping), "")?;
-    let share = (appending + keeping).as_secs_f64() / seconds as f64 * 100.0;
-    say(&format!("{}: of one core", of(gpus)), share, "%")?;
-    say(&format!("{}: longest maintenance", of(gpus)), longest.as_secs_f64() * 1000.0, "ms")?;
+    let (samples, values) = ((stats.samples - before.samples) as f64, (stats.values - before.values) as f64);
+    let say =
+        |what: &str, value: f64, unit: &str| say(&format!("{gpus} GPUs, {seconds} s: {what}"), value, unit);
+    let all = (appending + keeping).as_secs_f64();
+    say("samples a second, in memory", samples / appending.as_secs_f64(), "")?;
+    say("values a second, in memory", values / appending.as_secs_f64(), "")?;
+    say("values a second, files and all", values / all, "")?;
+    say("of one core, files and all", all / seconds as f64 * 100.0, "%")?;
+    say("longest maintenance", longest.as_secs_f64() * 1000.0, "ms")?;
     let memory = (stats.head_bytes + stats.index_bytes + stats.pending_bytes) as f64;
-    say(&format!("{}: memory a series", of(gpus)), memory / stats.series as f64, "B")?;
-    say(&format!("{}: bytes a value in open blocks and full ones", of(gpus)), {
-        (stats.head_bytes as f64 + stats.sealed_bytes as f64) / stats.values as f64
-    }, "B")?;
+    say("memory a series", memory / stats.series as f64, "B")?;
+    let written: u64 = stats.levels.iter().map(|level| level.written_bytes).sum();
+    say("written", written as f64 / 1_048_576.0, "MiB")?;
     let begun = Instant::now();
     store.flush()?;
-    say(&format!("{}: flush", of(gpus)), begun.elapsed().as_secs_f64() * 1000.0, "ms")?;
-    drop(store);
-    Ok(())
+    say("flush", begun.elapsed().as_secs_f64() * 1000.0, "ms")
 }
 
 /// How long questions take, of a GPU that was sampled for some hours.

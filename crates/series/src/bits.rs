@@ -98,13 +98,12 @@ impl<'a> Reader<'a> {
     #[inline]
     pub(crate) fn peek(&self) -> u64 {
         let rest = self.bytes.get(self.at / 8..).unwrap_or_default();
-        let word = match rest.first_chunk() {
-            Some(word) => u64::from_be_bytes(*word),
-            None => {
-                let mut word = [0; 8];
-                word[..rest.len()].copy_from_slice(rest);
-                u64::from_be_bytes(word)
-            }
+        let word = if let Some(word) = rest.first_chunk() {
+            u64::from_be_bytes(*word)
+        } else {
+            let mut word = [0; 8];
+            word[..rest.len()].copy_from_slice(rest);
+            u64::from_be_bytes(word)
         };
         word << (self.at % 8)
     }

@@ -79,7 +79,8 @@ fn put_column(rows: usize, width: i64, held: &[Row]) -> Vec<u8> {
     let mut unit = 0;
     let (mut before, mut sums) = (first, [0_u128; 3]);
     for (_, held) in held {
-        let numbers = [held.last.abs_diff(before), held.last.abs_diff(held.min), held.max.abs_diff(held.last)];
+        let numbers =
+            [held.last.abs_diff(before), held.last.abs_diff(held.min), held.max.abs_diff(held.last)];
         for (sum, number) in sums.iter_mut().zip(numbers) {
             unit = common(unit, number);
             *sum += u128::from(number);
@@ -152,8 +153,8 @@ impl State {
         let places = places(range);
         if places > 0 {
             // Where the mean is above the least: a sum over the time, as a share of the range, in whole places.
-            let over = held.sum - (i128::from(min) * i128::from(known_ms) << FRACTION_BITS);
-            let whole = i128::from(range) * i128::from(known_ms) << FRACTION_BITS;
+            let over = held.sum - ((i128::from(min) * i128::from(known_ms)) << FRACTION_BITS);
+            let whole = (i128::from(range) * i128::from(known_ms)) << FRACTION_BITS;
             let place = (over.saturating_mul(2 * i128::from(places)) + whole).div_euclid(2 * whole);
             writer.put(place.clamp(0, i128::from(places)) as u64, length(places));
         }
@@ -196,7 +197,7 @@ impl State {
                 return Err(Damaged("a mean is out of range"));
             }
             // Nearly all fit 64 bits, which is much faster.
-            let whole = u128::from(range) * u128::from(place) << FRACTION_BITS;
+            let whole = (u128::from(range) * u128::from(place)) << FRACTION_BITS;
             over = match u64::try_from(whole) {
                 Ok(whole) => i128::from(whole / places),
                 Err(_) => (whole / u128::from(places)) as i128,
@@ -231,29 +232,39 @@ mod tests {
     /// Values and for how long each was held.
     fn held() -> impl Strategy<Value = Held> {
         let value = prop_oneof![(-50_i64..50).prop_map(|step| step * 500), -(1_i64 << 58) + 1..1 << 58];
-        (proptest::collection::vec((value, 1_i64..=WIDTH / 4), 1..5), any::<bool>()).prop_map(|(mut parts, full)| {
-            if full {
-                let rest: i64 = parts.iter().skip(1).map(|(_, ms)| ms).sum();
-                parts[0].1 = WIDTH - rest;
-            }
-            let parts = parts.into_iter().map(|(value, ms)| Held::new(value, ms));
-            parts.reduce(|a, b| Held {
-                min: a.min.min(b.min),
-                max: a.max.max(b.max),
-                last: b.last,
-                known_ms: a.known_ms + b.known_ms,
-                sum: a.sum + b.sum,
-            }).expect("there is one")
-        })
+        (proptest::collection::vec((value, 1_i64..=WIDTH / 4), 1..5), any::<bool>()).prop_map(
+            |(mut parts, full)| {
+                if full {
+                    let rest: i64 = parts.iter().skip(1).map(|(_, ms)| ms).sum();
+                    parts[0].1 = WIDTH - rest;
+                }
+                let parts = parts.into_iter().map(|(value, ms)| Held::new(value, ms));
+                parts
+                    .reduce(|a, b| Held {
+                        min: a.min.min(b.min),
+                        max: a.max.max(b.max),
+                        last: b.last,
+                        known_ms: a.known_ms + b.known_ms,
+                        sum: a.sum + b.sum,
+                    })
+                    .expect("there is one")
+            },
+        )
     }
 
     fn fields() -> impl Strategy<Value = BTreeMap<u32, BTreeMap<u32, Held>>> {
-        proptest::collection::btree_map(0_u32..200, proptest::collection::btree_map(0_u32..50, held(), 0..30), 0..8)
+        proptest::collection::btree_map(
+            0_u32..200,
+            proptest::collection::btree_map(0_u32..50, held(), 0..30),
+            0..8,
+        )
     }
 
     fn write(fields: &BTreeMap<u32, BTreeMap<u32, Held>>) -> Vec<u8> {
-        let fields: Vec<_> =
-            fields.iter().map(|(id, rows)| (*id, rows.iter().map(|(row, held)| (*row, *held)).collect())).collect();
+        let fields: Vec<_> = fields
+            .iter()
+            .map(|(id, rows)| (*id, rows.iter().map(|(row, held)| (*row, *held)).collect()))
+            .collect();
         encode(50, WIDTH, &fields)
     }
 

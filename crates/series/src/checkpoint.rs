@@ -96,7 +96,8 @@ pub(crate) fn write<'a>(
     file.write_all(&bytes)?;
     for (group, head, newest) in heads {
         bytes.clear();
-        Record { group, time: head.start()..newest.max(head.start()), block: &head.payload() }.put(&mut bytes);
+        Record { group, time: head.start()..newest.max(head.start()), block: &head.payload() }
+            .put(&mut bytes);
         file.write_all(&bytes)?;
     }
     file.into_inner()?.sync_data()?;

@@ -63,7 +63,9 @@ impl Level {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidConfig {
     /// The widths of buckets do not fit.
-    #[error("buckets of {width:?}: take 10 ms or more, and a multiple (2 or more) of the width before, which is {before:?}")]
+    #[error(
+        "buckets of {width:?}: take 10 ms or more, and a multiple (2 or more) of the width before, which is {before:?}"
+    )]
     Width {
         /// The width that does not fit.
         width: Duration,
@@ -172,7 +174,11 @@ impl Config {
             }
             let Level { bytes_max, group_bytes_max, .. } = *this;
             if bytes_max < Self::LEVEL_BYTES_MIN {
-                return Err(InvalidConfig::Bytes { level, bytes: bytes_max, at_least: Self::LEVEL_BYTES_MIN });
+                return Err(InvalidConfig::Bytes {
+                    level,
+                    bytes: bytes_max,
+                    at_least: Self::LEVEL_BYTES_MIN,
+                });
             }
             if !(Self::GROUP_BYTES_MIN..=bytes_max).contains(&group_bytes_max) {
                 let (bytes, at_least) = (group_bytes_max, Self::GROUP_BYTES_MIN);
@@ -248,7 +254,8 @@ where
     if value >= at_least && value <= at_most {
         return Ok(value);
     }
-    let [value, at_least, at_most] = [value, at_least, at_most].map(|value| value.try_into().unwrap_or_default());
+    let [value, at_least, at_most] =
+        [value, at_least, at_most].map(|value| value.try_into().unwrap_or_default());
     Err(InvalidConfig::Number { what, value, at_least, at_most })
 }
 

@@ -26,7 +26,7 @@ pub(crate) struct Held {
 impl Held {
     /// One value, held for some milliseconds.
     pub(crate) fn new(value: i64, known_ms: i64) -> Self {
-        let sum = i128::from(value) * i128::from(known_ms) << FRACTION_BITS;
+        let sum = (i128::from(value) * i128::from(known_ms)) << FRACTION_BITS;
         Self { min: value, max: value, last: value, known_ms, sum }
     }
 
@@ -111,7 +111,8 @@ impl<T: Whole> Fold<T> {
         if !self.open.contains(&time) {
             self.close();
             // Mostly it is the next one.
-            let is_next = time >= self.open.end && time - self.open.end < self.span_ms && !self.open.is_empty();
+            let is_next =
+                time >= self.open.end && time - self.open.end < self.span_ms && !self.open.is_empty();
             let start = if is_next { self.open.end } else { floor(time, self.span_ms) };
             self.open = start..start + self.span_ms;
         }

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    Damaged,
-    buckets,
+    Damaged, buckets,
     fold::{Fold, Whole},
     raw::{self, Visit},
     types::Span,
@@ -36,7 +35,13 @@ impl<'a, T: Whole> Gather<'a, T> {
     }
 
     /// Of a block of buckets takes those that begin in `part`.
-    pub(crate) fn buckets(&mut self, time: &Span, width: i64, block: &[u8], part: &Span) -> Result<(), Damaged> {
+    pub(crate) fn buckets(
+        &mut self,
+        time: &Span,
+        width: i64,
+        block: &[u8],
+        part: &Span,
+    ) -> Result<(), Damaged> {
         let wanted = self.wanted;
         let mut last = None;
         buckets::decode(

@@ -14,13 +14,19 @@
 //! | `plan` | which level answers for which time |
 //! | `record`, `log` | blocks in files |
 //! | `checkpoint` | what is in memory only, written down |
-//! | `store`, `maintain`, `query` | the parts put together: what comes, what is kept, what is asked |
+//! | `store`, `line`, `maintain`, `query` | the parts put together: what comes, one group of it, what is kept, what is asked |
 //!
 //! Everything is bounded: groups, fields, bytes of a group and of all groups at each level, buckets of an answer. What goes for a bound, is refused or
 //! is damaged is counted ([`Stats`]). A file that is cut off or damaged loses what is damaged, and nothing else. Calls that touch files block: run them
 //! where that does no harm. (See `docs/adr/0028-series.md`.)
 //!
 //! In memory are, of a group, its open block, 32 bytes a field, and 24 bytes for each block that is in a file: with the default bounds some 12 KiB.
+
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "bits are cut off on purpose, and numbers have bounds far below what they are cast to"
+)]
 
 mod bits;
 mod buckets;
@@ -29,6 +35,7 @@ mod column;
 mod config;
 mod fold;
 mod gather;
+mod line;
 mod log;
 mod maintain;
 mod plan;

@@ -153,7 +153,8 @@ impl Log {
         let mut live = 0;
         let found = scan(&bytes, |offset, record| {
             let span_ms = u32::try_from(record.time.end - record.time.start);
-            let (Ok(span_ms), Ok(offset), Ok(length)) = (span_ms, u32::try_from(offset), u32::try_from(record.len()))
+            let (Ok(span_ms), Ok(offset), Ok(length)) =
+                (span_ms, u32::try_from(offset), u32::try_from(record.len()))
             else {
                 return;
             };
@@ -230,7 +231,8 @@ impl Log {
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
         let segment = Segment { path, file: Arc::new(file), bytes: 0, live: 0, synced: false };
         self.segments.insert(number, segment);
-        self.next = number.checked_add(1).ok_or_else(|| io::Error::other("all segment numbers are used up"))?;
+        self.next =
+            number.checked_add(1).ok_or_else(|| io::Error::other("all segment numbers are used up"))?;
         self.writer = Some(number);
         Ok(number)
     }
@@ -249,7 +251,8 @@ impl Log {
 
     /// Removes segments of which nothing is left.
     pub(crate) fn remove_empty(&mut self) -> io::Result<()> {
-        let empty = |(number, segment): (&u32, &Segment)| (segment.live == 0 && segment.bytes > 0).then_some(*number);
+        let empty =
+            |(number, segment): (&u32, &Segment)| (segment.live == 0 && segment.bytes > 0).then_some(*number);
         let empty: Vec<_> = self.segments.iter().filter_map(empty).collect();
         empty.into_iter().try_for_each(|number| self.remove(number))
     }
@@ -282,7 +285,9 @@ impl Log {
     /// Where the next block will be.
     pub(crate) fn position(&self) -> Position {
         let writer = self.writer.and_then(|number| Some((number, self.segments.get(&number)?)));
-        writer.map_or((self.next, 0), |(number, segment)| (number, segment.bytes.try_into().unwrap_or(u32::MAX)))
+        writer.map_or((self.next, 0), |(number, segment)| {
+            (number, segment.bytes.try_into().unwrap_or(u32::MAX))
+        })
     }
 
     /// The oldest segment that there is.

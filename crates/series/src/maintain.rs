@@ -7,11 +7,12 @@ use std::{io, mem};
 
 use crate::{
     Group, Store, Time, buckets, checkpoint,
+    config::Level,
     gather::Gather,
-    log::{Entry, Victim},
+    line::Line,
+    log::{Entry, Log, Victim},
     query::Block,
     record::Record,
-    store::Line,
     types::{Span, ceil, floor},
 };
 
@@ -80,7 +81,9 @@ impl Store {
         let most = self.config.levels.get(level).map_or(u64::MAX, |level| level.group_bytes_max);
         loop {
             let kept = self.lines.get(&group).and_then(|line| line.kept.get(level));
-            let Some(kept) = kept.filter(|kept| kept.bytes > most && kept.entries.len() > 1) else { return Ok(()) };
+            let Some(kept) = kept.filter(|kept| kept.bytes > most && kept.entries.len() > 1) else {
+                return Ok(());
+            };
             if kept.entries.front().is_some_and(|first| first.end() > kept.thinned) {
                 self.thin(group, level, true)?;
             }
@@ -105,7 +108,7 @@ impl Store {
             return Ok(());
         }
         let width = self.width_ms(next);
-        let batch = self.config.levels.get(level).map_or(width, |level| level.batch_ms());
+        let batch = self.config.levels.get(level).map_or(width, Level::batch_ms);
         let Some((thinned, blocks)) = self.not_thinned(group, level) else { return Ok(()) };
         let (Some(first), Some(last)) = (blocks.first(), blocks.last()) else { return Ok(()) };
         let from = floor(first.time().start, width).max(thinned);
@@ -133,12 +136,15 @@ impl Store {
 
     /// Whether there is anything of the group between these times that is to come into this level.
     fn goes_on(&self, group: Group, level: usize, from: i64, to: i64) -> bool {
-        let is_between = |time: &Span| time.end > from && time.start < to;
-        self.lines.get(&group).is_some_and(|line| {
-            let finer = line.kept.iter().take(level).flat_map(|kept| kept.entries.back());
-            line.head.as_ref().is_some_and(|head| head.start() < to)
-                || finer.into_iter().any(|entry| is_between(&entry.time()))
-        }) || self.pending.iter().any(|full| full.group == group && is_between(&full.time))
+        let Some(line) = self.lines.get(&group) else { return false };
+        let is_between = |time: Span| time.end > from && time.start < to;
+        let mut finer = line.kept.iter().take(level);
+        line.head.as_ref().is_some_and(|head| head.start() < to)
+            || finer.any(|kept| {
+                let later = kept.entries.iter().rev().take_while(|entry| entry.end() > from);
+                later.into_iter().any(|entry| is_between(entry.time()))
+            })
+            || self.pending.iter().any(|full| full.group == group && is_between(full.time.clone()))
     }
 
     fn thin_batch(&mut self, group: Group, level: usize, time: &Span, blocks: &[Block]) -> io::Result<()> {
@@ -174,7 +180,7 @@ impl Store {
 
     /// Makes room for one more segment of a level.
     fn make_room(&mut self, level: usize) -> io::Result<()> {
-        while let Some(Victim { segment, spare }) = self.logs.get(level).and_then(|log| log.victim()) {
+        while let Some(Victim { segment, spare }) = self.logs.get(level).and_then(Log::victim) {
             if spare {
                 self.write_again(level, segment)?;
             } else {
@@ -200,10 +206,13 @@ impl Store {
     fn drop_segment(&mut self, level: usize, segment: u32) -> io::Result<()> {
         let is_in = |entry: &Entry| entry.segment() == segment;
         let has = |line: &Line| line.kept.get(level).is_some_and(|kept| kept.entries.iter().any(is_in));
-        let groups: Vec<_> = self.lines.iter().filter(|(_, line)| has(line)).map(|(group, _)| *group).collect();
+        let groups: Vec<_> =
+            self.lines.iter().filter(|(_, line)| has(line)).map(|(group, _)| *group).collect();
         for group in groups {
             self.thin(group, level, true)?;
-            let Some(kept) = self.lines.get_mut(&group).and_then(|line| line.kept.get_mut(level)) else { continue };
+            let Some(kept) = self.lines.get_mut(&group).and_then(|line| line.kept.get_mut(level)) else {
+                continue;
+            };
             let before = kept.entries.len();
             kept.entries.retain(|entry| !is_in(entry));
             kept.bytes = kept.entries.iter().map(Entry::bytes).sum();
@@ -244,7 +253,9 @@ impl Store {
         let Some(bounds) = self.config.levels.get(level).copied() else { return Ok(()) };
         loop {
             let kept = self.lines.get(&group).and_then(|line| line.kept.get(level));
-            let Some((first, thinned)) = kept.and_then(|kept| Some((kept.entries.front()?.end(), kept.thinned))) else {
+            let Some((first, thinned)) =
+                kept.and_then(|kept| Some((kept.entries.front()?.end(), kept.thinned)))
+            else {
                 return Ok(());
             };
             if !bounds.is_old(first, now) {
@@ -274,12 +285,13 @@ impl Store {
     }
 
     fn checkpoint(&self) -> io::Result<()> {
-        let heads = self.lines.iter().filter_map(|(group, line)| Some((*group, line.head.as_ref()?, line.newest)));
+        let heads =
+            self.lines.iter().filter_map(|(group, line)| Some((*group, line.head.as_ref()?, line.newest)));
         checkpoint::write(&self.dir, heads, &self.forgotten)
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        self.logs.iter_mut().try_for_each(|log| log.sync())
+        self.logs.iter_mut().try_for_each(Log::sync)
     }
 }
 

@@ -43,19 +43,22 @@ pub(crate) fn plan(levels: &[Have], range: &Span, step: i64) -> Vec<Run> {
             let pieces = |gone: &Span| piece(gone, &time, range, level.width_ms, oldest);
             for piece in missing.clone().iter().filter_map(pieces) {
                 take(&mut missing, &piece);
-                coarse = coarse.into_iter().flat_map(|(time, level)| cut(&time, &piece).map(move |time| (time, level))).collect();
+                coarse = coarse
+                    .into_iter()
+                    .flat_map(|(time, level)| cut(&time, &piece).map(move |time| (time, level)))
+                    .collect();
                 coarse.push((piece, index));
             }
         }
     }
-    runs(levels, range, step, parts, coarse)
+    runs(levels, range, step, &parts, coarse)
 }
 
 fn runs(
     levels: &[Have],
     range: &Span,
     step: i64,
-    parts: Vec<(Span, usize)>,
+    parts: &[(Span, usize)],
     coarse: Vec<(Span, usize)>,
 ) -> Vec<Run> {
     let mut rest = vec![range.clone()];

@@ -19,7 +19,9 @@ pub const BUCKETS_MAX: u64 = 50_000;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QueryError {
     /// The step is too short for the range, or is none.
-    #[error("a step of {step_ms} ms makes {buckets} buckets: take a step of at least {at_least_ms} ms, or a shorter range")]
+    #[error(
+        "a step of {step_ms} ms makes {buckets} buckets: take a step of at least {at_least_ms} ms, or a shorter range"
+    )]
     Step {
         /// What was asked for, in milliseconds.
         step_ms: i64,
@@ -168,15 +170,15 @@ impl Store {
         for level in 0..self.levels() {
             for block in self.blocks(group, level, &span, span.end) {
                 let start = block.time().start;
-                block.with(|bytes| match level {
-                    0 => raw::decode(start, bytes, &mut ids),
-                    _ => {
-                        let note = |id| {
-                            ids.column(id);
-                            false
-                        };
-                        buckets::decode(bytes, self.width_ms(level), note, |_, _, _| {})
+                block.with(|bytes| {
+                    if level == 0 {
+                        return raw::decode(start, bytes, &mut ids);
                     }
+                    let note = |id| {
+                        ids.column(id);
+                        false
+                    };
+                    buckets::decode(bytes, self.width_ms(level), note, |_, _, _| {})
                 })?;
             }
             ids.0.sort_unstable();

@@ -239,11 +239,7 @@ pub(crate) fn decode(start: i64, payload: &[u8], visit: &mut impl Visit) -> Resu
 }
 
 /// Answers also how many rows there are, how many values are known at the beginning, what is known at the end, and where that is, in bits.
-fn read(
-    start: i64,
-    payload: &[u8],
-    visit: &mut impl Visit,
-) -> Result<(u32, u64, State, usize), Damaged> {
+fn read(start: i64, payload: &[u8], visit: &mut impl Visit) -> Result<(u32, u64, State, usize), Damaged> {
     let (rows, mut rest) = payload.split_first_chunk().ok_or(Damaged("it ends too early"))?;
     let rows = u32::from_le_bytes(*rows);
     let mut state = table(start, &mut rest)?;
@@ -396,9 +392,11 @@ mod tests {
     /// Rows of an interval and changes, none of which is a gap.
     fn rows() -> impl Strategy<Value = Vec<Row>> {
         let value = prop_oneof![(-50_i64..50).prop_map(|step| step * 1000), -(1_i64 << 57)..1 << 57];
-        let changes = proptest::collection::btree_map(0_u32..40, proptest::option::weighted(0.9, value), 0..12);
+        let changes =
+            proptest::collection::btree_map(0_u32..40, proptest::option::weighted(0.9, value), 0..12);
         let interval = prop_oneof![990_i64..1010, 0_i64..3, 0_i64..1 << 30];
-        let row = (interval, changes).prop_map(|(interval, changes)| (interval, changes.into_iter().collect()));
+        let row =
+            (interval, changes).prop_map(|(interval, changes)| (interval, changes.into_iter().collect()));
         proptest::collection::vec(row, 0..60)
     }
 
@@ -410,13 +408,20 @@ mod tests {
             return;
         }
         let place = |id: u32| head.columns().iter().position(|column| column.id == id);
-        let mut old: Vec<_> = row.iter().filter_map(|(id, value)| Some((place(*id)? as u32, *value))).collect();
+        let mut old: Vec<_> =
+            row.iter().filter_map(|(id, value)| Some((place(*id)? as u32, *value))).collect();
         old.sort_unstable();
-        let new: Vec<_> =
-            row.iter().filter(|(id, _)| place(*id).is_none()).filter_map(|(id, value)| Some((*id, (*value)?))).collect();
+        let new: Vec<_> = row
+            .iter()
+            .filter(|(id, _)| place(*id).is_none())
+            .filter_map(|(id, value)| Some((*id, (*value)?)))
+            .collect();
         let id = |column: u32| head.columns()[column as usize].id;
-        told.1.extend(old.iter().filter_map(|(column, value)| Some(What::Value(time, id(*column), (*value)?))));
-        told.1.extend(old.iter().filter(|(_, value)| value.is_none()).map(|(column, _)| What::Lost(time, id(*column))));
+        told.1
+            .extend(old.iter().filter_map(|(column, value)| Some(What::Value(time, id(*column), (*value)?))));
+        told.1.extend(
+            old.iter().filter(|(_, value)| value.is_none()).map(|(column, _)| What::Lost(time, id(*column))),
+        );
         told.1.extend(new.iter().map(|(id, value)| What::Value(time, *id, *value)));
         head.sample(time, &old, &new);
     }

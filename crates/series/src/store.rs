@@ -13,8 +13,9 @@ use std::{
 use crate::{
     Config, Field, Group, LevelStats, Refused, Stats, Time,
     checkpoint::{self, Forgotten, Saved},
-    column::{Column, in_range},
+    column::in_range,
     config::Level,
+    line::{Full, Kept, Line, Row},
     log::{Entry, Log, remove_others},
     query::Block,
     raw::Head,
@@ -41,34 +42,6 @@ pub struct Store {
     _lock: File,
 }
 
-/// One group.
-#[derive(Debug)]
-pub(crate) struct Line {
-    pub(crate) head: Option<Head>,
-    /// What is older is refused.
-    pub(crate) newest: i64,
-    /// By level. In order of time, and none overlaps another.
-    pub(crate) kept: Box<[Kept]>,
-}
-
-/// Blocks of a group in one level.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Kept {
-    pub(crate) entries: VecDeque<Entry>,
-    pub(crate) bytes: u64,
-    /// Until when it was thinned out to the next level.
-    pub(crate) thinned: i64,
-}
-
-/// A full block of samples.
-#[derive(Clone, Debug)]
-pub(crate) struct Full {
-    pub(crate) group: Group,
-    pub(crate) time: Span,
-    pub(crate) block: Arc<[u8]>,
-    pub(crate) values: u64,
-}
-
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) samples: u64,
@@ -92,7 +65,9 @@ pub(crate) struct Done {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Older than the newest one.
-    #[error("{time} is before {newest}, up to which the group is known: samples of a group come in the order of their times")]
+    #[error(
+        "{time} is before {newest}, up to which the group is known: samples of a group come in the order of their times"
+    )]
     Late {
         /// Its time.
         time: Time,
@@ -177,7 +152,8 @@ impl Store {
         remove_others(&self.dir, &self.config.levels)?;
         for (index, level) in self.config.levels.clone().iter().enumerate() {
             let (mut log, opened) = Log::open(&self.dir, level)?;
-            let mut stats = LevelStats { width_ms: level.width_ms, damaged: opened.damaged, ..LevelStats::default() };
+            let mut stats =
+                LevelStats { width_ms: level.width_ms, damaged: opened.damaged, ..LevelStats::default() };
             if index == 0 {
                 stats.damaged += damaged;
             }
@@ -234,7 +210,12 @@ impl Store {
     /// Samples of a group come in the order of their times; of two with the same time the later one holds. What comes late (from before a lost
     /// link) is taken as long as nothing newer of the same group was; so take no time from a clock that may be ahead by hours without a look at your own.
     /// Touches no file.
-    pub fn append(&mut self, group: Group, time: Time, values: &[(Field, Option<i64>)]) -> Result<(), Refusal> {
+    pub fn append(
+        &mut self,
+        group: Group,
+        time: Time,
+        values: &[(Field, Option<i64>)],
+    ) -> Result<(), Refusal> {
         let taken = self.sample(group, time.unix_ms(), values);
         match &taken {
             Ok(()) => {
@@ -254,16 +235,21 @@ impl Store {
         }
         let line = line(&mut self.lines, group, &self.config)?;
         line.check(time)?;
-        let columns = line.columns();
+        // After a silence nothing holds, and a block begins that has no columns.
+        let columns = if line.is_silent(time, self.config.hold_ms) { &[] } else { line.columns() };
         self.row.place(columns, values);
         let most = self.config.fields_max;
-        let with = |columns: usize| columns + self.row.new.len();
-        let is_crowded = with(columns.len()) > most;
+        let is_crowded = columns.len() + self.row.new.len() > most;
         if is_crowded {
-            // A new block would have those only of which something is known.
-            let fields = with(columns.iter().filter(|column| column.known).count());
+            // Those of which something is known after this go to a new block, and the others end with this one.
+            let fields = self.row.known_after(columns) + self.row.new.len();
             if fields > most {
                 return Err(Refusal::Fields { fields, most });
+            }
+            let is_silent = line.is_silent(time, self.config.hold_ms);
+            if let Some(head) = line.head.as_mut().filter(|_| !is_silent) {
+                self.row.changes.retain(|(_, value)| value.is_none());
+                head.sample(time, &self.row.changes, &[]);
             }
         }
         if line.needs_block(time, &self.config, is_crowded) {
@@ -328,12 +314,14 @@ impl Store {
 
     /// Until when a group is known: what is older is refused. `None`: it is not known at all.
     pub fn newest(&self, group: Group) -> Option<Time> {
-        self.lines.get(&group).map(|line| Time::clamped(line.newest))
+        let newest = self.lines.get(&group)?.newest;
+        (newest > i64::MIN).then(|| Time::clamped(newest))
     }
 
     /// What was counted, and how much there is. Looks at each group.
     pub fn stats(&self) -> Stats {
-        let Counts { samples, values, sealed_values, sealed_bytes, refused, unwritten, levels } = self.counts.clone();
+        let Counts { samples, values, sealed_values, sealed_bytes, refused, unwritten, levels } =
+            self.counts.clone();
         let mut stats = Stats {
             groups: self.lines.len(),
             pending_bytes: self.pending_bytes,
@@ -423,112 +411,16 @@ impl Store {
 }
 
 /// The group's line, a new one if there may be one more.
-fn line<'a>(lines: &'a mut HashMap<Group, Line>, group: Group, config: &Config) -> Result<&'a mut Line, Refusal> {
+fn line<'a>(
+    lines: &'a mut HashMap<Group, Line>,
+    group: Group,
+    config: &Config,
+) -> Result<&'a mut Line, Refusal> {
     let most = config.groups_max;
     if lines.len() >= most && !lines.contains_key(&group) {
         return Err(Refusal::Groups { most });
     }
     Ok(lines.entry(group).or_insert_with(|| Line::new(config.levels.len())))
-}
-
-/// A sample as it is written: room that is used again and again.
-#[derive(Debug, Default)]
-struct Row {
-    /// By column, rising.
-    changes: Vec<(u32, Option<i64>)>,
-    /// Fields that have no column yet.
-    new: Vec<(u32, i64)>,
-}
-
-impl Row {
-    /// Sorts the values of a sample by the columns that there are. Of two of the same field the later one holds.
-    fn place(&mut self, columns: &[Column], values: &[(Field, Option<i64>)]) {
-        self.changes.clear();
-        self.new.clear();
-        let (mut next, mut in_order) = (0, true);
-        for (field, value) in values {
-            let is = |column: &Column| column.id == field.0;
-            // Mostly both are in the same order.
-            let ahead = columns[next..].iter().position(is).map(|found| next + found);
-            if let Some(found) = ahead.or_else(|| columns[..next].iter().position(is)) {
-                in_order &= found >= next;
-                next = found + 1;
-                self.changes.push((found as u32, *value));
-            } else {
-                self.new.retain(|(id, _)| *id != field.0);
-                self.new.extend(value.map(|value| (field.0, value)));
-            }
-        }
-        if !in_order {
-            self.changes.reverse();
-            self.changes.sort_by_key(|(column, _)| *column);
-            self.changes.dedup_by_key(|(column, _)| *column);
-        }
-    }
-}
-
-impl Line {
-    fn new(levels: usize) -> Self {
-        Self { head: None, newest: i64::MIN, kept: vec![Kept::default(); levels].into() }
-    }
-
-    fn check(&self, time: i64) -> Result<(), Refusal> {
-        if time >= self.newest {
-            return Ok(());
-        }
-        Err(Refusal::Late { time: Time::clamped(time), newest: Time::clamped(self.newest) })
-    }
-
-    fn columns(&self) -> &[Column] {
-        self.head.as_ref().map_or(&[], Head::columns)
-    }
-
-    /// Whether a sample at `time` begins a block: the open one is full, or nothing was heard of the group for too long.
-    fn needs_block(&self, time: i64, config: &Config, is_crowded: bool) -> bool {
-        let long = config.levels.first().map_or(i64::MAX, Level::batch_ms);
-        self.head.as_ref().is_some_and(|head| {
-            is_crowded
-                || head.len() >= config.block_bytes
-                || time - head.start() >= long
-                || time - head.time() > config.hold_ms
-        })
-    }
-
-    /// Ends the open block and begins another one. Values go on in it, if they still hold.
-    fn next_block(&mut self, group: Group, time: i64, hold_ms: i64) -> Option<Full> {
-        let head = self.head.as_ref()?;
-        let holds = time <= head.time() + hold_ms;
-        let next = Head::begin(time, holds.then_some(head));
-        let full = self.seal(group, time.min(head.end(hold_ms)));
-        self.head = Some(next);
-        full
-    }
-
-    /// Ends the open block. None: it lasted for no time.
-    pub(crate) fn seal(&mut self, group: Group, end: i64) -> Option<Full> {
-        let head = self.head.take()?;
-        (end > head.start()).then(|| Full {
-            group,
-            time: head.start()..end,
-            block: head.payload().into(),
-            values: head.values(),
-        })
-    }
-
-    pub(crate) fn push(&mut self, level: usize, entry: Entry) {
-        if let Some(kept) = self.kept.get_mut(level) {
-            kept.bytes += entry.bytes();
-            kept.entries.push_back(entry);
-        }
-    }
-
-    /// Takes the oldest block out.
-    pub(crate) fn pop(&mut self, level: usize) -> Option<Entry> {
-        let kept = self.kept.get_mut(level)?;
-        let entry = kept.entries.pop_front()?;
-        kept.bytes -= entry.bytes();
-        Some(entry)
-    }
 }
 
 impl Counts {

@@ -17,6 +17,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // For build scripts.
     ("skerry-linking", &[]),
     ("skerry-archive", &[]),
+    // Series of integers, whatever they are of.
+    ("skerry-series", &[]),
     ("skerry-model", &["skerry-proto"]),
     ("skerry-identity", &["skerry-proto", "skerry-model"]),
     // It issues certificates for tests.
@@ -112,6 +114,7 @@ const EVERYTHING: &[&str] = &[
     "skerry-sync",
     "skerry-forward",
     "skerry-archive",
+    "skerry-series",
     "skerry-placement",
     "skerry-rollout",
     "skerry-manifest",

@@ -1,27 +1,36 @@
 //! Curves as a busy GPU makes them, with noise, made up from a seed: for what is said of bytes and of time.
 
+#![allow(clippy::cast_possible_truncation, reason = "what is made up is far below its bounds")]
+
 use skerry_series::Field;
 
 /// A sample: the fields that changed.
 pub(crate) type Sample = Vec<(Field, Option<i64>)>;
 
+/// What samples are called, and how they are taken.
+pub(crate) type Kind = (&'static str, fn(&mut Gpu) -> Sample);
+
+/// Both kinds of them.
+pub(crate) const KINDS: [Kind; 2] =
+    [("changes by threshold", Gpu::changes), ("all 15 fields each second", Gpu::all)];
+
 /// What is sampled, by number: from how large a change on it is told, in its unit.
 pub(crate) const FIELDS: [(u32, i64); 15] = [
-    (1, 2),                // utilisation, percent
-    (2, 2),                // of the memory controller, percent
-    (3, 2),                // of the encoder, percent
-    (4, 2),                // of the decoder, percent
-    (10, 2 << 20),         // memory used, bytes
-    (11, 2 << 20),         // memory free, bytes
-    (20, 1_000),           // temperature, millidegrees
-    (21, 1_000),           // of the memory, millidegrees
-    (30, 1_000),           // power, milliwatts
-    (31, 100_000),         // energy, millijoules
-    (40, 15_000_000),      // clock, hertz
-    (41, 15_000_000),      // of the memory, hertz
-    (50, 2),               // fan, percent
-    (60, 1_000_000),       // PCIe sent, bytes a second
-    (61, 1_000_000),       // PCIe received, bytes a second
+    (1, 2),           // utilisation, percent
+    (2, 2),           // of the memory controller, percent
+    (3, 2),           // of the encoder, percent
+    (4, 2),           // of the decoder, percent
+    (10, 2 << 20),    // memory used, bytes
+    (11, 2 << 20),    // memory free, bytes
+    (20, 1_000),      // temperature, millidegrees
+    (21, 1_000),      // of the memory, millidegrees
+    (30, 1_000),      // power, milliwatts
+    (31, 100_000),    // energy, millijoules
+    (40, 15_000_000), // clock, hertz
+    (41, 15_000_000), // of the memory, hertz
+    (50, 2),          // fan, percent
+    (60, 1_000_000),  // PCIe sent, bytes a second
+    (61, 1_000_000),  // PCIe received, bytes a second
 ];
 
 const MEMORY_BYTES: i64 = 80 << 30;

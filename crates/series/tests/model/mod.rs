@@ -128,7 +128,7 @@ pub(crate) enum Act {
 
 pub(crate) fn acts(most: usize) -> impl Strategy<Value = Vec<Act>> {
     let value = prop_oneof![
-        20 => (0_i64..100),
+        20 => 0_i64..100,
         5 => (-50_i64..50).prop_map(|step| step * 1000),
         1 => -(1_i64 << 58) + 1..1 << 58,
     ];
