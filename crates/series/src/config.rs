@@ -200,10 +200,18 @@ impl Config {
         Ok(Self { fields_max, ..self })
     }
 
-    /// A group's samples fill a block of about so many bytes, 256 to 16,384, which is in memory until it is full: half of it on the average.
+    /// A group's samples fill a block of about so many bytes, 256 to 16,384, which is in memory until it is full: half of it on the
+    /// average. (A group of very many fields has longer ones.)
     pub fn with_block_bytes(self, bytes: usize) -> Result<Self, InvalidConfig> {
         let block_bytes = number("the size of a block", bytes, 256, 16_384)?;
         Ok(Self { block_bytes, ..self })
+    }
+
+    /// Blocks that are full wait for [`Store::maintain`](crate::Store::maintain) with so many bytes at most, 64 KiB to 1 GiB; after that the oldest is
+    /// dropped. 40,000 GPUs fill about half a MiB a second.
+    pub fn with_pending_bytes_max(self, bytes: usize) -> Result<Self, InvalidConfig> {
+        let pending_bytes_max = number("the bytes of blocks that wait", bytes, 64 << 10, 1 << 30)?;
+        Ok(Self { pending_bytes_max, ..self })
     }
 
     /// A value holds for so long, 1 s to 1 day, while nothing is heard of its group; after that it is not known, also without a mark.

@@ -51,7 +51,7 @@ pub use self::{
     config::{Config, InvalidConfig, Keep},
     query::{Answer, BUCKETS_MAX, Query, QueryError},
     stats::{LevelStats, Refused, Stats},
-    store::{OpenError, Refusal, Store},
+    store::{DiskError, OpenError, Refusal, Store},
     types::{Bucket, Field, Group, Time, VALUE_MAX},
 };
 

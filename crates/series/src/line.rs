@@ -104,7 +104,7 @@ impl Line {
     /// Whether a sample at `time` begins a block.
     pub(crate) fn needs_block(&self, time: i64, config: &Config, is_crowded: bool) -> bool {
         let long = config.levels.first().map_or(i64::MAX, Level::batch_ms);
-        let is_full = |head: &Head| head.len() >= config.block_bytes || time - head.start() >= long;
+        let is_full = |head: &Head| head.is_full(config.block_bytes) || time - head.start() >= long;
         self.head.as_ref().is_some_and(|head| is_crowded || is_full(head))
             || self.is_silent(time, config.hold_ms)
     }

@@ -6,7 +6,7 @@
 use std::{io, mem};
 
 use crate::{
-    Group, Store, Time, buckets, checkpoint,
+    DiskError, Group, Store, Time, buckets, checkpoint,
     config::Level,
     gather::Gather,
     line::Line,
@@ -23,9 +23,17 @@ impl Store {
     /// Does what is due: writes what became full, drops what is too old or too much, writes the checkpoint, syncs. To be called about once a second, with
     /// the time of day. It may wait for the disk.
     ///
-    /// After an error the store goes on; what was not written is written by the next call, or dropped once it is more than 32 MiB.
-    pub fn maintain(&mut self, now: Time) -> io::Result<()> {
-        let now = now.unix_ms();
+    /// After an error the store goes on; what was not written is written by the next call, or dropped once too much waits.
+    pub fn maintain(&mut self, now: Time) -> Result<(), DiskError> {
+        self.keep(now.unix_ms()).map_err(DiskError::of("writing", &self.dir))
+    }
+
+    /// Writes all that is in memory, and syncs: nothing of it is lost after that.
+    pub fn flush(&mut self) -> Result<(), DiskError> {
+        self.write_all().map_err(DiskError::of("writing", &self.dir))
+    }
+
+    fn keep(&mut self, now: i64) -> io::Result<()> {
         let mut done = self.write_pending();
         if is_due(self.done.expiry, now, EXPIRY_MS) {
             done = done.and(self.expire(now));
@@ -44,8 +52,7 @@ impl Store {
         done
     }
 
-    /// Writes all that is in memory, and syncs: nothing of it is lost after that.
-    pub fn flush(&mut self) -> io::Result<()> {
+    fn write_all(&mut self) -> io::Result<()> {
         self.write_pending()?;
         self.checkpoint()?;
         self.sync()
@@ -238,8 +245,8 @@ impl Store {
                 continue;
             }
             // Nobody tells of it any more: what it has goes the way of the rest.
-            if self.config.levels.first().is_some_and(|level| level.is_old(line.newest, now)) {
-                let end = line.head.as_ref().map_or(line.newest, |head| head.end(self.config.hold_ms));
+            let end = line.head.as_ref().map_or(line.newest, |head| head.end(self.config.hold_ms));
+            if self.config.levels.first().is_some_and(|level| level.is_old(end.max(line.newest), now)) {
                 line.newest = line.newest.max(end);
                 if let Some(full) = line.seal(group, end) {
                     self.push_full(full);

@@ -1,9 +1,9 @@
 //! Questions: what is asked for is taken out of the store at once, and read after that without it.
 
-use std::{collections::BTreeMap, fs::File, io, ops::Range, sync::Arc};
+use std::{collections::BTreeMap, fs::File, io, ops::Range, path::PathBuf, sync::Arc, time::Duration};
 
 use crate::{
-    Bucket, Field, Group, Store, Time, buckets,
+    Bucket, DiskError, Field, Group, Store, Time, buckets,
     gather::Gather,
     log::{Entry, read},
     plan::{Have, plan},
@@ -15,8 +15,8 @@ use crate::{
 /// Most buckets a field that may be asked for at once.
 pub const BUCKETS_MAX: u64 = 50_000;
 
-/// Why a question is none.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
 pub enum QueryError {
     /// The step is too short for the range, or is none.
     #[error(
@@ -30,11 +30,15 @@ pub enum QueryError {
         /// The shortest step that does.
         at_least_ms: i64,
     },
+    /// A file could not be read. (What is damaged in it is no error.)
+    #[error(transparent)]
+    Disk(#[from] DiskError),
 }
 
 /// A question that can be answered without the store, on another thread too: it has the blocks that are in memory, and the files open.
 #[derive(Debug)]
 pub struct Query {
+    dir: PathBuf,
     fields: Vec<u32>,
     runs: Vec<Run>,
 }
@@ -105,7 +109,7 @@ impl Store {
         group: Group,
         fields: &[Field],
         range: Range<Time>,
-        step: std::time::Duration,
+        step: Duration,
     ) -> Result<Query, QueryError> {
         let step = whole_ms(step);
         let span = range.start.unix_ms()..range.end.unix_ms().max(range.start.unix_ms());
@@ -140,7 +144,8 @@ impl Store {
             });
             Run { within: run.within, span_ms: run.span_ms, parts: parts.collect() }
         });
-        Ok(Query { fields: fields.iter().map(|field| field.0).collect(), runs: runs.collect() })
+        let fields = fields.iter().map(|field| field.0).collect();
+        Ok(Query { dir: self.dir.clone(), fields, runs: runs.collect() })
     }
 
     /// [`Store::prepare`] and [`Query::run`] in one.
@@ -149,13 +154,17 @@ impl Store {
         group: Group,
         fields: &[Field],
         range: Range<Time>,
-        step: std::time::Duration,
-    ) -> io::Result<Answer> {
-        self.prepare(group, fields, range, step).map_err(io::Error::other)?.run()
+        step: Duration,
+    ) -> Result<Answer, QueryError> {
+        Ok(self.prepare(group, fields, range, step)?.run()?)
     }
 
     /// The fields of which something is stored in that range, in order. Reads all blocks of it.
-    pub fn fields(&self, group: Group, range: Range<Time>) -> io::Result<Vec<Field>> {
+    pub fn fields(&self, group: Group, range: Range<Time>) -> Result<Vec<Field>, DiskError> {
+        self.read_fields(group, &range).map_err(DiskError::of("reading", &self.dir))
+    }
+
+    fn read_fields(&self, group: Group, range: &Range<Time>) -> io::Result<Vec<Field>> {
         struct Ids(Vec<Field>);
         impl Visit for Ids {
             fn column(&mut self, id: u32) {
@@ -190,7 +199,11 @@ impl Store {
 
 impl Query {
     /// Reads what it takes. A damaged block is counted and left out.
-    pub fn run(&self) -> io::Result<Answer> {
+    pub fn run(&self) -> Result<Answer, DiskError> {
+        self.read().map_err(DiskError::of("reading", &self.dir))
+    }
+
+    fn read(&self) -> io::Result<Answer> {
         let mut answer = Answer::default();
         for run in &self.runs {
             let mut gather = Gather::new(&self.fields, run.within.clone(), run.span_ms);

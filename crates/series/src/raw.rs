@@ -45,6 +45,8 @@ pub(crate) struct Head {
     rows: u32,
     /// Without those known at its beginning.
     values: u64,
+    /// How long the table at its beginning is, in bytes.
+    table: usize,
     state: State,
     bits: Writer,
 }
@@ -88,7 +90,8 @@ impl Head {
             put_varint(&mut bytes, column.unit.into());
             put_varint(&mut bytes, zigzag(column.last));
         }
-        Self { start, rows: 0, values: 0, state, bits: Writer::after(bytes) }
+        let table = bytes.len();
+        Self { start, rows: 0, values: 0, table, state, bits: Writer::after(bytes) }
     }
 
     /// Goes on with a block that begins at `start`, of which this is the payload.
@@ -103,9 +106,9 @@ impl Head {
             fn gap(&mut self, _: i64) {}
         }
         let mut count = Count(0);
-        let (rows, known, state, bits) = read(start, payload, &mut count)?;
+        let Read { rows, known, table, state, bits } = read(start, payload, &mut count)?;
         let bits = Writer::resume(payload.to_vec(), bits);
-        Ok(Self { start, rows, values: count.0 - known, state, bits })
+        Ok(Self { start, rows, values: count.0 - known, table, state, bits })
     }
 
     /// When it begins.
@@ -138,9 +141,9 @@ impl Head {
         self.state.columns.iter().any(|column| column.known)
     }
 
-    /// How long it is, in bytes.
-    pub(crate) fn len(&self) -> usize {
-        self.bits.len()
+    /// Whether it is so long, and its rows longer than its table.
+    pub(crate) fn is_full(&self, bytes: usize) -> bool {
+        self.bits.len() >= bytes.max(2 * self.table)
     }
 
     /// What memory it holds beside itself, in bytes.
@@ -238,8 +241,20 @@ pub(crate) fn decode(start: i64, payload: &[u8], visit: &mut impl Visit) -> Resu
     read(start, payload, visit).map(drop)
 }
 
-/// Answers also how many rows there are, how many values are known at the beginning, what is known at the end, and where that is, in bits.
-fn read(start: i64, payload: &[u8], visit: &mut impl Visit) -> Result<(u32, u64, State, usize), Damaged> {
+/// What is known of a block once it was read.
+struct Read {
+    rows: u32,
+    /// How many values are known at the beginning.
+    known: u64,
+    /// Where the table ends, in bytes.
+    table: usize,
+    /// At the end.
+    state: State,
+    /// Where that is, in bits.
+    bits: usize,
+}
+
+fn read(start: i64, payload: &[u8], visit: &mut impl Visit) -> Result<Read, Damaged> {
     let (rows, mut rest) = payload.split_first_chunk().ok_or(Damaged("it ends too early"))?;
     let rows = u32::from_le_bytes(*rows);
     let mut state = table(start, &mut rest)?;
@@ -255,8 +270,8 @@ fn read(start: i64, payload: &[u8], visit: &mut impl Visit) -> Result<(u32, u64,
     for _ in 0..rows {
         row(&mut state, &mut reader, visit)?;
     }
-    let bits = (payload.len() - rest.len()) * 8 + reader.at();
-    Ok((rows, known, state, bits))
+    let table = payload.len() - rest.len();
+    Ok(Read { rows, known, table, state, bits: table * 8 + reader.at() })
 }
 
 fn table(start: i64, rest: &mut &[u8]) -> Result<State, Damaged> {

@@ -105,13 +105,24 @@ pub enum OpenError {
     #[error("{dir} is open already, in this process or another one", dir = .0.display())]
     InUse(PathBuf),
     /// The directory or a file in it could not be read or written.
-    #[error("opening the series in {dir}", dir = dir.display())]
-    Io {
-        /// The directory.
-        dir: PathBuf,
-        /// What happened.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+}
+
+/// A file could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("{act} the series in {dir}", dir = dir.display())]
+pub struct DiskError {
+    act: &'static str,
+    dir: PathBuf,
+    source: io::Error,
+}
+
+impl DiskError {
+    /// Of whoever was `act`.
+    pub(crate) fn of(act: &'static str, dir: &Path) -> impl Fn(io::Error) -> Self {
+        move |source| Self { act, dir: dir.to_owned(), source }
+    }
 }
 
 impl Store {
@@ -121,13 +132,13 @@ impl Store {
     /// Every group has a gap from the newest time that is in the files on: what came after that is not known.
     pub fn open(dir: impl AsRef<Path>, config: Config) -> Result<Self, OpenError> {
         let dir = dir.as_ref();
-        let io = |source| OpenError::Io { dir: dir.to_owned(), source };
-        fs::create_dir_all(dir).map_err(io)?;
-        let lock = File::create(dir.join("lock")).map_err(io)?;
+        let io = DiskError::of("opening", dir);
+        fs::create_dir_all(dir).map_err(&io)?;
+        let lock = File::create(dir.join("lock")).map_err(&io)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(OpenError::InUse(dir.to_owned())),
-            Err(TryLockError::Error(error)) => return Err(io(error)),
+            Err(TryLockError::Error(error)) => return Err(io(error).into()),
         }
         let mut store = Self {
             dir: dir.to_owned(),

@@ -226,7 +226,7 @@ fn a_question_has_bounds_and_needs_the_store_no_more_once_it_is_asked() {
     store.flush().expect("it is written");
     let week = time(0)..time(7 * 86_400_000);
     let refused = store.prepare(ONE, &[], week.clone(), Duration::from_secs(1)).expect_err("it is too much");
-    let QueryError::Step { buckets, at_least_ms, .. } = refused;
+    let QueryError::Step { buckets, at_least_ms, .. } = refused else { panic!("{refused}") };
     assert_eq!(buckets, 604_800);
     let step = Duration::from_millis(at_least_ms.unsigned_abs());
     assert!(store.prepare(ONE, &[], week.clone(), step).is_ok());
@@ -247,7 +247,54 @@ fn a_directory_has_one_store() {
     drop(store);
     drop(open(dir.path(), small(MIB)));
     let file = dir.path().join("lock");
-    assert!(matches!(Store::open(&file, small(MIB)), Err(OpenError::Io { .. })));
+    assert!(matches!(Store::open(&file, small(MIB)), Err(OpenError::Disk(_))));
+}
+
+#[test]
+fn a_disk_that_fails_holds_nobody_up_and_what_waits_is_bounded() {
+    let dir = tempfile::tempdir().expect("there is room");
+    let path = dir.path().join("series");
+    let mut store = open(&path, small(MIB).with_pending_bytes_max(1 << 18).expect("it is in range"));
+    std::fs::remove_dir_all(&path).expect("it is there");
+    let end = 500_000;
+    for at in (0..end).step_by(1_000) {
+        let values: Vec<_> = (0..32).map(|field| (Field(field), Some(at * at % 7_919))).collect();
+        store.append(ONE, time(at), &values).expect("it is taken");
+    }
+    let error = store.maintain(time(end)).expect_err("there is no directory");
+    assert!(error.to_string().starts_with("writing the series in "), "{error}");
+    assert!(store.stats().pending_bytes > 0);
+    assert_eq!(ask(&store, ONE, end, 1_000).len() as i64, end / 1_000);
+    std::fs::create_dir(&path).expect("there is room");
+    store.maintain(time(end)).expect("it is written");
+    assert_eq!(store.stats().pending_bytes, 0);
+    assert_eq!(ask(&store, ONE, end, 1_000).len() as i64, end / 1_000);
+    // Nobody writes.
+    let mut state = 1;
+    for at in end..end + 2_000 {
+        let values: Vec<_> = (0..32).map(|field| (Field(field), Some(noise(&mut state)))).collect();
+        store.append(ONE, time(at), &values).expect("it is taken");
+    }
+    let stats = store.stats();
+    assert!(stats.unwritten > 0 && stats.pending_bytes <= 1 << 18, "{stats:?}");
+}
+
+#[test]
+fn very_many_fields_cost_no_table_with_each_sample() {
+    let dir = tempfile::tempdir().expect("there is room");
+    let mut store = open(dir.path(), small(MIB).with_fields_max(4096).expect("it is in range"));
+    let values: Vec<_> = (0..4096).map(|field| (Field(field), Some(1 << 40))).collect();
+    store.append(ONE, time(0), &values).expect("it is taken");
+    for at in 1..20_000 {
+        let value = (Field(4095), Some(i64::from(at) % 9));
+        store.append(ONE, time(i64::from(at) * 50), &[value]).expect("it is taken");
+    }
+    store.maintain(time(0)).expect("it is written");
+    let stats = store.stats();
+    assert!(stats.sealed_bytes < 400_000, "{stats:?}");
+    let step = Duration::from_secs(100);
+    let answer = store.query(ONE, &[], time(0)..time(1_000_000), step).expect("it is read");
+    assert_eq!(answer.fields.len(), 4096);
 }
 
 #[test]
