@@ -23,6 +23,8 @@ pub(crate) struct Kept {
     pub(crate) bytes: u64,
     /// Until when it was thinned out to the next level.
     pub(crate) thinned: i64,
+    /// Blocks went since the store was opened.
+    pub(crate) dropped: bool,
 }
 
 /// A full block of samples.
@@ -142,6 +144,7 @@ impl Line {
         let kept = self.kept.get_mut(level)?;
         let entry = kept.entries.pop_front()?;
         kept.bytes -= entry.bytes();
+        kept.dropped = true;
         Some(entry)
     }
 }

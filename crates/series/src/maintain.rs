@@ -223,6 +223,7 @@ impl Store {
             let before = kept.entries.len();
             kept.entries.retain(|entry| !is_in(entry));
             kept.bytes = kept.entries.iter().map(Entry::bytes).sum();
+            kept.dropped = true;
             if let Some(stats) = self.counts.levels.get_mut(level) {
                 stats.dropped_level += (before - kept.entries.len()) as u64;
             }

@@ -12,6 +12,8 @@ pub(crate) struct Have {
     pub(crate) width_ms: i64,
     /// When its oldest block begins, in the range or not. What is before that may be gone; what is missing after it was never there, if nothing was damaged.
     pub(crate) oldest: Option<i64>,
+    /// Blocks are known to have gone. (After a restart it is not known; then a coarser level that begins earlier says so.)
+    pub(crate) dropped: bool,
     /// Its blocks in the range, in order.
     pub(crate) blocks: Vec<Span>,
 }
@@ -36,11 +38,12 @@ pub(crate) fn plan(levels: &[Have], range: &Span, step: i64) -> Vec<Run> {
             parts.extend(take(&mut missing, &time).into_iter().map(|time| (time, index)));
         }
     }
-    let oldest = levels.iter().take(exact + 1).filter_map(|level| level.oldest).min().unwrap_or(i64::MAX);
+    let oldest = |level: &Have| Some((level.oldest?, level.dropped));
+    let begin = levels.iter().take(exact + 1).filter_map(oldest).min().unwrap_or((i64::MAX, false));
     let mut coarse: Vec<(Span, usize)> = Vec::new();
     for (index, level) in levels.iter().enumerate().skip(exact + 1) {
         for time in touching(&level.blocks) {
-            let pieces = |gone: &Span| piece(gone, &time, range, level.width_ms, oldest);
+            let pieces = |gone: &Span| piece(gone, &time, range, level.width_ms, begin);
             for piece in missing.clone().iter().filter_map(pieces) {
                 take(&mut missing, &piece);
                 coarse = coarse
@@ -81,12 +84,13 @@ fn runs(
 }
 
 /// What of `has`, a coarser level's time, answers for what is `gone`. Only where at least one bucket as a whole is gone; then the buckets at both
-/// ends, of which part is gone, come from it too. Before `oldest` what is not in the range is gone too.
-fn piece(gone: &Span, has: &Span, range: &Span, width: i64, oldest: i64) -> Option<Span> {
-    let is_old = gone.end <= oldest;
+/// ends, of which part is gone, come from it too. `oldest` is when the exact levels begin, and whether they once began earlier: before that, what is
+/// not in the range is gone too.
+fn piece(gone: &Span, has: &Span, range: &Span, width: i64, (oldest, dropped): (i64, bool)) -> Option<Span> {
+    let is_old = gone.end <= oldest && (dropped || has.start < floor(oldest, width));
     let goes_back = is_old && gone.start == range.start;
     let start = if goes_back { floor(gone.start, width) } else { ceil(gone.start, width) };
-    let goes_on = is_old && gone.end == range.end;
+    let goes_on = is_old && (gone.end == range.end || (dropped && gone.end == oldest));
     let end = if goes_on { ceil(gone.end, width) } else { floor(gone.end, width) };
     let whole = common(&(start..end), has)?;
     let start = if whole.start == start { floor(gone.start, width).max(has.start) } else { whole.start };
@@ -134,9 +138,9 @@ mod tests {
     const WIDTHS: [i64; 3] = [1, 10, 60];
 
     fn levels() -> impl Strategy<Value = Vec<Have>> {
-        let blocks = || proptest::collection::vec((0_i64..40, 1_i64..60), 0..6);
+        let blocks = || (any::<bool>(), proptest::collection::vec((0_i64..40, 1_i64..60), 0..6));
         [blocks(), blocks(), blocks()].prop_map(|levels| {
-            let have = |(width_ms, blocks): (i64, Vec<(i64, i64)>)| {
+            let have = |(width_ms, (dropped, blocks)): (i64, (bool, Vec<(i64, i64)>))| {
                 let mut at = 0;
                 let blocks = blocks.into_iter().map(|(skip, length)| {
                     let start = at + skip / 2 * width_ms;
@@ -144,7 +148,7 @@ mod tests {
                     start..at
                 });
                 let blocks: Vec<_> = blocks.collect();
-                Have { width_ms, oldest: blocks.first().map(|block| block.start), blocks }
+                Have { width_ms, oldest: blocks.first().map(|block| block.start), dropped, blocks }
             };
             WIDTHS.into_iter().zip(levels).map(have).collect()
         })

@@ -126,6 +126,7 @@ impl Store {
                 let have = Have {
                     width_ms: self.width_ms(level),
                     oldest: self.oldest(group, level),
+                    dropped: self.dropped(group, level),
                     blocks: blocks.iter().map(Block::time).collect(),
                 };
                 (have, blocks)

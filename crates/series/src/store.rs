@@ -405,6 +405,11 @@ impl Store {
         oldest.or_else(pending).or_else(|| line.head.as_ref().map(Head::start))
     }
 
+    /// Whether the group had blocks in a level that went, as far as is known.
+    pub(crate) fn dropped(&self, group: Group, level: usize) -> bool {
+        self.lines.get(&group).and_then(|line| line.kept.get(level)).is_some_and(|kept| kept.dropped)
+    }
+
     pub(crate) fn push_full(&mut self, full: Full) {
         self.pending_bytes += full.block.len();
         self.counts.seal(&full);
