@@ -132,7 +132,12 @@ fn fleet(gpus: u64, join_s: i64, seconds: i64) -> Result<()> {
     say("written", written as f64 / 1_048_576.0, "MiB")?;
     let begun = Instant::now();
     store.flush()?;
-    say("flush", begun.elapsed().as_secs_f64() * 1000.0, "ms")
+    say("flush", begun.elapsed().as_secs_f64() * 1000.0, "ms")?;
+    drop(store);
+    let begun = Instant::now();
+    let store = Store::open(dir.path(), Config::new(keep(2), &levels)?)?;
+    say("open again", begun.elapsed().as_secs_f64() * 1000.0, "ms")?;
+    say("groups then", store.groups().count() as f64, "")
 }
 
 /// How long questions take, of a GPU that was sampled for some hours.
