@@ -20,7 +20,31 @@
 //! is damaged is counted ([`Stats`]). A file that is cut off or damaged loses what is damaged, and nothing else. Calls that touch files block: run them
 //! where that does no harm. (See `docs/adr/0028-series.md`.)
 //!
-//! In memory are, of a group, its open block, 32 bytes a field, and 24 bytes for each block that is in a file: with the default bounds some 12 KiB.
+//! In memory are, of a group, its open block (half of a full one on the average), 32 bytes a field, and 24 bytes for each block that is in a file: with the
+//! default bounds and 15 fields about 10 KiB once 30 days are full.
+//!
+//! ```
+//! use std::time::Duration;
+//! use skerry_series::{Config, Field, Group, Store, Time};
+//!
+//! const TEMPERATURE: Field = Field(1);
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = tempfile::tempdir()?;
+//! let at = |seconds: i64| Time::from_unix_ms(1_790_000_000_000 + seconds * 1_000).ok_or("there is no such time");
+//! let mut store = Store::open(dir.path(), Config::default())?;
+//! let gpu = Group(7);
+//! store.append(gpu, at(0)?, &[(TEMPERATURE, Some(40_000))])?;
+//! store.append(gpu, at(3)?, &[(TEMPERATURE, Some(50_000))])?;
+//! store.gap(gpu, at(6)?)?;
+//! store.maintain(at(7)?)?;
+//!
+//! let answer = store.query(gpu, &[TEMPERATURE], at(0)?..at(7)?, Duration::from_secs(10))?;
+//! let bucket = &answer.fields[&TEMPERATURE][0];
+//! assert_eq!((bucket.min, bucket.max, bucket.known_ms), (40_000, 50_000, 6_000));
+//! assert_eq!(bucket.mean, 45_000.0);
+//! # Ok(())
+//! # }
+//! ```
 
 #![allow(
     clippy::cast_possible_truncation,

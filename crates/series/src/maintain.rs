@@ -40,22 +40,22 @@ impl Store {
             self.done.expiry = Some(now);
         }
         done = done.and(self.remove_empty());
-        // What failed is not tried again at once.
-        if is_due(self.done.checkpoint, now, self.config.checkpoint_ms) {
-            self.done.checkpoint = Some(now);
-            done = done.and(self.checkpoint());
-        }
+        // What failed is not tried again at once. Full blocks are synced before the checkpoint, which begins where they end.
         if is_due(self.done.sync, now, self.config.sync_ms) {
             self.done.sync = Some(now);
             done = done.and(self.sync());
+        }
+        if is_due(self.done.checkpoint, now, self.config.checkpoint_ms) {
+            self.done.checkpoint = Some(now);
+            done = done.and(self.checkpoint());
         }
         done
     }
 
     fn write_all(&mut self) -> io::Result<()> {
         self.write_pending()?;
-        self.checkpoint()?;
-        self.sync()
+        self.sync()?;
+        self.checkpoint()
     }
 
     fn write_pending(&mut self) -> io::Result<()> {

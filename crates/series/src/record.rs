@@ -14,6 +14,8 @@ use crate::{Damaged, Group, types::Span};
 const MAGIC: [u8; 4] = *b"SkB1";
 /// Length of a head.
 pub(crate) const HEAD_BYTES: usize = 48;
+/// Times are far below that, and a negative one is none.
+const TIMES: std::ops::Range<i64> = -1..1 << 44;
 /// Longest block.
 pub(crate) const BLOCK_BYTES_MAX: usize = 16 << 20;
 
@@ -86,7 +88,9 @@ fn head(bytes: &[u8]) -> Option<(Head, &[u8])> {
         time: eight(24)?..eight(32)?,
         crc: four(40)?,
     };
-    (head.length <= BLOCK_BYTES_MAX && head.time.start <= head.time.end).then_some((head, behind))
+    let in_order = head.time.start <= head.time.end;
+    let in_range = TIMES.contains(&head.time.start) && TIMES.contains(&head.time.end);
+    (head.length <= BLOCK_BYTES_MAX && in_order && in_range).then_some((head, behind))
 }
 
 /// Tells each whole record of `bytes` and where it begins. What is damaged is passed over, until the next head.
@@ -154,6 +158,15 @@ mod tests {
             prop_assert_eq!(&groups, &left);
             prop_assert_eq!(found.damaged, hit as u64);
             prop_assert_eq!(found.end, left.last().map_or(0, |last| ends[last + 1]));
+        }
+    }
+
+    #[test]
+    fn times_that_cannot_be_are_none() {
+        for time in [i64::MIN..i64::MAX, -2..5, 0..1 << 44, Span { start: 5, end: 4 }] {
+            let mut bytes = Vec::new();
+            Record { group: Group(1), time, block: b"x" }.put(&mut bytes);
+            assert!(Record::take(&bytes).is_err());
         }
     }
 
