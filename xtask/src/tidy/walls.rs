@@ -18,6 +18,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("skerry-linking", &[]),
     ("skerry-archive", &[]),
     ("skerry-nvml-sim", &[]),
+    // Series of integers, whatever they are of.
+    ("skerry-series", &[]),
     ("skerry-model", &["skerry-proto"]),
     ("skerry-identity", &["skerry-proto", "skerry-model"]),
     // It issues certificates for tests.
@@ -119,6 +121,7 @@ const EVERYTHING: &[&str] = &[
     "skerry-forward",
     "skerry-archive",
     "skerry-nvml-sim",
+    "skerry-series",
     "skerry-placement",
     "skerry-rollout",
     "skerry-gpu-model",
