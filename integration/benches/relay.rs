@@ -171,7 +171,7 @@ impl Bench<'_> {
             self.figures.note("(no logs of containers to compare)");
             return Ok(());
         };
-        let bytes: u64 = if quick() { 8_000_000 } else { 200_000_000 };
+        let bytes: u64 = if quick() { 8_000_000 } else { 50_000_000 };
         let rounds = if quick() { 1 } else { 5 };
         let name = self.name("logs");
         let writes = format!("yes \"{LINE}\" | head -c {bytes}; echo; echo written; exec sleep 1000000");
