@@ -153,6 +153,14 @@ impl<W: Write> Packer<W> {
             self.out.data(&self.buffer[..read])?;
             left -= read as u64;
         }
+        // As files of the kernel's do. One that was empty and has grown meanwhile says so now.
+        if stat.st_size == 0 && matches!(file.read(&mut self.buffer[..1]), Ok(1)) {
+            let now = fstat(&file).map_err(|error| Error::io(doing(), error))?;
+            if now.st_size == 0 {
+                let why = format!("`{}` says that it is empty and is not: read it by a command", shown(path));
+                return Err(Error::InTheWay(why));
+            }
+        }
         self.out.end()
     }
 }

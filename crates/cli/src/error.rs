@@ -336,7 +336,11 @@ fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     while let Some(source) = last.source() {
         last = source;
     }
-    last.to_string()
+    // What the library has to say of it is for who writes servers.
+    match last.to_string() {
+        text if text.contains("close_notify") => "the server closed the connection".to_owned(),
+        text => text,
+    }
 }
 
 #[cfg(test)]

@@ -51,6 +51,11 @@ impl Drop for Raw {
     }
 }
 
+/// Whether the terminal is one that can be drawn on.
+pub(crate) fn has_screen() -> bool {
+    std::env::var_os("TERM").is_some_and(|name| !name.is_empty() && name != "dumb" && name != "unknown")
+}
+
 /// A screen of this program's own, as long as this is there.
 pub(crate) struct Screen(io::Stdout);
 

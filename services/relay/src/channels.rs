@@ -265,6 +265,11 @@ impl FromAgentHalf {
 }
 
 impl ToAgentHalf {
+    /// Waits until the agent's stream is gone, whatever of it is still to be read.
+    pub(crate) async fn closed(&self) {
+        self.out.closed().await;
+    }
+
     /// Room for a frame, once there is some; nothing, where the agent is gone.
     pub(crate) async fn room(&self) -> Option<Room<'_>> {
         let room = self.out.reserve().await.ok()?;

@@ -3,6 +3,7 @@
 //! That it is opened is in the audit log before the agent is told what is wanted, and where that cannot be written it is not done. How it ended
 //! and what moved is written afterwards.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -190,7 +191,22 @@ impl<V: Verb> Flow<V> {
         let mut up: Option<open_response::Body> = None;
         let mut down: Option<V::Answer> = None;
         let (mut has_more, mut is_done) = (true, false);
+        // Once the agent's stream is gone, what is left of it is read whether or not the user takes it: at most what windows hold. So it is known
+        // whether it has ended or was lost.
+        let (mut is_gone, mut ahead) = (false, VecDeque::new());
         loop {
+            while down.is_none()
+                && let Some(body) = ahead.pop_front()
+            {
+                match body {
+                    open_request::Body::End(end) => match fault_of_end(node, &end) {
+                        Some(fault) => return Ended::With(fault),
+                        None => is_done = true,
+                    },
+                    body => down = verb.to_user(body),
+                }
+            }
+            let is_read = is_done || matches!(ahead.back(), Some(open_request::Body::End(_)));
             if is_done && down.is_none() {
                 return verb.finish().map_or_else(Ended::With, Ended::Done);
             }
@@ -212,14 +228,9 @@ impl<V: Verb> Flow<V> {
                     // What it said last is still to be heard.
                     _ => has_more = false,
                 },
-                frame = from_agent.next(), if down.is_none() && !is_done => match frame {
-                    Some(Ok(pb::OpenRequest { body: Some(open_request::Body::End(end)) })) => {
-                        match fault_of_end(node, &end) {
-                            Some(fault) => return Ended::With(fault),
-                            None => is_done = true,
-                        }
-                    }
-                    Some(Ok(pb::OpenRequest { body: Some(body) })) => down = verb.to_user(body),
+                () = to_agent.closed(), if !is_gone => is_gone = true,
+                frame = from_agent.next(), if (down.is_none() || is_gone) && !is_read => match frame {
+                    Some(Ok(pb::OpenRequest { body: Some(body) })) => ahead.push_back(body),
                     Some(Ok(_)) => {}
                     Some(Err(status)) => {
                         tracing::debug!(%node, verb = verb.name(), %status, "a channel broke");

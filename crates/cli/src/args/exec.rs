@@ -50,9 +50,9 @@ meant, in the first that runs, and says which. On a node (node/NAME) it runs as 
 and without a command that is the user's shell: the node's agent has to allow it (--allow-node-shell).
 
 What the command writes goes to standard output and standard error, byte by byte; with -t both are one.
-Without -t, Ctrl-C and the signals SIGTERM, SIGQUIT and SIGHUP go to the command. When this program ends,
-whatever ends it, the command is killed with all that it has started. What it leaves running when it ends
-itself is killed too.
+Without -t, Ctrl-C and the signals SIGTERM, SIGQUIT and SIGHUP go to the command; the third ends this
+program. When it ends, whatever ends it, the command is killed with all that it has started. What it leaves
+running when it ends itself is killed too.
 
 Exit code: that of the command; 128 + n where signal n ended it, 126 where it cannot be run, 127 where
 there is no such program. 125, with a message, where nobody knows how the command ended, or where it was

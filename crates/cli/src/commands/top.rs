@@ -14,6 +14,7 @@ use crate::item::{Item, Query};
 use crate::print::{Printer, note};
 use crate::render::top::{self, Known, Nodes, Style};
 use crate::target::{Target, Type};
+use crate::terminal;
 
 /// Most nodes of one view: what a relay takes.
 const NODES_MAX: usize = 500;
@@ -44,7 +45,8 @@ pub(crate) async fn run(
         TopCommand::Nodes(args) => (View::of_nodes(client, args).await?, &args.flags),
         TopCommand::Apps(args) => (View::of_apps(client, args).await?, &args.flags),
     };
-    let is_live = !flags.once && flags.output == Format::Table && printer.width().is_some();
+    let is_live =
+        !flags.once && flags.output == Format::Table && printer.width().is_some() && terminal::has_screen();
     if is_live { live::run(client, &view, flags).await } else { once(client, &view, flags, printer).await }
 }
 

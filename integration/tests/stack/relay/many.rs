@@ -182,3 +182,37 @@ async fn a_node_that_proves_who_it_is_has_as_many_channels_as_any() -> Result<()
     drop(calls);
     Ok(())
 }
+
+#[tokio::test]
+async fn more_channels_at_once_than_a_node_has_are_refused_and_its_session_goes_on() -> Result<()> {
+    const FLOOD: usize = 200;
+    let mut stack = stack(&["n1"]).await?;
+    let ticks = "i=0; while :; do i=$((i+1)); echo \"tick $i\"; sleep 0.1; done";
+    stack.apply("web", app([script("s", ticks)])).await?;
+    stack.wait_ready("web", 1).await;
+    let relay = client(&stack, "relay-0").await?;
+    let follow = || {
+        let mut relay = relay.clone();
+        let app = "projects/default/apps/web".to_owned();
+        let request = pb::LogsRequest { app, follow: true, tail: Some(1), ..pb::LogsRequest::default() };
+        async move { Ok::<_, anyhow::Error>(relay.logs(request).await?.into_inner()) }
+    };
+    let mut before = follow().await?;
+    let told = timeout(PATIENCE, before.message()).await??.context("it goes on")?;
+    ensure!(told.notice.is_none(), "{told:?}");
+    let mut flood = try_join_all((0..FLOOD).map(|_| follow())).await?;
+    // Each is told something: lines, or why there are none.
+    let told = flood.iter_mut().map(|call| async { timeout(PATIENCE, call.message()).await });
+    let told = try_join_all(told).await?;
+    let refused =
+        told.iter().filter(|told| matches!(told, Ok(Some(answer)) if answer.notice.is_some())).count();
+    ensure!(refused >= FLOOD - CALLS, "{refused} of {FLOOD} were refused");
+    // What was open goes on without a break, since its session does.
+    for _ in 0..10 {
+        let told = timeout(PATIENCE, before.message()).await??.context("it goes on")?;
+        ensure!(told.notice.is_none(), "{told:?}");
+    }
+    drop((flood, before, relay));
+    wait_channels(&stack, 0).await;
+    stack.finish(None).await
+}

@@ -3,7 +3,8 @@
 //! It consists of records of two numbers of 64 bits, little-endian. The first record names the stream and says how many bytes of it were
 //! written before this file: so a place in the stream has a number that stays when files are put aside. Each further one is an offset in
 //! the file and the time at which the bytes from there on were written, in microseconds since 1970. Marks are 10 ms apart at least, and
-//! never take more than an eighth of what is marked, beside 4 KiB.
+//! take an eighth of what is marked, beside 4 KiB; only what is a second later than the last mark has one in any case, as has what a new run of the
+//! program writes first. So of a program that writes a few bytes each second the marks are larger than its log, by a little.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -16,6 +17,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub(crate) const RECORD_BYTES: u64 = 16;
 /// Shortest time between two marks.
 const GRAIN_MICROS: u64 = 10_000;
+/// What comes so much later than the last mark has one, whatever marks take.
+const LATE_MICROS: u64 = 1_000_000;
 /// What marks may take of a file that has nothing yet.
 const FREE_BYTES: u64 = 4096;
 /// What they may take beyond it: this part of the file.
@@ -97,7 +100,8 @@ impl Marks {
     pub(super) fn note(&mut self, offset: u64, micros: u64) {
         let is_soon = self.last_micros <= micros && micros < self.last_micros.saturating_add(GRAIN_MICROS);
         let has_room = self.bytes + RECORD_BYTES <= FREE_BYTES + offset / SHARE;
-        if !is_soon && has_room && self.file.write_all(&encode((offset, micros))).is_ok() {
+        let is_late = micros < self.last_micros || micros - self.last_micros >= LATE_MICROS;
+        if !is_soon && (has_room || is_late) && self.file.write_all(&encode((offset, micros))).is_ok() {
             self.bytes += RECORD_BYTES;
             self.last_micros = micros;
         }
@@ -140,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn marks_take_a_small_part_of_what_they_mark() {
+    fn marks_take_a_small_part_of_what_they_mark_unless_little_is_written_each_second() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("a.log");
         let mut marks = Marks::open(&log).unwrap();
@@ -148,6 +152,16 @@ mod tests {
             marks.note(n, 1_000_000 + n * GRAIN_MICROS);
         }
         let bytes = std::fs::metadata(path_of(&log)).unwrap().len();
-        assert!(bytes > FREE_BYTES && bytes <= FREE_BYTES + 100_000 / SHARE, "{bytes}");
+        // One in a hundred is a second later than the one before.
+        let late = 100_000 * GRAIN_MICROS / LATE_MICROS * RECORD_BYTES;
+        assert!(bytes > FREE_BYTES && bytes <= FREE_BYTES + 100_000 / SHARE + late, "{bytes}");
+        let slow = dir.path().join("slow.log");
+        let mut marks = Marks::open(&slow).unwrap();
+        for n in 0..1000 {
+            marks.note(n * 8, 1_000_000 + n * LATE_MICROS);
+        }
+        drop(marks);
+        Marks::open(&slow).unwrap().note(8000, 1_000_000 + 999 * LATE_MICROS + 1);
+        assert_eq!(all(&slow).len(), 1002, "each second, and where it began anew");
     }
 }

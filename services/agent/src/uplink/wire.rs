@@ -9,7 +9,7 @@ use skerry_proto::gateway::v1 as pb;
 use skerry_proto::gateway::v1::sync_service_client::SyncServiceClient;
 use skerry_rpc::Endpoint;
 use skerry_rpc::{ClientTls, ConnectError};
-use skerry_sync::limits::{DIAL_TIMEOUT, FRAME_BYTES_MAX};
+use skerry_sync::limits::{DIAL_TIMEOUT, FRAME_BYTES_MAX, OFFERS_MAX};
 use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -17,8 +17,9 @@ use tonic::transport::{Channel, Uri};
 
 use crate::machine::is_reachable;
 
-/// Frames that wait to be sent. One Report and one heartbeat are under way at most, so a full queue means a dead link.
-const FRAMES_MAX: usize = 16;
+/// Frames that wait to be sent. One Report and one heartbeat are under way at most, and an answer to each offer of a channel, so a full queue
+/// means a dead link.
+const FRAMES_MAX: usize = 16 + OFFERS_MAX;
 /// HTTP/2 windows: what a gateway may send ahead. One part of an Update fits in a few round trips; memory counts for more here.
 const WINDOW_BYTES: u32 = 64 * 1024;
 /// Header lists beyond this are refused.

@@ -82,6 +82,11 @@ impl Ask {
         if request.follow && request.previous {
             wrong.add("previous", "leave it out, or do not follow: what was written before is over");
         }
+        for (field, time) in [("since", &request.since), ("until", &request.until)] {
+            if time.as_ref().is_some_and(|time| !is_fit(time)) {
+                wrong.add(field, "a time from 1970 to 2262");
+            }
+        }
         if request.grep.len() > GREP_BYTES_MAX {
             wrong.add("grep", format!("at most {GREP_BYTES_MAX} bytes"));
         }
@@ -127,6 +132,12 @@ impl Ask {
     }
 }
 
+/// Whether it is a time that lines can have: in nanoseconds since 1970, of 64 bits.
+fn is_fit(time: &prost_types::Timestamp) -> bool {
+    let last = i64::MAX / 1_000_000_000;
+    (0..last).contains(&time.seconds) && (0..1_000_000_000).contains(&time.nanos)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,6 +170,14 @@ mod tests {
         assert_eq!(fields, ["app", "service", "cluster", "node", "instance", "until", "previous", "grep"]);
         assert_eq!(wrong(pb::LogsRequest { node: "projects/q/nodes/n".to_owned(), ..request() }), ["node"]);
         assert_eq!(wrong(pb::LogsRequest { instance: "b/s/n/0".to_owned(), ..request() }), ["instance"]);
+    }
+
+    #[test]
+    fn a_time_that_no_line_can_have_is_refused_and_not_passed_over() {
+        for (seconds, nanos) in [(-1, 0), (0, -7), (0, 1_000_000_000), (1 << 62, 0)] {
+            let since = Some(prost_types::Timestamp { seconds, nanos });
+            assert_eq!(wrong(pb::LogsRequest { since, ..request() }), ["since"], "{seconds}.{nanos}");
+        }
     }
 
     #[test]

@@ -43,7 +43,8 @@ pub(super) async fn run(
     let mut unpacking = Unpacking::begin(&place.dir, Bounds::Top, under)?;
     let instance = receive(client, start, async |part| unpacking.feed(part).await).await?;
     let content = is_content(path.as_bytes());
-    unpacking.place(Box::new(move |stage| place.decide(stage, content))).await?;
+    let asked = name_of(path.as_bytes()).unwrap_or(UNNAMED).to_owned();
+    unpacking.place(Box::new(move |stage| place.decide(stage, content, &asked))).await?;
     note(&format!("{instance}:{path} copied to {}", to.display()));
     Ok(())
 }
@@ -128,7 +129,7 @@ impl Place {
     }
 
     /// What becomes of what came.
-    fn decide(&self, stage: &Stage, content: bool) -> Result<Vec<Move>, CliError> {
+    fn decide(&self, stage: &Stage, content: bool, asked: &[u8]) -> Result<Vec<Move>, CliError> {
         let tops = stage.tops().map_err(|error| super::failed(&error))?;
         let [top] = &tops[..] else {
             let message = format!("{} things came where one was asked for: nothing was copied", tops.len());
@@ -137,6 +138,12 @@ impl Place {
         let goes =
             goes(stage.is_directory(top), content, self.there, &self.typed).map_err(CliError::Failed)?;
         let name = match goes {
+            // It has its name here: not one that the other side would rather have.
+            Goes::Into if top.as_slice() != asked => {
+                let (top, asked) = (String::from_utf8_lossy(top), String::from_utf8_lossy(asked));
+                let message = format!("`{top}` came where `{asked}` was asked for: nothing was copied");
+                return Err(CliError::Failed(message));
+            }
             Goes::Into => top.clone(),
             Goes::ContentInto => Vec::new(),
             Goes::As => self.name.clone(),

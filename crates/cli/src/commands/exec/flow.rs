@@ -27,6 +27,8 @@ const REQUESTS_MAX: usize = 2;
 const OUTPUT_MAX: usize = 2;
 /// Most input in one request.
 const PIECE_BYTES_MAX: usize = 32 * 1024;
+/// So many signals are the command's; the next one ends this program, and the command with it.
+const SIGNALS_PASSED_MAX: u32 = 2;
 /// How long a signal may wait behind input that nobody reads.
 const SIGNAL_WAIT: Duration = Duration::from_secs(2);
 
@@ -228,8 +230,10 @@ impl Signals {
     }
 
     /// Passes them on, and the size of the terminal when it changes. Returns what ends the call: with a terminal, SIGTERM and SIGHUP, which
-    /// are for this program then; and a signal that cannot be passed on, since nobody reads the input before it.
+    /// are for this program then; and a signal that cannot be passed on, since nobody reads the input before it; and the third one, since the command
+    /// does not end by those before.
     async fn pass_on(&mut self, tty: bool, requests: &mpsc::Sender<pb::ExecRequest>) -> CliError {
+        let mut passed = 0;
         loop {
             let body = tokio::select! {
                 _ = self.winch.recv() => {
@@ -251,6 +255,12 @@ impl Signals {
                 name.as_ref().filter(|name| tty && matches!(name.as_str(), "SIGTERM" | "SIGHUP"))
             {
                 return stopped(name);
+            }
+            if let Some(name) = &name {
+                passed += 1;
+                if passed > SIGNALS_PASSED_MAX {
+                    return stopped(&format!("{name}, after others that did not end the command"));
+                }
             }
             let sent = timeout(SIGNAL_WAIT, requests.send(request(body))).await;
             if let (Some(name), Err(_)) = (name, sent) {

@@ -1,11 +1,15 @@
 //! However a command's call ends, the command is gone, and nobody is told an exit that was none.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
+use futures_util::{StreamExt as _, stream};
 use rustix::process::Signal;
 use serde_json::Value;
 use skerry_integration::Stack;
 use skerry_integration::containers::{Containers, unique};
 use skerry_integration::stack::PATIENCE;
+use skerry_proto::relay::v1 as pb;
 use skerry_testing::{Docker, Process, eventually};
 
 use super::super::{begin, done, wait_channels};
@@ -128,6 +132,25 @@ async fn signals_are_the_commands_and_what_was_run_is_on_record_without_its_argu
     let ended = client.wait(PATIENCE).await?;
     ensure!(ended.code() == Some(130), "{ended:?}: {}", client.output());
 
+    // One that does not end by any is not waited for: the third one is for the client.
+    let deaf = "trap '' TERM; echo ready; while :; do sleep 0.1; done";
+    let mut client = begin(&stack, "relay-0", &["exec", "app/web", "--", "sh", "-c", deaf], "deaf.log")?;
+    client.wait_for_line("ready", PATIENCE).await?;
+    for _ in 0..2 {
+        client.signal(Signal::TERM)?;
+        // Two at once are one.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    ensure!(client.try_wait()?.is_none(), "{}", client.output());
+    client.signal(Signal::TERM)?;
+    let ended = client.wait(PATIENCE).await?;
+    ensure!(
+        ended.code() == Some(125) && client.output().contains("SIGTERM"),
+        "{ended:?}: {}",
+        client.output()
+    );
+    wait_gone("trap '' TERM; echo ready").await;
+
     let (ended, _, err) = sh(&stack, &[], "echo a-secret-word; exit 6").await?;
     ensure!(ended == Some(6), "{ended:?}: {err}");
     eventually("it is on record", PATIENCE, async || {
@@ -139,5 +162,34 @@ async fn signals_are_the_commands_and_what_was_run_is_on_record_without_its_argu
         Ok(())
     })
     .await;
+    stack.finish(None).await
+}
+
+/// A command of somebody who takes nothing of it ends with its agent too, and that is known before anything is taken.
+#[tokio::test]
+async fn what_nobody_reads_ends_with_its_agent() -> Result<()> {
+    let mut stack = staying(&[]).await?;
+    let start = pb::ExecStart {
+        app: "projects/default/apps/web".to_owned(),
+        command: vec!["yes".to_owned()],
+        ..pb::ExecStart::default()
+    };
+    let first = pb::ExecRequest { body: Some(pb::exec_request::Body::Start(start)) };
+    let requests = stream::iter([first]).chain(stream::pending());
+    let mut answers = super::super::client(&stack, "relay-0").await?.exec(requests).await?.into_inner();
+    ensure!(answers.message().await?.is_some(), "it has begun");
+    wait_channels(&stack, 1).await;
+    stack.kill_agent("n1")?;
+    wait_channels(&stack, 0).await;
+    let told = loop {
+        match answers.message().await {
+            Ok(Some(_)) => {}
+            Ok(None) => anyhow::bail!("it ended as if all were well"),
+            Err(status) => break status,
+        }
+    };
+    ensure!(told.message().contains("link to the agent"), "{told}");
+    stack.start_agent("n1")?;
+    stack.wait_connected("n1").await;
     stack.finish(None).await
 }

@@ -5,12 +5,15 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use crate::shim::logs::FILES_MAX;
 use crate::shim::marks::{self, Mark, RECORD_BYTES};
 
-/// How often files are looked for anew where they were put aside meanwhile.
-const TRIES_MAX: usize = 8;
+/// How often files are looked for anew where they were put aside meanwhile, and the time between: they are put aside in less than one.
+const TRIES_MAX: usize = 50;
+const BETWEEN_TRIES: Duration = Duration::from_millis(1);
 /// Marks that are read at once.
 const MARKS_AT_ONCE: usize = 256;
 
@@ -82,11 +85,26 @@ pub(super) fn segments(log: &Path) -> io::Result<Vec<Segment>> {
         let same =
             |segment: &Segment| fs::metadata(&segment.path).is_ok_and(|now| now.ino() == segment.inode);
         // Whatever was put aside between two of these steps is found by another name now.
-        if found.iter().all(same) {
+        if found.iter().all(same) && fit(log, &found)? {
             return Ok(found);
         }
+        thread::sleep(BETWEEN_TRIES);
     }
     look(log)
+}
+
+/// Whether each file goes on where the one before ends, up to the one that is written. It does not while files are being put aside, one name after the
+/// other: a file may have the marks of another one then, and with them its place.
+fn fit(log: &Path, found: &[Segment]) -> io::Result<bool> {
+    let Some(last) = found.last() else { return Ok(true) };
+    for pair in found.windows(2) {
+        if let [one, next] = pair
+            && one.end()? != next.base
+        {
+            return Ok(false);
+        }
+    }
+    Ok(last.path == log)
 }
 
 fn look(log: &Path) -> io::Result<Vec<Segment>> {

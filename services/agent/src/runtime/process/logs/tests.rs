@@ -156,6 +156,39 @@ fn what_is_rotated_away_before_it_is_read_is_counted() {
 }
 
 #[test]
+fn a_file_that_is_being_put_aside_is_never_taken_for_the_one_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut out = log(dir.path(), STDOUT, bounds(20, 3));
+    let mut both = Both::open(dir.path(), &LogAsk { follow: true, ..LogAsk::default() }).unwrap();
+    out.take(b"line 000\n");
+    let mut lines = drain(&mut both, false);
+    for n in 1..9 {
+        out.take(format!("line {n:03}\n").as_bytes());
+    }
+    // Half of what putting aside does: the file has its new name, and its marks do not.
+    let at = |name: &str| dir.path().join(name);
+    fs::rename(at("stdout.log"), at("stdout.log.1")).unwrap();
+    let rest = std::thread::spawn({
+        let (marks, aside) = (at("stdout.log.marks"), at("stdout.log.1.marks"));
+        let dir = dir.path().to_owned();
+        move || {
+            std::thread::park_timeout(Duration::from_millis(3));
+            fs::rename(&marks, &aside).unwrap();
+            let head = fs::read(&aside).unwrap();
+            let base = u64::from_le_bytes(head[8..16].try_into().unwrap());
+            let next = base + fs::metadata(dir.join("stdout.log.1")).unwrap().len();
+            fs::write(marks, [&head[..8], &next.to_le_bytes()[..]].concat()).unwrap();
+            fs::write(dir.join("stdout.log"), "line 009\n").unwrap();
+        }
+    });
+    lines.extend(drain(&mut both, false));
+    rest.join().unwrap();
+    lines.extend(drain(&mut both, true));
+    let written: Vec<u8> = (0..10).flat_map(|n| format!("line {n:03}\n").into_bytes()).collect();
+    check_whole(&written, &lines);
+}
+
+#[test]
 fn an_instance_that_was_made_anew_is_told_from_its_begin() {
     let dir = tempfile::tempdir().unwrap();
     log(dir.path(), STDOUT, bounds(1 << 20, 3)).take(b"old\nold\n");
