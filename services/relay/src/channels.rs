@@ -62,6 +62,8 @@ struct Slot {
     waiting: Mutex<Option<oneshot::Sender<Dialled>>>,
     opened: (SystemTime, Instant),
     moved: Moved,
+    /// Fires when the relay that the agent dialled says that it is gone.
+    gone: CancellationToken,
 }
 
 /// What moved on a channel.
@@ -155,6 +157,12 @@ impl Channels {
     pub(crate) fn cut(&self, project: &ProjectName, id: &str) -> bool {
         let slot = self.slots().get(id).filter(|slot| slot.about.node.project == *project).cloned();
         slot.inspect(|slot| slot.about.cut.cancel()).is_some()
+    }
+
+    /// Another relay says that the agent of one is gone. `false`: it is not here.
+    pub(crate) fn agent_gone(&self, project: &ProjectName, id: &str) -> bool {
+        let slot = self.slots().get(id).filter(|slot| slot.about.node.project == *project).cloned();
+        slot.inspect(|slot| slot.gone.cancel()).is_some()
     }
 
     fn slots(&self) -> MutexGuard<'_, HashMap<String, Arc<Slot>>> {
@@ -267,7 +275,10 @@ impl FromAgentHalf {
 impl ToAgentHalf {
     /// Waits until the agent's stream is gone, whatever of it is still to be read.
     pub(crate) async fn closed(&self) {
-        self.out.closed().await;
+        tokio::select! {
+            () = self.out.closed() => {}
+            () = self.entry.slot.gone.cancelled() => {}
+        }
     }
 
     /// Room for a frame, once there is some; nothing, where the agent is gone.
@@ -316,6 +327,7 @@ impl Entry {
             waiting: Mutex::new(Some(waiting)),
             opened: (SystemTime::now(), Instant::now()),
             moved: Moved::default(),
+            gone: CancellationToken::new(),
         });
         let mut slots = shared.channels.slots();
         if slots.len() >= CHANNELS_MAX {
@@ -367,6 +379,7 @@ mod tests {
             waiting: Mutex::new(Some(waiting)),
             opened: (SystemTime::now(), Instant::now()),
             moved: Moved::default(),
+            gone: CancellationToken::new(),
         };
         let channels = Channels::default();
         channels.slots().insert("c".to_owned(), Arc::new(slot));

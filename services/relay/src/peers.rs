@@ -51,6 +51,7 @@ pub(crate) async fn forward(
     let mut client = PeerServiceClient::new(connection.channel.clone())
         .max_encoding_message_size(FRAME_BYTES_MAX)
         .max_decoding_message_size(FRAME_BYTES_MAX);
+    let mut gone = Gone { shared: Arc::clone(shared), address: address.clone(), name: channel_name(&hello) };
     let first = pb::ForwardRequest { body: Some(Body::Hello(hello)) };
     // An agent that broke off ends this half; the owner sees that no end was said.
     let rest = frames
@@ -65,13 +66,53 @@ pub(crate) async fn forward(
                 let _held = &connection;
                 frame
             });
+            // Nothing comes last where the owner has ended it; else nobody here takes any more.
+            let held = held.map(Some).chain(stream::once(std::future::ready(None)));
+            let held = held.scan(gone, |gone, frame| {
+                if frame.is_none() {
+                    gone.name.clear();
+                }
+                std::future::ready(frame)
+            });
             Ok(held.boxed())
         }
         Err(status) => {
+            gone.name.clear();
             shared.reach.failed(&address, &status);
             Err(status)
         }
     }
+}
+
+/// Tells the owner of a channel when its agent is gone from here: frames that nobody takes hide the end of their stream.
+struct Gone {
+    shared: Arc<Shared>,
+    /// Of the owner.
+    address: String,
+    /// Of the channel. Empty: it has ended, and there is nothing to tell.
+    name: String,
+}
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        if self.name.is_empty() {
+            return;
+        }
+        let (shared, address) = (Arc::clone(&self.shared), std::mem::take(&mut self.address));
+        let request =
+            pb::CutOwnChannelRequest { name: std::mem::take(&mut self.name), caller: String::new() };
+        self.shared.shutdown.spawn(async move {
+            let owner = Member { id: String::new(), address };
+            // It may have ended meanwhile.
+            let _ =
+                ask(&shared, &owner, |mut client| async move { client.cut_own_channel(request).await }).await;
+        });
+    }
+}
+
+fn channel_name(hello: &pb::ChannelHello) -> String {
+    let project = hello.node.split("/nodes/").next().unwrap_or_default();
+    format!("{project}/channels/{}", hello.channel)
 }
 
 /// The channels of a project at all relays, and those relays that did not answer.
@@ -202,7 +243,10 @@ impl PeerService for Peers {
     ) -> Result<Response<pb::CutOwnChannelResponse>, Status> {
         let request = request.into_inner();
         let (project, id) = parse_name(&request.name).map_err(|fault| status_of(&fault))?;
-        if self.shared.channels.cut(&project, id) {
+        if request.caller.is_empty() && self.shared.channels.agent_gone(&project, id) {
+            return Ok(Response::new(pb::CutOwnChannelResponse {}));
+        }
+        if !request.caller.is_empty() && self.shared.channels.cut(&project, id) {
             tracing::info!(channel = id, caller = request.caller, "a channel was cut");
             return Ok(Response::new(pb::CutOwnChannelResponse {}));
         }

@@ -2917,7 +2917,8 @@ pub struct CutOwnChannelRequest {
     /// `projects/<project>/channels/<id>`.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
-    /// Who asks, as the audit log names callers.
+    /// Who asks, as the audit log names callers. Empty: nobody does; the agent that dialled the relay that calls is gone. Then what of it is still to be
+    /// read is read, and the channel ends as lost unless there is an end in it.
     #[prost(string, tag = "2")]
     pub caller: ::prost::alloc::string::String,
 }

@@ -186,7 +186,7 @@ async fn a_node_that_proves_who_it_is_has_as_many_channels_as_any() -> Result<()
 #[tokio::test]
 async fn more_channels_at_once_than_a_node_has_are_refused_and_its_session_goes_on() -> Result<()> {
     const FLOOD: usize = 200;
-    let mut stack = stack(&["n1"]).await?;
+    let stack = stack(&["n1"]).await?;
     let ticks = "i=0; while :; do i=$((i+1)); echo \"tick $i\"; sleep 0.1; done";
     stack.apply("web", app([script("s", ticks)])).await?;
     stack.wait_ready("web", 1).await;
