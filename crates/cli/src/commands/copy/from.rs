@@ -151,3 +151,35 @@ impl Place {
         Ok(vec![(top.clone(), name)])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use skerry_archive::{Entry, Kind, Writer};
+
+    use super::*;
+
+    /// An archive of one file of this name, unpacked for a directory.
+    fn came(dir: &Path, name: &str) -> Stage {
+        let mut writer = Writer::new(Vec::new());
+        let entry =
+            Entry { path: name.as_bytes().to_vec(), kind: Kind::File, mode: 0o600, mtime: 0, size: 1 };
+        writer.entry(&entry).and_then(|()| writer.data(b"x")).and_then(|()| writer.end()).unwrap();
+        let mut stage = Stage::within(dir, Bounds::Top, b"").unwrap();
+        stage.feed(&writer.finish().unwrap()).unwrap();
+        stage
+    }
+
+    #[test]
+    fn what_comes_has_the_name_that_was_asked_for_and_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let into = Place::of(dir.path()).unwrap();
+        let moves = into.decide(&came(dir.path(), "report.txt"), false, b"report.txt").unwrap();
+        assert_eq!(moves, [(b"report.txt".to_vec(), b"report.txt".to_vec())]);
+        let refused = into.decide(&came(dir.path(), ".bashrc"), false, b"report.txt").unwrap_err();
+        assert!(refused.summary().contains("`.bashrc` came where `report.txt`"), "{}", refused.summary());
+        // Where its name here was typed, that is what it gets.
+        let named = Place::of(&dir.path().join("mine")).unwrap();
+        let moves = named.decide(&came(dir.path(), ".bashrc"), false, b"report.txt").unwrap();
+        assert_eq!(moves, [(b".bashrc".to_vec(), b"mine".to_vec())]);
+    }
+}
