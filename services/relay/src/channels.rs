@@ -248,6 +248,12 @@ impl Open {
         next(&mut self.frames, &self.entry).await
     }
 
+    /// Waits until the agent's stream is gone, whatever of it is still to be read.
+    pub(crate) fn closed(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (out, entry) = (self.out.clone(), Arc::clone(&self.entry));
+        async move { closed(&out, &entry).await }
+    }
+
     /// Its two halves. It ends when both are dropped.
     pub(crate) fn split(self) -> (FromAgentHalf, ToAgentHalf) {
         let Self { frames, out, entry } = self;
@@ -275,10 +281,7 @@ impl FromAgentHalf {
 impl ToAgentHalf {
     /// Waits until the agent's stream is gone, whatever of it is still to be read.
     pub(crate) async fn closed(&self) {
-        tokio::select! {
-            () = self.out.closed() => {}
-            () = self.entry.slot.gone.cancelled() => {}
-        }
+        closed(&self.out, &self.entry).await;
     }
 
     /// Room for a frame, once there is some; nothing, where the agent is gone.
@@ -300,6 +303,13 @@ impl Room<'_> {
         let frame = pb::OpenResponse { body: Some(body) };
         self.slot.moved(&self.slot.moved.sent, prost_len(&frame));
         self.room.send(Ok(frame));
+    }
+}
+
+async fn closed(out: &ToAgent, entry: &Entry) {
+    tokio::select! {
+        () = out.closed() => {}
+        () = entry.slot.gone.cancelled() => {}
     }
 }
 

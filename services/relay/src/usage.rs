@@ -226,8 +226,12 @@ impl Source {
             match channel.next().await {
                 Some(Ok(pb::OpenRequest { body: Some(Body::Usage(sample)) })) => {
                     *samples += 1;
-                    if self.say(News::Sample(sample)).await.is_err() {
-                        return Ok(());
+                    tokio::select! {
+                        said = self.say(News::Sample(sample)) => if said.is_err() {
+                            return Ok(());
+                        },
+                        // Nobody takes it, and it is of no use any more.
+                        () = channel.closed(), if !self.ask.start.once => return Err(link_lost(&self.node)),
                     }
                 }
                 Some(Ok(pb::OpenRequest { body: Some(Body::End(end)) })) => {

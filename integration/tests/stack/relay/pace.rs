@@ -7,7 +7,7 @@ use skerry_proto::relay::v1::{LogsRequest, LogsResponse};
 use skerry_testing::eventually;
 use tonic::Streaming;
 
-use super::{client, done, keeping, stack};
+use super::{client, done, keeping, stack, wait_channels};
 
 /// Writes as fast as it can.
 const CHATTY: &str =
@@ -79,5 +79,32 @@ async fn who_does_not_read_holds_up_neither_others_nor_sync_and_is_told_what_it_
     }
     drop((slow, quick));
     super::wait_channels(&stack, 0).await;
+    stack.finish(None).await
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_holds_nothing_of_an_agent_that_is_gone_and_goes_on_with_it() -> Result<()> {
+    let mut stack = stack(&["n1"]).await?;
+    stack.apply("loud", app([keeping(65536, 2, script("s", CHATTY))])).await?;
+    stack.wait_ready("loud", 1).await;
+    let mut slow = follow(&stack, "relay-0", "loud").await?;
+    ensure!(slow.message().await?.is_some(), "it goes on");
+    wait_channels(&stack, 1).await;
+    stack.kill_agent("n1")?;
+    // Though what it sent is not taken.
+    wait_channels(&stack, 0).await;
+    stack.start_agent("n1")?;
+    stack.wait_connected("n1").await;
+    let (mut before, mut resumed) = (0, false);
+    while !resumed || before == 0 {
+        let answer = tokio::time::timeout(PATIENCE, slow.message()).await.context("nothing more comes")??;
+        let answer = answer.context("it goes on")?;
+        resumed |= answer.notice.as_ref().is_some_and(|notice| notice.reason == "RESUMED");
+        for (number, gap) in lines(&answer) {
+            ensure!(before == 0 || gap > 0 || number == before + 1, "{before} to {number}, gap {gap}");
+            before = number;
+        }
+    }
+    drop(slow);
     stack.finish(None).await
 }

@@ -1,5 +1,6 @@
 //! The log of one instance: its channel, opened again from where it was when it is lost and the call follows.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use skerry_proto::relay::v1::open_request::Body;
 use skerry_proto::types::v1::AuditCaller;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 
 use super::ask::Ask;
 use crate::Shared;
@@ -132,7 +134,7 @@ impl Source {
         start.tail = start.tail.filter(|_| !self.is_late);
         let start = Verb::Logs(start);
         let mut channel = match Open::to(&self.shared, about, start).await {
-            Ok(channel) => channel,
+            Ok(channel) => Feed { channel, ahead: VecDeque::new(), is_read: false },
             Err(fault) => return End::Trouble(fault.into()),
         };
         loop {
@@ -144,12 +146,16 @@ impl Source {
                             reason: "RESUMED".to_owned(),
                             message: format!("it goes on, after: {trouble}"),
                         };
-                        if out.send(Said::Notice(resumed)).await.is_err() {
-                            return End::Unheard;
+                        match channel.give(out, Said::Notice(resumed)).await {
+                            Given::Taken => {}
+                            Given::Unheard => return End::Unheard,
+                            Given::Lost => return End::Trouble(self.lost()),
                         }
                     }
-                    if self.pass(out, batch).await.is_err() {
-                        return End::Unheard;
+                    match self.pass(&mut channel, out, batch).await {
+                        Given::Taken => {}
+                        Given::Unheard => return End::Unheard,
+                        Given::Lost => return End::Trouble(self.lost()),
                     }
                 }
                 Some(Ok(pb::OpenRequest { body: Some(Body::End(end)) })) if end.reason.is_empty() => {
@@ -178,24 +184,87 @@ impl Source {
         format!("{}/instances/{}", self.node.project.parent(), self.instance)
     }
 
-    async fn pass(&mut self, out: &mpsc::Sender<Said>, batch: pb::LogBatch) -> Result<(), ()> {
+    async fn pass(&mut self, feed: &mut Feed, out: &mpsc::Sender<Said>, batch: pb::LogBatch) -> Given {
         let pb::LogBatch { lines, caught_up, position } = batch;
-        if let Some(last) = lines.last() {
-            self.position = last.position.clone();
-            out.send(Said::Lines(lines)).await.map_err(drop)?;
+        if let Some(last) = lines.last().map(|line| line.position.clone()) {
+            match feed.give(out, Said::Lines(lines)).await {
+                // What was not taken is told again from before it.
+                Given::Taken => self.position = last,
+                other => return other,
+            }
         }
         if caught_up {
-            if !position.is_empty() {
-                self.position = position.clone();
+            match feed.give(out, Said::Live(position.clone())).await {
+                Given::Taken if !position.is_empty() => self.position = position,
+                Given::Taken => {}
+                other => return other,
             }
-            out.send(Said::Live(position)).await.map_err(drop)?;
         }
-        Ok(())
+        Given::Taken
     }
 
     fn lost(&self) -> Trouble {
         let message = format!("the link to the agent of {} was lost", self.node);
         Trouble { reason: "LINK_LOST".to_owned(), message, transient: true }
+    }
+}
+
+/// What became of something that was said.
+enum Given {
+    Taken,
+    /// Nobody listens any more.
+    Unheard,
+    /// The agent is gone without an end.
+    Lost,
+}
+
+/// The frames of a channel. Once the agent's stream is gone, what is left of it is read whether or not anybody takes it: at most what windows
+/// hold. So it is known whether it has ended or was lost.
+struct Feed {
+    channel: Open,
+    ahead: VecDeque<pb::OpenRequest>,
+    /// All of it is in `ahead`, its end too.
+    is_read: bool,
+}
+
+impl Feed {
+    async fn next(&mut self) -> Option<Result<pb::OpenRequest, Status>> {
+        match self.ahead.pop_front() {
+            Some(frame) => Some(Ok(frame)),
+            None if self.is_read => None,
+            None => self.channel.next().await,
+        }
+    }
+
+    /// Waits until it is taken, or until the agent is lost.
+    async fn give(&mut self, out: &mpsc::Sender<Said>, said: Said) -> Given {
+        loop {
+            tokio::select! {
+                room = out.reserve() => {
+                    let Ok(room) = room else { return Given::Unheard };
+                    room.send(said);
+                    return Given::Taken;
+                }
+                () = self.channel.closed(), if !self.is_read => {
+                    if !self.read_ahead().await {
+                        return Given::Lost;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether there is an end.
+    async fn read_ahead(&mut self) -> bool {
+        while let Some(Ok(frame)) = self.channel.next().await {
+            let is_end = matches!(frame.body, Some(Body::End(_)));
+            self.ahead.push_back(frame);
+            if is_end {
+                self.is_read = true;
+                return true;
+            }
+        }
+        false
     }
 }
 
