@@ -78,7 +78,8 @@ impl Segment {
     }
 }
 
-/// The files of the stream at `log`, the oldest first.
+/// The files of the stream at `log`, the oldest first. For a thread that may block.
+#[expect(clippy::disallowed_methods, reason = "it is called where blocking is allowed")]
 pub(super) fn segments(log: &Path) -> io::Result<Vec<Segment>> {
     for _ in 1..TRIES_MAX {
         let found = look(log)?;
