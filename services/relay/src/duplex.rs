@@ -14,8 +14,8 @@ use skerry_proto::relay::v1::channel_start::Verb as Start;
 use skerry_proto::relay::v1::{open_request, open_response};
 use skerry_proto::types::v1::AuditOutcome;
 use skerry_rpc::status_of;
-use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::sync::mpsc::{self, OwnedPermit};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -30,8 +30,6 @@ const ANSWERS_MAX: usize = 2;
 const IDLE_MAX: Duration = Duration::from_secs(4 * 3600);
 /// A call ends after this, whatever moves.
 const TOTAL_MAX: Duration = Duration::from_secs(24 * 3600);
-/// How long the last word may take.
-const LAST_WORD: Duration = Duration::from_secs(3);
 
 /// What is particular to a verb.
 pub(crate) trait Verb: Send + 'static {
@@ -108,14 +106,16 @@ pub(crate) async fn open<V: Verb>(
         }
     };
     let (from_agent, to_agent) = channel.split();
-    let (out, answers) = mpsc::channel(ANSWERS_MAX);
+    // Room for the last word is kept: who takes nothing for long hears it all the same, once all before it is taken.
+    let (out, answers) = mpsc::channel(ANSWERS_MAX + 1);
+    let last = out.clone().try_reserve_owned().map_err(|_| Fault::internal("a channel without room"))?;
     if let Some(first) = first {
         // There is room: nothing was sent before.
         let _ = out.try_send(Ok(first));
     }
     let shutdown = shared.shutdown.token();
     let caller = asked.caller.clone();
-    let call = Flow { verb, node: asked.node.clone(), caller, opened, cut, shutdown, from_agent, out };
+    let call = Flow { verb, node: asked.node.clone(), caller, opened, cut, shutdown, from_agent, out, last };
     let shared = Arc::clone(shared);
     shared.shutdown.clone().spawn(async move {
         let (how, (received, sent)) = call.run(to_agent, requests).await;
@@ -150,6 +150,7 @@ struct Flow<V: Verb> {
     shutdown: CancellationToken,
     from_agent: FromAgentHalf,
     out: mpsc::Sender<Result<V::Answer, Status>>,
+    last: OwnedPermit<Result<V::Answer, Status>>,
 }
 
 impl<V: Verb> Flow<V> {
@@ -173,7 +174,7 @@ impl<V: Verb> Flow<V> {
             Ended::With(fault) => fault.message.clone(),
         };
         if let Ended::With(fault) = &ended {
-            let _ = timeout(LAST_WORD, self.out.send(Err(status_of(fault)))).await;
+            self.last.send(Err(status_of(fault)));
         }
         (how, moved)
     }
@@ -184,7 +185,7 @@ impl<V: Verb> Flow<V> {
         requests: impl Stream<Item = Result<V::Request, Status>> + Send,
     ) -> Ended {
         tokio::pin!(requests);
-        let Self { verb, node, caller, opened, cut, shutdown, from_agent, out } = self;
+        let Self { verb, node, caller, opened, cut, shutdown, from_agent, out, .. } = self;
         let lost = caller.lost();
         tokio::pin!(lost);
         // A frame on its way in each direction: nothing more is read of a side before it is taken.

@@ -18,9 +18,6 @@ use crate::instances::names;
 use crate::logs::{Ask, Call, Whose};
 use crate::{Shared, act, bundle, copy, exec, forward, instances, peers, records, usage};
 
-/// Answers that gRPC has not taken yet.
-const ANSWERS_MAX: usize = 2;
-
 #[derive(Clone)]
 pub(crate) struct Service {
     shared: Arc<Shared>,
@@ -41,8 +38,7 @@ impl Service {
             Whose::Instances(which) => names(which.check(instances::find(&self.shared.reach, which).await?)?),
             Whose::Agent(node) => vec![(String::new(), node.clone())],
         };
-        let (out, answers) = mpsc::channel(ANSWERS_MAX);
-        let call = Call::new(Arc::clone(&self.shared), ask, caller, out);
+        let (call, answers) = Call::new(Arc::clone(&self.shared), ask, caller)?;
         self.shared.shutdown.spawn(call.run(placed));
         Ok(Box::pin(ReceiverStream::new(answers)))
     }

@@ -15,7 +15,7 @@ use skerry_proto::types::v1::{AuditCaller, AuditOutcome};
 use skerry_rpc::status_of;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -40,8 +40,6 @@ const INTERVAL: Duration = Duration::from_secs(2);
 const WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 /// A call ends after this: who looks has forgotten it.
 const TOTAL_MAX: Duration = Duration::from_secs(24 * 3600);
-/// How long the last word may take.
-const LAST_WORD: Duration = Duration::from_secs(3);
 
 /// The answers of a call.
 pub(crate) type Answers = mpsc::Receiver<Result<pb::StreamUsageResponse, Status>>;
@@ -121,15 +119,18 @@ pub(crate) fn begin(
     request: &pb::StreamUsageRequest,
 ) -> Result<Answers, Fault> {
     let ask = Arc::new(Ask::parse(request)?);
-    let (out, answers) = mpsc::channel(ANSWERS_MAX);
-    shared.shutdown.spawn(run(Arc::clone(shared), ask, caller, out));
+    // Room for the last word is kept.
+    let (out, answers) = mpsc::channel(ANSWERS_MAX + 1);
+    let last = out.clone().try_reserve_owned().map_err(|_| Fault::internal("a channel without room"))?;
+    shared.shutdown.spawn(run(Arc::clone(shared), ask, caller, out, last));
     Ok(answers)
 }
 
 type Out = mpsc::Sender<Result<pb::StreamUsageResponse, Status>>;
+type Last = mpsc::OwnedPermit<Result<pb::StreamUsageResponse, Status>>;
 
 /// The call, to its end; with it ends all that it holds.
-async fn run(shared: Arc<Shared>, ask: Arc<Ask>, caller: Caller, out: Out) {
+async fn run(shared: Arc<Shared>, ask: Arc<Ask>, caller: Caller, out: Out, last: Last) {
     let (began, cut) = (Instant::now(), CancellationToken::new());
     let (opening, mut tasks) = (Arc::new(Semaphore::new(OPENING_MAX)), JoinSet::new());
     for node in &ask.nodes {
@@ -159,7 +160,7 @@ async fn run(shared: Arc<Shared>, ask: Arc<Ask>, caller: Caller, out: Out) {
     };
     tasks.shutdown().await;
     if let Some(fault) = &end {
-        let _ = timeout(LAST_WORD, out.send(Err(status_of(fault)))).await;
+        last.send(Err(status_of(fault)));
     }
     let detail = format!("{}, seconds: {}", ask.detail(), began.elapsed().as_secs());
     let about = (ask.project.clone(), ask.project.parent(), AuditOutcome::Read);

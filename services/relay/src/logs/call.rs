@@ -12,9 +12,9 @@ use skerry_model::{Code, Fault, NodeRef};
 use skerry_proto::relay::v1 as pb;
 use skerry_proto::types::v1::AuditOutcome;
 use skerry_rpc::status_of;
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, OwnedPermit};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -36,8 +36,8 @@ const LOOK_PERIOD: Duration = Duration::from_secs(3);
 const IDLE_MAX: Duration = Duration::from_secs(4 * 3600);
 /// A call ends after this, whatever moves.
 const TOTAL_MAX: Duration = Duration::from_secs(24 * 3600);
-/// How long the last word may take.
-const LAST_WORD: Duration = Duration::from_secs(3);
+/// Answers that gRPC has not taken yet.
+const ANSWERS_MAX: usize = 2;
 
 type Received = (usize, mpsc::Receiver<Said>, Option<Said>);
 type Looking = Pin<Box<dyn Future<Output = Result<Found, Fault>> + Send>>;
@@ -48,6 +48,8 @@ pub(crate) struct Call {
     ask: Arc<Ask>,
     caller: Caller,
     out: mpsc::Sender<Result<pb::LogsResponse, Status>>,
+    /// Room for the last word: who takes nothing for long hears it all the same, once all before it is taken.
+    last: OwnedPermit<Result<pb::LogsResponse, Status>>,
     cut: CancellationToken,
     merge: Merge,
     feeds: Vec<Feed>,
@@ -87,24 +89,28 @@ enum Ended {
 }
 
 impl Call {
+    /// The call, and its answers.
     pub(crate) fn new(
         shared: Arc<Shared>,
         ask: Ask,
         caller: Caller,
-        out: mpsc::Sender<Result<pb::LogsResponse, Status>>,
-    ) -> Self {
-        Self {
+    ) -> Result<(Self, mpsc::Receiver<Result<pb::LogsResponse, Status>>), Fault> {
+        let (out, answers) = mpsc::channel(ANSWERS_MAX + 1);
+        let last = out.clone().try_reserve_owned().map_err(|_| Fault::internal("a channel without room"))?;
+        let call = Self {
             shared,
             ask: Arc::new(ask),
             caller,
             out,
+            last,
             cut: CancellationToken::new(),
             merge: Merge::default(),
             feeds: Vec::new(),
             notices: VecDeque::new(),
             tasks: JoinSet::new(),
             told: Told::default(),
-        }
+        };
+        Ok((call, answers))
     }
 
     /// Tells the logs of these instances, and of those that come later where the call follows.
@@ -116,7 +122,7 @@ impl Call {
         let ended = self.drive(began).await;
         self.tasks.shutdown().await;
         if let Ended::With(fault) = &ended {
-            let _ = timeout(LAST_WORD, self.out.send(Err(status_of(fault)))).await;
+            self.last.send(Err(status_of(fault)));
         }
         let Told { lines, bytes } = self.told;
         let detail = format!(
