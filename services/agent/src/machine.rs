@@ -242,9 +242,9 @@ pub(crate) fn memory_bytes() -> i64 {
     memory_of(&text, "MemTotal:").unwrap_or(0)
 }
 
-/// A line of `/proc/meminfo`, in bytes.
-pub(crate) fn memory_of(meminfo: &str, key: &str) -> Option<i64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix(key))?;
+/// A line of a file of the kernel's that is in kB, as those of `/proc/meminfo` are; in bytes.
+pub(crate) fn memory_of(text: &str, key: &str) -> Option<i64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
     Some(line.split_whitespace().next()?.parse::<i64>().ok()?.saturating_mul(1024))
 }
 

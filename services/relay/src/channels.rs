@@ -155,14 +155,17 @@ impl Channels {
 
     /// Ends one of a project. `false`: it is not here.
     pub(crate) fn cut(&self, project: &ProjectName, id: &str) -> bool {
-        let slot = self.slots().get(id).filter(|slot| slot.about.node.project == *project).cloned();
-        slot.inspect(|slot| slot.about.cut.cancel()).is_some()
+        self.slot(project, id).inspect(|slot| slot.about.cut.cancel()).is_some()
     }
 
     /// Another relay says that the agent of one is gone. `false`: it is not here.
     pub(crate) fn agent_gone(&self, project: &ProjectName, id: &str) -> bool {
-        let slot = self.slots().get(id).filter(|slot| slot.about.node.project == *project).cloned();
-        slot.inspect(|slot| slot.gone.cancel()).is_some()
+        self.slot(project, id).inspect(|slot| slot.gone.cancel()).is_some()
+    }
+
+    /// One of a project.
+    fn slot(&self, project: &ProjectName, id: &str) -> Option<Arc<Slot>> {
+        self.slots().get(id).filter(|slot| slot.about.node.project == *project).cloned()
     }
 
     fn slots(&self) -> MutexGuard<'_, HashMap<String, Arc<Slot>>> {

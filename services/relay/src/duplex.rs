@@ -22,10 +22,8 @@ use tonic::Status;
 use crate::caller::Caller;
 use crate::channels::{About, FromAgentHalf, Open, ToAgentHalf};
 use crate::words::{fault_of_end, link_lost, was_cut};
-use crate::{Shared, records};
+use crate::{Shared, answers, records};
 
-/// Answers that gRPC has not taken yet.
-const ANSWERS_MAX: usize = 2;
 /// A call on which nothing moves for so long ends: who began it has forgotten it.
 const IDLE_MAX: Duration = Duration::from_secs(4 * 3600);
 /// A call ends after this, whatever moves.
@@ -106,9 +104,7 @@ pub(crate) async fn open<V: Verb>(
         }
     };
     let (from_agent, to_agent) = channel.split();
-    // Room for the last word is kept: who takes nothing for long hears it all the same, once all before it is taken.
-    let (out, answers) = mpsc::channel(ANSWERS_MAX + 1);
-    let last = out.clone().try_reserve_owned().map_err(|_| Fault::internal("a channel without room"))?;
+    let (out, last, answers) = answers::channel()?;
     if let Some(first) = first {
         // There is room: nothing was sent before.
         let _ = out.try_send(Ok(first));

@@ -6,6 +6,7 @@
 //! all that is open ends with the stream of who asked for it.
 
 mod act;
+mod answers;
 mod bundle;
 mod caller;
 mod channels;

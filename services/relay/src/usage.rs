@@ -22,7 +22,7 @@ use tonic::Status;
 use crate::caller::Caller;
 use crate::channels::{About, Open};
 use crate::words::{fault_of_end, link_lost, was_cut};
-use crate::{Shared, records};
+use crate::{Shared, answers, records};
 
 /// The method, as the audit log has it.
 const METHOD: &str = "skerry.relay.v1.RelayService/StreamUsage";
@@ -30,8 +30,6 @@ const METHOD: &str = "skerry.relay.v1.RelayService/StreamUsage";
 const NODES_MAX: usize = 500;
 /// Channels that are being opened at once.
 const OPENING_MAX: usize = 16;
-/// Answers that gRPC has not taken yet.
-const ANSWERS_MAX: usize = 2;
 /// Between two samples, at least and at most.
 const INTERVALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// Where nothing is said of it.
@@ -59,12 +57,11 @@ impl Ask {
         if request.nodes.is_empty() || request.nodes.len() > NODES_MAX {
             wrong.add("nodes", format!("name from 1 to {NODES_MAX} nodes, as projects/default/nodes/n1"));
         }
-        let is_of = |project: &ProjectName, of: &ProjectName| project == of;
         let (mut nodes, mut seen) = (Vec::new(), BTreeSet::new());
         for (index, name) in request.nodes.iter().enumerate().take(NODES_MAX) {
             let field = format!("nodes[{index}]");
             let Some(node) = wrong.check(&field, NodeRef::parse(name)) else { continue };
-            if project.as_ref().is_some_and(|project| !is_of(project, &node.project)) {
+            if project.as_ref().is_some_and(|project| *project != node.project) {
                 wrong.add(field, "of another project than `parent`");
             } else if !seen.insert(name) {
                 wrong.add(field, "named twice");
@@ -77,7 +74,7 @@ impl Ask {
             name => wrong.check("app", AppRef::parse(name)),
         };
         if let (Some(project), Some(app)) = (&project, &app)
-            && !is_of(project, &app.project)
+            && *project != app.project
         {
             wrong.add("app", "of another project than `parent`");
         }
@@ -119,9 +116,7 @@ pub(crate) fn begin(
     request: &pb::StreamUsageRequest,
 ) -> Result<Answers, Fault> {
     let ask = Arc::new(Ask::parse(request)?);
-    // Room for the last word is kept.
-    let (out, answers) = mpsc::channel(ANSWERS_MAX + 1);
-    let last = out.clone().try_reserve_owned().map_err(|_| Fault::internal("a channel without room"))?;
+    let (out, last, answers) = answers::channel()?;
     shared.shutdown.spawn(run(Arc::clone(shared), ask, caller, out, last));
     Ok(answers)
 }

@@ -24,7 +24,7 @@ use super::source::{Said, Source};
 use crate::caller::Caller;
 use crate::instances::{self, Found, names};
 use crate::words::was_cut;
-use crate::{Shared, records};
+use crate::{Shared, answers, records};
 
 /// The method, as the audit log has it.
 const METHOD: &str = "skerry.relay.v1.RelayService/Logs";
@@ -36,8 +36,6 @@ const LOOK_PERIOD: Duration = Duration::from_secs(3);
 const IDLE_MAX: Duration = Duration::from_secs(4 * 3600);
 /// A call ends after this, whatever moves.
 const TOTAL_MAX: Duration = Duration::from_secs(24 * 3600);
-/// Answers that gRPC has not taken yet.
-const ANSWERS_MAX: usize = 2;
 
 type Received = (usize, mpsc::Receiver<Said>, Option<Said>);
 type Looking = Pin<Box<dyn Future<Output = Result<Found, Fault>> + Send>>;
@@ -48,7 +46,6 @@ pub(crate) struct Call {
     ask: Arc<Ask>,
     caller: Caller,
     out: mpsc::Sender<Result<pb::LogsResponse, Status>>,
-    /// Room for the last word: who takes nothing for long hears it all the same, once all before it is taken.
     last: OwnedPermit<Result<pb::LogsResponse, Status>>,
     cut: CancellationToken,
     merge: Merge,
@@ -95,8 +92,7 @@ impl Call {
         ask: Ask,
         caller: Caller,
     ) -> Result<(Self, mpsc::Receiver<Result<pb::LogsResponse, Status>>), Fault> {
-        let (out, answers) = mpsc::channel(ANSWERS_MAX + 1);
-        let last = out.clone().try_reserve_owned().map_err(|_| Fault::internal("a channel without room"))?;
+        let (out, last, answers) = answers::channel()?;
         let call = Self {
             shared,
             ask: Arc::new(ask),

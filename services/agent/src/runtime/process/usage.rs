@@ -9,6 +9,7 @@ use skerry_model::AppName;
 
 use super::inspect::{Phase, View};
 use super::layout;
+use crate::machine;
 use crate::runtime::usage::{Counts, Used};
 use crate::shim::procfs::{self, Stat};
 
@@ -110,14 +111,8 @@ fn memory(pids: impl Iterator<Item = i32>) -> Option<u64> {
 /// Of shared pages a share; where the kernel does not tell that, all that is resident.
 fn memory_of(pid: i32) -> Option<u64> {
     let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).ok();
-    let shared = read("smaps_rollup").and_then(|text| kib(&text, "Pss:"));
-    shared.or_else(|| kib(&read("status")?, "VmRSS:"))
-}
-
-/// The value of a line, in bytes.
-fn kib(text: &str, key: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
-    Some(line.split_whitespace().next()?.parse::<u64>().ok()?.saturating_mul(1024))
+    let shared = read("smaps_rollup").and_then(|text| machine::memory_of(&text, "Pss:"));
+    shared.or_else(|| machine::memory_of(&read("status")?, "VmRSS:")).and_then(|bytes| bytes.try_into().ok())
 }
 
 fn limit(cgroups: &[String]) -> Option<u64> {
@@ -158,6 +153,6 @@ mod tests {
         let me = i32::try_from(std::process::id()).unwrap();
         assert!(memory([me].into_iter()).unwrap() > 100 * 1024);
         assert_eq!(memory([].into_iter()), None);
-        assert_eq!(kib("Rss: 1 kB\nPss:   12 kB\n", "Pss:"), Some(12 * 1024));
+        assert_eq!(machine::memory_of("Rss: 1 kB\nPss:   12 kB\n", "Pss:"), Some(12 * 1024));
     }
 }
