@@ -13,6 +13,7 @@ mod features;
 mod fingerprint;
 mod former;
 mod good;
+mod gpu;
 mod hand;
 pub mod health;
 mod hex;
