@@ -60,6 +60,25 @@ pub enum GpuAccess {
     Nvml(Option<PathBuf>),
 }
 
+/// Where GPUs are looked for, as flags.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct GpuArgs {
+    /// NVIDIA's management library; absent: libnvidia-ml.so.1 as the system finds it, where a driver is there
+    #[arg(long, env = "SKERRY_NVML_LIBRARY", value_name = "FILE")]
+    pub nvml_library: Option<PathBuf>,
+
+    /// Look for no GPUs
+    #[arg(long, env = "SKERRY_NO_GPU")]
+    pub no_gpu: bool,
+}
+
+impl GpuArgs {
+    /// What the flags say.
+    pub fn access(self) -> GpuAccess {
+        if self.no_gpu { GpuAccess::Off } else { GpuAccess::Nvml(self.nvml_library) }
+    }
+}
+
 /// Looks after the GPUs of the machine.
 pub(crate) struct Collector {
     driver: Arc<dyn Driver>,
@@ -93,6 +112,8 @@ struct Crew {
     version: u64,
     readers: BTreeMap<Kind, (Watched, BTreeSet<String>)>,
     events: Option<Watched>,
+    /// UUIDs of the devices whose events are heard.
+    heard: BTreeSet<String>,
 }
 
 /// Calls that do not come back: by whom, and in which device. Absent: in none.
@@ -242,7 +263,7 @@ impl Collector {
             epoch.devices
         };
         tracing::info!(devices = lock(&self.shared.board).devices().len(), "the GPUs' driver is there");
-        let crew = Crew { session, version, readers: BTreeMap::new(), events: None };
+        let crew = Crew { session, version, readers: BTreeMap::new(), events: None, heard: BTreeSet::new() };
         self.watch(crew)
     }
 
@@ -266,7 +287,9 @@ impl Collector {
                 self.leave(crew.readers.remove(&kind).map(|(thread, _)| thread));
             }
         }
-        if crew.events.as_ref().is_some_and(|thread| is_new || thread.hangs(self.pace.hangs_after).is_some()) {
+        let hearing = crew.events.as_ref();
+        let hears_of_others = is_new && self.uuids() != crew.heard;
+        if hearing.is_some_and(|thread| hears_of_others || thread.hangs(self.pace.hangs_after).is_some()) {
             self.leave(crew.events.take());
         }
         let hanging = self.hanging();
@@ -285,20 +308,29 @@ impl Collector {
                 crew.readers.extend(thread.map(|thread| (kind, (thread, skipped))));
             }
         }
-        if crew.events.is_none() && !hanging.contains(&(Kind::Events, None)) {
+        // Two of them would hear of the same.
+        if crew.events.is_none() && self.left.iter().all(|thread| thread.kind != Kind::Events) {
+            crew.heard = self.uuids();
             let work = self.work(&crew, BTreeSet::new());
             crew.events = self.begin(Kind::Events, move |life| work.hear(&life));
         }
         State::Open(crew)
     }
 
+    fn uuids(&self) -> BTreeSet<String> {
+        lock(&self.shared.board).devices().into_iter().map(|device| device.uuid).collect()
+    }
+
     fn work(&self, crew: &Crew, skipped: BTreeSet<String>) -> Work {
+        // One lock after the other: workers take both, in the other order.
+        let epoch = lock(&self.shared.epoch).number;
+        let devices = lock(&self.shared.board).devices();
         Work {
             shared: Arc::clone(&self.shared),
             session: Arc::clone(&crew.session),
-            devices: lock(&self.shared.board).devices(),
+            devices,
             skipped,
-            epoch: lock(&self.shared.epoch).number,
+            epoch,
             version: crew.version,
             pace: self.pace,
             containers: self.containers.subscribe(),
@@ -315,7 +347,7 @@ impl Collector {
     }
 
     fn leave(&mut self, thread: Option<Watched>) {
-        for thread in thread {
+        if let Some(thread) = thread {
             if let Some(call) = thread.hangs(self.pace.hangs_after) {
                 let gpu = call.device.unwrap_or_default();
                 tracing::warn!(gpu, thread = thread.kind.name(), "the GPUs' driver does not answer");

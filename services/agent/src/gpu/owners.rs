@@ -49,13 +49,13 @@ impl Owners {
         // A container that was not known when its process was first seen may be now.
         let anew = self.containers.has_changed().unwrap_or(false);
         let containers = Arc::clone(&self.containers.borrow_and_update());
-        let mut tops = None;
+        let mut running = None;
         for process in processes {
             let Some(stat) = i32::try_from(process.pid).ok().and_then(Stat::of) else { continue };
             let known = self.known.get(&process.pid).filter(|known| known.started == stat.started);
             let is_settled = known.is_some_and(|known| !known.instance.is_empty() || !anew);
             if !is_settled {
-                let tops = tops.get_or_insert_with(|| tops(&self.instances));
+                let tops = running.get_or_insert_with(|| tops(&self.instances));
                 let instance = instance_of(process.pid, &stat, &containers, tops, &self.cgroups);
                 let command = if instance.is_none() { command(process.pid) } else { String::new() };
                 let instance = instance.map_or_else(String::new, |instance| instance.to_string());

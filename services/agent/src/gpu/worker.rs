@@ -233,7 +233,8 @@ impl Work {
                 }
                 self.tell(|board, now| board.take(*place, due, sample, now));
             }
-            if kind == Kind::Slow && !self.look_at_devices(life) {
+            // Who they are would be asked of the one that hangs too.
+            if kind == Kind::Slow && self.skipped.is_empty() && !self.look_at_devices(life) {
                 return;
             }
             if pass % FORGET_EVERY == 0 {

@@ -43,7 +43,7 @@ static CALLS: [(Field, fn(&Device<'_>) -> Answer); 38] = [
     (Field::MemoryReserved, |of| Ok(of.memory_info()?.reserved)),
     (Field::PowerLimit, |of| Ok(of.power_management_limit()?.into())),
     (Field::PowerEnforcedLimit, |of| Ok(of.enforced_power_limit()?.into())),
-    (Field::Energy, Device::total_energy_consumption),
+    (Field::Energy, |of| of.total_energy_consumption()),
     (Field::GraphicsClock, |of| Ok(of.clock_info(Clock::Graphics)?.into())),
     (Field::VideoClock, |of| Ok(of.clock_info(Clock::Video)?.into())),
     (Field::PcieTransmit, |of| Ok(u64::from(of.pcie_throughput(PcieUtilCounter::Send)?) * KILO)),

@@ -56,6 +56,8 @@ use stop::Slot;
 use watch::Watch;
 
 pub(crate) use usage::Top;
+#[cfg(test)]
+pub(crate) use layout::instance_dir;
 
 /// The file that tells one boot of the machine from another.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use skerry_model::AppName;
+use skerry_model::{AppName, InstanceName};
 
 use super::inspect::{Phase, View};
 use super::layout;
