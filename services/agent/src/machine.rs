@@ -340,7 +340,8 @@ mod tests {
     fn gpus_have_a_condition_where_there_are_any_and_the_worst_one_tells() {
         let gpu = |uuid: &str, state: State, reason: &str| {
             let (reason, message) = (reason.to_owned(), "words".to_owned());
-            let reasons = vec![HealthReason { reason, state: state.into(), message, ..HealthReason::default() }];
+            let reasons =
+                vec![HealthReason { reason, state: state.into(), message, ..HealthReason::default() }];
             let reasons = if state == State::Ok { Vec::new() } else { reasons };
             let device = Device { uuid: uuid.to_owned(), ..Device::default() };
             Gpu { device: Some(device), health: Some(Health { state: state.into(), reasons }) }

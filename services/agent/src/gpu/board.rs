@@ -121,7 +121,15 @@ impl Board {
                 let times = card.xids.get(code).copied().unwrap_or(1);
                 // What repeats a thousand times is told some times.
                 if times <= 8 || times.is_power_of_two() {
-                    tracing::warn!(gpu = uuid, xid = *code, times, pid, instance, message, "the GPU's driver reports an error");
+                    tracing::warn!(
+                        gpu = uuid,
+                        xid = *code,
+                        times,
+                        pid,
+                        instance,
+                        message,
+                        "the GPU's driver reports an error"
+                    );
                 }
             }
             Event::Ecc { corrected: false, count } => {
@@ -196,7 +204,8 @@ impl Card {
     /// Judges what was read, and notices that the device went, or came back.
     fn sampled(&mut self, rules: &Rules, due: Due, now: i64) {
         let Some(sample) = self.samples.first() else { return };
-        let is = |of: fn(&skerry_gpu_model::Reading) -> bool| due.fields().any(|field| of(&sample.get(field)));
+        let is =
+            |of: fn(&skerry_gpu_model::Reading) -> bool| due.fields().any(|field| of(&sample.get(field)));
         let (lost, answers) = (is(|reading| *reading == Err(Absent::Lost)), is(Result::is_ok));
         if lost && !self.lost {
             self.lost = true;
@@ -243,11 +252,13 @@ impl Card {
         let mut device = self.device.clone();
         let sample = self.samples.first();
         let lacking = |reason: Absent| {
-            let fields = sample.into_iter().flat_map(Sample::iter).filter(|(_, reading)| *reading == Err(reason));
+            let fields =
+                sample.into_iter().flat_map(Sample::iter).filter(|(_, reading)| *reading == Err(reason));
             let fields: Vec<i32> = fields.map(|(field, _)| field.to_wire().into()).collect();
             (!fields.is_empty()).then(|| pb::AbsentFields { reason: reason.to_wire().into(), fields })
         };
-        device.unsupported = [Absent::NotSupported, Absent::NotInThisMode].into_iter().filter_map(lacking).collect();
+        device.unsupported =
+            [Absent::NotSupported, Absent::NotInThisMode].into_iter().filter_map(lacking).collect();
         Gpu { device: Some(device), health: Some(self.health.to_wire()) }
     }
 }

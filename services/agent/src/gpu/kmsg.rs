@@ -116,13 +116,23 @@ mod tests {
                 "NVRM: Xid (PCI:0000:3B:00): 79, pid='<unknown>', name=<unknown>, GPU has fallen off the bus.",
                 xid(79, 0, "GPU has fallen off the bus."),
             ),
-            ("NVRM: Xid (PCI:0000:3b:00): 13, pid=4711, name=python3, Graphics Exception: ESR 0x1", xid(13, 4711, "Graphics Exception: ESR 0x1")),
-            ("NVRM: Xid (0000:3b:00): 31, Ch 00000010, engmask 00000101", xid(31, 0, "Ch 00000010, engmask 00000101")),
+            (
+                "NVRM: Xid (PCI:0000:3b:00): 13, pid=4711, name=python3, Graphics Exception: ESR 0x1",
+                xid(13, 4711, "Graphics Exception: ESR 0x1"),
+            ),
+            (
+                "NVRM: Xid (0000:3b:00): 31, Ch 00000010, engmask 00000101",
+                xid(31, 0, "Ch 00000010, engmask 00000101"),
+            ),
             ("NVRM: Xid (PCI:0000:3b:00): 43, pid='17'", xid(43, 17, "")),
         ] {
             assert_eq!(read(line), Some(Logged { pci: "0000:3b:00".to_owned(), event }), "{line}");
         }
-        for other in ["NVRM: loading NVIDIA UNIX Kernel Module", "NVRM: Xid (PCI:0000:3b:00): x", "usb 1-1: new device"] {
+        for other in [
+            "NVRM: loading NVIDIA UNIX Kernel Module",
+            "NVRM: Xid (PCI:0000:3b:00): x",
+            "usb 1-1: new device",
+        ] {
             assert_eq!(read(other), None, "{other}");
         }
     }

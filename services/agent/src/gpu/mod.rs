@@ -41,7 +41,7 @@ mod tests;
 mod worker;
 
 use board::Board;
-use driver::{Due, Driver, Session, Unopened};
+use driver::{Driver, Due, Session, Unopened};
 use latches::Latches;
 use nvml::NvmlDriver;
 use worker::{Epoch, Kind, Pace, Shared, Watched, Work, begin, now};
@@ -181,7 +181,9 @@ impl Collector {
                 let opened = lock(&answer).take();
                 match opened {
                     Some(opened) => self.opened(opened),
-                    None if opener.has_ended() => State::Closed { look_at: Instant::now() + self.pace.look_every },
+                    None if opener.has_ended() => {
+                        State::Closed { look_at: Instant::now() + self.pace.look_every }
+                    }
                     None => State::Opening { opener, answer },
                 }
             }
@@ -225,7 +227,8 @@ impl Collector {
             let opened = life.during(None, || {
                 let session = driver.open()?;
                 let devices = session.devices(&known);
-                let devices = devices.map_err(|_| Unopened("the driver was just being loaded or removed".to_owned()))?;
+                let devices = devices
+                    .map_err(|_| Unopened("the driver was just being loaded or removed".to_owned()))?;
                 Ok((session, devices))
             });
             *lock(&to) = Some(opened);
@@ -297,7 +300,10 @@ impl Collector {
         for kind in [Kind::Fast, Kind::Slow] {
             let of_kind = hanging.iter().filter(|(hanging, _)| *hanging == kind);
             let skipped: BTreeSet<String> = of_kind.filter_map(|(_, device)| device.clone()).collect();
-            let is_right = crew.readers.get(&kind).is_some_and(|(thread, without)| *without == skipped && !thread.has_ended());
+            let is_right = crew
+                .readers
+                .get(&kind)
+                .is_some_and(|(thread, without)| *without == skipped && !thread.has_ended());
             if is_right {
                 continue;
             }
@@ -358,7 +364,8 @@ impl Collector {
     }
 
     fn hanging(&self) -> Hanging {
-        let hangs = |thread: &Watched| thread.hangs(self.pace.hangs_after).map(|call| (thread.kind, call.device));
+        let hangs =
+            |thread: &Watched| thread.hangs(self.pace.hangs_after).map(|call| (thread.kind, call.device));
         self.left.iter().filter_map(hangs).collect()
     }
 

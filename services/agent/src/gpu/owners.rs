@@ -92,7 +92,9 @@ fn instance_of(
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
     let by_cgroup = match owner(&text) {
         Owner::Process(cgroup) if cgroup.agent != cgroups => None,
-        Owner::Process(cgroup) => tops.iter().find(|top| cgroup.is_of(&top.instance)).map(|top| top.instance.clone()),
+        Owner::Process(cgroup) => {
+            tops.iter().find(|top| cgroup.is_of(&top.instance)).map(|top| top.instance.clone())
+        }
         // A container may run others within it; the outermost that is an instance's counts.
         Owner::Containers(all) => all.iter().find_map(|container| containers.get(&container.id).cloned()),
         Owner::Machine => None,

@@ -6,8 +6,8 @@ use std::process::{Child, Command, Stdio};
 use skerry_gpu_model::{Absent, Field, Place, Process, Sample};
 use skerry_model::InstanceName;
 use skerry_nvml_sim::{
-    CallPattern, Code, Control, DeviceControl, Fault, Load, MachineSpec, Mig, Outcome, Percent, Placed, Shape,
-    built_library, place,
+    CallPattern, Code, Control, DeviceControl, Fault, Load, MachineSpec, Mig, Outcome, Percent, Placed,
+    Shape, built_library, place,
 };
 use skerry_proto::gpu::v1::health;
 use tempfile::TempDir;
@@ -103,7 +103,9 @@ impl Machine {
     fn reasons(&self, at: usize) -> Vec<String> {
         let told = self.told.borrow();
         let health = told.get(at).and_then(|gpu| gpu.health.as_ref());
-        health.map(|health| health.reasons.iter().map(|reason| reason.reason.clone()).collect()).unwrap_or_default()
+        health
+            .map(|health| health.reasons.iter().map(|reason| reason.reason.clone()).collect())
+            .unwrap_or_default()
     }
 
     fn uuid(&self, device: usize) -> String {
@@ -146,7 +148,10 @@ async fn of_each_card_all_is_read_that_it_has_and_no_sentinel() {
         let described = machine.board(|board| board.devices()[device].clone());
         assert_eq!((described.model.as_str(), described.architecture.as_str()), (model, arch));
         assert_eq!(described.index as usize, device);
-        assert_eq!((described.driver_version.as_str(), described.cuda_version.as_str()), ("570.133.20", "12.8"));
+        assert_eq!(
+            (described.driver_version.as_str(), described.cuda_version.as_str()),
+            ("570.133.20", "12.8")
+        );
         assert!(described.uuid.starts_with("GPU-") && described.pci_address.ends_with(":00.0"));
         let lacks = absent(&sample, Absent::NotSupported);
         assert_eq!(lacks.contains("sm_activity_permille"), !gpm, "{model}");
@@ -156,17 +161,30 @@ async fn of_each_card_all_is_read_that_it_has_and_no_sentinel() {
             let is_right = reading.is_ok() || reading == Err(Absent::NotSupported);
             assert!(is_right, "{model} {field}: {reading:?}");
         }
-        let all = [Field::MemoryUsed, Field::MemoryFree, Field::MemoryReserved].map(|field| sample.value(field).unwrap());
+        let all = [Field::MemoryUsed, Field::MemoryFree, Field::MemoryReserved]
+            .map(|field| sample.value(field).unwrap());
         let slack = 1 << 30;
-        assert!((all.iter().sum::<i64>() - described.memory_bytes).abs() < slack, "read at two times: {all:?}");
+        assert!(
+            (all.iter().sum::<i64>() - described.memory_bytes).abs() < slack,
+            "read at two times: {all:?}"
+        );
         assert!(sample.value(Field::Power).unwrap() > 5_000 && sample.value(Field::Energy).unwrap() > 0);
     }
-    machine.until("what is lacking is told", |machine| {
-        machine.told.borrow().iter().all(|gpu| gpu.device.as_ref().is_some_and(|device| !device.unsupported.is_empty()))
-    }).await;
+    machine
+        .until("what is lacking is told", |machine| {
+            machine
+                .told
+                .borrow()
+                .iter()
+                .all(|gpu| gpu.device.as_ref().is_some_and(|device| !device.unsupported.is_empty()))
+        })
+        .await;
     let told = Arc::clone(&machine.told.borrow());
     assert!(told.is_sorted_by_key(|gpu| gpu.device.as_ref().map(|device| device.uuid.clone())));
-    assert!(told.iter().all(|gpu| gpu.health.as_ref().is_some_and(|health| health.state() == health::State::Ok)), "{told:?}");
+    assert!(
+        told.iter().all(|gpu| gpu.health.as_ref().is_some_and(|health| health.state() == health::State::Ok)),
+        "{told:?}"
+    );
     // Nothing moves in what is told, though samples do.
     let mut news = machine.told.clone();
     news.borrow_and_update();
@@ -181,7 +199,10 @@ async fn what_a_card_does_not_have_is_told_and_not_asked_again() {
     machine.until("it is told", |machine| machine.told.borrow().len() == 1).await;
     let sample = machine.read(0).await;
     let lacks = absent(&sample, Absent::NotSupported);
-    assert!(lacks.contains("power_milliwatts") && lacks.contains("processes") && lacks.len() > 50, "{lacks:?}");
+    assert!(
+        lacks.contains("power_milliwatts") && lacks.contains("processes") && lacks.len() > 50,
+        "{lacks:?}"
+    );
     // Were it asked, it would answer otherwise now.
     machine.change(|control| {
         control.fault = vec![
@@ -200,10 +221,13 @@ async fn each_error_counts_though_it_repeats() {
     let uuid = machine.uuid(1);
     let event = |id, xid| skerry_nvml_sim::Event::xid(id, 1, xid);
     machine.change(|control| control.event = (1..=5).map(|id| event(id, 31)).chain([event(6, 13)]).collect());
-    machine.until("five and one", |machine| {
-        machine.board(|board| board.xids(&uuid)) == [(13, 1), (31, 5)].into()
-    }).await;
-    assert!(machine.board(|board| board.xids(&machine.uuid(0))).is_empty(), "nobody else's");
+    machine
+        .until("five and one", |machine| {
+            machine.board(|board| board.xids(&uuid)) == [(13, 1), (31, 5)].into()
+        })
+        .await;
+    let other = machine.uuid(0);
+    assert!(machine.board(|board| board.xids(&other)).is_empty(), "nobody else's");
     machine.change(|control| control.event.push(event(7, 31)));
     machine.until("six", |machine| machine.board(|board| board.xids(&uuid)).get(&31) == Some(&6)).await;
     // An error of the card's own is remembered by the next process.
@@ -225,19 +249,24 @@ async fn a_call_that_hangs_holds_up_no_other_device_and_is_forgotten_when_it_ret
     machine.change(|control| {
         control.fault = vec![fault("nvmlDeviceGet*", Some(0), Outcome::Hang)];
     });
-    machine.until("what hangs timed out", |machine| {
-        let sample = machine.sample(whole(0));
-        sample.get(Field::Power) == Err(Absent::TimedOut) && sample.get(Field::Energy) == Err(Absent::TimedOut)
-    }).await;
+    machine
+        .until("what hangs timed out", |machine| {
+            let sample = machine.sample(whole(0));
+            sample.get(Field::Power) == Err(Absent::TimedOut)
+                && sample.get(Field::Energy) == Err(Absent::TimedOut)
+        })
+        .await;
     assert_eq!(machine.sample(whole(0)).get(Field::FanSpeed), Err(Absent::NotSupported), "that stays so");
     let power = machine.sample(whole(1)).value(Field::Power);
     assert!(power.is_some());
     machine.until("the other goes on", |machine| machine.sample(whole(1)).value(Field::Power) != power).await;
     machine.change(|control| control.fault.clear());
-    machine.until("it is read again", |machine| {
-        let sample = machine.sample(whole(0));
-        sample.value(Field::Power).is_some() && sample.value(Field::Energy).is_some()
-    }).await;
+    machine
+        .until("it is read again", |machine| {
+            let sample = machine.sample(whole(0));
+            sample.value(Field::Power).is_some() && sample.value(Field::Energy).is_some()
+        })
+        .await;
 }
 
 #[tokio::test]
@@ -260,17 +289,21 @@ async fn a_card_that_falls_off_the_bus_is_told_with_its_last_error_and_may_come_
     let uuid = machine.uuid(0);
     let at = usize::from(uuid > machine.uuid(1));
     machine.change(|control| control.device_mut(0).lost = true);
-    machine.until("it is lost", |machine| {
-        machine.sample(whole(0)).get(Field::Power) == Err(Absent::Lost)
-            && machine.reasons(at) == ["XidBus", "FallenOffBus"]
-    }).await;
+    machine
+        .until("it is lost", |machine| {
+            machine.sample(whole(0)).get(Field::Power) == Err(Absent::Lost)
+                && machine.reasons(at) == ["XidBus", "FallenOffBus"]
+        })
+        .await;
     assert_eq!(machine.board(|board| board.xids(&uuid)), [(79, 1)].into());
     assert_eq!(machine.told.borrow().len(), 2, "it is still told of");
     assert!(machine.sample(whole(1)).value(Field::Power).is_some() && machine.reasons(1 - at).is_empty());
     machine.change(|control| control.device_mut(0).lost = false);
-    machine.until("it is back", |machine| {
-        machine.sample(whole(0)).value(Field::Power).is_some() && machine.reasons(at).is_empty()
-    }).await;
+    machine
+        .until("it is back", |machine| {
+            machine.sample(whole(0)).value(Field::Power).is_some() && machine.reasons(at).is_empty()
+        })
+        .await;
 }
 
 #[tokio::test]
@@ -279,16 +312,25 @@ async fn after_a_restart_of_the_driver_all_goes_on() {
     machine.read(0).await;
     let uuid = machine.uuid(0);
     machine.change(|control| control.driver.loaded = false);
-    machine.until("nothing is read", |machine| {
-        machine.sample(whole(0)).get(Field::Power) == Err(Absent::DriverError)
-    }).await;
-    machine.change(|control| (control.driver.loaded, control.driver.version) = (true, "580.95.05".to_owned()));
+    machine
+        .until("nothing is read", |machine| {
+            machine.sample(whole(0)).get(Field::Power) == Err(Absent::DriverError)
+        })
+        .await;
+    machine
+        .change(|control| (control.driver.loaded, control.driver.version) = (true, "580.95.05".to_owned()));
     machine.until("it is read again", |machine| machine.sample(whole(0)).value(Field::Power).is_some()).await;
     machine.read(0).await;
     assert_eq!(machine.uuid(0), uuid);
-    machine.until("the driver is told", |machine| {
-        machine.told.borrow().iter().any(|gpu| gpu.device.as_ref().is_some_and(|device| device.driver_version == "580.95.05"))
-    }).await;
+    machine
+        .until("the driver is told", |machine| {
+            machine
+                .told
+                .borrow()
+                .iter()
+                .any(|gpu| gpu.device.as_ref().is_some_and(|device| device.driver_version == "580.95.05"))
+        })
+        .await;
     // Events are heard of the new driver.
     machine.change(|control| control.event = vec![skerry_nvml_sim::Event::xid(1, 0, 31)]);
     machine.until("an error", |machine| machine.board(|board| board.xids(&uuid)) == [(31, 1)].into()).await;
@@ -308,7 +350,12 @@ async fn cards_come_and_go() {
 #[tokio::test]
 async fn parts_of_a_divided_card_are_told_and_read() {
     let mut control = of("a100");
-    let process = skerry_nvml_sim::Process { pid: std::process::id(), memory_mib: Some(512), mig: Some(1), ..Default::default() };
+    let process = skerry_nvml_sim::Process {
+        pid: std::process::id(),
+        memory_mib: Some(512),
+        mig: Some(1),
+        ..Default::default()
+    };
     let mig = Some(Mig::of(&["3g.40gb", "1g.10gb"]));
     control.device = vec![DeviceControl { mig, process: vec![process], ..DeviceControl::of(0) }];
     let mut machine = Machine::new(control).start();
@@ -321,21 +368,27 @@ async fn parts_of_a_divided_card_are_told_and_read() {
         device.mig_devices.iter().map(|part| (part.profile.as_str(), part.compute_slices)).collect();
     assert_eq!(parts, [("3g.40gb", 3), ("1g.10gb", 1)]);
     let part = |part| Place { device: 0, part: Some(part) };
-    machine.until("the parts are read", |machine| {
-        machine.sample(part(0)).value(Field::Processes) == Some(0)
-            && machine.sample(part(1)).value(Field::Processes) == Some(1)
-    }).await;
+    machine
+        .until("the parts are read", |machine| {
+            machine.sample(part(0)).value(Field::Processes) == Some(0)
+                && machine.sample(part(1)).value(Field::Processes) == Some(1)
+        })
+        .await;
     let of_part = machine.sample(part(1));
     assert!(of_part.value(Field::MemoryFree).unwrap() < device.mig_devices[1].memory_bytes);
     assert_eq!(of_part.get(Field::Power), Err(Absent::NotSupported));
     assert_eq!(of_part.processes[0].memory_bytes, Some(512 << 20));
     machine.change(|control| control.device.clear());
-    machine.until("it is whole", |machine| {
-        machine.told.borrow()[0].device.as_ref().is_some_and(|device| device.mig_devices.is_empty())
-    }).await;
-    machine.until("what it measures then is read", |machine| {
-        machine.sample(whole(0)).value(Field::GpuUtilization).is_some()
-    }).await;
+    machine
+        .until("it is whole", |machine| {
+            machine.told.borrow()[0].device.as_ref().is_some_and(|device| device.mig_devices.is_empty())
+        })
+        .await;
+    machine
+        .until("what it measures then is read", |machine| {
+            machine.sample(whole(0)).value(Field::GpuUtilization).is_some()
+        })
+        .await;
 }
 
 /// A process of this machine; it ends with the test.
@@ -344,7 +397,14 @@ struct Real(Child);
 impl Real {
     /// Its children end with it: their input does.
     fn new(script: &str) -> Self {
-        Self(Command::new("sh").args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap())
+        Self(
+            Command::new("sh")
+                .args(["-c", script])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap(),
+        )
     }
 
     fn pid(&self) -> i32 {
@@ -383,7 +443,8 @@ async fn processes_are_their_instances() {
     };
     let pids = [below, two.0.id(), other.0.id()];
     let load = Some(Load { shape: Shape::Steady, ..Load::default() });
-    control.device = vec![DeviceControl { process: pids.map(process).to_vec(), load, ..DeviceControl::of(0) }];
+    control.device =
+        vec![DeviceControl { process: pids.map(process).to_vec(), load, ..DeviceControl::of(0) }];
     let machine = Machine::new(control);
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap().trim().to_owned();
     let names = ["infer/web/n1/0", "infer/batch/n1/0"].map(|name| InstanceName::parse(name).unwrap());
@@ -411,11 +472,13 @@ async fn processes_are_their_instances() {
     assert_eq!(whose(two.0.id()), (names[1].to_string(), String::new()));
     assert_eq!(whose(other.0.id()), (String::new(), "sh".to_owned()));
     assert_eq!(find(below).memory_bytes, Some(100 << 20));
-    machine.until("how busy they are is told", |machine| {
-        let sample = machine.sample(whole(0));
-        let told = |process: &Process| process.utilization_percent.is_some_and(|percent| percent <= 100);
-        sample.processes.len() == 3 && sample.processes.iter().all(told)
-    }).await;
+    machine
+        .until("how busy they are is told", |machine| {
+            let sample = machine.sample(whole(0));
+            let told = |process: &Process| process.utilization_percent.is_some_and(|percent| percent <= 100);
+            sample.processes.len() == 3 && sample.processes.iter().all(told)
+        })
+        .await;
 }
 
 #[tokio::test]
@@ -424,7 +487,8 @@ async fn without_a_driver_there_is_no_thread_and_nothing_is_told() {
     let (told_in, told) = watch::channel(Arc::default());
     let driver = Arc::new(NvmlDriver::new(Some(dir.path().join("libnvidia-ml.so.1"))));
     let containers = Arc::new(watch::Sender::new(Arc::default()));
-    let mut collector = Collector::over(driver, Pace::default(), dir.path(), Arc::clone(&containers), told_in);
+    let mut collector =
+        Collector::over(driver, Pace::default(), dir.path(), Arc::clone(&containers), told_in);
     let wait = collector.pass();
     assert!(wait > Duration::from_secs(25), "{wait:?}");
     assert!(matches!(collector.state, State::Closed { .. }) && collector.left.is_empty());

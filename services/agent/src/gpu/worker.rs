@@ -161,7 +161,10 @@ impl Life {
 
     /// Waits until then. Answers whether to go on.
     fn wait_until(&self, then: Instant) -> bool {
-        matches!(self.stop.recv_timeout(then.saturating_duration_since(Instant::now())), Err(RecvTimeoutError::Timeout))
+        matches!(
+            self.stop.recv_timeout(then.saturating_duration_since(Instant::now())),
+            Err(RecvTimeoutError::Timeout)
+        )
     }
 }
 
@@ -283,7 +286,9 @@ impl Work {
     /// Hears of events until it is stopped: from the driver, and from the kernel's log of devices of which the driver tells none.
     pub(super) fn hear(self, life: &Life) {
         let session = Arc::clone(&self.session);
-        let Ok(mut events) = life.during(None, || session.events(&self.devices)) else { return self.broken() };
+        let Ok(mut events) = life.during(None, || session.events(&self.devices)) else {
+            return self.broken();
+        };
         let untold: Vec<&pb::Device> =
             self.devices.iter().filter(|device| events.untold().contains(&device.uuid)).collect();
         let mut log = if untold.iter().any(|device| !device.pci_address.is_empty()) {
@@ -312,7 +317,8 @@ impl Work {
             while let Some(kmsg) = log.as_mut().filter(|_| left > 0) {
                 match kmsg.wait(Duration::ZERO) {
                     Ok(Some(logged)) => {
-                        let meant = untold.iter().find(|device| kmsg::is_of(&logged.pci, &device.pci_address));
+                        let meant =
+                            untold.iter().find(|device| kmsg::is_of(&logged.pci, &device.pci_address));
                         if let Some(device) = meant {
                             self.happened(&device.uuid, logged.event, &mut owners);
                         }

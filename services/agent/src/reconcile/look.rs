@@ -11,10 +11,10 @@ use tokio::task::JoinSet;
 
 use super::{Copy, PERIOD, Reconciler};
 use crate::clock::random_unit;
+use crate::gpu::Containers;
 use crate::jobs::{Gate, unmark};
 use crate::memory::{Busy, Happening, Memory};
 use crate::runtime::{Observed, Place, RunState, Runtime, RuntimeError, RuntimeKind};
-use crate::gpu::Containers;
 use crate::world::World;
 
 /// Longest that a look, or a cleaning, may take.

@@ -32,6 +32,7 @@ use self::look::Looks;
 use crate::channel::BundleFile;
 use crate::clock::Clock;
 use crate::desired::Desired;
+use crate::gpu::Containers;
 use crate::hand::Desk;
 use crate::health::{HealthState, Monitor};
 use crate::jobs::Jobs;
@@ -41,7 +42,6 @@ use crate::plan::{Inputs, plan};
 use crate::runtime::{Runtime, RuntimeError, RuntimeKind};
 use crate::secrets::Secrets;
 use crate::update::{Contents, Updates};
-use crate::gpu::Containers;
 use crate::world::World;
 
 /// All is looked at again after this time, whatever happens.

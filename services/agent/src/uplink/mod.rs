@@ -31,11 +31,11 @@ use crate::desired::{Desired, join};
 use crate::former::Formers;
 use crate::good::Goods;
 use crate::identity::{News, Own, Proof};
-use skerry_proto::types::v1::machine_status::Gpu;
 use crate::machine::{Findings, SAMPLE_INTERVAL, Sampler, state_damaged};
 use crate::reconcile::{Copies, Local, RuntimeStatuses};
 use crate::skew::Skew;
 use crate::state::{Before, Directory, Loaded, StateFiles};
+use skerry_proto::types::v1::machine_status::Gpu;
 
 /// What the actor is made of.
 pub(crate) struct Parts {

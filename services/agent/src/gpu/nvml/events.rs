@@ -40,7 +40,9 @@ impl<'a> NvmlEvents<'a> {
         'anew: loop {
             let mut set = nvml.create_event_set().map_err(|_| Broken)?;
             let mut told = Vec::new();
-            for described in devices.iter().filter(|device| !untold.contains(&device.uuid)).cloned().collect::<Vec<_>>() {
+            for described in
+                devices.iter().filter(|device| !untold.contains(&device.uuid)).cloned().collect::<Vec<_>>()
+            {
                 let device = match nvml.device_by_uuid(described.uuid.as_str()) {
                     Ok(device) => device,
                     Err(error) if broken(&error) => return Err(Broken),

@@ -16,7 +16,9 @@ const ID_BYTES_MAX: usize = 64;
 pub(super) fn devices(nvml: &Nvml, known: &[pb::Device]) -> Result<Vec<pb::Device>, Broken> {
     let count = match nvml.device_count() {
         Ok(count) => count,
-        Err(error) => return if Failure::of(&error) == Failure::Broken { Err(Broken) } else { Ok(known.to_vec()) },
+        Err(error) => {
+            return if Failure::of(&error) == Failure::Broken { Err(Broken) } else { Ok(known.to_vec()) };
+        }
     };
     let driver = nvml.sys_driver_version().unwrap_or_default();
     let cuda = nvml.sys_cuda_driver_version().ok().filter(|version| *version > 0);
@@ -62,12 +64,17 @@ fn describe(device: &Device<'_>, index: u32) -> Result<pb::Device, NvmlError> {
             Ok(DeviceArchitecture::Unknown) | Err(_) => String::new(),
             Ok(architecture) => architecture.to_string(),
         },
-        memory_bytes: device.memory_info().ok().and_then(|memory| i64::try_from(memory.total).ok()).unwrap_or(0),
+        memory_bytes: device
+            .memory_info()
+            .ok()
+            .and_then(|memory| i64::try_from(memory.total).ok())
+            .unwrap_or(0),
         pci_address: device.pci_info().map_or_else(
             |_| String::new(),
             |pci| format!("{:04x}:{:02x}:{:02x}.0", pci.domain, pci.bus, pci.device),
         ),
-        compute_capability: compute.map_or_else(String::new, |version| format!("{}.{}", version.major, version.minor)),
+        compute_capability: compute
+            .map_or_else(String::new, |version| format!("{}.{}", version.major, version.minor)),
         ecc: device.is_ecc_enabled().ok().map(|ecc| ecc.currently_enabled),
         mig_mode: match mig {
             None => pb::device::MigMode::Unspecified,
@@ -88,7 +95,8 @@ fn parts(device: &Device<'_>) -> Vec<pb::MigDevice> {
         let uuid = part.uuid().ok().filter(|uuid| is_id(uuid))?;
         let name = part.name().unwrap_or_default();
         let attributes = part.attributes().ok();
-        let bytes = attributes.as_ref().and_then(|of| i64::try_from(of.memory_size_mb).ok()?.checked_mul(1 << 20));
+        let bytes =
+            attributes.as_ref().and_then(|of| i64::try_from(of.memory_size_mb).ok()?.checked_mul(1 << 20));
         Some(pb::MigDevice {
             uuid,
             index,

@@ -60,7 +60,8 @@ impl Driver for NvmlDriver {
         };
         let nvml = match &self.library {
             Some(library) => load(library)?,
-            None => load(Path::new(LIBRARIES[0])).or_else(|first| load(Path::new(LIBRARIES[1])).map_err(|_| first))?,
+            None => load(Path::new(LIBRARIES[0]))
+                .or_else(|first| load(Path::new(LIBRARIES[1])).map_err(|_| first))?,
         };
         Ok(Arc::new(NvmlSession { nvml }))
     }

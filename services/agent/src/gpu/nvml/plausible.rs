@@ -67,7 +67,10 @@ mod tests {
         for field in Field::ALL {
             assert_eq!(plausible(field, -1), Err(Absent::Implausible), "{field}");
             assert_eq!(unsigned(field, u64::MAX), Err(Absent::Implausible), "{field}");
-            let counts = matches!(field.spec().unit, Unit::Millijoules | Unit::Milliseconds | Unit::Bytes | Unit::BytesPerSecond);
+            let counts = matches!(
+                field.spec().unit,
+                Unit::Millijoules | Unit::Milliseconds | Unit::Bytes | Unit::BytesPerSecond
+            );
             assert!(counts || unsigned(field, u64::from(u32::MAX)).is_err(), "{field}");
         }
         assert_eq!(plausible(Field::PerformanceState, 32), Err(Absent::Implausible), "NVML_PSTATE_UNKNOWN");

@@ -23,7 +23,8 @@ pub(super) fn read(device: &Device<'_>, since_micros: &mut u64) -> Result<(usize
             UsedGpuMemory::Used(bytes) if bytes < MEMORY_BYTES_MAX => Some(bytes),
             UsedGpuMemory::Used(_) | UsedGpuMemory::Unavailable => None,
         };
-        let process = found.entry(info.pid).or_insert_with(|| Process { pid: info.pid, ..Process::default() });
+        let process =
+            found.entry(info.pid).or_insert_with(|| Process { pid: info.pid, ..Process::default() });
         process.memory_bytes = process.memory_bytes.max(memory);
     }
     if !found.is_empty() {

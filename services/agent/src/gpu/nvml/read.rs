@@ -37,7 +37,9 @@ static CALLS: [(Field, fn(&Device<'_>) -> Answer); 38] = [
     (Field::Power, |of| Ok(of.power_usage()?.into())),
     (Field::SmClock, |of| Ok(of.clock_info(Clock::SM)?.into())),
     (Field::MemoryClock, |of| Ok(of.clock_info(Clock::Memory)?.into())),
-    (Field::ThrottleReasons, |of| of.current_throttle_reasons().map(|reasons: ThrottleReasons| reasons.bits())),
+    (Field::ThrottleReasons, |of| {
+        of.current_throttle_reasons().map(|reasons: ThrottleReasons| reasons.bits())
+    }),
     (Field::PerformanceState, |of| of.performance_state().map(performance_state)),
     (Field::FanSpeed, fastest_fan),
     (Field::MemoryReserved, |of| Ok(of.memory_info()?.reserved)),
@@ -62,7 +64,9 @@ static CALLS: [(Field, fn(&Device<'_>) -> Answer); 38] = [
     (Field::EccCorrected, |of| of.total_ecc_errors(MemoryError::Corrected, EccCounter::Volatile)),
     (Field::EccUncorrected, |of| of.total_ecc_errors(MemoryError::Uncorrected, EccCounter::Volatile)),
     (Field::EccCorrectedAggregate, |of| of.total_ecc_errors(MemoryError::Corrected, EccCounter::Aggregate)),
-    (Field::EccUncorrectedAggregate, |of| of.total_ecc_errors(MemoryError::Uncorrected, EccCounter::Aggregate)),
+    (Field::EccUncorrectedAggregate, |of| {
+        of.total_ecc_errors(MemoryError::Uncorrected, EccCounter::Aggregate)
+    }),
     (Field::TemperatureSlowdown, |of| Ok(of.temperature_threshold(TemperatureThreshold::Slowdown)?.into())),
     (Field::TemperatureShutdown, |of| Ok(of.temperature_threshold(TemperatureThreshold::Shutdown)?.into())),
     (Field::MemoryTemperatureMax, |of| Ok(of.temperature_threshold(TemperatureThreshold::MemoryMax)?.into())),
@@ -105,12 +109,8 @@ static RATIOS: [(Field, GpmMetricId, f64); 10] = [
 /// What a part of a divided device has of its own.
 const OF_PARTS: [Field; 4] = [Field::MemoryUsed, Field::MemoryFree, Field::MemoryReserved, Field::Processes];
 /// What is not measured of a device as long as it is divided.
-const NOT_DIVIDED: [Field; 4] = [
-    Field::GpuUtilization,
-    Field::MemoryUtilization,
-    Field::EncoderUtilization,
-    Field::DecoderUtilization,
-];
+const NOT_DIVIDED: [Field; 4] =
+    [Field::GpuUtilization, Field::MemoryUtilization, Field::EncoderUtilization, Field::DecoderUtilization];
 
 fn held(of: &Device<'_>, policy: PerformancePolicy) -> Answer {
     Ok(of.violation_status(policy)?.violation_time / 1_000_000)
@@ -178,7 +178,8 @@ impl Reader for NvmlReader<'_> {
             Err(Stop::Lost) => {
                 (slot.handle, slot.counters) = (None, None);
                 for field in due.fields() {
-                    let absent = if slot.lacks & bit(field) == 0 { Absent::Lost } else { slot.lacking(field) };
+                    let absent =
+                        if slot.lacks & bit(field) == 0 { Absent::Lost } else { slot.lacking(field) };
                     sample.set(field, Err(absent));
                 }
                 Ok(())

@@ -55,9 +55,9 @@ use start::Spawned;
 use stop::Slot;
 use watch::Watch;
 
-pub(crate) use usage::Top;
 #[cfg(test)]
 pub(crate) use layout::instance_dir;
+pub(crate) use usage::Top;
 
 /// The file that tells one boot of the machine from another.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
