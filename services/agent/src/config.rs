@@ -12,6 +12,7 @@ use skerry_rpc::TlsFiles;
 use tonic::transport::Uri;
 
 use crate::channel::forbidden::{ForbidArgs, Forbidden};
+use crate::gpu::{GpuAccess, GpuArgs};
 use crate::identity::{Enrolment, Source, TokenText, check_owner};
 use crate::machine::host_name;
 use crate::runtime::docker::{CredentialsFile, ImageGc};
@@ -201,6 +202,9 @@ pub struct AgentArgs {
     pub image_gc: ImageGcArgs,
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would take them for the program's own description")]
+    pub gpus: GpuArgs,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would take them for the program's own description")]
     pub forbid: ForbidArgs,
 }
 
@@ -221,6 +225,8 @@ pub struct Config {
     pub credentials: CredentialsFile,
     /// When images go that the agent pulled.
     pub image_gc: ImageGc,
+    /// Where GPUs are looked for.
+    pub gpus: GpuAccess,
     /// What others may not do on this machine.
     pub forbidden: Forbidden,
     /// Where values of secrets are laid out: on a tmpfs. Absent: in /run or /dev/shm.
@@ -351,6 +357,7 @@ impl AgentArgs {
         let image_gc = self.image_gc.parse()?;
         let (data_dir, secrets_dir) = (self.data_dir, self.secrets_dir);
         let (address, forbidden) = (self.address, self.forbid.parse());
+        let gpus = self.gpus.access();
         Ok(Config {
             gateways,
             tls,
@@ -359,6 +366,7 @@ impl AgentArgs {
             docker,
             credentials,
             image_gc,
+            gpus,
             forbidden,
             secrets_dir,
             address,
@@ -433,6 +441,7 @@ mod tests {
             docker_config: None,
             metrics_listen: None,
             image_gc: gc("168h", 85, 80),
+            gpus: GpuArgs::default(),
             forbid: ForbidArgs::default(),
             secrets_dir: None,
             address: None,

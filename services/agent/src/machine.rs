@@ -6,15 +6,18 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use skerry_model::time::to_timestamp;
 use skerry_proto::gateway::v1::MachineFingerprint;
+use skerry_proto::gpu::v1::health::State;
 use skerry_proto::types::v1 as pb;
 
 use crate::reconcile::RuntimeStatuses;
 
 use pb::condition::Status;
+use pb::machine_status::Gpu;
 
 /// How often the machine is sampled.
 pub(crate) const SAMPLE_INTERVAL: Duration = Duration::from_secs(30);
@@ -46,6 +49,8 @@ pub(crate) struct Findings {
     pub(crate) clock: Option<String>,
     /// The runtimes.
     pub(crate) runtimes: RuntimeStatuses,
+    /// The GPUs, by UUID.
+    pub(crate) gpus: Arc<Vec<Gpu>>,
     /// Where other members of its cluster reach this machine, as far as is known.
     pub(crate) address: Option<IpAddr>,
 }
@@ -97,7 +102,9 @@ impl Sampler {
                 available: runtime.available,
             })
             .collect();
+        status.gpus.clone_from(&findings.gpus);
         let mut conditions = conditions(findings, self.pressed);
+        conditions.extend(gpu_condition(&findings.gpus));
         for condition in &mut conditions {
             let new = Status::try_from(condition.status).unwrap_or_default();
             let (_, since) = self
@@ -161,6 +168,34 @@ fn conditions(findings: &Findings, pressed: bool) -> Vec<pb::Condition> {
         all.push(condition("ClockRight", false, "ClockWrong", clock));
     }
     all
+}
+
+/// How the GPUs are, by the one that is worst. `None`: there are none.
+fn gpu_condition(gpus: &[Gpu]) -> Option<pb::Condition> {
+    let badness = |state: State| match state {
+        State::Unspecified | State::Ok => 0,
+        State::Warning => 1,
+        State::Unknown => 2,
+        State::Critical => 3,
+    };
+    let health = |gpu: &Gpu| gpu.health.as_ref().map_or(State::Unspecified, |health| health.state());
+    // Of several the first by UUID, so that it stays the same.
+    let worst = gpus.iter().rev().max_by_key(|gpu| badness(health(gpu)))?;
+    let status = match health(worst) {
+        State::Unspecified | State::Ok | State::Warning => Status::True,
+        State::Unknown => Status::Unknown,
+        State::Critical => Status::False,
+    };
+    let first = worst.health.as_ref().and_then(|health| health.reasons.first());
+    let (reason, message) = first.map_or_else(
+        || ("GpusHealthy".to_owned(), String::new()),
+        |first| {
+            let uuid = worst.device.as_ref().map_or("a GPU", |device| &device.uuid);
+            (first.reason.clone(), format!("{uuid}: {}", first.message))
+        },
+    );
+    let kind = "GpuHealthy".to_owned();
+    Some(pb::Condition { r#type: kind, status: status.into(), reason, message, last_transition_time: None })
 }
 
 /// What a damaged state means, for people.
@@ -256,6 +291,8 @@ fn line(path: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use skerry_proto::gpu::v1::{Device, Health, HealthReason};
+
     use super::*;
     use crate::reconcile::RuntimeStatus;
     use crate::runtime::RuntimeKind;
@@ -297,6 +334,35 @@ mod tests {
         assert!(pressed(11 * GIB), "still");
         assert!(!pressed(13 * GIB));
         assert!(is_pressed(DiskRoom { total_bytes: 200 * MIB, free_bytes: 99 * MIB }, false));
+    }
+
+    #[test]
+    fn gpus_have_a_condition_where_there_are_any_and_the_worst_one_tells() {
+        let gpu = |uuid: &str, state: State, reason: &str| {
+            let (reason, message) = (reason.to_owned(), "words".to_owned());
+            let reasons =
+                vec![HealthReason { reason, state: state.into(), message, ..HealthReason::default() }];
+            let reasons = if state == State::Ok { Vec::new() } else { reasons };
+            let device = Device { uuid: uuid.to_owned(), ..Device::default() };
+            Gpu { device: Some(device), health: Some(Health { state: state.into(), reasons }) }
+        };
+        let told = |gpus: Vec<Gpu>| {
+            let findings = Findings { gpus: Arc::new(gpus), ..findings() };
+            let status = Sampler::new(Path::new("/")).status(&findings, None, SystemTime::now());
+            let found = status.conditions.iter().find(|condition| condition.r#type == "GpuHealthy");
+            found.map(|found| (found.status(), found.reason.clone(), found.message.clone()))
+        };
+        assert_eq!(told(Vec::new()), None);
+        let ok = gpu("GPU-1", State::Ok, "");
+        assert_eq!(told(vec![ok.clone()]), Some((Status::True, "GpusHealthy".into(), String::new())));
+        let hot = gpu("GPU-2", State::Warning, "Hot");
+        assert_eq!(told(vec![ok, hot.clone()]), Some((Status::True, "Hot".into(), "GPU-2: words".into())));
+        let silent = gpu("GPU-3", State::Unknown, "DriverSilent");
+        let silent_told = Some((Status::Unknown, "DriverSilent".into(), "GPU-3: words".into()));
+        assert_eq!(told(vec![hot, silent.clone()]), silent_told);
+        let lost = gpu("GPU-4", State::Critical, "FallenOffBus");
+        let lost_told = Some((Status::False, "FallenOffBus".into(), "GPU-4: words".into()));
+        assert_eq!(told(vec![silent, lost.clone(), gpu("GPU-5", State::Critical, "XidBus")]), lost_told);
     }
 
     #[test]

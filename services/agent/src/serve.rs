@@ -3,6 +3,7 @@
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 
 use skerry_model::NodeRef;
@@ -12,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::channel::{Channels, Sources};
 use crate::clock::Clock;
 use crate::config::{Config, DockerAccess, Gateway, Means, NodeTls};
+use crate::gpu::Collector;
 use crate::hand::{ASKS_MAX, Desk};
 use crate::identity::{Enroller, Enrolment, Kept, NoWayIn, Own, Proof};
 use crate::jobs::Jobs;
@@ -174,6 +176,9 @@ async fn core(
     let updates = Updates::open(Directory::new(data_dir), &node);
     let (copies_in, copies) = watch::channel(Copies { good: updates.good(), ..Copies::default() });
     let (link_in, link) = watch::channel(false);
+    let (gpus_in, gpus) = watch::channel(Arc::default());
+    let containers = Arc::new(watch::Sender::new(Arc::default()));
+    let collector = Collector::new(&config.gpus, data_dir, Arc::clone(&containers), gpus_in);
     let ended = shutdown.child_token();
     let (desk_in, asks) = mpsc::channel(ASKS_MAX);
     let desk = Desk::open(Directory::new(data_dir), asks);
@@ -194,6 +199,7 @@ async fn core(
         desired: desired_in,
         local,
         runtimes: runtime_statuses,
+        gpus,
         copies,
         channels: Channels::new(node.clone(), &runtimes, config.forbidden.clone(), desk_in, sources),
         link: link_in,
@@ -206,6 +212,7 @@ async fn core(
         .with_updates(updates)
         .with_desk(desk)
         .with_looks(looks)
+        .with_containers(containers)
         .with_secrets(secrets);
     let linked = async {
         let renamed = uplink.run(ended.clone()).await;
@@ -213,8 +220,12 @@ async fn core(
         renamed
     };
     // Boxed: these live as long as the agent, and their caller need not hold them on its stack.
-    let (renamed, (), ()) =
-        tokio::join!(Box::pin(linked), Box::pin(reconciler.run(ended.clone())), Box::pin(quiet));
+    let reconciled = Box::pin(reconciler.run(ended.clone()));
+    let collected: Pin<Box<dyn Future<Output = ()> + Send>> = match collector {
+        Some(collector) => Box::pin(collector.run(ended.clone())),
+        None => Box::pin(std::future::ready(())),
+    };
+    let (renamed, (), (), ()) = tokio::join!(Box::pin(linked), reconciled, Box::pin(quiet), collected);
     Ok(renamed)
 }
 
@@ -365,6 +376,7 @@ mod tests {
             credentials: crate::CredentialsFile::None,
             docker: DockerAccess::Off,
             image_gc: crate::ImageGc::default(),
+            gpus: crate::GpuAccess::Off,
             forbidden: crate::Forbidden::default(),
             secrets_dir: None,
             address: None,

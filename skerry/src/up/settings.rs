@@ -110,6 +110,7 @@ impl Settings {
             docker: self.docker.clone(),
             credentials: self.credentials.clone(),
             image_gc: self.image_gc,
+            gpus: skerry_agent::GpuArgs::default().access(),
             forbidden: self.forbidden.clone(),
             secrets_dir: None,
             address: None,

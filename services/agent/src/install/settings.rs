@@ -7,9 +7,10 @@ use crate::config::{AgentArgs, DATA_DIR_DEFAULT};
 
 /// Names all files and directories from the root on: the service does not start where the flags were typed.
 pub(super) fn make_absolute(agent: &mut AgentArgs) -> io::Result<()> {
-    let AgentArgs { data_dir, tls, docker_config, secrets_dir, .. } = agent;
-    let optional = [&mut tls.tls_cert, &mut tls.tls_key, &mut tls.tls_ca, docker_config, secrets_dir];
-    for path in optional.into_iter().flatten().chain([data_dir]) {
+    let AgentArgs { data_dir, tls, docker_config, secrets_dir, gpus, .. } = agent;
+    let tls = [&mut tls.tls_cert, &mut tls.tls_key, &mut tls.tls_ca];
+    let optional = tls.into_iter().chain([docker_config, secrets_dir, &mut gpus.nvml_library]);
+    for path in optional.flatten().chain([data_dir]) {
         *path = std::path::absolute(&*path)?;
     }
     Ok(())
@@ -32,6 +33,7 @@ pub(super) fn text(agent: &AgentArgs, has_token: bool) -> Result<String, Install
         secrets_dir,
         metrics_listen,
         image_gc,
+        gpus,
         forbid,
     } = agent;
     let path = |path: &Option<std::path::PathBuf>| path.as_ref().map(|path| path.display().to_string());
@@ -57,6 +59,8 @@ pub(super) fn text(agent: &AgentArgs, has_token: bool) -> Result<String, Install
         ("SKERRY_IMAGE_GC_AGE", unless(image_gc.image_gc_age.clone(), "168h")),
         ("SKERRY_IMAGE_GC_HIGH", unless(image_gc.image_gc_high.to_string(), "85")),
         ("SKERRY_IMAGE_GC_LOW", unless(image_gc.image_gc_low.to_string(), "80")),
+        ("SKERRY_NVML_LIBRARY", path(&gpus.nvml_library)),
+        ("SKERRY_NO_GPU", flag(gpus.no_gpu)),
         ("SKERRY_FORBID", unless(forbid.text(), "")),
         ("SKERRY_ALLOW_NODE_SHELL", flag(forbid.allow_node_shell)),
     ];

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 
 use super::{Copy, PERIOD, Reconciler};
 use crate::clock::random_unit;
+use crate::gpu::Containers;
 use crate::jobs::{Gate, unmark};
 use crate::memory::{Busy, Happening, Memory};
 use crate::runtime::{Observed, Place, RunState, Runtime, RuntimeError, RuntimeKind};
@@ -144,10 +145,26 @@ impl Reconciler {
                 self.runtime_answers(kind, version);
                 self.take_observed(kind, instances, began, now);
                 self.names.looked();
+                self.tell_containers();
             }
             Err(error) => self.runtime_is_away(kind, error),
         }
         self.tell_runtimes();
+    }
+
+    /// Which containers are whose: for who finds processes in them.
+    fn tell_containers(&self) {
+        let Some(to) = self.containers.as_ref().filter(|to| to.receiver_count() > 0) else { return };
+        let views = self.world.get(&RuntimeKind::Docker).into_iter();
+        let copies = views.flat_map(|view| view.instances.iter().chain(&view.beside));
+        let new: Containers = copies.map(|(name, copy)| (copy.runtime_id.clone(), name.clone())).collect();
+        to.send_if_modified(|told| {
+            let is_news = **told != new;
+            if is_news {
+                *told = Arc::new(new);
+            }
+            is_news
+        });
     }
 
     fn take_observed(&mut self, kind: RuntimeKind, instances: Vec<Observed>, began: MonoTime, now: MonoTime) {

@@ -32,6 +32,7 @@ use self::look::Looks;
 use crate::channel::BundleFile;
 use crate::clock::Clock;
 use crate::desired::Desired;
+use crate::gpu::Containers;
 use crate::hand::Desk;
 use crate::health::{HealthState, Monitor};
 use crate::jobs::Jobs;
@@ -162,6 +163,8 @@ pub(crate) struct Reconciler {
     jobs: Jobs,
     updates: Updates,
     desk: Desk,
+    /// Who wants to know which containers are whose.
+    containers: Option<Arc<watch::Sender<Arc<Containers>>>>,
     /// Who wants to know what is known here.
     reports: mpsc::Receiver<oneshot::Sender<Vec<BundleFile>>>,
 }
@@ -203,6 +206,7 @@ impl Reconciler {
             jobs: Jobs::default(),
             updates: Updates::default(),
             desk: Desk::default(),
+            containers: None,
             reports: mpsc::channel(1).1,
             links,
         }
@@ -231,6 +235,11 @@ impl Reconciler {
     /// Tells those who ask here what it knows.
     pub(crate) fn with_looks(self, reports: mpsc::Receiver<oneshot::Sender<Vec<BundleFile>>>) -> Self {
         Self { reports, ..self }
+    }
+
+    /// Says here which containers are whose, as long as somebody listens.
+    pub(crate) fn with_containers(self, containers: Arc<watch::Sender<Arc<Containers>>>) -> Self {
+        Self { containers: Some(containers), ..self }
     }
 
     /// With the values of secrets that instances have.

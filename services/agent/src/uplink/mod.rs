@@ -35,6 +35,7 @@ use crate::machine::{Findings, SAMPLE_INTERVAL, Sampler, state_damaged};
 use crate::reconcile::{Copies, Local, RuntimeStatuses};
 use crate::skew::Skew;
 use crate::state::{Before, Directory, Loaded, StateFiles};
+use skerry_proto::types::v1::machine_status::Gpu;
 
 /// What the actor is made of.
 pub(crate) struct Parts {
@@ -62,6 +63,8 @@ pub(crate) struct Parts {
     pub(crate) local: mpsc::Receiver<Local>,
     /// Where the state of the runtimes comes from.
     pub(crate) runtimes: watch::Receiver<RuntimeStatuses>,
+    /// Where the GPUs come from. Closed: there are none.
+    pub(crate) gpus: watch::Receiver<Arc<Vec<Gpu>>>,
     /// Where the copies come from.
     pub(crate) copies: watch::Receiver<Copies>,
     /// What relays ask.
@@ -97,6 +100,7 @@ pub(crate) struct Uplink {
     desired: watch::Sender<Arc<Desired>>,
     local: mpsc::Receiver<Local>,
     runtimes: watch::Receiver<RuntimeStatuses>,
+    gpus: Option<watch::Receiver<Arc<Vec<Gpu>>>>,
     copies: watch::Receiver<Copies>,
     channels: Channels,
     formers: Formers,
@@ -145,6 +149,7 @@ impl Uplink {
             desired: parts.desired,
             local: parts.local,
             runtimes: parts.runtimes,
+            gpus: Some(parts.gpus),
             copies: parts.copies,
             channels: parts.channels,
             formers,
@@ -193,6 +198,10 @@ impl Uplink {
                         break;
                     }
                     self.findings.runtimes.clone_from(&self.runtimes.borrow_and_update());
+                    self.sample();
+                }
+                Some(gpus) = changed(&mut self.gpus) => {
+                    self.findings.gpus = gpus;
                     self.sample();
                 }
                 changed = self.copies.changed() => {
@@ -560,6 +569,17 @@ impl Uplink {
             self.feed(AgentEvent::MachineChanged(Box::new(status)));
         }
     }
+}
+
+/// The GPUs, once they are others than before; never, if nobody looks for any. Nothing: nobody does any more. May be dropped and called again.
+async fn changed(gpus: &mut Option<watch::Receiver<Arc<Vec<Gpu>>>>) -> Option<Arc<Vec<Gpu>>> {
+    let Some(receiver) = gpus else { return std::future::pending().await };
+    let changed = receiver.changed().await;
+    let now = changed.is_ok().then(|| Arc::clone(&receiver.borrow_and_update()));
+    if now.is_none() {
+        *gpus = None;
+    }
+    now
 }
 
 /// When what is ending has ended. May be dropped and called again.

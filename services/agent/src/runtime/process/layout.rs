@@ -36,7 +36,7 @@ const OWN: [&str; 12] = [
 const MAKE_TRIES_MAX: usize = 5;
 
 /// `<instances>/<app>/<service>/<cluster>/<ordinal>`.
-pub(super) fn instance_dir(root: &Path, name: &InstanceName) -> PathBuf {
+pub(crate) fn instance_dir(root: &Path, name: &InstanceName) -> PathBuf {
     let mut dir = root.join(name.app.as_str());
     dir.extend([name.service.as_str(), name.cluster.as_str(), &name.ordinal.to_string()]);
     dir

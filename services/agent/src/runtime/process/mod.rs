@@ -55,6 +55,12 @@ use start::Spawned;
 use stop::Slot;
 use watch::Watch;
 
+#[cfg(test)]
+pub(crate) use layout::instance_dir;
+pub(crate) use usage::Top;
+
+/// The file that tells one boot of the machine from another.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// The longest that `ensure` and `remove` go round, beside the instance's own grace: nothing needs more than a few rounds.
 const ROUNDS_MAX: usize = 8;
 /// How long a shim that an earlier call started may take to come up.
@@ -84,7 +90,7 @@ pub struct Config {
 impl Config {
     /// What this agent's cgroups are below.
     fn cgroup_name(&self) -> String {
-        blake3::hash(self.instances.as_os_str().as_encoded_bytes()).to_hex()[..12].to_owned()
+        cgroup_name(&self.instances)
     }
 
     /// The defaults, with these directories.
@@ -92,7 +98,7 @@ impl Config {
         Self {
             instances: dirs.instances.clone(),
             shim: PathBuf::from("/proc/self/exe"),
-            boot_id: PathBuf::from("/proc/sys/kernel/random/boot_id"),
+            boot_id: PathBuf::from(BOOT_ID),
             artifacts: dirs.artifacts.clone(),
             certificates: None,
             node: None,
@@ -533,6 +539,17 @@ fn see(
         }
     }
     Ok(seen)
+}
+
+/// What the cgroups of an agent are below whose instances are in this directory: 12 hexadecimal digits.
+pub(crate) fn cgroup_name(instances: &Path) -> String {
+    blake3::hash(instances.as_os_str().as_encoded_bytes()).to_hex()[..12].to_owned()
+}
+
+/// The processes from which those of instances in this directory descend. Reads the disk.
+pub(crate) fn tops(instances: &Path) -> Vec<Top> {
+    let Ok(boot) = boot_id(Path::new(BOOT_ID)) else { return Vec::new() };
+    usage::tops(instances, &boot).unwrap_or_default()
 }
 
 fn boot_id(path: &Path) -> Result<String, RuntimeError> {

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use skerry_model::AppName;
+use skerry_model::{AppName, InstanceName};
 
 use super::inspect::{Phase, View};
 use super::layout;
@@ -16,6 +16,28 @@ use crate::shim::procfs::{self, Stat};
 /// The limit of a cgroup's memory: cgroup 2, and 1.
 const LIMITS: [&str; 2] = ["memory.max", "memory.limit_in_bytes"];
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
+
+/// The process from which all of an instance's descend: its shim, or its program where the shim was killed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Top {
+    /// Which instance.
+    pub(crate) instance: InstanceName,
+    /// Its process id.
+    pub(crate) pid: i32,
+}
+
+/// Of the instances below `root` that run.
+pub(super) fn tops(root: &Path, boot: &str) -> io::Result<Vec<Top>> {
+    let top = |(instance, dir): (InstanceName, std::path::PathBuf)| {
+        let pid = match View::of(&dir, boot).ok()??.phase {
+            Phase::Running { shim, .. } => shim.pid,
+            Phase::Orphaned { program, .. } => program.pid,
+            Phase::Made | Phase::Starting { .. } | Phase::Ending { .. } | Phase::Ended { .. } => return None,
+        };
+        Some(Top { instance, pid })
+    };
+    Ok(layout::scan(root)?.into_iter().filter_map(top).collect())
+}
 
 /// Of the instances below `root` that run. `machine_bytes`: all memory; a limit of as much is none.
 pub(super) fn count(

@@ -1,0 +1,268 @@
+//! What is known of the machine's GPUs: a pure step for each thing that workers read or hear. It does no I/O, takes the time, and is the one place where
+//! health is judged.
+
+use std::collections::BTreeMap;
+
+use skerry_gpu_model::health::{self, Health, Input, Latch, Rules, State};
+use skerry_gpu_model::{Absent, Event, Field, Place, Sample};
+use skerry_proto::gpu::v1 as pb;
+use skerry_proto::types::v1::machine_status::Gpu;
+
+use super::driver::Due;
+
+/// Most numbers of errors that are counted apart for a device; there are a few hundred.
+const CODES_MAX: usize = 512;
+/// Every field.
+const ALL: Due = Due { second: true, processes: true, ten_seconds: true, minute: true };
+
+/// All GPUs.
+pub(super) struct Board {
+    rules: Rules,
+    /// What an earlier process remembered, of devices that were not seen yet.
+    remembered: BTreeMap<String, Vec<Latch>>,
+    cards: Vec<Card>,
+}
+
+struct Card {
+    device: pb::Device,
+    /// Of the device, then of its parts.
+    samples: Vec<Sample>,
+    state: State,
+    health: Health,
+    lost: bool,
+    xids: BTreeMap<u32, u64>,
+}
+
+impl Board {
+    pub(super) fn new(rules: Rules, remembered: BTreeMap<String, Vec<Latch>>) -> Self {
+        Self { rules, remembered, cards: Vec::new() }
+    }
+
+    /// The devices, in the driver's order.
+    pub(super) fn devices(&self) -> Vec<pb::Device> {
+        self.cards.iter().map(|card| card.device.clone()).collect()
+    }
+
+    /// These are there now. Answers whether that is news; of those that stay, all that is known stays too.
+    pub(super) fn put_devices(&mut self, devices: Vec<pb::Device>, now: i64) -> bool {
+        if self.cards.iter().map(|card| &card.device).eq(&devices) {
+            return false;
+        }
+        let mut old = std::mem::take(&mut self.cards);
+        for device in devices {
+            let at = old.iter().position(|card| card.device.uuid == device.uuid);
+            let mut card = match at {
+                Some(at) => old.swap_remove(at),
+                None => {
+                    let latches = self.remembered.remove(&device.uuid).unwrap_or_default();
+                    Card::new(State::remembering(latches))
+                }
+            };
+            if card.device.mig_devices != device.mig_devices {
+                card.samples.truncate(1);
+            }
+            card.samples.resize_with(1 + device.mig_devices.len(), Sample::new);
+            card.device = device;
+            card.step(&self.rules, Input::Tick, now);
+            self.cards.push(card);
+        }
+        true
+    }
+
+    /// What was read of a place: the fields that were due.
+    pub(super) fn take(&mut self, place: Place, due: Due, read: &Sample, now: i64) {
+        let Some(card) = self.cards.get_mut(place.device) else { return };
+        let part = place.part.map_or(0, |part| part + 1);
+        let Some(sample) = card.samples.get_mut(part) else { return };
+        for field in due.fields() {
+            sample.set(field, read.get(field));
+        }
+        if due.processes {
+            sample.processes.clone_from(&read.processes);
+        }
+        if part == 0 {
+            card.sampled(&self.rules, due, now);
+        }
+    }
+
+    /// The driver did not answer in time when it was asked for this of a device.
+    pub(super) fn timed_out(&mut self, uuid: &str, due: Due, now: i64) {
+        let Some(card) = self.cards.iter_mut().find(|card| card.device.uuid == uuid) else { return };
+        card.has_none_of(due, Absent::TimedOut);
+        card.sampled(&self.rules, due, now);
+    }
+
+    /// The driver is away: nothing can be read.
+    pub(super) fn driver_away(&mut self, now: i64) {
+        for card in &mut self.cards {
+            card.has_none_of(ALL, Absent::DriverError);
+            card.sampled(&self.rules, ALL, now);
+        }
+    }
+
+    /// The driver was loaded anew, and with it the devices began anew.
+    pub(super) fn driver_came_back(&mut self, now: i64) {
+        for card in &mut self.cards {
+            card.lost = false;
+            card.forget(Absent::Lost);
+            card.forget(Absent::DriverError);
+            card.step(&self.rules, Input::Event(&Event::Reset), now);
+        }
+    }
+
+    /// Something happened to a device.
+    pub(super) fn happened(&mut self, uuid: &str, event: &Event, now: i64) {
+        let Some(card) = self.cards.iter_mut().find(|card| card.device.uuid == uuid) else { return };
+        match event {
+            Event::Xid { code, pid, message, instance } => {
+                if card.xids.len() < CODES_MAX || card.xids.contains_key(code) {
+                    *card.xids.entry(*code).or_default() += 1;
+                }
+                let times = card.xids.get(code).copied().unwrap_or(1);
+                // What repeats a thousand times is told some times.
+                if times <= 8 || times.is_power_of_two() {
+                    tracing::warn!(
+                        gpu = uuid,
+                        xid = *code,
+                        times,
+                        pid,
+                        instance,
+                        message,
+                        "the GPU's driver reports an error"
+                    );
+                }
+            }
+            Event::Ecc { corrected: false, count } => {
+                tracing::warn!(gpu = uuid, count, "memory of the GPU has errors that ECC could not correct");
+            }
+            Event::Ecc { corrected: true, .. } | Event::Lost | Event::Reset => {}
+        }
+        card.step(&self.rules, Input::Event(event), now);
+    }
+
+    /// Time passed.
+    pub(super) fn tick(&mut self, now: i64) {
+        for card in &mut self.cards {
+            card.step(&self.rules, Input::Tick, now);
+        }
+    }
+
+    /// As the control plane is told, by UUID.
+    pub(super) fn report(&self) -> Vec<Gpu> {
+        let mut all: Vec<Gpu> = self.cards.iter().map(Card::report).collect();
+        all.sort_by(|a, b| uuid(a).cmp(uuid(b)));
+        all
+    }
+
+    /// What is to be remembered by the next process, by UUID: of devices that were not seen too.
+    pub(super) fn latches(&self) -> BTreeMap<String, Vec<Latch>> {
+        let mut all = self.remembered.clone();
+        for card in &self.cards {
+            let latches: Vec<Latch> = card.state.latches().cloned().collect();
+            if !latches.is_empty() {
+                all.insert(card.device.uuid.clone(), latches);
+            }
+        }
+        all
+    }
+
+    /// Whether several have a context on a device, as far as is known.
+    pub(super) fn is_shared(&self, device: usize) -> bool {
+        let sample = self.cards.get(device).and_then(|card| card.samples.first());
+        sample.and_then(|sample| sample.value(Field::Processes)).is_some_and(|processes| processes > 1)
+    }
+
+    #[cfg(test)]
+    pub(super) fn sample(&self, place: Place) -> Option<&Sample> {
+        self.cards.get(place.device)?.samples.get(place.part.map_or(0, |part| part + 1))
+    }
+
+    #[cfg(test)]
+    pub(super) fn xids(&self, uuid: &str) -> BTreeMap<u32, u64> {
+        let card = self.cards.iter().find(|card| card.device.uuid == uuid);
+        card.map(|card| card.xids.clone()).unwrap_or_default()
+    }
+}
+
+impl Card {
+    fn new(state: State) -> Self {
+        Self {
+            device: pb::Device::default(),
+            samples: Vec::new(),
+            state,
+            health: Health::default(),
+            lost: false,
+            xids: BTreeMap::new(),
+        }
+    }
+
+    fn step(&mut self, rules: &Rules, input: Input<'_>, now: i64) {
+        let state = std::mem::take(&mut self.state);
+        (self.state, self.health) = health::step(rules, state, input, now);
+    }
+
+    /// Judges what was read, and notices that the device went, or came back.
+    fn sampled(&mut self, rules: &Rules, due: Due, now: i64) {
+        let Some(sample) = self.samples.first() else { return };
+        let is =
+            |of: fn(&skerry_gpu_model::Reading) -> bool| due.fields().any(|field| of(&sample.get(field)));
+        let (lost, answers) = (is(|reading| *reading == Err(Absent::Lost)), is(Result::is_ok));
+        if lost && !self.lost {
+            self.lost = true;
+            tracing::warn!(gpu = self.device.uuid, "the GPU does not answer any more");
+            self.has_none_of(ALL, Absent::Lost);
+            self.step(rules, Input::Event(&Event::Lost), now);
+        } else if answers && !lost && self.lost {
+            self.lost = false;
+            tracing::info!(gpu = self.device.uuid, "the GPU answers again");
+            self.forget(Absent::Lost);
+            self.step(rules, Input::Event(&Event::Reset), now);
+        }
+        let Some(sample) = self.samples.first() else { return };
+        let state = std::mem::take(&mut self.state);
+        (self.state, self.health) = health::step(rules, state, Input::Sample(sample), now);
+    }
+
+    /// What was absent for this reason is read anew in its turn.
+    fn forget(&mut self, absent: Absent) {
+        for sample in &mut self.samples {
+            for field in Field::ALL {
+                if sample.get(field) == Err(absent) {
+                    sample.set(field, Err(Absent::NotYet));
+                }
+            }
+        }
+    }
+
+    /// What the device does not have stays so.
+    fn has_none_of(&mut self, due: Due, absent: Absent) {
+        for sample in &mut self.samples {
+            for field in due.fields() {
+                if !matches!(sample.get(field), Err(Absent::NotSupported | Absent::NotInThisMode)) {
+                    sample.set(field, Err(absent));
+                }
+            }
+            if due.processes {
+                sample.processes.clear();
+            }
+        }
+    }
+
+    fn report(&self) -> Gpu {
+        let mut device = self.device.clone();
+        let sample = self.samples.first();
+        let lacking = |reason: Absent| {
+            let fields =
+                sample.into_iter().flat_map(Sample::iter).filter(|(_, reading)| *reading == Err(reason));
+            let fields: Vec<i32> = fields.map(|(field, _)| field.to_wire().into()).collect();
+            (!fields.is_empty()).then(|| pb::AbsentFields { reason: reason.to_wire().into(), fields })
+        };
+        device.unsupported =
+            [Absent::NotSupported, Absent::NotInThisMode].into_iter().filter_map(lacking).collect();
+        Gpu { device: Some(device), health: Some(self.health.to_wire()) }
+    }
+}
+
+fn uuid(gpu: &Gpu) -> &str {
+    gpu.device.as_ref().map_or("", |device| &device.uuid)
+}
