@@ -46,11 +46,15 @@ pub(crate) fn read(cx: &mut Context<'_>, service: &Field) -> Option<(Field, pb::
         cx.error(&count, "use 1 or more");
         return None;
     };
-    cx.warn(item, "each instance keeps its GPUs to itself; write gpu: {memory: 8Gi} below x-skerry for a share of one");
+    cx.warn(
+        item,
+        "each instance keeps its GPUs to itself; write gpu: {memory: 8Gi} below x-skerry for a share of one",
+    );
     Some((count, pb::GpuRequest { count: Some(number), ..Default::default() }))
 }
 
-const ALL: &str = "all GPUs of a machine cannot be asked for: write count, or what is needed as gpu below x-skerry";
+const ALL: &str =
+    "all GPUs of a machine cannot be asked for: write count, or what is needed as gpu below x-skerry";
 
 /// Whether it is a GPU that is meant, and one whose driver is known.
 fn check_kind(cx: &mut Context<'_>, item: &Field, is_short: bool) -> Option<()> {
@@ -69,7 +73,8 @@ fn check_kind(cx: &mut Context<'_>, item: &Field, is_short: bool) -> Option<()> 
     };
     let found = capabilities.texts(cx);
     // What a driver's libraries are for is chosen by the image.
-    const KNOWN: [&str; 8] = ["gpu", "nvidia", "compute", "utility", "graphics", "video", "display", "compat32"];
+    const KNOWN: [&str; 8] =
+        ["gpu", "nvidia", "compute", "utility", "graphics", "video", "display", "compat32"];
     if let Some((other, _)) = found.iter().find(|(_, text)| !KNOWN.contains(&text.as_str())) {
         cx.error(other, "only GPUs are given out: use gpu");
         return None;

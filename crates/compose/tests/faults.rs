@@ -30,13 +30,22 @@ fn each_fault_has_its_place_and_says_what_to_do() {
             "user: ${WHO:?say who}",
             "1.yml:4:11: services.a.user: the variable WHO is required and not set: say who",
         ),
-        ("gpus: all", "1.yml:4:11: services.a.gpus: all GPUs of a machine cannot be asked for: write count, or"),
-        ("gpus: [{}]", "1.yml:4:12: services.a.gpus[0]: all GPUs of a machine cannot be asked for: write count, or"),
+        (
+            "gpus: all",
+            "1.yml:4:11: services.a.gpus: all GPUs of a machine cannot be asked for: write count, or",
+        ),
+        (
+            "gpus: [{}]",
+            "1.yml:4:12: services.a.gpus[0]: all GPUs of a machine cannot be asked for: write count, or",
+        ),
         (
             "gpus: [{count: 1, driver: amd}]",
             "1.yml:4:31: services.a.gpus[0].driver: GPUs of NVIDIA are given out, and no other devices: use nvidia",
         ),
-        ("gpus: [{count: 1}, {count: 2}]", "1.yml:4:24: services.a.gpus[1]: a service has GPUs of one kind only"),
+        (
+            "gpus: [{count: 1}, {count: 2}]",
+            "1.yml:4:24: services.a.gpus[1]: a service has GPUs of one kind only",
+        ),
         ("gpus: [{count: 0}]", "1.yml:4:13: services.a.gpus[0].count: 0 is out of range: 1 to 16"),
         (
             "deploy: {resources: {reservations: {devices: [{count: 1}]}}}",

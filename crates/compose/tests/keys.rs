@@ -121,7 +121,10 @@ const BELOW: &[(&str, &str)] = &[
     ("memory", "deploy: {resources: {reservations: {memory: 64M}}}"),
     ("devices", "deploy: {resources: {reservations: {devices: [{capabilities: [gpu]}]}}}"),
     ("count", "deploy: {resources: {reservations: {devices: [{capabilities: [gpu], count: 2}]}}}"),
-    ("device_ids", "deploy: {resources: {reservations: {devices: [{capabilities: [gpu], device_ids: ['1']}]}}}"),
+    (
+        "device_ids",
+        "deploy: {resources: {reservations: {devices: [{capabilities: [gpu], device_ids: ['1']}]}}}",
+    ),
     ("options", "gpus: [{count: 1, options: {a: b}}]"),
     ("generic_resources", "deploy: {resources: {reservations: {generic_resources: [x]}}}"),
     ("interval", "healthcheck: {test: x, interval: 5s}"),

@@ -388,7 +388,8 @@ fn gpus_are_whole_ones_unless_x_skerry_says_otherwise() {
     let devices = "deploy: {resources: {reservations: {devices: [{driver: nvidia, count: 2, capabilities: [gpu, utility]}]}}}";
     assert_eq!(gpu(devices), two);
     assert_eq!(gpu("gpus: [{count: 2}]"), two);
-    let share = pb::GpuRequest { memory_bytes: Some(8 << 30), compute_percent: Some(25), ..Default::default() };
+    let share =
+        pb::GpuRequest { memory_bytes: Some(8 << 30), compute_percent: Some(25), ..Default::default() };
     assert_eq!(gpu("x-skerry: {gpu: {memory: 8Gi, computePercent: 25}}"), Some(share));
     assert_eq!(gpu("tty: true"), None);
 }

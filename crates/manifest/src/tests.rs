@@ -463,7 +463,10 @@ fn gpus_are_asked_for_in_peoples_words() {
     let part = gpu("{migProfile: 1g.10gb, modelSelector: \"*A100*\", isolationMin: none}");
     assert_eq!((part.mig_profile.as_str(), part.model_selector.as_str()), ("1g.10gb", "*A100*"));
     assert_eq!(part.isolation_min, i32::from(pb::GpuIsolation::None));
-    assert!(refused(&with("{memory: lots}"))[0].contains("services[0].gpu.memory: `lots` is not a number of bytes"));
+    assert!(
+        refused(&with("{memory: lots}"))[0]
+            .contains("services[0].gpu.memory: `lots` is not a number of bytes")
+    );
     assert!(refused(&with("{isolationMin: full}"))[0].contains("gpu.isolationMin"));
 }
 

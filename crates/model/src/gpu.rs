@@ -15,7 +15,9 @@ pub struct GpuId(Box<str>);
 
 /// Why a text names no GPU.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no UUID of a GPU: use 1 to 64 letters, digits, - and /, as GPU-5a8e6a6c-5c4f-4d8e-9d0f-0f1d2c3b4a59")]
+#[error(
+    "`{0}` is no UUID of a GPU: use 1 to 64 letters, digits, - and /, as GPU-5a8e6a6c-5c4f-4d8e-9d0f-0f1d2c3b4a59"
+)]
 pub struct InvalidGpuId(String);
 
 impl GpuId {
@@ -50,7 +52,9 @@ pub struct MigProfile(Box<str>);
 
 /// Why a text is no profile.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no profile of a part of a GPU: write it as `nvidia-smi mig -lgip` does, for example 1g.10gb")]
+#[error(
+    "`{0}` is no profile of a part of a GPU: write it as `nvidia-smi mig -lgip` does, for example 1g.10gb"
+)]
 pub struct InvalidMigProfile(String);
 
 impl MigProfile {
@@ -177,12 +181,7 @@ impl GpuBooking {
             GpuIsolation::Mig => Wire::Mig,
             GpuIsolation::Exclusive => Wire::Exclusive,
         };
-        pb::Booking {
-            gpu: self.gpu.to_string(),
-            mig_device,
-            share: Some(share),
-            isolation: isolation.into(),
-        }
+        pb::Booking { gpu: self.gpu.to_string(), mig_device, share: Some(share), isolation: isolation.into() }
     }
 
     /// As it was stored. `None`: it does not parse, or says things that go not together.
@@ -244,7 +243,8 @@ mod tests {
         let amounts = (proptest::option::of(1_u64..1 << 50), proptest::option::of(1_u32..=100));
         let share = prop_oneof![
             Just(GpuShare::Whole),
-            amounts.prop_map(|(memory_bytes, compute_percent)| GpuShare::Part { memory_bytes, compute_percent }),
+            amounts
+                .prop_map(|(memory_bytes, compute_percent)| GpuShare::Part { memory_bytes, compute_percent }),
             (profile, id()).prop_map(|(profile, device)| GpuShare::Mig { profile, device }),
         ];
         let isolation = prop_oneof![
@@ -268,7 +268,11 @@ mod tests {
 
     #[test]
     fn what_goes_not_together_is_no_booking() {
-        let whole = GpuBooking { gpu: GpuId::parse("GPU-1").unwrap(), share: GpuShare::Whole, isolation: GpuIsolation::Exclusive };
+        let whole = GpuBooking {
+            gpu: GpuId::parse("GPU-1").unwrap(),
+            share: GpuShare::Whole,
+            isolation: GpuIsolation::Exclusive,
+        };
         let wrong = |change: fn(&mut pb::Booking)| {
             let mut wire = whole.to_proto();
             change(&mut wire);
@@ -280,7 +284,8 @@ mod tests {
         assert_eq!(wrong(|wire| wire.isolation = 99), None);
         assert_eq!(wrong(|wire| wire.mig_device = "MIG-1".to_owned()), None, "whole and a part");
         let part = |wire: &mut pb::Booking, memory_bytes| {
-            wire.share = Some(pb::GpuShare { memory_bytes, mig_profile: "1g.5gb".to_owned(), ..Default::default() });
+            wire.share =
+                Some(pb::GpuShare { memory_bytes, mig_profile: "1g.5gb".to_owned(), ..Default::default() });
         };
         let mut wire = whole.to_proto();
         part(&mut wire, None);

@@ -183,7 +183,9 @@ fn offer(
     }
     let (share, left) = match &ask.need {
         GpuNeed::Whole { .. } => (GpuShare::Whole, 0),
-        GpuNeed::Share { memory_bytes, compute_percent } => share(gpu, taken, *memory_bytes, *compute_percent)?,
+        GpuNeed::Share { memory_bytes, compute_percent } => {
+            share(gpu, taken, *memory_bytes, *compute_percent)?
+        }
         GpuNeed::Mig { profile } => part(gpu, taken, profile, held)?,
     };
     let booking = GpuBooking { gpu: id.clone(), share, isolation };
@@ -243,7 +245,9 @@ fn reason(refusal: Refusal, ask: &Ask) -> Reason {
         (Refusal::Memory(free), GpuNeed::Share { memory_bytes: Some(wanted), .. }) => {
             Reason::GpuMemory { wanted: *wanted, free }
         }
-        (Refusal::Taken | Refusal::Compute(_) | Refusal::Memory(_), _) => Reason::GpuTaken { wanted, free: 0 },
+        (Refusal::Taken | Refusal::Compute(_) | Refusal::Memory(_), _) => {
+            Reason::GpuTaken { wanted, free: 0 }
+        }
     }
 }
 

@@ -113,9 +113,7 @@ pub(super) fn parse(at: &str, wire: &pb::GpuRequest, v: &mut Violations) -> Opti
         );
     }
     let spread = match WireSpread::try_from(wire.spread) {
-        Ok(WireSpread::Unspecified) => {
-            (!matches!(need, GpuNeed::Whole { .. })).then_some(Spread::Pack)
-        }
+        Ok(WireSpread::Unspecified) => (!matches!(need, GpuNeed::Whole { .. })).then_some(Spread::Pack),
         Ok(WireSpread::Pack) => Some(Spread::Pack),
         Ok(WireSpread::Spread) => Some(Spread::Spread),
         Err(_) => {
@@ -237,7 +235,16 @@ mod tests {
             selector.matches(model)
         };
         let a100 = "NVIDIA A100-SXM4-80GB";
-        for pattern in ["", "*", "*A100*", "nvidia a100-sxm4-80gb", "Tesla T4, *a100*80GB", "NVIDIA*", "*80GB", "N*A*-*-*B"] {
+        for pattern in [
+            "",
+            "*",
+            "*A100*",
+            "nvidia a100-sxm4-80gb",
+            "Tesla T4, *a100*80GB",
+            "NVIDIA*",
+            "*80GB",
+            "N*A*-*-*B",
+        ] {
             assert!(meant(pattern, a100), "{pattern}");
         }
         for pattern in ["A100", "*A100", "T4,A10*", "NVIDIA A100-SXM4-80GB*x", "*80GB*80GB", "**x"] {

@@ -13,8 +13,8 @@ use crate::{ConfigName, Fault, Selector, ServiceName, Violations, VolumeName};
 use super::artifacts;
 use super::{
     Amounts, AppSpec, ConfigMount, Dependency, DependencyCondition, HealthCheck, Kind, MountSource,
-    NetworkMode, Probe, Program, RestartPolicy, RestartWhen, ServiceSpec, env, gpu, job, normal_path, placing,
-    program, rollout, secrets, start_order, stop, update,
+    NetworkMode, Probe, Program, RestartPolicy, RestartWhen, ServiceSpec, env, gpu, job, normal_path,
+    placing, program, rollout, secrets, start_order, stop, update,
 };
 
 /// Most services of one app.

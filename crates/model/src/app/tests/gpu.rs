@@ -36,10 +36,7 @@ fn what_cannot_be_had_is_refused_by_its_field() {
         (|g| (g.mig_profile, g.memory_bytes) = ("1g.5gb".into(), Some(1)), "mig_profile"),
         (|g| (g.policy, g.compute_percent) = (Policy::Exclusive.into(), Some(5)), "compute_percent"),
         (|g| (g.policy, g.count) = (Policy::Shared.into(), Some(1)), "count"),
-        (
-            |g| (g.memory_bytes, g.isolation_min) = (Some(1), pb::GpuIsolation::Mig.into()),
-            "isolation_min",
-        ),
+        (|g| (g.memory_bytes, g.isolation_min) = (Some(1), pb::GpuIsolation::Mig.into()), "isolation_min"),
         (|g| g.model_selector = "A100,,T4".into(), "model_selector"),
         (|g| g.model_selector = "x".repeat(257), "model_selector"),
     ];
