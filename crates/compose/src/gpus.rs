@@ -56,6 +56,10 @@ pub(crate) fn read(cx: &mut Context<'_>, service: &Field) -> Option<(Field, pb::
 const ALL: &str =
     "all GPUs of a machine cannot be asked for: write count, or what is needed as gpu below x-skerry";
 
+/// Capabilities that are known: what a driver's libraries are for is chosen by the image.
+const KNOWN: [&str; 8] =
+    ["gpu", "nvidia", "compute", "utility", "graphics", "video", "display", "compat32"];
+
 /// Whether it is a GPU that is meant, and one whose driver is known.
 fn check_kind(cx: &mut Context<'_>, item: &Field, is_short: bool) -> Option<()> {
     if let Some(driver) = item.get("driver")
@@ -72,9 +76,6 @@ fn check_kind(cx: &mut Context<'_>, item: &Field, is_short: bool) -> Option<()> 
         return None;
     };
     let found = capabilities.texts(cx);
-    // What a driver's libraries are for is chosen by the image.
-    const KNOWN: [&str; 8] =
-        ["gpu", "nvidia", "compute", "utility", "graphics", "video", "display", "compat32"];
     if let Some((other, _)) = found.iter().find(|(_, text)| !KNOWN.contains(&text.as_str())) {
         cx.error(other, "only GPUs are given out: use gpu");
         return None;

@@ -115,7 +115,7 @@ pub(crate) fn choose<'a>(
         Some(Spread::Spread) => (u64::MAX - offer.left, Reverse(usize::MAX - offer.bookings)),
         None => (0, Reverse(0)),
     };
-    offers.sort_by(|a, b| (!a.is_held, fill(a)).cmp(&(!b.is_held, fill(b))));
+    offers.sort_by_key(|offer| (!offer.is_held, fill(offer)));
     let free = u32::try_from(offers.len()).unwrap_or(u32::MAX);
     if free < wanted {
         return Err(match nearest {

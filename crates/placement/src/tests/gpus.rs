@@ -35,7 +35,7 @@ pub(super) fn standings() -> impl Strategy<Value = Standing> {
 pub(super) fn machines() -> impl Strategy<Value = BTreeMap<GpuId, Gpu>> {
     let sharing =
         prop_oneof![Just(GpuIsolation::None), Just(GpuIsolation::Accounted), Just(GpuIsolation::Mps)];
-    let size = prop_oneof![2 => Just("1g.10gb"), 1 => Just("2g.20gb")].prop_map(|text| profile(text));
+    let size = prop_oneof![2 => Just("1g.10gb"), 1 => Just("2g.20gb")].prop_map(profile);
     let parts = proptest::option::weighted(0.25, proptest::collection::vec(size, 0..4));
     let gpu = (any::<bool>(), proptest::option::weighted(0.9, 20_u64..100), parts, standings(), sharing);
     proptest::collection::vec(gpu, 0..4).prop_map(|gpus| {
