@@ -57,8 +57,7 @@ const ALL: &str =
     "all GPUs of a machine cannot be asked for: write count, or what is needed as gpu below x-skerry";
 
 /// Capabilities that are known: what a driver's libraries are for is chosen by the image.
-const KNOWN: [&str; 8] =
-    ["gpu", "nvidia", "compute", "utility", "graphics", "video", "display", "compat32"];
+const KNOWN: [&str; 8] = ["gpu", "nvidia", "compute", "utility", "graphics", "video", "display", "compat32"];
 
 /// Whether it is a GPU that is meant, and one whose driver is known.
 fn check_kind(cx: &mut Context<'_>, item: &Field, is_short: bool) -> Option<()> {
