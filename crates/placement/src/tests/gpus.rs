@@ -330,6 +330,20 @@ fn whole_gpus_and_shares_keep_clear_of_each_other() {
     assert_eq!(places(&plan), [at(0, 0), at(0, 1), at(0, 0)]);
 }
 
+#[test]
+fn each_part_of_a_divided_gpu_has_one_owner() {
+    let parts = ["1g.10gb", "2g.20gb", "1g.10gb"].into_iter().enumerate();
+    let parts = parts.map(|(n, size)| (id(&format!("MIG-{n}")), profile(size))).collect();
+    let node = with_gpus([t4(Standing::Sound), Gpu { parts: Some(parts), ..t4(Standing::Sound) }]);
+    let three = ServiceShape { kind: Shape::Copies(3), ..asks(NeedShape::Part("1g.10gb")) };
+    let solution = solve(&fleet(vec![node], &[three]));
+    let plan = &solution[&cluster_name(0)];
+    let devices: Vec<_> = bookings(&plan.nodes[&node_name(0)]).map(|(_, b)| b.share.clone()).collect();
+    let part = |device| GpuShare::Mig { profile: profile("1g.10gb"), device: id(device) };
+    assert_eq!(devices, [part("MIG-0"), part("MIG-2")]);
+    assert_eq!(plan.unplaced[0].reason, Reason::GpuTaken { wanted: 1, free: 0 });
+}
+
 /// What comes of a fleet whose plan is in the store, once a GPU of a node is so.
 fn after(mut state: State, node: u8, gpu: &str, standing: Standing) -> Solution {
     let solution = solve(&state);
