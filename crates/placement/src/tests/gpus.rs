@@ -3,7 +3,7 @@
 use skerry_model::app::{Gpu as Ask, GpuNeed};
 use skerry_model::{GpuBooking, GpuId, GpuIsolation, GpuShare, MigProfile};
 
-use super::laws::{each_service, run, steps, was_on};
+use super::laws::{Step, each_service, run, was_on};
 use super::*;
 use crate::books::Books;
 use crate::reach::Reach;
@@ -57,6 +57,44 @@ fn profile(text: &str) -> MigProfile {
     MigProfile::parse(text).unwrap()
 }
 
+/// Few nodes, of which nothing keeps anybody away but their GPUs, and apps that want these: changes step by step, mostly of what is in the store.
+fn crowded() -> impl Strategy<Value = Vec<Step>> {
+    let kind = prop_oneof![
+        4 => (1_u32..4).prop_map(Shape::Copies),
+        1 => Just(Shape::Everywhere),
+        1 => (1_u32..3).prop_map(|count| Shape::Job(count, count)),
+    ];
+    let service = (kind, shapes(), proptest::bool::weighted(0.2), proptest::option::weighted(0.2, 1_i64..60));
+    let service = service.prop_map(|(kind, gpu, stays, memory)| ServiceShape {
+        kind,
+        stays,
+        memory,
+        gpu: Some(gpu),
+        ..ServiceShape::default()
+    });
+    let apps = proptest::collection::vec(service, 1..4).prop_map(|services| app(None, &services, None));
+    let node = || {
+        (machines(), proptest::bool::weighted(0.8)).prop_map(|(gpus, joins)| Node {
+            gpus,
+            joins: joins.then(|| cluster_name(0)),
+            ..node(0, false, Some(100))
+        })
+    };
+    let step = prop_oneof![
+        2 => (0_u8..3, proptest::option::weighted(0.9, apps)).prop_map(|(n, app)| Step::App(n, app)),
+        4 => (0_u8..3, 0_usize..3, standings()).prop_map(|(n, at, is)| Step::Gpu(n, at, is)),
+        1 => (0_u8..3, node()).prop_map(|(n, node)| Step::Node(n, Some(node))),
+        1 => (0_u8..3).prop_map(Step::Reach),
+        4 => Just(Step::CommitAll),
+    ];
+    let fleet = proptest::collection::vec(node(), 3);
+    (fleet, proptest::collection::vec(step, 1..30)).prop_map(|(fleet, steps)| {
+        let cluster = std::iter::once(Step::Cluster(0, Some(Cluster::default())));
+        let nodes = (0..).zip(fleet).map(|(n, node)| Step::Node(n, Some(node)));
+        cluster.chain(nodes).chain(steps).collect()
+    })
+}
+
 /// Whether what an instance has of a node's GPUs drives it to others, by the words of the effect.
 pub(super) fn is_bad(node: &Node, placed: &Placed) -> bool {
     placed.gpus.iter().any(|booking| match node.gpus.get(&booking.gpu) {
@@ -94,7 +132,17 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn no_gpu_is_overbooked_and_whole_ones_and_parts_have_one_owner(steps in steps()) {
+    fn a_crowd_is_placed_the_same_step_by_step_and_moves_no_more_once_it_is_stored(steps in crowded()) {
+        run(steps, |state, solution| {
+            assert_eq!(*solution, solve(state));
+            let mut settled = state.clone();
+            commit(&mut settled, solution);
+            assert_eq!(*solution, solve(&settled));
+        });
+    }
+
+    #[test]
+    fn no_gpu_is_overbooked_and_whole_ones_and_parts_have_one_owner(steps in crowded()) {
         run(steps, |state, solution| {
             for (name, placed) in solution.values().flat_map(|plan| &plan.nodes) {
                 let held = state.previous.get(name).cloned().unwrap_or_default();
@@ -126,7 +174,7 @@ proptest! {
     }
 
     #[test]
-    fn each_instance_has_what_it_asks_for_of_one_device_or_whole_ones(steps in steps()) {
+    fn each_instance_has_what_it_asks_for_of_one_device_or_whole_ones(steps in crowded()) {
         run(steps, |state, solution| each_service(state, solution, |cluster, _, app, service, placed| {
             let revision = state.apps[app].wanted(cluster).revision;
             for (name, placed) in placed.into_iter().filter(|(_, placed)| placed.revision == revision) {
@@ -156,7 +204,7 @@ proptest! {
     }
 
     #[test]
-    fn what_comes_to_a_gpu_suits_it_and_none_comes_to_one_that_is_not_sound(steps in steps()) {
+    fn what_comes_to_a_gpu_suits_it_and_none_comes_to_one_that_is_not_sound(steps in crowded()) {
         run(steps, |state, solution| each_service(state, solution, |cluster, _, app, service, placed| {
             let revision = state.apps[app].wanted(cluster).revision;
             for (name, placed) in placed.into_iter().filter(|(_, placed)| placed.revision == revision) {
@@ -189,7 +237,7 @@ proptest! {
     }
 
     #[test]
-    fn who_may_leave_a_sick_gpu_stays_only_where_no_other_takes_it(steps in steps()) {
+    fn who_may_leave_a_sick_gpu_stays_only_where_no_other_takes_it(steps in crowded()) {
         run(steps, |state, solution| each_service(state, solution, |cluster, plan, app, service, placed| {
             let may_leave = !service.is_job() && service.placing.failover == Failover::Always;
             let wanted = state.apps[app].wanted(cluster);
