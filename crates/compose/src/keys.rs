@@ -59,6 +59,7 @@ pub(crate) const SERVICE: Keys = Keys {
         "expose",
         "extends",
         "extra_hosts",
+        "gpus",
         "group_add",
         "healthcheck",
         "hostname",
@@ -115,7 +116,6 @@ pub(crate) const SERVICE: Keys = Keys {
         ("develop", Left("left out: it is for who develops")),
         ("domainname", Refused("write the whole name as the hostname")),
         ("external_links", Refused("a service reaches those of its own app by name: take it away")),
-        ("gpus", Refused("GPUs are not available yet: take it away")),
         ("isolation", WINDOWS),
         ("mac_address", ADDRESS),
         (
@@ -188,11 +188,23 @@ pub(crate) const RESTART_POLICY: Keys = Keys {
 pub(crate) const LIMITS: Keys = Keys { taken: &["cpus", "memory", "pids"], named: &[] };
 
 pub(crate) const RESERVATIONS: Keys = Keys {
-    taken: &["cpus", "memory"],
+    taken: &["cpus", "devices", "memory"],
     named: &[
-        ("devices", Refused("GPUs are not available yet: take it away")),
         ("generic_resources", Refused("processors and memory are kept free, and nothing else: take it away")),
         ("pids", Refused("they can only be limited: write it below limits")),
+    ],
+};
+
+pub(crate) const GPU: Keys = Keys {
+    taken: &["capabilities", "count", "driver"],
+    named: &[
+        (
+            "device_ids",
+            Refused(
+                "which GPU an instance has is decided by placement: write count, and for a model gpu: {modelSelector: ...} below x-skerry",
+            ),
+        ),
+        ("options", Refused("a driver gets no options: take it away")),
     ],
 };
 

@@ -12,6 +12,7 @@ mod contents;
 mod context;
 mod deploy;
 pub mod dotenv;
+mod gpus;
 mod health;
 pub mod interpolate;
 mod keys;

@@ -14,7 +14,7 @@ use crate::contents::Contents;
 use crate::context::{Context, Field};
 use crate::health::{self, Health};
 use crate::networks::{self, Attachments};
-use crate::{deploy, keys, mounts, ports, units, words};
+use crate::{deploy, gpus, keys, mounts, ports, units, words};
 
 /// Compose leaves what ends alone, where nothing is said. A machine that nobody sits at needs the opposite.
 const RESTARTED: &str =
@@ -313,6 +313,10 @@ impl Reader<'_, '_, '_> {
                 _ => &mut list.swap_bytes,
             };
             *place = Some(amount);
+        }
+        if let Some((field, gpu)) = gpus::read(self.cx, self.field) {
+            self.record("gpu.count", &field);
+            self.spec.gpu = Some(gpu);
         }
         let conditions = self.around.waited_for.get(self.name);
         let waited = |condition: pb::dependency::Condition| {

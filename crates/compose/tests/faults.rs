@@ -30,7 +30,35 @@ fn each_fault_has_its_place_and_says_what_to_do() {
             "user: ${WHO:?say who}",
             "1.yml:4:11: services.a.user: the variable WHO is required and not set: say who",
         ),
-        ("gpus: all", "1.yml:4:5: services.a.gpus: GPUs are not available yet: take it away"),
+        (
+            "gpus: all",
+            "1.yml:4:11: services.a.gpus: all GPUs of a machine cannot be asked for: write count, or",
+        ),
+        (
+            "gpus: [{}]",
+            "1.yml:4:12: services.a.gpus[0]: all GPUs of a machine cannot be asked for: write count, or",
+        ),
+        (
+            "gpus: [{count: 1, driver: amd}]",
+            "1.yml:4:31: services.a.gpus[0].driver: GPUs of NVIDIA are given out, and no other devices: use nvidia",
+        ),
+        (
+            "gpus: [{count: 1}, {count: 2}]",
+            "1.yml:4:24: services.a.gpus[1]: a service has GPUs of one kind only",
+        ),
+        ("gpus: [{count: 0}]", "1.yml:4:13: services.a.gpus[0].count: 0 is out of range: 1 to 16"),
+        (
+            "deploy: {resources: {reservations: {devices: [{count: 1}]}}}",
+            "1.yml:4:51: services.a.deploy.resources.reservations.devices[0]: say what kind of device is meant: capabilities: [gpu]",
+        ),
+        (
+            "deploy: {resources: {reservations: {devices: [{capabilities: [tpu], count: 1}]}}}",
+            "1.yml:4:67: services.a.deploy.resources.reservations.devices[0].capabilities[0]: only GPUs are given out: use gpu",
+        ),
+        (
+            "deploy: {resources: {reservations: {devices: [{capabilities: [gpu], device_ids: ['0']}]}}}",
+            "1.yml:4:73: services.a.deploy.resources.reservations.devices[0].device_ids: which GPU an instance has is decided by placement",
+        ),
         (
             "mem_limit: much",
             "1.yml:4:16: services.a.mem_limit: `much` is no amount of bytes: write it as 64m or 2gb",

@@ -120,6 +120,12 @@ const BELOW: &[(&str, &str)] = &[
     ("cpus", "deploy: {resources: {reservations: {cpus: '0.5'}}}"),
     ("memory", "deploy: {resources: {reservations: {memory: 64M}}}"),
     ("devices", "deploy: {resources: {reservations: {devices: [{capabilities: [gpu]}]}}}"),
+    ("count", "deploy: {resources: {reservations: {devices: [{capabilities: [gpu], count: 2}]}}}"),
+    (
+        "device_ids",
+        "deploy: {resources: {reservations: {devices: [{capabilities: [gpu], device_ids: ['1']}]}}}",
+    ),
+    ("options", "gpus: [{count: 1, options: {a: b}}]"),
     ("generic_resources", "deploy: {resources: {reservations: {generic_resources: [x]}}}"),
     ("interval", "healthcheck: {test: x, interval: 5s}"),
     ("timeout", "healthcheck: {test: x, timeout: 5s}"),

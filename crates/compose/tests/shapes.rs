@@ -382,6 +382,19 @@ fn older_keys_say_the_same_as_deploy() {
 }
 
 #[test]
+fn gpus_are_whole_ones_unless_x_skerry_says_otherwise() {
+    let gpu = |lines: &str| read_one(lines).service("a").gpu.clone();
+    let two = Some(pb::GpuRequest { count: Some(2), ..Default::default() });
+    let devices = "deploy: {resources: {reservations: {devices: [{driver: nvidia, count: 2, capabilities: [gpu, utility]}]}}}";
+    assert_eq!(gpu(devices), two);
+    assert_eq!(gpu("gpus: [{count: 2}]"), two);
+    let share =
+        pb::GpuRequest { memory_bytes: Some(8 << 30), compute_percent: Some(25), ..Default::default() };
+    assert_eq!(gpu("x-skerry: {gpu: {memory: 8Gi, computePercent: 25}}"), Some(share));
+    assert_eq!(gpu("tty: true"), None);
+}
+
+#[test]
 fn health_checks_are_what_docker_makes_of_them() {
     let probe = |lines: &str| {
         read_one(lines).service("a").health_check.as_ref().and_then(|check| check.probe.clone())

@@ -300,6 +300,8 @@ mod tests {
             explain("App.spec.services.resources.limits.memory").expect("known").field.expect("a field");
         assert_eq!(memory.name, "memory");
         assert!(memory.of.contains("512Mi"), "{}", memory.of);
+        let gpu = explain("app.spec.services.gpu.memory").expect("known").field.expect("a field");
+        assert!(gpu.of.contains("512Mi") || gpu.of.contains("8Gi"), "{}", gpu.of);
         assert_eq!(explain("node.metadata.project").expect("known").field.expect("a field").name, "project");
     }
 

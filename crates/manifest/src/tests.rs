@@ -436,7 +436,38 @@ fn sizes_are_written_as_people_write_them() {
     let tmpfs = pb::mount::Tmpfs { size_bytes: Some(1 << 20), mode: "1777".into() };
     assert_eq!(mounts[0].source, Some(pb::mount::Source::Tmpfs(tmpfs)));
     assert!(refused(&with("shm: 8Mi"))[0].contains("unknown field"));
-    assert!(refused(&with("gpus: all"))[0].contains("not available yet"));
+    assert!(refused(&with("gpus: all"))[0].contains("gpu: {count: 1}"));
+}
+
+#[test]
+fn gpus_are_asked_for_in_peoples_words() {
+    use pb::gpu_request::{Policy, Spread};
+    let with = |line: &str| {
+        let gpu = "apiVersion: skerry/v1\nkind: App\nmetadata: {name: a}\nspec: {services: [{name: a, container: {image: i}, gpu: LINE}]}\n";
+        gpu.replace("LINE", line)
+    };
+    let gpu = |line: &str| {
+        let manifests = read(&with(line));
+        app(&manifests[0]).spec.clone().and_then(|mut spec| spec.services.pop()?.gpu).expect("a GPU")
+    };
+    let share = gpu("{memory: 8Gi, computePercent: 25, policy: shared, isolationMin: mps, spread: spread}");
+    let expected = pb::GpuRequest {
+        memory_bytes: Some(8 << 30),
+        compute_percent: Some(25),
+        policy: Policy::Shared.into(),
+        isolation_min: pb::GpuIsolation::Mps.into(),
+        spread: Spread::Spread.into(),
+        ..Default::default()
+    };
+    assert_eq!(share, expected);
+    let part = gpu("{migProfile: 1g.10gb, modelSelector: \"*A100*\", isolationMin: none}");
+    assert_eq!((part.mig_profile.as_str(), part.model_selector.as_str()), ("1g.10gb", "*A100*"));
+    assert_eq!(part.isolation_min, i32::from(pb::GpuIsolation::None));
+    assert!(
+        refused(&with("{memory: lots}"))[0]
+            .contains("services[0].gpu.memory: `lots` is not a number of bytes")
+    );
+    assert!(refused(&with("{isolationMin: full}"))[0].contains("gpu.isolationMin"));
 }
 
 #[test]

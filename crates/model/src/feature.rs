@@ -52,6 +52,9 @@ pub const JOBS: &str = "jobs-1";
 /// A service runs to completion on a schedule.
 pub const CRON_JOBS: &str = "cron-jobs-1";
 
+/// An instance has the GPUs that are booked for it, and no others.
+pub const GPU: &str = "gpu";
+
 /// The agent opens channels that relays offer. No resource requires it.
 pub const CHANNELS: &str = "channels-1";
 
@@ -69,6 +72,9 @@ pub fn of_app(spec: &AppSpec) -> Vec<&'static str> {
         }
         if !service.env_from.is_empty() {
             needed.insert(ENV_FROM);
+        }
+        if service.gpu.is_some() {
+            needed.insert(GPU);
         }
         if !service.secret_names().is_empty() {
             needed.insert(SEALED_SECRETS);

@@ -12,6 +12,7 @@ pub mod env_file;
 pub mod fault;
 pub mod feature;
 mod few;
+pub mod gpu;
 pub mod grant;
 pub mod hash;
 pub mod meta;
@@ -27,6 +28,7 @@ pub mod time;
 pub use app::AppSpec;
 pub use fault::{Code, Fault, Violation, Violations};
 pub use few::few;
+pub use gpu::{GpuBooking, GpuId, GpuIsolation, GpuShare, MigProfile};
 pub use grant::{Grant, GrantTarget, Verb};
 pub use hash::ContentHash;
 pub use name::{

@@ -1,11 +1,13 @@
 //! What one node has while its cluster is planned, and what more it has room for.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use skerry_model::app::{Amounts, Port, Protocol, UpdateBounds};
-use skerry_model::{ConfigName, ContentHash, InstanceName, SealId, SecretName, SecretVersion};
+use skerry_model::app::{Amounts, Port, Protocol, Spread, UpdateBounds};
+use skerry_model::{ConfigName, ContentHash, GpuBooking, InstanceName, SealId, SecretName, SecretVersion};
 
+use crate::gpu;
 use crate::reason::Reason;
 use crate::state::Node;
 use crate::want::Want;
@@ -35,6 +37,8 @@ pub struct Placed {
     pub ports: Vec<Port>,
     /// By what its node takes an update back while nobody is there to decide. Absent: nothing is said.
     pub bounds: Option<UpdateBounds>,
+    /// What it has of the node's GPUs, by GPU.
+    pub gpus: Vec<GpuBooking>,
 }
 
 /// A secret as a node has it.
@@ -54,6 +58,7 @@ impl Placed {
             + self.configs.keys().map(|config| entry(config.as_str().len())).sum::<usize>()
             + self.secrets.keys().map(|secret| entry(secret.as_str().len())).sum::<usize>()
             + self.bounds.map_or(0, |_| BOUNDS_BYTES)
+            + self.gpus.iter().map(GpuBooking::bytes).sum::<usize>()
     }
 }
 
@@ -141,7 +146,7 @@ impl<'a> Books<'a> {
         let met = before.as_ref().filter(|placed| want.is_met_by(placed, self.node.seal));
         let settled = match met {
             Some(placed) => Ok(placed.clone()),
-            None => self.fit(instance, want),
+            None => self.fit_from(instance, want, before.as_ref().map_or(&[], |placed| &placed.gpus)),
         };
         let (placed, result) = match settled {
             Ok(placed) => (Some(placed), Ok(())),
@@ -153,8 +158,44 @@ impl<'a> Books<'a> {
         result
     }
 
+    /// Whether an instance that is here has something of a GPU that who may leaves.
+    pub(crate) fn is_sick(&self, instance: &InstanceName) -> bool {
+        self.entries.get(instance).is_some_and(|placed| gpu::is_sick(&self.node.gpus, &placed.gpus))
+    }
+
+    /// Gives an instance that is here, and has something of a GPU that it may leave, its place on others; answers whether there are any.
+    pub(crate) fn heal(&mut self, service: usize, instance: &InstanceName, want: &Want<'_>) -> bool {
+        let Some(before) = self.remove(service, instance) else { return false };
+        let healed = self.fit(instance, want);
+        let is_healed = healed.is_ok();
+        self.insert(service, healed.unwrap_or(before));
+        is_healed
+    }
+
+    /// For who would rather fill GPUs: how much of them would be left with an instance more, and where that is the same, how many have some of them already. Less
+    /// comes first. Absent: it does not care, or they have no room.
+    pub(crate) fn gpu_fill(&self, want: &Want<'_>) -> Option<(u64, Reverse<usize>)> {
+        let ask = want.service.gpu.as_ref().filter(|ask| ask.spread == Some(Spread::Pack))?;
+        let choice = gpu::choose(&self.node.gpus, self.booked_gpus(), ask, &[]).ok()?;
+        Some((choice.left, Reverse(self.booked_gpus().count())))
+    }
+
+    fn booked_gpus(&self) -> impl Iterator<Item = &GpuBooking> {
+        self.entries.values().flat_map(|placed| &placed.gpus)
+    }
+
     /// An instance as it would be here, if there is room.
     pub(crate) fn fit(&self, instance: &InstanceName, want: &Want<'_>) -> Result<Placed, Reason> {
+        self.fit_from(instance, want, &[])
+    }
+
+    /// The same of one that has this of GPUs here.
+    fn fit_from(
+        &self,
+        instance: &InstanceName,
+        want: &Want<'_>,
+        before: &[GpuBooking],
+    ) -> Result<Placed, Reason> {
         let configs = want.configs()?;
         let secrets = want.secrets(self.node.seal)?;
         let ports = want.service.ports_of(instance.ordinal).to_vec();
@@ -175,6 +216,10 @@ impl<'a> Books<'a> {
         if let Some((wanted, free)) = short(self.node.memory_bytes, self.memory_bytes, booked.memory_bytes) {
             return Err(Reason::InsufficientMemory { wanted, free });
         }
+        let gpus = match &want.service.gpu {
+            Some(ask) => gpu::choose(&self.node.gpus, self.booked_gpus(), ask, before)?.bookings,
+            None => Vec::new(),
+        };
         let placed = Placed {
             instance: instance.clone(),
             revision: want.app.revision,
@@ -183,6 +228,7 @@ impl<'a> Books<'a> {
             booked,
             ports,
             bounds: want.app.bounds,
+            gpus,
         };
         let bytes = self.assignment_bytes + placed.bytes();
         if self.entries.len() >= INSTANCES_MAX || bytes > ASSIGNMENT_BYTES_MAX {

@@ -147,6 +147,8 @@ struct Desk<'a> {
     held: Vec<Item>,
     /// Have their place on a member that is lost, and go elsewhere if somebody takes them.
     stranded: Vec<Item>,
+    /// Have their place on a GPU that is sick, and leave it if there is another.
+    sick: Vec<Item>,
     /// Have no place.
     fresh: Vec<Item>,
     /// Of each job, the member that it is on.
@@ -164,6 +166,7 @@ impl<'a> Desk<'a> {
             books: members.iter().map(|member| Books::new(member.node, wants.len())).collect(),
             held: Vec::new(),
             stranded: Vec::new(),
+            sick: Vec::new(),
             fresh: Vec::new(),
             homes: vec![None; wants.len()],
             refused: BTreeMap::new(),
@@ -251,6 +254,10 @@ impl<'a> Desk<'a> {
         if self.wants[service].fails_over() && self.members[at].node.lost {
             self.stranded.push(item.clone());
         }
+        let is_reached = !self.members[at].node.lost;
+        if is_reached && self.wants[service].leaves_sick_gpus() && self.books[at].is_sick(&item.instance) {
+            self.sick.push(item.clone());
+        }
         self.held.push(item);
     }
 
@@ -293,25 +300,48 @@ impl<'a> Desk<'a> {
         any
     }
 
-    /// Moves what has its place where it cannot stay as it shall be: on a member that is lost, or has no room for the wanted revision. Answers whether any
-    /// was.
+    /// Gives what has its place on a sick GPU another one of its member; answers whether any was given one.
+    fn heal_some(&mut self) -> bool {
+        let (wants, books) = (self.wants, &mut self.books);
+        let order =
+            |item: &Item| (Reverse(wants[item.service].service.placing.priority), item.instance.clone());
+        self.sick.sort_by_cached_key(order);
+        let mut any = false;
+        self.sick.retain(|item| {
+            let Some(books) = item.at.map(|at| &mut books[at]) else { return false };
+            // An update may have brought it elsewhere.
+            if !books.is_sick(&item.instance) {
+                return false;
+            }
+            let is_healed = books.heal(item.service, &item.instance, &wants[item.service]);
+            any |= is_healed;
+            !is_healed
+        });
+        any
+    }
+
+    /// Moves what has its place where it cannot stay as it shall be: on a member that is lost, or has no room for the wanted revision, or on a sick GPU. Answers
+    /// whether any was.
     fn move_some(&mut self) -> bool {
         let wants = self.wants;
+        let healed = self.heal_some();
         let cramped = |item: &&Item| wants[item.service].fails_over() && item.reason.is_some();
+        let sick = self.sick.iter().filter(|item| wants[item.service].fails_over());
         let mut movers: Vec<Item> =
-            self.stranded.iter().chain(self.held.iter().filter(cramped)).cloned().collect();
+            self.stranded.iter().chain(self.held.iter().filter(cramped)).chain(sick).cloned().collect();
         movers.sort_by(|a, b| {
             let priority = |item: &Item| Reverse(wants[item.service].service.placing.priority);
             (priority(a), &a.instance).cmp(&(priority(b), &b.instance))
         });
         movers.dedup_by(|a, b| a.instance == b.instance);
-        let mut any = false;
+        let mut any = healed;
         for item in movers {
             let Some(from) = item.at else { continue };
             let Some((to, placed)) = self.find(&item, Some(from)) else { continue };
             self.books[from].remove(item.service, &item.instance);
             self.books[to].insert(item.service, placed);
             self.stranded.retain(|one| one.instance != item.instance);
+            self.sick.retain(|one| one.instance != item.instance);
             self.held.retain(|one| one.instance != item.instance);
             any = true;
         }
@@ -395,7 +425,7 @@ impl<'a> Desk<'a> {
                 Spread::Spread => (books.count(service), u64::MAX - share, instances),
                 Spread::Pack => (0, share, usize::MAX - instances),
             };
-            (!has_needs, free.is_none(), fill, *at)
+            (!has_needs, free.is_none(), books.gpu_fill(want), fill, *at)
         });
         candidates
     }

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use skerry_model::{ConfigName, InstanceName, NodeName, SecretName, Selector, Taint};
+use skerry_model::app::ModelSelector;
+use skerry_model::{
+    ConfigName, GpuId, GpuIsolation, InstanceName, MigProfile, NodeName, SecretName, Selector, Taint,
+};
 
 use crate::books::INSTANCES_MAX;
 
@@ -102,6 +105,60 @@ pub enum Reason {
         /// Bytes that are free.
         free: u64,
     },
+    /// The node has fewer GPUs than are wanted, as far as it has told.
+    GpuMissing {
+        /// How many are wanted of one node.
+        wanted: u32,
+        /// How many it has.
+        found: u32,
+    },
+    /// None of the node's GPUs is of a model that is meant.
+    GpuModel {
+        /// Those that are meant.
+        models: ModelSelector,
+    },
+    /// A GPU that would do takes nobody new.
+    GpuUnhealthy {
+        /// Which: of several the first.
+        gpu: GpuId,
+        /// Why, in words for programs.
+        why: String,
+    },
+    /// GPUs that would do are divided in hardware, and are had by their parts alone.
+    GpuDivided,
+    /// No GPU that would do has parts of this size.
+    GpuProfile {
+        /// The size.
+        profile: MigProfile,
+    },
+    /// What uses a GPU of this node would be kept from others less well than it must be.
+    GpuIsolation {
+        /// The least that will do.
+        wanted: GpuIsolation,
+        /// The best that would be granted.
+        granted: GpuIsolation,
+    },
+    /// Of the GPUs that would do too few are free of others; or of the parts of this size none is.
+    GpuTaken {
+        /// How many are wanted.
+        wanted: u32,
+        /// How many are free.
+        free: u32,
+    },
+    /// On no GPU that would do is enough compute free.
+    GpuCompute {
+        /// Percent that it wants of one.
+        wanted: u32,
+        /// The most that is free on one.
+        free: u32,
+    },
+    /// On no GPU that would do is enough memory free.
+    GpuMemory {
+        /// Bytes that it wants of one.
+        wanted: u64,
+        /// The most that is free on one.
+        free: u64,
+    },
 }
 
 impl Reason {
@@ -125,6 +182,15 @@ impl Reason {
             Self::NodeFull { .. } => "NodeFull",
             Self::InsufficientCpu { .. } => "InsufficientCpu",
             Self::InsufficientMemory { .. } => "InsufficientMemory",
+            Self::GpuMissing { .. } => "GpuMissing",
+            Self::GpuModel { .. } => "GpuModel",
+            Self::GpuUnhealthy { .. } => "GpuUnhealthy",
+            Self::GpuDivided => "GpuDivided",
+            Self::GpuProfile { .. } => "GpuProfile",
+            Self::GpuIsolation { .. } => "GpuIsolation",
+            Self::GpuTaken { .. } => "GpuTaken",
+            Self::GpuCompute { .. } => "GpuCompute",
+            Self::GpuMemory { .. } => "GpuMemory",
         }
     }
 
@@ -151,6 +217,15 @@ impl Reason {
             Self::NodeFull { .. } => "full".to_owned(),
             Self::InsufficientCpu { .. } => "insufficient cpu".to_owned(),
             Self::InsufficientMemory { .. } => "insufficient memory".to_owned(),
+            Self::GpuMissing { .. } => "without enough GPUs".to_owned(),
+            Self::GpuModel { .. } => "without a GPU of the model".to_owned(),
+            Self::GpuUnhealthy { .. } => "with an unhealthy GPU".to_owned(),
+            Self::GpuDivided => "with a divided GPU".to_owned(),
+            Self::GpuProfile { profile } => format!("without a part {profile} of a GPU"),
+            Self::GpuIsolation { granted, .. } => format!("with GPU isolation {granted}"),
+            Self::GpuTaken { .. } => "GPU taken".to_owned(),
+            Self::GpuCompute { .. } => "insufficient GPU compute".to_owned(),
+            Self::GpuMemory { .. } => "insufficient GPU memory".to_owned(),
         }
     }
 }
@@ -219,6 +294,52 @@ impl fmt::Display for Reason {
             Self::InsufficientMemory { wanted, free } => {
                 write!(f, "{wanted} bytes of memory are wanted, {free} are free")
             }
+            Self::GpuMissing { .. }
+            | Self::GpuModel { .. }
+            | Self::GpuUnhealthy { .. }
+            | Self::GpuDivided
+            | Self::GpuProfile { .. }
+            | Self::GpuIsolation { .. }
+            | Self::GpuTaken { .. }
+            | Self::GpuCompute { .. }
+            | Self::GpuMemory { .. } => self.fmt_gpu(f),
+        }
+    }
+}
+
+impl Reason {
+    /// Of GPUs, as a sentence.
+    fn fmt_gpu(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::GpuMissing { found: 0, .. } => f.write_str("the node has no GPU, or has not told of it yet"),
+            Self::GpuMissing { wanted, found } => {
+                write!(f, "{wanted} GPUs of one node are wanted, and it has {found}")
+            }
+            Self::GpuModel { models } => write!(f, "no GPU of the node is of a model that is meant: {models}"),
+            Self::GpuUnhealthy { gpu, why } => {
+                write!(f, "GPU {gpu} takes nothing new ({why}), and no other one of the node would do")
+            }
+            Self::GpuDivided => f.write_str(
+                "the node's GPUs are divided into parts, and neither whole ones nor shares can be had (migProfile)",
+            ),
+            Self::GpuProfile { profile } => write!(f, "no GPU of the node is divided into parts {profile}"),
+            Self::GpuIsolation { wanted, granted } => write!(
+                f,
+                "isolation {wanted} is wanted at least (isolationMin), and the node's GPUs have {granted} at best"
+            ),
+            Self::GpuTaken { wanted: 1, .. } => {
+                f.write_str("other instances have what would do of the node's GPUs")
+            }
+            Self::GpuTaken { wanted, free } => {
+                write!(f, "{wanted} GPUs are wanted, and {free} that would do are free of other instances")
+            }
+            Self::GpuCompute { wanted, free } => {
+                write!(f, "{wanted} percent of one GPU's compute are wanted, and at most {free} are free on one")
+            }
+            Self::GpuMemory { wanted, free } => {
+                write!(f, "{wanted} bytes of one GPU's memory are wanted, and at most {free} are free on one")
+            }
+            _ => f.write_str(self.word()),
         }
     }
 }

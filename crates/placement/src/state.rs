@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use skerry_model::app::UpdateBounds;
 use skerry_model::{
-    AppName, AppSpec, ClusterName, ConfigName, ContentHash, InstanceName, NodeName, SealId, SecretName,
-    SecretVersion, Taint,
+    AppName, AppSpec, ClusterName, ConfigName, ContentHash, GpuId, InstanceName, NodeName, SealId,
+    SecretName, SecretVersion, Taint,
 };
 
 use crate::books::Placed;
 use crate::cluster::ClusterPlan;
+use crate::gpu::Gpu;
 use crate::reach::Reach;
 use crate::solution::Solution;
 
@@ -37,6 +38,8 @@ pub struct Node {
     pub memory_bytes: Option<u64>,
     /// Names the key to which its secrets are sealed; absent: it has none, and so gets none.
     pub seal: Option<SealId>,
+    /// Its GPUs. Empty: it has none, or has not told of them yet.
+    pub gpus: BTreeMap<GpuId, Gpu>,
 }
 
 /// A cluster that nodes can be in, as far as placement cares.

@@ -15,6 +15,7 @@ use super::*;
 
 mod asked;
 mod clusters;
+mod gpus;
 mod index;
 mod laws;
 
@@ -36,6 +37,48 @@ struct ServiceShape {
     priority: i32,
     /// It depends on the first service.
     needs_first: bool,
+    gpu: Option<GpuShape>,
+}
+
+/// What a service of a test asks of GPUs.
+#[derive(Debug, Clone, Copy)]
+struct GpuShape {
+    need: NeedShape,
+    /// Only on an A100.
+    a100: bool,
+    /// At least with MPS; only of a share.
+    mps: bool,
+    /// What it says of whether they are filled.
+    packs: Option<bool>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum NeedShape {
+    Whole(u32),
+    Share(Option<i64>, Option<u32>),
+    Part(&'static str),
+}
+
+fn gpu_request(shape: &GpuShape) -> pb::GpuRequest {
+    use pb::gpu_request::{Policy, Spread};
+    let mut request = pb::GpuRequest::default();
+    match shape.need {
+        NeedShape::Whole(count) => request.count = Some(count),
+        NeedShape::Share(memory_bytes, compute_percent) => {
+            request =
+                pb::GpuRequest { memory_bytes, compute_percent, policy: Policy::Shared.into(), ..request };
+        }
+        NeedShape::Part(profile) => request.mig_profile = profile.to_owned(),
+    }
+    if shape.a100 {
+        request.model_selector = "*a100*".to_owned();
+    }
+    if shape.mps {
+        request.isolation_min = pb::GpuIsolation::Mps.into();
+    }
+    let spread = shape.packs.map(|packs| if packs { Spread::Pack } else { Spread::Spread });
+    request.spread = spread.unwrap_or_default().into();
+    request
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -98,7 +141,8 @@ fn service(n: usize, shape: &ServiceShape) -> pb::ServiceSpec {
         Shape::Everywhere => Wire::DaemonSet(pb::DaemonSet {}),
         Shape::Job(completions, parallelism) => Wire::Job(pb::Job {
             completions: Some(completions),
-            parallelism: Some(parallelism.min(most)),
+            // Each keeps its GPU.
+            parallelism: Some(if shape.gpu.is_some() { completions } else { parallelism.min(most) }),
             ..Default::default()
         }),
     };
@@ -125,6 +169,7 @@ fn service(n: usize, shape: &ServiceShape) -> pb::ServiceSpec {
         failover: failover.into(),
         priority: shape.priority,
         depends_on: if shape.needs_first && n > 0 { vec![need] } else { vec![] },
+        gpu: shape.gpu.as_ref().map(gpu_request),
         ..Default::default()
     }
 }

@@ -8,6 +8,7 @@ use skerry_model::{
 };
 
 use crate::books::{Placed, SealedSecret};
+use crate::gpu;
 use crate::reach::Reach;
 use crate::reason::Reason;
 use crate::state::{Node, Secret, Wanted};
@@ -39,6 +40,11 @@ impl Want<'_> {
     pub(crate) fn fails_over(&self) -> bool {
         matches!(self.service.kind, Kind::Deployment { .. })
             && self.service.placing.failover == Failover::Always
+    }
+
+    /// Whether its instances leave a GPU that is sick: what starts anew elsewhere.
+    pub(crate) fn leaves_sick_gpus(&self) -> bool {
+        !self.service.is_job() && self.service.placing.failover == Failover::Always
     }
 
     /// Whether its instances may be on a node at all.
@@ -132,6 +138,7 @@ impl Want<'_> {
             });
         placed.revision == self.app.revision
             && has_secrets
+            && gpu::is_met(self.service.gpu.as_ref(), &placed.gpus)
             && self.configs().is_ok_and(|configs| configs == placed.configs)
     }
 }

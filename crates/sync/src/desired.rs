@@ -142,11 +142,13 @@ pub fn instance_resource(assigned: &store::AssignedInstance) -> pb::Resource {
             .map(|one| pb::SecretReference { secret: one.secret.clone(), version: one.version.clone() })
             .collect(),
         bounds: assigned.bounds,
+        gpus: assigned.gpus.clone(),
     };
+    let requires = (!assigned.gpus.is_empty()).then(|| skerry_model::feature::GPU.to_owned());
     pb::Resource {
         name: instance_resource_name(&assigned.instance),
         version: ContentHash::of(&instance.encode_to_vec()).to_string(),
-        requires: Vec::new(),
+        requires: requires.into_iter().collect(),
         body: Some(pb::resource::Body::Instance(instance)),
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use skerry_model::app::{Kind, ROLLED_BACK};
-use skerry_model::{AppName, ClusterName, InstanceName, NodeName, ProjectName, time};
+use skerry_model::{AppName, ClusterName, GpuBooking, InstanceName, NodeName, ProjectName, time};
 use skerry_placement::{ClusterPlan, Placed, Unplaced};
 use skerry_proto::scheduler::v1::rollout_status::Phase;
 use skerry_proto::scheduler::v1::{AppStatus, ClusterCounts, Counts, RolloutStatus, ServiceStatus};
@@ -234,6 +234,7 @@ impl Look<'_> {
             Some(reported) => self.with_node(reported),
             None => InstanceStatus { revision: wanted_revision.clone(), ..self.blank(&placed.instance) },
         };
+        status.gpus = placed.gpus.iter().map(GpuBooking::to_proto).collect();
         let is_current = status.revision == wanted_revision;
         if !self.connected {
             let node = self.node;
@@ -292,6 +293,9 @@ impl Look<'_> {
         if reported.is_some() && !unplaced.kept {
             status.phase = InstancePhase::Stopping.into();
         }
+        let held = self.project.plan_of(self.node).into_iter().flatten();
+        let held = held.filter(|placed| placed.instance == unplaced.instance);
+        status.gpus = held.flat_map(|placed| &placed.gpus).map(GpuBooking::to_proto).collect();
         status.ready = false;
         unplaced.reason.word().clone_into(&mut status.reason);
         status.message = format!("{}{}", unplaced.reason, meanwhile(unplaced.kept, reported));

@@ -5,6 +5,7 @@
 
 mod ahead;
 mod drain;
+mod gpus;
 mod peers;
 mod reach;
 mod rollout;

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use skerry_model::app::{Amounts, UpdateBounds};
 use skerry_model::{
-    AppRef, ConfigName, ConfigRef, ContentHash, InstanceName, NodeRef, RevisionRef, SealId, SecretName,
-    SecretRef, SecretVersion, TaskRef,
+    AppRef, ConfigName, ConfigRef, ContentHash, GpuBooking, InstanceName, NodeRef, RevisionRef, SealId,
+    SecretName, SecretRef, SecretVersion, TaskRef,
 };
 use skerry_placement::{Placed, SealedSecret};
 use skerry_proto::store::v1 as stored;
@@ -104,6 +104,7 @@ pub fn record(placed: &[Placed]) -> stored::AssignmentRecord {
         configs: placed.configs.iter().map(config).collect(),
         secrets: placed.secrets.iter().map(secret).collect(),
         bounds: placed.bounds.map(UpdateBounds::to_proto),
+        gpus: placed.gpus.iter().map(GpuBooking::to_proto).collect(),
     };
     let instances = placed.iter().map(instance).collect();
     stored::AssignmentRecord { instances, ..Default::default() }
@@ -122,6 +123,7 @@ pub fn placed(assigned: &stored::AssignedInstance) -> Option<Placed> {
         booked: Amounts::default(),
         ports: Vec::new(),
         bounds: assigned.bounds.as_ref().map(UpdateBounds::from_proto),
+        gpus: assigned.gpus.iter().filter_map(GpuBooking::from_proto).collect(),
     })
 }
 

@@ -8,6 +8,7 @@ use crate::{ConfigName, SecretName, Selector, ServiceName};
 mod artifacts;
 mod container;
 mod env;
+mod gpu;
 mod graph;
 mod image;
 mod job;
@@ -29,6 +30,7 @@ pub use container::{
     NetworkMode, Port, Protocol, PullPolicy, Ulimit,
 };
 pub use env::{EnvSource, SecretEntries};
+pub use gpu::{Gpu, GpuNeed, ModelSelector};
 pub use graph::start_order;
 pub use image::check_image;
 pub use job::{CronJob, Job, Overlap};
@@ -90,6 +92,8 @@ pub struct ServiceSpec {
     pub update: UpdateOrder,
     /// Which nodes of a cluster it may be on, and which of them is taken.
     pub placing: Placing,
+    /// What it needs of its machine's GPUs. Absent: nothing.
+    pub gpu: Option<Gpu>,
 }
 
 /// How many copies, and where.

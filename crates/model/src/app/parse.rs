@@ -13,8 +13,8 @@ use crate::{ConfigName, Fault, Selector, ServiceName, Violations, VolumeName};
 use super::artifacts;
 use super::{
     Amounts, AppSpec, ConfigMount, Dependency, DependencyCondition, HealthCheck, Kind, MountSource,
-    NetworkMode, Probe, Program, RestartPolicy, RestartWhen, ServiceSpec, env, job, normal_path, placing,
-    program, rollout, secrets, start_order, stop, update,
+    NetworkMode, Probe, Program, RestartPolicy, RestartWhen, ServiceSpec, env, gpu, job, normal_path,
+    placing, program, rollout, secrets, start_order, stop, update,
 };
 
 /// Most services of one app.
@@ -222,10 +222,14 @@ fn parse_service(at: &str, service: &pb::ServiceSpec, v: &mut Violations) -> Opt
     });
     let update = update::parse(&format!("{at}.update"), service.update.as_ref(), v);
     let placing = placing::parse(at, service, v);
+    let gpu = service.gpu.as_ref().and_then(|wire| gpu::parse(at, wire, v));
     let (name, kind, program) = (name?, kind?, program?);
     update::check(&format!("{at}.update.order"), update, &program, v);
     check_reach(at, &program, health_check.as_ref(), v);
     job::check(at, &kind, &program, update, v);
+    if gpu.is_some() {
+        gpu::check(at, &kind, update, v);
+    }
     Some(ServiceSpec {
         name,
         kind,
@@ -245,6 +249,7 @@ fn parse_service(at: &str, service: &pb::ServiceSpec, v: &mut Violations) -> Opt
         restart_time,
         update,
         placing,
+        gpu,
     })
 }
 

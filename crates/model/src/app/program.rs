@@ -91,7 +91,7 @@ fn parse_container(at: &str, container: &pb::Container, v: &mut Violations) -> C
     let image_credentials = absent_if_empty(&container.image_credentials)
         .and_then(|name| v.check(format!("{at}.image_credentials"), SecretName::parse(&name)));
     if !container.gpus.is_empty() {
-        v.add(format!("{at}.gpus"), "not available yet: leave it out");
+        v.add(format!("{at}.gpus"), "write what the service needs beside container instead: gpu: {count: 1}");
     }
     Container {
         image: container.image.clone(),

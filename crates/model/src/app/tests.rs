@@ -280,6 +280,7 @@ fn what_is_wrong_is_said_in_the_words_of_manifests() {
     assert!(text.ends_with("set its restart.policy to on-failure or never"), "{text}");
 }
 
+mod gpu;
 mod jobs;
 mod process;
 mod programs;

@@ -13,8 +13,9 @@ fn shapes() -> impl Strategy<Value = Vec<ServiceShape>> {
     let keeps =
         (one_of_four(), one_of_four(), proptest::option::weighted(0.25, prop_oneof!["amd64", "arm64"]));
     let ways = (any::<bool>(), any::<bool>(), -1_i32..2, one_of_four());
+    let takes = (takes, proptest::option::weighted(0.4, gpus::shapes()));
     let shape = (takes, keeps, ways).prop_map(|(takes, keeps, ways)| {
-        let (kind, port, memory, config) = takes;
+        let ((kind, port, memory, config), gpu) = takes;
         let (on_ssd, bears, architecture) = keeps;
         let architecture = architecture.map(|name| if name == "arm64" { "arm64" } else { "amd64" });
         let (stays, packs, priority, needs_first) = ways;
@@ -32,6 +33,7 @@ fn shapes() -> impl Strategy<Value = Vec<ServiceShape>> {
             packs,
             priority,
             needs_first,
+            gpu,
         }
     });
     proptest::collection::vec(shape, 1..4).prop_map(|mut shapes| {
@@ -84,14 +86,15 @@ fn nodes() -> impl Strategy<Value = Node> {
         proptest::bool::weighted(0.25),
         proptest::option::of(20_u64..100),
     );
-    (is, takes, choices()).prop_map(|((site, ssd, joins), (cordoned, taints, arm, lost, memory), choices)| {
+    (is, takes, choices(), gpus::machines()).prop_map(|(is, takes, choices, gpus)| {
+        let ((site, ssd, joins), (cordoned, taints, arm, lost, memory)) = (is, takes);
         let mut node = node(site, cordoned, memory);
         node.labels.extend(choices);
         if ssd {
             node.labels.insert("disk".to_owned(), "ssd".to_owned());
         }
         let architecture = arm.map(|arm| if arm { "arm64" } else { "amd64" }.to_owned());
-        Node { joins: joins.map(cluster_name), taints, architecture, lost, ..node }
+        Node { joins: joins.map(cluster_name), taints, architecture, lost, gpus, ..node }
     })
 }
 
@@ -102,6 +105,8 @@ pub(super) enum Step {
     App(u8, Option<App>),
     /// A node is out of reach, or found again; nothing else about it changes.
     Reach(u8),
+    /// A GPU of a node is so now; nothing else about it changes.
+    Gpu(u8, usize, Standing),
     /// The store takes a node's plan as its assignment.
     Commit(u8),
     /// It takes all.
@@ -120,6 +125,7 @@ pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (0_u8..2, proptest::option::weighted(0.9, cluster)).prop_map(|(n, one)| Step::Cluster(n, one)),
         3 => (0_u8..3, proptest::option::weighted(0.8, apps())).prop_map(|(n, app)| Step::App(n, app)),
         3 => (0..NODES).prop_map(Step::Reach),
+        3 => (0..NODES, 0_usize..3, gpus::standings()).prop_map(|(n, at, is)| Step::Gpu(n, at, is)),
         4 => (0..NODES).prop_map(Step::Commit),
         2 => Just(Step::CommitAll),
     ];
@@ -157,6 +163,14 @@ fn deltas(step: Step, state: &State, solution: &Solution) -> Vec<Delta> {
             let name = node_name(n);
             let node = state.nodes.get(&name).map(|node| Node { lost: !node.lost, ..node.clone() });
             node.map(|node| Delta::Node(name, Some(node))).into_iter().collect()
+        }
+        Step::Gpu(n, at, standing) => {
+            let name = node_name(n);
+            let Some(mut node) = state.nodes.get(&name).cloned() else { return Vec::new() };
+            if let Some(gpu) = node.gpus.values_mut().nth(at) {
+                gpu.standing = standing;
+            }
+            vec![Delta::Node(name, Some(node))]
         }
         Step::Commit(n) => vec![commit(node_name(n))],
         // What was solved before the first of them: in the end all are as that says.
@@ -249,19 +263,19 @@ fn fails_over(service: &ServiceSpec) -> bool {
     matches!(service.kind, Kind::Deployment { .. }) && service.placing.failover == Failover::Always
 }
 
-type Pairs<'a> = Vec<(&'a NodeName, &'a Placed)>;
+pub(super) type Pairs<'a> = Vec<(&'a NodeName, &'a Placed)>;
 
 fn placed_of<'a>(plan: &'a ClusterPlan, app: &AppName, service: &ServiceSpec) -> Pairs<'a> {
     let all = plan.nodes.iter().flat_map(|(node, placed)| placed.iter().map(move |placed| (node, placed)));
     all.filter(|(_, p)| p.instance.app == *app && p.instance.service == service.name).collect()
 }
 
-fn was_on(state: &State, node: &NodeName, instance: &InstanceName) -> Option<Placed> {
+pub(super) fn was_on(state: &State, node: &NodeName, instance: &InstanceName) -> Option<Placed> {
     state.previous.get(node)?.iter().find(|placed| placed.instance == *instance).cloned()
 }
 
 /// Each service of each cluster, with what it is given there.
-fn each_service(
+pub(super) fn each_service(
     state: &State,
     solution: &Solution,
     mut check: impl FnMut(&ClusterName, &ClusterPlan, &AppName, &ServiceSpec, Pairs<'_>),
@@ -428,7 +442,7 @@ proptest! {
                     && before.configs.iter().all(|(config, hash)| wanted.configs.get(config) == Some(hash));
                 let stays = if fails_over(service) {
                     // Lost, it may go, and what cannot be changed there may go to where it can.
-                    is_met && !node.lost && !drives_out(case, node)
+                    is_met && !node.lost && !drives_out(case, node) && !gpus::is_bad(node, before)
                 } else {
                     node.lost || !drives_out(case, node)
                 };

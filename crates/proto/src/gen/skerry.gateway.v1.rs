@@ -901,6 +901,9 @@ pub struct Instance {
     /// By what an update of the app is taken back while the control plane is away. The same for all instances of an app. Absent: as nothing is said.
     #[prost(message, optional, tag = "70")]
     pub bounds: ::core::option::Option<super::super::r#type::v1::UpdateBounds>,
+    /// What it is given of the node's GPUs, by UUID, where its service asks for one. It gets none beyond these.
+    #[prost(message, repeated, tag = "110")]
+    pub gpus: ::prost::alloc::vec::Vec<super::super::gpu::v1::Booking>,
 }
 impl ::prost::Name for Instance {
     const NAME: &'static str = "Instance";

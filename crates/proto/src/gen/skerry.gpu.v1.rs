@@ -876,6 +876,32 @@ impl ::prost::Name for Allocation {
         "/skerry.gpu.v1.Allocation".into()
     }
 }
+/// What an instance has of one GPU of its node: what is booked, without names of what is known anyway. Part of what its node is assigned.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Booking {
+    /// UUID of the GPU.
+    #[prost(string, tag = "1")]
+    pub gpu: ::prost::alloc::string::String,
+    /// UUID of the part that it has; only with MIG.
+    #[prost(string, tag = "2")]
+    pub mig_device: ::prost::alloc::string::String,
+    /// So much of it.
+    #[prost(message, optional, tag = "3")]
+    pub share: ::core::option::Option<GpuShare>,
+    /// How well it is kept from others there. The node may find less, and says so.
+    #[prost(enumeration = "allocation::Isolation", tag = "4")]
+    pub isolation: i32,
+}
+impl ::prost::Name for Booking {
+    const NAME: &'static str = "Booking";
+    const PACKAGE: &'static str = "skerry.gpu.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.gpu.v1.Booking".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.gpu.v1.Booking".into()
+    }
+}
 /// What an instance asks of one GPU. With nothing set: a share without bounds.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GpuShare {

@@ -691,6 +691,9 @@ pub struct AssignedInstance {
     /// By what its node takes an update of the app back while the control plane is away. Absent: as nothing is said.
     #[prost(message, optional, tag = "70")]
     pub bounds: ::core::option::Option<super::super::r#type::v1::UpdateBounds>,
+    /// What it has of the node's GPUs, by UUID. Beside the revision, which says what it asks for.
+    #[prost(message, repeated, tag = "110")]
+    pub gpus: ::prost::alloc::vec::Vec<super::super::gpu::v1::Booking>,
 }
 impl ::prost::Name for AssignedInstance {
     const NAME: &'static str = "AssignedInstance";

@@ -608,6 +608,9 @@ pub struct ServiceSpec {
     /// Of what is new in a cluster, what has the higher number is given its place first: -1000 to 1000. Nothing that has its place is driven out for it.
     #[prost(int32, tag = "25")]
     pub priority: i32,
+    /// What it needs of a GPU of its machine. Absent: nothing, and it sees none.
+    #[prost(message, optional, tag = "26")]
+    pub gpu: ::core::option::Option<GpuRequest>,
     /// How many copies, and where. Absent: `deployment` with one replica.
     #[prost(oneof = "service_spec::Kind", tags = "2, 3, 4, 5")]
     pub kind: ::core::option::Option<service_spec::Kind>,
@@ -652,6 +655,144 @@ impl ::prost::Name for ServiceSpec {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/skerry.type.v1.ServiceSpec".into()
+    }
+}
+/// What a service needs of the GPUs of its machine: whole ones, a share of one, or a part that one is divided into in hardware. Each of its instances has its own, for
+/// as long as it has its place. For example:
+///
+///    gpu: {count: 1}                                        # one GPU, shared with nobody
+///    gpu: {memory: 8Gi, computePercent: 25}                 # a share of one
+///    gpu: {memory: 8Gi, isolationMin: mps}                  # only where the driver holds it to that
+///    gpu: {migProfile: 1g.10gb, modelSelector: "*A100*"}    # a part of a divided one
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GpuRequest {
+    /// Whole GPUs of one machine: 1 to 16. Absent: 1. Only with EXCLUSIVE.
+    #[prost(uint32, optional, tag = "1")]
+    pub count: ::core::option::Option<u32>,
+    /// Bytes of one GPU's memory. In manifests also `memory: 8Gi`. Absent: none are kept for it. Only with SHARED.
+    #[prost(int64, optional, tag = "2")]
+    pub memory_bytes: ::core::option::Option<i64>,
+    /// So much of one GPU's compute: 1 to 100. Absent: none is kept for it. Only with SHARED.
+    #[prost(uint32, optional, tag = "3")]
+    pub compute_percent: ::core::option::Option<u32>,
+    /// Size of the part, in the driver's words: `1g.10gb`. Only with MIG.
+    #[prost(string, tag = "4")]
+    pub mig_profile: ::prost::alloc::string::String,
+    /// Models that it may be on, as drivers name them, with `*` for whatever stands there: `*A100*`. Several are parted by commas, one of which must match; upper and lower
+    /// case are the same. At most 256 bytes. Absent: any.
+    #[prost(string, tag = "5")]
+    pub model_selector: ::prost::alloc::string::String,
+    /// In what way.
+    #[prost(enumeration = "gpu_request::Policy", tag = "6")]
+    pub policy: i32,
+    /// How well it must be kept from others at least. Where only less can be had it is not placed. Absent: NONE.
+    #[prost(enumeration = "GpuIsolation", tag = "7")]
+    pub isolation_min: i32,
+    /// Which GPU is taken, of those that have room for it.
+    #[prost(enumeration = "gpu_request::Spread", tag = "8")]
+    pub spread: i32,
+}
+/// Nested message and enum types in `GpuRequest`.
+pub mod gpu_request {
+    /// In what way.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Policy {
+        /// SHARED where `memory` or `computePercent` is said, MIG where `migProfile` is, else EXCLUSIVE.
+        Unspecified = 0,
+        /// `count` whole GPUs, shared with nobody.
+        Exclusive = 1,
+        /// A share of one GPU beside others. Never is it taken from two.
+        Shared = 2,
+        /// A part of a GPU that is divided (NVIDIA's multi-instance GPU).
+        Mig = 3,
+    }
+    impl Policy {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "POLICY_UNSPECIFIED",
+                Self::Exclusive => "EXCLUSIVE",
+                Self::Shared => "SHARED",
+                Self::Mig => "MIG",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "POLICY_UNSPECIFIED" => Some(Self::Unspecified),
+                "EXCLUSIVE" => Some(Self::Exclusive),
+                "SHARED" => Some(Self::Shared),
+                "MIG" => Some(Self::Mig),
+                _ => None,
+            }
+        }
+    }
+    /// Which GPU is taken, of those that have room for it.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Spread {
+        /// PACK for SHARED and MIG. For EXCLUSIVE as `deployment.spread` says.
+        Unspecified = 0,
+        /// The one of which least is free, so that whole ones stay free. Comes before `deployment.spread`.
+        Pack = 1,
+        /// The one of which most is free, on the nodes in the order of `deployment.spread`.
+        Spread = 2,
+    }
+    impl Spread {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "SPREAD_UNSPECIFIED",
+                Self::Pack => "PACK",
+                Self::Spread => "SPREAD",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "SPREAD_UNSPECIFIED" => Some(Self::Unspecified),
+                "PACK" => Some(Self::Pack),
+                "SPREAD" => Some(Self::Spread),
+                _ => None,
+            }
+        }
+    }
+}
+impl ::prost::Name for GpuRequest {
+    const NAME: &'static str = "GpuRequest";
+    const PACKAGE: &'static str = "skerry.type.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.type.v1.GpuRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.type.v1.GpuRequest".into()
     }
 }
 /// A taint of nodes that a service bears. For example:
@@ -1086,7 +1227,7 @@ pub struct Container {
     /// More groups of its user, by name in the image or by number.
     #[prost(string, repeated, tag = "28")]
     pub group_add: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// As `docker run --gpus`. Not available yet: refused.
+    /// As `docker run --gpus`. Refused: see `gpu` of the service.
     #[prost(string, tag = "29")]
     pub gpus: ::prost::alloc::string::String,
     /// Whether its output is a terminal.
@@ -2113,6 +2254,47 @@ impl ::prost::Name for UpdatePolicy {
         "/skerry.type.v1.UpdatePolicy".into()
     }
 }
+/// How well what uses a GPU is kept from others on it; each is stronger than those before it. What has whole GPUs has more than any of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum GpuIsolation {
+    /// Same as NONE.
+    Unspecified = 0,
+    /// It sees the device, and nothing is counted.
+    None = 1,
+    /// What it uses is counted, and using more than booked has consequences. Nothing prevents it.
+    Accounted = 2,
+    /// The driver holds memory and compute to what is booked (CUDA MPS); a fault of one may still reach others.
+    Mps = 3,
+    /// A part of its own in hardware.
+    Mig = 4,
+}
+impl GpuIsolation {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "GPU_ISOLATION_UNSPECIFIED",
+            Self::None => "GPU_ISOLATION_NONE",
+            Self::Accounted => "GPU_ISOLATION_ACCOUNTED",
+            Self::Mps => "GPU_ISOLATION_MPS",
+            Self::Mig => "GPU_ISOLATION_MIG",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "GPU_ISOLATION_UNSPECIFIED" => Some(Self::Unspecified),
+            "GPU_ISOLATION_NONE" => Some(Self::None),
+            "GPU_ISOLATION_ACCOUNTED" => Some(Self::Accounted),
+            "GPU_ISOLATION_MPS" => Some(Self::Mps),
+            "GPU_ISOLATION_MIG" => Some(Self::Mig),
+            _ => None,
+        }
+    }
+}
 /// What becomes of the copies of a Deployment on a node of a cluster that cannot be reached for as long as the cluster's `failoverAfter` says. What a node
 /// runs it runs on, reached or not; copies of a DaemonSet or of a job never move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -2336,6 +2518,9 @@ pub mod machine_status {
         /// How it is, as the agent judges it.
         #[prost(message, optional, tag = "2")]
         pub health: ::core::option::Option<super::super::super::gpu::v1::Health>,
+        /// An MPS daemon serves it, so that shares of it can be held to what is booked.
+        #[prost(bool, tag = "3")]
+        pub mps: bool,
     }
     impl ::prost::Name for Gpu {
         const NAME: &'static str = "Gpu";
@@ -2445,6 +2630,9 @@ pub struct InstanceStatus {
     /// tried there again until something else is assigned. Empty: none.
     #[prost(string, tag = "70")]
     pub rejected_revision: ::prost::alloc::string::String,
+    /// What it is given of its node's GPUs. Set by the control plane.
+    #[prost(message, repeated, tag = "110")]
+    pub gpus: ::prost::alloc::vec::Vec<super::super::gpu::v1::Booking>,
 }
 impl ::prost::Name for InstanceStatus {
     const NAME: &'static str = "InstanceStatus";

@@ -51,12 +51,11 @@ impl Board {
         let mut old = std::mem::take(&mut self.cards);
         for device in devices {
             let at = old.iter().position(|card| card.device.uuid == device.uuid);
-            let mut card = match at {
-                Some(at) => old.swap_remove(at),
-                None => {
-                    let latches = self.remembered.remove(&device.uuid).unwrap_or_default();
-                    Card::new(State::remembering(latches))
-                }
+            let mut card = if let Some(at) = at {
+                old.swap_remove(at)
+            } else {
+                let latches = self.remembered.remove(&device.uuid).unwrap_or_default();
+                Card::new(State::remembering(latches))
             };
             if card.device.mig_devices != device.mig_devices {
                 card.samples.truncate(1);
@@ -259,7 +258,7 @@ impl Card {
         };
         device.unsupported =
             [Absent::NotSupported, Absent::NotInThisMode].into_iter().filter_map(lacking).collect();
-        Gpu { device: Some(device), health: Some(self.health.to_wire()) }
+        Gpu { device: Some(device), health: Some(self.health.to_wire()), ..Gpu::default() }
     }
 }
 

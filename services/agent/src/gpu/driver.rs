@@ -66,6 +66,7 @@ pub(crate) struct Happened {
 
 /// What is to be read now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a pace of its own, and any may be due with any")]
 pub(crate) struct Due {
     /// What is cheap.
     pub(crate) second: bool,

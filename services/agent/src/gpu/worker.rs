@@ -256,10 +256,10 @@ impl Work {
     /// Who uses a device is looked at every second where it is shared, else every ten.
     fn due(&self, kind: Kind, pass: u64, place: Place) -> Due {
         match kind {
-            Kind::Slow => Due { ten_seconds: true, minute: pass % 6 == 0, ..Due::default() },
+            Kind::Slow => Due { ten_seconds: true, minute: pass.is_multiple_of(6), ..Due::default() },
             Kind::Opener | Kind::Fast | Kind::Events => {
                 let is_shared = || self.tell(|board, _| board.is_shared(place.device)).unwrap_or(false);
-                Due { second: true, processes: pass % 10 == 0 || is_shared(), ..Due::default() }
+                Due { second: true, processes: pass.is_multiple_of(10) || is_shared(), ..Due::default() }
             }
         }
     }

@@ -17,6 +17,8 @@ use crate::world::{Project, World};
 
 /// How many members a step tells of.
 pub(super) const DETAILS_MAX: usize = 100;
+/// How many bookings of GPUs it tells of.
+const GPUS_NAMED_MAX: usize = 4;
 
 /// The steps, in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -110,7 +112,16 @@ impl StepName {
             | Reason::PortTaken { .. }
             | Reason::NodeFull { .. }
             | Reason::InsufficientCpu { .. }
-            | Reason::InsufficientMemory { .. } => Self::Resources,
+            | Reason::InsufficientMemory { .. }
+            | Reason::GpuMissing { .. }
+            | Reason::GpuModel { .. }
+            | Reason::GpuUnhealthy { .. }
+            | Reason::GpuDivided
+            | Reason::GpuProfile { .. }
+            | Reason::GpuIsolation { .. }
+            | Reason::GpuTaken { .. }
+            | Reason::GpuCompute { .. }
+            | Reason::GpuMemory { .. } => Self::Resources,
         }
     }
 }
@@ -260,6 +271,14 @@ impl Place<'_> {
         })
     }
 
+    /// What instances of a service have of a node's GPUs: `all of GPU-1, 25 % of GPU-2 (mps)`.
+    fn gpus_of(&self, service: &ServiceName, node: Option<&NodeName>) -> String {
+        let placed = node.and_then(|node| self.plan.nodes.get(node)).into_iter().flatten();
+        let own = placed.filter(|one| one.instance.app == *self.app && one.instance.service == *service);
+        let gpus: Vec<String> = own.flat_map(|one| &one.gpus).map(ToString::to_string).collect();
+        skerry_model::few(&gpus, GPUS_NAMED_MAX)
+    }
+
     /// `cluster c`, or `node n` of one that is in none.
     fn place(&self) -> String {
         let is_one = self.project.state.clusters.contains_key(self.cluster);
@@ -306,6 +325,10 @@ impl Place<'_> {
                 let booked = amounts(service.booked().cpu_millis, service.booked().memory_bytes);
                 let free = amounts(room.cpu_millis, room.memory_bytes);
                 let mut said = format!("{} booked", booked.as_deref().unwrap_or("nothing is"));
+                let gpus = self.gpus_of(&service.name, node);
+                if !gpus.is_empty() {
+                    let _ = write!(said, ", with {gpus}");
+                }
                 if let Some(free) = free {
                     let _ = write!(said, "; {free} left on node {node_name}");
                 }

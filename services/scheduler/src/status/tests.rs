@@ -16,6 +16,7 @@ fn an_instance_whose_revision_was_refused_says_why_that_was() {
         booked: skerry_model::app::Amounts::default(),
         ports: Vec::new(),
         bounds: None,
+        gpus: Vec::new(),
     };
     let refused = |name: String, reason: &str| RefusedResource {
         name,

@@ -11,7 +11,7 @@ use skerry_proto::types::v1::MachineStatus;
 use skerry_store::Entry;
 use tracing::info;
 
-use super::{Touched, World, read};
+use super::{Touched, World, gpus, read};
 use crate::node::NodeView;
 use crate::sight::Contact;
 
@@ -110,6 +110,7 @@ pub(super) fn with_machine(node: Node, machine: Option<&MachineStatus>) -> Node 
         cpu_millis: machine.and_then(|m| positive(m.cpu_millis)),
         memory_bytes: machine.and_then(|m| positive(m.memory_bytes)),
         architecture: machine.map(|m| m.architecture.clone()).filter(|name| !name.is_empty()),
+        gpus: machine.map(gpus::of_machine).unwrap_or_default(),
         ..node
     }
 }

@@ -15,6 +15,7 @@ use crate::status;
 
 mod ahead;
 mod drain;
+mod gpus;
 mod peers;
 
 const FAILOVER_AFTER: Duration = Duration::from_secs(60);

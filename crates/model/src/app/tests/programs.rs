@@ -94,6 +94,8 @@ fn rows() -> Vec<Row> {
         ("failover", |s| s.failover = 9, Some("failover")),
         ("priority", |s| s.priority = -1000, None),
         ("priority", |s| s.priority = 1001, Some("priority")),
+        ("gpu", |s| s.gpu = Some(pb::GpuRequest::default()), None),
+        ("gpu", |s| s.gpu = Some(pb::GpuRequest { count: Some(0), ..Default::default() }), Some("gpu.count")),
     ]
 }
 

@@ -28,9 +28,10 @@ const KILO: u64 = 1_000;
 const MIB: f64 = 1_048_576.0;
 
 type Answer = Result<u64, NvmlError>;
+type Call = fn(&Device<'_>) -> Answer;
 
 /// Fields that are a call of their own.
-static CALLS: [(Field, fn(&Device<'_>) -> Answer); 38] = [
+static CALLS: [(Field, Call); 38] = [
     (Field::EncoderUtilization, |of| Ok(of.encoder_utilization()?.utilization.into())),
     (Field::DecoderUtilization, |of| Ok(of.decoder_utilization()?.utilization.into())),
     (Field::Temperature, |of| Ok(of.temperature(TemperatureSensor::Gpu)?.into())),

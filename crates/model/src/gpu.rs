@@ -1,0 +1,308 @@
+//! What an instance has of its node's GPUs: bookings, as the scheduler makes them and agents go by.
+
+use std::fmt;
+
+use skerry_proto::gpu::v1 as pb;
+
+/// Most bytes of the UUID of a GPU, or of a part of one.
+const ID_BYTES_MAX: usize = 64;
+/// Most bytes of the profile of a part.
+const PROFILE_BYTES_MAX: usize = 32;
+
+/// UUID of a GPU or of a part of one, as its driver writes it: `GPU-` or `MIG-` and a UUID of an NVIDIA one. 1 to 64 bytes of `A-Za-z0-9`, `-` and `/`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GpuId(Box<str>);
+
+/// Why a text names no GPU.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{0}` is no UUID of a GPU: use 1 to 64 letters, digits, - and /, as GPU-5a8e6a6c-5c4f-4d8e-9d0f-0f1d2c3b4a59"
+)]
+pub struct InvalidGpuId(String);
+
+impl GpuId {
+    /// Parses one.
+    ///
+    /// # Errors
+    ///
+    /// It is empty, too long, or has other characters.
+    pub fn parse(text: &str) -> Result<Self, InvalidGpuId> {
+        let fine = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'/';
+        if (1..=ID_BYTES_MAX).contains(&text.len()) && text.bytes().all(fine) {
+            return Ok(Self(text.into()));
+        }
+        Err(InvalidGpuId(text.chars().take(80).collect()))
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for GpuId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Size of a part of a GPU that is divided in hardware, in its driver's words: `1g.10gb`. 1 to 32 bytes of `a-z0-9.+`, of which one part counts slices (`1g`).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MigProfile(Box<str>);
+
+/// Why a text is no profile.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{0}` is no profile of a part of a GPU: write it as `nvidia-smi mig -lgip` does, for example 1g.10gb"
+)]
+pub struct InvalidMigProfile(String);
+
+impl MigProfile {
+    /// Parses one.
+    ///
+    /// # Errors
+    ///
+    /// It is empty, too long, has other characters, or names no slices.
+    pub fn parse(text: &str) -> Result<Self, InvalidMigProfile> {
+        let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'.' || b == b'+';
+        let is_slices = |part: &str| {
+            let number = part.strip_suffix('g').unwrap_or_default();
+            !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())
+        };
+        let bounded = (1..=PROFILE_BYTES_MAX).contains(&text.len()) && text.bytes().all(fine);
+        if bounded && text.split(['.', '+']).any(is_slices) {
+            return Ok(Self(text.into()));
+        }
+        Err(InvalidMigProfile(text.chars().take(40).collect()))
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for MigProfile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// How well what uses a GPU is kept from others on it; the weakest first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum GpuIsolation {
+    /// It sees the device, and nothing is counted.
+    #[default]
+    None,
+    /// What it uses is counted, and using more than booked has consequences. Nothing prevents it.
+    Accounted,
+    /// The driver holds memory and compute to what is booked; a fault of one may still reach others.
+    Mps,
+    /// A part of its own in hardware.
+    Mig,
+    /// The device is its alone.
+    Exclusive,
+}
+
+impl fmt::Display for GpuIsolation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Accounted => "accounted",
+            Self::Mps => "mps",
+            Self::Mig => "mig",
+            Self::Exclusive => "exclusive",
+        })
+    }
+}
+
+/// How much of one GPU an instance has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GpuShare {
+    /// All of it, and nobody else has any.
+    Whole,
+    /// A share beside others.
+    Part {
+        /// Bytes of its memory that are kept. Absent: none.
+        memory_bytes: Option<u64>,
+        /// Of its compute, 1 to 100. Absent: none.
+        compute_percent: Option<u32>,
+    },
+    /// A part in hardware.
+    Mig {
+        /// Its size.
+        profile: MigProfile,
+        /// Which part.
+        device: GpuId,
+    },
+}
+
+/// What an instance has of one GPU of its node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GpuBooking {
+    /// Which GPU.
+    pub gpu: GpuId,
+    /// How much of it.
+    pub share: GpuShare,
+    /// How well it is kept from others, as far as placement knows.
+    pub isolation: GpuIsolation,
+}
+
+impl GpuBooking {
+    /// Most bytes that it takes where it is stored, with room for the encoding.
+    pub fn bytes(&self) -> usize {
+        let part = match &self.share {
+            GpuShare::Mig { profile, device } => profile.as_str().len() + device.as_str().len() + 4,
+            GpuShare::Whole | GpuShare::Part { .. } => 0,
+        };
+        self.gpu.as_str().len() + part + 32
+    }
+
+    /// As it travels and is stored.
+    pub fn to_proto(&self) -> pb::Booking {
+        use pb::allocation::Isolation as Wire;
+        let mut share = pb::GpuShare::default();
+        let mut mig_device = String::new();
+        match &self.share {
+            GpuShare::Whole => share.whole = true,
+            GpuShare::Part { memory_bytes, compute_percent } => {
+                share.memory_bytes = memory_bytes.and_then(|bytes| i64::try_from(bytes).ok());
+                share.compute_percent = *compute_percent;
+            }
+            GpuShare::Mig { profile, device } => {
+                profile.as_str().clone_into(&mut share.mig_profile);
+                device.as_str().clone_into(&mut mig_device);
+            }
+        }
+        let isolation = match self.isolation {
+            GpuIsolation::None => Wire::Unspecified,
+            GpuIsolation::Accounted => Wire::Accounted,
+            GpuIsolation::Mps => Wire::Mps,
+            GpuIsolation::Mig => Wire::Mig,
+            GpuIsolation::Exclusive => Wire::Exclusive,
+        };
+        pb::Booking { gpu: self.gpu.to_string(), mig_device, share: Some(share), isolation: isolation.into() }
+    }
+
+    /// As it was stored. `None`: it does not parse, or says things that go not together.
+    pub fn from_proto(wire: &pb::Booking) -> Option<Self> {
+        use pb::allocation::Isolation as Wire;
+        let share = wire.share.as_ref()?;
+        let bounded = share.memory_bytes.is_some() || share.compute_percent.is_some();
+        let is_mig = !share.mig_profile.is_empty() || !wire.mig_device.is_empty();
+        let share = match (share.whole, is_mig, bounded) {
+            (true, false, false) => GpuShare::Whole,
+            (false, true, false) => GpuShare::Mig {
+                profile: MigProfile::parse(&share.mig_profile).ok()?,
+                device: GpuId::parse(&wire.mig_device).ok()?,
+            },
+            (false, false, _) => GpuShare::Part {
+                memory_bytes: share.memory_bytes.map(u64::try_from).transpose().ok()?,
+                compute_percent: share.compute_percent,
+            },
+            (true, ..) | (false, true, true) => return None,
+        };
+        let isolation = match Wire::try_from(wire.isolation).ok()? {
+            Wire::Unspecified => GpuIsolation::None,
+            Wire::Accounted => GpuIsolation::Accounted,
+            Wire::Mps => GpuIsolation::Mps,
+            Wire::Mig => GpuIsolation::Mig,
+            Wire::Exclusive => GpuIsolation::Exclusive,
+        };
+        Some(Self { gpu: GpuId::parse(&wire.gpu).ok()?, share, isolation })
+    }
+}
+
+impl fmt::Display for GpuBooking {
+    /// `all of GPU-1`, `8192Mi and 25 % of GPU-1 (accounted)`, `1g.10gb of GPU-1 (MIG-1)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { gpu, share, isolation } = self;
+        match share {
+            GpuShare::Whole => write!(f, "all of {gpu}"),
+            GpuShare::Mig { profile, device } => write!(f, "{profile} of {gpu} ({device})"),
+            GpuShare::Part { memory_bytes, compute_percent } => {
+                let memory = memory_bytes.map(|bytes| format!("{}Mi", bytes >> 20));
+                let compute = compute_percent.map(|percent| format!("{percent} %"));
+                let said: Vec<String> = memory.into_iter().chain(compute).collect();
+                let said = if said.is_empty() { "a share".to_owned() } else { said.join(" and ") };
+                write!(f, "{said} of {gpu} ({isolation})")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn bookings() -> impl Strategy<Value = GpuBooking> {
+        let id = || "[A-Za-z0-9/-]{1,64}".prop_map(|text| GpuId::parse(&text).unwrap());
+        let profile = "[1-7]g\\.[0-9]{1,3}gb".prop_map(|text| MigProfile::parse(&text).unwrap());
+        let amounts = (proptest::option::of(1_u64..1 << 50), proptest::option::of(1_u32..=100));
+        let share = prop_oneof![
+            Just(GpuShare::Whole),
+            amounts
+                .prop_map(|(memory_bytes, compute_percent)| GpuShare::Part { memory_bytes, compute_percent }),
+            (profile, id()).prop_map(|(profile, device)| GpuShare::Mig { profile, device }),
+        ];
+        let isolation = prop_oneof![
+            Just(GpuIsolation::None),
+            Just(GpuIsolation::Accounted),
+            Just(GpuIsolation::Mps),
+            Just(GpuIsolation::Mig),
+            Just(GpuIsolation::Exclusive),
+        ];
+        (id(), share, isolation).prop_map(|(gpu, share, isolation)| GpuBooking { gpu, share, isolation })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_stored_is_read_back_and_no_larger_than_was_reckoned(booking in bookings()) {
+            let wire = booking.to_proto();
+            prop_assert!(prost::Message::encoded_len(&wire) <= booking.bytes(), "{booking}");
+            prop_assert_eq!(GpuBooking::from_proto(&wire), Some(booking));
+        }
+    }
+
+    #[test]
+    fn what_goes_not_together_is_no_booking() {
+        let whole = GpuBooking {
+            gpu: GpuId::parse("GPU-1").unwrap(),
+            share: GpuShare::Whole,
+            isolation: GpuIsolation::Exclusive,
+        };
+        let wrong = |change: fn(&mut pb::Booking)| {
+            let mut wire = whole.to_proto();
+            change(&mut wire);
+            GpuBooking::from_proto(&wire)
+        };
+        assert_eq!(wrong(|_| ()), Some(whole.clone()));
+        assert_eq!(wrong(|wire| wire.gpu = String::new()), None);
+        assert_eq!(wrong(|wire| wire.share = None), None);
+        assert_eq!(wrong(|wire| wire.isolation = 99), None);
+        assert_eq!(wrong(|wire| wire.mig_device = "MIG-1".to_owned()), None, "whole and a part");
+        let part = |wire: &mut pb::Booking, memory_bytes| {
+            wire.share =
+                Some(pb::GpuShare { memory_bytes, mig_profile: "1g.5gb".to_owned(), ..Default::default() });
+        };
+        let mut wire = whole.to_proto();
+        part(&mut wire, None);
+        assert_eq!(GpuBooking::from_proto(&wire), None, "no part is named");
+        wire.mig_device = "MIG-1".to_owned();
+        assert!(GpuBooking::from_proto(&wire).is_some());
+        part(&mut wire, Some(1));
+        assert_eq!(GpuBooking::from_proto(&wire), None, "a part, and a share");
+    }
+
+    #[test]
+    fn a_profile_names_slices() {
+        for fine in ["1g.10gb", "7g.80gb", "1g.10gb+me", "1c.3g.40gb"] {
+            assert!(MigProfile::parse(fine).is_ok(), "{fine}");
+        }
+        for bad in ["", "g", "10gb", "1G.10GB", "1g 10gb", "all"] {
+            assert!(MigProfile::parse(bad).is_err(), "{bad}");
+        }
+    }
+}
