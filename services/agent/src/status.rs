@@ -260,6 +260,7 @@ fn finish(name: &InstanceName, revision: String, told: Told, about: About<'_>) -
         warnings: observed.map(|observed| observed.warnings.clone()).unwrap_or_default(),
         job: None,
         rejected_revision: String::new(),
+        gpus: Vec::new(),
     }
 }
 

@@ -228,6 +228,7 @@ impl Actor {
                         let _ = relay.send(answer);
                     }
                 }
+                SessionEffect::GpuFrame(_) => {}
                 SessionEffect::Close => self.close().await,
                 SessionEffect::End(ending) => self.ending = Some(ending),
             }

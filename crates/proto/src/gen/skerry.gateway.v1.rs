@@ -465,11 +465,11 @@ pub mod enrollment_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
-/// A frame from an agent. Fields 18 to 31 are kept for GPU samples and trace context.
+/// A frame from an agent. Fields 19 to 31 are kept for trace context.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SyncRequest {
     /// One of:
-    #[prost(oneof = "sync_request::Body", tags = "1, 2, 3, 4, 5, 16, 17")]
+    #[prost(oneof = "sync_request::Body", tags = "1, 2, 3, 4, 5, 16, 17, 18")]
     pub body: ::core::option::Option<sync_request::Body>,
 }
 /// Nested message and enum types in `SyncRequest`.
@@ -498,6 +498,10 @@ pub mod sync_request {
         /// Answer to a ChannelOffer.
         #[prost(message, tag = "17")]
         ChannelAnswer(super::ChannelAnswer),
+        /// GPU samples: an encoded skerry.gpu.v1.Frame, which is for the gpu service. Sent only while it is wanted (GpuFeedback). What comes of it too fast, or while
+        /// nobody takes it, is dropped.
+        #[prost(bytes, tag = "18")]
+        GpuFrame(::prost::bytes::Bytes),
     }
 }
 impl ::prost::Name for SyncRequest {
@@ -510,7 +514,7 @@ impl ::prost::Name for SyncRequest {
         "/skerry.gateway.v1.SyncRequest".into()
     }
 }
-/// A frame to an agent. Fields 19 to 31 are kept for GPU samples.
+/// A frame to an agent.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SyncResponse {
     /// W3C trace context (`00-<trace>-<span>-<flags>`) of what made the gateway send this. Empty: nobody traced it. What does not parse
@@ -518,7 +522,7 @@ pub struct SyncResponse {
     #[prost(string, tag = "16")]
     pub trace_parent: ::prost::alloc::string::String,
     /// One of:
-    #[prost(oneof = "sync_response::Body", tags = "1, 2, 3, 4, 5, 17, 18")]
+    #[prost(oneof = "sync_response::Body", tags = "1, 2, 3, 4, 5, 17, 18, 19")]
     pub body: ::core::option::Option<sync_response::Body>,
 }
 /// Nested message and enum types in `SyncResponse`.
@@ -547,6 +551,9 @@ pub mod sync_response {
         /// A channel that a relay wants to open. Only to an agent whose hello has the feature `channels`.
         #[prost(message, tag = "18")]
         ChannelOffer(super::ChannelOffer),
+        /// About GPU samples. Only to an agent whose hello has the feature `gpu`.
+        #[prost(message, tag = "19")]
+        GpuFeedback(super::GpuFeedback),
     }
 }
 impl ::prost::Name for SyncResponse {
@@ -1310,6 +1317,26 @@ impl ::prost::Name for ChannelAnswer {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/skerry.gateway.v1.ChannelAnswer".into()
+    }
+}
+/// About GPU samples.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GpuFeedback {
+    /// Whether they are taken at present. A session begins with no; after a change to yes the agent begins with a keyframe.
+    #[prost(bool, tag = "1")]
+    pub wanted: bool,
+    /// From the gpu service, an encoded skerry.gpu.v1.Feedback. Empty: nothing.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub feedback: ::prost::bytes::Bytes,
+}
+impl ::prost::Name for GpuFeedback {
+    const NAME: &'static str = "GpuFeedback";
+    const PACKAGE: &'static str = "skerry.gateway.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.gateway.v1.GpuFeedback".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.gateway.v1.GpuFeedback".into()
     }
 }
 /// Generated client implementations.

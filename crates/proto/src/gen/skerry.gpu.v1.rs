@@ -394,7 +394,7 @@ impl AbsentReason {
         }
     }
 }
-/// A GPU of a node. Nobody makes one: it is there while its node reports it, and for as long as its history is kept after that.
+/// A GPU of a node. Nobody makes one: it is there while its node reports it.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Gpu {
     /// `projects/<project>/nodes/<node>/gpus/<uuid>`.
@@ -630,9 +630,6 @@ pub struct GpuStatus {
     /// What is booked on it, by instance name.
     #[prost(message, repeated, tag = "2")]
     pub allocations: ::prost::alloc::vec::Vec<Allocation>,
-    /// When it was last sampled, by the node's clock. A watch does not tell a change of this alone. Absent: never.
-    #[prost(message, optional, tag = "3")]
-    pub sample_time: ::core::option::Option<::prost_types::Timestamp>,
 }
 impl ::prost::Name for GpuStatus {
     const NAME: &'static str = "GpuStatus";

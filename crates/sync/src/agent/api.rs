@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use skerry_proto::gateway::v1 as pb;
 use skerry_proto::types::v1 as types;
 
@@ -87,6 +88,8 @@ pub enum AgentEvent {
     },
     /// What becomes of a channel that was offered. One that was offered on an earlier connection is nobody's any more.
     ChannelAnswered(pb::ChannelAnswer),
+    /// GPU samples, an encoded `skerry.gpu.v1.Frame`. Lost where no session is open.
+    GpuSampled(Bytes),
     /// `deadline()` has passed. Too early or too often does no harm.
     Timer,
     /// The process ends: a farewell goes out, and no further dial is made.
@@ -121,6 +124,8 @@ pub enum AgentEffect {
     },
     /// A channel is offered: dial it or not, and say `ChannelAnswered`.
     OpenChannel(Box<pb::ChannelOffer>),
+    /// What the control plane says of GPU samples. Said by a session: with it ends that any are wanted.
+    GpuFeedback(pb::GpuFeedback),
     /// Close the stream, or give up the dial, after what was sent. Nothing of it is to be delivered any more.
     Hangup {
         /// For the log.

@@ -89,6 +89,11 @@ impl AgentMachine {
             AgentEvent::IdentityTaken { result } => self.identity_taken(result, now, &mut out),
             AgentEvent::Enrolled { identity, node_uid } => self.enrolled(identity, node_uid, now),
             AgentEvent::ChannelAnswered(answer) => self.channel_answered(answer, now, &mut out),
+            AgentEvent::GpuSampled(frame) => {
+                if matches!(&self.link, Link::Open(open) if !open.renew_only) {
+                    send(&mut out, Up::GpuFrame(frame));
+                }
+            }
             AgentEvent::Timer => {}
             AgentEvent::ShuttingDown => self.shut_down(now, &mut out),
         }
@@ -186,8 +191,11 @@ impl AgentMachine {
             (Some(Down::ChannelOffer(offer)), Link::Open(open)) if !open.renew_only => {
                 out.push(AgentEffect::OpenChannel(Box::new(offer)));
             }
+            (Some(Down::GpuFeedback(feedback)), Link::Open(open)) if !open.renew_only => {
+                out.push(AgentEffect::GpuFeedback(feedback));
+            }
             // A frame of a kind that we do not know is of a newer gateway, and not for us.
-            (Some(Down::ChannelOffer(_)) | None, _) => {}
+            (Some(Down::ChannelOffer(_) | Down::GpuFeedback(_)) | None, _) => {}
         }
     }
 

@@ -104,6 +104,7 @@ impl Driver {
                 AgentEffect::Persist { .. }
                 | AgentEffect::Apply { .. }
                 | AgentEffect::OpenChannel(_)
+                | AgentEffect::GpuFeedback(_)
                 | AgentEffect::Told(_) => {}
             }
         }

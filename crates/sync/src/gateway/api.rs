@@ -209,6 +209,8 @@ pub enum SessionEffect {
         /// Whether the agent dials.
         answer: Result<(), OfferRefusal>,
     },
+    /// The agent sent GPU samples, for the gpu service: an encoded `skerry.gpu.v1.Frame`, not looked into. They may be dropped.
+    GpuFrame(Bytes),
     /// Write into the session record that the session is closed, fenced by its epoch. The session no longer waits for it.
     Close,
     /// End the stream after what was sent, and forget the session.

@@ -245,7 +245,9 @@ impl GatewaySession {
                     self.protocol_error(&why, out);
                 }
             }
+            (Phase::Open(open), Some(Up::GpuFrame(_))) if open.renewal.only => {}
             (Phase::Open(open), Some(Up::ChannelAnswer(answer))) => open.offers.answered(answer, out),
+            (Phase::Open(_), Some(Up::GpuFrame(frame))) => out.push(SessionEffect::GpuFrame(frame)),
             (Phase::Open(_), Some(Up::Heartbeat(heartbeat))) => send(
                 out,
                 Down::HeartbeatAck(pb::HeartbeatAck {

@@ -472,6 +472,7 @@ impl World {
                     queue.push_back(To::Session(SessionEvent::Committed { token, digest }));
                 }
                 SessionEffect::OfferAnswered { .. } => panic!("no relay is here"),
+                SessionEffect::GpuFrame(_) => panic!("no agent here has GPUs"),
                 SessionEffect::Renew(_) => {
                     let issued = pb::IssuedCertificate {
                         chain: vec![self.issue(self.agents[index].disk.certificate.key).encode()],

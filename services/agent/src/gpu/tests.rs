@@ -423,7 +423,6 @@ impl Real {
 impl Drop for Real {
     fn drop(&mut self) {
         drop(self.0.stdin.take());
-        let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }

@@ -257,6 +257,7 @@ impl Uplink {
             }
             AgentEffect::Apply { desired } => self.apply(&desired),
             AgentEffect::TakeIdentity { certificate } => self.proof.take(certificate),
+            AgentEffect::GpuFeedback(_) => {}
             AgentEffect::OpenChannel(offer) => {
                 let gateway = &self.gateways[self.dials.saturating_sub(1) % self.gateways.len()];
                 let answer = self.channels.offered(*offer, self.proof.channel(), gateway.uri());

@@ -51,6 +51,7 @@ impl World {
                 SessionEffect::Commit { token, change } => conn.io.push(Io::Commit(token, change)),
                 SessionEffect::Renew(_) => panic!("there is no identity to renew"),
                 SessionEffect::OfferAnswered { .. } => panic!("no relay is here"),
+                SessionEffect::GpuFrame(_) => panic!("no agent here has GPUs"),
                 SessionEffect::Close => conn.io.push(Io::Close),
                 SessionEffect::Send(frame) => {
                     assert!(frame.encoded_len() <= limits::FRAME_BYTES_MAX);
