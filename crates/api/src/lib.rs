@@ -10,6 +10,7 @@ mod change;
 mod follow;
 mod hub;
 mod kind;
+mod links;
 mod mask;
 mod member;
 mod metadata;
@@ -32,6 +33,7 @@ pub use change::{
 pub use follow::follow;
 pub use hub::{Change, Hub, ListPage, Listed, Pinned, Resource};
 pub use kind::{Kind, NameOf, RecordName, RecordOf, ResourceName, ResourceOf, Rules};
+pub use links::{Borrowed, Links, Replica};
 pub use mask::Mask;
 pub use member::Member;
 pub use metadata::{Etag, metadata_of, new_meta};

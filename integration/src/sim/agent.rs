@@ -291,7 +291,9 @@ impl Driver {
                     self.dial = None;
                     self.stream = None;
                 }
-                AgentEffect::TakeIdentity { .. } | AgentEffect::OpenChannel(_) => {}
+                AgentEffect::TakeIdentity { .. }
+                | AgentEffect::OpenChannel(_)
+                | AgentEffect::GpuFeedback(_) => {}
                 AgentEffect::Told(told) => self.process.trace(format_args!("{told:?}")),
             }
         }

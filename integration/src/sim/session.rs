@@ -125,7 +125,9 @@ impl Actor {
                 SessionEffect::Load { token, names } => self.begin_load(token, names),
                 SessionEffect::Commit { token, change } => self.begin_commit(token, change),
                 // Nobody here has a certificate, or is a relay.
-                SessionEffect::Renew(_) | SessionEffect::OfferAnswered { .. } | SessionEffect::GpuFrame(_) => {}
+                SessionEffect::Renew(_)
+                | SessionEffect::OfferAnswered { .. }
+                | SessionEffect::GpuFrame(_) => {}
                 SessionEffect::Close => self.close(),
                 SessionEffect::End(ending) => self.ending = Some(ending),
             }

@@ -344,7 +344,11 @@ mod tests {
                 vec![HealthReason { reason, state: state.into(), message, ..HealthReason::default() }];
             let reasons = if state == State::Ok { Vec::new() } else { reasons };
             let device = Device { uuid: uuid.to_owned(), ..Device::default() };
-            Gpu { device: Some(device), health: Some(Health { state: state.into(), reasons }), ..Gpu::default() }
+            Gpu {
+                device: Some(device),
+                health: Some(Health { state: state.into(), reasons }),
+                ..Gpu::default()
+            }
         };
         let told = |gpus: Vec<Gpu>| {
             let findings = Findings { gpus: Arc::new(gpus), ..findings() };

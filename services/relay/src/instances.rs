@@ -10,7 +10,8 @@ use skerry_proto::types::v1::{InstancePhase, InstanceStatus};
 use skerry_rpc::{MESSAGE_BYTES_MAX, Traced, fault_of};
 use tonic::Status;
 
-use crate::reach::{Member, Reach};
+use crate::reach::Reach;
+use skerry_api::Replica;
 
 /// Most instances of one call.
 pub(crate) const INSTANCES_MAX: usize = 500;
@@ -179,7 +180,7 @@ async fn all(reach: &Reach, which: &Which) -> Result<Vec<InstanceStatus>, Fault>
     Err(last)
 }
 
-async fn list(reach: &Reach, member: &Member, which: &Which) -> Result<Vec<InstanceStatus>, Fault> {
+async fn list(reach: &Reach, member: &Replica, which: &Which) -> Result<Vec<InstanceStatus>, Fault> {
     let connection = reach.connect(&member.address, &["scheduler", "skerry"]).await?;
     let mut client = AppServiceClient::new(Traced::new(connection.channel.clone()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
+use skerry_api::Replica;
 use skerry_model::{Code, Fault, NodeRef, ProjectName};
 use skerry_proto::relay::v1 as pb;
 use skerry_proto::relay::v1::forward_request::Body;
@@ -14,7 +15,6 @@ use skerry_rpc::{MESSAGE_BYTES_MAX, Traced, status_of};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::door::{self, Answers};
-use crate::reach::Member;
 use crate::{FRAME_BYTES_MAX, Shared};
 
 /// How long the first frame may take.
@@ -102,7 +102,7 @@ impl Drop for Gone {
         let request =
             pb::CutOwnChannelRequest { name: std::mem::take(&mut self.name), caller: String::new() };
         self.shared.shutdown.spawn(async move {
-            let owner = Member { id: String::new(), address };
+            let owner = Replica { id: String::new(), address };
             // It may have ended meanwhile.
             let _ =
                 ask(&shared, &owner, |mut client| async move { client.cut_own_channel(request).await }).await;
@@ -161,7 +161,7 @@ pub(crate) async fn cut_anywhere(
     Ok(false)
 }
 
-async fn others(shared: &Shared) -> Result<Vec<Member>, Fault> {
+async fn others(shared: &Shared) -> Result<Vec<Replica>, Fault> {
     let mut members = shared.reach.members("relay").await?;
     members.retain(|member| *member.id != *shared.id);
     Ok(members)
@@ -169,7 +169,7 @@ async fn others(shared: &Shared) -> Result<Vec<Member>, Fault> {
 
 async fn ask<T, F>(
     shared: &Shared,
-    member: &Member,
+    member: &Replica,
     call: impl FnOnce(PeerServiceClient<Traced>) -> F,
 ) -> Result<T, Status>
 where

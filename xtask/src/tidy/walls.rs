@@ -69,6 +69,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("skerry-scheduler", CLOUD_SERVICE),
     ("skerry-gateway", CLOUD_SERVICE),
     ("skerry-relay", CLOUD_SERVICE),
+    ("skerry-gpu", CLOUD_SERVICE),
     // The agent is trusted with little: it knows neither the store nor etcd.
     (
         "skerry-agent",
@@ -103,6 +104,7 @@ const CLOUD_SERVICE: &[&str] = &[
     "skerry-placement",
     "skerry-rollout",
     "skerry-gpu-model",
+    "skerry-series",
     "skerry-manifest",
     "skerry-identity",
     "skerry-rpc",

@@ -366,6 +366,7 @@ impl World {
                     assert_eq!(desired, agent.disk.held, "told to run something else");
                     agent.applied += 1;
                 }
+                AgentEffect::GpuFeedback(_) => panic!("no agent here has GPUs"),
                 AgentEffect::OpenChannel(_) => panic!("no relay is here"),
                 AgentEffect::TakeIdentity { certificate } => {
                     if self.fails(20) {

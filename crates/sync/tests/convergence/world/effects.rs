@@ -31,6 +31,7 @@ impl World {
                     self.detach();
                 }
                 AgentEffect::TakeIdentity { .. } => panic!("there is no identity to renew"),
+                AgentEffect::GpuFeedback(_) => panic!("no agent here has GPUs"),
                 AgentEffect::OpenChannel(_) => panic!("no relay is here"),
                 AgentEffect::Told(Told::StaleRefused { offered, held }) => assert!(offered < held),
                 AgentEffect::Told(_) => {}

@@ -42,6 +42,7 @@ fn instance(container: Container, change: impl FnOnce(&mut ServiceSpec)) -> Inst
         name: ServiceName::parse("web").unwrap(),
         kind: Kind::DaemonSet,
         program: Program::Container(container),
+        gpu: None,
         env_from: Vec::new(),
         env: BTreeMap::new(),
         working_directory: None,
