@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::channel::{Channels, Sources};
 use crate::clock::Clock;
 use crate::config::{Config, DockerAccess, Gateway, Means, NodeTls};
-use crate::gpu::Collector;
+use crate::gpu::{Collector, sample_stream};
 use crate::hand::{ASKS_MAX, Desk};
 use crate::identity::{Enroller, Enrolment, Kept, NoWayIn, Own, Proof};
 use crate::jobs::Jobs;
@@ -178,7 +178,9 @@ async fn core(
     let (link_in, link) = watch::channel(false);
     let (gpus_in, gpus) = watch::channel(Arc::default());
     let containers = Arc::new(watch::Sender::new(Arc::default()));
-    let collector = Collector::new(&config.gpus, data_dir, Arc::clone(&containers), gpus_in);
+    let boot_id = boot_id().map_err(ServeError::Random)?;
+    let (samples_in, samples) = sample_stream(&boot_id);
+    let collector = Collector::new(&config.gpus, data_dir, Arc::clone(&containers), gpus_in, samples_in);
     let ended = shutdown.child_token();
     let (desk_in, asks) = mpsc::channel(ASKS_MAX);
     let desk = Desk::open(Directory::new(data_dir), asks);
@@ -191,7 +193,7 @@ async fn core(
         gateways: config.gateways.clone(),
         proof,
         clock,
-        boot_id: boot_id().map_err(ServeError::Random)?,
+        boot_id,
         files,
         loaded,
         sampler: Sampler::new(data_dir),
@@ -200,6 +202,7 @@ async fn core(
         local,
         runtimes: runtime_statuses,
         gpus,
+        samples,
         copies,
         channels: Channels::new(node.clone(), &runtimes, config.forbidden.clone(), desk_in, sources),
         link: link_in,

@@ -1,10 +1,10 @@
 //! What is known of the machine's GPUs: a pure step for each thing that workers read or hear. It does no I/O, takes the time, and is the one place where
 //! health is judged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use skerry_gpu_model::health::{self, Health, Input, Latch, Rules, State};
-use skerry_gpu_model::{Absent, Event, Field, Place, Sample};
+use skerry_gpu_model::{Absent, EVENTS_MAX, Event, Field, Place, Sample};
 use skerry_proto::gpu::v1 as pb;
 use skerry_proto::types::v1::machine_status::Gpu;
 
@@ -21,6 +21,8 @@ pub(super) struct Board {
     /// What an earlier process remembered, of devices that were not seen yet.
     remembered: BTreeMap<String, Vec<Latch>>,
     cards: Vec<Card>,
+    /// What happened and was not taken yet: when, to which device, what. The oldest give way.
+    events: VecDeque<(i64, String, Event)>,
 }
 
 struct Card {
@@ -35,7 +37,7 @@ struct Card {
 
 impl Board {
     pub(super) fn new(rules: Rules, remembered: BTreeMap<String, Vec<Latch>>) -> Self {
-        Self { rules, remembered, cards: Vec::new() }
+        Self { rules, remembered, cards: Vec::new(), events: VecDeque::new() }
     }
 
     /// The devices, in the driver's order.
@@ -80,7 +82,7 @@ impl Board {
             sample.processes.clone_from(&read.processes);
         }
         if part == 0 {
-            card.sampled(&self.rules, due, now);
+            card.sampled(&self.rules, due, now, &mut self.events);
         }
     }
 
@@ -88,14 +90,14 @@ impl Board {
     pub(super) fn timed_out(&mut self, uuid: &str, due: Due, now: i64) {
         let Some(card) = self.cards.iter_mut().find(|card| card.device.uuid == uuid) else { return };
         card.has_none_of(due, Absent::TimedOut);
-        card.sampled(&self.rules, due, now);
+        card.sampled(&self.rules, due, now, &mut self.events);
     }
 
     /// The driver is away: nothing can be read.
     pub(super) fn driver_away(&mut self, now: i64) {
         for card in &mut self.cards {
             card.has_none_of(ALL, Absent::DriverError);
-            card.sampled(&self.rules, ALL, now);
+            card.sampled(&self.rules, ALL, now, &mut self.events);
         }
     }
 
@@ -106,6 +108,7 @@ impl Board {
             card.forget(Absent::Lost);
             card.forget(Absent::DriverError);
             card.step(&self.rules, Input::Event(&Event::Reset), now);
+            note(&mut self.events, now, &card.device.uuid, Event::Reset);
         }
     }
 
@@ -137,6 +140,17 @@ impl Board {
             Event::Ecc { corrected: true, .. } | Event::Lost | Event::Reset => {}
         }
         card.step(&self.rules, Input::Event(event), now);
+        note(&mut self.events, now, uuid, event.clone());
+    }
+
+    /// What happened since the last call, in order.
+    pub(super) fn take_events(&mut self) -> VecDeque<(i64, String, Event)> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// Whether there is no device.
+    pub(super) fn is_empty(&self) -> bool {
+        self.cards.is_empty()
     }
 
     /// Time passed.
@@ -151,6 +165,21 @@ impl Board {
         let mut all: Vec<Gpu> = self.cards.iter().map(Card::report).collect();
         all.sort_by(|a, b| uuid(a).cmp(uuid(b)));
         all
+    }
+
+    /// The devices, in the driver's order, with what each does not measure.
+    pub(super) fn described(&self) -> Vec<pb::Device> {
+        self.cards.iter().map(Card::described).collect()
+    }
+
+    /// How each device is, in the same order.
+    pub(super) fn healths(&self) -> impl Iterator<Item = &Health> {
+        self.cards.iter().map(|card| &card.health)
+    }
+
+    /// What is known of these places.
+    pub(super) fn samples(&self, places: &[Place]) -> Vec<Sample> {
+        places.iter().map(|place| self.sample(*place).cloned().unwrap_or_default()).collect()
     }
 
     /// What is to be remembered by the next process, by UUID: of devices that were not seen too.
@@ -171,7 +200,6 @@ impl Board {
         sample.and_then(|sample| sample.value(Field::Processes)).is_some_and(|processes| processes > 1)
     }
 
-    #[cfg(test)]
     pub(super) fn sample(&self, place: Place) -> Option<&Sample> {
         self.cards.get(place.device)?.samples.get(place.part.map_or(0, |part| part + 1))
     }
@@ -201,7 +229,7 @@ impl Card {
     }
 
     /// Judges what was read, and notices that the device went, or came back.
-    fn sampled(&mut self, rules: &Rules, due: Due, now: i64) {
+    fn sampled(&mut self, rules: &Rules, due: Due, now: i64, events: &mut VecDeque<(i64, String, Event)>) {
         let Some(sample) = self.samples.first() else { return };
         let is =
             |of: fn(&skerry_gpu_model::Reading) -> bool| due.fields().any(|field| of(&sample.get(field)));
@@ -211,11 +239,13 @@ impl Card {
             tracing::warn!(gpu = self.device.uuid, "the GPU does not answer any more");
             self.has_none_of(ALL, Absent::Lost);
             self.step(rules, Input::Event(&Event::Lost), now);
+            note(events, now, &self.device.uuid, Event::Lost);
         } else if answers && !lost && self.lost {
             self.lost = false;
             tracing::info!(gpu = self.device.uuid, "the GPU answers again");
             self.forget(Absent::Lost);
             self.step(rules, Input::Event(&Event::Reset), now);
+            note(events, now, &self.device.uuid, Event::Reset);
         }
         let Some(sample) = self.samples.first() else { return };
         let state = std::mem::take(&mut self.state);
@@ -248,6 +278,10 @@ impl Card {
     }
 
     fn report(&self) -> Gpu {
+        Gpu { device: Some(self.described()), health: Some(self.health.to_wire()), ..Gpu::default() }
+    }
+
+    fn described(&self) -> pb::Device {
         let mut device = self.device.clone();
         let sample = self.samples.first();
         let lacking = |reason: Absent| {
@@ -258,8 +292,15 @@ impl Card {
         };
         device.unsupported =
             [Absent::NotSupported, Absent::NotInThisMode].into_iter().filter_map(lacking).collect();
-        Gpu { device: Some(device), health: Some(self.health.to_wire()), ..Gpu::default() }
+        device
     }
+}
+
+fn note(events: &mut VecDeque<(i64, String, Event)>, now: i64, uuid: &str, event: Event) {
+    if events.len() >= EVENTS_MAX {
+        events.pop_front();
+    }
+    events.push_back((now, uuid.to_owned(), event));
 }
 
 fn uuid(gpu: &Gpu) -> &str {

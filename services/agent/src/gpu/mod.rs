@@ -8,6 +8,7 @@
 //! | `board` | what is known, and how it is judged: pure |
 //! | `owners` | whose a process is |
 //! | `kmsg` | errors from the kernel's log, where the driver tells no events |
+//! | `stream` | what is known, on its way to the gpu service |
 //! | `latches` | what is remembered of errors when the agent restarts |
 //!
 //! The collector is a task that never calls a driver itself. Once a second it looks at the threads that do. One whose call takes longer than five seconds is
@@ -36,6 +37,7 @@ mod kmsg;
 mod latches;
 mod nvml;
 mod owners;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod worker;
@@ -44,9 +46,11 @@ use board::Board;
 use driver::{Driver, Due, Session, Unopened};
 use latches::Latches;
 use nvml::NvmlDriver;
+use stream::SampleStream;
 use worker::{Epoch, Kind, Pace, Shared, Watched, Work, begin, now};
 
 pub(crate) use owners::Containers;
+pub(crate) use stream::{SampleLink, sample_stream};
 
 /// Most threads that are left behind. With so many no new one is begun until one has ended.
 const LEFT_MAX: usize = 16;
@@ -90,6 +94,7 @@ pub(crate) struct Collector {
     /// Where the instances are that run as processes.
     instances: PathBuf,
     told: watch::Sender<Arc<Vec<Gpu>>>,
+    samples: SampleStream,
     state: State,
     /// Threads that were replaced and have not ended.
     left: Vec<Watched>,
@@ -126,10 +131,11 @@ impl Collector {
         data_dir: &Path,
         containers: Arc<watch::Sender<Arc<Containers>>>,
         told: watch::Sender<Arc<Vec<Gpu>>>,
+        samples: SampleStream,
     ) -> Option<Self> {
         let GpuAccess::Nvml(library) = access else { return None };
         let driver = Arc::new(NvmlDriver::new(library.clone()));
-        Some(Self::over(driver, Pace::default(), data_dir, containers, told))
+        Some(Self::over(driver, Pace::default(), data_dir, containers, told, samples))
     }
 
     fn over(
@@ -138,6 +144,7 @@ impl Collector {
         data_dir: &Path,
         containers: Arc<watch::Sender<Arc<Containers>>>,
         told: watch::Sender<Arc<Vec<Gpu>>>,
+        samples: SampleStream,
     ) -> Self {
         let latches = Latches::open(Directory::new(data_dir));
         let board = Mutex::new(Board::new(Rules::default(), latches.kept()));
@@ -149,6 +156,7 @@ impl Collector {
             containers,
             instances: data_dir.join("instances"),
             told,
+            samples,
             state: State::Closed { look_at: Instant::now() },
             left: Vec::new(),
             why: None,
@@ -190,14 +198,15 @@ impl Collector {
             State::Open(crew) => self.watch(crew),
         };
         let is_open = matches!(self.state, State::Open(_));
-        let (report, latches) = {
+        let (report, latches, wait) = {
             let mut board = lock(&self.shared.board);
             if is_open {
                 board.tick(now());
             } else {
                 board.driver_away(now());
             }
-            (board.report(), board.latches())
+            let wait = self.samples.pass(&mut board, self.pace.second);
+            (board.report(), board.latches(), wait)
         };
         let is_empty = report.is_empty();
         self.told.send_if_modified(|told| {
@@ -210,7 +219,9 @@ impl Collector {
         self.latches.put(latches);
         match &self.state {
             State::Closed { look_at } if is_empty => look_at.saturating_duration_since(Instant::now()),
-            State::Closed { .. } | State::Opening { .. } | State::Open(_) => self.pace.second,
+            State::Closed { .. } | State::Opening { .. } | State::Open(_) => {
+                wait.map_or(self.pace.second, |wait| wait.min(self.pace.second))
+            }
         }
     }
 

@@ -3,12 +3,15 @@
 use std::collections::BTreeSet;
 use std::process::{Child, Command, Stdio};
 
-use skerry_gpu_model::{Absent, Field, Place, Process, Sample};
+use prost::Message as _;
+use skerry_gpu_model::decode::{Outcome as Came, Taken};
+use skerry_gpu_model::{Absent, Decoder, Event, Field, Place, Process, Sample};
 use skerry_model::InstanceName;
 use skerry_nvml_sim::{
     CallPattern, Code, Control, DeviceControl, Fault, Load, MachineSpec, Mig, Outcome, Percent, Placed,
     Shape, built_library, place,
 };
+use skerry_proto::gateway::v1::GpuFeedback;
 use skerry_proto::gpu::v1::health;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
@@ -27,6 +30,7 @@ struct Machine {
     dir: TempDir,
     shared: Option<Arc<Shared>>,
     told: watch::Receiver<Arc<Vec<Gpu>>>,
+    link: Option<SampleLink>,
     containers: Arc<watch::Sender<Arc<Containers>>>,
     running: JoinSet<()>,
     shutdown: CancellationToken,
@@ -39,7 +43,7 @@ impl Machine {
         let containers = Arc::new(watch::Sender::new(Arc::default()));
         let told = watch::channel(Arc::default()).1;
         let (running, shutdown) = (JoinSet::new(), CancellationToken::new());
-        Self { placed, control, dir, shared: None, told, containers, running, shutdown }
+        Self { placed, control, dir, shared: None, told, link: None, containers, running, shutdown }
     }
 
     /// A second is 20 ms; what takes longer than a fifth of a real one hangs.
@@ -51,7 +55,10 @@ impl Machine {
         };
         let driver = Arc::new(NvmlDriver::new(Some(self.placed.library.clone())));
         let (told_in, told) = watch::channel(Arc::default());
-        let collector = Collector::over(driver, pace, self.dir.path(), Arc::clone(&self.containers), told_in);
+        let (samples, link) = sample_stream("boot");
+        let containers = Arc::clone(&self.containers);
+        let collector = Collector::over(driver, pace, self.dir.path(), containers, told_in, samples);
+        self.link = Some(link);
         self.shared = Some(Arc::clone(&collector.shared));
         self.told = told;
         self.shutdown = CancellationToken::new();
@@ -486,10 +493,67 @@ async fn without_a_driver_there_is_no_thread_and_nothing_is_told() {
     let (told_in, told) = watch::channel(Arc::default());
     let driver = Arc::new(NvmlDriver::new(Some(dir.path().join("libnvidia-ml.so.1"))));
     let containers = Arc::new(watch::Sender::new(Arc::default()));
-    let mut collector =
-        Collector::over(driver, Pace::default(), dir.path(), Arc::clone(&containers), told_in);
+    let mut collector = Collector::over(
+        driver,
+        Pace::default(),
+        dir.path(),
+        Arc::clone(&containers),
+        told_in,
+        sample_stream("boot").0,
+    );
     let wait = collector.pass();
     assert!(wait > Duration::from_secs(25), "{wait:?}");
     assert!(matches!(collector.state, State::Closed { .. }) && collector.left.is_empty());
     assert!(!told.has_changed().unwrap() && containers.receiver_count() == 0);
+}
+
+/// The next frame that comes to the gpu service, taken by a decoder.
+async fn receive(link: &mut SampleLink, decoder: &mut Decoder) -> Taken {
+    let frame = tokio::time::timeout(LONG, link.next()).await.unwrap();
+    decoder.take(&pb::Frame::decode(frame).unwrap())
+}
+
+#[tokio::test]
+async fn samples_travel_once_they_are_wanted_and_each_event_until_it_is_acknowledged() {
+    let mut machine = Machine::of("a100");
+    machine.until("it is told", |machine| machine.told.borrow().len() == 1).await;
+    let mut link = machine.link.take().unwrap();
+    let mut decoder = Decoder::new();
+    link.said(&GpuFeedback { wanted: true, ..GpuFeedback::default() });
+    assert_eq!(receive(&mut link, &mut decoder).await.outcome, Came::Begun);
+    assert_eq!(decoder.devices().len(), 1);
+    while decoder.places()[0].sample().value(Field::Temperature).is_none() {
+        receive(&mut link, &mut decoder).await;
+    }
+    machine.change(|control| control.event = vec![skerry_nvml_sim::Event::xid(1, 0, 31)]);
+    let events = loop {
+        let events = receive(&mut link, &mut decoder).await.events;
+        if !events.is_empty() {
+            break events;
+        }
+    };
+    assert!(matches!(events[0].event, Event::Xid { code: 31, .. }), "{events:?}");
+    // The service was lost before it had written that down; so the next one hears of it too, and once it has said so nobody any more.
+    link.unlinked();
+    link.said(&GpuFeedback { wanted: true, ..GpuFeedback::default() });
+    let mut other = Decoder::new();
+    let again = loop {
+        let taken = receive(&mut link, &mut other).await;
+        if taken.outcome == Came::Begun {
+            break taken;
+        }
+    };
+    assert_eq!(again.events.len(), 1);
+    let (stream, sequence) = (other.stream().unwrap(), other.events().unwrap().sequence);
+    let said = pb::Feedback { stream, keyframe: true, events_through: sequence };
+    link.said(&GpuFeedback { wanted: true, feedback: said.encode_to_vec().into() });
+    let mut third = Decoder::new();
+    loop {
+        let taken = receive(&mut link, &mut third).await;
+        if taken.outcome == Came::Begun {
+            assert!(taken.events.is_empty(), "{taken:?}");
+            break;
+        }
+    }
+    machine.stop().await;
 }

@@ -30,6 +30,7 @@ use crate::config::Gateway;
 use crate::desired::{Desired, join};
 use crate::former::Formers;
 use crate::good::Goods;
+use crate::gpu::SampleLink;
 use crate::identity::{News, Own, Proof};
 use crate::machine::{Findings, SAMPLE_INTERVAL, Sampler, state_damaged};
 use crate::reconcile::{Copies, Local, RuntimeStatuses};
@@ -65,6 +66,8 @@ pub(crate) struct Parts {
     pub(crate) runtimes: watch::Receiver<RuntimeStatuses>,
     /// Where the GPUs come from. Closed: there are none.
     pub(crate) gpus: watch::Receiver<Arc<Vec<Gpu>>>,
+    /// Where their samples come from.
+    pub(crate) samples: SampleLink,
     /// Where the copies come from.
     pub(crate) copies: watch::Receiver<Copies>,
     /// What relays ask.
@@ -101,6 +104,7 @@ pub(crate) struct Uplink {
     local: mpsc::Receiver<Local>,
     runtimes: watch::Receiver<RuntimeStatuses>,
     gpus: Option<watch::Receiver<Arc<Vec<Gpu>>>>,
+    samples: SampleLink,
     copies: watch::Receiver<Copies>,
     channels: Channels,
     formers: Formers,
@@ -150,6 +154,7 @@ impl Uplink {
             local: parts.local,
             runtimes: parts.runtimes,
             gpus: Some(parts.gpus),
+            samples: parts.samples,
             copies: parts.copies,
             channels: parts.channels,
             formers,
@@ -167,8 +172,8 @@ impl Uplink {
             self.feed(AgentEvent::Start { held });
         }
         self.tell_damage();
-        let mut samples = tokio::time::interval(SAMPLE_INTERVAL);
-        samples.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut looks = tokio::time::interval(SAMPLE_INTERVAL);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut renamed = None;
         loop {
             let deadline = self.machine.deadline();
@@ -204,6 +209,7 @@ impl Uplink {
                     self.findings.gpus = gpus;
                     self.sample();
                 }
+                frame = self.samples.next() => self.feed(AgentEvent::GpuSampled(frame)),
                 changed = self.copies.changed() => {
                     if changed.is_err() {
                         break;
@@ -211,7 +217,7 @@ impl Uplink {
                     self.prune();
                 }
                 () = self.channels.ended() => {}
-                _ = samples.tick() => self.sample(),
+                _ = looks.tick() => self.sample(),
                 () = ended(&mut self.ending) => self.ending = None,
             }
         }
@@ -257,7 +263,7 @@ impl Uplink {
             }
             AgentEffect::Apply { desired } => self.apply(&desired),
             AgentEffect::TakeIdentity { certificate } => self.proof.take(certificate),
-            AgentEffect::GpuFeedback(_) => {}
+            AgentEffect::GpuFeedback(feedback) => self.samples.said(&feedback),
             AgentEffect::OpenChannel(offer) => {
                 let gateway = &self.gateways[self.dials.saturating_sub(1) % self.gateways.len()];
                 let answer = self.channels.offered(*offer, self.proof.channel(), gateway.uri());
@@ -553,6 +559,7 @@ impl Uplink {
             | Told::PersistFailed { .. }
             | Told::Held { .. } => return,
         };
+        self.samples.unlinked();
         self.link.send_if_modified(|link| std::mem::replace(link, open) != open);
     }
 
