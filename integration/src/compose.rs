@@ -15,8 +15,15 @@ use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
 
 /// The programs that the images hold.
-pub const PROGRAMS: [&str; 6] =
-    ["skerry-registry", "skerry-scheduler", "skerry-gateway", "skerry-relay", "skerry-agent", "skerry"];
+pub const PROGRAMS: [&str; 7] = [
+    "skerry-registry",
+    "skerry-scheduler",
+    "skerry-gateway",
+    "skerry-relay",
+    "skerry-gpu",
+    "skerry-agent",
+    "skerry",
+];
 /// Longest that one command of Compose may take: images are built on machines that do much else.
 const COMMAND_DEADLINE: Duration = Duration::from_mins(5);
 /// How many ports each service gets: as many replicas can be.
@@ -45,6 +52,7 @@ struct Ports {
     scheduler: u16,
     gateway: u16,
     relay: u16,
+    gpu: u16,
 }
 
 impl Compose {
@@ -62,6 +70,7 @@ impl Compose {
             scheduler: free_ports(PORTS),
             gateway: free_ports(PORTS),
             relay: free_ports(PORTS),
+            gpu: free_ports(PORTS),
         };
         let project = format!("skerry-test-{}-{}", std::process::id(), ports.gateway);
         let made = Self { program, docker, dir, secrets, project, ports };
@@ -102,7 +111,7 @@ impl Compose {
 
     /// What this project says otherwise than the file: images, ports, and where Docker and the agent's data are.
     fn overrides(&self) -> String {
-        let Ports { registry, scheduler, gateway, relay } = self.ports;
+        let Ports { registry, scheduler, gateway, relay, gpu } = self.ports;
         let (base, builder) = (self.image("base"), self.image("builder"));
         // No network while building: nothing is to be fetched.
         let build = format!("build: {{network: none, args: {{BASE: \"{base}\", BUILDER: \"{builder}\"}}}}");
@@ -118,13 +127,14 @@ impl Compose {
         let socket = self.docker.socket().display();
         format!(
             "services:\n  etcd: {{image: \"{etcd}\"}}\n  registry: {{{build}, {registry}}}\n  scheduler: {{{build}, {scheduler}}}\n  \
-             gateway: {{{build}, {gateway}}}\n  relay: {{{build}, {relay}, environment: {{SKERRY_ADVERTISE: \"{relays}\"}}}}\n  cli: {{{build}}}\n  init: {{{build}}}\n  agent: {{{build}, environment: {{SKERRY_GATEWAY: \"{gateways}\"}}, \
+             gateway: {{{build}, {gateway}}}\n  relay: {{{build}, {relay}, environment: {{SKERRY_ADVERTISE: \"{relays}\"}}}}\n  gpu: {{{build}, {gpu}}}\n  cli: {{{build}}}\n  init: {{{build}}}\n  agent: {{{build}, environment: {{SKERRY_GATEWAY: \"{gateways}\"}}, \
              volumes: !override [\"{socket}:/var/run/docker.sock\", \"token:/token:ro\", \"{data}:{data}\"]}}\n",
             etcd = self.image("etcd"),
             registry = range(registry, 7771),
             scheduler = range(scheduler, 7772),
             gateway = range(gateway, 7773),
             relay = range(relay, 7774),
+            gpu = range(gpu, 7775),
             gateways = all(gateway),
             relays = all(relay),
         )
@@ -223,6 +233,11 @@ impl Compose {
     /// Where the first relay is published.
     pub fn relay(&self) -> String {
         format!("https://127.0.0.1:{}", self.ports.relay)
+    }
+
+    /// Where the first gpu service is published.
+    pub fn gpu(&self) -> String {
+        format!("https://127.0.0.1:{}", self.ports.gpu)
     }
 
     /// The files of the stack's administrator, copied out of it as people do: flags of `skerry` on this machine.

@@ -39,6 +39,8 @@ pub struct StackConfig {
     pub relays: usize,
     /// Each relay says that agents shall dial the next one: so none dials the one that holds its channel.
     pub crossed_relays: bool,
+    /// How many gpu services.
+    pub gpus: usize,
     /// Where all services listen.
     pub host: Ipv4Addr,
     /// Further arguments of every service.
@@ -55,6 +57,7 @@ impl Default for StackConfig {
             schedulers: 1,
             relays: 0,
             crossed_relays: false,
+            gpus: 0,
             host: Ipv4Addr::LOCALHOST,
             service_args: Vec::new(),
             scheduler_args: Vec::new(),
@@ -122,6 +125,12 @@ impl Stack {
                 more.push(format!("--advertise=http://{}", relays[(n + 1) % relays.len()]));
             }
             stack.add_service(&format!("relay-{n}"), "skerry-relay", address, &more)?;
+        }
+        for n in 0..config.gpus {
+            let name = format!("gpu-{n}");
+            let data = format!("--data-dir={}", stack.dir.path().join(&name).display());
+            let more = [config.service_args.clone(), vec![data]].concat();
+            stack.add_service(&name, "skerry-gpu", &free_address(config.host), &more)?;
         }
         for name in stack.services.keys().cloned().collect::<Vec<_>>() {
             stack.wait_service(&name).await?;

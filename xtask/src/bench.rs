@@ -38,7 +38,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     // What is measured: the agent as it is shipped to edge machines, apart so that it has its own features only; and
     // everything in one binary, or for the stack in containers and the fifty apps each service by itself, as it runs in the cloud.
     let cloud: &[&str] = match name.as_str() {
-        "stack" => &["skerry", "skerry-registry", "skerry-scheduler", "skerry-gateway", "skerry-relay"],
+        "stack" => {
+            &["skerry", "skerry-registry", "skerry-scheduler", "skerry-gateway", "skerry-relay", "skerry-gpu"]
+        }
         // Looks at how the agent grows, not at how large it is: in the profile of the rest.
         "churn" => &["skerry-registry", "skerry-scheduler", "skerry-gateway", "skerry-agent"],
         // Libraries only.

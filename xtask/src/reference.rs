@@ -11,8 +11,15 @@ use crate::sh;
 
 const DOCUMENT: &str = "docs/reference/cli.md";
 /// The programs, each a package of that name.
-const PROGRAMS: [&str; 6] =
-    ["skerry", "skerry-registry", "skerry-scheduler", "skerry-gateway", "skerry-relay", "skerry-agent"];
+const PROGRAMS: [&str; 7] = [
+    "skerry",
+    "skerry-registry",
+    "skerry-scheduler",
+    "skerry-gateway",
+    "skerry-relay",
+    "skerry-gpu",
+    "skerry-agent",
+];
 /// Commands below commands below a program.
 const DEPTH_MAX: usize = 4;
 /// What every client command has is said once, with `skerry` itself.

@@ -178,7 +178,8 @@ fn gpu_condition(gpus: &[Gpu]) -> Option<pb::Condition> {
         State::Unknown => 2,
         State::Critical => 3,
     };
-    let health = |gpu: &Gpu| gpu.health.as_ref().map_or(State::Unspecified, |health| health.state());
+    let health =
+        |gpu: &Gpu| gpu.health.as_ref().map_or(State::Unspecified, skerry_proto::gpu::v1::Health::state);
     // Of several the first by UUID, so that it stays the same.
     let worst = gpus.iter().rev().max_by_key(|gpu| badness(health(gpu)))?;
     let status = match health(worst) {

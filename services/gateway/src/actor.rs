@@ -7,9 +7,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use skerry_model::{Code, Fault, NodeRef};
+use skerry_model::{Code, Fault, NodeRef, feature};
 use skerry_proto::gateway::v1 as pb;
 use skerry_proto::registry::v1::RenewNodeRequest;
 use skerry_proto::store::v1 as stored;
@@ -28,6 +29,7 @@ use crate::close::Closed;
 use crate::commit::{Look, Outcome, Over, Seen, Suspicion, commit, look};
 use crate::live::{Alive, Live};
 use crate::open::{Session, open};
+use crate::samples::Sampled;
 
 /// A frame to the agent, or how the stream ends. Boxed: a channel holds 32 of them in one piece, whatever its bound.
 pub(crate) type Egress = Box<Result<pb::SyncResponse, Status>>;
@@ -104,6 +106,10 @@ pub(crate) struct Actor {
     offered: BTreeMap<String, oneshot::Sender<Result<(), OfferRefusal>>>,
     /// Whether it was told that the agent speaks of what is not its node's.
     told_corrected: bool,
+    /// Where its samples go. Absent: it has not sent any.
+    samples: Option<Sampled>,
+    /// Whether it knows of samples at all, and whether it was told that they are wanted.
+    samples_wanted: Option<bool>,
     /// Fires when the agent's half of the stream ends: what it said before may be old, and must not supersede anybody.
     gone: CancellationToken,
 }
@@ -134,6 +140,8 @@ impl Actor {
             ending: None,
             offered: BTreeMap::new(),
             told_corrected: false,
+            samples: None,
+            samples_wanted: None,
             gone: CancellationToken::new(),
         }
     }
@@ -173,6 +181,7 @@ impl Actor {
                 Some(done) = self.doing.next() => self.done(done).await,
                 () = wake.notify.notified() => {
                     self.take_offers().await;
+                    self.tell_of_samples();
                     self.suspect().await;
                 }
                 frame = next(&mut self.inbound) => self.received(frame).await,
@@ -228,7 +237,7 @@ impl Actor {
                         let _ = relay.send(answer);
                     }
                 }
-                SessionEffect::GpuFrame(_) => {}
+                SessionEffect::GpuFrame(frame) => self.take_samples(frame),
                 SessionEffect::Close => self.close().await,
                 SessionEffect::End(ending) => self.ending = Some(ending),
             }
@@ -255,6 +264,27 @@ impl Actor {
                 vacant.insert(offer.answer);
                 self.feed(SessionEvent::Offered { epoch: offer.epoch, offer: offer.what }).await;
             }
+        }
+    }
+
+    /// Passes samples on, once the session is open.
+    fn take_samples(&mut self, frame: Bytes) {
+        let Some(current) = &self.current else { return };
+        let (node, uid, epoch) = (&current.node, &current.node_uid, current.epoch);
+        let sampled = self.samples.get_or_insert_with(|| Sampled::new(node, uid, epoch, &self.alive.wake));
+        sampled.pass(&self.shared.samples, frame);
+    }
+
+    /// Tells the agent whether its samples are wanted, where that changed, and what the gpu service says of them.
+    fn tell_of_samples(&mut self) {
+        let said = self.alive.wake.take_gpu_feedback();
+        let (Some(told), Some(_)) = (&mut self.samples_wanted, &self.current) else { return };
+        let wanted = self.shared.samples.wanted();
+        let news = std::mem::replace(told, wanted) != wanted;
+        let news = (news && said.is_empty()).then(Bytes::new);
+        for feedback in said.into_iter().chain(news) {
+            let body = pb::sync_response::Body::GpuFeedback(pb::GpuFeedback { wanted, feedback });
+            self.backlog.push_back(pb::SyncResponse { body: Some(body), ..pb::SyncResponse::default() });
         }
     }
 
@@ -286,6 +316,7 @@ impl Actor {
         // Before the store is read: what changes after that wakes us.
         self.alive.follow(&node);
         self.node = Some(node.clone());
+        self.samples_wanted = hello.features.iter().any(|one| one == feature::GPU).then_some(false);
         let (shared, peer, gone) = (Arc::clone(&self.shared), self.peer.clone(), self.gone.clone());
         self.doing.push(Box::pin(async move {
             Done::Opened(open(&shared, &peer, &node, &hello, &gone).await.map(Box::new))
@@ -389,6 +420,7 @@ impl Actor {
         }));
         tracing::info!(node = self.node.as_ref().map(tracing::field::display), %epoch, "session");
         self.feed(SessionEvent::Opened(Box::new(session.opened))).await;
+        self.tell_of_samples();
         // What changed while the session was opening woke us in vain.
         self.suspect().await;
     }
@@ -476,6 +508,7 @@ impl Actor {
 
     /// Hands the session over to be closed in the store. When the gateway stops, the end of its lease closes all of them at once.
     async fn close(&mut self) {
+        self.samples = None;
         let Some(current) = self.current.take().filter(|_| !self.shared.shutdown.is_ending()) else { return };
         let Current { node, epoch, record, .. } = *current;
         let closed = Closed { node, mod_revision: epoch.revision, record, close_time: SystemTime::now() };

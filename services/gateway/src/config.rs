@@ -1,8 +1,10 @@
 //! What a gateway is started with.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use skerry_daemon::ServiceArgs;
+use skerry_rpc::TlsFiles;
 use skerry_sync::limits;
 
 use crate::issuing::Issuing;
@@ -41,6 +43,8 @@ pub struct Config {
     pub sessions_max: usize,
     /// Who lets machines in and issues certificates. Absent: nobody does here.
     pub issuing: Option<Issuing>,
+    /// By what it talks to gpu services. Absent: without TLS.
+    pub tls: Option<Arc<TlsFiles>>,
 }
 
 impl Config {
@@ -54,6 +58,7 @@ impl Config {
             sessions_per_second: 1000,
             sessions_max: 18_000,
             issuing: None,
+            tls: None,
         }
     }
 }

@@ -20,11 +20,13 @@ mod offer;
 mod open;
 mod presence;
 mod rate;
+mod samples;
 mod service;
 mod trust;
 
 use std::sync::Arc;
 
+use skerry_api::Links;
 use skerry_daemon::Shutdown;
 use skerry_proto::gateway::v1::enrollment_service_server::EnrollmentServiceServer;
 use skerry_proto::gateway::v1::offer_service_server::OfferServiceServer;
@@ -48,6 +50,7 @@ use self::live::Live;
 use self::offer::Offers;
 use self::presence::Presence;
 use self::rate::Rate;
+use self::samples::Samples;
 use self::service::Sync;
 use self::trust::Trusted;
 
@@ -81,6 +84,7 @@ pub(crate) struct Shared {
     pub(crate) claims: Claims,
     pub(crate) live: Live,
     pub(crate) rate: Rate,
+    pub(crate) samples: Samples,
     pub(crate) trusted: Trusted,
     pub(crate) closing: mpsc::Sender<close::Closed>,
     pub(crate) clock: Clock,
@@ -116,6 +120,7 @@ impl Gateway {
 
         let (closing, closed) = mpsc::channel(close::QUEUE_MAX);
         shutdown.spawn(close::run(store.clone(), closed, shutdown.clone()));
+        let samples = Samples::new(Links::new(config.tls.clone()));
         let shared = Arc::new(Shared {
             id: id.into(),
             admission: Admission::new(config.sessions_per_second),
@@ -124,6 +129,7 @@ impl Gateway {
             contents: Contents::new(store.clone()),
             live: Live::default(),
             rate: Rate::default(),
+            samples,
             trusted: Trusted::default(),
             closing,
             clock: Clock::new(),
@@ -132,6 +138,7 @@ impl Gateway {
             store,
         });
         shutdown.spawn(live::follow(Arc::clone(&shared)));
+        shutdown.spawn(samples::follow(Arc::clone(&shared)));
         Ok(Self { shared })
     }
 

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use opentelemetry::metrics::UpDownCounter;
 use skerry_model::NodeRef;
 use skerry_proto::gateway::v1 as pb;
@@ -13,6 +14,9 @@ use skerry_sync::{OfferRefusal, Version, limits};
 use tokio::sync::{Notify, oneshot};
 
 use crate::Shared;
+
+/// What the gpu service may say to an agent before it is sent.
+const GPU_FEEDBACK_MAX: usize = 16;
 
 static SESSIONS: LazyLock<UpDownCounter<i64>> = LazyLock::new(|| {
     let meter = opentelemetry::global::meter("skerry");
@@ -33,6 +37,8 @@ pub(crate) struct Live {
 pub(crate) struct Wake {
     pub(crate) notify: Notify,
     offers: Mutex<Vec<Offer>>,
+    /// What the gpu service says to the agent: the oldest first.
+    gpu_feedback: Mutex<Vec<Bytes>>,
 }
 
 /// A channel that a relay offers to the agent of a session.
@@ -48,6 +54,20 @@ impl Wake {
     /// What was offered since the last call.
     pub(crate) fn take_offers(&self) -> Vec<Offer> {
         std::mem::take(&mut *lock(&self.offers))
+    }
+
+    /// The gpu service says something to the agent. What there is no room for it says again.
+    pub(crate) fn gpu_feedback(&self, feedback: Bytes) {
+        let mut all = lock(&self.gpu_feedback);
+        if all.len() < GPU_FEEDBACK_MAX {
+            all.push(feedback);
+            self.notify.notify_one();
+        }
+    }
+
+    /// What it said since the last call.
+    pub(crate) fn take_gpu_feedback(&self) -> Vec<Bytes> {
+        std::mem::take(&mut *lock(&self.gpu_feedback))
     }
 }
 
@@ -91,7 +111,8 @@ impl Live {
         Ok(())
     }
 
-    fn wake_all(&self) {
+    /// Has all sessions look.
+    pub(crate) fn wake_all(&self) {
         let sessions = lock(&self.sessions);
         for wake in sessions.values().flatten() {
             wake.notify.notify_one();

@@ -41,7 +41,8 @@ fn main() -> ExitCode {
         let address = listening.reachable().to_string();
         let client = listening.tls().map(|files| files.client());
         let issuing = (!args.registry.is_empty()).then(|| Issuing::at(args.registry.clone(), client));
-        let config = Config { auto_register: !args.no_auto_register, issuing, ..Config::new(address) };
+        let tls = listening.tls().cloned();
+        let config = Config { auto_register: !args.no_auto_register, issuing, tls, ..Config::new(address) };
         let gateway = Gateway::start(config, store.clone(), &shutdown).await?;
         let member = Member::new("gateway", listening.reachable(), listening.metrics_address());
         shutdown.spawn(member.keep(store.clone(), shutdown.wait()));

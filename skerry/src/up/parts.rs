@@ -2,6 +2,7 @@
 //! deadline.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use skerry_api::{AccessMirror, Member, StoreRoots};
 use skerry_daemon::Shutdown;
 use skerry_etcd_embedded::EmbeddedEtcd;
 use skerry_gateway::{Gateway, Issuing};
+use skerry_gpu::GpuTelemetry;
 use skerry_identity::key_ring::KeyRingError;
 use skerry_model::Fault;
 use skerry_proto::registry::v1::GetNodeRequest;
@@ -110,7 +112,7 @@ impl Storage {
     }
 }
 
-/// The control plane: the store, and registry, scheduler, gateway and relay on one listener. What is not there yet is `None`, so that it can be
+/// The control plane: the store, and registry, scheduler, gateway, relay and gpu on one listener. What is not there yet is `None`, so that it can be
 /// stopped at any point of its start.
 pub(super) struct ControlPlane {
     storage: Option<Storage>,
@@ -207,7 +209,8 @@ impl ControlPlane {
                     .context("--key-file")?,
             };
             let secrets = secret_keys(settings, keeper.is_some()).context("the key file of secrets")?;
-            Self::server(secured, (registry, secrets), (address, metrics), store, shutdown).await
+            let gpu_dir = settings.data_dir.join("gpu");
+            Self::server(secured, (registry, secrets), (address, metrics), &gpu_dir, store, shutdown).await
         };
         let refusing = async {
             let Some(target) = &settings.etcd else { return std::future::pending().await };
@@ -255,20 +258,25 @@ impl ControlPlane {
         secured: &Secured,
         (registry, secrets): (skerry_registry::Config, SecretKeys),
         (address, metrics): (SocketAddr, Option<SocketAddr>),
+        gpu_dir: &Path,
         store: Store,
         shutdown: &Shutdown,
     ) -> anyhow::Result<Server> {
-        let gateway = skerry_gateway::Config::new(address.to_string());
+        let tls = secured.tls.clone();
+        let gateway = skerry_gateway::Config { tls, ..skerry_gateway::Config::new(address.to_string()) };
         let mut server = Server::new(secured.access.clone())?;
         let roots = StoreRoots::start(&store, secured.tls.as_ref()).await?;
         shutdown.spawn(roots.follow(shutdown.wait()));
-        let [registry_member, scheduler_member, gateway_member, relay_member] =
-            ["registry", "scheduler", "gateway", "relay"]
+        let [registry_member, scheduler_member, gateway_member, relay_member, gpu_member] =
+            ["registry", "scheduler", "gateway", "relay", "gpu"]
                 .map(|service| Member::new(service, address, metrics));
         let leader = scheduler_member.id();
         // Agents reach it where they reach their gateway.
         let relay = skerry_relay::Config { advertise: Vec::new(), tls: secured.tls.clone() };
         let relay = Relay::start(relay, store.clone(), &relay_member.id(), shutdown);
+        let gpu = skerry_gpu::Config { data_dir: gpu_dir.to_owned(), tls: secured.tls.clone() };
+        let gpu = GpuTelemetry::start(gpu, store.clone(), &gpu_member.id(), shutdown).await;
+        let gpu = gpu.context("starting the gpu service")?;
         let registry = skerry_registry::Config { member: registry_member.id(), ..registry };
         // Each reads the fleet first: at the same time, to be ready sooner. The gateway asks the registry beside it for machines that enrol.
         let registry = async {
@@ -285,7 +293,7 @@ impl ControlPlane {
                 .await
                 .context("starting the scheduler")
         })?;
-        for member in [registry_member, scheduler_member, gateway_member, relay_member] {
+        for member in [registry_member, scheduler_member, gateway_member, relay_member, gpu_member] {
             shutdown.spawn(member.keep(store.clone(), shutdown.wait()));
         }
         shutdown.spawn(access.clone().follow(shutdown.wait()));
@@ -294,6 +302,7 @@ impl ControlPlane {
         scheduler.with_mirrors(registry.mirrors()).register(&mut server);
         gateway.register(&mut server);
         relay.register(&mut server);
+        gpu.register(&mut server);
         Ok(server)
     }
 
