@@ -4,6 +4,7 @@
 //! elsewhere is waited for. It stops from the outside in: the agent says farewell, the services end their streams, the store is closed
 //! last. Each step of that has a deadline. Apps that run keep running: the agent finds them again.
 
+mod gpus;
 mod identity;
 mod own_node;
 mod parts;
@@ -39,6 +40,7 @@ user's `skerry`.
 Examples:
   skerry up
   skerry up --data-dir /tmp/skerry --listen 127.0.0.1:7777
+  skerry up --gpu-sim a100x2
   skerry up --etcd http://127.0.0.1:2379 --no-agent
   skerry up --listen 0.0.0.0:7770 --advertise edge.example.org
   skerry up --no-agent --listen 0.0.0.0:7770 --tls-cert up.crt --tls-key up.key --tls-ca ca.crt")]
@@ -83,6 +85,13 @@ pub(crate) struct UpArgs {
     image_gc: skerry_agent::ImageGcArgs,
     #[command(flatten)]
     forbid: skerry_agent::ForbidArgs,
+
+    #[command(flatten)]
+    gpus: skerry_agent::GpuArgs,
+
+    /// Simulate GPUs, for tests and for trying it out where there is none: t4, a100x2, h100+t4, ...
+    #[arg(long, env = "SKERRY_GPU_SIM", value_name = "MACHINE", conflicts_with_all = ["no_agent", "no_gpu", "nvml_library"])]
+    gpu_sim: Option<String>,
 
     /// Name or address by which other machines reach this one: it goes into the certificate, beside localhost, the host name and what
     /// --listen says; may be repeated

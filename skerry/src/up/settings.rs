@@ -15,6 +15,7 @@ use skerry_model::{NodeName, NodeRef, ProjectName};
 use skerry_store::Target;
 
 use super::UpArgs;
+use super::gpus::Gpus;
 use super::identity::OwnIdentity;
 use super::security::Choice;
 use crate::files::default_data_dir;
@@ -36,6 +37,7 @@ pub(super) struct Settings {
     credentials: CredentialsFile,
     image_gc: ImageGc,
     forbidden: Forbidden,
+    gpus: Gpus,
     project: ProjectName,
 }
 
@@ -84,6 +86,7 @@ impl Settings {
             credentials,
             image_gc,
             forbidden: args.forbid.parse(),
+            gpus: Gpus::of(args.gpus, args.gpu_sim)?,
             project,
         })
     }
@@ -110,7 +113,7 @@ impl Settings {
             docker: self.docker.clone(),
             credentials: self.credentials.clone(),
             image_gc: self.image_gc,
-            gpus: skerry_agent::GpuArgs::default().access(),
+            gpus: self.gpus.access(&self.data_dir)?,
             forbidden: self.forbidden.clone(),
             secrets_dir: None,
             address: None,
@@ -131,13 +134,15 @@ impl Settings {
             Some(node) => format!("{} in project {}", node.node, node.project),
             None => "none (--no-agent)".to_owned(),
         };
-        vec![
+        let mut lines = vec![
             format!("skerry {}", env!("CARGO_PKG_VERSION")),
             format!("  data     {}", self.data_dir.display()),
             format!("  store    {store}"),
             format!("  serving  {scheme}://{address}{open}"),
             format!("  node     {node}"),
-        ]
+        ];
+        lines.extend(self.gpus.summary(&self.data_dir));
+        lines
     }
 
     /// The project to work in, where it is not the usual one.
