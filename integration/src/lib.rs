@@ -9,6 +9,7 @@ pub mod compose;
 pub mod containers;
 pub mod docker_gate;
 pub mod dockerd;
+pub mod gpus;
 pub mod guide;
 pub mod lan;
 pub mod left;

@@ -19,6 +19,7 @@ mod ends;
 mod enrolment;
 mod etcd_tls;
 mod fleet_trust;
+mod gpu;
 mod grants;
 mod guide;
 mod hostile;
