@@ -161,6 +161,7 @@ pub(crate) fn spec(
         service: Arc::new(service),
         configs: BTreeMap::new(),
         secrets: BTreeMap::new(),
+        gpus: Vec::new(),
     }
 }
 

@@ -138,6 +138,7 @@ pub(super) fn spec_of(name: &str, program: &str, args: &[&str]) -> InstanceSpec 
         }),
         configs: BTreeMap::new(),
         secrets: BTreeMap::new(),
+        gpus: Vec::new(),
         fingerprint: "one".to_owned(),
     }
 }

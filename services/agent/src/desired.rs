@@ -9,7 +9,9 @@ use std::sync::Arc;
 use prost::Message as _;
 use skerry_model::app::{AppSpec, Container, MountSource, Program, ServiceSpec, UpdateBounds};
 use skerry_model::config::ConfigSpec;
-use skerry_model::{AppName, ConfigName, ContentHash, InstanceName, NetworkName, SecretName, ServiceName};
+use skerry_model::{
+    AppName, ConfigName, ContentHash, GpuBooking, InstanceName, NetworkName, SecretName, ServiceName,
+};
 use skerry_proto::gateway::v1 as pb;
 use skerry_proto::scheduler::v1 as scheduler;
 use skerry_sync::desired::secret_resource_name;
@@ -44,6 +46,8 @@ pub struct InstanceSpec {
     pub configs: BTreeMap<ConfigName, Arc<ConfigContent>>,
     /// The secrets that it uses, sealed.
     pub secrets: BTreeMap<SecretName, Arc<SealedContent>>,
+    /// What is booked for it of the machine's GPUs.
+    pub gpus: Vec<GpuBooking>,
     /// Hash over all of it that a running copy depends on: same fingerprint, same copy, nothing to restart. A change of another service
     /// of the app, of health checks, dependencies or restart policy does not alter it.
     pub fingerprint: String,
@@ -390,9 +394,10 @@ impl<'a> Parts<'a> {
         }
         check_keys(service, &configs)?;
         environment::check_configs(service, &configs).map_err(|why| (environment::INVALID, why))?;
-        let fingerprint = fingerprint(service, &configs, &secrets);
+        let gpus = bookings(service, &wire.gpus)?;
+        let fingerprint = fingerprint(service, &configs, &secrets, &gpus);
         let (name, service) = (name.clone(), Arc::clone(service));
-        Ok(InstanceSpec { name, revision, service, configs, secrets, fingerprint })
+        Ok(InstanceSpec { name, revision, service, configs, secrets, gpus, fingerprint })
     }
 
     fn config(&self, config: &ConfigName, wire: &pb::Instance) -> Result<Arc<ConfigContent>, Problem> {
@@ -440,6 +445,27 @@ fn checked_hash<'n>(resource: &'n pb::Resource, bytes: &[u8]) -> Result<(&'n str
     } else {
         Err(("HashMismatch", "its bytes are not those that its name tells the hash of".to_owned()))
     }
+}
+
+/// What is booked of GPUs for an instance of `service`: as much as that asks for.
+fn bookings(
+    service: &ServiceSpec,
+    wire: &[skerry_proto::gpu::v1::Booking],
+) -> Result<Vec<GpuBooking>, Problem> {
+    let asked = service.gpu.as_ref().map_or(0, |gpu| gpu.need.count());
+    if usize::try_from(asked) != Ok(wire.len()) {
+        let message = format!("its service asks for {asked} GPUs, and {} are booked for it", wire.len());
+        return Err(("InvalidBooking", message));
+    }
+    let parse = |(at, one): (usize, &skerry_proto::gpu::v1::Booking)| {
+        GpuBooking::from_proto(one).ok_or_else(|| {
+            (
+                "InvalidBooking",
+                format!("booking {at} of GPUs, of `{}`, is none that this agent understands", one.gpu),
+            )
+        })
+    };
+    wire.iter().enumerate().map(parse).collect()
 }
 
 fn check_keys(

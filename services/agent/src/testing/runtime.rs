@@ -80,6 +80,7 @@ impl State {
             place,
             started: None,
             warnings: self.warnings.clone(),
+            mps: false,
         }
     }
 }

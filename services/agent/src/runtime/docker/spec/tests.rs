@@ -70,6 +70,7 @@ fn instance(container: Container, change: impl FnOnce(&mut ServiceSpec)) -> Inst
         service: Arc::new(service),
         configs: BTreeMap::new(),
         secrets: BTreeMap::new(),
+        gpus: Vec::new(),
         fingerprint: "f1".into(),
     }
 }
