@@ -488,6 +488,43 @@ mod tests {
     use crate::testing::{app, config_resource, instance_resource, revision_resource, service};
 
     #[test]
+    fn an_instance_has_the_gpus_that_are_booked_for_it_and_other_ones_make_it_another_copy() {
+        use skerry_proto::gpu::v1::allocation::Isolation;
+        use skerry_proto::gpu::v1::{Booking, GpuShare};
+        let mut web = service("web");
+        web.gpu = Some(skerry_proto::types::v1::GpuRequest { memory_bytes: Some(1), ..Default::default() });
+        let revision = revision_resource("shop", &app(vec![web]));
+        let joined = |gpus: Vec<Booking>| {
+            let mut instance = instance_resource("shop/web/n1/0", &revision, &[]);
+            let Some(pb::resource::Body::Instance(wire)) = &mut instance.body else { panic!("an instance") };
+            wire.gpus = gpus;
+            join(&[revision.clone(), instance], true)
+        };
+        let of = |gpu: &str, memory, isolation: Isolation| Booking {
+            gpu: gpu.to_owned(),
+            share: Some(GpuShare { memory_bytes: Some(memory), ..GpuShare::default() }),
+            isolation: isolation.into(),
+            ..Booking::default()
+        };
+        let fingerprint = |booking: Booking| {
+            let (desired, refusals) = joined(vec![booking]);
+            assert_eq!(refusals, []);
+            let spec = desired.instances.values().next().unwrap();
+            assert_eq!(spec.gpus.len(), 1);
+            spec.fingerprint.clone()
+        };
+        let first = fingerprint(of("GPU-1", 1, Isolation::Accounted));
+        assert_eq!(fingerprint(of("GPU-1", 1, Isolation::Mps)), first, "daemons come and go");
+        assert_ne!(fingerprint(of("GPU-2", 1, Isolation::Accounted)), first);
+        assert_ne!(fingerprint(of("GPU-1", 2, Isolation::Accounted)), first);
+        let bad = Booking { share: None, ..of("GPU-1", 1, Isolation::Accounted) };
+        for gpus in [Vec::new(), vec![of("GPU-1", 1, Isolation::Mps); 2], vec![bad]] {
+            let (desired, refusals) = joined(gpus);
+            assert_eq!((desired.instances.len(), refusals[0].reason), (0, "InvalidBooking"));
+        }
+    }
+
+    #[test]
     fn an_instance_is_joined_with_its_service_and_configs() {
         let mut web = service("web");
         web.configs = vec![skerry_proto::types::v1::ConfigMount {

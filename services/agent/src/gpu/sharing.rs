@@ -69,6 +69,20 @@ impl Shares {
     }
 }
 
+#[cfg(test)]
+impl Shares {
+    /// What the reconciler said is booked, in short.
+    pub(crate) fn booked_now(&self) -> Vec<(String, skerry_model::GpuIsolation)> {
+        let booked = self.booked.borrow();
+        booked.iter().map(|one| (one.instance.to_string(), one.booking.isolation)).collect()
+    }
+
+    /// As if the watchdog had found that.
+    pub(crate) fn tell_overuse(&self, found: Vec<Overuse>) {
+        self.overuse.send_replace(Arc::new(found));
+    }
+}
+
 impl GpuLink {
     /// Says what is booked for instances that run here.
     pub(crate) fn tell_booked(&self, booked: Vec<Booked>) {

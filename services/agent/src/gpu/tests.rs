@@ -20,6 +20,8 @@ use super::*;
 use crate::shim::files::Started;
 use crate::shim::procfs::ProcessId;
 
+mod sharing;
+
 /// Far more than anything takes; a test that waits so long has failed.
 const LONG: Duration = Duration::from_secs(60);
 
@@ -517,7 +519,7 @@ async fn without_a_driver_there_is_no_thread_and_nothing_is_told() {
         dir.path(),
         Arc::clone(&containers),
         told_in,
-        sample_stream("boot").0,
+        (sample_stream("boot").0, sharing(told.clone(), Sender::new(Mps::None).subscribe()).0),
     );
     let wait = collector.pass();
     assert!(wait > Duration::from_secs(25), "{wait:?}");

@@ -66,7 +66,10 @@ fn what_is_said_says_the_policy() {
     assert_eq!(held.isolation_min, GpuIsolation::Mps);
     assert_eq!(parsed(|_| ()).isolation_min, GpuIsolation::None);
     assert_eq!(parsed(|_| ()).on_overuse, OnOveruse::Stop);
-    assert_eq!(parsed(|g| g.on_overuse = pb::gpu_request::OnOveruse::Report.into()).on_overuse, OnOveruse::Report);
+    assert_eq!(
+        parsed(|g| g.on_overuse = pb::gpu_request::OnOveruse::Report.into()).on_overuse,
+        OnOveruse::Report
+    );
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::desired::ConfigContent;
 
 const CONFIGS: &str = "/data/configs";
 
-fn plain() -> Container {
+pub(super) fn plain() -> Container {
     Container {
         image: "web:1".into(),
         pull_policy: PullPolicy::IfNotPresent,
