@@ -207,6 +207,11 @@ impl Board {
         self.closely = devices;
     }
 
+    /// Whether somebody has a share of any.
+    pub(super) fn looks_closely(&self) -> bool {
+        !self.closely.is_empty()
+    }
+
     /// Who uses how much of those, by UUID, as far as it was seen.
     pub(super) fn usages(&self) -> BTreeMap<String, Usage> {
         let cards =

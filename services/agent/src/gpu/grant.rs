@@ -23,6 +23,8 @@ pub(crate) const MISSING: &str = "GpuMissing";
 pub(crate) const UNKNOWN: &str = "GpusUnknown";
 /// Where only less isolation can be had than is asked for.
 pub(crate) const ISOLATION: &str = "GpuIsolation";
+/// How warnings of what is granted begin.
+pub(crate) const WARNING: &str = "GPU: ";
 /// Most devices that a message names.
 const NAMED_MAX: usize = 8;
 
@@ -137,7 +139,7 @@ pub(crate) fn grant(
     }
     if let (Some(user), true) = (&service.user, granted.pipe.is_some()) {
         granted.warnings.push(format!(
-            "it runs as user {user}: an MPS daemon serves one user at a time, so it waits while instances of another user have the GPU"
+            "{WARNING}it runs as user {user}, and an MPS daemon serves one user at a time, so it waits while instances of another user have the GPU"
         ));
     }
     Ok(Some(granted))

@@ -8,6 +8,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -30,6 +31,10 @@ const CONTROL: &str = "control";
 const PID: &str = "nvidia-cuda-mps-control.pid";
 /// Longest that starting it, or telling it to end, may take.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// Variables that it gets of the agent's own.
+const HANDED_ON: [&str; 3] = ["PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES"];
+/// A machine without a daemon is looked at so much less often.
+const SELDOM: u32 = 15;
 /// Between two tries to start it, at most so many looks.
 const WAIT_LOOKS_MAX: u32 = 64;
 
@@ -103,6 +108,8 @@ impl Keeper {
         }
         loop {
             let found = if self.own { self.look_after().await } else { self.find() };
+            // Most machines have none, and never will.
+            let wait = if found == Mps::None { self.every * SELDOM } else { self.every };
             self.told.send_if_modified(|told| {
                 let is_news = *told != found;
                 match &found {
@@ -118,7 +125,7 @@ impl Keeper {
             });
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                () = tokio::time::sleep(self.every) => {}
+                () = tokio::time::sleep(wait) => {}
             }
         }
     }
@@ -200,7 +207,11 @@ impl Keeper {
 
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
+        // Nothing else of what the agent was told: its token may be among it.
+        let kept = HANDED_ON.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
         command
+            .env_clear()
+            .envs(kept)
             .env(PIPE_DIRECTORY, self.pipe())
             .env(LOG_DIRECTORY, self.log())
             .stdout(Stdio::null())
@@ -214,9 +225,11 @@ async fn in_time<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> 
     tokio::time::timeout(DEADLINE, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-/// The daemon that has a pipe directory, if one lives.
+/// The daemon that has a pipe directory, if one lives. Anybody can make a directory in /tmp: one of another user than root or the agent's does not count.
 fn daemon(directory: &Path) -> Option<ProcessId> {
-    if !directory.join(CONTROL).exists() {
+    let owner = fs::metadata(directory).ok()?.uid();
+    let is_trusted = owner == 0 || owner == rustix::process::geteuid().as_raw();
+    if !is_trusted || !directory.join(CONTROL).exists() {
         return None;
     }
     let pid = fs::read_to_string(directory.join(PID)).ok()?.trim().parse().ok()?;

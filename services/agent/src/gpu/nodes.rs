@@ -5,7 +5,7 @@
 //! capabilities of its GPU instance and compute instance below `/dev/nvidia-caps`.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use skerry_model::GpuShare;
 use skerry_proto::gpu::v1 as pb;
@@ -20,10 +20,19 @@ const OF_SOME: [&str; 1] = ["/dev/nvidia-uvm-tools"];
 /// What is there of the device nodes that an instance needs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Nodes {
-    /// Paths, each once, in order.
-    pub(crate) there: Vec<String>,
+    /// Each once, in order.
+    pub(crate) there: Vec<Node>,
     /// What is not there, in words for people.
     pub(crate) missing: Vec<String>,
+}
+
+/// A device node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Node {
+    /// Its path on the machine.
+    pub(crate) path: String,
+    /// What it is called, on any machine.
+    pub(crate) name: String,
 }
 
 impl Nodes {
@@ -51,22 +60,26 @@ impl Nodes {
         for path in OF_ALL {
             nodes.add(root, path.to_owned());
         }
-        for path in OF_SOME.into_iter().filter(|path| is_there(root, path)) {
+        for path in OF_SOME.into_iter().filter(|path| below(root, path).exists()) {
             nodes.add(root, path.to_owned());
         }
         nodes
     }
 
-    fn add(&mut self, root: &Path, path: String) {
-        let list = if is_there(root, &path) { &mut self.there } else { &mut self.missing };
-        if !list.contains(&path) {
-            list.push(path);
+    fn add(&mut self, root: &Path, name: String) {
+        let path = below(root, &name);
+        if !path.exists() {
+            if !self.missing.contains(&name) {
+                self.missing.push(name);
+            }
+        } else if self.there.iter().all(|node| node.name != name) {
+            self.there.push(Node { path: path.display().to_string(), name });
         }
     }
 }
 
-fn is_there(root: &Path, path: &str) -> bool {
-    root.join(path.trim_start_matches('/')).exists()
+fn below(root: &Path, path: &str) -> PathBuf {
+    root.join(path.trim_start_matches('/'))
 }
 
 /// The number of a device's node, by its UUID: places on the bus are written in several ways.
@@ -85,7 +98,7 @@ fn capabilities(minor: u32, part: &pb::MigDevice) -> [String; 2] {
 }
 
 fn value(root: &Path, path: &str, key: &str) -> Option<u32> {
-    let text = fs::read_to_string(root.join(path.trim_start_matches('/'))).ok()?;
+    let text = fs::read_to_string(below(root, path)).ok()?;
     field(&text, key)?.parse().ok()
 }
 

@@ -179,7 +179,9 @@ impl Reconciler {
                 self.instance_event(name, "Started", message.to_owned(), false);
                 let seen = self.world.values().find_map(|view| view.instances.get(name));
                 for warning in seen.map(|seen| seen.warnings.clone()).unwrap_or_default() {
-                    self.instance_event(name, "LimitNotHeld", warning, true);
+                    let of_gpu = warning.starts_with(crate::gpu::WARNING);
+                    let reason = if of_gpu { "GpuIncomplete" } else { "LimitNotHeld" };
+                    self.instance_event(name, reason, warning, true);
                 }
             }
             Happening::Ended(Ended { code, out_of_memory, wait }) => {

@@ -196,18 +196,13 @@ fn device_nodes_are_those_that_the_driver_tells_and_that_are_there() {
     }
     write("dev/nvidiactl", "");
     write("dev/nvidia-uvm", "");
+    let names = |found: &Nodes| -> Vec<String> { found.there.iter().map(|node| node.name.clone()).collect() };
     let found = Nodes::of(&whole, root.path());
-    assert_eq!(
-        (found.there.as_slice(), found.missing.len()),
-        (["/dev/nvidia3", "/dev/nvidiactl", "/dev/nvidia-uvm"].map(str::to_owned).as_slice(), 0)
-    );
+    assert_eq!(names(&found), ["/dev/nvidia3", "/dev/nvidiactl", "/dev/nvidia-uvm"]);
+    assert_eq!(found.there[0].path, root.path().join("dev/nvidia3").display().to_string());
+    assert!(found.missing.is_empty());
     let found = Nodes::of(&of_part, root.path());
-    let expected = [
-        "/dev/nvidia0",
-        "/dev/nvidia-caps/nvidia-cap84",
-        "/dev/nvidia-caps/nvidia-cap85",
-        "/dev/nvidiactl",
-        "/dev/nvidia-uvm",
-    ];
-    assert_eq!((found.there, found.missing), (expected.map(str::to_owned).to_vec(), Vec::new()));
+    let caps = ["/dev/nvidia-caps/nvidia-cap84", "/dev/nvidia-caps/nvidia-cap85"];
+    assert_eq!(names(&found), ["/dev/nvidia0", caps[0], caps[1], "/dev/nvidiactl", "/dev/nvidia-uvm"]);
+    assert!(found.missing.is_empty());
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use bollard::models::{ContainerCreateBody, DeviceMapping, DeviceRequest, Mount, MountType, SystemInfo};
 use skerry_model::app::{Container, IpcMode};
 
-use crate::gpu::{Granted, Nodes, none_by_runtime};
+use crate::gpu::{Granted, Node, Nodes, WARNING, none_by_runtime};
 
 /// What a container was granted: UUIDs, and whether an MPS daemon serves it. One that was granted something else is made anew before it starts.
 pub(in crate::runtime::docker) const LABEL_GPUS: &str = "skerry.io/gpus";
@@ -143,20 +143,18 @@ pub(in crate::runtime::docker) fn with_gpus(
             host.device_requests = Some(vec![request("cdi", names, None)]);
         }
         Way::Nodes(nodes) => {
-            let device = |path: &String| DeviceMapping {
-                path_on_host: Some(path.clone()),
-                path_in_container: Some(path.clone()),
+            let device = |node: &Node| DeviceMapping {
+                path_on_host: Some(node.path.clone()),
+                path_in_container: Some(node.name.clone()),
                 cgroup_permissions: Some("rwm".to_owned()),
             };
             host.devices.get_or_insert_default().extend(nodes.there.iter().map(device));
-            if nodes.missing.is_empty() {
-                warnings.push("the engine has neither NVIDIA's runtime nor CDI: it has the GPU's device nodes, and the driver's libraries only if its image brings them".to_owned());
+            let lacks = if nodes.missing.is_empty() {
+                "it has the device nodes, and the driver's libraries only if its image brings them".to_owned()
             } else {
-                let missing = nodes.missing.join(", ");
-                warnings.push(format!(
-                    "the engine has neither NVIDIA's runtime nor CDI, and the machine lacks {missing}: the GPU cannot be used in it"
-                ));
-            }
+                format!("the machine lacks {}, so that it cannot be used", nodes.missing.join(", "))
+            };
+            warnings.push(format!("{WARNING}the engine has neither NVIDIA's runtime nor CDI: {lacks}"));
         }
     }
     if let Some(pipe) = &granted.pipe {

@@ -23,7 +23,8 @@ fn granted(pipe: Option<&str>) -> Granted {
 }
 
 fn nodes() -> Nodes {
-    Nodes { there: vec!["/dev/nvidia0".into(), "/dev/nvidiactl".into()], missing: Vec::new() }
+    let node = |name: &str| Node { path: name.to_owned(), name: name.to_owned() };
+    Nodes { there: vec![node("/dev/nvidia0"), node("/dev/nvidiactl")], missing: Vec::new() }
 }
 
 fn body() -> ContainerCreateBody {
