@@ -21,28 +21,35 @@ const SNAPSHOTS_KEPT: usize = 8;
 /// Longest that a reader waits for a version that the hub has not reached yet.
 const CATCH_UP: Duration = Duration::from_secs(5);
 
-/// Something with metadata.
+/// Something that is listed and watched.
 pub trait Resource: Clone + PartialEq + Send + Sync + 'static {
-    /// Its metadata.
+    /// What says which of them are meant.
+    type Selector: Send + Sync + 'static;
+
+    /// Its metadata. What nobody makes has none.
     fn metadata(&self) -> Option<&Metadata>;
 
     /// About how large it is on the wire.
     fn size_bytes(&self) -> usize;
 
-    /// Whether its labels match.
-    fn matches(&self, selector: &Selector) -> bool {
-        self.metadata().is_some_and(|metadata| selector.matches(&metadata.labels))
-    }
+    /// Whether it is meant.
+    fn matches(&self, selector: &Self::Selector) -> bool;
 }
 
 macro_rules! resources {
     ($($kind:ty),*) => {
         $(impl Resource for $kind {
+            type Selector = Selector;
+
             fn metadata(&self) -> Option<&Metadata> {
                 self.metadata.as_ref()
             }
             fn size_bytes(&self) -> usize {
                 prost::Message::encoded_len(self)
+            }
+            /// By its labels.
+            fn matches(&self, selector: &Selector) -> bool {
+                self.metadata.as_ref().is_some_and(|metadata| selector.matches(&metadata.labels))
             }
         })*
     };
@@ -232,7 +239,7 @@ impl<T: Resource> Hub<T> {
     pub fn list(
         &self,
         prefix: &str,
-        selector: &Selector,
+        selector: &T::Selector,
         page: &PageArgs,
         bytes_max: usize,
     ) -> Result<ListPage<T>, Fault> {

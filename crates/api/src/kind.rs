@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use skerry_model::{
     AppRef, ClusterRef, ConfigRef, Fault, GrantRef, GroupRef, InvalidName, NodeRef, ProjectName, ProjectRef,
-    RoleBindingRef, SecretRef, TaskRef, UserRef,
+    RoleBindingRef, SecretRef, Selector, TaskRef, UserRef,
 };
 use skerry_proto::store::v1 as stored;
 use skerry_proto::types::v1::Metadata;
@@ -92,7 +92,7 @@ pub trait Rules: Send + Sync {
     /// What users wish of it.
     type Spec: Clone + PartialEq + Send + Sync;
     /// How clients see it.
-    type Resource: Resource;
+    type Resource: Resource<Selector = Selector>;
 
     /// What requests call it: the field that holds it, as `app`.
     const FIELD: &'static str;

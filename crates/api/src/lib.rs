@@ -37,9 +37,11 @@ pub use links::{Borrowed, Links, Replica};
 pub use mask::Mask;
 pub use member::Member;
 pub use metadata::{Etag, metadata_of, new_meta};
-pub use request::{PageArgs, page_size};
+pub use request::{PageArgs, page_args, page_size};
 pub use roots::{RootsError, StoreRoots};
-pub use serve::{ResponseStream, list, list_projects, reply, watch, watch_projects};
+pub use serve::{
+    PAGE_BYTES_MAX, ResponseStream, list, list_projects, reply, stream_of, watch, watch_projects,
+};
 pub use tenancy::{Charge, Takes, account, admit, ensure_project, heal, known_project, recount, uncount};
 pub use tries::Tries;
 pub use version::ResourceVersion;

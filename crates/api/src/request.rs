@@ -28,7 +28,7 @@ pub fn page_size(page_size: i32) -> Result<usize, Fault> {
 }
 
 /// Reads `page_size` and `page_token`.
-pub(crate) fn page_args(page_size: i32, page_token: &str) -> Result<PageArgs, Fault> {
+pub fn page_args(page_size: i32, page_token: &str) -> Result<PageArgs, Fault> {
     let size = self::page_size(page_size)?;
     if page_token.is_empty() {
         return Ok(PageArgs { size, after: None });

@@ -16,7 +16,7 @@ use crate::tenancy::known_project;
 use crate::watch::{Told, Watcher};
 
 /// Bytes of one page: below what a message may have.
-const PAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
+pub const PAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// What the names of all projects begin with.
 const PROJECTS: &str = "projects/";
 
@@ -102,7 +102,7 @@ fn selector(text: &str) -> Result<Selector, Fault> {
 }
 
 /// A watcher as a response stream that ends with a fault, or when `ending` does (UNAVAILABLE: watch again elsewhere).
-fn stream_of<T, M, E>(watcher: Watcher<T>, message: fn(&Told<T>) -> M, ending: E) -> ResponseStream<M>
+pub fn stream_of<T, M, E>(watcher: Watcher<T>, message: fn(&Told<T>) -> M, ending: E) -> ResponseStream<M>
 where
     T: Resource,
     M: Send + 'static,

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use skerry_model::{Fault, Selector};
+use skerry_model::Fault;
 use skerry_store::StoreVersion;
 use tokio::sync::watch;
 
@@ -33,11 +33,11 @@ pub enum Told<T> {
 }
 
 /// One watcher.
-pub struct Watcher<T> {
+pub struct Watcher<T: Resource> {
     hub: Arc<Hub<T>>,
     reached: watch::Receiver<StoreVersion>,
     prefix: String,
-    selector: Selector,
+    selector: T::Selector,
     ready: VecDeque<Told<T>>,
     /// The next change to look at.
     next: u64,
@@ -49,7 +49,7 @@ impl<T: Resource> Watcher<T> {
     pub async fn start(
         hub: Arc<Hub<T>>,
         prefix: String,
-        selector: Selector,
+        selector: T::Selector,
         resource_version: &str,
     ) -> Result<Self, Fault> {
         let from = match resource_version {

@@ -2,6 +2,7 @@
 
 mod health;
 mod overuse;
+mod samples;
 mod sharing;
 
 use anyhow::{Context as _, Result};

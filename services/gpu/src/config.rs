@@ -23,6 +23,15 @@ pub struct Args {
 pub struct Config {
     /// Where history is kept: made where it is not there.
     pub data_dir: PathBuf,
+    /// How much history is kept, and for how long.
+    pub history: skerry_series::Config,
     /// By what it talks to its other replicas. Absent: without TLS.
     pub tls: Option<Arc<TlsFiles>>,
+}
+
+impl Config {
+    /// With the usual bounds of history.
+    pub fn new(data_dir: impl Into<PathBuf>, tls: Option<Arc<TlsFiles>>) -> Self {
+        Self { data_dir: data_dir.into(), history: skerry_series::Config::default(), tls }
+    }
 }

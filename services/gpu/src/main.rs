@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         let roots = StoreRoots::start(&store, listening.tls()).await?;
         shutdown.spawn(roots.follow(shutdown.wait()));
         let member = Member::new("gpu", listening.reachable(), listening.metrics_address());
-        let config = Config { data_dir: args.data_dir, tls: listening.tls().cloned() };
+        let config = Config::new(args.data_dir, listening.tls().cloned());
         let gpu = GpuTelemetry::start(config, store.clone(), &member.id(), &shutdown).await?;
         shutdown.spawn(member.keep(store.clone(), shutdown.wait()));
         let access = AccessMirror::start(&store).await?;

@@ -1,17 +1,15 @@
 //! The API: each call goes to the module whose matter it is.
 
-use std::pin::Pin;
 use std::sync::Arc;
 
-use futures_util::Stream;
 use skerry_proto::gpu::v1 as pb;
 use skerry_proto::gpu::v1::gpu_service_server::GpuService;
 use tonic::{Request, Response, Status};
 
-use crate::{Shared, inventory};
+use crate::{Shared, history, inventory, samples};
 
 /// What a call answers over time.
-pub(crate) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(crate) type Answers<T> = skerry_api::ResponseStream<T>;
 
 pub(crate) struct Service {
     shared: Arc<Shared>,
@@ -23,10 +21,6 @@ impl Service {
     }
 }
 
-pub(crate) fn missing<T>() -> Result<T, Status> {
-    Err(Status::unimplemented("not yet"))
-}
-
 #[tonic::async_trait]
 impl GpuService for Service {
     type WatchGpusStream = Answers<pb::WatchGpusResponse>;
@@ -36,41 +30,41 @@ impl GpuService for Service {
         &self,
         request: Request<pb::GetGpuRequest>,
     ) -> Result<Response<pb::GetGpuResponse>, Status> {
-        inventory::get(&self.shared, request).await
+        inventory::get(&self.shared.inventory, &request)
     }
 
     async fn list_gpus(
         &self,
         request: Request<pb::ListGpusRequest>,
     ) -> Result<Response<pb::ListGpusResponse>, Status> {
-        inventory::list(&self.shared, request).await
+        inventory::list(&self.shared.inventory, request).await
     }
 
     async fn watch_gpus(
         &self,
         request: Request<pb::WatchGpusRequest>,
     ) -> Result<Response<Self::WatchGpusStream>, Status> {
-        inventory::watch(&self.shared, request).await
+        inventory::watch(&self.shared.inventory, request).await
     }
 
     async fn list_allocations(
         &self,
         request: Request<pb::ListAllocationsRequest>,
     ) -> Result<Response<pb::ListAllocationsResponse>, Status> {
-        inventory::allocations(&self.shared, request).await
+        inventory::allocations(&self.shared.inventory, request).await
     }
 
     async fn stream_samples(
         &self,
-        _: Request<pb::StreamSamplesRequest>,
+        request: Request<pb::StreamSamplesRequest>,
     ) -> Result<Response<Self::StreamSamplesStream>, Status> {
-        missing()
+        samples::stream(&self.shared, request.into_inner()).await
     }
 
     async fn query_history(
         &self,
-        _: Request<pb::QueryHistoryRequest>,
+        request: Request<pb::QueryHistoryRequest>,
     ) -> Result<Response<pb::QueryHistoryResponse>, Status> {
-        missing()
+        history::query(&self.shared, request.into_inner()).await
     }
 }

@@ -274,7 +274,7 @@ impl ControlPlane {
         // Agents reach it where they reach their gateway.
         let relay = skerry_relay::Config { advertise: Vec::new(), tls: secured.tls.clone() };
         let relay = Relay::start(relay, store.clone(), &relay_member.id(), shutdown);
-        let gpu = skerry_gpu::Config { data_dir: gpu_dir.to_owned(), tls: secured.tls.clone() };
+        let gpu = skerry_gpu::Config::new(gpu_dir, secured.tls.clone());
         let gpu = GpuTelemetry::start(gpu, store.clone(), &gpu_member.id(), shutdown).await;
         let gpu = gpu.context("starting the gpu service")?;
         let registry = skerry_registry::Config { member: registry_member.id(), ..registry };

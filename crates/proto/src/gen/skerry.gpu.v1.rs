@@ -1364,7 +1364,7 @@ pub struct ListAllocationsRequest {
     /// As in ListGpusRequest.
     #[prost(string, tag = "1")]
     pub parent: ::prost::alloc::string::String,
-    /// As in ListGpusRequest.
+    /// Those of at most so many GPUs, 1 to 1,000. Absent: 100.
     #[prost(int32, tag = "2")]
     pub page_size: i32,
     /// As in ListGpusRequest.
@@ -3077,6 +3077,476 @@ pub mod ingest_service_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "skerry.gpu.v1.IngestService";
     impl<T> tonic::server::NamedService for IngestServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+/// Asks for samples.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StreamOwnSamplesRequest {
+    /// `projects/<project>/nodes/<node>/gpus/<uuid>`.
+    #[prost(string, repeated, tag = "1")]
+    pub gpus: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// As in StreamSamplesRequest.
+    #[prost(enumeration = "Field", repeated, tag = "2")]
+    pub fields: ::prost::alloc::vec::Vec<i32>,
+    /// As in StreamSamplesRequest.
+    #[prost(message, optional, tag = "3")]
+    pub interval: ::core::option::Option<::prost_types::Duration>,
+    /// As in StreamSamplesRequest.
+    #[prost(bool, tag = "4")]
+    pub processes: bool,
+    /// As in StreamSamplesRequest.
+    #[prost(bool, tag = "5")]
+    pub events: bool,
+}
+impl ::prost::Name for StreamOwnSamplesRequest {
+    const NAME: &'static str = "StreamOwnSamplesRequest";
+    const PACKAGE: &'static str = "skerry.gpu.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.gpu.v1.StreamOwnSamplesRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.gpu.v1.StreamOwnSamplesRequest".into()
+    }
+}
+/// Asks what was.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct QueryOwnHistoryRequest {
+    /// With their parts.
+    #[prost(message, repeated, tag = "1")]
+    pub groups: ::prost::alloc::vec::Vec<HistoryGroup>,
+    /// As in QueryHistoryRequest.
+    #[prost(enumeration = "Field", repeated, tag = "2")]
+    pub fields: ::prost::alloc::vec::Vec<i32>,
+    /// From this time on.
+    #[prost(message, optional, tag = "3")]
+    pub start_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Before this time.
+    #[prost(message, optional, tag = "4")]
+    pub end_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// At least 1 s.
+    #[prost(message, optional, tag = "5")]
+    pub step: ::core::option::Option<::prost_types::Duration>,
+}
+impl ::prost::Name for QueryOwnHistoryRequest {
+    const NAME: &'static str = "QueryOwnHistoryRequest";
+    const PACKAGE: &'static str = "skerry.gpu.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.gpu.v1.QueryOwnHistoryRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.gpu.v1.QueryOwnHistoryRequest".into()
+    }
+}
+/// A GPU, or a part of one, of which something may be kept.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HistoryGroup {
+    /// `projects/<project>/nodes/<node>/gpus/<uuid>`.
+    #[prost(string, tag = "1")]
+    pub gpu: ::prost::alloc::string::String,
+    /// UUID of the part. Empty: all of the GPU.
+    #[prost(string, tag = "2")]
+    pub mig_device: ::prost::alloc::string::String,
+}
+impl ::prost::Name for HistoryGroup {
+    const NAME: &'static str = "HistoryGroup";
+    const PACKAGE: &'static str = "skerry.gpu.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "skerry.gpu.v1.HistoryGroup".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/skerry.gpu.v1.HistoryGroup".into()
+    }
+}
+/// Generated client implementations.
+pub mod peer_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// What one replica has.
+    #[derive(Debug, Clone)]
+    pub struct PeerServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl PeerServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> PeerServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> PeerServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            PeerServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// As GpuService.StreamSamples, of these GPUs as far as they are here.
+        pub async fn stream_own_samples(
+            &mut self,
+            request: impl tonic::IntoRequest<super::StreamOwnSamplesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::StreamSamplesResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skerry.gpu.v1.PeerService/StreamOwnSamples",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("skerry.gpu.v1.PeerService", "StreamOwnSamples"),
+                );
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// As GpuService.QueryHistory, of these GPUs as far as they are here.
+        pub async fn query_own_history(
+            &mut self,
+            request: impl tonic::IntoRequest<super::QueryOwnHistoryRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::QueryHistoryResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skerry.gpu.v1.PeerService/QueryOwnHistory",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("skerry.gpu.v1.PeerService", "QueryOwnHistory"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod peer_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with PeerServiceServer.
+    #[async_trait]
+    pub trait PeerService: std::marker::Send + std::marker::Sync + 'static {
+        /// Server streaming response type for the StreamOwnSamples method.
+        type StreamOwnSamplesStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::StreamSamplesResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// As GpuService.StreamSamples, of these GPUs as far as they are here.
+        async fn stream_own_samples(
+            &self,
+            request: tonic::Request<super::StreamOwnSamplesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::StreamOwnSamplesStream>,
+            tonic::Status,
+        >;
+        /// As GpuService.QueryHistory, of these GPUs as far as they are here.
+        async fn query_own_history(
+            &self,
+            request: tonic::Request<super::QueryOwnHistoryRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::QueryHistoryResponse>,
+            tonic::Status,
+        >;
+    }
+    /// What one replica has.
+    #[derive(Debug)]
+    pub struct PeerServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> PeerServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for PeerServiceServer<T>
+    where
+        T: PeerService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/skerry.gpu.v1.PeerService/StreamOwnSamples" => {
+                    #[allow(non_camel_case_types)]
+                    struct StreamOwnSamplesSvc<T: PeerService>(pub Arc<T>);
+                    impl<
+                        T: PeerService,
+                    > tonic::server::ServerStreamingService<
+                        super::StreamOwnSamplesRequest,
+                    > for StreamOwnSamplesSvc<T> {
+                        type Response = super::StreamSamplesResponse;
+                        type ResponseStream = T::StreamOwnSamplesStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::StreamOwnSamplesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PeerService>::stream_own_samples(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = StreamOwnSamplesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skerry.gpu.v1.PeerService/QueryOwnHistory" => {
+                    #[allow(non_camel_case_types)]
+                    struct QueryOwnHistorySvc<T: PeerService>(pub Arc<T>);
+                    impl<
+                        T: PeerService,
+                    > tonic::server::UnaryService<super::QueryOwnHistoryRequest>
+                    for QueryOwnHistorySvc<T> {
+                        type Response = super::QueryHistoryResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::QueryOwnHistoryRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PeerService>::query_own_history(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = QueryOwnHistorySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for PeerServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "skerry.gpu.v1.PeerService";
+    impl<T> tonic::server::NamedService for PeerServiceServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }

@@ -115,6 +115,8 @@ pub(crate) const TABLE: &[(&str, Rule)] = &[
     ("/skerry.relay.v1.PeerService/ListOwnChannels", Rule::Inside(&["relay", ALL_IN_ONE])),
     ("/skerry.relay.v1.PeerService/CutOwnChannel", Rule::Inside(&["relay", ALL_IN_ONE])),
     ("/skerry.gpu.v1.IngestService/Ingest", Rule::Inside(&["gateway", ALL_IN_ONE])),
+    ("/skerry.gpu.v1.PeerService/StreamOwnSamples", Rule::Inside(&["gpu", ALL_IN_ONE])),
+    ("/skerry.gpu.v1.PeerService/QueryOwnHistory", Rule::Inside(&["gpu", ALL_IN_ONE])),
     // Nodes, events, the installation.
     (
         "/skerry.registry.v1.NodeService/GetNode",

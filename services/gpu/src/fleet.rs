@@ -1,0 +1,420 @@
+//! The nodes that this replica has: a decoder for each, what it has now, and what happened.
+//!
+//! A node is locked by itself, and only while a frame of it is taken; nothing waits in that. Its last events and gaps have numbers, so that who follows them
+//! misses none unless it is very slow, and then knows it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use prost::Message as _;
+use skerry_gpu_model::decode::{EventMark, Outcome, Taken};
+use skerry_gpu_model::{Decoder, Field, Reading, Sample};
+use skerry_proto::gpu::v1 as pb;
+use skerry_proto::gpu::v1::gap::Cause;
+use skerry_series::{Group, Time};
+use tokio::sync::mpsc;
+
+use crate::convert::timestamp;
+use crate::group::{gpu_name, group_of};
+use crate::marks::Marks;
+use crate::recorder::{Note, Values};
+
+/// Nodes of which something is known.
+const NODES_MAX: usize = 50_000;
+/// Happenings that are kept for who follows them.
+const HAPPENED_MAX: usize = 256;
+/// A node that says nothing for so long has a gap: with a link something comes every ten seconds.
+pub(crate) const SILENT_AFTER: Duration = Duration::from_secs(15);
+/// At most so often a keyframe is asked for.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+/// A node's clock that is ahead by more is not believed.
+const AHEAD_MAX_MILLIS: i64 = 3_600_000;
+
+/// Order of sessions of a node: term and revision.
+pub(crate) type Epoch = (u64, i64);
+
+/// All nodes.
+#[derive(Debug, Default)]
+pub(crate) struct Fleet {
+    nodes: RwLock<HashMap<Box<str>, Arc<Cell>>>,
+}
+
+/// One node.
+#[derive(Debug)]
+pub(crate) struct Cell {
+    state: Mutex<Node>,
+}
+
+/// See [`Cell`].
+#[derive(Debug)]
+pub(crate) struct Node {
+    /// `projects/<project>/nodes/<node>`.
+    pub(crate) name: Box<str>,
+    decoder: Decoder,
+    epoch: Epoch,
+    session: Option<Session>,
+    /// By place: under which number history is kept, and what was last handed to it. Nothing: all is to be handed over.
+    records: Vec<(Group, Option<Box<[Reading; Field::ALL.len()]>>)>,
+    pub(crate) marks: Marks,
+    /// Whether `marks` is to be written.
+    dirty: bool,
+    /// Events up to this one are on disk.
+    saved: Option<EventMark>,
+    happened: VecDeque<Happening>,
+    /// How many there ever were.
+    happenings: u64,
+    heard: Option<Instant>,
+    is_silent: bool,
+    /// Batches for history were dropped.
+    lost: bool,
+    asked: Option<Instant>,
+    /// Frames that were taken.
+    pub(crate) frames: u64,
+}
+
+/// Where a node's frames come from.
+#[derive(Debug, Clone)]
+struct Session {
+    id: u64,
+    handle: u32,
+    to: mpsc::Sender<pb::IngestFeedback>,
+}
+
+/// Something that nobody may miss.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Happening {
+    /// An event.
+    Event(pb::GpuEvent),
+    /// A time of which nothing is known has begun, or is over.
+    Gap(pb::Gap),
+}
+
+impl Fleet {
+    /// As it was before.
+    pub(crate) fn with(marks: Vec<Marks>) -> Self {
+        let node = |marks: Marks| (marks.node.clone().into(), Arc::new(Cell::new(marks)));
+        Self { nodes: RwLock::new(marks.into_iter().map(node).collect()) }
+    }
+
+    /// A node, if anything is known of it.
+    pub(crate) fn get(&self, node: &str) -> Option<Arc<Cell>> {
+        self.nodes.read().unwrap_or_else(PoisonError::into_inner).get(node).cloned()
+    }
+
+    /// A node that may be new. `None`: there are too many.
+    fn enter(&self, node: &str) -> Option<Arc<Cell>> {
+        if let Some(cell) = self.get(node) {
+            return Some(cell);
+        }
+        let mut nodes = self.nodes.write().unwrap_or_else(PoisonError::into_inner);
+        if nodes.len() >= NODES_MAX && !nodes.contains_key(node) {
+            return None;
+        }
+        Some(Arc::clone(nodes.entry(node.into()).or_insert_with(|| Arc::new(Cell::new(Marks::new(node))))))
+    }
+
+    /// All of them, in no order.
+    pub(crate) fn all(&self) -> Vec<Arc<Cell>> {
+        self.nodes.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Opens a session of a node. `None`: it is older than what was heard of the node, or there are too many nodes.
+    pub(crate) fn open(
+        &self,
+        session: &pb::IngestSession,
+        id: u64,
+        to: mpsc::Sender<pb::IngestFeedback>,
+    ) -> Option<Arc<Cell>> {
+        let cell = self.enter(&session.node)?;
+        let mut node = cell.lock();
+        let epoch = (session.epoch_term, session.epoch_revision);
+        if epoch < node.epoch {
+            return None;
+        }
+        node.epoch = epoch;
+        node.session = Some(Session { id, handle: session.handle, to });
+        // What an earlier session was following may have gone on elsewhere meanwhile.
+        let known = node.marks.events_known();
+        node.decoder =
+            Decoder::resume(node.decoder.time().or((node.marks.last > 0).then_some(node.marks.last)), known);
+        node.asked = None;
+        drop(node);
+        Some(cell)
+    }
+}
+
+impl Cell {
+    fn new(marks: Marks) -> Self {
+        let saved = marks.events_known();
+        let last = (marks.last > 0).then_some(marks.last);
+        let node = Node {
+            name: marks.node.clone().into(),
+            decoder: Decoder::resume(last, marks.events_known()),
+            epoch: Epoch::default(),
+            session: None,
+            records: Vec::new(),
+            marks,
+            dirty: false,
+            saved,
+            happened: VecDeque::new(),
+            happenings: 0,
+            heard: None,
+            is_silent: last.is_some(),
+            lost: false,
+            asked: None,
+            frames: 0,
+        };
+        Self { state: Mutex::new(node) }
+    }
+
+    /// The node, for a moment.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Node> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Node {
+    /// Ends a session, if it is still the node's.
+    pub(crate) fn close(&mut self, id: u64) {
+        self.session.take_if(|session| session.id == id);
+    }
+
+    /// Takes a frame of a session; what is to be written down of it goes to `notes`. `now`: milliseconds since 1970, by our clock.
+    pub(crate) fn take(&mut self, id: u64, frame: &pb::Frame, now: i64, notes: &mut Vec<Note>) {
+        let Some(session) = self.session.clone().filter(|session| session.id == id) else { return };
+        let taken = self.decoder.take(frame);
+        match taken.outcome {
+            Outcome::Wanted(why) => {
+                if self.asked.is_none_or(|asked| asked.elapsed() >= ASK_EVERY) {
+                    self.asked = Some(Instant::now());
+                    tracing::debug!(node = &*self.name, %why, "a keyframe is asked for");
+                    let feedback = pb::Feedback { stream: frame.stream, keyframe: true, events_through: 0 };
+                    session.say(&feedback);
+                }
+                return;
+            }
+            Outcome::Repeated => {}
+            Outcome::Sampled | Outcome::Begun => {
+                self.frames += 1;
+                self.heard = Some(Instant::now());
+                self.sampled(&taken, now, notes);
+            }
+        }
+        self.events(&taken);
+        if !frame.events.is_empty() {
+            self.acknowledge();
+        }
+    }
+
+    fn sampled(&mut self, taken: &Taken, now: i64, notes: &mut Vec<Note>) {
+        let Some(told) = self.decoder.time() else { return };
+        let time = clamped(told, now);
+        if taken.outcome == Outcome::Begun {
+            self.put_records();
+        }
+        let gap = taken.gap.map(|gap| (gap.since, gap.cause));
+        let gap = gap.or_else(|| self.is_silent.then_some((self.marks.last, Cause::LinkLost)));
+        if let Some((since, cause)) = gap.filter(|(since, _)| *since > 0) {
+            let gap = pb::Gap {
+                start_time: Some(timestamp(since)),
+                end_time: Some(timestamp(told)),
+                cause: cause.into(),
+            };
+            self.marks.gap(gap);
+            self.dirty = true;
+            self.happens(Happening::Gap(gap));
+            self.forget_records(clamped(since, now), notes);
+        } else if std::mem::take(&mut self.lost) {
+            self.forget_records(clamped(self.marks.last, now), notes);
+        }
+        self.is_silent = false;
+        self.lost = false;
+        self.marks.last = told;
+        for ((group, record), followed) in self.records.iter_mut().zip(self.decoder.places()) {
+            notes.push(Note::Sample(*group, time, changes(record, followed.sample())));
+        }
+    }
+
+    /// Places may be others than before.
+    fn put_records(&mut self) {
+        let devices = self.decoder.devices();
+        let groups: Vec<Group> = self
+            .decoder
+            .places()
+            .iter()
+            .map(|followed| {
+                let place = followed.place();
+                let device = devices.get(place.device).map_or("", |device| &device.uuid);
+                let part = place.part.and_then(|_| place.uuid(devices)).unwrap_or_default();
+                group_of(&gpu_name(&self.name, device), part)
+            })
+            .collect();
+        if !self.records.iter().map(|(group, _)| group).eq(&groups) {
+            self.records = groups.into_iter().map(|group| (group, None)).collect();
+        }
+    }
+
+    fn forget_records(&mut self, from: Time, notes: &mut Vec<Note>) {
+        for (group, record) in &mut self.records {
+            *record = None;
+            notes.push(Note::Gap(*group, from));
+        }
+    }
+
+    fn events(&mut self, taken: &Taken) {
+        if taken.events.is_empty() {
+            return;
+        }
+        for happened in &taken.events {
+            let event = self.marks.count(happened);
+            self.happens(Happening::Event(event));
+        }
+        if taken.events_missed > 0 {
+            tracing::warn!(
+                node = &*self.name,
+                missed = taken.events_missed,
+                "events of GPUs were lost on the node"
+            );
+        }
+        self.marks.know_events(self.decoder.events());
+        self.dirty = true;
+    }
+
+    /// Tells the agent which events are on disk.
+    fn acknowledge(&self) {
+        let (Some(session), Some(stream), Some(saved)) = (&self.session, self.decoder.stream(), &self.saved)
+        else {
+            return;
+        };
+        if self.decoder.events().is_some_and(|known| known.boot_id == saved.boot_id) && saved.sequence > 0 {
+            session.say(&pb::Feedback { stream, keyframe: false, events_through: saved.sequence });
+        }
+    }
+
+    /// What is to be written, if anything.
+    pub(crate) fn unsaved(&mut self) -> bool {
+        std::mem::take(&mut self.dirty)
+    }
+
+    /// These marks are on disk.
+    pub(crate) fn saved(&mut self, marks: &Marks) {
+        let saved = marks.events_known();
+        if self.saved != saved {
+            self.saved = saved;
+            self.acknowledge();
+        }
+    }
+
+    /// They could not be written: they still are to be.
+    pub(crate) fn not_saved(&mut self) {
+        self.dirty = true;
+    }
+
+    /// Batches of it were dropped: history begins anew with the next frame.
+    pub(crate) fn lost_notes(&mut self) {
+        self.lost = true;
+    }
+
+    /// Notices that nothing was heard for long. What is to be written down of that goes to `notes`.
+    pub(crate) fn look_for_silence(&mut self, now: i64, notes: &mut Vec<Note>) {
+        if self.is_silent || self.heard.is_none_or(|heard| heard.elapsed() < SILENT_AFTER) {
+            return;
+        }
+        self.is_silent = true;
+        self.forget_records(clamped(self.marks.last, now), notes);
+        let since = Some(timestamp(self.marks.last));
+        let gap = pb::Gap { start_time: since, end_time: None, cause: Cause::LinkLost.into() };
+        self.happens(Happening::Gap(gap));
+        self.dirty = true;
+    }
+
+    /// Since when nothing is known of it, if that is so now.
+    pub(crate) fn open_gap(&self) -> Option<pb::Gap> {
+        let since = (self.is_silent && self.marks.last > 0).then(|| timestamp(self.marks.last))?;
+        Some(pb::Gap { start_time: Some(since), end_time: None, cause: Cause::LinkLost.into() })
+    }
+
+    /// What its GPUs are. None while nothing is known.
+    pub(crate) fn devices(&self) -> &[pb::Device] {
+        self.decoder.devices()
+    }
+
+    /// When it was last sampled, and what is known since: of each place the GPU, the part or nothing, the sample. Nothing while it is silent.
+    pub(crate) fn now(&self) -> Option<(i64, impl Iterator<Item = (usize, &str, &Sample)>)> {
+        let time = self.decoder.time().filter(|_| !self.is_silent)?;
+        let devices = self.decoder.devices();
+        let all = self.decoder.places().iter().map(move |followed| {
+            let place = followed.place();
+            let part = place.part.and_then(|_| place.uuid(devices)).unwrap_or_default();
+            (place.device, part, followed.sample())
+        });
+        Some((time, all))
+    }
+
+    /// How a device is, as its agent says.
+    pub(crate) fn health(&self, device: usize) -> Option<&pb::Health> {
+        self.decoder.places().get(device).and_then(|followed| followed.health())
+    }
+
+    /// How much happened so far.
+    pub(crate) fn happenings(&self) -> u64 {
+        self.happenings
+    }
+
+    /// What happened after the first `seen`. `None`: some of it is forgotten.
+    pub(crate) fn happened_after(&self, seen: u64) -> Option<impl Iterator<Item = &Happening>> {
+        let new = usize::try_from(self.happenings.saturating_sub(seen)).ok()?;
+        let skip = self.happened.len().checked_sub(new)?;
+        Some(self.happened.iter().skip(skip))
+    }
+
+    fn happens(&mut self, what: Happening) {
+        if self.happened.len() >= HAPPENED_MAX {
+            self.happened.pop_front();
+        }
+        self.happened.push_back(what);
+        self.happenings += 1;
+    }
+}
+
+impl Session {
+    /// What finds no room is said again when it is asked again.
+    fn say(&self, feedback: &pb::Feedback) {
+        let feedback = pb::IngestFeedback { handle: self.handle, feedback: feedback.encode_to_vec().into() };
+        let _ = self.to.try_send(feedback);
+    }
+}
+
+/// What is other than what history was last handed.
+fn changes(record: &mut Option<Box<[Reading; Field::ALL.len()]>>, sample: &Sample) -> Values {
+    let mut values = Values::new();
+    let number = |field: Field| skerry_series::Field(field.to_wire() as u32);
+    match record {
+        Some(record) => {
+            for ((field, now), before) in sample.iter().zip(record.iter_mut()) {
+                if now != *before {
+                    if now.ok() != before.ok() {
+                        values.push((number(field), now.ok()));
+                    }
+                    *before = now;
+                }
+            }
+        }
+        None => {
+            let known = sample.iter().filter_map(|(field, now)| Some((number(field), Some(now.ok()?))));
+            values.extend(known);
+            let mut all = Box::new([Err(skerry_gpu_model::Absent::NotYet); Field::ALL.len()]);
+            for ((_, now), place) in sample.iter().zip(all.iter_mut()) {
+                *place = now;
+            }
+            *record = Some(all);
+        }
+    }
+    values
+}
+
+fn clamped(told: i64, now: i64) -> Time {
+    let time = if told > now.saturating_add(AHEAD_MAX_MILLIS) { now } else { told };
+    Time::from_unix_ms(time).unwrap_or(Time::MIN)
+}

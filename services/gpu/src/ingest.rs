@@ -1,0 +1,212 @@
+//! What gateways send: sessions of nodes, and their frames. One stream is one gateway's.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prost::Message as _;
+use skerry_model::{Code, Fault, NodeRef};
+use skerry_proto::gpu::v1 as pb;
+use skerry_proto::gpu::v1::ingest_service_server::IngestService;
+use skerry_rpc::status_of;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::Shared;
+use crate::fleet::{Cell, Fleet};
+use crate::marks::{Marks, MarksFile};
+use crate::service::Answers;
+
+/// Sessions of one gateway: more than it holds.
+const HANDLES_MAX: usize = 20_000;
+/// Feedback that waits for a gateway to take it.
+const FEEDBACK_MAX: usize = 1024;
+/// Feedback in one message.
+const FEEDBACK_AT_ONCE: usize = 256;
+/// How long events wait to be written together.
+const SAVE_EVERY: Duration = Duration::from_millis(500);
+/// After so many of these periods all is written, so that the last times are known about as well after a kill.
+const SAVE_ALL_EVERY: u32 = 60;
+
+/// See the module.
+pub(crate) struct Ingest {
+    shared: Arc<Shared>,
+    sessions: AtomicU64,
+}
+
+impl Ingest {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, sessions: AtomicU64::new(0) }
+    }
+}
+
+/// The sessions of one stream. Dropped, they are closed.
+struct Stream {
+    shared: Arc<Shared>,
+    handles: HashMap<u32, (u64, Arc<Cell>)>,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        for (id, cell) in self.handles.values() {
+            cell.lock().close(*id);
+        }
+    }
+}
+
+impl Stream {
+    fn open(
+        &mut self,
+        session: &pb::IngestSession,
+        id: u64,
+        to: &mpsc::Sender<pb::IngestFeedback>,
+    ) -> Result<(), Fault> {
+        if self.handles.contains_key(&session.handle) {
+            return Err(Fault::invalid_field("sessions.handle", "it names another session already"));
+        }
+        if self.handles.len() >= HANDLES_MAX {
+            let message = format!("more than {HANDLES_MAX} sessions are on one stream");
+            return Err(Fault::new(Code::ResourceExhausted, "TOO_MANY_SESSIONS", message));
+        }
+        NodeRef::parse(&session.node).map_err(|error| Fault::invalid_field("sessions.node", error))?;
+        // One that is passed over keeps its handle, so that its frames are too.
+        if let Some(cell) = self.shared.fleet.open(session, id, to.clone()) {
+            self.handles.insert(session.handle, (id, cell));
+        }
+        Ok(())
+    }
+
+    fn close(&mut self, handle: u32) {
+        if let Some((id, cell)) = self.handles.remove(&handle) {
+            cell.lock().close(id);
+        }
+    }
+
+    fn take(&mut self, frames: Vec<pb::IngestFrame>) {
+        let (now, mut notes, mut had) = (now(), Vec::new(), Vec::new());
+        for pb::IngestFrame { handle, frame } in frames {
+            let Some((id, cell)) = self.handles.get(&handle) else { continue };
+            // What is no frame is passed over: the next one shows that one is missing.
+            let Ok(frame) = pb::Frame::decode(frame) else { continue };
+            cell.lock().take(*id, &frame, now, &mut notes);
+            had.push(cell);
+        }
+        if self.shared.recorder.note(notes).is_err() {
+            for cell in had {
+                cell.lock().lost_notes();
+            }
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl IngestService for Ingest {
+    type IngestStream = Answers<pb::IngestResponse>;
+
+    async fn ingest(
+        &self,
+        request: Request<Streaming<pb::IngestRequest>>,
+    ) -> Result<Response<Self::IngestStream>, Status> {
+        let mut requests = request.into_inner();
+        let (said, mut saying) = mpsc::channel(FEEDBACK_MAX);
+        let (answers, answered) = mpsc::channel(1);
+        let mut stream = Stream { shared: Arc::clone(&self.shared), handles: HashMap::new() };
+        // Numbers of their own for each stream.
+        let first = self.sessions.fetch_add(1 << 32, Ordering::Relaxed);
+        let shutdown = self.shared.shutdown.clone();
+        self.shared.shutdown.spawn(async move {
+            let mut next = first;
+            loop {
+                let mut feedback = Vec::new();
+                let ended = tokio::select! {
+                    () = shutdown.wait() => Some(Status::unavailable("this gpu service stops")),
+                    _ = saying.recv_many(&mut feedback, FEEDBACK_AT_ONCE) => {
+                        let response = pb::IngestResponse { feedback };
+                        if answers.send(Ok(response)).await.is_err() {
+                            return;
+                        }
+                        None
+                    }
+                    request = requests.message() => match request {
+                        Ok(Some(request)) => {
+                            let mut fault = None;
+                            for session in &request.sessions {
+                                if session.closed {
+                                    stream.close(session.handle);
+                                    continue;
+                                }
+                                next += 1;
+                                fault = fault.or(stream.open(session, next, &said).err());
+                            }
+                            stream.take(request.frames);
+                            fault.map(|fault| status_of(&fault))
+                        }
+                        Ok(None) | Err(_) => return,
+                    },
+                };
+                if let Some(status) = ended {
+                    let _ = answers.send(Err(status)).await;
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(answered))))
+    }
+}
+
+/// Writes down what is to be kept beside history, and looks who is silent; until the service ends, and then once more.
+pub(crate) async fn keep(shared: Arc<Shared>, file: MarksFile) {
+    let mut failed = false;
+    let mut passes = 0_u32;
+    loop {
+        let stopping = tokio::select! {
+            () = shared.shutdown.wait() => true,
+            () = tokio::time::sleep(SAVE_EVERY) => false,
+        };
+        let mut notes = Vec::new();
+        for cell in shared.fleet.all() {
+            cell.lock().look_for_silence(now(), &mut notes);
+        }
+        // Where there is no room history has the silence all the same: nothing holds for ever there.
+        let _ = shared.recorder.note(notes);
+        passes += 1;
+        let all = stopping || passes.is_multiple_of(SAVE_ALL_EVERY);
+        if let Err(error) = save(&shared.fleet, &file, all).await {
+            if !std::mem::replace(&mut failed, true) {
+                tracing::error!(%error, "events of GPUs cannot be written; they are not acknowledged until they can");
+            }
+        } else if std::mem::take(&mut failed) {
+            tracing::info!("events of GPUs can be written again");
+        }
+        if stopping {
+            shared.recorder.end().await;
+            return;
+        }
+    }
+}
+
+/// Writes all if any has changed, and has agents told which events are on disk.
+async fn save(fleet: &Fleet, file: &MarksFile, all: bool) -> std::io::Result<()> {
+    let cells = fleet.all();
+    let changed: Vec<&Arc<Cell>> = cells.iter().filter(|cell| cell.lock().unsaved()).collect();
+    if changed.is_empty() && !all {
+        return Ok(());
+    }
+    let marks: Vec<Marks> = cells.iter().map(|cell| cell.lock().marks.clone()).collect();
+    let (file, written) = (file.clone(), marks.clone());
+    let result = tokio::task::spawn_blocking(move || file.write(written)).await;
+    let result = result.unwrap_or_else(|panic| Err(std::io::Error::other(panic)));
+    match &result {
+        Ok(()) => cells.iter().zip(&marks).for_each(|(cell, marks)| cell.lock().saved(marks)),
+        Err(_) => changed.iter().for_each(|cell| cell.lock().not_saved()),
+    }
+    result
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,153 @@
+//! The GPUs of a node, from what the store has of it: pure.
+
+use std::collections::BTreeMap;
+
+use skerry_model::NodeRef;
+use skerry_proto::gpu::v1 as pb;
+use skerry_proto::gpu::v1::health::State;
+use skerry_proto::gpu::v1::{Health, HealthReason};
+use skerry_proto::store::v1 as stored;
+use skerry_proto::types::v1::machine_status;
+use skerry_store::keys::GatewayId;
+use skerry_store::{Key, Record, Snapshot};
+
+use super::Held;
+use crate::group::gpu_name;
+
+/// Of a GPU whose node is away nobody knows how it is.
+const DISCONNECTED: &str = "NodeDisconnected";
+
+/// All that its agent told of last. Of a node that was deleted, none.
+pub(super) fn gpus_of(snapshot: &Snapshot, node: &NodeRef) -> Vec<Held> {
+    let Some(record) = read::<stored::NodeRecord>(snapshot, node) else { return Vec::new() };
+    let Some(status) = read::<stored::StatusRecord>(snapshot, node) else { return Vec::new() };
+    let gpus = status.machine.as_ref().map_or(&[][..], |machine| machine.gpus.as_slice());
+    if gpus.is_empty() {
+        return Vec::new();
+    }
+    let assignment = read::<stored::AssignmentRecord>(snapshot, node).unwrap_or_default();
+    let session = read::<stored::SessionRecord>(snapshot, node);
+    let is_alive = |id: &str| {
+        GatewayId::parse(id).is_ok_and(|id| snapshot.entry(&Key::<stored::GatewayRecord>::of(&id)).is_some())
+    };
+    let away = away(session.as_ref(), is_alive);
+    let bookings = bookings(node, &assignment, &status);
+    let labels = record.meta.unwrap_or_default().labels;
+    let held = |told: &machine_status::Gpu| {
+        let device = told.device.clone()?;
+        let health = away.clone().or_else(|| told.health.clone());
+        let name = gpu_name(&node.to_string(), &device.uuid);
+        let allocations = bookings.get(device.uuid.as_str()).cloned().unwrap_or_default();
+        let status = pb::GpuStatus { health, allocations };
+        let gpu = pb::Gpu { name, device: Some(device), status: Some(status) };
+        Some(Held { gpu, node: node.to_string(), labels: labels.clone() })
+    };
+    gpus.iter().filter_map(held).collect()
+}
+
+fn read<R: Record<Name = NodeRef>>(snapshot: &Snapshot, node: &NodeRef) -> Option<R> {
+    let record = snapshot.get(&Key::<R>::of(node)).unwrap_or_else(|error| {
+        tracing::warn!(%error, "a record that does not decode is passed over");
+        None
+    });
+    Some(record?.value)
+}
+
+/// What is said of GPUs whose node has no session.
+fn away(session: Option<&stored::SessionRecord>, is_alive: impl Fn(&str) -> bool) -> Option<Health> {
+    let is_there =
+        |session: &&stored::SessionRecord| session.close_time.is_none() && is_alive(&session.gateway);
+    if session.filter(is_there).is_some() {
+        return None;
+    }
+    let reason = HealthReason {
+        reason: DISCONNECTED.to_owned(),
+        state: State::Unknown.into(),
+        message: "the node is not connected: this is what it told last".to_owned(),
+        since: session.and_then(|session| session.close_time),
+        effect: 0,
+    };
+    Some(Health { state: State::Unknown.into(), reasons: vec![reason] })
+}
+
+/// What is booked, by UUID, in the order of instances. Its agent may grant less than was booked.
+fn bookings(
+    node: &NodeRef,
+    assignment: &stored::AssignmentRecord,
+    status: &stored::StatusRecord,
+) -> BTreeMap<String, Vec<pb::Allocation>> {
+    let mut all: BTreeMap<String, Vec<pb::Allocation>> = BTreeMap::new();
+    let mut assigned: Vec<_> = assignment.instances.iter().collect();
+    assigned.sort_by(|a, b| a.instance.cmp(&b.instance));
+    for instance in assigned {
+        let granted = status.instances.iter().find(|status| status.instance == instance.instance);
+        for booking in &instance.gpus {
+            let same = |one: &&pb::Booking| one.gpu == booking.gpu && one.mig_device == booking.mig_device;
+            let granted = granted.and_then(|status| status.gpus.iter().find(same));
+            let isolation = granted.map_or(booking.isolation, |one| one.isolation.min(booking.isolation));
+            all.entry(booking.gpu.clone()).or_default().push(pb::Allocation {
+                gpu: gpu_name(&node.to_string(), &booking.gpu),
+                instance: instance.instance.clone(),
+                share: booking.share.clone(),
+                mig_device: booking.mig_device.clone(),
+                isolation,
+            });
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use skerry_proto::gpu::v1::allocation::Isolation;
+    use skerry_proto::types::v1::InstanceStatus;
+
+    use super::*;
+
+    #[test]
+    fn of_a_node_that_is_away_nobody_knows_how_its_gpus_are() {
+        let at = Some(prost_types::Timestamp { seconds: 5, nanos: 0 });
+        let session =
+            |close_time| stored::SessionRecord { gateway: "g".into(), close_time, ..Default::default() };
+        assert_eq!(away(Some(&session(None)), |_| true), None);
+        let gone = away(Some(&session(None)), |_| false).unwrap();
+        assert_eq!((gone.state(), gone.reasons[0].since), (State::Unknown, None));
+        assert_eq!(away(Some(&session(at)), |_| true).unwrap().reasons[0].since, at);
+        assert_eq!(away(None, |_| true).unwrap().reasons[0].reason, DISCONNECTED);
+    }
+
+    #[test]
+    fn bookings_are_by_gpu_and_instance_and_no_stronger_than_what_the_agent_grants() {
+        let booking = |gpu: &str, isolation: Isolation| pb::Booking {
+            gpu: gpu.to_owned(),
+            isolation: isolation.into(),
+            ..pb::Booking::default()
+        };
+        let assigned = |instance: &str, gpus| stored::AssignedInstance {
+            instance: instance.to_owned(),
+            gpus,
+            ..Default::default()
+        };
+        let assignment = stored::AssignmentRecord {
+            instances: vec![
+                assigned("b/s/n/0", vec![booking("GPU-1", Isolation::Mps)]),
+                assigned(
+                    "a/s/n/0",
+                    vec![booking("GPU-1", Isolation::Mps), booking("GPU-2", Isolation::Exclusive)],
+                ),
+            ],
+            ..Default::default()
+        };
+        let granted = InstanceStatus {
+            instance: "b/s/n/0".into(),
+            gpus: vec![booking("GPU-1", Isolation::Accounted)],
+            ..Default::default()
+        };
+        let status = stored::StatusRecord { instances: vec![granted], ..Default::default() };
+        let node = NodeRef::parse("projects/p/nodes/n").unwrap();
+        let all = bookings(&node, &assignment, &status);
+        let one: Vec<_> = all["GPU-1"].iter().map(|one| (one.instance.as_str(), one.isolation())).collect();
+        assert_eq!(one, [("a/s/n/0", Isolation::Mps), ("b/s/n/0", Isolation::Accounted)]);
+        assert_eq!(all["GPU-2"][0].gpu, "projects/p/nodes/n/gpus/GPU-2");
+    }
+}
