@@ -29,8 +29,8 @@ const FEATURES: [&str; 24] = [
     feature::CRON_JOBS,
     feature::PEERS,
     feature::PREFETCH,
-    feature::CHANNELS,
     feature::GPU,
+    feature::CHANNELS,
 ];
 
 /// All of them.
