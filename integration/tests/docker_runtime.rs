@@ -25,6 +25,8 @@ mod drift;
 mod environment;
 #[path = "docker_runtime/fields.rs"]
 mod fields;
+#[path = "docker_runtime/gpus.rs"]
+mod gpus;
 #[path = "docker_runtime/images.rs"]
 mod images;
 #[path = "docker_runtime/networks.rs"]

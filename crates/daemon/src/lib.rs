@@ -22,6 +22,7 @@ pub use monitor::Monitor;
 pub use open_files::open_files_before;
 pub use service::{Listening, ServiceArgs, local_url, reachable};
 pub use shutdown::{Shutdown, signals};
+pub use telemetry::prometheus::{HARDWARE_SCOPE, also_tell};
 pub use telemetry::{LogArgs, LogFormat, OtlpError, OwnLine, OwnLog, Telemetry};
 pub use tls::{TlsArgs, access, access_for_enrolment, follow};
 

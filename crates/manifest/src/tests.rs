@@ -450,13 +450,16 @@ fn gpus_are_asked_for_in_peoples_words() {
         let manifests = read(&with(line));
         app(&manifests[0]).spec.clone().and_then(|mut spec| spec.services.pop()?.gpu).expect("a GPU")
     };
-    let share = gpu("{memory: 8Gi, computePercent: 25, policy: shared, isolationMin: mps, spread: spread}");
+    let share = gpu(
+        "{memory: 8Gi, computePercent: 25, policy: shared, isolationMin: mps, spread: spread, onOveruse: report}",
+    );
     let expected = pb::GpuRequest {
         memory_bytes: Some(8 << 30),
         compute_percent: Some(25),
         policy: Policy::Shared.into(),
         isolation_min: pb::GpuIsolation::Mps.into(),
         spread: Spread::Spread.into(),
+        on_overuse: pb::gpu_request::OnOveruse::Report.into(),
         ..Default::default()
     };
     assert_eq!(share, expected);

@@ -24,7 +24,7 @@ const PROTO: &str = include_str!("../../../proto/skerry/type/v1/app.proto");
 const NOT_SHOWN: [&str; 5] = ["image", "image_credentials", "pull_policy", "platform", "gpus"];
 /// Fields of a service that Docker is not told of: what there is of it, where and when it runs is not Docker's to know. Variables and files that come
 /// from elsewhere, and credentials, have tests of their own.
-const NOT_DOCKERS: [&str; 20] = [
+const NOT_DOCKERS: [&str; 21] = [
     "name",
     "deployment",
     "daemon_set",
@@ -45,6 +45,7 @@ const NOT_DOCKERS: [&str; 20] = [
     "architectures",
     "failover",
     "priority",
+    "gpu",
 ];
 const INSTANCE: &str = "fields/web/n1/0";
 const CONFIG: &str = "site";

@@ -134,6 +134,7 @@ pub(crate) fn spec(
         kind: Kind::DaemonSet,
         program: Program::Container(container),
         placing: Placing::default(),
+        gpu: None,
         env: BTreeMap::new(),
         env_from: Vec::new(),
         working_directory: None,
@@ -161,6 +162,7 @@ pub(crate) fn spec(
         service: Arc::new(service),
         configs: BTreeMap::new(),
         secrets: BTreeMap::new(),
+        gpus: Vec::new(),
     }
 }
 

@@ -19,6 +19,7 @@ use skerry_model::{ConfigName, ContentHash};
 use skerry_testing::eventually;
 
 mod artifacts;
+mod gpus;
 mod settings;
 mod support;
 

@@ -117,6 +117,7 @@ pub(super) fn spec_of(name: &str, program: &str, args: &[&str]) -> InstanceSpec 
                 ..Process::default()
             }),
             placing: Placing::default(),
+            gpu: None,
             env: BTreeMap::new(),
             env_from: Vec::new(),
             working_directory: None,
@@ -138,6 +139,7 @@ pub(super) fn spec_of(name: &str, program: &str, args: &[&str]) -> InstanceSpec 
         }),
         configs: BTreeMap::new(),
         secrets: BTreeMap::new(),
+        gpus: Vec::new(),
         fingerprint: "one".to_owned(),
     }
 }

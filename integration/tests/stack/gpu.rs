@@ -1,6 +1,8 @@
 //! GPUs, simulated by a driver that the agent loads as it loads NVIDIA's: who has what of them, what is told, and what becomes of who is on a sick one.
 
 mod health;
+mod overuse;
+mod samples;
 mod sharing;
 
 use anyhow::{Context as _, Result};

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use prost::Message as _;
 use skerry_model::app::{AppSpec, Container, MountSource, Program, ServiceSpec, UpdateBounds};
 use skerry_model::config::ConfigSpec;
-use skerry_model::{AppName, ConfigName, ContentHash, InstanceName, NetworkName, SecretName, ServiceName};
+use skerry_model::{
+    AppName, ConfigName, ContentHash, GpuBooking, InstanceName, NetworkName, SecretName, ServiceName,
+};
 use skerry_proto::gateway::v1 as pb;
 use skerry_proto::scheduler::v1 as scheduler;
 use skerry_sync::desired::secret_resource_name;
@@ -44,6 +46,8 @@ pub struct InstanceSpec {
     pub configs: BTreeMap<ConfigName, Arc<ConfigContent>>,
     /// The secrets that it uses, sealed.
     pub secrets: BTreeMap<SecretName, Arc<SealedContent>>,
+    /// What is booked for it of the machine's GPUs.
+    pub gpus: Vec<GpuBooking>,
     /// Hash over all of it that a running copy depends on: same fingerprint, same copy, nothing to restart. A change of another service
     /// of the app, of health checks, dependencies or restart policy does not alter it.
     pub fingerprint: String,
@@ -390,9 +394,10 @@ impl<'a> Parts<'a> {
         }
         check_keys(service, &configs)?;
         environment::check_configs(service, &configs).map_err(|why| (environment::INVALID, why))?;
-        let fingerprint = fingerprint(service, &configs, &secrets);
+        let gpus = bookings(service, &wire.gpus)?;
+        let fingerprint = fingerprint(service, &configs, &secrets, &gpus);
         let (name, service) = (name.clone(), Arc::clone(service));
-        Ok(InstanceSpec { name, revision, service, configs, secrets, fingerprint })
+        Ok(InstanceSpec { name, revision, service, configs, secrets, gpus, fingerprint })
     }
 
     fn config(&self, config: &ConfigName, wire: &pb::Instance) -> Result<Arc<ConfigContent>, Problem> {
@@ -442,6 +447,27 @@ fn checked_hash<'n>(resource: &'n pb::Resource, bytes: &[u8]) -> Result<(&'n str
     }
 }
 
+/// What is booked of GPUs for an instance of `service`: as much as that asks for.
+fn bookings(
+    service: &ServiceSpec,
+    wire: &[skerry_proto::gpu::v1::Booking],
+) -> Result<Vec<GpuBooking>, Problem> {
+    let asked = service.gpu.as_ref().map_or(0, |gpu| gpu.need.count());
+    if usize::try_from(asked) != Ok(wire.len()) {
+        let message = format!("its service asks for {asked} GPUs, and {} are booked for it", wire.len());
+        return Err(("InvalidBooking", message));
+    }
+    let parse = |(at, one): (usize, &skerry_proto::gpu::v1::Booking)| {
+        GpuBooking::from_proto(one).ok_or_else(|| {
+            (
+                "InvalidBooking",
+                format!("booking {at} of GPUs, of `{}`, is none that this agent understands", one.gpu),
+            )
+        })
+    };
+    wire.iter().enumerate().map(parse).collect()
+}
+
 fn check_keys(
     service: &ServiceSpec,
     configs: &BTreeMap<ConfigName, Arc<ConfigContent>>,
@@ -460,6 +486,43 @@ fn check_keys(
 mod tests {
     use super::*;
     use crate::testing::{app, config_resource, instance_resource, revision_resource, service};
+
+    #[test]
+    fn an_instance_has_the_gpus_that_are_booked_for_it_and_other_ones_make_it_another_copy() {
+        use skerry_proto::gpu::v1::allocation::Isolation;
+        use skerry_proto::gpu::v1::{Booking, GpuShare};
+        let mut web = service("web");
+        web.gpu = Some(skerry_proto::types::v1::GpuRequest { memory_bytes: Some(1), ..Default::default() });
+        let revision = revision_resource("shop", &app(vec![web]));
+        let joined = |gpus: Vec<Booking>| {
+            let mut instance = instance_resource("shop/web/n1/0", &revision, &[]);
+            let Some(pb::resource::Body::Instance(wire)) = &mut instance.body else { panic!("an instance") };
+            wire.gpus = gpus;
+            join(&[revision.clone(), instance], true)
+        };
+        let of = |gpu: &str, memory, isolation: Isolation| Booking {
+            gpu: gpu.to_owned(),
+            share: Some(GpuShare { memory_bytes: Some(memory), ..GpuShare::default() }),
+            isolation: isolation.into(),
+            ..Booking::default()
+        };
+        let fingerprint = |booking: Booking| {
+            let (desired, refusals) = joined(vec![booking]);
+            assert_eq!(refusals, []);
+            let spec = desired.instances.values().next().unwrap();
+            assert_eq!(spec.gpus.len(), 1);
+            spec.fingerprint.clone()
+        };
+        let first = fingerprint(of("GPU-1", 1, Isolation::Accounted));
+        assert_eq!(fingerprint(of("GPU-1", 1, Isolation::Mps)), first, "daemons come and go");
+        assert_ne!(fingerprint(of("GPU-2", 1, Isolation::Accounted)), first);
+        assert_ne!(fingerprint(of("GPU-1", 2, Isolation::Accounted)), first);
+        let bad = Booking { share: None, ..of("GPU-1", 1, Isolation::Accounted) };
+        for gpus in [Vec::new(), vec![of("GPU-1", 1, Isolation::Mps); 2], vec![bad]] {
+            let (desired, refusals) = joined(gpus);
+            assert_eq!((desired.instances.len(), refusals[0].reason), (0, "InvalidBooking"));
+        }
+    }
 
     #[test]
     fn an_instance_is_joined_with_its_service_and_configs() {

@@ -6,7 +6,7 @@ use skerry_model::feature;
 use skerry_proto::gateway::v1::Resource;
 
 /// The first are carried out by `runtime/docker/spec.rs`, those of processes by `runtime/process`, jobs by `jobs`, channels by `channel`.
-const FEATURES: [&str; 23] = [
+const FEATURES: [&str; 24] = [
     feature::PORT_HOST_ADDRESS,
     feature::READ_ONLY_MOUNT,
     feature::CONTAINER_USER,
@@ -29,6 +29,7 @@ const FEATURES: [&str; 23] = [
     feature::CRON_JOBS,
     feature::PEERS,
     feature::PREFETCH,
+    feature::GPU,
     feature::CHANNELS,
 ];
 

@@ -13,7 +13,8 @@ use skerry_model::app::{
     Artifact, Container, Device, EnvSource, ExtraHost, IpcMode, LogBounds, MountSource, NetworkMode,
     OnChange, Process, Program, Protocol, SecretEntries, ServiceSpec, Ulimit, Unpack,
 };
-use skerry_model::{ConfigName, SecretName};
+use skerry_model::gpu::GpuShare;
+use skerry_model::{ConfigName, GpuBooking, SecretName};
 
 use crate::desired::ConfigContent;
 use crate::secrets::SealedContent;
@@ -26,6 +27,7 @@ pub(crate) fn fingerprint(
     service: &ServiceSpec,
     configs: &BTreeMap<ConfigName, Arc<ConfigContent>>,
     secrets: &BTreeMap<SecretName, Arc<SealedContent>>,
+    gpus: &[GpuBooking],
 ) -> String {
     let mut hash = Canon::default();
     hash.text(FORMAT);
@@ -108,6 +110,18 @@ pub(crate) fn fingerprint(
     // A copy of something that goes on is no run of a job. Which run it is of is said beside the hash.
     if service.is_job() {
         hash.field("job", [String::new()]);
+    }
+    // How well it is kept from others is nothing that it was made from: a daemon may come and go.
+    for GpuBooking { gpu, share, isolation: _ } in gpus {
+        let number = |number: Option<u64>| number.map(|number| number.to_string()).unwrap_or_default();
+        let share = match share {
+            GpuShare::Whole => ["whole".to_owned(), String::new()],
+            GpuShare::Part { memory_bytes, compute_percent } => {
+                [number(*memory_bytes), number(compute_percent.map(u64::from))]
+            }
+            GpuShare::Mig { profile, device } => [profile.to_string(), device.to_string()],
+        };
+        hash.field("gpu", std::iter::once(gpu.to_string()).chain(share));
     }
     match &service.program {
         Program::Container(container) => hash.settings(container),
@@ -291,7 +305,7 @@ mod tests {
     }
 
     fn of(service: &ServiceSpec) -> String {
-        fingerprint(service, &BTreeMap::new(), &BTreeMap::new())
+        fingerprint(service, &BTreeMap::new(), &BTreeMap::new(), &[])
     }
 
     #[test]
@@ -408,7 +422,7 @@ mod tests {
         });
         let with = |bytes: &[u8]| {
             let content = ConfigContent { hash: ContentHash::of(bytes), files: BTreeMap::new() };
-            fingerprint(&web, &BTreeMap::from([(config.clone(), Arc::new(content))]), &BTreeMap::new())
+            fingerprint(&web, &BTreeMap::from([(config.clone(), Arc::new(content))]), &BTreeMap::new(), &[])
         };
         assert_ne!(with(b"a"), with(b"b"));
         assert_eq!(with(b"a"), with(b"a"));

@@ -47,7 +47,7 @@ pub use channel::forbidden::{ForbidArgs, Forbidden, Verb};
 pub use config::{
     AgentArgs, Config, ConfigError, DockerAccess, EnrolArgs, Gateway, ImageGcArgs, NodeTls, default_node_name,
 };
-pub use gpu::{GpuAccess, GpuArgs};
+pub use gpu::{GpuAccess, GpuArgs, Grants};
 pub use identity::{Enrolment, TokenText};
 pub use install::{InstallArgs, InstallError, PlaceArgs, UninstallArgs, install, uninstall};
 pub use machine::host_name;

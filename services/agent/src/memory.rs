@@ -27,6 +27,12 @@ const RETRY_TRANSIENT: (Duration, Duration) = (Duration::from_secs(1), Duration:
 /// First and longest wait after an error that will hardly pass by itself.
 const RETRY_LASTING: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
 
+/// Why the agent itself ended it, where it used more of a GPU than is booked for it.
+pub(crate) const OVERUSE: &str = "GpuOveruse";
+
+/// What a program ends with that does not hear of SIGTERM.
+const ENDED_BY_TERM: i32 = 128 + 15;
+
 /// A number between 0 and 1 that spreads waits. From the caller, so that this file stays pure.
 pub(crate) type Jitter = f64;
 
@@ -127,6 +133,8 @@ pub(crate) struct Memory {
     pub(crate) ended: Option<Ended>,
     /// How it ended before, the newest last; at most [`TERMINATIONS_MAX`].
     pub(crate) terminations: Vec<Termination>,
+    /// Why its last run was ended for what it used of a GPU, if it was; for people.
+    pub(crate) overuse: Option<String>,
     /// Fingerprint that was seen running since the agent started: a restart of it does not wait for dependencies again.
     pub(crate) started: Option<String>,
     seen: Option<Seen>,
@@ -164,6 +172,7 @@ impl Memory {
             RunState::Created => None,
             RunState::Running { .. } => {
                 self.running_since = now;
+                self.overuse = None;
                 let run = match self.started.replace(observed.fingerprint.clone()) {
                     None => Run::First,
                     // Another run of a cron job is none of another spec.
@@ -175,7 +184,11 @@ impl Memory {
                 (!first).then_some(Happening::Started(run))
             }
             RunState::Exited { code, out_of_memory, at } => {
-                let is_news = self.note(termination(code, out_of_memory, observed.started, at));
+                let mut end = termination(code, out_of_memory, observed.started, at);
+                if self.overuse.is_some() {
+                    OVERUSE.clone_into(&mut end.reason);
+                }
+                let is_news = self.note(end);
                 let mut ended = Ended { code, out_of_memory, wait: None };
                 // What ended before the agent looked (a reboot, most likely) is started again at once.
                 if let Some(policy) = policy.filter(|policy| !first && restarts(policy.when, code)) {
@@ -200,6 +213,20 @@ impl Memory {
         }
         self.terminations.push(end);
         true
+    }
+
+    /// It is stopped for what it uses of a GPU: that run has failed, however it ends.
+    pub(crate) fn stopped_for_overuse(&mut self, words: String) {
+        self.overuse = Some(words);
+    }
+
+    /// A run that was ended for that did not end well, whatever its program says.
+    pub(crate) fn judge(&self, observed: &mut Observed) {
+        if let RunState::Exited { code: code @ Some(0), .. } = &mut observed.state
+            && self.overuse.is_some()
+        {
+            *code = Some(ENDED_BY_TERM);
+        }
     }
 
     /// Whether what there is of it was seen, or made, since the agent started.

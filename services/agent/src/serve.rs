@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::channel::{Channels, Sources};
 use crate::clock::Clock;
 use crate::config::{Config, DockerAccess, Gateway, Means, NodeTls};
-use crate::gpu::{Collector, sample_stream};
+use crate::gpu::{Collector, GpuAccess, GpuLink, Grants, Keeper, Mps, sample_stream, sharing};
 use crate::hand::{ASKS_MAX, Desk};
 use crate::identity::{Enroller, Enrolment, Kept, NoWayIn, Own, Proof};
 use crate::jobs::Jobs;
@@ -168,7 +168,14 @@ async fn core(
     }
     let secrets = Secrets::new(&node, data_dir).in_directory(config.secrets_dir.clone());
     let secrets = Arc::new(secrets);
-    let runtimes = runtimes(config, &node, data_dir, &secrets);
+    let (gpus_in, gpus) = watch::channel(Arc::default());
+    let (mps_in, mps) = watch::channel(Mps::default());
+    let (shares, gpu_link) = sharing(gpus.clone(), mps);
+    let (keeper, gpu_link) = match config.gpus {
+        GpuAccess::Nvml { mps, .. } => (Some(Keeper::new(mps, data_dir, mps_in)), gpu_link),
+        GpuAccess::Off => (None, GpuLink::default()),
+    };
+    let runtimes = runtimes(config, &node, data_dir, (&secrets, &gpu_link.grants));
     let clock = Clock::default();
     let (desired_in, desired) = watch::channel(Arc::default());
     let (local_in, local) = mpsc::channel(LOCAL_MAX);
@@ -176,11 +183,11 @@ async fn core(
     let updates = Updates::open(Directory::new(data_dir), &node);
     let (copies_in, copies) = watch::channel(Copies { good: updates.good(), ..Copies::default() });
     let (link_in, link) = watch::channel(false);
-    let (gpus_in, gpus) = watch::channel(Arc::default());
     let containers = Arc::new(watch::Sender::new(Arc::default()));
     let boot_id = boot_id().map_err(ServeError::Random)?;
     let (samples_in, samples) = sample_stream(&boot_id);
-    let collector = Collector::new(&config.gpus, data_dir, Arc::clone(&containers), gpus_in, samples_in);
+    let collector =
+        Collector::new(&config.gpus, data_dir, Arc::clone(&containers), gpus_in, samples_in, shares);
     let ended = shutdown.child_token();
     let (desk_in, asks) = mpsc::channel(ASKS_MAX);
     let desk = Desk::open(Directory::new(data_dir), asks);
@@ -216,6 +223,7 @@ async fn core(
         .with_desk(desk)
         .with_looks(looks)
         .with_containers(containers)
+        .with_gpus(gpu_link)
         .with_secrets(secrets);
     let linked = async {
         let renamed = uplink.run(ended.clone()).await;
@@ -228,7 +236,12 @@ async fn core(
         Some(collector) => Box::pin(collector.run(ended.clone())),
         None => Box::pin(std::future::ready(())),
     };
-    let (renamed, (), (), ()) = tokio::join!(Box::pin(linked), reconciled, Box::pin(quiet), collected);
+    let mps: Pin<Box<dyn Future<Output = ()> + Send>> = match keeper {
+        Some(keeper) => Box::pin(keeper.run(ended.clone())),
+        None => Box::pin(std::future::ready(())),
+    };
+    let (renamed, (), (), (), ()) =
+        tokio::join!(Box::pin(linked), reconciled, Box::pin(quiet), collected, mps);
     Ok(renamed)
 }
 
@@ -236,7 +249,7 @@ fn runtimes(
     config: &Config,
     node: &NodeRef,
     data_dir: &Path,
-    secrets: &Arc<Secrets>,
+    (secrets, gpus): (&Arc<Secrets>, &Grants),
 ) -> Vec<Arc<dyn Runtime>> {
     let dirs = RuntimeDirs {
         configs: data_dir.join("configs"),
@@ -248,8 +261,12 @@ fn runtimes(
         tracing::warn!(%error, "the directory of configs cannot be made");
     }
     let name = Some(node.node.clone());
-    let processes =
-        process::Config { node: name, secrets: Arc::clone(secrets), ..process::Config::new(&dirs) };
+    let processes = process::Config {
+        node: name,
+        secrets: Arc::clone(secrets),
+        gpus: gpus.clone(),
+        ..process::Config::new(&dirs)
+    };
     let mut runtimes: Vec<Arc<dyn Runtime>> = vec![Arc::new(ProcessRuntime::new(processes))];
     if let DockerAccess::Socket(socket) = &config.docker {
         let (owner, hosts) = (owner(node, data_dir), data_dir.join("hosts"));
@@ -261,6 +278,7 @@ fn runtimes(
                 .with_credentials(config.credentials.clone())
                 .with_secrets(Arc::clone(secrets))
                 .with_hosts(&hosts, &node.node)
+                .with_grants(gpus.clone())
                 .with_upkeep(data_dir, config.image_gc),
         ));
     }

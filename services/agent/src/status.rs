@@ -10,7 +10,7 @@ use skerry_proto::types::v1 as pb;
 
 use crate::desired::{Blocked, InstanceSpec};
 use crate::health::HealthState;
-use crate::memory::{Busy, Ended, Memory};
+use crate::memory::{Busy, Ended, Memory, OVERUSE};
 use crate::plan::Hold;
 use crate::runtime::{Observed, RunState, RuntimeError};
 use crate::update::TakenBack;
@@ -104,7 +104,8 @@ fn of_current(hold: Option<&Hold>, observed: &Observed, about: About<'_>) -> Tol
             told(Phase::Completed, "Completed", how(code, false))
         }
         (RunState::Exited { code, out_of_memory, .. }, None) if hold == Some(&Hold::Ended) => {
-            told(Phase::Failed, exit_reason(out_of_memory), how(code, out_of_memory))
+            let (reason, how) = ended(about, code, out_of_memory);
+            told(Phase::Failed, reason, how)
         }
         (RunState::Exited { code, out_of_memory, .. }, None) => {
             if let Some(waiting) = of_waiting(hold, about.memory.error(Some(&observed.fingerprint))) {
@@ -112,8 +113,8 @@ fn of_current(hold: Option<&Hold>, observed: &Observed, about: About<'_>) -> Tol
             }
             let wait = about.memory.ended.and_then(|ended| ended.wait);
             let after = wait.map_or(String::new(), |wait| format!(" after {:.1} s", wait.as_secs_f64()));
-            let message = format!("{}; started again{after}", how(code, out_of_memory));
-            told(Phase::Backoff, exit_reason(out_of_memory), message)
+            let (reason, how) = ended(about, code, out_of_memory);
+            told(Phase::Backoff, reason, format!("{how}; started again{after}"))
         }
         (RunState::Created, None) => {
             of_waiting(hold, about.memory.error(Some(&observed.fingerprint))).unwrap_or_else(preparing)
@@ -215,8 +216,18 @@ fn of_waiting(hold: Option<&Hold>, error: Option<&RuntimeError>) -> Option<Told>
     }
 }
 
-fn exit_reason(out_of_memory: bool) -> &'static str {
-    if out_of_memory { "OutOfMemory" } else { "Exited" }
+/// Why and how the last run ended.
+fn ended(about: About<'_>, code: Option<i32>, out_of_memory: bool) -> (&'static str, String) {
+    match &about.memory.overuse {
+        Some(words) => (OVERUSE, stopped_for(words)),
+        None if out_of_memory => ("OutOfMemory", how(code, out_of_memory)),
+        None => ("Exited", how(code, out_of_memory)),
+    }
+}
+
+/// That it was ended for what it used of a GPU.
+pub(crate) fn stopped_for(words: &str) -> String {
+    format!("it was stopped: {words}")
 }
 
 /// How it ended, in words.
@@ -310,6 +321,7 @@ mod tests {
             service: Arc::new(service),
             configs: BTreeMap::new(),
             secrets: BTreeMap::new(),
+            gpus: Vec::new(),
             fingerprint: "new".into(),
         }
     }
@@ -327,6 +339,7 @@ mod tests {
             place: crate::runtime::Place::Own,
             started: None,
             warnings: Vec::new(),
+            mps: false,
         }
     }
 

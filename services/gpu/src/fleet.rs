@@ -335,6 +335,11 @@ impl Node {
         Some(pb::Gap { start_time: Some(since), end_time: None, cause: Cause::LinkLost.into() })
     }
 
+    /// Whether its frames come here.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.session.is_some()
+    }
+
     /// What its GPUs are. None while nothing is known.
     pub(crate) fn devices(&self) -> &[pb::Device] {
         self.decoder.devices()

@@ -262,13 +262,14 @@ fn merge(all: Vec<pb::Series>) -> Vec<pb::Series> {
             }
             same
         });
-        // Of a node that moved, what one has no samples of another one has.
+        // Of a node that moved, what one has no samples of another one has: a whole step in the middle of the gap.
         let known = |gap: &pb::Gap| {
-            let end = gap.end_time.as_ref().map_or(i64::MAX, millis);
-            series
-                .points
-                .iter()
-                .any(|point| (order(&gap.start_time) + 1..end).contains(&(order(&point.time) - 1)))
+            let (start, end) = (order(&gap.start_time), gap.end_time.as_ref().map_or(i64::MAX, millis));
+            series.points.iter().any(|point| {
+                let (from, step) =
+                    (order(&point.time), point.step.as_ref().map_or(0, |step| step.seconds * 1000));
+                from >= start && from + step <= end
+            })
         };
         let mut gaps: Vec<pb::Gap> = series.gaps.iter().filter(|gap| !known(gap)).copied().collect();
         gaps.sort_by_key(|gap| (order(&gap.start_time), order(&gap.end_time)));
@@ -276,4 +277,96 @@ fn merge(all: Vec<pb::Series>) -> Vec<pb::Series> {
         series.gaps = gaps;
     }
     merged.into_values().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(seconds: i64) -> Option<prost_types::Timestamp> {
+        Some(timestamp(seconds * 1000 + 400))
+    }
+
+    fn series(times: &[i64], gaps: &[(i64, Option<i64>)]) -> pb::Series {
+        let step = Some(prost_types::Duration { seconds: 1, nanos: 0 });
+        let point =
+            |time: &i64| pb::Point { time: Some(timestamp(time * 1000)), step, ..pb::Point::default() };
+        let gap = |(start, end): &(i64, Option<i64>)| pb::Gap {
+            start_time: at(*start),
+            end_time: end.and_then(at),
+            ..pb::Gap::default()
+        };
+        pb::Series {
+            gpu: "g".into(),
+            field: 7,
+            points: times.iter().map(point).collect(),
+            gaps: gaps.iter().map(gap).collect(),
+            ..pb::Series::default()
+        }
+    }
+
+    #[test]
+    fn what_one_replica_does_not_know_another_one_may() {
+        // The first had the node until 3, and again from 8 on; the second in between, but for 5 and 6.
+        let one = series(&[1, 2, 3, 8, 9], &[(3, Some(8))]);
+        let two = series(&[4, 7], &[(4, Some(7)), (7, None)]);
+        let merged = merge(vec![one, two]);
+        let times: Vec<i64> = merged[0].points.iter().filter_map(|p| p.time).map(|at| at.seconds).collect();
+        assert_eq!((merged.len(), times), (1, vec![1, 2, 3, 4, 7, 8, 9]));
+        assert_eq!(merged[0].gaps, series(&[], &[(4, Some(7))]).gaps);
+    }
+
+    proptest! {
+        #[test]
+        fn a_step_that_is_told_to_fit_does(
+            groups in 1_usize..2_000, fields in 1_usize..=64, range in 1_000_i64..40_000_000_000, step in 1_000_i64..100_000,
+        ) {
+            let asked = Asked { fields: vec![0; fields], start: 0, end: range, step };
+            let Err(fault) = asked.check_points(groups) else { return Ok(()) };
+            let told = format!("{fault:?}");
+            if let Some((_, rest)) = told.split_once("a step of ") {
+                let seconds: i64 = rest.split(' ').next().unwrap().parse().unwrap();
+                let fits = Asked { step: seconds * 1000, ..asked };
+                prop_assert!(fits.check_points(groups).is_ok(), "{told}");
+            } else {
+                prop_assert!(told.contains("fewer GPUs"), "{told}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let right = pb::QueryHistoryRequest {
+            fields: vec![7],
+            start_time: Some(timestamp(1_000_000)),
+            step: Some(prost_types::Duration { seconds: 1, nanos: 0 }),
+            ..pb::QueryHistoryRequest::default()
+        };
+        assert!(Asked::parse(&right, 2_000_000).is_ok());
+        let cases = [
+            (pb::QueryHistoryRequest { fields: vec![], ..right.clone() }, "fields"),
+            (pb::QueryHistoryRequest { fields: vec![7; 65], ..right.clone() }, "fields"),
+            (pb::QueryHistoryRequest { fields: vec![9_999], ..right.clone() }, "fields"),
+            (pb::QueryHistoryRequest { start_time: None, ..right.clone() }, "start_time"),
+            (
+                pb::QueryHistoryRequest { start_time: Some(timestamp(3_000_000)), ..right.clone() },
+                "start_time",
+            ),
+            (pb::QueryHistoryRequest { end_time: Some(timestamp(5)), ..right.clone() }, "start_time"),
+            (pb::QueryHistoryRequest { step: None, ..right.clone() }, "step"),
+            (
+                pb::QueryHistoryRequest {
+                    step: Some(prost_types::Duration { seconds: 0, nanos: 999_000_000 }),
+                    ..right
+                },
+                "step",
+            ),
+        ];
+        for (request, field) in cases {
+            let told = format!("{:?}", Asked::parse(&request, 2_000_000).unwrap_err());
+            assert!(told.contains(field), "{told}");
+        }
+    }
 }

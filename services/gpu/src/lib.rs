@@ -11,6 +11,7 @@
 //! | `recorder` | the thread that owns the history |
 //! | `samples` | samples as they come in, of all replicas, for who follows them |
 //! | `history` | what was, of all replicas |
+//! | `metrics` | what is known now, for Prometheus and OpenTelemetry |
 //! | `peers` | what one replica tells another |
 //!
 //! A node is one replica's at a time: its gateway says whose. What a replica had of it stays there, and is asked for there.
@@ -23,6 +24,7 @@ mod history;
 mod ingest;
 mod inventory;
 mod marks;
+mod metrics;
 mod peers;
 mod recorder;
 mod samples;
@@ -128,6 +130,8 @@ impl GpuTelemetry {
             shutdown: shutdown.clone(),
         });
         shutdown.spawn(ingest::keep(Arc::clone(&shared), file));
+        metrics::register(&shared);
+        skerry_daemon::also_tell(metrics::source(&shared));
         Ok(Self { shared })
     }
 

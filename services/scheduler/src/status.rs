@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use skerry_model::app::{Kind, ROLLED_BACK};
 use skerry_model::{AppName, ClusterName, GpuBooking, InstanceName, NodeName, ProjectName, time};
 use skerry_placement::{ClusterPlan, Placed, Unplaced};
+use skerry_proto::gpu::v1::Booking;
 use skerry_proto::scheduler::v1::rollout_status::Phase;
 use skerry_proto::scheduler::v1::{AppStatus, ClusterCounts, Counts, RolloutStatus, ServiceStatus};
 use skerry_proto::store::v1::StatusRecord;
@@ -234,7 +235,7 @@ impl Look<'_> {
             Some(reported) => self.with_node(reported),
             None => InstanceStatus { revision: wanted_revision.clone(), ..self.blank(&placed.instance) },
         };
-        status.gpus = placed.gpus.iter().map(GpuBooking::to_proto).collect();
+        status.gpus = granted(&placed.gpus, &status.gpus);
         let is_current = status.revision == wanted_revision;
         if !self.connected {
             let node = self.node;
@@ -295,7 +296,8 @@ impl Look<'_> {
         }
         let held = self.project.plan_of(self.node).into_iter().flatten();
         let held = held.filter(|placed| placed.instance == unplaced.instance);
-        status.gpus = held.flat_map(|placed| &placed.gpus).map(GpuBooking::to_proto).collect();
+        let held: Vec<GpuBooking> = held.flat_map(|placed| placed.gpus.clone()).collect();
+        status.gpus = granted(&held, &status.gpus);
         status.ready = false;
         unplaced.reason.word().clone_into(&mut status.reason);
         status.message = format!("{}{}", unplaced.reason, meanwhile(unplaced.kept, reported));
@@ -321,6 +323,18 @@ impl Look<'_> {
         }
         Seen { wanted: false, reached: Some(self.connected), ..fresh(name, status) }
     }
+}
+
+/// What is booked, with the isolation that the node found where that is less.
+fn granted(booked: &[GpuBooking], reported: &[Booking]) -> Vec<Booking> {
+    let of = |booking: &GpuBooking| {
+        let wire = booking.to_proto();
+        let mut same = reported.iter().filter(|one| one.gpu == wire.gpu && one.mig_device == wire.mig_device);
+        let found = same.find_map(GpuBooking::from_proto).map(|found| found.isolation);
+        let isolation = found.map_or(booking.isolation, |found| found.min(booking.isolation));
+        GpuBooking { isolation, ..booking.clone() }.to_proto()
+    };
+    booked.iter().map(of).collect()
 }
 
 /// One that is wanted, of which nothing more is known.

@@ -37,7 +37,7 @@ impl Gpus {
                 let dir = simulated_in(data_dir);
                 std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
                 let placed = place(&library, &dir, &Control::of(machine.clone())).context("--gpu-sim")?;
-                Ok(GpuAccess::Nvml(Some(placed.library)))
+                Ok(GpuAccess::Nvml { library: Some(placed.library), mps: false })
             }
         }
     }

@@ -16,7 +16,9 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::metrics::data::ResourceMetrics;
 use opentelemetry_sdk::metrics::reader::MetricReader;
-use opentelemetry_sdk::metrics::{InstrumentKind, ManualReader, Pipeline, SdkMeterProvider, Temporality};
+use opentelemetry_sdk::metrics::{
+    Instrument, InstrumentKind, ManualReader, Pipeline, SdkMeterProvider, Stream, Temporality,
+};
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing::Metadata;
 use tracing_subscriber::filter::{LevelFilter, Targets, filter_fn};
@@ -71,6 +73,9 @@ pub struct Telemetry {
     without_metrics: bool,
 }
 
+/// Series of one instrument of hardware.
+const HARDWARE_SERIES_MAX: usize = 200_000;
+
 /// Of this process, as the instruments are.
 static METRICS: OnceLock<Metrics> = OnceLock::new();
 
@@ -109,6 +114,12 @@ impl MetricReader for Metrics {
     }
 }
 
+/// Devices of a fleet are more than the 2,000 series that an instrument has by default.
+fn of_hardware(instrument: &Instrument) -> Option<Stream> {
+    let is_hardware = instrument.scope().name() == prometheus::HARDWARE_SCOPE;
+    is_hardware.then(|| Stream::builder().with_cardinality_limit(HARDWARE_SERIES_MAX).build().ok())?
+}
+
 impl LogArgs {
     /// Begins to log and, where asked for, to trace and to count, as the service `name` (`OTEL_SERVICE_NAME` says otherwise).
     /// `scraped`: somebody will ask for the metrics. A second call in one process changes nothing.
@@ -129,8 +140,11 @@ impl LogArgs {
             METRICS.get_or_init(|| {
                 let metrics = Metrics(Arc::default());
                 let reader = metrics.clone();
-                let provider =
-                    SdkMeterProvider::builder().with_reader(reader).with_resource(resource()).build();
+                let provider = SdkMeterProvider::builder()
+                    .with_reader(reader)
+                    .with_resource(resource())
+                    .with_view(of_hardware)
+                    .build();
                 opentelemetry::global::set_meter_provider(provider);
                 process::register();
                 metrics

@@ -2,11 +2,25 @@
 //! appended, and a counter ends in `_total`.
 
 use std::fmt::Write as _;
+use std::sync::{Mutex, PoisonError};
 
 use opentelemetry::KeyValue;
 use opentelemetry_sdk::metrics::data::{AggregatedMetrics, Metric, MetricData, ScopeMetrics};
 
 use super::Metrics;
+
+/// Scope of metrics of hardware, which are for collectors: what is told of the same hardware on `/metrics` has names of its own ([`also_tell`]).
+pub const HARDWARE_SCOPE: &str = "skerry.hardware";
+
+/// What writes lines of its own.
+type Source = Box<dyn Fn(&mut String) + Send + Sync>;
+
+static SOURCES: Mutex<Vec<Source>> = Mutex::new(Vec::new());
+
+/// Has `source` write whole metrics of its own behind all others, in the same format, whenever somebody asks for them. It lasts as long as the process.
+pub fn also_tell(source: impl Fn(&mut String) + Send + Sync + 'static) {
+    SOURCES.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(source));
+}
 
 /// What the text is.
 pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -15,12 +29,16 @@ pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8"
 pub(crate) fn text(metrics: &Metrics) -> String {
     let mut out = String::new();
     let Some(all) = metrics.collect() else { return out };
-    for metric in all.scope_metrics().flat_map(ScopeMetrics::metrics) {
+    let told = all.scope_metrics().filter(|metrics| metrics.scope().name() != HARDWARE_SCOPE);
+    for metric in told.flat_map(ScopeMetrics::metrics) {
         match metric.data() {
             AggregatedMetrics::F64(data) => write(&mut out, metric, data, |value| value),
             AggregatedMetrics::U64(data) => write(&mut out, metric, data, |value| value as f64),
             AggregatedMetrics::I64(data) => write(&mut out, metric, data, |value| value as f64),
         }
+    }
+    for source in SOURCES.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        source(&mut out);
     }
     out
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use skerry_proto::types::v1 as pb;
-use skerry_proto::types::v1::gpu_request::{Policy, Spread as WireSpread};
+use skerry_proto::types::v1::gpu_request::{OnOveruse as WireOveruse, Policy, Spread as WireSpread};
 
 use crate::Violations;
 use crate::gpu::{GpuIsolation, MigProfile};
@@ -26,6 +26,18 @@ pub struct Gpu {
     pub isolation_min: GpuIsolation,
     /// Which GPU is taken of those that have room. Absent: as the service's nodes are chosen; only of whole ones.
     pub spread: Option<Spread>,
+    /// What is done when it uses more than is booked.
+    pub on_overuse: OnOveruse,
+}
+
+/// What is done about one that uses more of a GPU than is booked for it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OnOveruse {
+    /// It is told.
+    Report,
+    /// It is told; and for its memory it is stopped.
+    #[default]
+    Stop,
 }
 
 /// How much an instance needs.
@@ -121,7 +133,15 @@ pub(super) fn parse(at: &str, wire: &pb::GpuRequest, v: &mut Violations) -> Opti
             None
         }
     };
-    Some(Gpu { need, models, isolation_min, spread })
+    let on_overuse = match WireOveruse::try_from(wire.on_overuse) {
+        Ok(WireOveruse::Unspecified | WireOveruse::Stop) => OnOveruse::Stop,
+        Ok(WireOveruse::Report) => OnOveruse::Report,
+        Err(_) => {
+            v.add(format!("{at}.on_overuse"), "use report or stop");
+            return None;
+        }
+    };
+    Some(Gpu { need, models, isolation_min, spread, on_overuse })
 }
 
 fn parse_need(at: &str, wire: &pb::GpuRequest, v: &mut Violations) -> Option<GpuNeed> {

@@ -30,7 +30,7 @@ pub use container::{
     NetworkMode, Port, Protocol, PullPolicy, Ulimit,
 };
 pub use env::{EnvSource, SecretEntries};
-pub use gpu::{Gpu, GpuNeed, ModelSelector};
+pub use gpu::{Gpu, GpuNeed, ModelSelector, OnOveruse};
 pub use graph::start_order;
 pub use image::check_image;
 pub use job::{CronJob, Job, Overlap};

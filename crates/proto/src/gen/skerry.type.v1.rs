@@ -691,6 +691,9 @@ pub struct GpuRequest {
     /// Which GPU is taken, of those that have room for it.
     #[prost(enumeration = "gpu_request::Spread", tag = "8")]
     pub spread: i32,
+    /// What is done when it uses more of a GPU than is booked for it, where nothing but counting keeps it to that.
+    #[prost(enumeration = "gpu_request::OnOveruse", tag = "9")]
+    pub on_overuse: i32,
 }
 /// Nested message and enum types in `GpuRequest`.
 pub mod gpu_request {
@@ -780,6 +783,49 @@ pub mod gpu_request {
                 "SPREAD_UNSPECIFIED" => Some(Self::Unspecified),
                 "PACK" => Some(Self::Pack),
                 "SPREAD" => Some(Self::Spread),
+                _ => None,
+            }
+        }
+    }
+    /// What is done about one that uses more than is booked.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum OnOveruse {
+        /// Same as STOP.
+        Unspecified = 0,
+        /// It is told: as an event, and in its status.
+        Report = 1,
+        /// It is told, and one that has more memory than is booked is stopped, which counts as a failed run. For its use of compute it is only told.
+        Stop = 2,
+    }
+    impl OnOveruse {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "ON_OVERUSE_UNSPECIFIED",
+                Self::Report => "REPORT",
+                Self::Stop => "STOP",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "ON_OVERUSE_UNSPECIFIED" => Some(Self::Unspecified),
+                "REPORT" => Some(Self::Report),
+                "STOP" => Some(Self::Stop),
                 _ => None,
             }
         }
@@ -2630,7 +2676,7 @@ pub struct InstanceStatus {
     /// tried there again until something else is assigned. Empty: none.
     #[prost(string, tag = "70")]
     pub rejected_revision: ::prost::alloc::string::String,
-    /// What it is given of its node's GPUs. Set by the control plane.
+    /// What it is given of its node's GPUs: what is booked for it, with the isolation that it really has where its node found less.
     #[prost(message, repeated, tag = "110")]
     pub gpus: ::prost::alloc::vec::Vec<super::super::gpu::v1::Booking>,
 }

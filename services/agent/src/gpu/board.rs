@@ -1,7 +1,7 @@
 //! What is known of the machine's GPUs: a pure step for each thing that workers read or hear. It does no I/O, takes the time, and is the one place where
 //! health is judged.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use skerry_gpu_model::health::{self, Health, Input, Latch, Rules, State};
 use skerry_gpu_model::{Absent, EVENTS_MAX, Event, Field, Place, Sample};
@@ -9,6 +9,7 @@ use skerry_proto::gpu::v1 as pb;
 use skerry_proto::types::v1::machine_status::Gpu;
 
 use super::driver::Due;
+use super::watch::{Usage, Used};
 
 /// Most numbers of errors that are counted apart for a device; there are a few hundred.
 const CODES_MAX: usize = 512;
@@ -23,6 +24,8 @@ pub(super) struct Board {
     cards: Vec<Card>,
     /// What happened and was not taken yet: when, to which device, what. The oldest give way.
     events: VecDeque<(i64, String, Event)>,
+    /// UUIDs of the devices of which somebody has a share: their processes are looked at as those of shared ones are.
+    closely: BTreeSet<String>,
 }
 
 struct Card {
@@ -33,11 +36,13 @@ struct Card {
     health: Health,
     lost: bool,
     xids: BTreeMap<u32, u64>,
+    /// How often its processes were looked at, and when last.
+    looks: (u64, i64),
 }
 
 impl Board {
     pub(super) fn new(rules: Rules, remembered: BTreeMap<String, Vec<Latch>>) -> Self {
-        Self { rules, remembered, cards: Vec::new(), events: VecDeque::new() }
+        Self { rules, remembered, cards: Vec::new(), events: VecDeque::new(), closely: BTreeSet::new() }
     }
 
     /// The devices, in the driver's order.
@@ -82,6 +87,9 @@ impl Board {
             sample.processes.clone_from(&read.processes);
         }
         if part == 0 {
+            if due.processes && sample.value(Field::Processes).is_some() {
+                card.looks = (card.looks.0 + 1, now);
+            }
             card.sampled(&self.rules, due, now, &mut self.events);
         }
     }
@@ -194,9 +202,30 @@ impl Board {
         all
     }
 
+    /// Of these devices somebody has a share.
+    pub(super) fn look_closely(&mut self, devices: BTreeSet<String>) {
+        self.closely = devices;
+    }
+
+    /// Whether somebody has a share of any.
+    pub(super) fn looks_closely(&self) -> bool {
+        !self.closely.is_empty()
+    }
+
+    /// Who uses how much of those, by UUID, as far as it was seen.
+    pub(super) fn usages(&self) -> BTreeMap<String, Usage> {
+        let cards =
+            self.cards.iter().filter(|card| self.closely.contains(&card.device.uuid) && card.looks.0 > 0);
+        cards.map(|card| (card.device.uuid.clone(), card.usage())).collect()
+    }
+
     /// Whether several have a context on a device, as far as is known.
     pub(super) fn is_shared(&self, device: usize) -> bool {
-        let sample = self.cards.get(device).and_then(|card| card.samples.first());
+        let Some(card) = self.cards.get(device) else { return false };
+        if self.closely.contains(&card.device.uuid) {
+            return true;
+        }
+        let sample = card.samples.first();
         sample.and_then(|sample| sample.value(Field::Processes)).is_some_and(|processes| processes > 1)
     }
 
@@ -220,6 +249,7 @@ impl Card {
             health: Health::default(),
             lost: false,
             xids: BTreeMap::new(),
+            looks: (0, 0),
         }
     }
 
@@ -250,6 +280,18 @@ impl Card {
         let Some(sample) = self.samples.first() else { return };
         let state = std::mem::take(&mut self.state);
         (self.state, self.health) = health::step(rules, state, Input::Sample(sample), now);
+    }
+
+    fn usage(&self) -> Usage {
+        let (look, time_ms) = self.looks;
+        let mut by_instance: BTreeMap<String, Used> = BTreeMap::new();
+        let processes = self.samples.first().into_iter().flat_map(|sample| &sample.processes);
+        for process in processes.filter(|process| !process.instance.is_empty()) {
+            let used = by_instance.entry(process.instance.clone()).or_default();
+            used.memory_bytes = used.memory_bytes.saturating_add(process.memory_bytes.unwrap_or(0));
+            used.percent = used.percent.saturating_add(process.utilization_percent.unwrap_or(0)).min(100);
+        }
+        Usage { look, time_ms, by_instance }
     }
 
     /// What was absent for this reason is read anew in its turn.

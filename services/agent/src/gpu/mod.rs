@@ -10,6 +10,11 @@
 //! | `kmsg` | errors from the kernel's log, where the driver tells no events |
 //! | `stream` | what is known, on its way to the gpu service |
 //! | `latches` | what is remembered of errors when the agent restarts |
+//! | `grant` | what an instance really gets of what is booked for it |
+//! | `nodes` | device nodes, for engines that know nothing of GPUs |
+//! | `mps` | the daemon that holds shares to what is booked |
+//! | `watch` | who uses more than is booked: pure |
+//! | `sharing` | the collector and the reconciler, as far as they have to do with each other |
 //!
 //! The collector is a task that never calls a driver itself. Once a second it looks at the threads that do. One whose call takes longer than five seconds is
 //! left behind: what it reads counts as timed out, another takes its place without the device that it hangs in, and when the driver lets it go it ends, and
@@ -25,7 +30,8 @@ use std::time::{Duration, Instant};
 use skerry_gpu_model::health::Rules;
 use skerry_proto::gpu::v1 as pb;
 use skerry_proto::types::v1::machine_status::Gpu;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
+use tokio::sync::watch::Sender;
 use tokio_util::sync::CancellationToken;
 
 use crate::lock::lock;
@@ -33,13 +39,18 @@ use crate::state::Directory;
 
 mod board;
 mod driver;
+mod grant;
 mod kmsg;
 mod latches;
+mod mps;
+mod nodes;
 mod nvml;
 mod owners;
+mod sharing;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod watch;
 mod worker;
 
 use board::Board;
@@ -49,8 +60,16 @@ use nvml::NvmlDriver;
 use stream::SampleStream;
 use worker::{Epoch, Kind, Pace, Shared, Watched, Work, begin, now};
 
+pub use grant::Grants;
+pub(crate) use grant::{
+    Granted, ISOLATION, MISSING, PIPE_DIRECTORY, UNKNOWN, WARNING, none_by_runtime, none_visible,
+};
+pub(crate) use mps::{Keeper, Mps};
+pub(crate) use nodes::{Node, Nodes};
 pub(crate) use owners::Containers;
+pub(crate) use sharing::{GpuLink, Shares, sharing};
 pub(crate) use stream::{SampleLink, sample_stream};
+pub(crate) use watch::{Above, Booked, Overuse};
 
 /// Most threads that are left behind. With so many no new one is begun until one has ended.
 const LEFT_MAX: usize = 16;
@@ -60,8 +79,13 @@ const LEFT_MAX: usize = 16;
 pub enum GpuAccess {
     /// Nowhere.
     Off,
-    /// By NVIDIA's management library: this one, or the one that the system has.
-    Nvml(Option<PathBuf>),
+    /// By NVIDIA's management library.
+    Nvml {
+        /// Which one; absent: as the system finds it.
+        library: Option<PathBuf>,
+        /// Whether the agent runs an MPS daemon for shared ones.
+        mps: bool,
+    },
 }
 
 /// Where GPUs are looked for, as flags.
@@ -74,12 +98,20 @@ pub struct GpuArgs {
     /// Look for no GPUs
     #[arg(long, env = "SKERRY_NO_GPU")]
     pub no_gpu: bool,
+
+    /// Run a daemon of CUDA MPS, which holds instances on a shared GPU to what is booked for them
+    #[arg(long, env = "SKERRY_MPS", conflicts_with = "no_gpu")]
+    pub mps: bool,
 }
 
 impl GpuArgs {
     /// What the flags say.
     pub fn access(self) -> GpuAccess {
-        if self.no_gpu { GpuAccess::Off } else { GpuAccess::Nvml(self.nvml_library) }
+        if self.no_gpu {
+            GpuAccess::Off
+        } else {
+            GpuAccess::Nvml { library: self.nvml_library, mps: self.mps }
+        }
     }
 }
 
@@ -90,11 +122,12 @@ pub(crate) struct Collector {
     pace: Pace,
     latches: Latches,
     /// The containers of instances, from who sees them.
-    containers: Arc<watch::Sender<Arc<Containers>>>,
+    containers: Arc<Sender<Arc<Containers>>>,
     /// Where the instances are that run as processes.
     instances: PathBuf,
-    told: watch::Sender<Arc<Vec<Gpu>>>,
+    told: Sender<Arc<Vec<Gpu>>>,
     samples: SampleStream,
+    shares: Shares,
     state: State,
     /// Threads that were replaced and have not ended.
     left: Vec<Watched>,
@@ -129,22 +162,23 @@ impl Collector {
     pub(crate) fn new(
         access: &GpuAccess,
         data_dir: &Path,
-        containers: Arc<watch::Sender<Arc<Containers>>>,
-        told: watch::Sender<Arc<Vec<Gpu>>>,
+        containers: Arc<Sender<Arc<Containers>>>,
+        told: Sender<Arc<Vec<Gpu>>>,
         samples: SampleStream,
+        shares: Shares,
     ) -> Option<Self> {
-        let GpuAccess::Nvml(library) = access else { return None };
+        let GpuAccess::Nvml { library, .. } = access else { return None };
         let driver = Arc::new(NvmlDriver::new(library.clone()));
-        Some(Self::over(driver, Pace::default(), data_dir, containers, told, samples))
+        Some(Self::over(driver, Pace::default(), data_dir, containers, told, (samples, shares)))
     }
 
     fn over(
         driver: Arc<dyn Driver>,
         pace: Pace,
         data_dir: &Path,
-        containers: Arc<watch::Sender<Arc<Containers>>>,
-        told: watch::Sender<Arc<Vec<Gpu>>>,
-        samples: SampleStream,
+        containers: Arc<Sender<Arc<Containers>>>,
+        told: Sender<Arc<Vec<Gpu>>>,
+        (samples, shares): (SampleStream, Shares),
     ) -> Self {
         let latches = Latches::open(Directory::new(data_dir));
         let board = Mutex::new(Board::new(Rules::default(), latches.kept()));
@@ -157,6 +191,7 @@ impl Collector {
             instances: data_dir.join("instances"),
             told,
             samples,
+            shares,
             state: State::Closed { look_at: Instant::now() },
             left: Vec::new(),
             why: None,
@@ -206,8 +241,11 @@ impl Collector {
                 board.driver_away(now());
             }
             let wait = self.samples.pass(&mut board, self.pace.second);
+            self.shares.pass(&mut board);
             (board.report(), board.latches(), wait)
         };
+        let mut report = report;
+        self.shares.mark(&mut report);
         let is_empty = report.is_empty();
         self.told.send_if_modified(|told| {
             let is_news = **told != report;

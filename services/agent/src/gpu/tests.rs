@@ -20,6 +20,8 @@ use super::*;
 use crate::shim::files::Started;
 use crate::shim::procfs::ProcessId;
 
+mod sharing;
+
 /// Far more than anything takes; a test that waits so long has failed.
 const LONG: Duration = Duration::from_secs(60);
 
@@ -29,9 +31,11 @@ struct Machine {
     control: Control,
     dir: TempDir,
     shared: Option<Arc<Shared>>,
-    told: watch::Receiver<Arc<Vec<Gpu>>>,
+    told: tokio::sync::watch::Receiver<Arc<Vec<Gpu>>>,
     link: Option<SampleLink>,
-    containers: Arc<watch::Sender<Arc<Containers>>>,
+    mps: Sender<Mps>,
+    sharing: Option<GpuLink>,
+    containers: Arc<Sender<Arc<Containers>>>,
     running: JoinSet<()>,
     shutdown: CancellationToken,
 }
@@ -40,10 +44,23 @@ impl Machine {
     fn new(control: Control) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let placed = place(&built_library().unwrap(), dir.path(), &control).unwrap();
-        let containers = Arc::new(watch::Sender::new(Arc::default()));
-        let told = watch::channel(Arc::default()).1;
+        let containers = Arc::new(Sender::new(Arc::default()));
+        let told = tokio::sync::watch::channel(Arc::default()).1;
         let (running, shutdown) = (JoinSet::new(), CancellationToken::new());
-        Self { placed, control, dir, shared: None, told, link: None, containers, running, shutdown }
+        let (mps, sharing) = (Sender::new(Mps::None), None);
+        Self {
+            placed,
+            control,
+            dir,
+            shared: None,
+            told,
+            link: None,
+            mps,
+            sharing,
+            containers,
+            running,
+            shutdown,
+        }
     }
 
     /// A second is 20 ms; what takes longer than a fifth of a real one hangs.
@@ -54,10 +71,13 @@ impl Machine {
             look_every: Duration::from_millis(50),
         };
         let driver = Arc::new(NvmlDriver::new(Some(self.placed.library.clone())));
-        let (told_in, told) = watch::channel(Arc::default());
+        let (told_in, told) = tokio::sync::watch::channel(Arc::default());
         let (samples, link) = sample_stream("boot");
         let containers = Arc::clone(&self.containers);
-        let collector = Collector::over(driver, pace, self.dir.path(), containers, told_in, samples);
+        let (shares, sharing) = sharing(told.clone(), self.mps.subscribe());
+        let collector =
+            Collector::over(driver, pace, self.dir.path(), containers, told_in, (samples, shares));
+        self.sharing = Some(sharing);
         self.link = Some(link);
         self.shared = Some(Arc::clone(&collector.shared));
         self.told = told;
@@ -490,16 +510,16 @@ async fn processes_are_their_instances() {
 #[tokio::test]
 async fn without_a_driver_there_is_no_thread_and_nothing_is_told() {
     let dir = tempfile::tempdir().unwrap();
-    let (told_in, told) = watch::channel(Arc::default());
+    let (told_in, told) = tokio::sync::watch::channel(Arc::default());
     let driver = Arc::new(NvmlDriver::new(Some(dir.path().join("libnvidia-ml.so.1"))));
-    let containers = Arc::new(watch::Sender::new(Arc::default()));
+    let containers = Arc::new(Sender::new(Arc::default()));
     let mut collector = Collector::over(
         driver,
         Pace::default(),
         dir.path(),
         Arc::clone(&containers),
         told_in,
-        sample_stream("boot").0,
+        (sample_stream("boot").0, sharing(told.clone(), Sender::new(Mps::None).subscribe()).0),
     );
     let wait = collector.pass();
     assert!(wait > Duration::from_secs(25), "{wait:?}");

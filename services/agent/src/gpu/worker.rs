@@ -236,6 +236,10 @@ impl Work {
                 }
                 self.tell(|board, now| board.take(*place, due, sample, now));
             }
+            // Who uses more than is booked is known at once.
+            if kind == Kind::Fast && self.tell(|board, _| board.looks_closely()).unwrap_or(false) {
+                self.shared.news.notify_one();
+            }
             // Who they are would be asked of the one that hangs too.
             if kind == Kind::Slow && self.skipped.is_empty() && !self.look_at_devices(life) {
                 return;

@@ -61,6 +61,7 @@ pub(super) fn text(agent: &AgentArgs, has_token: bool) -> Result<String, Install
         ("SKERRY_IMAGE_GC_LOW", unless(image_gc.image_gc_low.to_string(), "80")),
         ("SKERRY_NVML_LIBRARY", path(&gpus.nvml_library)),
         ("SKERRY_NO_GPU", flag(gpus.no_gpu)),
+        ("SKERRY_MPS", flag(gpus.mps)),
         ("SKERRY_FORBID", unless(forbid.text(), "")),
         ("SKERRY_ALLOW_NODE_SHELL", flag(forbid.allow_node_shell)),
     ];

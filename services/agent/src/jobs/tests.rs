@@ -84,6 +84,7 @@ impl Node {
             place: Place::Own,
             started: Some(since),
             warnings: Vec::new(),
+            mps: false,
         };
         self.view().instances.insert(spec.name.clone(), observed);
         self.step();

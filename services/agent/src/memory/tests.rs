@@ -32,6 +32,7 @@ fn observed(state: RunState) -> Observed {
         drift: None,
         started: None,
         warnings: Vec::new(),
+        mps: false,
         place: crate::runtime::Place::Own,
     }
 }

@@ -95,6 +95,7 @@ mod tests {
             service: Arc::new(service),
             configs: BTreeMap::new(),
             secrets: BTreeMap::new(),
+            gpus: Vec::new(),
             fingerprint: fingerprint.into(),
         }
     }
@@ -112,6 +113,7 @@ mod tests {
             place,
             started: None,
             warnings: Vec::new(),
+            mps: false,
         }
     }
 

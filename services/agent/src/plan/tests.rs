@@ -53,6 +53,7 @@ fn spec(index: usize, sketch: &Sketch) -> InstanceSpec {
         service: Arc::new(spec),
         configs: BTreeMap::new(),
         secrets: BTreeMap::new(),
+        gpus: Vec::new(),
         fingerprint: format!("image {} of {}", sketch.image, sketch.is_process),
     }
 }
@@ -122,6 +123,7 @@ fn observed(spec: &InstanceSpec, state: RunState) -> Observed {
         place: crate::runtime::Place::Own,
         started: None,
         warnings: Vec::new(),
+        mps: false,
     }
 }
 

@@ -259,6 +259,11 @@ impl Reconciler {
                 new.extend(old.remove_entry(name));
             }
         }
+        for (name, observed) in &mut new {
+            if let Some(memory) = self.memories.get(name) {
+                memory.judge(observed);
+            }
+        }
         view.instances = new;
         view.beside = beside;
         self.copies.looked.insert(kind);

@@ -7,6 +7,7 @@
 mod act;
 mod ahead;
 mod collect;
+mod gpus;
 mod hand;
 mod jobs;
 mod look;
@@ -163,6 +164,7 @@ pub(crate) struct Reconciler {
     jobs: Jobs,
     updates: Updates,
     desk: Desk,
+    gpus: gpus::Gpus,
     /// Who wants to know which containers are whose.
     containers: Option<Arc<watch::Sender<Arc<Containers>>>>,
     /// Who wants to know what is known here.
@@ -206,6 +208,7 @@ impl Reconciler {
             jobs: Jobs::default(),
             updates: Updates::default(),
             desk: Desk::default(),
+            gpus: gpus::Gpus::default(),
             containers: None,
             reports: mpsc::channel(1).1,
             links,
@@ -287,6 +290,7 @@ impl Reconciler {
                 () = self.ledger.written() => self.ledger.write(),
                 Some(answer) = self.reports.recv() => self.report(answer),
                 news = self.desk.next() => self.take_hand(news),
+                () = self.gpus.link.changed() => self.gpus_changed(),
                 () = self.jobs.written() => {}
                 () = self.updates.written() => {}
             }
@@ -340,6 +344,7 @@ impl Reconciler {
         for action in &plan.actions {
             self.begin_act(action, news, now);
         }
+        self.step_gpus(news, now);
         self.secrets.refresh(&self.desired);
         self.names.keep(&self.runtimes);
         if !self.looked {

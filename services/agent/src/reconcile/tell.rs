@@ -13,10 +13,12 @@ use skerry_sync::MonoTime;
 use super::{Local, Reconciler, RuntimeStatus};
 use crate::health::HealthState;
 use crate::jobs::Happening as Happened;
-use crate::memory::{Ended, Fetch, Happening, Memory, Run};
+use crate::memory::{Ended, Fetch, Happening, Memory, OVERUSE, Run};
 use crate::plan::Hold;
 use crate::runtime::{Progress, RuntimeError};
-use crate::status::{About, dress_taken_back, how, of_blocked, of_unwanted, of_wanted, of_withheld};
+use crate::status::{
+    About, dress_taken_back, how, of_blocked, of_unwanted, of_wanted, of_withheld, stopped_for,
+};
 use crate::world::{is_running, kind_of, place_of};
 
 /// What is under way for less than this is not told: most of it is over by then, and the report of the outcome would wait for the
@@ -111,6 +113,9 @@ impl Reconciler {
                 let runs = about.observed.is_some_and(is_running);
                 let is_at_fault = about.away.is_some() || memory.error(Some(&spec.fingerprint)).is_some();
                 self.jobs.dress(name, runs, is_at_fault, &mut status);
+                let observed = about.observed;
+                let made_from = observed.and_then(|seen| self.desired.spec_of(name, &seen.fingerprint));
+                self.dress_gpus(made_from.unwrap_or(spec), observed, &mut status);
                 status
             }
             (None, Some(blocked)) => of_blocked(name, blocked, about),
@@ -174,15 +179,23 @@ impl Reconciler {
                 self.instance_event(name, "Started", message.to_owned(), false);
                 let seen = self.world.values().find_map(|view| view.instances.get(name));
                 for warning in seen.map(|seen| seen.warnings.clone()).unwrap_or_default() {
-                    self.instance_event(name, "LimitNotHeld", warning, true);
+                    let of_gpu = warning.starts_with(crate::gpu::WARNING);
+                    let reason = if of_gpu { "GpuIncomplete" } else { "LimitNotHeld" };
+                    self.instance_event(name, reason, warning, true);
                 }
             }
             Happening::Ended(Ended { code, out_of_memory, wait }) => {
-                let reason = if *out_of_memory { "OutOfMemory" } else { "Exited" };
+                let overuse = self.memories.get(name).and_then(|memory| memory.overuse.clone());
+                let reason = match &overuse {
+                    Some(_) => OVERUSE,
+                    None if *out_of_memory => "OutOfMemory",
+                    None => "Exited",
+                };
                 let then = wait.map_or(String::new(), |wait| {
                     format!("; started again after {:.1} s", wait.as_secs_f64())
                 });
-                let message = format!("{}{then}", how(*code, *out_of_memory));
+                let how = overuse.map_or_else(|| how(*code, *out_of_memory), |words| stopped_for(&words));
+                let message = format!("{how}{then}");
                 self.instance_event(name, reason, message, *code != Some(0));
             }
             Happening::Vanished => {

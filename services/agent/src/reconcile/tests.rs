@@ -18,6 +18,7 @@ mod told;
 use pb::InstancePhase as Phase;
 
 mod collect;
+mod gpus;
 mod hand;
 mod updates;
 

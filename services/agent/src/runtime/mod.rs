@@ -83,6 +83,8 @@ pub struct Observed {
     pub started: Option<SystemTime>,
     /// What is not as the spec says though it runs, in sentences for people.
     pub warnings: Vec<String>,
+    /// A daemon of CUDA MPS holds it to what is booked for it of a GPU.
+    pub mps: bool,
 }
 
 impl Observed {

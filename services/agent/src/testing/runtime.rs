@@ -53,6 +53,8 @@ pub(crate) struct State {
     pub(crate) collects_given_up: u32,
     /// Copies of these fingerprints end as soon as they are started.
     pub(crate) ends_at_once: BTreeSet<String>,
+    /// Who is asked to end ends with success.
+    pub(crate) stops_well: bool,
     /// What commands in a copy beside exit with.
     pub(crate) beside_code: i32,
     started: u64,
@@ -80,6 +82,7 @@ impl State {
             place,
             started: None,
             warnings: self.warnings.clone(),
+            mps: false,
         }
     }
 }
@@ -217,8 +220,10 @@ impl Runtime for FakeRuntime {
         state.calls.push(format!("stop {instance}"));
         state.started += 1;
         let at = SystemTime::UNIX_EPOCH + Duration::from_secs(state.started);
+        let stops_well = state.stops_well;
         if let Some(observed) = state.instances.get_mut(instance) {
-            observed.state = RunState::Exited { code: Some(143), at, out_of_memory: false };
+            let code = Some(if stops_well { 0 } else { 143 });
+            observed.state = RunState::Exited { code, at, out_of_memory: false };
         }
         Ok(())
     }

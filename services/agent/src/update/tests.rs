@@ -396,6 +396,7 @@ fn observed(spec: &InstanceSpec, place: Place) -> Observed {
         place,
         started: None,
         warnings: Vec::new(),
+        mps: false,
     }
 }
 

@@ -32,6 +32,30 @@ fn an_instance_whose_revision_was_refused_says_why_that_was() {
 }
 
 #[test]
+fn what_is_granted_is_what_is_booked_with_less_isolation_where_the_node_found_less() {
+    use skerry_model::GpuIsolation::{self, Accounted, Exclusive, Mps, None as Nothing};
+    use skerry_model::{GpuId, GpuShare};
+    let booking = |gpu: &str, isolation: GpuIsolation| GpuBooking {
+        gpu: GpuId::parse(gpu).unwrap(),
+        share: GpuShare::Part { memory_bytes: Some(1), compute_percent: None },
+        isolation,
+    };
+    for (booked, reported, expected) in [
+        (Mps, Some(("GPU-1", Accounted)), Accounted),
+        (Mps, Some(("GPU-1", Nothing)), Nothing),
+        (Mps, Some(("GPU-1", Exclusive)), Mps),
+        (Mps, Some(("GPU-2", Accounted)), Mps),
+        (Accounted, None, Accounted),
+    ] {
+        let reported: Vec<Booking> =
+            reported.into_iter().map(|(gpu, found)| booking(gpu, found).to_proto()).collect();
+        let told = granted(&[booking("GPU-1", booked)], &reported);
+        assert_eq!(told, [booking("GPU-1", expected).to_proto()], "{reported:?}");
+    }
+    assert!(granted(&[], &[booking("GPU-1", Mps).to_proto()]).is_empty(), "what is booked counts");
+}
+
+#[test]
 fn an_update_that_cannot_be_made_says_why() {
     let mut waits = InstanceStatus {
         ready: true,

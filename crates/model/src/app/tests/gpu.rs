@@ -32,6 +32,7 @@ fn what_cannot_be_had_is_refused_by_its_field() {
         (|g| g.policy = 9, "policy"),
         (|g| g.spread = 9, "spread"),
         (|g| g.isolation_min = 9, "isolation_min"),
+        (|g| g.on_overuse = 9, "on_overuse"),
         (|g| (g.count, g.memory_bytes) = (Some(1), Some(1)), "count"),
         (|g| (g.mig_profile, g.memory_bytes) = ("1g.5gb".into(), Some(1)), "mig_profile"),
         (|g| (g.policy, g.compute_percent) = (Policy::Exclusive.into(), Some(5)), "compute_percent"),
@@ -64,6 +65,11 @@ fn what_is_said_says_the_policy() {
     let held = parsed(|g| (g.memory_bytes, g.isolation_min) = (Some(1), mps));
     assert_eq!(held.isolation_min, GpuIsolation::Mps);
     assert_eq!(parsed(|_| ()).isolation_min, GpuIsolation::None);
+    assert_eq!(parsed(|_| ()).on_overuse, OnOveruse::Stop);
+    assert_eq!(
+        parsed(|g| g.on_overuse = pb::gpu_request::OnOveruse::Report.into()).on_overuse,
+        OnOveruse::Report
+    );
 }
 
 #[test]

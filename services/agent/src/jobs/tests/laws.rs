@@ -109,6 +109,7 @@ impl Life {
                 place: Place::Own,
                 started: Some(since),
                 warnings: Vec::new(),
+                mps: false,
             };
             self.copies.insert(index, copy);
         }

@@ -391,6 +391,7 @@ mod tests {
             place: crate::runtime::Place::Own,
             started: None,
             warnings: Vec::new(),
+            mps: false,
         };
         let dir = tempfile::tempdir().unwrap();
         let warned = |members: &[(&str, &str)], mounts_hosts| {

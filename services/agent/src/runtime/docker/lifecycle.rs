@@ -20,9 +20,12 @@ use super::client::{CREATE_DEADLINE, LOOK_DEADLINE, REMOVE_DEADLINE, START_DEADL
 use super::credentials::Logins;
 use super::error::{Failure, Kind};
 use super::observe::{is_named, is_running, list, missing_networks};
-use super::spec::{self, LABEL_FINGERPRINT, LABEL_GRACE, LABEL_INSTANCE, LABEL_OWNER, attachments};
+use super::spec::{
+    self, LABEL_FINGERPRINT, LABEL_GPUS, LABEL_GRACE, LABEL_INSTANCE, LABEL_OWNER, attachments, gpu_label,
+};
 use super::{DockerRuntime, layout, network, pull};
 use crate::desired::InstanceSpec;
+use crate::gpu::Granted;
 use crate::runtime::{GRACE_DEFAULT, Place, Progress, ProgressSink, RuntimeError, environment};
 
 /// Passes that need no waiting: replace, find the network gone, make both anew, and then some.
@@ -44,6 +47,8 @@ struct Copy {
     /// Networks that it was put in and is not in any more.
     missing_networks: Vec<String>,
     volumes: Vec<MountPoint>,
+    /// What it was granted of GPUs.
+    gpus: String,
 }
 
 /// Of a container that is to be started.
@@ -190,7 +195,15 @@ impl DockerRuntime {
         if place == Some(Place::Own) {
             copies.retain(|copy| !copy.beside);
         }
-        let fits = |copy: &Copy| copy.fingerprint == instance.fingerprint && !is_broken(copy.state);
+        // One that runs has what it has. What is started is started with what is granted now, or not at all.
+        let granted = self.gpus.of(instance);
+        let has_gpus = |copy: &Copy| {
+            is_running(copy.state)
+                || granted.as_ref().is_ok_and(|granted| gpu_label(granted.as_ref()) == copy.gpus)
+        };
+        let fits = |copy: &Copy| {
+            copy.fingerprint == instance.fingerprint && !is_broken(copy.state) && has_gpus(copy)
+        };
         // One that runs before one that does not.
         copies.sort_by_key(|copy| !is_running(copy.state));
         let kept = copies.iter().position(fits).map(|at| copies.swap_remove(at));
@@ -200,6 +213,7 @@ impl DockerRuntime {
         if !copies.is_empty() {
             if kept.is_none() {
                 // What cannot run takes nothing away.
+                granted.clone()?;
                 environment::read(instance, &self.secrets).await?;
                 self.secrets.check(instance)?;
             }
@@ -231,7 +245,10 @@ impl DockerRuntime {
                 self.lay_out_hosts(instance, &[]).await?;
                 self.connect_and_start(instance, container, &copy.id, Age::Kept).await
             }
-            None => self.create(instance, place.unwrap_or(Place::Own), work, progress).await,
+            None => {
+                let granted = granted?;
+                self.create(instance, place.unwrap_or(Place::Own), work, (granted, progress)).await
+            }
         }
     }
 
@@ -285,7 +302,7 @@ impl DockerRuntime {
         instance: &InstanceSpec,
         place: Place,
         work: &mut Work,
-        progress: ProgressSink<'_>,
+        (granted, progress): (Option<Granted>, ProgressSink<'_>),
     ) -> Result<Pass, RuntimeError> {
         let container = spec::container(instance)?;
         if work.image == Image::Unknown && must_look_at_image(instance, container) {
@@ -302,6 +319,7 @@ impl DockerRuntime {
         let body = spec::with_secrets(body, &self.secrets.places(instance)?)?;
         let body = spec::with_hosts(body, self.lay_out_hosts(instance, &[]).await?)?;
         let body = spec::with_volumes(body, &work.carried);
+        let body = self.with_gpus(body, instance, container, granted.as_ref()).await?;
         let name = match place {
             Place::Own => self.owner.container(&instance.name),
             Place::Beside => self.owner.beside(&instance.name),
@@ -568,6 +586,7 @@ fn copy(listed: ContainerSummary, name: &str, beside: &str) -> Option<Copy> {
         beside,
         missing_networks,
         volumes,
+        gpus: labels.get(LABEL_GPUS).cloned().unwrap_or_default(),
     })
 }
 

@@ -36,6 +36,7 @@ use super::{
 };
 use crate::ahead::Image;
 use crate::desired::InstanceSpec;
+use crate::gpu::Grants;
 use crate::lock::lock;
 use crate::secrets::Secrets;
 
@@ -49,6 +50,7 @@ mod error;
 mod events;
 mod exec;
 mod foreign;
+mod gpus;
 mod guard;
 mod hijack;
 mod hosts;
@@ -84,6 +86,9 @@ pub struct DockerRuntime {
     execs: Execs,
     debugs: Debugs,
     hosts: Arc<Hosts>,
+    gpus: Grants,
+    /// In which way containers are given GPUs, as it was told last.
+    gpu_way: Mutex<String>,
     /// Fingerprints whose image is here, and since when: what `prepare` did `ensure` need not do again.
     prepared: Mutex<BTreeMap<InstanceName, (String, Instant)>>,
     /// Read while configs are laid out for a container that does not exist yet, written while they are swept.
@@ -119,6 +124,8 @@ impl DockerRuntime {
             execs: Execs::default(),
             debugs: Debugs::default(),
             hosts: Arc::default(),
+            gpus: Grants::default(),
+            gpu_way: Mutex::default(),
             prepared: Mutex::default(),
             layouts: tokio::sync::RwLock::default(),
         }
@@ -147,6 +154,12 @@ impl DockerRuntime {
     #[must_use]
     pub fn with_hosts(self, directory: &Path, node: &NodeName) -> Self {
         Self { hosts: Arc::new(Hosts::new(directory.to_owned(), node.clone())), ..self }
+    }
+
+    /// With what containers are granted of GPUs. Without this call there are none.
+    #[must_use]
+    pub fn with_grants(self, gpus: Grants) -> Self {
+        Self { gpus, ..self }
     }
 
     /// The name that an instance's container has.
@@ -214,6 +227,7 @@ impl Runtime for DockerRuntime {
         // What does not read takes nothing away: it is known before the old copy goes.
         environment::read(instance, &self.secrets).await?;
         self.secrets.check(instance)?;
+        self.gpus.of(instance)?;
         self.obtain_image(instance, container, progress).await?;
         let mut prepared = self.prepared();
         if prepared.len() >= PREPARED_MAX {

@@ -23,7 +23,10 @@ use super::client::{Client, LOOK_DEADLINE};
 use super::error::{Failure, Kind};
 use super::foreign::Foreign;
 use super::hosts::{self, Networked};
-use super::spec::{LABEL_FINGERPRINT, LABEL_INSTANCE, LABEL_NETWORKS, LABEL_REVISION, Owner};
+use super::spec::{
+    LABEL_FINGERPRINT, LABEL_GPU_WARNINGS, LABEL_GPUS, LABEL_INSTANCE, LABEL_NETWORKS, LABEL_REVISION, Owner,
+    has_mps,
+};
 use crate::lock::lock;
 use crate::runtime::{Observed, Place, RunState};
 
@@ -246,7 +249,8 @@ fn observed(owner: &Owner, one: &ContainerSummary, detail: Detail) -> Option<Obs
         drift,
         place,
         started: detail.started,
-        warnings: Vec::new(),
+        warnings: label(LABEL_GPU_WARNINGS).lines().map(str::to_owned).collect(),
+        mps: has_mps(&label(LABEL_GPUS)),
     })
 }
 

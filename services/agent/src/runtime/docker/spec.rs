@@ -15,11 +15,16 @@ use super::hosts;
 use crate::desired::InstanceSpec;
 use crate::runtime::RuntimeError;
 
+mod gpu;
 mod host;
 mod mounts;
 mod names;
 mod network;
 
+pub(super) use gpu::{
+    Engine, LABEL_GPU_WARNINGS, LABEL_GPUS, Machine, has_mps, label as gpu_label, way, with_gpus,
+    without_gpus,
+};
 pub(super) use names::{
     LABEL_APP, LABEL_FINGERPRINT, LABEL_GRACE, LABEL_INSTANCE, LABEL_NETWORK, LABEL_NETWORKS, LABEL_OWNER,
     LABEL_REMOVE_WITH_APP, LABEL_REVISION, LABEL_VOLUME, Owner,

@@ -25,6 +25,7 @@ use super::{
     Reach, Runtime, RuntimeDirs, RuntimeError, RuntimeKind, Used, Wanted, environment,
 };
 use crate::desired::InstanceSpec;
+use crate::gpu::Grants;
 use crate::lock::lock;
 use crate::secrets::Secrets;
 use crate::shim::exec::Commanded;
@@ -85,6 +86,8 @@ pub struct Config {
     pub node: Option<NodeName>,
     /// What opens the secrets of instances.
     pub secrets: Arc<Secrets>,
+    /// What processes are granted of GPUs.
+    pub gpus: Grants,
 }
 
 impl Config {
@@ -103,6 +106,7 @@ impl Config {
             certificates: None,
             node: None,
             secrets: Arc::default(),
+            gpus: Grants::default(),
         }
     }
 }

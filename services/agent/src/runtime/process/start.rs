@@ -21,6 +21,7 @@ use super::inspect::{Phase, View};
 use super::layout::{config_files, lay_out, make_dir, open_state, take_away, try_lock};
 use super::{Config, artifacts, user};
 use crate::desired::InstanceSpec;
+use crate::gpu::none_visible;
 use crate::runtime::RuntimeError;
 use crate::runtime::environment::{Environment, Variables};
 use crate::secrets::Secrets;
@@ -51,11 +52,21 @@ pub(super) fn process_of(spec: &InstanceSpec) -> Result<&Process, RuntimeError> 
 /// What is written down for the shim. Blocks on the machine's files of users.
 pub(super) fn launch_of(
     spec: &InstanceSpec,
-    variables: Variables,
+    mut variables: Variables,
     config: &Config,
     boot: &str,
 ) -> Result<Launch, RuntimeError> {
     let process = process_of(spec)?;
+    let granted = config.gpus.of(spec)?;
+    match &granted {
+        Some(granted) => variables.extend(granted.variables(granted.pipe.as_deref())),
+        None if config.gpus.has_gpus() => {
+            none_visible().into_iter().for_each(|(name, value)| {
+                variables.entry(name).or_insert(value);
+            });
+        }
+        None => {}
+    }
     if process.args.iter().any(|arg| arg.len() >= VARIABLE_BYTES_MAX) {
         let message = format!("an argument has more than the {VARIABLE_BYTES_MAX} bytes that Linux hands on");
         return Err(failed("StartFailed", message, false));
@@ -88,7 +99,7 @@ pub(super) fn launch_of(
         secret_env: None,
         user: user::resolve(spec.service.user.as_deref())?,
         cgroups: Vec::new(),
-        warnings: Vec::new(),
+        warnings: granted.map(|granted| granted.warnings).unwrap_or_default(),
         log: process.log,
     })
 }
@@ -138,7 +149,8 @@ pub(super) fn spawn(
     }
     launch.configs = kept.into_iter().collect();
     let made = Hierarchies::of_machine().make(&config.cgroup_name(), &spec.name, spec.service.limits);
-    (launch.cgroups, launch.warnings) = (made.dirs, made.warnings);
+    launch.cgroups = made.dirs;
+    launch.warnings.extend(made.warnings);
     launch.write(dir).map_err(writing)?;
     let complaints = OpenOptions::new()
         .write(true)

@@ -16,7 +16,7 @@ use crate::desired::ConfigContent;
 
 const CONFIGS: &str = "/data/configs";
 
-fn plain() -> Container {
+pub(super) fn plain() -> Container {
     Container {
         image: "web:1".into(),
         pull_policy: PullPolicy::IfNotPresent,
@@ -70,6 +70,7 @@ fn instance(container: Container, change: impl FnOnce(&mut ServiceSpec)) -> Inst
         service: Arc::new(service),
         configs: BTreeMap::new(),
         secrets: BTreeMap::new(),
+        gpus: Vec::new(),
         fingerprint: "f1".into(),
     }
 }

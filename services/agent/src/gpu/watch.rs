@@ -1,0 +1,185 @@
+//! The watchdog: who uses more of a shared GPU than is booked for it. Pure: it is told what is booked and what was seen, and answers who is above.
+//!
+//! One look may have met a peak that was over at once, or a process of a run that has ended since. So it takes two looks, one after the other, to be
+//! above in memory. Compute is a mean over a span: each look is a mean over a second, in which any work runs at full speed.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use skerry_model::app::OnOveruse;
+use skerry_model::{GpuBooking, GpuIsolation, GpuShare, InstanceName};
+
+/// Looks over which the use of compute is taken together.
+const SPAN_LOOKS: usize = 10;
+/// So much above what is booked of compute is let pass, in percent of the device: that much it is measured wrong.
+const SLACK_PERCENT: u32 = 5;
+/// Of memory, in bytes: what a context itself takes is not always told apart, and drivers round.
+const SLACK_BYTES: u64 = 2 << 20;
+
+/// What is booked for an instance that is here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Booked {
+    /// Which instance.
+    pub(crate) instance: InstanceName,
+    /// What of which GPU, and how it is kept to that.
+    pub(crate) booking: GpuBooking,
+    /// What follows from using more.
+    pub(crate) policy: OnOveruse,
+}
+
+/// What was seen of a GPU.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    /// Which look it was: another number is another look.
+    pub(crate) look: u64,
+    /// When, in milliseconds since 1970.
+    pub(crate) time_ms: i64,
+    /// Of each instance all its processes together.
+    pub(crate) by_instance: BTreeMap<String, Used>,
+}
+
+/// What an instance uses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Used {
+    /// Bytes of memory.
+    pub(crate) memory_bytes: u64,
+    /// Of the multiprocessors' time: 0 to 100.
+    pub(crate) percent: u32,
+}
+
+/// What somebody uses more of than is booked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Above {
+    /// Memory, in bytes.
+    Memory {
+        /// At the last look.
+        used: u64,
+        /// For it.
+        booked: u64,
+    },
+    /// Compute, in percent of the device.
+    Compute {
+        /// On the mean of the last looks.
+        used: u32,
+        /// For it.
+        booked: u32,
+    },
+}
+
+/// Somebody who uses more than is booked, now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Overuse {
+    /// Who.
+    pub(crate) instance: InstanceName,
+    /// UUID of the GPU.
+    pub(crate) gpu: String,
+    /// Of what.
+    pub(crate) above: Above,
+    /// When the first of the looks was that show it, in milliseconds since 1970: a run that began later is not meant.
+    pub(crate) since_ms: i64,
+    /// Whether it is to be stopped.
+    pub(crate) stop: bool,
+}
+
+impl Overuse {
+    /// For people, without figures that move.
+    pub(crate) fn words(&self) -> String {
+        let gpu = &self.gpu;
+        match self.above {
+            Above::Memory { booked, .. } => {
+                format!("it uses more memory of {gpu} than the {} MiB that are booked for it", booked >> 20)
+            }
+            Above::Compute { booked, .. } => {
+                format!("it uses more of the compute of {gpu} than the {booked} % that are booked for it")
+            }
+        }
+    }
+
+    /// How much it uses, for people.
+    pub(crate) fn figure(&self) -> String {
+        match self.above {
+            Above::Memory { used, .. } => format!("{} MiB", used >> 20),
+            Above::Compute { used, .. } => format!("{used} %"),
+        }
+    }
+}
+
+/// What is remembered of an instance on a GPU.
+#[derive(Debug, Default)]
+struct Seen {
+    look: u64,
+    /// When it was above in memory at the look before.
+    memory: Option<i64>,
+    /// The last looks: when, and the percent then.
+    compute: VecDeque<(i64, u32)>,
+    now: Vec<Overuse>,
+}
+
+/// The watchdog.
+#[derive(Debug, Default)]
+pub(crate) struct Watchdog {
+    seen: BTreeMap<(InstanceName, String), Seen>,
+}
+
+impl Watchdog {
+    /// Who is above what is booked for it, by what was seen up to now: by UUID of the GPU.
+    pub(crate) fn step(&mut self, booked: &[Booked], usage: &BTreeMap<String, Usage>) -> Vec<Overuse> {
+        let watched = |booked: &&Booked| booked.booking.isolation == GpuIsolation::Accounted;
+        let booked: Vec<&Booked> = booked.iter().filter(watched).collect();
+        self.seen.retain(|(instance, gpu), _| {
+            booked.iter().any(|one| one.instance == *instance && one.booking.gpu.as_str() == gpu)
+        });
+        let mut all = Vec::new();
+        for one in booked {
+            let GpuShare::Part { memory_bytes, compute_percent } = one.booking.share else { continue };
+            let gpu = one.booking.gpu.as_str();
+            let Some(usage) = usage.get(gpu) else { continue };
+            let seen = self.seen.entry((one.instance.clone(), gpu.to_owned())).or_default();
+            if seen.look != usage.look {
+                seen.look = usage.look;
+                let used = usage.by_instance.get(&one.instance.to_string()).copied();
+                let found = [
+                    seen.memory(used, memory_bytes, usage.time_ms),
+                    seen.compute(used, compute_percent, usage.time_ms),
+                ];
+                let overuse = |(above, since_ms)| Overuse {
+                    instance: one.instance.clone(),
+                    gpu: gpu.to_owned(),
+                    above,
+                    since_ms,
+                    stop: matches!(above, Above::Memory { .. }) && one.policy == OnOveruse::Stop,
+                };
+                seen.now = found.into_iter().flatten().map(overuse).collect();
+            }
+            all.extend(seen.now.iter().cloned());
+        }
+        all
+    }
+}
+
+impl Seen {
+    fn memory(&mut self, used: Option<Used>, booked: Option<u64>, now: i64) -> Option<(Above, i64)> {
+        let used = used.map_or(0, |used| used.memory_bytes);
+        let booked = booked.filter(|booked| used > booked.saturating_add(SLACK_BYTES));
+        let before = std::mem::replace(&mut self.memory, booked.map(|_| now));
+        Some((Above::Memory { used, booked: booked? }, before?))
+    }
+
+    fn compute(&mut self, used: Option<Used>, booked: Option<u32>, now: i64) -> Option<(Above, i64)> {
+        let Some(used) = used else {
+            self.compute.clear();
+            return None;
+        };
+        if self.compute.len() >= SPAN_LOOKS {
+            self.compute.pop_front();
+        }
+        self.compute.push_back((now, used.percent));
+        let (first, booked) = (self.compute.front()?.0, booked?);
+        let sum: u32 = self.compute.iter().map(|(_, percent)| percent.min(&100)).sum();
+        let mean = sum / u32::try_from(SPAN_LOOKS).unwrap_or(1);
+        let is_above = self.compute.len() == SPAN_LOOKS && mean > booked.saturating_add(SLACK_PERCENT);
+        is_above.then_some((Above::Compute { used: mean, booked }, first))
+    }
+}
+
+#[cfg(test)]
+mod tests;

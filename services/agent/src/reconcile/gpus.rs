@@ -1,0 +1,126 @@
+//! GPUs of instances: what they were really granted, and what is done about who uses more.
+
+use std::collections::BTreeSet;
+use std::time::UNIX_EPOCH;
+
+use skerry_model::{GpuBooking, InstanceName};
+use skerry_proto::types::v1 as pb;
+use skerry_sync::MonoTime;
+use tokio::sync::mpsc;
+
+use super::Reconciler;
+use super::act::News;
+use crate::desired::InstanceSpec;
+use crate::gpu::{Above, Booked, GpuLink, ISOLATION, MISSING, UNKNOWN};
+use crate::memory::OVERUSE;
+use crate::plan::{Act, Action};
+use crate::runtime::{Observed, RunState, RuntimeKind};
+use crate::world::is_running;
+
+/// What was told of somebody who uses more than is booked: who, of which GPU, and whether of its memory.
+type Told = (InstanceName, String, bool);
+
+/// The loop's part in GPUs.
+#[derive(Default)]
+pub(super) struct Gpus {
+    pub(super) link: GpuLink,
+    /// What was told, for as long as it is so.
+    told: BTreeSet<Told>,
+}
+
+impl Reconciler {
+    /// With what is known of GPUs.
+    pub(crate) fn with_gpus(self, link: GpuLink) -> Self {
+        Self { gpus: Gpus { link, told: BTreeSet::new() }, ..self }
+    }
+
+    /// What may be granted changed, or somebody uses more than is booked, or no more.
+    pub(super) fn gpus_changed(&mut self) {
+        let now = self.clock.mono();
+        for memory in self.memories.values_mut() {
+            [MISSING, UNKNOWN, ISOLATION].iter().for_each(|reason| memory.hurry(reason, now));
+        }
+    }
+
+    /// Says what is booked for what runs, and stops who uses more and is to be stopped for that.
+    pub(super) fn step_gpus(&mut self, news: &mpsc::Sender<News>, now: MonoTime) {
+        let booked = self.running_with_gpus().flat_map(|(_, spec, observed)| {
+            let policy = spec.service.gpu.as_ref().map(|gpu| gpu.on_overuse).unwrap_or_default();
+            let held = self.gpus.link.grants.held(spec, observed.mps);
+            held.into_iter().map(move |booking| Booked { instance: spec.name.clone(), booking, policy })
+        });
+        let booked: Vec<Booked> = booked.collect();
+        self.gpus.link.tell_booked(booked);
+        let overuse = self.gpus.link.overuse();
+        let mut told = BTreeSet::new();
+        let mut stops = Vec::new();
+        for one in overuse.iter() {
+            let meant = self.running_with_gpus().find(|(_, spec, observed)| {
+                spec.name == one.instance && started_ms(observed).is_some_and(|at| at <= one.since_ms)
+            });
+            let Some(kind) = meant.map(|(kind, ..)| kind) else { continue };
+            let key = (one.instance.clone(), one.gpu.clone(), matches!(one.above, Above::Memory { .. }));
+            if !self.gpus.told.contains(&key) {
+                let then = if one.stop { "; it is stopped" } else { "" };
+                let message = format!("{} ({}){then}", one.words(), one.figure());
+                self.instance_event(&one.instance, OVERUSE, message, true);
+            }
+            told.insert(key);
+            if one.stop {
+                stops.push((one.instance.clone(), kind, one.words()));
+            }
+        }
+        self.gpus.told = told;
+        for (instance, runtime, words) in stops {
+            let memory = self.memories.entry(instance.clone()).or_default();
+            if memory.busy.is_none() && memory.waits(None, now).is_none() {
+                memory.stopped_for_overuse(words);
+                let action = Action { instance, runtime, act: Act::Stop, former: false };
+                self.begin_act(&action, news, now);
+            }
+        }
+    }
+
+    /// What runs of that has GPUs, with what it was made from.
+    fn running_with_gpus(&self) -> impl Iterator<Item = (RuntimeKind, &InstanceSpec, &Observed)> {
+        self.world.iter().flat_map(|(kind, view)| {
+            view.instances.values().filter(|observed| is_running(observed)).filter_map(|observed| {
+                let spec = self.desired.spec_of(&observed.instance, &observed.fingerprint)?;
+                (!spec.gpus.is_empty()).then_some((*kind, spec.as_ref(), observed))
+            })
+        })
+    }
+
+    /// Says in a status what the instance has of GPUs, and what it uses of them that is not booked.
+    pub(super) fn dress_gpus(
+        &self,
+        spec: &InstanceSpec,
+        observed: Option<&Observed>,
+        status: &mut pb::InstanceStatus,
+    ) {
+        if spec.gpus.is_empty() {
+            return;
+        }
+        let running = observed.filter(|observed| is_running(observed));
+        let held = match running {
+            Some(observed) => self.gpus.link.grants.held(spec, observed.mps),
+            None => match self.gpus.link.grants.of(spec) {
+                Ok(Some(granted)) => granted.bookings,
+                Ok(None) | Err(_) => spec.gpus.clone(),
+            },
+        };
+        status.gpus = held.iter().map(GpuBooking::to_proto).collect();
+        let overuse = self.gpus.link.overuse();
+        let own = overuse.iter().filter(|one| {
+            let key = (one.instance.clone(), one.gpu.clone(), matches!(one.above, Above::Memory { .. }));
+            one.instance == spec.name && self.gpus.told.contains(&key)
+        });
+        status.warnings.extend(own.filter(|_| running.is_some()).map(crate::gpu::Overuse::words));
+    }
+}
+
+/// When a copy that runs was started, in milliseconds since 1970.
+fn started_ms(observed: &Observed) -> Option<i64> {
+    let RunState::Running { since } = observed.state else { return None };
+    i64::try_from(since.duration_since(UNIX_EPOCH).ok()?.as_millis()).ok()
+}
