@@ -171,6 +171,29 @@ const HEADERS: [&str; 7] = ["GPU", "MODEL", "GPU%", "MEMORY", "TEMP", "POWER", "
 /// Where the last minute stands, and after that the bar.
 const AT_SPARKS: usize = 3;
 const AT_BAR: usize = 4;
+const AT_MODEL: usize = 1;
+
+/// What a live table has room for.
+struct Room {
+    sparks: usize,
+    bar: bool,
+    model: bool,
+}
+
+/// What fits beside columns of these widths, with their gaps. Where there is too little the bar goes first, then the model.
+fn room(widths: &[usize], terminal: Option<usize>) -> Room {
+    let [most, .., least] = SPARKS;
+    let Some(terminal) = terminal else { return Room { sparks: most, bar: true, model: true } };
+    let all: usize = widths.iter().sum();
+    for (bar, model) in [(true, true), (false, true)] {
+        let taken = all + if bar { BAR + GAP } else { 0 };
+        let left = terminal.saturating_sub(taken);
+        if let Some(sparks) = SPARKS.into_iter().find(|sparks| *sparks <= left) {
+            return Room { sparks, bar, model };
+        }
+    }
+    Room { sparks: least, bar: false, model: false }
+}
 
 /// A line for each GPU, its parts and who uses it.
 pub(crate) fn table(cards: &Cards, style: Style) -> String {
@@ -195,22 +218,27 @@ pub(crate) fn table(cards: &Cards, style: Style) -> String {
     }
     let mut headers = HEADERS.to_vec();
     if style.live {
-        headers.insert(AT_SPARKS, "LAST MINUTE");
-        headers.insert(AT_BAR, "");
-        let natural = |index: usize| {
+        let natural = |(index, header): (usize, &&str)| {
             let cells = rows.iter().filter_map(|(_, row)| row.get(index)).map(|cell| cell.chars().count());
-            cells.chain([HEADERS[index].len()]).max().unwrap_or_default()
+            cells.chain([header.len()]).max().unwrap_or_default() + GAP
         };
-        let taken: usize = (0..HEADERS.len()).map(natural).sum::<usize>() + GAP * (headers.len() - 1) + BAR;
-        let room = style.width.map_or(SPARKS[0], |width| width.saturating_sub(taken));
-        let sparks = SPARKS.into_iter().find(|sparks| *sparks <= room).unwrap_or(SPARKS[SPARKS.len() - 1]);
+        let room = room(&HEADERS.iter().enumerate().map(natural).collect::<Vec<_>>(), style.width);
+        headers.insert(AT_SPARKS, "LAST MINUTE");
+        if room.bar {
+            headers.insert(AT_BAR, "");
+        }
         for (card, row) in &mut rows {
-            let (minute, bar) = match card {
-                Some(card) if card.fresh().is_some() => (card.trace.sparks(sparks), memory_bar(card)),
-                _ => (String::new(), String::new()),
-            };
-            row.insert(AT_SPARKS, minute);
-            row.insert(AT_BAR, bar);
+            let card = card.filter(|card| card.fresh().is_some());
+            row.insert(AT_SPARKS, card.map_or_else(String::new, |card| card.trace.sparks(room.sparks)));
+            if room.bar {
+                row.insert(AT_BAR, card.map_or_else(String::new, memory_bar));
+            }
+            if !room.model {
+                row.remove(AT_MODEL);
+            }
+        }
+        if !room.model {
+            headers.remove(AT_MODEL);
         }
     }
     let rows: Vec<Vec<String>> = rows.into_iter().map(|(_, row)| row).collect();
