@@ -132,11 +132,8 @@ fn named(gpus: &[&pb::Gpu]) -> String {
         format!("{node}/{index} ({uuid})")
     };
     let more = gpus.len().saturating_sub(NAMED_MAX);
-    let mut text = gpus.iter().take(NAMED_MAX).map(name).collect::<Vec<_>>().join(", ");
-    if more > 0 {
-        text += &format!(" and {more} more");
-    }
-    text
+    let text = gpus.iter().take(NAMED_MAX).map(name).collect::<Vec<_>>().join(", ");
+    if more > 0 { format!("{text} and {more} more") } else { text }
 }
 
 impl Client {
@@ -265,6 +262,19 @@ fn selector(query: &Query) -> Option<pb::GpuSelector> {
     (!labels.is_empty()).then(|| pb::GpuSelector { label_selector: labels, ..Default::default() })
 }
 
+/// Puts GPUs in the order of nodes and places, where names have that of UUIDs. What is no GPU stays.
+pub(crate) fn sort(items: &mut [Item]) {
+    items.sort_by(|a, b| match (a, b) {
+        (Item::Gpu(a), Item::Gpu(b)) => place(a).cmp(&place(b)),
+        _ => std::cmp::Ordering::Equal,
+    });
+}
+
+/// Node and index.
+pub(crate) fn place(gpu: &pb::Gpu) -> (&str, u32) {
+    (parts(&gpu.name).0, gpu.device.as_ref().map_or(0, |device| device.index))
+}
+
 /// The GPU that an item is.
 pub(crate) fn of_item(item: Item) -> Option<pb::Gpu> {
     match item {
@@ -308,6 +318,15 @@ mod tests {
         for (name, expected) in cases {
             assert_eq!(found(name).as_deref(), Ok(expected), "{name}");
         }
+    }
+
+    #[test]
+    fn they_are_told_in_the_order_of_their_places() {
+        let all = [gpu("n2", 0, "GPU-1"), gpu("n1", 1, "GPU-2"), gpu("n1", 0, "GPU-3")];
+        let mut items: Vec<Item> = all.into_iter().map(|gpu| Item::Gpu(Box::new(gpu))).collect();
+        sort(&mut items);
+        let names: Vec<String> = items.iter().map(|item| item.target().to_string()).collect();
+        assert_eq!(names, ["gpu/n1/GPU-3", "gpu/n1/GPU-2", "gpu/n2/GPU-1"]);
     }
 
     #[test]

@@ -237,6 +237,7 @@ impl Client {
                         is_below(&name, below) || (by_digits && name.starts_with(below.as_str()))
                     });
                 }
+                crate::gpus::sort(&mut items);
                 return Ok((items, version));
             }
             token = next;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use skerry_proto::gpu::v1::{AbsentReason, Field, Process, Sample};
+use skerry_proto::gpu::v1::{AbsentFields, AbsentReason, Field, Process, Sample};
 
 use crate::render::time;
 
@@ -134,7 +134,7 @@ const GROUPS: &[Group] = &[
             ("failed", Field::RowRemapFailure),
         ],
     ),
-    ("Driver asks", &[("to do", Field::RecoveryAction), ("processes", Field::Processes)]),
+    ("Other", &[("processes", Field::Processes), ("the driver asks for", Field::RecoveryAction)]),
 ];
 
 /// Why clocks are low, by bit.
@@ -158,7 +158,7 @@ pub(crate) fn value(sample: &Sample, field: Field) -> Option<i64> {
 /// Why a field is not there.
 fn absence(sample: &Sample, field: Field) -> &'static str {
     let named = sample.absent.iter().find(|absent| absent.fields.contains(&(field as i32)));
-    match named.map_or(AbsentReason::Unspecified, |absent| absent.reason()) {
+    match named.map_or(AbsentReason::Unspecified, AbsentFields::reason) {
         AbsentReason::Unspecified => "not told",
         AbsentReason::NotYet => "not read yet",
         AbsentReason::NotSupported => "not supported",
@@ -249,6 +249,9 @@ fn watt_hours(millijoules: i64) -> String {
 }
 
 fn duration(milliseconds: i64) -> String {
+    if milliseconds == 0 {
+        return "0 s".to_owned();
+    }
     if milliseconds < 120_000 {
         return format!("{}.{} s", milliseconds / 1000, milliseconds % 1000 / 100);
     }
@@ -285,7 +288,7 @@ pub(crate) fn who(process: &Process) -> String {
 
 #[cfg(test)]
 mod tests {
-    use skerry_proto::gpu::v1::{AbsentFields, FieldValue};
+    use skerry_proto::gpu::v1::FieldValue;
 
     use super::*;
 
@@ -311,6 +314,7 @@ mod tests {
             (Field::EnergyMillijoules, 3_600_000, "1.0 Wh"),
             (Field::EnergyMillijoules, 9_000_000_000, "2.5 kWh"),
             (Field::SmClockMegahertz, 1410, "1410 MHz"),
+            (Field::ThrottlePowerMilliseconds, 0, "0 s"),
             (Field::ThrottlePowerMilliseconds, 1_250, "1.2 s"),
             (Field::ThrottlePowerMilliseconds, 600_000, "10m"),
             (Field::ThrottleReasons, 0, "nothing"),

@@ -15,7 +15,7 @@ use super::gpus::{booked_memory, health, of};
 use super::table::{Table, plain};
 use super::time;
 use crate::args::TopGpuSort;
-use crate::gpus::parts;
+use crate::gpus::place;
 
 /// What the server says of a GPU whose node is away.
 const AWAY: &str = "NodeDisconnected";
@@ -77,8 +77,8 @@ impl Card {
 
     /// `n1/0`.
     pub(crate) fn place(&self) -> String {
-        let index = self.gpu.device.as_ref().map_or(0, |device| device.index);
-        format!("{}/{index}", parts(&self.gpu.name).0)
+        let (node, index) = place(&self.gpu);
+        format!("{node}/{index}")
     }
 
     fn health(&self) -> Option<&pb::Health> {
@@ -172,37 +172,41 @@ const HEADERS: [&str; 7] = ["GPU", "MODEL", "GPU%", "MEMORY", "TEMP", "POWER", "
 const AT_SPARKS: usize = 3;
 const AT_BAR: usize = 4;
 const AT_MODEL: usize = 1;
+const AT_POWER: usize = 7;
 
 /// What a live table has room for.
 struct Room {
     sparks: usize,
-    bar: bool,
-    model: bool,
+    /// Columns that have none, the last first.
+    without: &'static [usize],
 }
 
-/// What fits beside columns of these widths, with their gaps. Where there is too little the bar goes first, then the model.
-fn room(widths: &[usize], terminal: Option<usize>) -> Room {
+/// What is left out where there is too little room, the least first.
+const WITHOUT: [&[usize]; 4] = [&[], &[AT_BAR], &[AT_BAR, AT_MODEL], &[AT_POWER, AT_BAR, AT_MODEL]];
+
+/// What fits beside columns of these widths, with their gaps.
+fn room(widths: &[usize; 7], terminal: Option<usize>) -> Room {
     let [most, .., least] = SPARKS;
-    let Some(terminal) = terminal else { return Room { sparks: most, bar: true, model: true } };
-    let all: usize = widths.iter().sum();
-    for (bar, model) in [(true, true), (false, true)] {
-        let taken = all + if bar { BAR + GAP } else { 0 };
-        let left = terminal.saturating_sub(taken);
+    let Some(terminal) = terminal else { return Room { sparks: most, without: WITHOUT[0] } };
+    let all: usize = widths.iter().sum::<usize>() + BAR + GAP;
+    let width = |at: usize| match at {
+        AT_BAR => BAR + GAP,
+        AT_MODEL => widths[AT_MODEL],
+        _ => widths[AT_POWER - 2],
+    };
+    for without in WITHOUT {
+        let left = terminal.saturating_sub(all - without.iter().map(|at| width(*at)).sum::<usize>());
         if let Some(sparks) = SPARKS.into_iter().find(|sparks| *sparks <= left) {
-            return Room { sparks, bar, model };
+            return Room { sparks, without };
         }
     }
-    Room { sparks: least, bar: false, model: false }
+    Room { sparks: least, without: WITHOUT[WITHOUT.len() - 1] }
 }
 
 /// A line for each GPU, its parts and who uses it.
 pub(crate) fn table(cards: &Cards, style: Style) -> String {
     let mut all: Vec<&Card> = cards.values().collect();
-    let by_name = |card: &Card| {
-        let index = card.gpu.device.as_ref().map_or(0, |device| device.index);
-        (parts(&card.gpu.name).0.to_owned(), index)
-    };
-    all.sort_by_key(|card| by_name(card));
+    all.sort_by(|a, b| place(&a.gpu).cmp(&place(&b.gpu)));
     match style.sort {
         TopGpuSort::Name => {}
         // Who tells nothing comes last.
@@ -218,27 +222,23 @@ pub(crate) fn table(cards: &Cards, style: Style) -> String {
     }
     let mut headers = HEADERS.to_vec();
     if style.live {
-        let natural = |(index, header): (usize, &&str)| {
+        let natural = |index: usize| {
             let cells = rows.iter().filter_map(|(_, row)| row.get(index)).map(|cell| cell.chars().count());
-            cells.chain([header.len()]).max().unwrap_or_default() + GAP
+            cells.chain([HEADERS[index].len()]).max().unwrap_or_default() + GAP
         };
-        let room = room(&HEADERS.iter().enumerate().map(natural).collect::<Vec<_>>(), style.width);
+        let room = room(&std::array::from_fn(natural), style.width);
         headers.insert(AT_SPARKS, "LAST MINUTE");
-        if room.bar {
-            headers.insert(AT_BAR, "");
-        }
+        headers.insert(AT_BAR, "");
         for (card, row) in &mut rows {
             let card = card.filter(|card| card.fresh().is_some());
             row.insert(AT_SPARKS, card.map_or_else(String::new, |card| card.trace.sparks(room.sparks)));
-            if room.bar {
-                row.insert(AT_BAR, card.map_or_else(String::new, memory_bar));
-            }
-            if !room.model {
-                row.remove(AT_MODEL);
-            }
+            row.insert(AT_BAR, card.map_or_else(String::new, memory_bar));
         }
-        if !room.model {
-            headers.remove(AT_MODEL);
+        for at in room.without {
+            headers.remove(*at);
+            for (_, row) in rows.iter_mut().filter(|(_, row)| row.len() > *at) {
+                row.remove(*at);
+            }
         }
     }
     let rows: Vec<Vec<String>> = rows.into_iter().map(|(_, row)| row).collect();

@@ -107,6 +107,7 @@ fn live_it_has_the_last_minute_and_fits_the_terminal() {
         let busy = text.lines().find(|line| line.starts_with("n1/1")).unwrap();
         assert!(busy.contains('█') && busy.ends_with("OK"), "{busy}");
         assert_eq!((busy.contains('░'), busy.contains("A10")), (width > 94, width > 80), "{busy}");
+        assert!(text.contains("  web/s/n1/0 "), "whole names:\n{text}");
         let away = text.lines().find(|line| line.starts_with("n2/0")).unwrap();
         assert!(!away.contains('░'), "{away}");
     }

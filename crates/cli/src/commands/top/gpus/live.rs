@@ -82,7 +82,7 @@ pub(super) async fn run(client: &Client, view: &View, args: &TopGpusArgs) -> Res
                     Asked::Begun(Ok(begun)) => (answers, shown.trouble) = (Some(begun), None),
                     Asked::Cards(Ok(cards)) => shown.take_cards(cards),
                     // It is only more to see.
-                    Asked::History(history) => shown.take_history(history.unwrap_or_default()),
+                    Asked::History(history) => shown.take_history(&history.unwrap_or_default()),
                     Asked::Begun(Err(error)) => {
                         shown.trouble = Some(error.summary());
                         again = Some(Instant::now() + jittered(tries));
@@ -167,7 +167,7 @@ impl Shown<'_> {
         }
     }
 
-    fn take_history(&mut self, history: pb::QueryHistoryResponse) {
+    fn take_history(&mut self, history: &pb::QueryHistoryResponse) {
         for series in history.series.iter().filter(|series| series.mig_device.is_empty()) {
             if let Some(card) = self.cards.get_mut(&series.gpu) {
                 card.take_history(&series.points);
