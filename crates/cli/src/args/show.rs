@@ -76,9 +76,11 @@ fn outputs() -> Vec<CompletionCandidate> {
 #[command(after_help = format!("{TYPES_HELP}
 
 Instances are named <app>/<service>/<cluster>/<ordinal>; a part from the left shows all below it.
-GPUs are named <node>/<uuid>, <node>/<index>, or by a UUID or how one begins that no other has; -l is of
-the labels of their nodes. Revisions need their app, and may be named by the first digits: revision/hello/12ab. With --watch, -o json prints one object a line. Instances, revisions,
-users, groups, rolebindings and grants are watched by asking again each second. A watch goes on after a lost connection.
+GPUs are named <node>/<uuid>, <node>/<index>, or by a UUID or how one begins that no other has; -l
+is of the labels of their nodes. Revisions need their app, and may be named by the first digits:
+revision/hello/12ab. With --watch, -o json prints one object a line. Instances, revisions, users,
+groups, rolebindings and grants are watched by asking again each second. A watch goes on after a
+lost connection.
 
 Examples:
   skerry get nodes -l site=oslo,!old

@@ -83,13 +83,14 @@ pub struct TopAppsArgs {
 /// `top gpus`
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
-A line each, and below it who uses it: instances, and by number and command the processes that are of none.
-On a terminal a live view with the last minute: q ends it, n, u and m sort by name, utilisation and memory.
-Elsewhere, with --once and with -o, one sample. Takes the role viewer.
+A line each, and below it who uses it: instances, and by number and command processes that are of
+none. On a terminal a live view with the last minute: q ends it, n, u and m sort by name,
+utilisation and memory. Elsewhere, with --once and with -o, one sample. Takes the role viewer.
 
-GPU%: of the last second, the part in which a kernel ran; of a part of a divided GPU, the part in which its
-engine was active. MEMORY: used, and what there is; of an instance used, and what is booked. POWER: drawn,
-and the limit. What a device does not tell is a dash. Exit code 1 where no GPU told anything.
+GPU%: of the last second, the part in which a kernel ran; of a part of a divided GPU, the part in
+which its engine was active. MEMORY: used, and what there is; of an instance used, and what is
+booked. POWER: drawn, and the limit. What a device does not tell is a dash. Exit code 1 where no
+GPU told anything.
 
 Examples:
   skerry top gpus
