@@ -66,7 +66,7 @@ pub(crate) fn usual_widths(kind: Type) -> &'static [usize] {
         | Type::Project
         | Type::Cluster => &[12],
         Type::Task => &[18, 12, 9],
-        Type::Gpu => &[12, 0, 24, 12, 9, 8],
+        Type::Gpu => &[12, 0, 24, 12, 9, 24],
     }
 }
 

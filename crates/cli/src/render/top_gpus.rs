@@ -10,7 +10,7 @@ use skerry_proto::gpu::v1::Field;
 use skerry_proto::gpu::v1::gap::Cause;
 
 use self::trace::Trace;
-use super::gpu_sample::{value, watts, who};
+use super::gpu_sample::{value, watts};
 use super::gpus::{booked_memory, health, of};
 use super::table::{Table, plain};
 use super::time;
@@ -307,7 +307,7 @@ fn users(card: &Card, part: &str, processes: &[&pb::Process], indent: &str) -> V
     }
     for process in processes {
         let name = match process.instance.as_str() {
-            "" => format!("pid {} {}", process.pid, who(process)),
+            "" => format!("pid {} {}", process.pid, process.command).trim_end().to_owned(),
             instance => instance.to_owned(),
         };
         let user = users.entry(name).or_default();
