@@ -10,6 +10,7 @@
 //! | `kmsg` | errors from the kernel's log, where the driver tells no events |
 //! | `stream` | what is known, on its way to the gpu service |
 //! | `latches` | what is remembered of errors when the agent restarts |
+//! | `check` | what `cargo xtask gpu-check` sees of it |
 //!
 //! The collector is a task that never calls a driver itself. Once a second it looks at the threads that do. One whose call takes longer than five seconds is
 //! left behind: what it reads counts as timed out, another takes its place without the device that it hangs in, and when the driver lets it go it ends, and
@@ -32,6 +33,8 @@ use crate::lock::lock;
 use crate::state::Directory;
 
 mod board;
+#[doc(hidden)]
+pub mod check;
 mod driver;
 mod kmsg;
 mod latches;
