@@ -89,7 +89,8 @@ impl Pair {
             toml::from_str(&before).with_context(|| format!("reading {}", control.display()))?;
         let devices = table.entry("device").or_insert_with(|| toml::Value::Array(Vec::new()));
         let devices = devices.as_array_mut().context("`device` is an array of tables")?;
-        let is_first = |device: &toml::Value| device.get("index").and_then(toml::Value::as_integer) == Some(0);
+        let is_first =
+            |device: &toml::Value| device.get("index").and_then(toml::Value::as_integer) == Some(0);
         if !devices.iter().any(is_first) {
             devices.push(toml::Value::Table(toml::Table::from_iter([("index".to_owned(), 0.into())])));
         }

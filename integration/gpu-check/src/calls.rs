@@ -48,7 +48,18 @@ pub(crate) fn dump(nvml: &Nvml, rounds: u32, recorded: bool) -> Result<(Profile,
         device: Vec::new(),
     };
     for index in 0..nvml.device_count().context("counting devices")? {
-        let device = nvml.device_by_index(index).with_context(|| format!("finding device {index}"))?;
+        let device = match nvml.device_by_index(index) {
+            Ok(device) => device,
+            // It fell off the bus, or this user may not see it.
+            Err(error) => {
+                let call = measure(1, &mut Times::new(), "nvmlDeviceGetHandleByIndex_v2", "", || {
+                    nvml.device_by_index(index).map(|_| None)
+                });
+                eprintln!("device {index}: {error}");
+                profile.device.push(profile::Device { model: String::new(), call: vec![call] });
+                continue;
+            }
+        };
         let mut found = Vec::new();
         for (call, argument, ask) in CALLS {
             found.push(measure(rounds, &mut times, call, argument, || ask(&device)));

@@ -68,7 +68,9 @@ struct Report {
     processes: Vec<Found>,
     /// What was not looked at, and why.
     left_out: Vec<String>,
-    /// How many comparisons failed.
+    /// What could not be done, though it should have been.
+    faults: Vec<String>,
+    /// How many comparisons failed, and how many faults there were.
     failed: usize,
 }
 
@@ -111,7 +113,11 @@ fn look(cli: &Cli) -> Result<Report> {
         "how soon the watchdog finds a process that uses more than is booked".to_owned(),
         "limits of MPS".to_owned(),
     ];
-    let pair = start(cli, &check, &mut left_out)?;
+    let mut faults = Vec::new();
+    let pair = start(cli, &check, &mut left_out).unwrap_or_else(|fault| {
+        faults.push(format!("starting two processes: {fault:#}"));
+        None
+    });
     let uuids: Vec<String> = check.devices().iter().map(|device| device.uuid.clone()).collect();
     let processes = match &pair {
         Some(pair) => pair.find(&check)?,
@@ -120,14 +126,21 @@ fn look(cli: &Cli) -> Result<Report> {
     // While the two work.
     let (before, theirs, after) = check.around(|| compare::ask(&cli.nvidia_smi, &uuids))?;
     drop(pair);
-    let theirs = theirs?;
-    if theirs.is_none() {
-        left_out.push(format!("what {} says: it is not there", cli.nvidia_smi.display()));
-    }
+    let theirs = match theirs {
+        Ok(Some(theirs)) => Some(theirs),
+        Ok(None) => {
+            left_out.push(format!("what {} says: it is not there", cli.nvidia_smi.display()));
+            None
+        }
+        Err(fault) => {
+            faults.push(format!("asking nvidia-smi: {fault:#}"));
+            None
+        }
+    };
     let fields = compare::compare(&before, theirs.as_deref(), &after);
     let verdicts = fields.iter().map(|row| row.verdict).chain(processes.iter().map(|found| found.verdict));
-    let failed = verdicts.filter(|verdict| *verdict == Verdict::Different).count();
-    Ok(Report { profile, files, fields, processes, left_out, failed })
+    let failed = faults.len() + verdicts.filter(|verdict| *verdict == Verdict::Different).count();
+    Ok(Report { profile, files, fields, processes, left_out, faults, failed })
 }
 
 /// The two processes, where there is a device and what they need.
@@ -183,7 +196,10 @@ fn show(report: &Report) {
     for what in &report.left_out {
         println!("Not looked at: {what}.");
     }
-    println!("{} comparisons failed.", report.failed);
+    for fault in &report.faults {
+        println!("FAILED: {fault}");
+    }
+    println!("{} failed.", report.failed);
 }
 
 fn word(verdict: Verdict) -> &'static str {

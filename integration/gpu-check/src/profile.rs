@@ -138,10 +138,7 @@ mod tests {
     fn percentiles_are_by_nearest_rank() {
         let mut times: Vec<_> = (1..=200).rev().map(Duration::from_micros).collect();
         assert_eq!(Latency::of(&mut times), Latency { p50_us: 100.0, p99_us: 198.0 });
-        assert_eq!(
-            Latency::of(&mut [Duration::from_nanos(1_240)]),
-            Latency { p50_us: 1.2, p99_us: 1.2 }
-        );
+        assert_eq!(Latency::of(&mut [Duration::from_nanos(1_240)]), Latency { p50_us: 1.2, p99_us: 1.2 });
         assert_eq!(Latency::of(&mut []), Latency { p50_us: 0.0, p99_us: 0.0 });
     }
 }
