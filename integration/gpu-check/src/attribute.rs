@@ -108,6 +108,7 @@ impl Pair {
     }
 
     /// Looks until both are found, for a bounded time.
+    #[expect(clippy::disallowed_methods, reason = "a program of one thread, without an executor")]
     pub(crate) fn find(&self, check: &Check) -> Result<Vec<Found>> {
         let until = Instant::now() + FOUND_WITHIN;
         loop {

@@ -68,6 +68,7 @@ impl Check {
     }
 
     /// Reads every field of every whole device, then does something, then reads them again: what a device said in between lies between the two.
+    #[expect(clippy::disallowed_methods, reason = "a program of one thread, without an executor")]
     pub fn around<T>(
         &self,
         between: impl FnOnce() -> T,
