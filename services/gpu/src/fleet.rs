@@ -66,8 +66,10 @@ pub(crate) struct Node {
     happenings: u64,
     heard: Option<Instant>,
     is_silent: bool,
-    /// Batches for history were dropped.
-    lost: bool,
+    /// Time of the newest sample that history was handed: it takes none from before.
+    noted: i64,
+    /// The last sample that history got before some that it had no room for. 0: it got none before.
+    lost: Option<i64>,
     asked: Option<Instant>,
     /// Frames that were taken.
     pub(crate) frames: u64,
@@ -161,7 +163,8 @@ impl Cell {
             happenings: 0,
             heard: None,
             is_silent: last.is_some(),
-            lost: false,
+            noted: 0,
+            lost: None,
             asked: None,
             frames: 0,
         };
@@ -207,30 +210,55 @@ impl Node {
         }
     }
 
+    /// As [`Self::take`], where history has no room. With the next frame for which it has some it begins anew, with a gap from the last sample on that it got.
+    pub(crate) fn take_without_room(&mut self, id: u64, frame: &pb::Frame, now: i64) {
+        let (frames, last, lost, noted) = (self.frames, self.marks.last, self.lost.take(), self.noted);
+        self.take(id, frame, now, &mut Vec::new());
+        self.noted = noted;
+        if self.frames == frames {
+            self.lost = lost;
+            return;
+        }
+        self.lost = lost.or(Some(last));
+        for (_, record) in &mut self.records {
+            *record = None;
+        }
+    }
+
     fn sampled(&mut self, taken: &Taken, now: i64, notes: &mut Vec<Note>) {
         let Some(told) = self.decoder.time() else { return };
         let time = clamped(told, now);
         if taken.outcome == Outcome::Begun {
             self.put_records();
         }
-        let gap = taken.gap.map(|gap| (gap.since, gap.cause));
+        let until = time.unix_ms();
+        let lost = self.lost.take().filter(|since| (1..until).contains(since));
+        let gap = taken.gap.map(|gap| (clamped(gap.since, now).unix_ms(), gap.cause));
         let gap = gap.or_else(|| self.is_silent.then_some((self.marks.last, Cause::LinkLost)));
-        if let Some((since, cause)) = gap.filter(|(since, _)| *since > 0) {
+        let gap = gap.filter(|(since, _)| (1..until).contains(since));
+        if let Some(since) = gap.map(|(since, _)| since).into_iter().chain(lost).min() {
             let gap = pb::Gap {
                 start_time: Some(timestamp(since)),
-                end_time: Some(timestamp(told)),
-                cause: cause.into(),
+                end_time: Some(timestamp(until)),
+                cause: gap.map_or(Cause::Dropped, |(_, cause)| cause).into(),
             };
             self.marks.gap(gap);
             self.dirty = true;
-            self.happens(Happening::Gap(gap));
             self.forget_records(clamped(since, now), notes);
-        } else if std::mem::take(&mut self.lost) {
-            self.forget_records(clamped(self.marks.last, now), notes);
+        }
+        // Who follows samples had those that history had no room for.
+        if let Some((since, cause)) = gap {
+            let (start, end) = (Some(timestamp(since)), Some(timestamp(until)));
+            self.happens(Happening::Gap(pb::Gap { start_time: start, end_time: end, cause: cause.into() }));
         }
         self.is_silent = false;
-        self.lost = false;
-        self.marks.last = told;
+        self.marks.last = until;
+        if until < self.noted {
+            // The node's clock was set back. Once history takes samples again it is told all.
+            self.records.iter_mut().for_each(|(_, record)| *record = None);
+            return;
+        }
+        self.noted = until;
         for ((group, record), followed) in self.records.iter_mut().zip(self.decoder.places()) {
             notes.push(Note::Sample(*group, time, changes(record, followed.sample())));
         }
@@ -297,6 +325,13 @@ impl Node {
         std::mem::take(&mut self.dirty)
     }
 
+    /// What is to be on disk: a service that starts with it is to know from when on history lacks something.
+    pub(crate) fn kept(&self) -> Marks {
+        let mut marks = self.marks.clone();
+        marks.last = self.lost.unwrap_or(marks.last);
+        marks
+    }
+
     /// These marks are on disk.
     pub(crate) fn saved(&mut self, marks: &Marks) {
         let saved = marks.events_known();
@@ -309,11 +344,6 @@ impl Node {
     /// They could not be written: they still are to be.
     pub(crate) fn not_saved(&mut self) {
         self.dirty = true;
-    }
-
-    /// Batches of it were dropped: history begins anew with the next frame.
-    pub(crate) fn lost_notes(&mut self) {
-        self.lost = true;
     }
 
     /// Notices that nothing was heard for long. What is to be written down of that goes to `notes`.
@@ -347,7 +377,7 @@ impl Node {
 
     /// When it was last sampled, and what is known since: of each place the GPU, the part or nothing, the sample. Nothing while it is silent.
     pub(crate) fn now(&self) -> Option<(i64, impl Iterator<Item = (usize, &str, &Sample)>)> {
-        let time = self.decoder.time().filter(|_| !self.is_silent)?;
+        let time = (!self.is_silent && self.marks.last > 0).then_some(self.marks.last)?;
         let devices = self.decoder.devices();
         let all = self.decoder.places().iter().map(move |followed| {
             let place = followed.place();
@@ -423,3 +453,6 @@ fn clamped(told: i64, now: i64) -> Time {
     let time = if told > now.saturating_add(AHEAD_MAX_MILLIS) { now } else { told };
     Time::from_unix_ms(time).unwrap_or(Time::MIN)
 }
+
+#[cfg(test)]
+mod tests;

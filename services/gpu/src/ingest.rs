@@ -85,18 +85,22 @@ impl Stream {
     }
 
     fn take(&mut self, frames: Vec<pb::IngestFrame>) {
-        let (now, mut notes, mut had) = (now(), Vec::new(), Vec::new());
+        let (now, mut notes) = (now(), Vec::new());
+        // Looked for first: who is told that there is none notes from when on history lacks something.
+        let room = self.shared.recorder.room();
         for pb::IngestFrame { handle, frame } in frames {
             let Some((id, cell)) = self.handles.get(&handle) else { continue };
             // What is no frame is passed over: the next one shows that one is missing.
             let Ok(frame) = pb::Frame::decode(frame) else { continue };
-            cell.lock().take(*id, &frame, now, &mut notes);
-            had.push(cell);
-        }
-        if self.shared.recorder.note(notes).is_err() {
-            for cell in had {
-                cell.lock().lost_notes();
+            let mut node = cell.lock();
+            if room.is_some() {
+                node.take(*id, &frame, now, &mut notes);
+            } else {
+                node.take_without_room(*id, &frame, now);
             }
+        }
+        if let Some(room) = room {
+            room.note(notes);
         }
     }
 }
@@ -170,7 +174,9 @@ pub(crate) async fn keep(shared: Arc<Shared>, file: MarksFile) {
             cell.lock().look_for_silence(now(), &mut notes);
         }
         // Where there is no room history has the silence all the same: nothing holds for ever there.
-        let _ = shared.recorder.note(notes);
+        if let Some(room) = shared.recorder.room() {
+            room.note(notes);
+        }
         passes += 1;
         let all = stopping || passes.is_multiple_of(SAVE_ALL_EVERY);
         if let Err(error) = save(&shared.fleet, &file, all).await {
@@ -194,7 +200,7 @@ async fn save(fleet: &Fleet, file: &MarksFile, all: bool) -> std::io::Result<()>
     if changed.is_empty() && !all {
         return Ok(());
     }
-    let marks: Vec<Marks> = cells.iter().map(|cell| cell.lock().marks.clone()).collect();
+    let marks: Vec<Marks> = cells.iter().map(|cell| cell.lock().kept()).collect();
     let (file, written) = (file.clone(), marks.clone());
     let result = tokio::task::spawn_blocking(move || file.write(written)).await;
     let result = result.unwrap_or_else(|panic| Err(std::io::Error::other(panic)));

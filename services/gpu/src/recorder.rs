@@ -46,9 +46,17 @@ pub(crate) struct Recorder {
     work: mpsc::Sender<Work>,
 }
 
-/// There was no room.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Full;
+/// Room for one batch.
+pub(crate) struct Room<'a>(mpsc::Permit<'a, Work>);
+
+impl Room<'_> {
+    /// Has a batch written down, in the order of calls.
+    pub(crate) fn note(self, batch: Vec<Note>) {
+        if !batch.is_empty() {
+            self.0.send(Work::Batch(batch));
+        }
+    }
+}
 
 impl Recorder {
     /// Opens the history in `dir`, and begins the thread.
@@ -70,12 +78,9 @@ impl Recorder {
         Ok(Self { work })
     }
 
-    /// Has a batch written down, in the order of calls.
-    pub(crate) fn note(&self, batch: Vec<Note>) -> Result<(), Full> {
-        if batch.is_empty() {
-            return Ok(());
-        }
-        self.work.try_send(Work::Batch(batch)).map_err(|_| Full)
+    /// Room for a batch. `None`: too many wait already, or the history is closed.
+    pub(crate) fn room(&self) -> Option<Room<'_>> {
+        self.work.try_reserve().ok().map(Room)
     }
 
     /// Asks what is known of groups. `None`: the history is closed.
