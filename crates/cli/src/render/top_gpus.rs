@@ -346,7 +346,9 @@ fn memory_bar(card: &Card) -> String {
 
 /// What is not known and why, a sentence each.
 pub(crate) fn troubles(cards: &Cards) -> Vec<String> {
-    let each = cards.values().filter_map(|card| Some(format!("{}: {}", card.place(), card.trouble()?)));
+    let mut all: Vec<&Card> = cards.values().collect();
+    all.sort_by(|a, b| place(&a.gpu).cmp(&place(&b.gpu)));
+    let each = all.into_iter().filter_map(|card| Some(format!("{}: {}", card.place(), card.trouble()?)));
     each.map(|text| plain(&text)).collect()
 }
 
