@@ -1,3 +1,5 @@
+//! What people see of a GPU, line by line.
+
 use prost_types::Timestamp;
 use skerry_proto::gpu::v1::{AbsentFields, AbsentReason, Field, FieldValue};
 

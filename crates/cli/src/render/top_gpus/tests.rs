@@ -1,3 +1,5 @@
+//! What people see of how busy GPUs are, line by line.
+
 use prost_types::Timestamp;
 use skerry_proto::gpu::v1::health::State;
 use skerry_proto::gpu::v1::stream_samples_response::Body;
