@@ -7,6 +7,7 @@
 mod bench;
 mod demo;
 mod fuzz;
+mod gpu_check;
 mod hello;
 mod order;
 mod reference;
@@ -37,6 +38,8 @@ enum Command {
     Bench(bench::Args),
     /// Fuzz what decodes untrusted bytes
     Fuzz(fuzz::Args),
+    /// On a machine with a GPU: hold what the agent reads of it against what its driver's own tool says
+    GpuCheck(gpu_check::Args),
     /// Generate crates/proto and the reference of API and manifests from proto/, and hold the compatibility lock
     #[command(disable_help_flag = true)]
     Codegen {
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Command::Test(args) => test::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
+        Command::GpuCheck(args) => gpu_check::run(&args),
         Command::Codegen { args } => {
             sh::run(sh::cargo().args(["run", "--quiet", "--package=skerry-codegen", "--"]).args(args))
         }

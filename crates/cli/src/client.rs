@@ -50,6 +50,7 @@ pub(crate) enum Service {
     Registry,
     Scheduler,
     Relay,
+    Gpu,
 }
 
 /// The servers, and in which project to work.
@@ -57,6 +58,7 @@ pub(crate) struct Client {
     registry: Remote,
     scheduler: Remote,
     relay: Remote,
+    gpu: Remote,
     project: ProjectName,
     project_is_required: bool,
     timeout: Duration,
@@ -148,7 +150,8 @@ impl Client {
             own,
             registry: Remote::new(settings.registry, tls.clone()),
             scheduler: Remote::new(settings.scheduler, tls.clone()),
-            relay: Remote::new(settings.relay, tls),
+            relay: Remote::new(settings.relay, tls.clone()),
+            gpu: Remote::new(settings.gpu, tls),
             project: settings.project,
             project_is_required: settings.project_is_required,
             timeout,
@@ -211,6 +214,11 @@ impl Client {
         &self.relay.address
     }
 
+    /// Where the gpu service answers.
+    pub(crate) fn gpu_address(&self) -> &str {
+        &self.gpu.address
+    }
+
     /// A connection to a relay, for a call that cannot be made again.
     pub(crate) async fn relay_channel(&self) -> Result<Channel, CallError> {
         self.relay.channel().await.map_err(CallError::Connect)
@@ -243,6 +251,7 @@ impl Client {
             Service::Registry => &self.registry,
             Service::Scheduler => &self.scheduler,
             Service::Relay => &self.relay,
+            Service::Gpu => &self.gpu,
         };
         let deadline = Instant::now() + self.timeout;
         let mut tries = 0;
@@ -382,6 +391,7 @@ mod tests {
             registry: server.to_owned(),
             scheduler: server.to_owned(),
             relay: server.to_owned(),
+            gpu: server.to_owned(),
             project: ProjectName::parse("default").expect("valid"),
             project_is_required: false,
             tls: None,

@@ -53,6 +53,12 @@ pub(crate) fn nodes(current: &OsStr) -> Vec<CompletionCandidate> {
     matching(Line::typed().names(Type::Node).into_iter(), current)
 }
 
+/// GPUs, as `NODE/UUID`.
+pub(crate) fn gpus(current: &OsStr) -> Vec<CompletionCandidate> {
+    let Some(current) = current.to_str() else { return vec![] };
+    matching(Line::typed().names(Type::Gpu).into_iter(), current)
+}
+
 /// Names of clusters.
 pub(crate) fn clusters(current: &OsStr) -> Vec<CompletionCandidate> {
     let Some(current) = current.to_str() else { return vec![] };
@@ -170,6 +176,7 @@ impl Line {
             registry: self.flag("--registry", None),
             scheduler: self.flag("--scheduler", None),
             relay: self.flag("--relay", None),
+            gpu: self.flag("--gpu", None),
             project: self.flag("--project", Some("-p")),
             context: self.flag("--context", None),
             request_timeout: PATIENCE,

@@ -13,6 +13,9 @@ pub fn command(word: &str) -> Option<&'static str> {
              `skerry explain app.spec.services` says what can be written"
         }
         "ps" => "`skerry get instances` shows what runs",
+        "nvidia-smi" | "nvtop" => {
+            "`skerry top gpus` shows how busy GPUs are, and `skerry get gpus` which there are"
+        }
         "stats" => "`skerry top apps` shows what apps use",
         "ls" | "list" => "`skerry get apps`, or nodes, instances, configs, secrets",
         "rm" | "kill" | "remove" => "`skerry delete app/NAME` stops an app and takes it away",

@@ -4,6 +4,7 @@ mod people;
 
 use skerry_manifest::Resource;
 use skerry_manifest::output::{self, Value};
+use skerry_proto::gpu::v1 as gpu;
 use skerry_proto::registry::v1 as registry;
 use skerry_proto::scheduler::v1 as scheduler;
 use skerry_proto::types::v1 as types;
@@ -37,6 +38,7 @@ pub(crate) enum Item {
     Grant(Box<registry::Grant>),
     Project(Box<registry::Project>),
     Task(Box<registry::Task>),
+    Gpu(Box<gpu::Gpu>),
 }
 
 impl Item {
@@ -56,6 +58,7 @@ impl Item {
             Self::Project(project) => Target::of_full_name(Type::Project, name_of(project.metadata.as_ref())),
             Self::Grant(grant) => Target::of_full_name(Type::Grant, name_of(grant.metadata.as_ref())),
             Self::Task(task) => Target::of_full_name(Type::Task, name_of(task.metadata.as_ref())),
+            Self::Gpu(gpu) => Target { kind: Type::Gpu, name: crate::gpus::short_name(&gpu.name) },
             Self::Instance(instance) => Target { kind: Type::Instance, name: instance.instance.clone() },
             Self::Revision(revision) => {
                 let mut parts = revision.name.rsplit('/');
@@ -94,6 +97,7 @@ impl Item {
             }
             Self::Grant(grant) => output::named("Grant", "skerry.registry.v1.Grant", grant.as_ref()),
             Self::Task(task) => output::named("Task", "skerry.registry.v1.Task", task.as_ref()),
+            Self::Gpu(gpu) => output::other("Gpu", "skerry.gpu.v1.Gpu", gpu.as_ref()),
             Self::Event(event) => output::other("Event", "skerry.type.v1.Event", event.as_ref()),
         }
     }
@@ -113,7 +117,7 @@ pub(crate) struct Query {
     pub(crate) app: Option<String>,
     /// Instances and revisions whose name begins with this path.
     pub(crate) below: Option<String>,
-    /// Instances on this node only (short name).
+    /// Instances and GPUs on this node only (short name).
     pub(crate) node: Option<String>,
     /// Events about this resource only (full name).
     pub(crate) regarding: String,
@@ -141,7 +145,8 @@ impl Query {
             | Type::RoleBinding
             | Type::Grant
             | Type::Project
-            | Type::Task => false,
+            | Type::Task
+            | Type::Gpu => false,
         }
     }
 }
@@ -155,6 +160,7 @@ type Page = (Vec<Item>, String, String);
 impl Client {
     /// One of what has a name of its own.
     pub(crate) async fn get(&self, target: &Target) -> Result<Item, CallOrUsage> {
+        let target = &self.whole(target).await?;
         let name = target.full_name(self.project()).map_err(CallOrUsage::Usage)?;
         let item = match target.kind {
             Type::Node => {
@@ -187,6 +193,7 @@ impl Client {
             }
             Type::Cluster => Some(self.get_cluster(name).await?),
             Type::Task => Some(self.get_task(name).await?),
+            Type::Gpu => Some(self.get_gpu(name).await?),
             Type::User => Some(self.get_user(name).await?),
             Type::Group => Some(self.get_group(name).await?),
             Type::RoleBinding => Some(self.get_binding(name).await?),
@@ -230,6 +237,7 @@ impl Client {
                         is_below(&name, below) || (by_digits && name.starts_with(below.as_str()))
                     });
                 }
+                crate::gpus::sort(&mut items);
                 return Ok((items, version));
             }
             token = next;
@@ -335,6 +343,7 @@ impl Client {
             Type::Grant => self.page_of_grants(label_selector, page_token).await,
             Type::Cluster => Ok(self.page_of_clusters(PAGE_SIZE, page_token, label_selector).await?),
             Type::Task => Ok(self.page_of_tasks(PAGE_SIZE, page_token, label_selector).await?),
+            Type::Gpu => Ok(self.page_of_gpus(PAGE_SIZE, page_token, query).await?),
             Type::Project => self.projects_page(PAGE_SIZE, page_token, label_selector).await,
         }
     }
@@ -398,6 +407,7 @@ impl Client {
                 self.project_changes(resource_version, label_selector).await.map(Changes::Projects)
             }
             Type::Task => self.task_changes(resource_version, label_selector).await.map(Changes::Tasks),
+            Type::Gpu => self.gpu_changes(resource_version, query).await.map(Changes::Gpus),
             Type::Event
             | Type::Instance
             | Type::Revision
@@ -491,6 +501,7 @@ pub(crate) enum Changes {
     Projects(Streaming<registry::WatchProjectsResponse>),
     Clusters(Streaming<registry::WatchClustersResponse>),
     Tasks(Streaming<registry::WatchTasksResponse>),
+    Gpus(Streaming<gpu::WatchGpusResponse>),
 }
 
 impl Changes {
@@ -509,6 +520,10 @@ impl Changes {
             Self::Tasks(stream) => stream.message().await?.map(|change| {
                 let kind = registry_kind(change.r#type());
                 of(kind, change.task.map(|task| Item::Task(Box::new(task))), change.resource_version)
+            }),
+            Self::Gpus(stream) => stream.message().await?.map(|change| {
+                let kind = crate::gpus::change_kind(change.r#type());
+                of(kind, change.gpu.map(|gpu| Item::Gpu(Box::new(gpu))), change.resource_version)
             }),
             Self::Projects(stream) => stream.message().await?.map(|change| {
                 let kind = registry_kind(change.r#type());

@@ -13,6 +13,7 @@ mod config_file;
 mod error;
 mod files;
 pub mod foreign;
+mod gpus;
 mod interrupt;
 mod item;
 #[doc(hidden)]

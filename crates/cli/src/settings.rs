@@ -1,7 +1,7 @@
 //! Where to work: servers and project, by what flags, the environment and the configuration file say.
 //!
 //! The first that says something decides: flags, then `SKERRY_*`, then the context, then what is usual. A context that a flag names stands
-//! in place of all `SKERRY_*`: who names it means its servers and its project. A registry, scheduler or relay apart from the server belongs to
+//! in place of all `SKERRY_*`: who names it means its servers and its project. A registry, scheduler, relay or gpu service apart from the server belongs to
 //! the one who names it: `--server` is not sent astray by a registry of the context.
 
 use std::path::PathBuf;
@@ -29,6 +29,7 @@ pub(crate) struct Settings {
     pub(crate) registry: String,
     pub(crate) scheduler: String,
     pub(crate) relay: String,
+    pub(crate) gpu: String,
     /// Absent: no TLS.
     pub(crate) tls: Option<TlsPaths>,
     pub(crate) project: ProjectName,
@@ -43,6 +44,7 @@ struct Layer {
     registry: Option<String>,
     scheduler: Option<String>,
     relay: Option<String>,
+    gpu: Option<String>,
     project: Option<String>,
     tls: TlsLayer,
 }
@@ -50,7 +52,9 @@ struct Layer {
 impl Layer {
     /// Whether it says where to go.
     fn names_a_server(&self) -> bool {
-        [&self.server, &self.registry, &self.scheduler, &self.relay].into_iter().any(Option::is_some)
+        [&self.server, &self.registry, &self.scheduler, &self.relay, &self.gpu]
+            .into_iter()
+            .any(Option::is_some)
     }
 }
 
@@ -90,6 +94,7 @@ impl Settings {
             registry: find(|layer| layer.registry.as_ref()),
             scheduler: find(|layer| layer.scheduler.as_ref()),
             relay: find(|layer| layer.relay.as_ref()),
+            gpu: find(|layer| layer.gpu.as_ref()),
             tls,
             project: ProjectName::parse(project).map_err(|error| CliError::Usage(error.to_string()))?,
             project_is_required,
@@ -103,6 +108,7 @@ fn of_flags(args: &GlobalArgs) -> Layer {
         registry: args.registry.clone(),
         scheduler: args.scheduler.clone(),
         relay: args.relay.clone(),
+        gpu: args.gpu.clone(),
         project: args.project.clone(),
         tls: TlsLayer::new(
             FLAGS,
@@ -117,6 +123,7 @@ fn of_environment(variable: impl Fn(&str) -> Option<String>) -> Layer {
         registry: variable("SKERRY_REGISTRY"),
         scheduler: variable("SKERRY_SCHEDULER"),
         relay: variable("SKERRY_RELAY"),
+        gpu: variable("SKERRY_GPU"),
         project: variable("SKERRY_PROJECT"),
         tls: TlsLayer::new(VARIABLES, VARIABLES.map(|name| variable(name).map(PathBuf::from))),
     }
@@ -131,6 +138,7 @@ fn of_context(file: &ConfigFile, chosen: Option<&str>) -> Result<Layer, CliError
         registry: context.registry.clone(),
         scheduler: context.scheduler.clone(),
         relay: context.relay.clone(),
+        gpu: context.gpu.clone(),
         project: context.project.clone(),
         tls: TlsLayer::new(
             FIELDS,

@@ -28,11 +28,12 @@ pub(crate) enum Type {
     Grant,
     Project,
     Task,
+    Gpu,
 }
 
 impl Type {
     /// All of them, in the order in which they are told.
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Node,
         Self::Cluster,
         Self::App,
@@ -47,6 +48,7 @@ impl Type {
         Self::Grant,
         Self::Project,
         Self::Task,
+        Self::Gpu,
     ];
 
     pub(crate) fn parse(text: &str) -> Result<Self, CliError> {
@@ -65,6 +67,7 @@ impl Type {
             "grants" | "grant" => Self::Grant,
             "projects" | "project" | "proj" => Self::Project,
             "tasks" | "task" => Self::Task,
+            "gpus" | "gpu" => Self::Gpu,
             _ => {
                 let known = Self::ALL.map(Self::plural);
                 let hint = match (foreign::listed_by(text), foreign::type_of(text)) {
@@ -90,7 +93,8 @@ impl Type {
             | Self::Secret
             | Self::Event
             | Self::Project
-            | Self::Task => true,
+            | Self::Task
+            | Self::Gpu => true,
             Self::Instance | Self::Revision | Self::User | Self::Group | Self::RoleBinding | Self::Grant => {
                 false
             }
@@ -114,6 +118,7 @@ impl Type {
             Self::Grant => "grant",
             Self::Project => "project",
             Self::Task => "task",
+            Self::Gpu => "gpu",
         }
     }
 
@@ -134,6 +139,7 @@ impl Type {
             Self::Grant => "grants",
             Self::Project => "projects",
             Self::Task => "tasks",
+            Self::Gpu => "gpus",
         }
     }
 }
@@ -172,6 +178,7 @@ impl Target {
             Type::Task => TaskRef::parse_in(project, &self.name).map(|name| name.to_string()),
             Type::Project => ProjectRef::parse_short(&self.name).map(|name| name.to_string()),
             Type::Instance => return Ok(format!("{}/instances/{}", project.parent(), self.name)),
+            Type::Gpu => return crate::gpus::full_name(project, &self.name),
             Type::Revision | Type::Event => {
                 return Err(CliError::Usage(format!("{} cannot be named here", self.kind.plural())));
             }
@@ -269,7 +276,7 @@ mod tests {
         assert_eq!(shown("instances hello/web"), "instance/hello/web");
         assert_eq!(
             shown("nonsense"),
-            "error: there is no type \"nonsense\"; known: nodes, clusters, apps, configs, secrets, instances, revisions, events, users, groups, rolebindings, grants, projects, tasks"
+            "error: there is no type \"nonsense\"; known: nodes, clusters, apps, configs, secrets, instances, revisions, events, users, groups, rolebindings, grants, projects, tasks, gpus"
         );
         assert_eq!(shown("tokens"), "error: there is no type \"tokens\"; `skerry token list` shows these");
         assert_eq!(shown("pods"), "error: there is no type \"pods\"; did you mean instances?");

@@ -127,8 +127,8 @@ impl Open {
 
 async fn connection(stream: TcpStream, answers: Answers) {
     let answer = service_fn(move |request| {
-        let answer = answers.to(&request);
-        async move { Ok::<_, Infallible>(answer) }
+        let answers = answers.clone();
+        async move { Ok::<_, Infallible>(answers.to(&request).await) }
     });
     let serving = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -139,13 +139,19 @@ async fn connection(stream: TcpStream, answers: Answers) {
 }
 
 impl Answers {
-    fn to(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn to(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return plain(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
         }
         match request.uri().path() {
             "/metrics" => {
-                let mut response = Response::new(Full::from(prometheus::text(&self.metrics)));
+                let metrics = self.metrics.clone();
+                // The series may be many, and nobody else is to wait for them.
+                let text = tokio::task::spawn_blocking(move || prometheus::text(&metrics)).await;
+                let Ok(text) = text else {
+                    return plain(StatusCode::INTERNAL_SERVER_ERROR, "metrics could not be written\n");
+                };
+                let mut response = Response::new(Full::from(text));
                 let kind = header::HeaderValue::from_static(prometheus::CONTENT_TYPE);
                 response.headers_mut().insert(header::CONTENT_TYPE, kind);
                 response

@@ -15,8 +15,8 @@ pub const CONTEXTS_MAX: usize = 256;
 const NAME_CHARS_MAX: usize = 128;
 
 const TOP: [&str; 2] = ["currentContext", "contexts"];
-const FIELDS: [&str; 9] =
-    ["name", "server", "registry", "scheduler", "relay", "project", "certificate", "key", "authority"];
+const FIELDS: [&str; 10] =
+    ["name", "server", "registry", "scheduler", "relay", "gpu", "project", "certificate", "key", "authority"];
 
 /// What the configuration file holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -40,6 +40,8 @@ pub struct Context {
     pub scheduler: Option<String>,
     /// Where a relay answers, if not there.
     pub relay: Option<String>,
+    /// Where the gpu service answers, if not there.
+    pub gpu: Option<String>,
     /// Project to work in.
     pub project: Option<String>,
     /// The file of the certificate that proves who calls.
@@ -99,6 +101,7 @@ impl ClientConfig {
                 ("registry", context.registry.as_ref()),
                 ("scheduler", context.scheduler.as_ref()),
                 ("relay", context.relay.as_ref()),
+                ("gpu", context.gpu.as_ref()),
                 ("project", context.project.as_ref()),
                 ("certificate", context.certificate.as_ref()),
                 ("key", context.key.as_ref()),
@@ -171,6 +174,7 @@ fn read_context(decoder: &mut Decoder<'_>, node: &Node) -> Option<Context> {
                 "registry" => &mut context.registry,
                 "scheduler" => &mut context.scheduler,
                 "relay" => &mut context.relay,
+                "gpu" => &mut context.gpu,
                 "project" => &mut context.project,
                 "certificate" => &mut context.certificate,
                 "key" => &mut context.key,

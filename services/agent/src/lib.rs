@@ -47,6 +47,8 @@ pub use channel::forbidden::{ForbidArgs, Forbidden, Verb};
 pub use config::{
     AgentArgs, Config, ConfigError, DockerAccess, EnrolArgs, Gateway, ImageGcArgs, NodeTls, default_node_name,
 };
+#[doc(hidden)]
+pub use gpu::check as gpu_check;
 pub use gpu::{GpuAccess, GpuArgs, Grants};
 pub use identity::{Enrolment, TokenText};
 pub use install::{InstallArgs, InstallError, PlaceArgs, UninstallArgs, install, uninstall};

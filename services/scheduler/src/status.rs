@@ -6,13 +6,13 @@ use std::time::SystemTime;
 use skerry_model::app::{Kind, ROLLED_BACK};
 use skerry_model::{AppName, ClusterName, GpuBooking, InstanceName, NodeName, ProjectName, time};
 use skerry_placement::{ClusterPlan, Placed, Unplaced};
-use skerry_proto::gpu::v1::Booking;
 use skerry_proto::scheduler::v1::rollout_status::Phase;
 use skerry_proto::scheduler::v1::{AppStatus, ClusterCounts, Counts, RolloutStatus, ServiceStatus};
 use skerry_proto::store::v1::StatusRecord;
 use skerry_proto::types::v1::{Condition, InstancePhase, InstanceStatus, JobStatus, condition, job_status};
 use skerry_rollout::Shown;
 
+use self::gpus::granted;
 pub(crate) use self::nothing::nothing_wanted;
 use crate::node::NodeView;
 use crate::rollouts;
@@ -325,18 +325,6 @@ impl Look<'_> {
     }
 }
 
-/// What is booked, with the isolation that the node found where that is less.
-fn granted(booked: &[GpuBooking], reported: &[Booking]) -> Vec<Booking> {
-    let of = |booking: &GpuBooking| {
-        let wire = booking.to_proto();
-        let mut same = reported.iter().filter(|one| one.gpu == wire.gpu && one.mig_device == wire.mig_device);
-        let found = same.find_map(GpuBooking::from_proto).map(|found| found.isolation);
-        let isolation = found.map_or(booking.isolation, |found| found.min(booking.isolation));
-        GpuBooking { isolation, ..booking.clone() }.to_proto()
-    };
-    booked.iter().map(of).collect()
-}
-
 /// One that is wanted, of which nothing more is known.
 fn fresh(name: InstanceName, status: InstanceStatus) -> Seen {
     Seen { name, status, wanted: true, taken: Taken::Not, current: false, reached: None, end: End::Never }
@@ -603,6 +591,7 @@ fn rollout_reason(rollout: Option<&RolloutStatus>) -> &'static str {
     }
 }
 
+mod gpus;
 mod nothing;
 #[cfg(test)]
 mod tests;

@@ -87,6 +87,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "skerry-linking",
         ],
     ),
+    // Holds the agent's reading of a GPU against what the driver's own tool says.
+    ("skerry-gpu-check", &["skerry-agent", "skerry-gpu-model", "skerry-model"]),
     ("skerry", EVERYTHING),
     ("skerry-integration", EVERYTHING),
     ("skerry-fuzz-targets", EVERYTHING),
@@ -154,6 +156,7 @@ const ALLOWED_IN_TESTS: &[(&str, &[&str])] = &[
     ("skerry-scheduler", &["skerry-etcd-embedded"]),
     ("skerry-gateway", &["skerry-etcd-embedded"]),
     ("skerry-agent", &["skerry-nvml-sim"]),
+    ("skerry-gpu-check", &["skerry-nvml-sim"]),
     ("hello", &["skerry-manifest", "skerry-model"]),
 ];
 
@@ -164,8 +167,8 @@ const OWNED: &[(&str, &[&str])] = &[
     ("redb", &["skerry-etcd-embedded"]),
     ("bollard", &["skerry-agent"]),
     ("kube", &["skerry-agent"]),
-    // The simulator is tested through it.
-    ("nvml-wrapper", &["skerry-agent", "skerry-nvml-sim"]),
+    // The simulator is tested through it, and a real card is looked at.
+    ("nvml-wrapper", &["skerry-agent", "skerry-nvml-sim", "skerry-gpu-check"]),
 ];
 
 /// Sans-io, or pure: no executor but in tests.

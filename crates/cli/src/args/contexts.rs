@@ -22,7 +22,7 @@ pub enum ConfigCommand {
     CurrentContext,
     /// Make a context the current one
     UseContext(ContextName),
-    /// Make a context, or change what is named of one: the --server, --registry, --scheduler, --relay, --project, --tls-cert, --tls-key and --tls-ca that are given
+    /// Make a context, or change what is named of one: the --server, --registry, --scheduler, --relay, --gpu, --project, --tls-cert, --tls-key and --tls-ca that are given
     SetContext(SetContextArgs),
     /// Delete a context
     DeleteContext(ContextName),

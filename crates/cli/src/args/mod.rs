@@ -60,7 +60,7 @@ pub use show::{
     DescribeArgs, EventsArgs, ExplainArgs, Format, GetArgs, Output, StatusArgs, VersionArgs, WaitArgs,
 };
 pub use task::{PrefetchArgs, TaskArgs, TaskCommand, WatchTaskArgs};
-pub use top::{TopAppsArgs, TopCommand, TopFlags, TopNodesArgs, TopSort};
+pub use top::{TopAppsArgs, TopCommand, TopFlags, TopGpuSort, TopGpusArgs, TopNodesArgs, TopSort};
 
 /// Flags of every client command.
 #[derive(Debug, Clone, Default, Args)]
@@ -81,6 +81,10 @@ pub struct GlobalArgs {
     /// Where a relay answers, if not at --server [env: SKERRY_RELAY]
     #[arg(long, global = true, value_name = "URL", hide_short_help = true)]
     pub relay: Option<String>,
+
+    /// Where the gpu service answers, if not at --server [env: SKERRY_GPU]
+    #[arg(long, global = true, value_name = "URL", hide_short_help = true)]
+    pub gpu: Option<String>,
 
     /// Project to work in; with up, that of this machine's node [env: SKERRY_PROJECT] [default: default]
     #[arg(long, short, global = true, value_name = "NAME", add = ArgValueCompleter::new(complete::projects))]
@@ -212,7 +216,7 @@ pub enum ClientCommand {
     PortForward(PortForwardArgs),
     /// Copy files into instances and out of them
     Cp(CpArgs),
-    /// Show what nodes and apps use, live
+    /// Show what nodes and apps use, and how busy GPUs are, live
     #[command(subcommand)]
     Top(TopCommand),
     /// What is open to instances, and cutting it

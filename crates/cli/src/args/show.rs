@@ -15,7 +15,8 @@ use crate::jsonpath::Template;
 const TYPES_HELP: &str = "\
 Types: nodes (no, node), apps (app), configs (cfg, config), secrets (secret),
        instances (inst, instance), revisions (rev, revision), events (ev, event),
-       users (user), groups (group), rolebindings (rb, rolebinding), grants (grant); get also
+       users (user), groups (group), rolebindings (rb, rolebinding), grants (grant),
+       projects (proj, project), clusters (cluster), tasks (task), gpus (gpu); get also
        shows enrollments (enr, enrollment), machines that wait for approval";
 
 /// How things are printed.
@@ -75,7 +76,8 @@ fn outputs() -> Vec<CompletionCandidate> {
 #[command(after_help = format!("{TYPES_HELP}
 
 Instances are named <app>/<service>/<cluster>/<ordinal>; a part from the left shows all below it.
-Revisions need their app, and may be named by the first digits: revision/hello/12ab. With --watch, -o json prints one object a line. Instances, revisions,
+GPUs are named <node>/<uuid>, <node>/<index>, or by a UUID or how one begins that no other has; -l is of
+the labels of their nodes. Revisions need their app, and may be named by the first digits: revision/hello/12ab. With --watch, -o json prints one object a line. Instances, revisions,
 users, groups, rolebindings and grants are watched by asking again each second. A watch goes on after a lost connection.
 
 Examples:
@@ -84,6 +86,7 @@ Examples:
   skerry get app/hello -o yaml
   skerry get instances hello/web
   skerry get revisions hello
+  skerry get gpus --node n1 -o wide
   skerry get apps -o jsonpath='{{range .items[*]}}{{.metadata.name}}{{\"\\n\"}}{{end}}'"))]
 pub struct GetArgs {
     /// TYPE, TYPE,TYPE..., TYPE/NAME..., or TYPE NAME...
@@ -99,7 +102,7 @@ pub struct GetArgs {
     #[arg(short = 'l', long, value_name = "SELECTOR")]
     pub selector: Option<String>,
 
-    /// Only instances on this node
+    /// Only instances, or GPUs, on this node
     #[arg(long, value_name = "NODE", add = ArgValueCompleter::new(complete::nodes))]
     pub node: Option<String>,
 
@@ -122,9 +125,11 @@ pub struct GetArgs {
 Examples:
   skerry describe app/hello
   skerry describe node n1
-  skerry describe instance hello/web/n1/0")]
+  skerry describe instance hello/web/n1/0
+  skerry describe gpu n1/0
+  skerry describe gpu 5d2f")]
 pub struct DescribeArgs {
-    /// TYPE/NAME..., or TYPE NAME... (nodes, apps, configs, secrets, instances, users, groups, rolebindings, grants)
+    /// TYPE/NAME..., or TYPE NAME... (nodes, apps, configs, secrets, instances, users, groups, rolebindings, grants, gpus)
     #[arg(value_name = "TYPE/NAME", required = true, add = targets())]
     pub targets: Vec<String>,
 }

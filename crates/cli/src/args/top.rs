@@ -17,6 +17,9 @@ pub enum TopCommand {
     /// What apps use, or the instances of one
     #[command(visible_alias = "app")]
     Apps(TopAppsArgs),
+    /// How busy GPUs are, and what the instances on each use of it
+    #[command(visible_alias = "gpu")]
+    Gpus(TopGpusArgs),
 }
 
 /// `top nodes`
@@ -75,6 +78,72 @@ pub struct TopAppsArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "a comment here would become the title of all flags in --help")]
     pub flags: TopFlags,
+}
+
+/// `top gpus`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+A line each, and below it who uses it: instances, and by number and command the processes that are of none.
+On a terminal a live view with the last minute: q ends it, n, u and m sort by name, utilisation and memory.
+Elsewhere, with --once and with -o, one sample. Takes the role viewer.
+
+GPU%: of the last second, the part in which a kernel ran; of a part of a divided GPU, the part in which its
+engine was active. MEMORY: used, and what there is; of an instance used, and what is booked. POWER: drawn,
+and the limit. What a device does not tell is a dash. Exit code 1 where no GPU told anything.
+
+Examples:
+  skerry top gpus
+  skerry top gpus n1/0 5d2f --sort utilization
+  skerry top gpus --app detector
+  skerry top gpus -l site=berlin --once
+  skerry top gpus -o json")]
+pub struct TopGpusArgs {
+    /// Only these: NODE/INDEX, NODE/UUID, or how a UUID begins
+    #[arg(value_name = "GPU", add = ArgValueCompleter::new(complete::gpus))]
+    pub gpus: Vec<String>,
+
+    /// Only GPUs of this node
+    #[arg(long, value_name = "NODE", add = ArgValueCompleter::new(complete::nodes))]
+    pub node: Option<String>,
+
+    /// Only GPUs of nodes with these labels, as site=berlin
+    #[arg(short = 'l', long, value_name = "SELECTOR", conflicts_with = "gpus")]
+    pub selector: Option<String>,
+
+    /// Only GPUs that this app has instances on
+    #[arg(long, value_name = "NAME", add = app_targets(), conflicts_with = "gpus")]
+    pub app: Option<String>,
+
+    /// One sample, and no live view
+    #[arg(long)]
+    pub once: bool,
+
+    /// Between two samples: 1s to 60s
+    #[arg(long, default_value = "1s", value_name = "DURATION", value_parser = interval)]
+    pub interval: Duration,
+
+    /// What comes first: a name, or what is used most
+    #[arg(long, value_enum, default_value_t = TopGpuSort::Name, value_name = "BY")]
+    pub sort: TopGpuSort,
+
+    /// How to print one sample
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+
+    /// Print no column names
+    #[arg(long)]
+    pub no_headers: bool,
+}
+
+/// Which GPU comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TopGpuSort {
+    /// By node and index
+    Name,
+    /// Which is busiest
+    Utilization,
+    /// Which has most memory in use
+    Memory,
 }
 
 /// Flags of all views.

@@ -66,11 +66,12 @@ fn list(file: &ConfigFile, args: &GetContextsArgs, printer: &mut Printer) -> Res
                 text(&context.registry),
                 text(&context.scheduler),
                 text(&context.relay),
+                text(&context.gpu),
                 text(&context.project),
             ]
         })
         .collect();
-    let headers = ["CURRENT", "NAME", "SERVER", "REGISTRY", "SCHEDULER", "RELAY", "PROJECT"];
+    let headers = ["CURRENT", "NAME", "SERVER", "REGISTRY", "SCHEDULER", "RELAY", "GPU", "PROJECT"];
     printer.text(&Table::new(&headers, printer.width(), !args.no_headers).rows(&rows))
 }
 
@@ -113,6 +114,7 @@ fn changed(mut context: Context, global: &GlobalArgs) -> Result<Context, CliErro
         (&mut context.registry, &global.registry, "--registry"),
         (&mut context.scheduler, &global.scheduler, "--scheduler"),
         (&mut context.relay, &global.relay, "--relay"),
+        (&mut context.gpu, &global.gpu, "--gpu"),
     ];
     for (field, given, flag) in fields {
         if let Some(url) = given {

@@ -12,7 +12,7 @@ use crate::error::CliError;
 use crate::item::{Item, Query, is_below};
 use crate::print::Printer;
 use crate::render::rows::is_system;
-use crate::render::{clusters, describe, grants, people, tasks, time};
+use crate::render::{clusters, describe, gpus, grants, people, tasks, time};
 use crate::target::{Target, Type, parse_all};
 
 /// Most names that an error suggests.
@@ -33,6 +33,9 @@ pub(crate) async fn run(client: &Client, args: &DescribeArgs, printer: &mut Prin
 }
 
 async fn text(client: &Client, target: &Target) -> Result<String, CliError> {
+    if target.kind == Type::Gpu {
+        return of_gpu(client, target).await;
+    }
     let regarding = target.full_name(client.project())?;
     if target.kind == Type::Instance {
         let instance = find_instance(client, target).await?;
@@ -66,10 +69,21 @@ async fn text(client: &Client, target: &Target) -> Result<String, CliError> {
         Item::Project(project) => describe::project(&project),
         Item::Cluster(cluster) => clusters::describe(&cluster),
         Item::Task(task) => tasks::describe(&task),
-        Item::Instance(_) | Item::Revision(_) | Item::Event(_) => {
-            unreachable!("these are not fetched by name")
+        Item::Instance(_) | Item::Revision(_) | Item::Event(_) | Item::Gpu(_) => {
+            unreachable!("these are not fetched here")
         }
     })
+}
+
+/// A GPU with what is measured of it now, and what its node told about it.
+async fn of_gpu(client: &Client, target: &Target) -> Result<String, CliError> {
+    let Item::Gpu(gpu) = client.get(target).await? else { unreachable!("a GPU was asked for") };
+    let readings = super::top::gpus::readings(client, &gpu).await;
+    let (node, uuid) = gpu.name.split_once("/gpus/").unwrap_or_default();
+    let query = Query { regarding: node.to_owned(), ..Query::all(Type::Event) };
+    let (mut events, _) = client.list(&query).await?;
+    events.retain(|event| matches!(event, Item::Event(event) if event.message.contains(uuid)));
+    Ok(gpus::describe(&gpu, &readings, &events, time::now()))
 }
 
 /// The app that an instance is of.

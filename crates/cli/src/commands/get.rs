@@ -36,10 +36,10 @@ pub(crate) async fn run(client: &Client, args: &GetArgs, printer: &mut Printer) 
         Asked::Named(targets) if args.watch => {
             let kind = one_kind(&targets)?;
             // Who waits for what does not exist waits for ever, most likely for a slip of the pen.
+            let mut names = Vec::new();
             for target in &targets {
-                client.get(target).await?;
+                names.push(client.get(target).await?.target().to_string());
             }
-            let names: Vec<String> = targets.iter().map(ToString::to_string).collect();
             let among = move |item: &Item| names.contains(&item.target().to_string());
             watch(client, &Query::all(kind), among, style, printer).await
         }
@@ -87,8 +87,8 @@ impl Asked {
                 "-l selects among all of a type that has labels: name none of them".into(),
             ));
         }
-        if args.node.is_some() && kind != Type::Instance {
-            return Err(CliError::Usage("--node selects among instances".into()));
+        if args.node.is_some() && !matches!(kind, Type::Instance | Type::Gpu) {
+            return Err(CliError::Usage("--node selects among instances and GPUs".into()));
         }
         if let Some(selector) = &args.selector {
             Selector::parse(selector).map_err(|error| CliError::Usage(error.to_string()))?;

@@ -63,7 +63,12 @@ pub(super) fn metadata_of(item: &mut Item) -> Option<&mut Metadata> {
         Item::RoleBinding(binding) => binding.metadata.as_mut(),
         Item::Project(project) => project.metadata.as_mut(),
         Item::Cluster(cluster) => cluster.metadata.as_mut(),
-        Item::Instance(_) | Item::Revision(_) | Item::Event(_) | Item::Task(_) | Item::Grant(_) => None,
+        Item::Instance(_)
+        | Item::Revision(_)
+        | Item::Event(_)
+        | Item::Task(_)
+        | Item::Grant(_)
+        | Item::Gpu(_) => None,
     }
 }
 
@@ -84,7 +89,12 @@ pub(super) async fn send(client: &Client, item: Item, how: &Sending) -> Result<(
             let node = send_node(client, *node, how.paths.clone()).await?;
             Ok((Item::Node(Box::new(node)), Outcome::Updated))
         }
-        Item::Instance(_) | Item::Revision(_) | Item::Event(_) | Item::Task(_) | Item::Grant(_) => {
+        Item::Instance(_)
+        | Item::Revision(_)
+        | Item::Event(_)
+        | Item::Task(_)
+        | Item::Grant(_)
+        | Item::Gpu(_) => {
             unreachable!("callers refuse what cannot be changed")
         }
     }

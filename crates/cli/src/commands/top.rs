@@ -1,5 +1,6 @@
-//! `top`: what nodes and apps use, once or as a live view.
+//! `top`: what nodes and apps use, once or as a live view. GPUs are in `gpus`.
 
+pub(super) mod gpus;
 mod live;
 
 use skerry_manifest::output::{self, Value};
@@ -44,6 +45,7 @@ pub(crate) async fn run(
     let (view, flags) = match command {
         TopCommand::Nodes(args) => (View::of_nodes(client, args).await?, &args.flags),
         TopCommand::Apps(args) => (View::of_apps(client, args).await?, &args.flags),
+        TopCommand::Gpus(args) => return gpus::run(client, args, printer).await,
     };
     let is_live =
         !flags.once && flags.output == Format::Table && printer.width().is_some() && terminal::has_screen();

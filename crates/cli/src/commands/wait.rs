@@ -78,6 +78,10 @@ impl State {
 
     fn check_target(&self, target: &Target) -> Result<(), CliError> {
         let allowed = match (self, target.kind) {
+            (_, Type::Gpu) => {
+                let message = "GPUs are not waited for: `skerry get gpus --watch` shows how they are";
+                return Err(CliError::Usage(message.to_owned()));
+            }
             (_, Type::Instance | Type::Revision | Type::Event) => false,
             (Self::Complete, kind) => matches!(kind, Type::App | Type::Task),
             (Self::Deleted, _) | (_, Type::Node) => true,
@@ -212,7 +216,8 @@ fn conditions(item: &Item) -> &[Condition] {
         | Item::Grant(_)
         | Item::Project(_)
         | Item::Cluster(_)
-        | Item::Task(_) => &[],
+        | Item::Task(_)
+        | Item::Gpu(_) => &[],
     }
 }
 

@@ -7,7 +7,7 @@ const CYAN: &str = "\x1b[36m";
 const RESET: &str = "\x1b[0m";
 
 /// Columns whose words have a colour.
-const STATES: [&str; 5] = ["STATUS", "PHASE", "READY", "REASON", "SEVERITY"];
+const STATES: [&str; 6] = ["STATUS", "PHASE", "READY", "REASON", "SEVERITY", "HEALTH"];
 
 /// The text of a cell in the column `header`, in its colour.
 pub(super) fn cell(header: &str, text: &str) -> String {
@@ -33,9 +33,9 @@ fn of_state(header: &str, text: &str) -> Option<&'static str> {
     }
     match first {
         "Ready" if text.contains("Cordoned") || text.contains("Draining") => Some(YELLOW),
-        "Ready" | "Available" | "Running" | "Completed" => Some(GREEN),
+        "Ready" | "Available" | "Running" | "Completed" | "OK" => Some(GREEN),
         "Pending" | "Preparing" | "Progressing" | "Stopping" | "Backoff" | "Warning" => Some(YELLOW),
-        "NotReady" | "Disconnected" | "Unavailable" | "Failed" | "Deleted" => Some(RED),
+        "NotReady" | "Disconnected" | "Unavailable" | "Failed" | "Deleted" | "Critical" => Some(RED),
         _ => None,
     }
 }

@@ -6,6 +6,8 @@ mod colour;
 pub(crate) mod describe;
 pub(crate) mod diff;
 pub(crate) mod explain;
+pub(crate) mod gpu_sample;
+pub(crate) mod gpus;
 pub(crate) mod grants;
 mod jobs;
 pub(crate) mod logs;
@@ -16,6 +18,7 @@ pub(crate) mod table;
 pub(crate) mod tasks;
 pub(crate) mod time;
 pub(crate) mod top;
+pub(crate) mod top_gpus;
 
 use skerry_manifest::output;
 

@@ -8,7 +8,7 @@ use skerry_proto::types::v1::{Condition, Event, InstancePhase, InstanceStatus, M
 use crate::item::{ChangeKind, Item};
 use crate::render::clusters::{self, cluster_of};
 use crate::render::time::{self, age, moment};
-use crate::render::{grants, people, tasks};
+use crate::render::{gpus, grants, people, tasks};
 use crate::target::Type;
 
 /// Digits of a hash that are shown.
@@ -42,6 +42,7 @@ pub(crate) fn headers(kind: Type, wide: bool) -> Vec<&'static str> {
         Type::User => (&["NAME", "KEYS", "AGE"], &["LABELS"]),
         Type::Group => (&["NAME", "MEMBERS", "AGE"], &["WHO", "LABELS"]),
         Type::Task => tasks::HEADERS,
+        Type::Gpu => gpus::HEADERS,
         Type::Grant => grants::HEADERS,
         Type::RoleBinding => (&["NAME", "ROLE", "USERS", "GROUPS", "AGE"], &["WHO", "LABELS"]),
     };
@@ -65,6 +66,7 @@ pub(crate) fn usual_widths(kind: Type) -> &'static [usize] {
         | Type::Project
         | Type::Cluster => &[12],
         Type::Task => &[18, 12, 9],
+        Type::Gpu => &[12, 0, 24, 12, 9, 8],
     }
 }
 
@@ -85,6 +87,7 @@ pub(crate) fn cells(item: &Item, wide: bool, now: i64) -> Vec<String> {
         Item::Project(project) => project_cells(project, now),
         Item::Cluster(cluster) => clusters::cells(cluster, now),
         Item::Task(task) => tasks::cells(task, now),
+        Item::Gpu(gpu) => gpus::cells(gpu, wide),
     };
     if wide {
         narrow.extend(more);
@@ -98,6 +101,7 @@ pub(crate) fn change_cells(kind: ChangeKind, item: &Item, wide: bool, now: i64) 
     let state = match item {
         Item::App(_) => 3,
         Item::Instance(_) | Item::Task(_) => 2,
+        Item::Gpu(_) => 5,
         Item::Node(_)
         | Item::Config(_)
         | Item::Secret(_)

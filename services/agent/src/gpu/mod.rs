@@ -15,6 +15,7 @@
 //! | `mps` | the daemon that holds shares to what is booked |
 //! | `watch` | who uses more than is booked: pure |
 //! | `sharing` | the collector and the reconciler, as far as they have to do with each other |
+//! | `check` | what `cargo xtask gpu-check` sees of it |
 //!
 //! The collector is a task that never calls a driver itself. Once a second it looks at the threads that do. One whose call takes longer than five seconds is
 //! left behind: what it reads counts as timed out, another takes its place without the device that it hangs in, and when the driver lets it go it ends, and
@@ -38,6 +39,8 @@ use crate::lock::lock;
 use crate::state::Directory;
 
 mod board;
+#[doc(hidden)]
+pub mod check;
 mod driver;
 mod grant;
 mod kmsg;

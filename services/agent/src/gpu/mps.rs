@@ -176,12 +176,16 @@ impl Keeper {
 
     async fn begin(&self) -> io::Result<ExitStatus> {
         fs::create_dir_all(self.log())?;
-        // What one that was killed left is in the way of the next.
-        match fs::remove_dir_all(self.pipe()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
         fs::create_dir_all(self.pipe())?;
+        // What one that was killed left is in the way of the next. The directory stays the same: containers that run have it.
+        for left in fs::read_dir(self.pipe())? {
+            let left = left?;
+            if left.file_type()?.is_dir() {
+                fs::remove_dir_all(left.path())?;
+            } else {
+                fs::remove_file(left.path())?;
+            }
+        }
         let mut begun = self.command().arg("-d").stdin(Stdio::null()).spawn()?;
         in_time(begun.wait()).await
     }

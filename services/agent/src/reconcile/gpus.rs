@@ -38,7 +38,9 @@ impl Reconciler {
     pub(super) fn gpus_changed(&mut self) {
         let now = self.clock.mono();
         for memory in self.memories.values_mut() {
-            [MISSING, UNKNOWN, ISOLATION].iter().for_each(|reason| memory.hurry(reason, now));
+            for reason in [MISSING, UNKNOWN, ISOLATION] {
+                memory.hurry(reason, now);
+            }
         }
     }
 

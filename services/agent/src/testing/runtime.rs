@@ -53,8 +53,8 @@ pub(crate) struct State {
     pub(crate) collects_given_up: u32,
     /// Copies of these fingerprints end as soon as they are started.
     pub(crate) ends_at_once: BTreeSet<String>,
-    /// Who is asked to end ends with success.
-    pub(crate) stops_well: bool,
+    /// What those exit with that are asked to end; absent: by the signal.
+    pub(crate) stop_code: Option<i32>,
     /// What commands in a copy beside exit with.
     pub(crate) beside_code: i32,
     started: u64,
@@ -220,9 +220,8 @@ impl Runtime for FakeRuntime {
         state.calls.push(format!("stop {instance}"));
         state.started += 1;
         let at = SystemTime::UNIX_EPOCH + Duration::from_secs(state.started);
-        let stops_well = state.stops_well;
+        let code = Some(state.stop_code.unwrap_or(143));
         if let Some(observed) = state.instances.get_mut(instance) {
-            let code = Some(if stops_well { 0 } else { 143 });
             observed.state = RunState::Exited { code, at, out_of_memory: false };
         }
         Ok(())

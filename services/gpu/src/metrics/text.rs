@@ -407,6 +407,37 @@ mod tests {
         Some((name.to_owned(), labels, rest.strip_prefix("} ")?.parse().ok()?))
     }
 
+    /// Names of metrics in the queries of a dashboard.
+    fn asked_for(dashboard: &str) -> std::collections::BTreeSet<&str> {
+        let words = dashboard.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+        words.filter(|word| word.starts_with("DCGM_FI_") || word.starts_with("skerry_gpu_")).collect()
+    }
+
+    #[test]
+    fn what_dashboards_ask_for_is_told() {
+        let asked = asked_for(include_str!("../../../../deploy/grafana/skerry-gpu.json"));
+        assert!(asked.len() >= 12, "{asked:?}");
+        // All of NVIDIA's dashboard for dcgm-exporter (12239), its variables too.
+        let nvidia = [
+            "DCGM_FI_DEV_GPU_TEMP",
+            "DCGM_FI_DEV_POWER_USAGE",
+            "DCGM_FI_DEV_SM_CLOCK",
+            "DCGM_FI_PROF_GR_ENGINE_ACTIVE",
+            "DCGM_FI_PROF_PIPE_TENSOR_ACTIVE",
+            "DCGM_FI_DEV_FB_USED",
+            "DCGM_FI_DEV_FB_FREE",
+        ];
+        for name in asked.into_iter().chain(nvidia) {
+            let ours = OWN.iter().any(|(own, ..)| *own == name);
+            let dcgm =
+                || Field::ALL.into_iter().filter_map(|field| field.spec().dcgm).any(|dcgm| dcgm.name == name);
+            assert!(ours || dcgm(), "{name} is not told");
+        }
+        for label in ["Hostname=", "gpu=", "UUID=", "project=", "node="] {
+            assert!(DEVICE.contains(label), "{label}");
+        }
+    }
+
     proptest! {
         #[test]
         fn any_label_comes_back_as_it_was(values in proptest::collection::vec(any::<String>(), 1..4)) {

@@ -1,6 +1,7 @@
 //! What is said of single instances.
 
 use skerry_model::ContentHash;
+use skerry_proto::gpu::v1::Booking;
 use skerry_proto::store::v1::RefusedResource;
 
 use super::*;

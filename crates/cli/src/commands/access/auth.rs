@@ -17,7 +17,7 @@ use crate::render::time::moment;
 use crate::target::{Target, Type};
 
 /// What may be asked about, as people name many of one: its service, and what its methods call one and many.
-const TYPES: [(&str, &str, &str, &str); 15] = [
+const TYPES: [(&str, &str, &str, &str); 16] = [
     ("nodes", "skerry.registry.v1.NodeService", "Node", "Nodes"),
     ("events", "skerry.registry.v1.EventService", "Event", "Events"),
     ("tokens", "skerry.registry.v1.TokenService", "Token", "Tokens"),
@@ -27,6 +27,7 @@ const TYPES: [(&str, &str, &str, &str); 15] = [
     ("rolebindings", "skerry.registry.v1.RoleBindingService", "RoleBinding", "RoleBindings"),
     ("grants", "skerry.registry.v1.GrantService", "Grant", "Grants"),
     ("projects", "skerry.registry.v1.ProjectService", "Project", "Projects"),
+    ("gpus", "skerry.gpu.v1.GpuService", "Gpu", "Gpus"),
     ("tasks", "skerry.registry.v1.TaskService", "Task", "Tasks"),
     ("apps", "skerry.scheduler.v1.AppService", "App", "Apps"),
     ("configs", "skerry.scheduler.v1.ConfigService", "Config", "Configs"),

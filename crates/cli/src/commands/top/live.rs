@@ -18,11 +18,11 @@ use crate::render::top::{self, Known, Nodes, Style};
 use crate::terminal::{self, Raw, Screen};
 
 /// Between two looks for nodes that came or went.
-const LOOK_PERIOD: Duration = Duration::from_secs(10);
+pub(super) const LOOK_PERIOD: Duration = Duration::from_secs(10);
 /// Samples of many nodes come one after the other: the screen is drawn once for all that come within this.
-const DRAW_PERIOD: Duration = Duration::from_millis(100);
+pub(super) const DRAW_PERIOD: Duration = Duration::from_millis(100);
 /// What ends it: `q`, and Ctrl-C where it is not a signal.
-const QUIT: [u8; 3] = [b'q', b'Q', 3];
+pub(super) const QUIT: [u8; 3] = [b'q', b'Q', 3];
 
 /// Shows it until somebody ends it.
 pub(super) async fn run(client: &Client, view: &View, flags: &TopFlags) -> Result<(), CliError> {
@@ -124,16 +124,14 @@ async fn wait(asking: &mut Option<Asking<'_>>) -> Asked {
     }
 }
 
-async fn at(due: Option<Instant>) {
+pub(super) async fn at(due: Option<Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due).await,
         None => std::future::pending().await,
     }
 }
 
-async fn next(
-    answers: &mut Option<Streaming<pb::StreamUsageResponse>>,
-) -> Result<Option<pb::StreamUsageResponse>, tonic::Status> {
+pub(super) async fn next<T>(answers: &mut Option<Streaming<T>>) -> Result<Option<T>, tonic::Status> {
     match answers {
         Some(answers) => answers.message().await,
         None => std::future::pending().await,
@@ -141,15 +139,15 @@ async fn next(
 }
 
 /// What is typed.
-struct Keys {
-    typed: mpsc::Receiver<u8>,
+pub(super) struct Keys {
+    pub(super) typed: mpsc::Receiver<u8>,
     /// Without a terminal nothing is typed, and that has no end either.
     _held: Option<mpsc::Sender<u8>>,
 }
 
 impl Keys {
     /// From a thread of its own, which nobody waits for.
-    fn read(is_there: bool) -> io::Result<Self> {
+    pub(super) fn read(is_there: bool) -> io::Result<Self> {
         let (send, typed) = mpsc::channel(8);
         if !is_there {
             return Ok(Self { typed, _held: Some(send) });
@@ -227,6 +225,6 @@ impl<'a> Shown<'a> {
 }
 
 /// A line that does not go on in the next one.
-fn cut(line: &str, columns: usize) -> String {
+pub(super) fn cut(line: &str, columns: usize) -> String {
     line.chars().take(columns).collect()
 }

@@ -117,7 +117,7 @@ fn what_is_not_there_is_named_and_nothing_is_run_without_it() {
     let off = grant(&spec(least, ""), &[held], facts).unwrap_err();
     assert!(off.reason == MISSING && off.message.contains("--no-gpu"), "{}", off.message);
     assert_eq!(grant(&spec(least, ""), &[], facts), Ok(None), "who has no booking needs nothing");
-    assert_eq!(Grants::default().has_gpus(), false);
+    assert!(!Grants::default().has_gpus());
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::Instant;
 
 use tempfile::TempDir;
+use tokio::task::JoinSet;
 
 use super::*;
 
@@ -32,13 +33,14 @@ struct Machine {
     told: watch::Receiver<Mps>,
     told_in: watch::Sender<Mps>,
     stop: CancellationToken,
+    agent: JoinSet<()>,
 }
 
 impl Machine {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (told_in, told) = watch::channel(Mps::default());
-        Self { dir, told, told_in, stop: CancellationToken::new() }
+        Self { dir, told, told_in, stop: CancellationToken::new(), agent: JoinSet::new() }
     }
 
     fn with_program(self) -> Self {
@@ -49,7 +51,7 @@ impl Machine {
     }
 
     /// An agent, until it is stopped.
-    fn agent(&mut self, own: bool) -> tokio::task::JoinHandle<()> {
+    fn begin(&mut self, own: bool) {
         self.stop = CancellationToken::new();
         let keeper = Keeper {
             program: self.dir.path().join(PROGRAM),
@@ -57,7 +59,12 @@ impl Machine {
             every: Duration::from_millis(10),
             ..Keeper::new(own, self.dir.path(), self.told_in.clone())
         };
-        tokio::spawn(keeper.run(self.stop.clone()))
+        self.agent.spawn(keeper.run(self.stop.clone()));
+    }
+
+    async fn end(&mut self) {
+        self.stop.cancel();
+        while self.agent.join_next().await.is_some() {}
     }
 
     fn pipe(&self) -> PathBuf {
@@ -92,11 +99,13 @@ impl Drop for Machine {
 async fn a_daemon_is_begun_begun_again_when_it_crashes_left_to_the_next_agent_and_ended_when_it_is_not_wanted()
  {
     let mut machine = Machine::new().with_program();
-    let agent = machine.agent(true);
+    machine.begin(true);
     let pipe = machine.pipe();
     let serves = |machine: &Machine| machine.told.borrow().pipe() == Some(&*pipe);
     machine.until("it serves", serves).await;
     let first = daemon(&pipe).unwrap();
+    let inode = || fs::metadata(&pipe).unwrap().ino();
+    let directory = inode();
     rustix::process::kill_process(first.as_pid().unwrap(), rustix::process::Signal::KILL).unwrap();
     machine
         .until("another one serves", |machine| {
@@ -104,28 +113,27 @@ async fn a_daemon_is_begun_begun_again_when_it_crashes_left_to_the_next_agent_an
         })
         .await;
     assert_eq!(machine.starts(), ["start", "start"]);
-    machine.stop.cancel();
-    agent.await.unwrap();
+    assert_eq!(inode(), directory, "containers that run have this one");
+    machine.end().await;
     let second = daemon(&pipe).unwrap();
-    let agent = machine.agent(true);
+    machine.begin(true);
     machine.until("it is found", serves).await;
     assert_eq!((daemon(&pipe), machine.starts().len()), (Some(second), 2), "none was begun");
-    machine.stop.cancel();
-    agent.await.unwrap();
-    let _agent = machine.agent(false);
+    machine.end().await;
+    machine.begin(false);
     machine.until("it is ended", |machine| *machine.told.borrow() == Mps::None && !second.is_alive()).await;
     machine.until("it was told so", |machine| machine.starts() == ["start", "start", "quit"]).await;
-    machine.stop.cancel();
+    machine.end().await;
 }
 
 #[tokio::test]
 async fn a_machine_without_the_program_says_so() {
     let mut machine = Machine::new();
-    let _agent = machine.agent(true);
+    machine.begin(true);
     machine.until("it fails", |machine| matches!(*machine.told.borrow(), Mps::Fails(_))).await;
     let why = machine.told.borrow().why_not();
     assert!(why.contains("nvidia-cuda-mps-control is not on this machine"), "{why}");
-    machine.stop.cancel();
+    machine.end().await;
 }
 
 #[tokio::test]
@@ -133,7 +141,7 @@ async fn one_of_other_hands_is_found_and_missed() {
     let mut machine = Machine::new().with_program();
     let elsewhere = machine.dir.path().join("elsewhere");
     fs::create_dir_all(&elsewhere).unwrap();
-    let _agent = machine.agent(false);
+    machine.begin(false);
     fs::create_dir_all(machine.dir.path().join("log")).unwrap();
     let begun = std::process::Command::new(machine.dir.path().join(PROGRAM))
         .arg("-d")
@@ -147,5 +155,21 @@ async fn one_of_other_hands_is_found_and_missed() {
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     machine.until("it is missed", |machine| *machine.told.borrow() == Mps::None).await;
     assert!(!machine.dir.path().join("mps").exists(), "and none of the agent's own was begun");
-    machine.stop.cancel();
+    machine.end().await;
+}
+
+#[tokio::test]
+async fn a_directory_of_anybody_is_no_daemon() {
+    let machine = Machine::new();
+    let elsewhere = machine.dir.path().join("elsewhere");
+    fs::create_dir_all(&elsewhere).unwrap();
+    fs::write(elsewhere.join(CONTROL), "").unwrap();
+    fs::write(elsewhere.join(PID), std::process::id().to_string()).unwrap();
+    assert!(daemon(&elsewhere).is_some());
+    // Only root can give a file away.
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(&elsewhere, Some(65534), None).unwrap();
+        assert_eq!(daemon(&elsewhere), None);
+    }
+    fs::remove_dir_all(&elsewhere).unwrap();
 }

@@ -24,7 +24,7 @@ mod events;
 mod inventory;
 mod plausible;
 mod processes;
-mod read;
+pub(super) mod read;
 
 /// Names of the library where none is given, in the order in which they are tried.
 const LIBRARIES: [&str; 2] = ["libnvidia-ml.so.1", "libnvidia-ml.so"];

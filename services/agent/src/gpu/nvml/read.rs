@@ -77,7 +77,7 @@ static CALLS: [(Field, Call); 38] = [
 ];
 
 /// Fields that are read by their numbers, several in one call.
-static NUMBERED: [(Field, u32); 13] = [
+pub(in crate::gpu) static NUMBERED: [(Field, u32); 13] = [
     (Field::MemoryTemperature, field_id::NVML_FI_DEV_MEMORY_TEMP),
     (Field::RetiredPagesCorrected, field_id::NVML_FI_DEV_RETIRED_SBE),
     (Field::RetiredPagesUncorrected, field_id::NVML_FI_DEV_RETIRED_DBE),

@@ -75,7 +75,7 @@ async fn one_that_uses_too_much_is_stopped_as_a_failed_run_and_started_again_wit
             });
         };
         let (bench, shares, _mps) = bench(wanted(on_failure));
-        bench.docker.state().stops_well = true;
+        bench.docker.state().stop_code = Some(0);
         bench.until("it runs", |b| b.ready(NAME)).await;
         assert_eq!(shares.booked_now(), [(NAME.to_owned(), skerry_model::GpuIsolation::Accounted)]);
         // Seen before this copy was started.

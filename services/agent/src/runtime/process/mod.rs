@@ -56,7 +56,6 @@ use start::Spawned;
 use stop::Slot;
 use watch::Watch;
 
-#[cfg(test)]
 pub(crate) use layout::instance_dir;
 pub(crate) use usage::Top;
 

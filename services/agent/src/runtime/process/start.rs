@@ -61,9 +61,9 @@ pub(super) fn launch_of(
     match &granted {
         Some(granted) => variables.extend(granted.variables(granted.pipe.as_deref())),
         None if config.gpus.has_gpus() => {
-            none_visible().into_iter().for_each(|(name, value)| {
+            for (name, value) in none_visible() {
                 variables.entry(name).or_insert(value);
-            });
+            }
         }
         None => {}
     }
