@@ -425,26 +425,23 @@ impl Session {
 fn changes(record: &mut Option<Box<[Reading; Field::ALL.len()]>>, sample: &Sample) -> Values {
     let mut values = Values::new();
     let number = |field: Field| skerry_series::Field(field.to_wire() as u32);
-    match record {
-        Some(record) => {
-            for ((field, now), before) in sample.iter().zip(record.iter_mut()) {
-                if now != *before {
-                    if now.ok() != before.ok() {
-                        values.push((number(field), now.ok()));
-                    }
-                    *before = now;
+    if let Some(record) = record {
+        for ((field, now), before) in sample.iter().zip(record.iter_mut()) {
+            if now != *before {
+                if now.ok() != before.ok() {
+                    values.push((number(field), now.ok()));
                 }
+                *before = now;
             }
         }
-        None => {
-            let known = sample.iter().filter_map(|(field, now)| Some((number(field), Some(now.ok()?))));
-            values.extend(known);
-            let mut all = Box::new([Err(skerry_gpu_model::Absent::NotYet); Field::ALL.len()]);
-            for ((_, now), place) in sample.iter().zip(all.iter_mut()) {
-                *place = now;
-            }
-            *record = Some(all);
+    } else {
+        let known = sample.iter().filter_map(|(field, now)| Some((number(field), Some(now.ok()?))));
+        values.extend(known);
+        let mut all = Box::new([Err(skerry_gpu_model::Absent::NotYet); Field::ALL.len()]);
+        for ((_, now), place) in sample.iter().zip(all.iter_mut()) {
+            *place = now;
         }
+        *record = Some(all);
     }
     values
 }

@@ -147,7 +147,7 @@ impl Thread {
                 self.failed = true;
             }
             Err(_) => {}
-            Ok(_) => {
+            Ok(()) => {
                 if std::mem::take(&mut self.failed) {
                     tracing::info!("the history can be written again");
                 }
