@@ -16,7 +16,7 @@ pub(crate) struct Args {
     debug: bool,
     /// Go to the program: see `-- --help`
     #[arg(last = true)]
-    args: Vec<String>,
+    rest: Vec<String>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -31,5 +31,5 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         println!("{}", program.display());
         return Ok(());
     }
-    sh::run(sh::command(program).args(&args.args))
+    sh::run(sh::command(program).args(&args.rest))
 }

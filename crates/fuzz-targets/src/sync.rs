@@ -95,12 +95,14 @@ pub fn agent_frames(input: &[u8]) {
                         let result = if disk_fails { Err("full".to_owned()) } else { Ok(identity()) };
                         events.push_back(AgentEvent::IdentityTaken { result });
                     }
-                    AgentEffect::GpuFeedback(_) => {}
                     AgentEffect::OpenChannel(offer) => {
                         let answer = pb::ChannelAnswer { channel: offer.channel, ..Default::default() };
                         events.push_back(AgentEvent::ChannelAnswered(answer));
                     }
-                    AgentEffect::Send(_) | AgentEffect::Hangup { .. } | AgentEffect::Told(_) => {}
+                    AgentEffect::Send(_)
+                    | AgentEffect::Hangup { .. }
+                    | AgentEffect::Told(_)
+                    | AgentEffect::GpuFeedback(_) => {}
                 }
             }
         }
@@ -185,8 +187,10 @@ pub fn gateway_frames(input: &[u8]) {
                     }
                     SessionEffect::End(Ending::NotReading) => panic!("only its driver knows that"),
                     SessionEffect::OfferAnswered { .. } => panic!("nothing is offered here"),
-                    SessionEffect::GpuFrame(_) => {}
-                    SessionEffect::Send(_) | SessionEffect::Close | SessionEffect::End(_) => {}
+                    SessionEffect::Send(_)
+                    | SessionEffect::GpuFrame(_)
+                    | SessionEffect::Close
+                    | SessionEffect::End(_) => {}
                 }
             }
             if session.is_ended() {

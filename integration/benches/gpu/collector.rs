@@ -29,7 +29,7 @@ pub(crate) async fn run(figures: &Figures) -> Result<()> {
     let (begun, before) = (Instant::now(), spent()?);
     tokio::time::sleep(time).await;
     let (took, after) = (begun.elapsed(), spent()?);
-    let percent = |at: usize| (after[at] - before[at]).as_secs_f64() / took.as_secs_f64() * 100.0;
+    let percent = |at: usize| after[at].saturating_sub(before[at]).as_secs_f64() / took.as_secs_f64() * 100.0;
     figures.hold(
         "gpu.collector.cpu",
         percent(1) - percent(0),

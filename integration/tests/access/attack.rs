@@ -80,8 +80,6 @@ async fn what_is_no_name_is_refused_by_every_method_and_by_its_field() -> Result
             .any(|verb| method.split('/').nth(1).is_some_and(|name| name.starts_with(verb)))
             && method.starts_with("skerry.")
             && !["IssuerService", "PeerService"].iter().any(|between| method.contains(between))
-            // Not served by `up` yet.
-            && !method.starts_with("skerry.gpu.")
             // Of all projects: their requests name nothing.
             && !["ProjectService/ListProjects", "ProjectService/WatchProjects"].iter().any(|of_all| method.ends_with(of_all))
     };

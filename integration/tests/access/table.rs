@@ -31,6 +31,8 @@ const TABLE: &[(&str, &str)] = &[
     ("skerry.gateway.v1.SyncService/Sync", "??? ???? ------- +++ -----"),
     ("skerry.gateway.v1.OfferService/OfferChannel", "??? ???? ------- --? ---++"),
     ("skerry.gpu.v1.IngestService/Ingest", "??? ???? ------- --? --+-+"),
+    ("skerry.gpu.v1.PeerService/StreamOwnSamples", "??? ???? ------- --? ----+"),
+    ("skerry.gpu.v1.PeerService/QueryOwnHistory", "??? ???? ------- --? ----+"),
     ("skerry.gpu.v1.GpuService/GetGpu", "??? ???? --+++++ --? -----"),
     ("skerry.gpu.v1.GpuService/ListGpus", "??? ???? --+++++ --? -----"),
     ("skerry.gpu.v1.GpuService/WatchGpus", "??? ???? --+++++ --? -----"),

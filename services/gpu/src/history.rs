@@ -285,8 +285,8 @@ mod tests {
 
     use super::*;
 
-    fn at(seconds: i64) -> Option<prost_types::Timestamp> {
-        Some(timestamp(seconds * 1000 + 400))
+    fn at(seconds: i64) -> prost_types::Timestamp {
+        timestamp(seconds * 1000 + 400)
     }
 
     fn series(times: &[i64], gaps: &[(i64, Option<i64>)]) -> pb::Series {
@@ -294,8 +294,8 @@ mod tests {
         let point =
             |time: &i64| pb::Point { time: Some(timestamp(time * 1000)), step, ..pb::Point::default() };
         let gap = |(start, end): &(i64, Option<i64>)| pb::Gap {
-            start_time: at(*start),
-            end_time: end.and_then(at),
+            start_time: Some(at(*start)),
+            end_time: end.map(at),
             ..pb::Gap::default()
         };
         pb::Series {

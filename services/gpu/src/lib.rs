@@ -119,7 +119,7 @@ impl GpuTelemetry {
         let file = MarksFile::new(&data_dir);
         let marks =
             file.read().map_err(|source| StartError::Marks { path: data_dir.join("nodes"), source })?;
-        let recorder = Recorder::start(&data_dir.join("history"), history)?;
+        let recorder = Recorder::start(&data_dir.join("history"), history, shutdown)?;
         let shared = Arc::new(Shared {
             id: member.into(),
             inventory: Inventory::start(&store, shutdown).await?,

@@ -33,7 +33,7 @@ impl PeerService for Peers {
         &self,
         request: Request<pb::StreamOwnSamplesRequest>,
     ) -> Result<Response<Self::StreamOwnSamplesStream>, Status> {
-        let told = samples::own(&self.shared, request.into_inner()).map_err(|fault| status_of(&fault))?;
+        let told = samples::own(&self.shared, request.get_ref()).map_err(|fault| status_of(&fault))?;
         Ok(Response::new(told.boxed()))
     }
 

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use skerry_daemon::Shutdown;
 use skerry_series::{Config, Field, Group, OpenError, Query, QueryError, Store, Time};
 use tokio::sync::{mpsc, oneshot};
 
@@ -60,15 +61,19 @@ impl Room<'_> {
 
 impl Recorder {
     /// Opens the history in `dir`, and begins the thread.
-    pub(crate) fn start(dir: &Path, config: Config) -> Result<Self, OpenError> {
+    pub(crate) fn start(dir: &Path, config: Config, shutdown: &Shutdown) -> Result<Self, OpenError> {
         let store = Store::open(dir, config)?;
         let (work, mut rest) = mpsc::channel(WAITING_MAX);
         let ticks = work.downgrade();
-        tokio::spawn(async move {
+        let ending = shutdown.clone();
+        shutdown.spawn(async move {
             let mut tick = tokio::time::interval(MAINTAIN_EVERY);
             tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
-                tick.tick().await;
+                tokio::select! {
+                    () = ending.wait() => return,
+                    _ = tick.tick() => {}
+                }
                 let Some(work) = ticks.upgrade() else { return };
                 // With a full queue it is due all the more, and done after a batch.
                 let _ = work.try_send(Work::Maintain);

@@ -52,11 +52,11 @@ pub(crate) fn interval(asked: Option<&prost_types::Duration>) -> Result<Duration
 /// What one replica tells a reader.
 pub(crate) fn own(
     shared: &Arc<Shared>,
-    request: pb::StreamOwnSamplesRequest,
+    request: &pb::StreamOwnSamplesRequest,
 ) -> Result<ReceiverStream<Told>, Fault> {
     let interval = interval(request.interval.as_ref())?;
     let (to, told) = mpsc::channel(WAITING_MAX);
-    let mut follower = Follower::new(shared, &request, interval);
+    let mut follower = Follower::new(shared, request, interval);
     let shutdown = shared.shutdown.clone();
     shared.shutdown.spawn(async move {
         let mut look = tokio::time::interval(LOOK_EVERY);
@@ -322,7 +322,7 @@ async fn pass_on(
     to: mpsc::Sender<Told>,
 ) {
     if *replica.id == *shared.id {
-        let Ok(mut own) = own(shared, request) else { return };
+        let Ok(mut own) = own(shared, &request) else { return };
         while let Some(answer) = own.next().await {
             if to.send(answer).await.is_err() {
                 return;

@@ -26,13 +26,12 @@ pub(crate) struct Selection {
 impl Selection {
     /// Reads `parent` and `selector` of a request.
     pub(crate) fn parse(parent: &str, selector: Option<&pb::GpuSelector>) -> Result<Self, Fault> {
-        let (project, prefix) = match NodeRef::parse(parent) {
-            Ok(node) => (node.project.clone(), format!("{node}/gpus/")),
-            Err(_) => {
-                let project = ProjectName::parse_parent(parent);
-                let project = project.map_err(|error| Fault::invalid_field("parent", error))?;
-                (project.clone(), format!("{}/nodes/", project.parent()))
-            }
+        let (project, prefix) = if let Ok(node) = NodeRef::parse(parent) {
+            (node.project.clone(), format!("{node}/gpus/"))
+        } else {
+            let project = ProjectName::parse_parent(parent);
+            let project = project.map_err(|error| Fault::invalid_field("parent", error))?;
+            (project.clone(), format!("{}/nodes/", project.parent()))
         };
         let selector = selector.cloned().unwrap_or_default();
         for (field, named) in [("selector.nodes", &selector.nodes), ("selector.gpus", &selector.gpus)] {
@@ -112,18 +111,18 @@ mod tests {
         Held { gpu, node: node.to_owned(), labels }
     }
 
-    fn means(parent: &str, selector: pb::GpuSelector, held: &Held) -> bool {
-        Selection::parse(parent, Some(&selector)).unwrap().means(held)
+    fn means(parent: &str, selector: &pb::GpuSelector, held: &Held) -> bool {
+        Selection::parse(parent, Some(selector)).unwrap().means(held)
     }
 
     #[test]
     fn all_conditions_must_hold_and_none_means_all() {
         let one = held(NODE, "GPU-1", "web");
         let any = pb::GpuSelector::default;
-        assert!(means("projects/p", any(), &one) && means(NODE, any(), &one));
-        assert!(!means("projects/p/nodes/n2", any(), &one) && !means("projects/other", any(), &one));
+        assert!(means("projects/p", &any(), &one) && means(NODE, &any(), &one));
+        assert!(!means("projects/p/nodes/n2", &any(), &one) && !means("projects/other", &any(), &one));
         // Another node whose name begins alike.
-        assert!(!means(NODE, any(), &held("projects/p/nodes/n2", "GPU-1", "web")));
+        assert!(!means(NODE, &any(), &held("projects/p/nodes/n2", "GPU-1", "web")));
         let cases = [
             (pb::GpuSelector { nodes: vec![NODE.into()], ..any() }, true),
             (pb::GpuSelector { nodes: vec!["projects/p/nodes/x".into()], ..any() }, false),
@@ -135,7 +134,7 @@ mod tests {
             (pb::GpuSelector { app: "projects/p/apps/we".into(), ..any() }, false),
         ];
         for (selector, is_meant) in cases {
-            assert_eq!(means("projects/p", selector.clone(), &one), is_meant, "{selector:?}");
+            assert_eq!(means("projects/p", &selector, &one), is_meant, "{selector:?}");
         }
     }
 

@@ -117,6 +117,7 @@ const CLOUD_SERVICE: &[&str] = &[
 ];
 
 const EVERYTHING: &[&str] = &[
+    "skerry-gpu",
     "skerry-proto",
     "skerry-model",
     "skerry-store",

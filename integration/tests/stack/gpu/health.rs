@@ -48,7 +48,7 @@ async fn who_may_leaves_a_card_that_is_lost_and_the_others_stay() -> Result<()> 
     let sick: Vec<State> = told(&stack, "n1")
         .await?
         .iter()
-        .filter_map(|gpu| gpu.health.as_ref().map(|health| health.state()))
+        .filter_map(|gpu| gpu.health.as_ref().map(skerry_proto::gpu::v1::Health::state))
         .filter(|state| *state == State::Critical)
         .collect();
     ensure!(sick.len() == 2, "{sick:?}");

@@ -53,7 +53,7 @@ fn value(sample: &pb::Sample, field: Field) -> Option<i64> {
     sample.values.iter().find(|one| one.field() == field).map(|one| one.value)
 }
 
-fn sample_of<'a>(gpu: &'a str) -> impl FnMut(Body) -> Option<pb::Sample> + 'a {
+fn sample_of(gpu: &str) -> impl FnMut(Body) -> Option<pb::Sample> + '_ {
     move |body| match body {
         Body::Sample(sample) if sample.gpu == gpu => Some(sample),
         _ => None,

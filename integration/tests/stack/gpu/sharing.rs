@@ -91,7 +91,8 @@ async fn who_uses_more_memory_than_booked_is_stopped_and_the_others_are_not_touc
     gpus.processes(0, &[(good, 4000), (greedy, 5000)])?;
     eventually("the greedy one is stopped", PATIENCE, async || {
         let events = stack.events().await?;
-        let told = events.iter().find(|event| event.reason == "GpuOveruse" && event.regarding.contains("greedy"));
+        let told =
+            events.iter().find(|event| event.reason == "GpuOveruse" && event.regarding.contains("greedy"));
         ensure!(told.is_some(), "{events:?}");
         let status = instance(&stack, "greedy").await?;
         ensure!(status.restarts > 0, "{status:?}");

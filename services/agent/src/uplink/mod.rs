@@ -9,7 +9,7 @@ mod wire;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use skerry_model::NodeRef;
 use skerry_model::time::to_timestamp;
@@ -579,7 +579,7 @@ impl Uplink {
     }
 }
 
-/// The GPUs, once they are others than before; never, if nobody looks for any. Nothing: nobody does any more. May be dropped and called again.
+/// The GPUs, once they are others than before. Nothing: nobody looks for any more. May be dropped and called again.
 async fn changed(gpus: &mut Option<watch::Receiver<Arc<Vec<Gpu>>>>) -> Option<Arc<Vec<Gpu>>> {
     let Some(receiver) = gpus else { return std::future::pending().await };
     let changed = receiver.changed().await;
@@ -597,6 +597,3 @@ async fn ended(ending: &mut Option<Pin<Box<dyn Future<Output = ()> + Send>>>) {
         None => std::future::pending().await,
     }
 }
-
-/// Longest that the last write may take when the agent ends.
-const LAST_WRITE_MAX: Duration = Duration::from_secs(5);

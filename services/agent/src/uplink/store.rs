@@ -1,12 +1,15 @@
 //! Writing the desired state, and before it what it makes needed of what came before, without holding up the actor: one write at a time, on a thread of its own since `fsync` blocks.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use skerry_sync::Desired;
 use tokio::task::JoinHandle;
 
-use super::LAST_WRITE_MAX;
 use crate::state::{Before, Directory, StateFiles};
+
+/// Longest that the last write may take when the agent ends.
+const LAST_WRITE_MAX: Duration = Duration::from_secs(5);
 
 /// A write that ended.
 pub(super) struct Written {

@@ -56,8 +56,8 @@ fn read<R: Record<Name = NodeRef>>(snapshot: &Snapshot, node: &NodeRef) -> Optio
 /// What is said of GPUs whose node has no session.
 fn away(session: Option<&stored::SessionRecord>, is_alive: impl Fn(&str) -> bool) -> Option<Health> {
     let is_there =
-        |session: &&stored::SessionRecord| session.close_time.is_none() && is_alive(&session.gateway);
-    if session.filter(is_there).is_some() {
+        |session: &stored::SessionRecord| session.close_time.is_none() && is_alive(&session.gateway);
+    if session.is_some_and(is_there) {
         return None;
     }
     let reason = HealthReason {

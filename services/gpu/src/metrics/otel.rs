@@ -34,15 +34,16 @@ fn instrument(meter: &Meter, fields: Vec<(Field, Otel)>, shared: Weak<Shared>) {
             visit(&shared, &mut Observed { fields: &fields, observer });
         }
     };
+    // The meter keeps what it has built.
     match instrument {
         Instrument::Gauge => {
-            drop(meter.f64_observable_gauge(name).with_unit(unit).with_callback(tell).build())
+            let _ = meter.f64_observable_gauge(name).with_unit(unit).with_callback(tell).build();
         }
         Instrument::Counter => {
-            drop(meter.f64_observable_counter(name).with_unit(unit).with_callback(tell).build())
+            let _ = meter.f64_observable_counter(name).with_unit(unit).with_callback(tell).build();
         }
         Instrument::UpDownCounter => {
-            drop(meter.f64_observable_up_down_counter(name).with_unit(unit).with_callback(tell).build());
+            let _ = meter.f64_observable_up_down_counter(name).with_unit(unit).with_callback(tell).build();
         }
     }
 }

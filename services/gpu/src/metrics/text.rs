@@ -378,8 +378,11 @@ mod tests {
         assert!(shared.contains(&format!("DCGM_FI_DEV_GPU_TEMP{{{DEVICE}}} 40\n")), "{shared}");
     }
 
-    /// Reads a line as Prometheus does: name, labels, value.
-    fn parse(line: &str) -> Option<(String, Vec<(String, String)>, f64)> {
+    /// Name, labels, value.
+    type Line = (String, Vec<(String, String)>, f64);
+
+    /// Reads a line as Prometheus does.
+    fn parse(line: &str) -> Option<Line> {
         let (name, rest) = line.split_once('{')?;
         let (mut labels, mut rest) = (Vec::new(), rest);
         loop {
