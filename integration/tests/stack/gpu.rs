@@ -2,6 +2,7 @@
 
 mod health;
 mod overuse;
+mod prometheus;
 mod samples;
 mod sharing;
 

@@ -80,6 +80,7 @@ pages! {
     port_forward: "port-forward.md", Docker;
     cp: "cp.md", Nothing;
     top: "top.md", Nothing;
+    gpu: "gpu.md", Nothing;
     gpu_metrics: "gpu-metrics.md", Nothing;
     watching: "watching.md", Nothing;
     scripting: "scripting.md", Nothing;

@@ -370,6 +370,11 @@ impl Node {
         self.session.is_some()
     }
 
+    /// Whether a frame was taken in that time.
+    pub(crate) fn was_heard_within(&self, time: Duration) -> bool {
+        self.heard.is_some_and(|heard| heard.elapsed() < time)
+    }
+
     /// What its GPUs are. None while nothing is known.
     pub(crate) fn devices(&self) -> &[pb::Device] {
         self.decoder.devices()

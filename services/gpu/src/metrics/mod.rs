@@ -6,17 +6,22 @@ mod otel;
 mod text;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use skerry_gpu_model::Sample;
 use skerry_model::NodeRef;
 use skerry_proto::gpu::v1 as pb;
 
 use crate::Shared;
+use crate::fleet::Cell;
 use crate::ingest::now;
 use crate::marks::{EccCount, XidCount};
 
 pub(crate) use otel::register;
 pub(crate) use text::write;
+
+/// For so long it is told how long ago a node that is away was sampled.
+const TOLD_OF: Duration = Duration::from_secs(3600);
 
 /// A GPU, or a part of one, as it is now.
 #[derive(Debug, Clone)]
@@ -44,15 +49,20 @@ pub(crate) trait Visit {
 /// Looks at all that this replica has. A node is locked while it is looked at, and no longer.
 pub(crate) fn visit(shared: &Shared, visit: &mut impl Visit) {
     let inventory = shared.inventory.all();
-    for cell in shared.fleet.all() {
+    let named = |cell: Arc<Cell>| {
+        let name = cell.lock().name.clone();
+        (name, cell)
+    };
+    let mut cells: Vec<_> = shared.fleet.all().into_iter().map(named).collect();
+    cells.sort_by(|a, b| a.0.cmp(&b.0));
+    for (_, cell) in cells {
         let node = cell.lock();
         let Ok(name) = NodeRef::parse(&node.name) else { continue };
         let (project, short) = (name.project.to_string(), name.node.to_string());
-        if !node.is_ours() {
-            continue;
+        if node.was_heard_within(TOLD_OF) {
+            visit.node(&project, &short, now().saturating_sub(node.marks.last).max(0));
         }
-        visit.node(&project, &short, now().saturating_sub(node.marks.last).max(0));
-        let Some((_, places)) = node.now() else { continue };
+        let Some((_, places)) = node.now().filter(|_| node.is_ours()) else { continue };
         for (at, part, sample) in places {
             let Some(device) = node.devices().get(at) else { continue };
             let held = inventory.get(&crate::group::gpu_name(&node.name, &device.uuid));

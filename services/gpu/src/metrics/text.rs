@@ -14,6 +14,9 @@ use skerry_proto::gpu::v1::health::State;
 use super::{Seen, Visit, visit};
 use crate::Shared;
 
+/// Instances of one device whose use is told.
+const INSTANCES_MAX: usize = 64;
+
 /// Our own metrics: name, type, what it is.
 const OWN: [(&str, &str, &str); 12] = [
     ("skerry_gpu_info", "gauge", "What a GPU is, as labels; always 1"),
@@ -73,7 +76,12 @@ impl Visit for Text {
 
     fn seen(&mut self, seen: &Seen<'_>) {
         let labels = labels(seen);
-        let one = owner(seen).map_or_else(|| labels.clone(), |instance| labels.clone().of_instance(instance));
+        // NVIDIA's own name of it, which promtool's rules of style would not have.
+        let one = labels.clone().with("modelName", &seen.device.model);
+        let one = match owner(seen) {
+            Some(instance) => one.of_instance(instance),
+            None => one,
+        };
         for (field, reading) in seen.sample.iter() {
             if let (Ok(value), Some(dcgm)) = (reading, field.spec().dcgm) {
                 let out = &mut self.fields[field.index()];
@@ -147,10 +155,10 @@ impl Text {
         let mut by_instance: BTreeMap<&str, (Option<u64>, Option<u32>)> = BTreeMap::new();
         for process in &seen.sample.processes {
             let (memory, compute) = by_instance.entry(process.instance.as_str()).or_default();
-            add(memory, process.memory_bytes);
-            add(compute, process.utilization_percent);
+            add(memory, process.memory_bytes, u64::saturating_add);
+            add(compute, process.utilization_percent, u32::saturating_add);
         }
-        for (instance, (memory, compute)) in by_instance {
+        for (instance, (memory, compute)) in by_instance.into_iter().take(INSTANCES_MAX) {
             let of = labels.clone().of_instance(instance);
             if let Some(memory) = memory {
                 self.line("skerry_gpu_used_memory_bytes", &of, memory as f64);
@@ -184,9 +192,9 @@ impl Text {
     }
 }
 
-fn add<T: Copy + std::ops::Add<Output = T>>(sum: &mut Option<T>, more: Option<T>) {
+fn add<T: Copy>(sum: &mut Option<T>, more: Option<T>, plus: fn(T, T) -> T) {
     *sum = match (*sum, more) {
-        (Some(sum), Some(more)) => Some(sum + more),
+        (Some(sum), Some(more)) => Some(plus(sum, more)),
         (sum, more) => sum.or(more),
     };
 }
@@ -254,8 +262,7 @@ fn labels(seen: &Seen<'_>) -> Labels {
         .with("gpu", &device.index.to_string())
         .with("UUID", &device.uuid)
         .with("pci_bus_id", &pci_bus_id(&device.pci_address))
-        .with("device", &format!("nvidia{}", device.index))
-        .with("modelName", &device.model);
+        .with("device", &format!("nvidia{}", device.index));
     let labels = match seen.part {
         Some(part) => labels
             .with("GPU_I_ID", &part.gpu_instance.to_string())
@@ -322,8 +329,11 @@ mod tests {
         out
     }
 
-    const DEVICE: &str = "gpu=\"2\",UUID=\"GPU-1\",pci_bus_id=\"00000000:3B:00.0\",device=\"nvidia2\",modelName=\"NVIDIA A100\",\
+    const DEVICE: &str = "gpu=\"2\",UUID=\"GPU-1\",pci_bus_id=\"00000000:3B:00.0\",device=\"nvidia2\",\
                           Hostname=\"n1\",DCGM_FI_DRIVER_VERSION=\"550.1\",project=\"p\",node=\"n1\"";
+
+    const MODEL: &str = "modelName=\"NVIDIA A100\"";
+    const OWNER: &str = "app=\"web\",service=\"s\",app_instance=\"web/s/n1/0\"";
 
     #[test]
     fn what_dcgm_has_is_told_under_its_names_in_its_units_and_what_is_absent_is_not() {
@@ -332,8 +342,8 @@ mod tests {
         read.set(Field::Power, Ok(251_300));
         read.set(Field::FanSpeed, Err(Absent::NotSupported));
         let told = text(&read, &[], &[]);
-        assert!(told.contains(&format!("# HELP DCGM_FI_DEV_FB_USED memory used (in MiB)\n# TYPE DCGM_FI_DEV_FB_USED gauge\nDCGM_FI_DEV_FB_USED{{{DEVICE}}} 3072\n")), "{told}");
-        assert!(told.contains(&format!("DCGM_FI_DEV_POWER_USAGE{{{DEVICE}}} 251.3\n")), "{told}");
+        assert!(told.contains(&format!("# HELP DCGM_FI_DEV_FB_USED memory used (in MiB)\n# TYPE DCGM_FI_DEV_FB_USED gauge\nDCGM_FI_DEV_FB_USED{{{DEVICE},{MODEL}}} 3072\n")), "{told}");
+        assert!(told.contains(&format!("DCGM_FI_DEV_POWER_USAGE{{{DEVICE},{MODEL}}} 251.3\n")), "{told}");
         assert_eq!(told.matches("\nDCGM_").count() + usize::from(told.starts_with("DCGM_")), 2, "{told}");
         assert!(!told.contains("FAN"), "{told}");
     }
@@ -360,9 +370,9 @@ mod tests {
         read.processes = vec![process("web/s/n1/0", 100), process("web/s/n1/0", 28), process("", 1)];
         let xids = [XidCount { uuid: "GPU-1".into(), code: 31, count: 3 }];
         let alone = text(&read, &[allocation("web/s/n1/0")], &xids);
-        let of = format!("{DEVICE},app=\"web\",service=\"s\",app_instance=\"web/s/n1/0\"");
+        let of = format!("{DEVICE},{OWNER}");
         for line in [
-            format!("DCGM_FI_DEV_GPU_TEMP{{{of}}} 40\n"),
+            format!("DCGM_FI_DEV_GPU_TEMP{{{DEVICE},{MODEL},{OWNER}}} 40\n"),
             format!("skerry_gpu_booked_memory_bytes{{{of}}} 4294967296\n"),
             format!("skerry_gpu_booked{{{of},isolation=\"accounted\"}} 1\n"),
             format!("skerry_gpu_used_memory_bytes{{{of}}} 134217728\n"),
@@ -375,7 +385,7 @@ mod tests {
             assert!(alone.contains(&line), "{line} is not in {alone}");
         }
         let shared = text(&read, &[allocation("web/s/n1/0"), allocation("b/s/n1/0")], &[]);
-        assert!(shared.contains(&format!("DCGM_FI_DEV_GPU_TEMP{{{DEVICE}}} 40\n")), "{shared}");
+        assert!(shared.contains(&format!("DCGM_FI_DEV_GPU_TEMP{{{DEVICE},{MODEL}}} 40\n")), "{shared}");
     }
 
     /// Name, labels, value.
