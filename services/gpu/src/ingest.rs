@@ -25,6 +25,8 @@ const HANDLES_MAX: usize = 20_000;
 const FEEDBACK_MAX: usize = 1024;
 /// Feedback in one message.
 const FEEDBACK_AT_ONCE: usize = 256;
+/// How long the last word may take to go out.
+const LAST_WORD: Duration = Duration::from_secs(1);
 /// How long events wait to be written together.
 const SAVE_EVERY: Duration = Duration::from_millis(500);
 /// After so many of these periods all is written, so that the last times are known about as well after a kill.
@@ -128,7 +130,12 @@ impl IngestService for Ingest {
                     () = shutdown.wait() => Some(Status::unavailable("this gpu service stops")),
                     _ = saying.recv_many(&mut feedback, FEEDBACK_AT_ONCE) => {
                         let response = pb::IngestResponse { feedback };
-                        if answers.send(Ok(response)).await.is_err() {
+                        // A gateway that takes nothing is not heard either; the end is not held up by it.
+                        let sent = tokio::select! {
+                            () = shutdown.wait() => return,
+                            sent = answers.send(Ok(response)) => sent,
+                        };
+                        if sent.is_err() {
                             return;
                         }
                         None
@@ -151,7 +158,7 @@ impl IngestService for Ingest {
                     },
                 };
                 if let Some(status) = ended {
-                    let _ = answers.send(Err(status)).await;
+                    let _ = tokio::time::timeout(LAST_WORD, answers.send(Err(status))).await;
                     return;
                 }
             }
