@@ -36,6 +36,10 @@ const INTERVAL_MAX: Duration = Duration::from_secs(3600);
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How often it is looked which GPUs are meant and which replicas there are.
 const RESOLVE_EVERY: Duration = Duration::from_secs(3);
+/// For so long it is waited for a sample before a gap is told.
+const HOLD: Duration = Duration::from_secs(2);
+/// Times of one sample at two replicas.
+const SAME_MILLIS: i64 = 1_000;
 /// What waits for a reader.
 const WAITING_MAX: usize = 256;
 
@@ -226,7 +230,8 @@ pub(crate) async fn stream(
         to,
         tasks: JoinSet::new(),
         running: BTreeMap::new(),
-        newest: HashMap::new(),
+        told: Known::default(),
+        held: Vec::new(),
     };
     let shutdown = shared.shutdown.clone();
     shared.shutdown.spawn(async move {
@@ -245,13 +250,61 @@ struct Merging {
     to: mpsc::Sender<Told>,
     tasks: JoinSet<()>,
     running: BTreeMap<Replica, AbortHandle>,
-    /// By GPU and part: what was told last.
+    told: Known,
+    /// Gaps of which it is not known yet whether another replica knows better, and until when that is waited for.
+    held: Vec<(Instant, Told)>,
+}
+
+/// What a reader was told, of whichever replica it came.
+#[derive(Debug, Default)]
+struct Known {
+    /// By GPU and part: when the newest sample was taken.
     newest: HashMap<(String, String), i64>,
+}
+
+/// What is done with an answer.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Tell,
+    /// Somebody knows better.
+    Drop,
+    /// It is not known yet.
+    Hold,
+}
+
+impl Known {
+    /// Of a node that has moved one replica has a gap where another one has samples; and a stream that began anew tells what was told.
+    fn judge(&mut self, answer: &Told) -> Verdict {
+        match answer {
+            Ok(pb::StreamSamplesResponse { body: Some(Body::Sample(sample)), .. }) => {
+                let time = sample.time.as_ref().map_or(0, millis);
+                let key = (sample.gpu.clone(), sample.mig_device.clone());
+                let before = self.newest.insert(key, time);
+                if before == Some(time) { Verdict::Drop } else { Verdict::Tell }
+            }
+            Ok(pb::StreamSamplesResponse { body: Some(Body::Gap(gap)), .. }) => {
+                let time = |time: Option<prost_types::Timestamp>| time.as_ref().map(millis);
+                let start = gap.gap.as_ref().and_then(|gap| time(gap.start_time)).unwrap_or_default();
+                let end = gap.gap.as_ref().and_then(|gap| time(gap.end_time));
+                match self.newest.get(&(gap.gpu.clone(), String::new())) {
+                    None if end.is_none() => Verdict::Hold,
+                    // The sample that ends a gap is told with it.
+                    Some(newest) if *newest > start + SAME_MILLIS && end.is_none_or(|end| *newest < end) => {
+                        Verdict::Drop
+                    }
+                    None | Some(_) => Verdict::Tell,
+                }
+            }
+            Ok(_) | Err(_) => Verdict::Tell,
+        }
+    }
 }
 
 impl Merging {
     async fn run(mut self, selection: Selection) {
         let (from, mut told) = mpsc::channel::<Told>(1);
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut resolve = tokio::time::interval(RESOLVE_EVERY);
         resolve.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -268,9 +321,19 @@ impl Merging {
                     }
                     self.follow(&from).await;
                 }
+                _ = look.tick(), if !self.held.is_empty() => {
+                    if !self.tell_held().await {
+                        return;
+                    }
+                }
                 Some(answer) = told.recv() => {
-                    if self.is_known(&answer) {
-                        continue;
+                    match self.told.judge(&answer) {
+                        Verdict::Tell => {}
+                        Verdict::Drop => continue,
+                        Verdict::Hold => {
+                            self.held.push((Instant::now() + HOLD, answer));
+                            continue;
+                        }
                     }
                     let ends = answer.is_err();
                     if self.to.send(answer).await.is_err() || ends {
@@ -281,14 +344,15 @@ impl Merging {
         }
     }
 
-    /// Whether a sample was told already: of a node that has just moved, or of a stream that began anew.
-    fn is_known(&mut self, answer: &Told) -> bool {
-        let Ok(pb::StreamSamplesResponse { body: Some(Body::Sample(sample)), .. }) = answer else {
-            return false;
-        };
-        let time = sample.time.as_ref().map_or(0, millis);
-        let key = (sample.gpu.clone(), sample.mig_device.clone());
-        self.newest.insert(key, time).is_some_and(|before| before == time)
+    /// Tells what was held long enough, unless it is known better now. `false`: the reader is gone.
+    async fn tell_held(&mut self) -> bool {
+        let now = Instant::now();
+        for (_, answer) in self.held.extract_if(.., |(until, _)| *until <= now).collect::<Vec<_>>() {
+            if self.told.judge(&answer) != Verdict::Drop && self.to.send(answer).await.is_err() {
+                return false;
+            }
+        }
+        true
     }
 
     /// Follows each replica that is alive.
@@ -343,5 +407,43 @@ async fn pass_on(
         if to.send(answer).await.is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::convert::timestamp;
+
+    fn answer(body: Body) -> Told {
+        Ok(pb::StreamSamplesResponse { body: Some(body), skipped: 0 })
+    }
+
+    fn sample(seconds: i64) -> Told {
+        let time = Some(timestamp(seconds * 1000));
+        answer(Body::Sample(pb::Sample { gpu: "g".into(), time, ..pb::Sample::default() }))
+    }
+
+    fn gap(start: i64, end: Option<i64>) -> Told {
+        let end_time = end.map(|end| timestamp(end * 1000));
+        let gap = pb::Gap { start_time: Some(timestamp(start * 1000)), end_time, ..pb::Gap::default() };
+        answer(Body::Gap(pb::SampleGap { gpu: "g".into(), gap: Some(gap) }))
+    }
+
+    #[test]
+    fn of_a_node_that_moved_only_what_nobody_knows_is_a_gap() {
+        let mut known = Known::default();
+        assert_eq!(known.judge(&gap(10, None)), Verdict::Hold, "another one may have samples");
+        assert_eq!(known.judge(&sample(100)), Verdict::Tell);
+        assert_eq!(known.judge(&gap(10, None)), Verdict::Drop, "and it has");
+        assert_eq!(known.judge(&sample(100)), Verdict::Drop, "the same from two");
+        assert_eq!(known.judge(&gap(100, None)), Verdict::Tell, "of this nobody knows more");
+        assert_eq!(known.judge(&gap(100, Some(130))), Verdict::Tell);
+        assert_eq!(known.judge(&sample(130)), Verdict::Tell);
+        assert_eq!(
+            known.judge(&gap(10, Some(131))),
+            Verdict::Drop,
+            "it came back: in between it was elsewhere"
+        );
     }
 }
