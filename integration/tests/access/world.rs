@@ -1,4 +1,4 @@
-//! Registry, scheduler, gateway and relay on one listener, over the embedded etcd; and everybody who may want to call them.
+//! Registry, scheduler, gateway, relay and gpu on one listener, over the embedded etcd; and everybody who may want to call them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -117,12 +117,15 @@ impl World {
         let gateway = Gateway::start(config, store.clone(), &shutdown).await?;
         let relay = skerry_relay::Config::default();
         let relay = skerry_relay::Relay::start(relay, store.clone(), "a-relay", &shutdown);
+        let gpu = skerry_gpu::Config::new(dir.path().join("gpu"), None);
+        let gpu = skerry_gpu::GpuTelemetry::start(gpu, store.clone(), "a-gpu-service", &shutdown).await?;
         let mut server = Server::new(Access::Certificate(tls))?;
         server.authorize(Arc::new(access));
         registry.register(&mut server);
         scheduler.register(&mut server);
         gateway.register(&mut server);
         relay.register(&mut server);
+        gpu.register(&mut server);
         shutdown.spawn(server.serve(listener, shutdown.token()));
         Ok(Self { authority, url: format!("https://{address}"), shutdown, store, etcd, _dir: dir })
     }

@@ -267,7 +267,7 @@ async fn up_that_was_killed_leaves_nothing_behind_that_its_next_start_waits_for(
     let status: serde_json::Value = serde_json::from_slice(&status.stdout)?;
     let members = status["members"].as_array().context("members")?;
     let services: Vec<_> = members.iter().filter_map(|member| member["service"].as_str()).collect();
-    assert_eq!(services, ["gateway", "registry", "relay", "scheduler"], "{status}");
+    assert_eq!(services, ["gateway", "gpu", "registry", "relay", "scheduler"], "{status}");
     let leaders = members.iter().filter(|member| member["leader"] == true).count();
     assert_eq!(leaders, 1, "{status}");
 

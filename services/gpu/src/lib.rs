@@ -114,12 +114,13 @@ impl GpuTelemetry {
         shutdown: &Shutdown,
     ) -> Result<Self, StartError> {
         let Config { data_dir, history, tls } = config;
-        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&data_dir);
+        let history_dir = data_dir.join("history");
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&history_dir);
         made.map_err(|source| StartError::Directory { path: data_dir.clone(), source })?;
         let file = MarksFile::new(&data_dir);
         let marks =
             file.read().map_err(|source| StartError::Marks { path: data_dir.join("nodes"), source })?;
-        let recorder = Recorder::start(&data_dir.join("history"), history, shutdown)?;
+        let recorder = Recorder::start(&history_dir, history, shutdown)?;
         let shared = Arc::new(Shared {
             id: member.into(),
             inventory: Inventory::start(&store, shutdown).await?,
