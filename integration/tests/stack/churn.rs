@@ -6,8 +6,9 @@ use anyhow::{Result, ensure};
 use skerry_integration::churn::{Plan, churn};
 use skerry_testing::Docker;
 
-/// More than the allocator keeps between two times, less than what one app leaked each time would come to. Of a debug build.
-const GROWTH_BYTES_MAX: u64 = 2 << 20;
+/// More than the allocator keeps between two times, less than what one app leaked each time would come to. Of a debug build. (Where it takes long until all runs,
+/// the agent has given back what it does not need before the first look, 1 MiB, and after the second one not yet: it does so once in ten minutes.)
+const GROWTH_BYTES_MAX: u64 = 3 << 20;
 
 #[tokio::test]
 async fn fifty_apps_changed_at_random_end_as_wanted_with_nothing_left_behind() -> Result<()> {
