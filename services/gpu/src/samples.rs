@@ -252,7 +252,7 @@ struct Merging {
     running: BTreeMap<Replica, AbortHandle>,
     told: Known,
     /// Gaps of which it is not known yet whether another replica knows better, and until when that is waited for.
-    held: Vec<(Instant, Told)>,
+    held: Vec<(Instant, pb::StreamSamplesResponse)>,
 }
 
 /// What a reader was told, of whichever replica it came.
@@ -274,15 +274,15 @@ enum Verdict {
 
 impl Known {
     /// Of a node that has moved one replica has a gap where another one has samples; and a stream that began anew tells what was told.
-    fn judge(&mut self, answer: &Told) -> Verdict {
-        match answer {
-            Ok(pb::StreamSamplesResponse { body: Some(Body::Sample(sample)), .. }) => {
+    fn judge(&mut self, answer: &pb::StreamSamplesResponse) -> Verdict {
+        match &answer.body {
+            Some(Body::Sample(sample)) => {
                 let time = sample.time.as_ref().map_or(0, millis);
                 let key = (sample.gpu.clone(), sample.mig_device.clone());
                 let before = self.newest.insert(key, time);
                 if before == Some(time) { Verdict::Drop } else { Verdict::Tell }
             }
-            Ok(pb::StreamSamplesResponse { body: Some(Body::Gap(gap)), .. }) => {
+            Some(Body::Gap(gap)) => {
                 let time = |time: Option<prost_types::Timestamp>| time.as_ref().map(millis);
                 let start = gap.gap.as_ref().and_then(|gap| time(gap.start_time)).unwrap_or_default();
                 let end = gap.gap.as_ref().and_then(|gap| time(gap.end_time));
@@ -295,7 +295,7 @@ impl Known {
                     None | Some(_) => Verdict::Tell,
                 }
             }
-            Ok(_) | Err(_) => Verdict::Tell,
+            Some(Body::Event(_)) | None => Verdict::Tell,
         }
     }
 }
@@ -327,12 +327,14 @@ impl Merging {
                     }
                 }
                 Some(answer) = told.recv() => {
-                    match self.told.judge(&answer) {
-                        Verdict::Tell => {}
-                        Verdict::Drop => continue,
-                        Verdict::Hold => {
-                            self.held.push((Instant::now() + HOLD, answer));
-                            continue;
+                    if let Ok(told) = &answer {
+                        match self.told.judge(told) {
+                            Verdict::Tell => {}
+                            Verdict::Drop => continue,
+                            Verdict::Hold => {
+                                self.held.push((Instant::now() + HOLD, told.clone()));
+                                continue;
+                            }
                         }
                     }
                     let ends = answer.is_err();
@@ -348,7 +350,7 @@ impl Merging {
     async fn tell_held(&mut self) -> bool {
         let now = Instant::now();
         for (_, answer) in self.held.extract_if(.., |(until, _)| *until <= now).collect::<Vec<_>>() {
-            if self.told.judge(&answer) != Verdict::Drop && self.to.send(answer).await.is_err() {
+            if self.told.judge(&answer) != Verdict::Drop && self.to.send(Ok(answer)).await.is_err() {
                 return false;
             }
         }
@@ -415,16 +417,16 @@ mod tests {
     use super::*;
     use crate::convert::timestamp;
 
-    fn answer(body: Body) -> Told {
-        Ok(pb::StreamSamplesResponse { body: Some(body), skipped: 0 })
+    fn answer(body: Body) -> pb::StreamSamplesResponse {
+        pb::StreamSamplesResponse { body: Some(body), skipped: 0 }
     }
 
-    fn sample(seconds: i64) -> Told {
+    fn sample(seconds: i64) -> pb::StreamSamplesResponse {
         let time = Some(timestamp(seconds * 1000));
         answer(Body::Sample(pb::Sample { gpu: "g".into(), time, ..pb::Sample::default() }))
     }
 
-    fn gap(start: i64, end: Option<i64>) -> Told {
+    fn gap(start: i64, end: Option<i64>) -> pb::StreamSamplesResponse {
         let end_time = end.map(|end| timestamp(end * 1000));
         let gap = pb::Gap { start_time: Some(timestamp(start * 1000)), end_time, ..pb::Gap::default() };
         answer(Body::Gap(pb::SampleGap { gpu: "g".into(), gap: Some(gap) }))
