@@ -45,6 +45,12 @@ pub const PROCESSES_MAX: usize = 1024;
 /// Most events that a node keeps until they are acknowledged. Older ones give way, which shows by their numbers.
 pub const EVENTS_MAX: usize = 256;
 
+/// A time in milliseconds since 1970, as messages have it; before 1970 too.
+pub fn timestamp(unix_millis: i64) -> prost_types::Timestamp {
+    let nanos = i32::try_from(unix_millis.rem_euclid(1000)).unwrap_or_default() * 1_000_000;
+    prost_types::Timestamp { seconds: unix_millis.div_euclid(1000), nanos }
+}
+
 /// As much of a text from its beginning as fits, in whole characters.
 fn cut(text: &str, bytes_max: usize) -> &str {
     &text[..text.floor_char_boundary(bytes_max)]

@@ -3,17 +3,12 @@
 use std::collections::BTreeMap;
 
 use prost_types::Timestamp;
+pub(crate) use skerry_gpu_model::timestamp;
 use skerry_gpu_model::{Absent, Event, Field, Process, Sample};
 use skerry_proto::gpu::v1 as pb;
 use skerry_proto::gpu::v1::gpu_event::Kind;
 
-/// A time in milliseconds since 1970.
-pub(crate) fn timestamp(millis: i64) -> Timestamp {
-    let nanos = i32::try_from(millis.rem_euclid(1000)).unwrap_or_default() * 1_000_000;
-    Timestamp { seconds: millis.div_euclid(1000), nanos }
-}
-
-/// The same back. What is out of range is the nearest.
+/// A time in milliseconds since 1970. What is out of range is the nearest.
 pub(crate) fn millis(time: &Timestamp) -> i64 {
     time.seconds.saturating_mul(1000).saturating_add(i64::from(time.nanos / 1_000_000))
 }

@@ -229,7 +229,7 @@ impl Health {
             reason: finding.reason.word().to_owned(),
             state: finding.reason.verdict().to_wire().into(),
             message: finding.message.clone(),
-            since: Some(timestamp(finding.since)),
+            since: Some(crate::timestamp(finding.since)),
             effect: match finding.reason.effect() {
                 None => Effect::Unspecified,
                 Some(TaintEffect::NoSchedule) => Effect::NoSchedule,
@@ -238,14 +238,6 @@ impl Health {
             .into(),
         });
         pb::Health { state: self.verdict().to_wire().into(), reasons: reasons.collect() }
-    }
-}
-
-fn timestamp(unix_millis: i64) -> prost_types::Timestamp {
-    let nanos = unix_millis.rem_euclid(1000) * 1_000_000;
-    prost_types::Timestamp {
-        seconds: unix_millis.div_euclid(1000),
-        nanos: i32::try_from(nanos).unwrap_or_default(),
     }
 }
 
@@ -269,7 +261,7 @@ mod tests {
 
     #[test]
     fn times_before_1970_are_times_too() {
-        let before = timestamp(-1);
+        let before = crate::timestamp(-1);
         assert_eq!((before.seconds, before.nanos), (-1, 999_000_000));
     }
 }
