@@ -43,6 +43,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
         // Looks at how the agent grows, not at how large it is: in the profile of the rest.
         "churn" => &["skerry-registry", "skerry-scheduler", "skerry-gateway", "skerry-agent"],
+        "gpu" => &["skerry", "skerry-gpu"],
         // Libraries only.
         "schedule" | "trust" => &[],
         _ => &["skerry"],

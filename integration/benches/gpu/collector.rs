@@ -9,6 +9,7 @@ use skerry_testing::{Budget, Figures, Process};
 use crate::support::control::{AgentPlan, Control};
 use crate::support::{edge_bin, proc, quick};
 
+const GPUS: u32 = 8;
 /// Of a processor, in percent.
 const CPU_PERCENT_MAX: f64 = 0.5;
 const MEMORY_KIB_MAX: f64 = 1024.0;
@@ -24,11 +25,15 @@ pub(crate) async fn run(figures: &Figures) -> Result<()> {
     let time = Duration::from_secs(if quick() { 10 } else { 120 });
     tokio::time::sleep(SETTLE).await;
     let all = [&none, &instant, &typical];
+    let port = control.address().rsplit_once(':').context("a port")?.1.parse()?;
     let spent =
         || -> Result<Vec<Duration>> { all.iter().map(|agent| proc::processor_time(agent.pid())).collect() };
-    let (begun, before) = (Instant::now(), spent()?);
+    let sent = || -> Result<Vec<u64>> {
+        all.iter().map(|agent| Ok(proc::traffic(agent.pid(), port)?.1.payload_bytes)).collect()
+    };
+    let (begun, before, sent_before) = (Instant::now(), spent()?, sent()?);
     tokio::time::sleep(time).await;
-    let (took, after) = (begun.elapsed(), spent()?);
+    let (took, after, sent_after) = (begun.elapsed(), spent()?, sent()?);
     let percent = |at: usize| after[at].saturating_sub(before[at]).as_secs_f64() / took.as_secs_f64() * 100.0;
     figures.hold(
         "gpu.collector.cpu",
@@ -38,6 +43,9 @@ pub(crate) async fn run(figures: &Figures) -> Result<()> {
     );
     figures.show("gpu.collector.cpu_with_driver", percent(2) - percent(0), "% of a core");
     figures.show("gpu.collector.without_gpus", percent(0), "% of a core");
+    let bytes = |at: usize| sent_after[at].saturating_sub(sent_before[at]) as f64;
+    let samples = took.as_secs_f64() * f64::from(GPUS);
+    figures.show("gpu.wire.framed", (bytes(1) - bytes(0)) / samples, "B/sample");
     let memory: Vec<_> = all.iter().map(|agent| proc::memory(agent.pid())).collect::<Result<_>>()?;
     let kib = |bytes: u64| bytes as f64 / 1024.0;
     let more = kib(memory[1].anonymous) - kib(memory[0].anonymous);
@@ -64,7 +72,7 @@ async fn start(control: &Control, node: &str, latencies: Option<Latencies>) -> R
         Some(latencies) => {
             let dir = control.dir().join(format!("{node}-gpus"));
             std::fs::create_dir_all(&dir)?;
-            let machine = MachineSpec::parse("a100x8").context("eight GPUs")?;
+            let machine = MachineSpec::parse(&format!("a100x{GPUS}")).context("eight GPUs")?;
             let simulated = Simulated { latencies, ..Simulated::of(machine) };
             let placed = place(&built_library()?, &dir, &simulated)?;
             command.arg(format!("--nvml-library={}", placed.library.display()))

@@ -47,9 +47,9 @@ pub use channel::forbidden::{ForbidArgs, Forbidden, Verb};
 pub use config::{
     AgentArgs, Config, ConfigError, DockerAccess, EnrolArgs, Gateway, ImageGcArgs, NodeTls, default_node_name,
 };
-#[doc(hidden)]
-pub use gpu::check as gpu_check;
 pub use gpu::{GpuAccess, GpuArgs, Grants};
+#[doc(hidden)]
+pub use gpu::{check as gpu_check, recording as gpu_recording};
 pub use identity::{Enrolment, TokenText};
 pub use install::{InstallArgs, InstallError, PlaceArgs, UninstallArgs, install, uninstall};
 pub use machine::host_name;

@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::Shared;
 use crate::fleet::{Cell, Fleet};
 use crate::marks::{Marks, MarksFile};
+use crate::meters;
 use crate::service::Answers;
 
 /// Sessions of one gateway: more than it holds.
@@ -90,19 +91,24 @@ impl Stream {
         let (now, mut notes) = (now(), Vec::new());
         // Looked for first: who is told that there is none notes from when on history lacks something.
         let room = self.shared.recorder.room();
+        let (all, mut taken) = (frames.len() as u64, 0);
         for pb::IngestFrame { handle, frame } in frames {
             let Some((id, cell)) = self.handles.get(&handle) else { continue };
             // What is no frame is passed over: the next one shows that one is missing.
             let Ok(frame) = pb::Frame::decode(frame) else { continue };
             let mut node = cell.lock();
+            let before = node.frames;
             if room.is_some() {
                 node.take(*id, &frame, now, &mut notes);
             } else {
                 node.take_without_room(*id, &frame, now);
             }
+            taken += node.frames - before;
         }
-        if let Some(room) = room {
-            room.note(notes);
+        meters::frames(taken, all - taken);
+        match room {
+            Some(room) => room.note(notes),
+            None => meters::left_out(),
         }
     }
 }

@@ -11,6 +11,7 @@
 //! | `recorder` | the thread that owns the history |
 //! | `samples` | samples as they come in, of all replicas, for who follows them |
 //! | `history` | what was, of all replicas |
+//! | `meters` | what it counts of its own work |
 //! | `metrics` | what is known now, for Prometheus and OpenTelemetry |
 //! | `peers` | what one replica tells another |
 //!
@@ -24,6 +25,7 @@ mod history;
 mod ingest;
 mod inventory;
 mod marks;
+mod meters;
 mod metrics;
 mod peers;
 mod recorder;

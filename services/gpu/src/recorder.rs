@@ -5,8 +5,10 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use skerry_daemon::Shutdown;
-use skerry_series::{Config, Field, Group, OpenError, Query, QueryError, Store, Time};
+use skerry_series::{Config, Field, Group, OpenError, Query, QueryError, Stats, Store, Time};
 use tokio::sync::{mpsc, oneshot};
+
+use crate::meters;
 
 /// Batches that wait: a batch is what a gateway sends at once.
 const WAITING_MAX: usize = 1024;
@@ -79,7 +81,9 @@ impl Recorder {
                 let _ = work.try_send(Work::Maintain);
             }
         });
-        tokio::task::spawn_blocking(move || Thread { store, failed: false }.run(&mut rest));
+        tokio::task::spawn_blocking(move || {
+            Thread { store, failed: false, told: Stats::default() }.run(&mut rest)
+        });
         Ok(Self { work })
     }
 
@@ -113,6 +117,8 @@ impl Recorder {
 struct Thread {
     store: Store,
     failed: bool,
+    /// What was told of it last.
+    told: Stats,
 }
 
 impl Thread {
@@ -146,6 +152,9 @@ impl Thread {
 
     fn maintain(&mut self) {
         let done = self.store.maintain(Time::from(SystemTime::now()));
+        let stats = self.store.stats();
+        meters::history(&stats, &self.told);
+        self.told = stats;
         match done {
             Err(error) if !self.failed => {
                 tracing::error!(%error, "the history cannot be written; it is kept in memory as far as there is room");

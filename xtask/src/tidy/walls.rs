@@ -18,6 +18,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("skerry-linking", &[]),
     ("skerry-archive", &[]),
     ("skerry-nvml-sim", &[]),
+    ("skerry-nvml-part", &[]),
     // Series of integers, whatever they are of.
     ("skerry-series", &[]),
     ("skerry-model", &["skerry-proto"]),
@@ -75,6 +76,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "skerry-agent",
         &[
             "skerry-archive",
+            "skerry-nvml-part",
             "skerry-proto",
             "skerry-model",
             "skerry-sync",
@@ -126,6 +128,7 @@ const EVERYTHING: &[&str] = &[
     "skerry-forward",
     "skerry-archive",
     "skerry-nvml-sim",
+    "skerry-nvml-part",
     "skerry-series",
     "skerry-placement",
     "skerry-rollout",
@@ -169,7 +172,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("bollard", &["skerry-agent"]),
     ("kube", &["skerry-agent"]),
     // The simulator is tested through it, and a real card is looked at.
-    ("nvml-wrapper", &["skerry-agent", "skerry-nvml-sim", "skerry-gpu-check"]),
+    ("nvml-wrapper", &["skerry-agent", "skerry-nvml-part", "skerry-nvml-sim", "skerry-gpu-check"]),
 ];
 
 /// Sans-io, or pure: no executor but in tests.

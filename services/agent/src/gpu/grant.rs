@@ -182,8 +182,12 @@ fn find<'a>(booking: &GpuBooking, facts: Facts<'a>) -> Result<&'a Gpu, RuntimeEr
 /// What it really has; never more than was booked.
 fn isolation(booking: &GpuBooking, gpu: &Gpu, mps: &Mps) -> GpuIsolation {
     let best = match booking.share {
-        GpuShare::Whole => GpuIsolation::Exclusive,
         GpuShare::Mig { .. } => GpuIsolation::Mig,
+        // Divided since it was booked: an instance gets any part of it, and nobody measures how much of that it uses.
+        GpuShare::Whole | GpuShare::Part { .. } if gpu.device.as_ref().is_some_and(is_divided) => {
+            GpuIsolation::None
+        }
+        GpuShare::Whole => GpuIsolation::Exclusive,
         GpuShare::Part { .. } if mps.pipe().is_some() && gpu.device.as_ref().is_some_and(serves) => {
             GpuIsolation::Mps
         }
@@ -196,8 +200,13 @@ fn isolation(booking: &GpuBooking, gpu: &Gpu, mps: &Mps) -> GpuIsolation {
 /// Whether an MPS daemon holds shares of such a device to what is booked: limits came with Volta (compute capability 7.0), and one that is divided has parts instead.
 pub(crate) fn serves(device: &pb::Device) -> bool {
     let major = device.compute_capability.split('.').next().and_then(|major| major.parse::<u32>().ok());
-    let is_divided = device.mig_mode() == pb::device::MigMode::Enabled || !device.mig_devices.is_empty();
-    device.vendor() == pb::device::Vendor::Nvidia && major.is_some_and(|major| major >= 7) && !is_divided
+    device.vendor() == pb::device::Vendor::Nvidia
+        && major.is_some_and(|major| major >= 7)
+        && !is_divided(device)
+}
+
+fn is_divided(device: &pb::Device) -> bool {
+    device.mig_mode() == pb::device::MigMode::Enabled || !device.mig_devices.is_empty()
 }
 
 /// Whether it can be told who uses how much of a device.

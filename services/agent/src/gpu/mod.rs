@@ -16,6 +16,7 @@
 //! | `watch` | who uses more than is booked: pure |
 //! | `sharing` | the collector and the reconciler, as far as they have to do with each other |
 //! | `check` | what `cargo xtask gpu-check` sees of it |
+//! | `recording` | what `cargo xtask bench gpu` sees of it |
 //!
 //! The collector is a task that never calls a driver itself. Once a second it looks at the threads that do. One whose call takes longer than five seconds is
 //! left behind: what it reads counts as timed out, another takes its place without the device that it hangs in, and when the driver lets it go it ends, and
@@ -49,6 +50,8 @@ mod mps;
 mod nodes;
 mod nvml;
 mod owners;
+#[doc(hidden)]
+pub mod recording;
 mod sharing;
 mod stream;
 #[cfg(test)]

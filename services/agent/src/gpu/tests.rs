@@ -394,6 +394,9 @@ async fn parts_of_a_divided_card_are_told_and_read() {
     let parts: Vec<(&str, u32)> =
         device.mig_devices.iter().map(|part| (part.profile.as_str(), part.compute_slices)).collect();
     assert_eq!(parts, [("3g.40gb", 3), ("1g.10gb", 1)]);
+    let instances: Vec<(u32, u32)> =
+        device.mig_devices.iter().map(|part| (part.gpu_instance, part.compute_instance)).collect();
+    assert_eq!(instances, [(1, 0), (2, 0)]);
     let part = |part| Place { device: 0, part: Some(part) };
     machine
         .until("the parts are read", |machine| {

@@ -89,7 +89,10 @@ fn isolation_is_what_the_machine_can_do_and_never_more_than_was_booked() {
         (share("GPU-1", Accounted), card("7.5"), &mps, Accounted),
         (share("GPU-1", Held), blind.clone(), &none, Nothing),
         (share("GPU-1", Nothing), card("7.5"), &mps, Nothing),
-        (whole, card("7.5"), &mps, Exclusive),
+        (whole.clone(), card("7.5"), &mps, Exclusive),
+        // Divided after it was booked.
+        (whole, divided("GPU-1", "MIG-1"), &mps, Nothing),
+        (share("GPU-1", Accounted), divided("GPU-1", "MIG-1"), &mps, Nothing),
         (part("GPU-1", "MIG-1"), divided("GPU-1", "MIG-1"), &mps, Mig),
     ];
     for (booking, gpu, mps, expected) in table {

@@ -28,7 +28,7 @@ pub(super) fn devices(nvml: &Nvml, known: &[pb::Device]) -> Result<Vec<pb::Devic
     let mut found: Vec<pb::Device> = Vec::new();
     let mut places = 0;
     for index in 0..count.min(u32::try_from(DEVICES_MAX).unwrap_or(u32::MAX)) {
-        let described = nvml.device_by_index(index).and_then(|device| describe(&device, index));
+        let described = nvml.device_by_index(index).and_then(|device| describe(nvml, &device, index));
         let device = match described {
             Ok(device) => pb::Device {
                 driver_version: driver.clone(),
@@ -51,7 +51,7 @@ pub(super) fn devices(nvml: &Nvml, known: &[pb::Device]) -> Result<Vec<pb::Devic
     Ok(found)
 }
 
-fn describe(device: &Device<'_>, index: u32) -> Result<pb::Device, NvmlError> {
+fn describe(nvml: &Nvml, device: &Device<'_>, index: u32) -> Result<pb::Device, NvmlError> {
     let uuid = device.uuid()?;
     let mig = device.mig_mode().ok().map(|mode| mode.current != 0);
     let compute = device.cuda_compute_capability().ok();
@@ -82,13 +82,13 @@ fn describe(device: &Device<'_>, index: u32) -> Result<pb::Device, NvmlError> {
             Some(true) => pb::device::MigMode::Enabled,
         }
         .into(),
-        mig_devices: if mig == Some(true) { parts(device) } else { Vec::new() },
+        mig_devices: if mig == Some(true) { parts(nvml, device) } else { Vec::new() },
         ..pb::Device::default()
     })
 }
 
-/// The parts of a divided device. The numbers of their instances are not told by the library's wrapper, and stay 0.
-fn parts(device: &Device<'_>) -> Vec<pb::MigDevice> {
+/// The parts of a divided device.
+fn parts(nvml: &Nvml, device: &Device<'_>) -> Vec<pb::MigDevice> {
     let most = device.mig_device_count().unwrap_or(0);
     let part = |index| {
         let part = device.mig_device_by_index(index).ok()?;
@@ -97,13 +97,15 @@ fn parts(device: &Device<'_>) -> Vec<pb::MigDevice> {
         let attributes = part.attributes().ok();
         let bytes =
             attributes.as_ref().and_then(|of| i64::try_from(of.memory_size_mb).ok()?.checked_mul(1 << 20));
+        let instances = skerry_nvml_part::instances(nvml, &part);
         Some(pb::MigDevice {
             uuid,
             index,
             profile: name.rsplit_once(" MIG ").map_or_else(String::new, |(_, profile)| profile.to_owned()),
             memory_bytes: bytes.unwrap_or(0),
             compute_slices: attributes.map_or(0, |of| of.compute_instance_slice_count),
-            ..pb::MigDevice::default()
+            gpu_instance: instances.map_or(0, |of| of.gpu),
+            compute_instance: instances.map_or(0, |of| of.compute),
         })
     };
     (0..most).filter_map(part).collect()
