@@ -83,7 +83,8 @@ pub(crate) struct Node {
     /// The last sample that history got before some that it had no room for, or that were from before it. 0: it got none before.
     lost: Option<i64>,
     asked: Option<Instant>,
-    acknowledged: Option<Instant>,
+    /// When it was told last which events are on disk, and up to which.
+    acknowledged: Option<(Instant, u64)>,
     warned: Option<Instant>,
     /// Frames that were taken.
     pub(crate) frames: u64,
@@ -254,7 +255,9 @@ impl Node {
         if !frame.events.is_empty() {
             self.events(taken, now);
             // Who repeats them without end must not take the room of what is said to others.
-            if is_due(self.acknowledged, ASK_EVERY) {
+            let saved = self.saved.as_ref().map(|saved| saved.sequence);
+            let told = self.acknowledged.filter(|(_, through)| Some(*through) == saved);
+            if is_due(told.map(|(at, _)| at), ASK_EVERY) {
                 self.acknowledge();
             }
         }
@@ -381,7 +384,7 @@ impl Node {
         if self.decoder.events().is_some_and(|known| known.boot_id == saved.boot_id) && saved.sequence > 0 {
             let feedback = pb::Feedback { stream, keyframe: false, events_through: saved.sequence };
             if session.say(&feedback) {
-                self.acknowledged = Some(Instant::now());
+                self.acknowledged = Some((Instant::now(), saved.sequence));
             }
         }
     }

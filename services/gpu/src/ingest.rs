@@ -209,7 +209,11 @@ pub(crate) async fn keep(shared: Arc<Shared>, file: MarksFile) {
             let now = (shared.recorder.batches_left_out(), shared.recorder.samples_refused());
             let (left_out, refused) = (now.0 - lacks.0, now.1 - lacks.1);
             if left_out > 0 || refused > 0 {
-                tracing::warn!(batches = left_out, samples = refused, "history has gaps: there was no room, or a clock was set back");
+                tracing::warn!(
+                    batches = left_out,
+                    samples = refused,
+                    "history has gaps: there was no room, or a clock was set back"
+                );
             }
             lacks = now;
         }

@@ -141,7 +141,8 @@ impl Follower {
                             && device.mig_devices.iter().any(|part| part.uuid == uuid)
                     })
             };
-            let before = node.marks.events.iter().filter(|event| is_first && self.events && about(&event.uuid));
+            let before =
+                node.marks.events.iter().filter(|event| is_first && self.events && about(&event.uuid));
             for event in before {
                 let event = pb::SampleEvent { node: name.clone(), event: Some(event.clone()) };
                 news.push((None, Body::Event(event)));

@@ -107,7 +107,7 @@ impl World {
             step: Some(prost_types::Duration { seconds: 1, nanos: 0 }),
         };
         let answer = PeerServiceClient::new(self.channel.clone()).query_own_history(request).await;
-        answer.unwrap().into_inner().series.remove(0)
+        answer.unwrap().into_inner().series.pop().unwrap_or_default()
     }
 }
 
@@ -267,7 +267,10 @@ async fn a_stream_that_is_refused_is_told_which_field_is_wrong_and_others_go_on(
         gateway.sessions(sessions.take_while(|session| session.handle <= 20_000).collect()).await;
     }
     let status = gateway.refusal().await;
-    assert_eq!((status.code(), fault_of(&status).metadata["reason"].as_str()), (Code::ResourceExhausted, "TOO_MANY_SESSIONS"));
+    assert_eq!(
+        (status.code(), fault_of(&status).metadata["reason"].as_str()),
+        (Code::ResourceExhausted, "TOO_MANY_SESSIONS")
+    );
     assert!(status.message().contains("20000 sessions"), "{status:?}");
 
     let mut gateway = world.gateway().await;
@@ -314,8 +317,7 @@ fn refused() -> Vec<pb::Frame> {
     let absent = pb::AbsentSet { reason: 1, fields: vec![1] };
     let process = |text: String| pb::Process { instance: text, ..Default::default() };
     let reasons = vec![pb::HealthReason::default(); 65];
-    let health =
-        pb::HealthChange { place: 0, health: Some(pb::Health { reasons, ..Default::default() }) };
+    let health = pb::HealthChange { place: 0, health: Some(pb::Health { reasons, ..Default::default() }) };
     let mut boot = keyframe(1, one());
     boot.keyframe.as_mut().unwrap().boot_id = "b".repeat(65);
     vec![
@@ -349,12 +351,15 @@ async fn of_frames_that_lie_nothing_is_taken_and_the_next_that_is_right_is() {
     let mut good = Good::start(&world).await;
     let mut gateway = world.gateway().await;
     // Of sessions that there are not, and no frames at all.
-    for bytes in [keyframe(1, one()).encode_to_vec(), vec![0xff; 100], Vec::new(), vec![0x2a, 0xff, 0xff, 0x7f]] {
+    for bytes in
+        [keyframe(1, one()).encode_to_vec(), vec![0xff; 100], Vec::new(), vec![0x2a, 0xff, 0xff, 0x7f]]
+    {
         gateway.bytes(12_345, bytes.clone()).await;
         gateway.open(1, EVIL, 1).await;
         gateway.bytes(1, bytes.get(1..).unwrap_or_default().to_vec()).await;
         gateway.sessions(vec![pb::IngestSession { handle: 1, closed: true, ..Default::default() }]).await;
     }
+    gateway.taken().await;
     for (handle, frame) in (2..).zip(refused()) {
         gateway.open(handle, EVIL, i64::from(handle)).await;
         gateway.frame(handle, &frame).await;
@@ -376,10 +381,12 @@ async fn numbers_and_times_that_jump_harm_nobody_else_and_never_lead_far_ahead()
     let mut good = Good::start(&world).await;
     let mut gateway = world.gateway().await;
     gateway.open(1, EVIL, 1).await;
-    let times = [i64::MIN, -1, 0, 1, now() - 40_000, i64::MAX, now() + 86_400_000, now() - 86_400_000, i64::MAX];
+    let times =
+        [i64::MIN, -1, 0, 1, now() - 40_000, i64::MAX, now() + 86_400_000, now() - 86_400_000, i64::MAX];
     for (number, time) in (1..).zip(times) {
         let steps = [i64::MAX, i64::MIN, 1, -1][number as usize % 4];
-        let changes = pb::Changes { fields: vec![0x7fff_fffe; 4], steps: vec![steps; 120], ..Default::default() };
+        let changes =
+            pb::Changes { fields: vec![0x7fff_fffe; 4], steps: vec![steps; 120], ..Default::default() };
         let mut frame = pb::Frame { changes: vec![changes.clone()], ..keyframe(number * 10, one()) };
         frame.keyframe.as_mut().unwrap().time_unix_millis = time;
         gateway.frame(1, &frame).await;
@@ -466,10 +473,12 @@ async fn a_gateway_that_takes_no_feedback_or_goes_away_in_the_middle_holds_up_no
     let flood = tokio::task::spawn(async move {
         for number in 0_u32.. {
             let handles = || (number * 100..).take(100);
-            let sessions = handles().map(|handle| session(handle, &format!("projects/p/nodes/n{}", handle % 500), handle.into()));
+            let sessions = handles()
+                .map(|handle| session(handle, &format!("projects/p/nodes/n{}", handle % 500), handle.into()));
             let frame = pb::Frame { stream: 1, sequence: 2, ..Default::default() }.encode_to_vec();
             let frames = handles().map(|handle| pb::IngestFrame { handle, frame: frame.clone().into() });
-            let closed = handles().map(|handle| pb::IngestSession { handle, closed: true, ..Default::default() });
+            let closed =
+                handles().map(|handle| pb::IngestSession { handle, closed: true, ..Default::default() });
             let request = pb::IngestRequest { sessions: sessions.collect(), frames: frames.collect() };
             if up.send(request).await.is_err() {
                 return;
@@ -550,7 +559,10 @@ async fn a_clock_that_was_set_back_leaves_a_gap_in_history() {
     gateway.frame(1, &agent.next(99)).await;
     gateway.taken().await;
     let gap = world.history(EVIL, begin).await.gaps;
-    assert_eq!(gap.iter().map(|gap| (gap.start_time, gap.end_time)).collect::<Vec<_>>(), [(Some(timestamp(last)), None)]);
+    assert_eq!(
+        gap.iter().map(|gap| (gap.start_time, gap.end_time)).collect::<Vec<_>>(),
+        [(Some(timestamp(last)), None)]
+    );
     agent.time = last + 20_000;
     gateway.frame(1, &agent.next(60)).await;
     gateway.taken().await;

@@ -294,7 +294,9 @@ fn a_link_that_is_lost_leaves_a_gap_also_where_the_clock_is_not_believed() {
     stage.encoder.begin_anew(Reason::LinkRestored);
     let second = stage.encoder.encode(real + ahead + 60_000, &[Sample::new()]).unwrap();
     stage.cell.lock().take(1, &second, real + 60_000, &mut notes);
-    assert!(matches!(notes[..], [Note::Sample(..), Note::Gap(_, from), Note::Sample(..)] if from.unix_ms() == real));
+    assert!(
+        matches!(notes[..], [Note::Sample(..), Note::Gap(_, from), Note::Sample(..)] if from.unix_ms() == real)
+    );
     let times = |gap: &pb::Gap| (gap.start_time, gap.end_time);
     let gaps: Vec<_> = stage.cell.lock().marks.gaps.iter().map(times).collect();
     assert_eq!(gaps, [(Some(timestamp(real)), Some(timestamp(real + 60_000)))]);

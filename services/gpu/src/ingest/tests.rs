@@ -15,9 +15,10 @@ use crate::inventory::Inventory;
 use crate::recorder::Recorder;
 
 const NODE: &str = "projects/p/nodes/n";
-const BEGIN: i64 = 1_800_000_000_000;
 
 struct World {
+    /// In milliseconds since 1970, in whole seconds.
+    begin: i64,
     shared: Arc<Shared>,
     etcd: EmbeddedEtcd,
     _dir: tempfile::TempDir,
@@ -40,7 +41,7 @@ impl World {
             links: Links::new(None),
             shutdown,
         });
-        Self { shared, etcd, _dir: dir }
+        Self { begin: (now() / 1000 - 100) * 1000, shared, etcd, _dir: dir }
     }
 
     async fn end(self) {
@@ -55,13 +56,13 @@ impl World {
         let at = |millis: i64| Time::from_unix_ms(millis).unwrap();
         let group = group_of(&gpu_name(NODE, "GPU-1"), "");
         let field = skerry_series::Field(Field::Temperature.to_wire() as u32);
-        let range = at(BEGIN)..at(BEGIN + seconds * 1000);
+        let range = at(self.begin)..at(self.begin + seconds * 1000);
         let step = Duration::from_secs(1);
         let prepared = self.shared.recorder.prepare(vec![group], vec![field], range, step).await;
         let answer = prepared.unwrap().unwrap()[0].run().unwrap();
         let mut all = vec![None; usize::try_from(seconds).unwrap()];
         for bucket in &answer.fields[&field] {
-            all[usize::try_from((bucket.start.unix_ms() - BEGIN) / 1000).unwrap()] = Some(bucket.last);
+            all[usize::try_from((bucket.start.unix_ms() - self.begin) / 1000).unwrap()] = Some(bucket.last);
         }
         all
     }
@@ -76,11 +77,12 @@ async fn with_a_full_queue_history_has_a_gap_and_never_a_wrong_value() {
     stream.open(&session, 1, &to).unwrap();
     let mut encoder = Encoder::new(7, "boot");
     encoder.set_devices(vec![pb::Device { uuid: "GPU-1".into(), ..pb::Device::default() }]).unwrap();
+    let begin = world.begin;
     let mut send = |second: i64, temperature: i64| {
         let mut sample = Sample::new();
         sample.set(Field::Temperature, Ok(temperature));
         // What is the same is told too, at the latest after ten seconds.
-        let frame = encoder.encode(BEGIN + second * 1000, &[sample]).unwrap();
+        let frame = encoder.encode(begin + second * 1000, &[sample]).unwrap();
         stream.take(vec![pb::IngestFrame { handle: 5, frame: frame.encode_to_vec().into() }]);
     };
     send(0, 40);
@@ -98,14 +100,14 @@ async fn with_a_full_queue_history_has_a_gap_and_never_a_wrong_value() {
     assert!(known[..12].iter().all(Option::is_none), "{known:?}");
     assert_eq!(known[12..], [Some(70), Some(70), Some(71), Some(71)]);
     let gap = pb::Gap {
-        start_time: Some(timestamp(BEGIN)),
-        end_time: Some(timestamp(BEGIN + 12_000)),
+        start_time: Some(timestamp(begin)),
+        end_time: Some(timestamp(begin + 12_000)),
         cause: Cause::Dropped.into(),
     };
     let node = world.shared.fleet.get(NODE).unwrap();
     assert_eq!(node.lock().marks.gaps, [gap]);
     // Samples as they come have all of it.
-    assert_eq!(node.lock().now().unwrap().0, BEGIN + 14_000);
+    assert_eq!(node.lock().now().unwrap().0, begin + 14_000);
     drop(stream);
     assert!(!node.lock().is_ours());
     drop(node);
