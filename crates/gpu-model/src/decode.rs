@@ -4,7 +4,7 @@
 //! threshold; or it waits for a keyframe, and has nothing. Nothing is between: a frame that is missing, or is none that an encoder makes, ends the
 //! following. What it takes is from a machine that may be anybody's, so every bound is held here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use skerry_proto::gpu::v1 as pb;
 use skerry_proto::gpu::v1::gap::Cause;
@@ -68,7 +68,7 @@ pub struct Taken {
     pub gap: Option<Gap>,
     /// Events that were not known before, by number.
     pub events: Vec<Happened>,
-    /// Events that the node dropped before it could send them.
+    /// Events that the node dropped before it could send them, or that are none.
     pub events_missed: u64,
 }
 
@@ -185,6 +185,10 @@ impl Decoder {
 
     fn step(&mut self, frame: &pb::Frame) -> Result<Taken, Why> {
         let nothing = Taken { outcome: Outcome::Repeated, gap: None, events: Vec::new(), events_missed: 0 };
+        // Looked at first: of a frame that is refused nothing was taken.
+        if frame.events.len() > EVENTS_MAX {
+            return Err(Why::Malformed("it has too many events"));
+        }
         let ours = self.following.as_ref().filter(|following| following.stream == frame.stream);
         let (sequence, skipped) = match ours {
             Some(following) if frame.sequence <= following.sequence => return Ok(nothing),
@@ -202,7 +206,7 @@ impl Decoder {
                     following.sequence = frame.sequence;
                     following.time = following.time.wrapping_add(frame.elapsed_millis);
                     self.last = Some(following.time);
-                    self.taken(frame, Outcome::Sampled, None)
+                    Ok(self.taken(frame, Outcome::Sampled, None))
                 }
                 (Some(_), false) => Err(Why::OtherStream),
                 (None, _) => Err(Why::Beginning),
@@ -219,7 +223,7 @@ impl Decoder {
         self.following = Some(begun);
         self.last = Some(until);
         self.broken = false;
-        self.taken(frame, Outcome::Begun, gap)
+        Ok(self.taken(frame, Outcome::Begun, gap))
     }
 
     /// Why nothing is known of the time before a keyframe. `None`: it goes on from the frame before.
@@ -236,23 +240,21 @@ impl Decoder {
         }
     }
 
-    /// Adds the events of a frame that was applied.
-    fn taken(&mut self, frame: &pb::Frame, outcome: Outcome, gap: Option<Gap>) -> Result<Taken, Why> {
+    /// Adds the events of a frame that was applied. One that is none counts as taken, so that it is not sent for ever and those beside it are taken.
+    fn taken(&mut self, frame: &pb::Frame, outcome: Outcome, gap: Option<Gap>) -> Taken {
         let mut taken = Taken { outcome, gap, events: Vec::new(), events_missed: 0 };
-        let Some(mark) = &mut self.events else { return Ok(taken) };
-        if frame.events.len() > EVENTS_MAX {
-            return Err(Why::Malformed("it has too many events"));
-        }
+        let Some(mark) = &mut self.events else { return taken };
         for event in &frame.events {
             if event.sequence <= mark.sequence {
                 continue;
             }
-            if event.uuid.len() > ID_BYTES_MAX {
-                return Err(Why::Malformed("an event names its device by too many bytes"));
-            }
             taken.events_missed = taken.events_missed.saturating_add(event.sequence - mark.sequence - 1);
             mark.sequence = event.sequence;
-            // Of a kind that is not known here: it counts as taken, so that it is not sent for ever.
+            if event.uuid.len() > ID_BYTES_MAX {
+                taken.events_missed = taken.events_missed.saturating_add(1);
+                continue;
+            }
+            // Of a kind that is not known here: of a newer agent.
             let Some(kind) = &event.kind else { continue };
             taken.events.push(Happened {
                 boot_id: mark.boot_id.clone(),
@@ -262,7 +264,7 @@ impl Decoder {
                 event: Event::from_wire(kind),
             });
         }
-        Ok(taken)
+        taken
     }
 }
 
@@ -289,8 +291,8 @@ impl Following {
         for change in &frame.processes {
             self.place(change.place)?.process(change)?;
         }
-        let mut touched: Vec<u32> = frame.processes.iter().map(|change| change.place).collect();
-        touched.dedup();
+        // Each once, in whatever order they come: all of its processes are copied.
+        let touched: BTreeSet<u32> = frame.processes.iter().map(|change| change.place).collect();
         for place in touched {
             let followed = self.place(place)?;
             followed.sample.processes = followed.processes.values().cloned().collect();

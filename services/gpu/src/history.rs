@@ -144,7 +144,7 @@ fn gaps(shared: &Shared, gpu: &str, asked: &Asked) -> Vec<pb::Gap> {
         let end = gap.end_time.as_ref().map_or(asked.end, millis);
         start < asked.end && end > asked.start && end - start > asked.step
     };
-    node.marks.gaps.iter().chain(&node.open_gap()).filter(touches).copied().collect()
+    node.marks.gaps.iter().chain(&node.open_gap_of_history()).filter(touches).copied().collect()
 }
 
 fn point(bucket: &Bucket) -> pb::Point {

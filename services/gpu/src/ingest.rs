@@ -9,16 +9,16 @@ use prost::Message as _;
 use skerry_model::{Code, Fault, NodeRef};
 use skerry_proto::gpu::v1 as pb;
 use skerry_proto::gpu::v1::ingest_service_server::IngestService;
-use skerry_rpc::status_of;
+use skerry_rpc::{is_too_large, status_of};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::Shared;
 use crate::fleet::{Cell, Fleet};
 use crate::marks::{Marks, MarksFile};
 use crate::meters;
 use crate::service::Answers;
+use crate::{INGEST_BYTES_MAX, Shared};
 
 /// Sessions of one gateway: more than it holds.
 const HANDLES_MAX: usize = 20_000;
@@ -88,6 +88,9 @@ impl Stream {
     }
 
     fn take(&mut self, frames: Vec<pb::IngestFrame>) {
+        if frames.is_empty() {
+            return;
+        }
         let (now, mut notes) = (now(), Vec::new());
         // Looked for first: who is told that there is none notes from when on history lacks something.
         let room = self.shared.recorder.room();
@@ -106,9 +109,8 @@ impl Stream {
             taken += node.frames - before;
         }
         meters::frames(taken, all - taken);
-        match room {
-            Some(room) => room.note(notes),
-            None => meters::left_out(),
+        if let Some(room) = room {
+            room.note(notes);
         }
     }
 }
@@ -160,7 +162,8 @@ impl IngestService for Ingest {
                             stream.take(request.frames);
                             fault.map(|fault| status_of(&fault))
                         }
-                        Ok(None) | Err(_) => return,
+                        Ok(None) => return,
+                        Err(status) => Some(refused(&status)),
                     },
                 };
                 if let Some(status) = ended {
@@ -173,10 +176,23 @@ impl IngestService for Ingest {
     }
 }
 
+/// What a gateway is told whose message was not taken.
+fn refused(status: &Status) -> Status {
+    if is_too_large(status) {
+        let message = format!("the message is larger than the {INGEST_BYTES_MAX} bytes that are taken");
+        let fault = Fault::new(Code::ResourceExhausted, "MESSAGE_TOO_LARGE", message);
+        return status_of(&fault.with("bytes_max", INGEST_BYTES_MAX));
+    }
+    let message = format!("the message is no IngestRequest, or did not come whole: {}", status.message());
+    status_of(&Fault::new(Code::InvalidArgument, "INVALID_MESSAGE", message))
+}
+
 /// Writes down what is to be kept beside history, and looks who is silent; until the service ends, and then once more.
 pub(crate) async fn keep(shared: Arc<Shared>, file: MarksFile) {
     let mut failed = false;
     let mut passes = 0_u32;
+    // What history lacks, as far as it was logged.
+    let mut lacks = (0, 0);
     loop {
         let stopping = tokio::select! {
             () = shared.shutdown.wait() => true,
@@ -187,11 +203,25 @@ pub(crate) async fn keep(shared: Arc<Shared>, file: MarksFile) {
             cell.lock().look_for_silence(now(), &mut notes);
         }
         // Where there is no room history has the silence all the same: nothing holds for ever there.
-        if let Some(room) = shared.recorder.room() {
+        if !notes.is_empty()
+            && let Some(room) = shared.recorder.room()
+        {
             room.note(notes);
         }
         passes += 1;
         let all = stopping || passes.is_multiple_of(SAVE_ALL_EVERY);
+        if all {
+            let now = (shared.recorder.batches_left_out(), shared.recorder.samples_refused());
+            let (left_out, refused) = (now.0 - lacks.0, now.1 - lacks.1);
+            if left_out > 0 || refused > 0 {
+                tracing::warn!(
+                    batches = left_out,
+                    samples = refused,
+                    "history has gaps: there was no room, or a clock was set back"
+                );
+            }
+            lacks = now;
+        }
         if let Err(error) = save(&shared.fleet, &file, all).await {
             if !std::mem::replace(&mut failed, true) {
                 tracing::error!(%error, "events of GPUs cannot be written; they are not acknowledged until they can");
@@ -229,3 +259,6 @@ pub(crate) fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge};
-use skerry_series::{Refused, Stats};
+use skerry_series::Stats;
 
 static METERS: LazyLock<Meters> = LazyLock::new(|| {
     let meter = opentelemetry::global::meter("skerry");
@@ -12,7 +12,7 @@ static METERS: LazyLock<Meters> = LazyLock::new(|| {
     Meters {
         frames: counter("skerry.gpu.frames", "Frames of nodes that came, by what became of them"),
         left_out: counter("skerry.gpu.history.left_out", "Batches of samples that history had no room for"),
-        refused: counter("skerry.gpu.history.refused", "Samples that history refused, by reason"),
+        refused: counter("skerry.gpu.history.refused", "Samples that history did not take"),
         values: counter("skerry.gpu.history.values", "Values in full blocks of samples"),
         bytes: meter
             .u64_counter("skerry.gpu.history")
@@ -54,20 +54,15 @@ pub(crate) fn left_out() {
     METERS.left_out.add(1, &[]);
 }
 
+/// History did not take a sample.
+pub(crate) fn refused() {
+    METERS.refused.add(1, &[]);
+}
+
 /// What history counts now, and what it counted when this was called last.
 pub(crate) fn history(now: &Stats, before: &Stats) {
     METERS.values.add(now.sealed_values.saturating_sub(before.sealed_values), &[]);
     METERS.bytes.add(now.sealed_bytes.saturating_sub(before.sealed_bytes), &[]);
-    let reasons: [(&str, fn(&Refused) -> u64); 4] = [
-        ("late", |refused| refused.late),
-        ("values", |refused| refused.values),
-        ("fields", |refused| refused.fields),
-        ("groups", |refused| refused.groups),
-    ];
-    for (reason, of) in reasons {
-        let count = of(&now.refused).saturating_sub(of(&before.refused));
-        METERS.refused.add(count, &[KeyValue::new("reason", reason)]);
-    }
     let files = now.levels.iter().map(|level| level.file_bytes).sum();
     METERS.files.record(files, &[]);
     METERS.memory.record((now.head_bytes + now.index_bytes + now.pending_bytes) as u64, &[]);

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use skerry_daemon::Shutdown;
@@ -25,6 +27,8 @@ pub(crate) enum Note {
     Sample(Group, Time, Values),
     /// From here on nothing is known.
     Gap(Group, Time),
+    /// A sample that is not handed over, since history would not take it. It is only counted.
+    Refused,
 }
 
 enum Work {
@@ -47,6 +51,13 @@ pub(crate) type Prepared = Result<Vec<Query>, QueryError>;
 #[derive(Debug, Clone)]
 pub(crate) struct Recorder {
     work: mpsc::Sender<Work>,
+    counts: Arc<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    left_out: AtomicU64,
+    refused: AtomicU64,
 }
 
 /// Room for one batch.
@@ -81,15 +92,30 @@ impl Recorder {
                 let _ = work.try_send(Work::Maintain);
             }
         });
-        tokio::task::spawn_blocking(move || {
-            Thread { store, failed: false, told: Stats::default() }.run(&mut rest)
-        });
-        Ok(Self { work })
+        let counts = Arc::<Counts>::default();
+        let thread = Thread { store, failed: false, told: Stats::default(), counts: Arc::clone(&counts) };
+        tokio::task::spawn_blocking(move || thread.run(&mut rest));
+        Ok(Self { work, counts })
     }
 
-    /// Room for a batch. `None`: too many wait already, or the history is closed.
+    /// Room for a batch. `None`: too many wait already, or the history is closed; that is counted, so ask only with something to write down.
     pub(crate) fn room(&self) -> Option<Room<'_>> {
-        self.work.try_reserve().ok().map(Room)
+        let room = self.work.try_reserve().ok().map(Room);
+        if room.is_none() {
+            self.counts.left_out.fetch_add(1, Ordering::Relaxed);
+            meters::left_out();
+        }
+        room
+    }
+
+    /// Batches that there was no room for, since the start.
+    pub(crate) fn batches_left_out(&self) -> u64 {
+        self.counts.left_out.load(Ordering::Relaxed)
+    }
+
+    /// Samples that history did not take, since the start: of a clock that was set back, of more GPUs than there may be.
+    pub(crate) fn samples_refused(&self) -> u64 {
+        self.counts.refused.load(Ordering::Relaxed)
     }
 
     /// Asks what is known of groups. `None`: the history is closed.
@@ -119,6 +145,7 @@ struct Thread {
     failed: bool,
     /// What was told of it last.
     told: Stats,
+    counts: Arc<Counts>,
 }
 
 impl Thread {
@@ -142,12 +169,20 @@ impl Thread {
         }
     }
 
-    /// What is refused is counted by the store: samples of a clock that was set back, for one.
     fn note(&mut self, note: Note) {
-        let _ = match note {
-            Note::Sample(group, time, values) => self.store.append(group, time, &values),
-            Note::Gap(group, from) => self.store.gap(group, from),
+        let is_refused = match note {
+            Note::Sample(group, time, values) => self.store.append(group, time, &values).is_err(),
+            Note::Gap(group, from) => {
+                // It is from the newest sample of the group on; after a start it may be from before, but then nothing holds.
+                let _ = self.store.gap(group, from);
+                false
+            }
+            Note::Refused => true,
         };
+        if is_refused {
+            self.counts.refused.fetch_add(1, Ordering::Relaxed);
+            meters::refused();
+        }
     }
 
     fn maintain(&mut self) {
@@ -167,5 +202,29 @@ impl Thread {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_left_out_and_what_is_refused_is_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let shutdown = Shutdown::new();
+        let recorder = Recorder::start(dir.path(), Config::default(), &shutdown).unwrap();
+        let at = |millis| Time::from_unix_ms(millis).unwrap();
+        let sample = |millis| Note::Sample(Group(1), at(millis), vec![(Field(7), Some(40))]);
+        recorder.room().unwrap().note(vec![sample(2_000), sample(1_000), Note::Refused, sample(3_000)]);
+        let all: Vec<Room<'_>> = std::iter::from_fn(|| recorder.room()).collect();
+        assert!(all.len() <= WAITING_MAX);
+        assert_eq!(recorder.batches_left_out(), 1);
+        assert!(recorder.room().is_none());
+        assert_eq!(recorder.batches_left_out(), 2);
+        drop(all);
+        recorder.end().await;
+        assert_eq!(recorder.samples_refused(), 2);
+        shutdown.finish().await;
     }
 }

@@ -1,14 +1,15 @@
 //! Samples as they come in, for who follows them: of this replica's nodes (`own`), and of all (`stream`).
 //!
 //! Nobody is waited for: a reader is looked after once in a while, gets the newest, and is told how many it missed because it was slow. Gaps and events are told
-//! all, or the stream ends.
+//! all, or the stream ends. First the last events of before are told, so that none is lost between two streams either: their numbers tell what came twice.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use skerry_api::Replica;
+use skerry_gpu_model::PLACES_MAX;
 use skerry_model::{Code, Fault};
 use skerry_proto::gpu::v1 as pb;
 use skerry_proto::gpu::v1::peer_service_client::PeerServiceClient;
@@ -42,6 +43,8 @@ const HOLD: Duration = Duration::from_secs(2);
 const SAME_MILLIS: i64 = 1_000;
 /// What waits for a reader.
 const WAITING_MAX: usize = 256;
+/// Events of a node by which it is known what was told: those of before that two replicas tell at most.
+const EVENTS_KNOWN: usize = 128;
 
 type Told = Result<pb::StreamSamplesResponse, Status>;
 
@@ -91,8 +94,8 @@ struct Follower {
     nodes: BTreeMap<String, Vec<String>>,
     /// By node: what happened that was told.
     seen: HashMap<String, u64>,
-    /// By GPU and part.
-    told: HashMap<(String, String), Last>,
+    /// By GPU, and by part.
+    told: HashMap<String, HashMap<String, Last>>,
 }
 
 /// What was told last of a place.
@@ -138,6 +141,12 @@ impl Follower {
                             && device.mig_devices.iter().any(|part| part.uuid == uuid)
                     })
             };
+            let before =
+                node.marks.events.iter().filter(|event| is_first && self.events && about(&event.uuid));
+            for event in before {
+                let event = pb::SampleEvent { node: name.clone(), event: Some(event.clone()) };
+                news.push((None, Body::Event(event)));
+            }
             let open = node.open_gap().filter(|_| is_first).map(Happening::Gap);
             for happening in happened.chain(open.as_ref()) {
                 match happening {
@@ -161,14 +170,14 @@ impl Follower {
                     continue;
                 }
                 let gpu = gpu_name(name, uuid);
-                let key = (gpu, part.to_owned());
-                let is_due = self.told.get(&key).is_none_or(|last| {
+                let last = self.told.get(&gpu).and_then(|parts| parts.get(part));
+                let is_due = last.is_none_or(|last| {
                     // A little early is as good as in time: samples come about once a second.
                     time != last.time && last.at.elapsed() + LOOK_EVERY / 2 >= self.interval
                 });
                 if is_due {
-                    let sample = convert::sample(&key.0, part, time, sample, &self.wanted, self.processes);
-                    news.push((Some(key), Body::Sample(sample)));
+                    let sample = convert::sample(&gpu, part, time, sample, &self.wanted, self.processes);
+                    news.push((Some((gpu, part.to_owned())), Body::Sample(sample)));
                 }
             }
         }
@@ -191,7 +200,10 @@ impl Follower {
             let Body::Sample(sample) = &body else { continue };
             let time = sample.time.as_ref().map_or(0, millis);
             let now = Instant::now();
-            let last = self.told.entry(key).or_insert(Last { time: 0, at: now, skipped: 0 });
+            let (gpu, part) = key;
+            let parts = self.told.entry(gpu).or_default();
+            make_room(parts, &part);
+            let last = parts.entry(part).or_insert(Last { time: 0, at: now, skipped: 0 });
             (last.time, last.at) = (time, now);
             match to.try_reserve() {
                 Ok(room) => {
@@ -202,6 +214,13 @@ impl Follower {
             }
         }
         Ok(())
+    }
+}
+
+/// Forgets the parts of a GPU where there are more than can be: of a node that names its parts anew again and again. At worst a sample is told twice then.
+fn make_room<T>(parts: &mut HashMap<String, T>, part: &str) {
+    if parts.len() >= PLACES_MAX && !parts.contains_key(part) {
+        parts.clear();
     }
 }
 
@@ -258,8 +277,10 @@ struct Merging {
 /// What a reader was told, of whichever replica it came.
 #[derive(Debug, Default)]
 struct Known {
-    /// By GPU and part: when the newest sample was taken.
-    newest: HashMap<(String, String), i64>,
+    /// By GPU, and by part: when the newest sample was taken.
+    newest: HashMap<String, HashMap<String, i64>>,
+    /// By node: boot ids and numbers of the last events.
+    events: HashMap<String, VecDeque<(String, u64)>>,
 }
 
 /// What is done with an answer.
@@ -278,15 +299,16 @@ impl Known {
         match &answer.body {
             Some(Body::Sample(sample)) => {
                 let time = sample.time.as_ref().map_or(0, millis);
-                let key = (sample.gpu.clone(), sample.mig_device.clone());
-                let before = self.newest.insert(key, time);
+                let parts = self.newest.entry(sample.gpu.clone()).or_default();
+                make_room(parts, &sample.mig_device);
+                let before = parts.insert(sample.mig_device.clone(), time);
                 if before == Some(time) { Verdict::Drop } else { Verdict::Tell }
             }
             Some(Body::Gap(gap)) => {
                 let time = |time: Option<prost_types::Timestamp>| time.as_ref().map(millis);
                 let start = gap.gap.as_ref().and_then(|gap| time(gap.start_time)).unwrap_or_default();
                 let end = gap.gap.as_ref().and_then(|gap| time(gap.end_time));
-                match self.newest.get(&(gap.gpu.clone(), String::new())) {
+                match self.newest.get(&gap.gpu).and_then(|parts| parts.get("")) {
                     None if end.is_none() => Verdict::Hold,
                     // The sample that ends a gap is told with it.
                     Some(newest) if *newest > start + SAME_MILLIS && end.is_none_or(|end| *newest < end) => {
@@ -295,7 +317,20 @@ impl Known {
                     None | Some(_) => Verdict::Tell,
                 }
             }
-            Some(Body::Event(_)) | None => Verdict::Tell,
+            Some(Body::Event(told)) => {
+                let Some(event) = &told.event else { return Verdict::Tell };
+                let id = (event.boot_id.clone(), event.sequence);
+                let known = self.events.entry(told.node.clone()).or_default();
+                if known.contains(&id) {
+                    return Verdict::Drop;
+                }
+                if known.len() >= EVENTS_KNOWN {
+                    known.pop_front();
+                }
+                known.push_back(id);
+                Verdict::Tell
+            }
+            None => Verdict::Tell,
         }
     }
 }
@@ -430,6 +465,29 @@ mod tests {
         let end_time = end.map(|end| timestamp(end * 1000));
         let gap = pb::Gap { start_time: Some(timestamp(start * 1000)), end_time, ..pb::Gap::default() };
         answer(Body::Gap(pb::SampleGap { gpu: "g".into(), gap: Some(gap) }))
+    }
+
+    #[test]
+    fn an_event_is_told_once_whoever_tells_it_and_what_is_known_has_a_bound() {
+        let event = |boot: &str, sequence| {
+            let event = pb::GpuEvent { boot_id: boot.into(), sequence, ..pb::GpuEvent::default() };
+            answer(Body::Event(pb::SampleEvent { node: "n".into(), event: Some(event) }))
+        };
+        let mut known = Known::default();
+        assert_eq!(known.judge(&event("b", 2)), Verdict::Tell);
+        assert_eq!(known.judge(&event("b", 1)), Verdict::Tell, "of another replica");
+        assert_eq!(known.judge(&event("c", 1)), Verdict::Tell, "of another boot");
+        assert_eq!(known.judge(&event("b", 2)), Verdict::Drop);
+        for number in 3..2_000 {
+            assert_eq!(known.judge(&event("b", number)), Verdict::Tell);
+            let mut part = sample(number.cast_signed());
+            if let Some(Body::Sample(part)) = &mut part.body {
+                part.mig_device = number.to_string();
+            }
+            assert_eq!(known.judge(&part), Verdict::Tell);
+        }
+        assert_eq!(known.events["n"].len(), EVENTS_KNOWN);
+        assert!(known.newest["g"].len() <= PLACES_MAX);
     }
 
     #[test]

@@ -159,6 +159,7 @@ const ALLOWED_IN_TESTS: &[(&str, &[&str])] = &[
     ("skerry-registry", &["skerry-etcd-embedded"]),
     ("skerry-scheduler", &["skerry-etcd-embedded"]),
     ("skerry-gateway", &["skerry-etcd-embedded"]),
+    ("skerry-gpu", &["skerry-etcd-embedded"]),
     ("skerry-agent", &["skerry-nvml-sim"]),
     ("skerry-gpu-check", &["skerry-nvml-sim"]),
     ("hello", &["skerry-manifest", "skerry-model"]),

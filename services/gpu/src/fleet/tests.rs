@@ -93,6 +93,7 @@ impl Stage {
                     self.history.clear();
                     self.owes_gap = false;
                 }
+                Note::Refused => panic!("the clock goes on, and there are few GPUs"),
                 Note::Sample(_, time, values) => {
                     assert!(!self.owes_gap, "history holds what was before samples that it did not get");
                     assert!(self.last.is_none_or(|last| last <= time.unix_ms()), "out of order");
@@ -246,12 +247,80 @@ fn a_clock_that_is_far_ahead_is_not_believed_and_one_that_is_set_back_loses_noth
     assert_eq!(stage.cell.lock().now().unwrap().0, real);
     assert!(matches!(notes[..], [Note::Sample(_, time, _)] if time.unix_ms() == real));
     notes.clear();
-    // Set back by more than was right: history takes nothing from before, and then all.
+    // Set back by more than was right: history takes nothing from before, and then all, with a gap between.
     let second = frame(&mut stage, real - 5000, 50);
     stage.cell.lock().take(1, &second, real + 1000, &mut notes);
-    assert_eq!(notes, []);
+    let at = |millis| Time::from_unix_ms(millis).unwrap();
+    assert!(
+        matches!(notes[..], [Note::Gap(_, from), Note::Refused] if from == at(real)),
+        "nothing holds meanwhile: {notes:?}"
+    );
+    let gap = stage.cell.lock().open_gap_of_history().unwrap();
+    assert_eq!((gap.start_time, gap.end_time), (Some(timestamp(real)), None));
+    notes.clear();
+    let again = frame(&mut stage, real - 4000, 60);
+    stage.cell.lock().take(1, &again, real + 1500, &mut notes);
+    assert_eq!(notes, [Note::Refused]);
+    notes.clear();
+    // Also where there is no room meanwhile, and over a restart.
+    let again = frame(&mut stage, real - 3000, 70);
+    stage.cell.lock().take_without_room(1, &again, real + 1600);
+    assert_eq!(stage.cell.lock().kept().last, real);
     let third = frame(&mut stage, real + 2000, 90);
     stage.cell.lock().take(1, &third, real + 2000, &mut notes);
     let temperature = (skerry_series::Field(Field::Temperature.to_wire() as u32), Some(90));
-    assert!(matches!(&notes[..], [Note::Sample(_, _, values)] if values.contains(&temperature)), "{notes:?}");
+    assert!(
+        matches!(&notes[..], [Note::Gap(_, from), Note::Sample(_, _, values)] if *from == at(real) && values.contains(&temperature)),
+        "{notes:?}"
+    );
+    let gap = pb::Gap {
+        start_time: Some(timestamp(real)),
+        end_time: Some(timestamp(real + 2000)),
+        cause: Cause::Dropped.into(),
+    };
+    let node = stage.cell.lock();
+    assert_eq!(node.marks.gaps, [gap]);
+    assert_eq!(node.open_gap_of_history(), None);
+    assert_eq!(node.happenings(), 0, "who follows samples had them all");
+}
+
+#[test]
+fn a_link_that_is_lost_leaves_a_gap_also_where_the_clock_is_not_believed() {
+    let mut stage = Stage::new();
+    let (real, ahead) = (stage.now, 2 * AHEAD_MAX_MILLIS);
+    let mut notes = Vec::new();
+    let first = stage.encoder.encode(real + ahead, &[Sample::new()]).unwrap();
+    stage.cell.lock().take(1, &first, real, &mut notes);
+    stage.encoder.begin_anew(Reason::LinkRestored);
+    let second = stage.encoder.encode(real + ahead + 60_000, &[Sample::new()]).unwrap();
+    stage.cell.lock().take(1, &second, real + 60_000, &mut notes);
+    assert!(
+        matches!(notes[..], [Note::Sample(..), Note::Gap(_, from), Note::Sample(..)] if from.unix_ms() == real)
+    );
+    let times = |gap: &pb::Gap| (gap.start_time, gap.end_time);
+    let gaps: Vec<_> = stage.cell.lock().marks.gaps.iter().map(times).collect();
+    assert_eq!(gaps, [(Some(timestamp(real)), Some(timestamp(real + 60_000)))]);
+}
+
+#[test]
+fn a_value_that_history_does_not_take_leaves_those_beside_it_alone() {
+    let mut stage = Stage::new();
+    let mut notes = Vec::new();
+    let mut values = |power: i64, temperature: i64| {
+        stage.now += 1000;
+        let mut sample = Sample::new();
+        sample.set(Field::Power, Ok(power));
+        sample.set(Field::Temperature, Ok(temperature));
+        let frame = stage.encoder.encode(stage.now, &[sample]).unwrap();
+        notes.clear();
+        stage.cell.lock().take(1, &frame, stage.now, &mut notes);
+        let [Note::Sample(_, _, values)] = &notes[..] else { panic!("{notes:?}") };
+        values.clone()
+    };
+    let number = |field: Field| skerry_series::Field(field.to_wire() as u32);
+    let (power, temperature) = (number(Field::Power), number(Field::Temperature));
+    assert_eq!(values(1000, 40), [(temperature, Some(40)), (power, Some(1000))]);
+    assert_eq!(values(i64::MAX, 50), [(temperature, Some(50)), (power, None)]);
+    assert_eq!(values(2000, 50), [(power, Some(2000))]);
+    assert_eq!(values(i64::MIN, 50), [(power, None)]);
 }

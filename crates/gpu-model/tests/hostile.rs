@@ -1,0 +1,72 @@
+//! Frames as no encoder makes them: what of them is taken, and what is not.
+
+use skerry_gpu_model::decode::{Outcome, Why};
+use skerry_gpu_model::{Decoder, EVENTS_MAX};
+use skerry_proto::gpu::v1 as pb;
+use skerry_proto::gpu::v1::keyframe::Reason;
+
+fn devices(count: usize) -> Vec<pb::Device> {
+    (0..count).map(|at| pb::Device { uuid: format!("GPU-{at}"), ..pb::Device::default() }).collect()
+}
+
+/// A keyframe of one device with these events.
+fn keyframe_with(sequence: u32, time: i64, events: Vec<pb::FrameEvent>) -> pb::Frame {
+    let keyframe = pb::Keyframe {
+        reason: Reason::Periodic.into(),
+        time_unix_millis: time,
+        boot_id: "boot".into(),
+        devices: devices(1),
+    };
+    pb::Frame { stream: 77, sequence, keyframe: Some(keyframe), events, ..pb::Frame::default() }
+}
+
+fn lost(sequence: u64, uuid: &str) -> pb::FrameEvent {
+    let kind = Some(pb::frame_event::Kind::Lost(pb::LostEvent {}));
+    pb::FrameEvent { sequence, uuid: uuid.into(), kind, ..pb::FrameEvent::default() }
+}
+
+#[test]
+fn an_event_that_is_none_is_passed_over_and_those_around_it_are_taken() {
+    let mut decoder = Decoder::new();
+    let events = vec![lost(1, "GPU-0"), lost(2, &"x".repeat(65)), lost(3, &"x".repeat(64))];
+    let taken = decoder.take(&keyframe_with(1, 1_000, events));
+    assert_eq!(taken.outcome, Outcome::Begun);
+    assert_eq!(taken.events.iter().map(|event| event.sequence).collect::<Vec<_>>(), [1, 3]);
+    assert_eq!(taken.events_missed, 1);
+    // It is acknowledged with the others, and so not sent for ever.
+    assert_eq!(decoder.events().map(|mark| mark.sequence), Some(3));
+}
+
+#[test]
+fn of_a_frame_with_too_many_events_nothing_is_taken() {
+    let mut decoder = Decoder::new();
+    decoder.take(&keyframe_with(1, 1_000, vec![lost(1, "GPU-0")]));
+    let many = (2..=EVENTS_MAX as u64 + 2).map(|sequence| lost(sequence, "GPU-0")).collect();
+    let taken = decoder.take(&keyframe_with(2, 2_000, many));
+    assert!(matches!(taken.outcome, Outcome::Wanted(Why::Malformed(_))), "{taken:?}");
+    assert_eq!(decoder.time(), Some(1_000), "a gap begins with what was taken last");
+    assert_eq!(decoder.events().map(|mark| mark.sequence), Some(1));
+    let taken = decoder.take(&keyframe_with(3, 3_000, vec![lost(2, "GPU-0")]));
+    assert_eq!(taken.events.len(), 1);
+    assert_eq!(taken.gap.map(|gap| (gap.since, gap.until)), Some((1_000, 3_000)));
+}
+
+#[test]
+fn a_frame_that_jumps_between_places_has_the_processes_of_each() {
+    let (places, each) = (16, 1_024);
+    let mut frame = keyframe_with(1, 1_000, Vec::new());
+    frame.keyframe.as_mut().expect("it is one").devices = devices(places);
+    let change = |pid: usize, place: usize| pb::ProcessChange {
+        place: place.try_into().expect("a few"),
+        pid: pid.try_into().expect("a few"),
+        process: Some(pb::Process::default()),
+        ..pb::ProcessChange::default()
+    };
+    frame.processes = (0..each).flat_map(|pid| (0..places).map(move |place| change(pid, place))).collect();
+    let mut decoder = Decoder::new();
+    assert_eq!(decoder.take(&frame).outcome, Outcome::Begun);
+    for followed in decoder.places() {
+        let pids = followed.sample().processes.iter().map(|one| one.pid as usize);
+        assert!(pids.eq(0..each));
+    }
+}
