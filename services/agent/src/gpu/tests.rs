@@ -35,6 +35,7 @@ struct Machine {
     link: Option<SampleLink>,
     mps: Sender<Mps>,
     sharing: Option<GpuLink>,
+    booked: Vec<Booked>,
     containers: Arc<Sender<Arc<Containers>>>,
     running: JoinSet<()>,
     shutdown: CancellationToken,
@@ -57,6 +58,7 @@ impl Machine {
             link: None,
             mps,
             sharing,
+            booked: Vec::new(),
             containers,
             running,
             shutdown,
@@ -64,9 +66,14 @@ impl Machine {
     }
 
     /// A second is 20 ms; what takes longer than a fifth of a real one hangs.
-    fn start(mut self) -> Self {
+    fn start(self) -> Self {
+        self.start_at(Duration::from_millis(20))
+    }
+
+    fn start_at(mut self, second: Duration) -> Self {
         let pace = Pace {
-            second: Duration::from_millis(20),
+            second,
+            again: Duration::from_millis(10),
             hangs_after: Duration::from_millis(400),
             look_every: Duration::from_millis(50),
         };
@@ -75,6 +82,7 @@ impl Machine {
         let (samples, link) = sample_stream("boot");
         let containers = Arc::clone(&self.containers);
         let (shares, sharing) = sharing(told.clone(), self.mps.subscribe());
+        sharing.tell_booked(self.booked.clone());
         let collector =
             Collector::over(driver, pace, self.dir.path(), containers, told_in, (samples, shares));
         self.sharing = Some(sharing);
