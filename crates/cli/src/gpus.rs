@@ -21,7 +21,7 @@ const PAGE_SIZE: i32 = 500;
 /// What comes before the digits of a UUID, at NVIDIA.
 const UUID_HEAD: &str = "GPU-";
 
-fn service(channel: Channel) -> GpuServiceClient<Traced> {
+pub(crate) fn service(channel: Channel) -> GpuServiceClient<Traced> {
     GpuServiceClient::new(Traced::new(channel)).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
@@ -171,7 +171,7 @@ impl Client {
         page_token: String,
         query: &Query,
     ) -> Result<(Vec<Item>, String, String), CallError> {
-        let (parent, selector) = (self.gpu_parent(query), selector(query));
+        let (parent, selector) = (self.gpu_parent(query), Some(self.gpu_selector(query)));
         let page = self.gpus(pb::ListGpusRequest { parent, page_size, page_token, selector }).await?;
         let items = page.gpus.into_iter().map(|gpu| Item::Gpu(Box::new(gpu))).collect();
         Ok((items, page.next_page_token, page.resource_version))
@@ -218,7 +218,7 @@ impl Client {
         let message = pb::WatchGpusRequest {
             parent: self.gpu_parent(query),
             resource_version,
-            selector: selector(query),
+            selector: Some(self.gpu_selector(query)),
         };
         let stream = self.call(Service::Gpu, |channel, _| {
             let message = message.clone();
@@ -251,15 +251,20 @@ impl Client {
         answer.await
     }
 
-    fn gpu_parent(&self, query: &Query) -> String {
+    pub(crate) fn gpu_parent(&self, query: &Query) -> String {
         let parent = self.project().parent();
         query.node.as_ref().map_or_else(|| parent.clone(), |node| format!("{parent}/nodes/{node}"))
     }
-}
 
-fn selector(query: &Query) -> Option<pb::GpuSelector> {
-    let labels = query.selector.clone();
-    (!labels.is_empty()).then(|| pb::GpuSelector { label_selector: labels, ..Default::default() })
+    /// What a query says beside the node.
+    pub(crate) fn gpu_selector(&self, query: &Query) -> pb::GpuSelector {
+        let app = |app: &String| format!("{}/apps/{app}", self.project().parent());
+        pb::GpuSelector {
+            label_selector: query.selector.clone(),
+            app: query.app.as_ref().map(app).unwrap_or_default(),
+            ..Default::default()
+        }
+    }
 }
 
 /// Puts GPUs in the order of nodes and places, where names have that of UUIDs. What is no GPU stays.
