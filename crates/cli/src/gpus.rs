@@ -110,8 +110,9 @@ impl<'a> Meant<'a> {
 
     fn hint(&self, here: &[&pb::Gpu], all: &[pb::Gpu]) -> String {
         match (self.node, here) {
-            (_, _) if all.is_empty() => "; no node of the project has told of one".to_owned(),
+            // Of a node only its own were asked for.
             (Some(node), []) => format!("; node {node} has told of none"),
+            (None, _) if all.is_empty() => "; no node of the project has told of one".to_owned(),
             (Some(node), here) => format!("; node {node} has {}", named(here)),
             (None, _) => {
                 ": write a UUID, how one begins, or NODE/INDEX; `skerry get gpus` shows all".to_owned()
@@ -150,6 +151,10 @@ impl Client {
         let query = Query { node: meant.node.map(str::to_owned), ..Query::all(Type::Gpu) };
         let (items, _) = self.list(&query).await.map_err(CallOrUsage::Usage)?;
         let gpus: Vec<pb::Gpu> = items.into_iter().filter_map(of_item).collect();
+        if let Some(node) = meant.node.filter(|_| gpus.is_empty()) {
+            // It may be that there is no such node.
+            Box::pin(self.get(&Target::node(node))).await?;
+        }
         let gpu = meant.among(&gpus).map_err(CallOrUsage::Usage)?;
         Ok(Target { kind: Type::Gpu, name: gpu.name.clone() })
     }
@@ -346,8 +351,9 @@ mod tests {
         );
         assert!(found("n9/0").unwrap_err().contains("; node n9 has told of none"));
         assert!(found("77").unwrap_err().contains("NODE/INDEX"));
-        let none = Meant::of("n1/0").among(&[]).unwrap_err().text().expect("printed");
-        assert!(none.contains("no node of the project has told of one"), "{none}");
+        let none = |name| Meant::of(name).among(&[]).unwrap_err().text().expect("printed");
+        assert!(none("n1/0").contains("; node n1 has told of none"));
+        assert!(none("5d2f").contains("; no node of the project has told of one"));
     }
 
     #[test]

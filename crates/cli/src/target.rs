@@ -188,7 +188,11 @@ impl Target {
             Type::Project => ProjectRef::parse_short(&self.name).map(|name| name.to_string()),
             Type::Instance => return Ok(format!("{}/instances/{}", project.parent(), self.name)),
             Type::Gpu => return crate::gpus::full_name(project, &self.name),
-            Type::Revision | Type::Event | Type::Allocation => {
+            Type::Allocation => {
+                let message = "allocations are of apps, and only listed: skerry get allocations";
+                return Err(CliError::Usage(message.to_owned()));
+            }
+            Type::Revision | Type::Event => {
                 return Err(CliError::Usage(format!("{} cannot be named here", self.kind.plural())));
             }
         };
