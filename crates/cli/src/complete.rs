@@ -186,10 +186,13 @@ impl Line {
 
     /// The names of all resources of a type, as far as the first page goes. None when anything fails.
     fn names(&self, kind: Type) -> Vec<String> {
-        // Revisions are those of an app, and events have no names.
-        if matches!(kind, Type::Revision | Type::Event) {
-            return vec![];
-        }
+        let kind = match kind {
+            // Revisions are those of an app, and events have no names.
+            Type::Revision | Type::Event => return vec![],
+            // Those of a GPU, in most cases.
+            Type::Allocation => Type::Gpu,
+            kind => kind,
+        };
         let Ok(settings) = Settings::of(&self.globals()) else { return vec![] };
         let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
             return vec![];

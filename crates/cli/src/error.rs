@@ -21,6 +21,10 @@ Exit codes:
   130  interrupted
 exec and debug: that of the command, else 125";
 
+/// What to look at when an address is none: somebody may have meant a GPU by `--gpu`.
+const WHERE_ADDRESSES_ARE: &str = "--server, --registry, --scheduler, --relay and --gpu, the variables SKERRY_SERVER and so on, and contexts \
+     say where servers are";
+
 /// Why a command ended early.
 #[derive(Debug)]
 pub(crate) enum CliError {
@@ -132,9 +136,10 @@ impl CliError {
                 Self::Unreachable { address, how: Away::Absent, detail: innermost(&source) }
             }
             error @ ConnectError::Tls { .. } => Self::Untrusted(error.to_string()),
-            error @ (ConnectError::Address { .. }
-            | ConnectError::NoAuthority { .. }
-            | ConnectError::Plain { .. }) => Self::Usage(error.to_string()),
+            error @ ConnectError::Address { .. } => Self::Usage(format!("{error}\n  {WHERE_ADDRESSES_ARE}")),
+            error @ (ConnectError::NoAuthority { .. } | ConnectError::Plain { .. }) => {
+                Self::Usage(error.to_string())
+            }
         }
     }
 

@@ -21,7 +21,7 @@ const PAGE_SIZE: i32 = 500;
 /// What comes before the digits of a UUID, at NVIDIA.
 const UUID_HEAD: &str = "GPU-";
 
-fn service(channel: Channel) -> GpuServiceClient<Traced> {
+pub(crate) fn service(channel: Channel) -> GpuServiceClient<Traced> {
     GpuServiceClient::new(Traced::new(channel)).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
@@ -110,8 +110,9 @@ impl<'a> Meant<'a> {
 
     fn hint(&self, here: &[&pb::Gpu], all: &[pb::Gpu]) -> String {
         match (self.node, here) {
-            (_, _) if all.is_empty() => "; no node of the project has told of one".to_owned(),
+            // Of a node only its own were asked for.
             (Some(node), []) => format!("; node {node} has told of none"),
+            (None, _) if all.is_empty() => "; no node of the project has told of one".to_owned(),
             (Some(node), here) => format!("; node {node} has {}", named(here)),
             (None, _) => {
                 ": write a UUID, how one begins, or NODE/INDEX; `skerry get gpus` shows all".to_owned()
@@ -150,6 +151,10 @@ impl Client {
         let query = Query { node: meant.node.map(str::to_owned), ..Query::all(Type::Gpu) };
         let (items, _) = self.list(&query).await.map_err(CallOrUsage::Usage)?;
         let gpus: Vec<pb::Gpu> = items.into_iter().filter_map(of_item).collect();
+        if let Some(node) = meant.node.filter(|_| gpus.is_empty()) {
+            // It may be that there is no such node.
+            Box::pin(self.get(&Target::node(node))).await?;
+        }
         let gpu = meant.among(&gpus).map_err(CallOrUsage::Usage)?;
         Ok(Target { kind: Type::Gpu, name: gpu.name.clone() })
     }
@@ -171,7 +176,7 @@ impl Client {
         page_token: String,
         query: &Query,
     ) -> Result<(Vec<Item>, String, String), CallError> {
-        let (parent, selector) = (self.gpu_parent(query), selector(query));
+        let (parent, selector) = (self.gpu_parent(query), Some(self.gpu_selector(query)));
         let page = self.gpus(pb::ListGpusRequest { parent, page_size, page_token, selector }).await?;
         let items = page.gpus.into_iter().map(|gpu| Item::Gpu(Box::new(gpu))).collect();
         Ok((items, page.next_page_token, page.resource_version))
@@ -218,7 +223,7 @@ impl Client {
         let message = pb::WatchGpusRequest {
             parent: self.gpu_parent(query),
             resource_version,
-            selector: selector(query),
+            selector: Some(self.gpu_selector(query)),
         };
         let stream = self.call(Service::Gpu, |channel, _| {
             let message = message.clone();
@@ -251,15 +256,20 @@ impl Client {
         answer.await
     }
 
-    fn gpu_parent(&self, query: &Query) -> String {
+    pub(crate) fn gpu_parent(&self, query: &Query) -> String {
         let parent = self.project().parent();
         query.node.as_ref().map_or_else(|| parent.clone(), |node| format!("{parent}/nodes/{node}"))
     }
-}
 
-fn selector(query: &Query) -> Option<pb::GpuSelector> {
-    let labels = query.selector.clone();
-    (!labels.is_empty()).then(|| pb::GpuSelector { label_selector: labels, ..Default::default() })
+    /// What a query says beside the node.
+    pub(crate) fn gpu_selector(&self, query: &Query) -> pb::GpuSelector {
+        let app = |app: &String| format!("{}/apps/{app}", self.project().parent());
+        pb::GpuSelector {
+            label_selector: query.selector.clone(),
+            app: query.app.as_ref().map(app).unwrap_or_default(),
+            ..Default::default()
+        }
+    }
 }
 
 /// Puts GPUs in the order of nodes and places, where names have that of UUIDs. What is no GPU stays.
@@ -341,8 +351,9 @@ mod tests {
         );
         assert!(found("n9/0").unwrap_err().contains("; node n9 has told of none"));
         assert!(found("77").unwrap_err().contains("NODE/INDEX"));
-        let none = Meant::of("n1/0").among(&[]).unwrap_err().text().expect("printed");
-        assert!(none.contains("no node of the project has told of one"), "{none}");
+        let none = |name| Meant::of(name).among(&[]).unwrap_err().text().expect("printed");
+        assert!(none("n1/0").contains("; node n1 has told of none"));
+        assert!(none("5d2f").contains("; no node of the project has told of one"));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What can be shown, whatever its type: fetched one by one, listed in pages, streamed as changes.
 
+mod changes;
 mod people;
 
 use skerry_manifest::Resource;
@@ -8,11 +9,12 @@ use skerry_proto::gpu::v1 as gpu;
 use skerry_proto::registry::v1 as registry;
 use skerry_proto::scheduler::v1 as scheduler;
 use skerry_proto::types::v1 as types;
-use tonic::{Status, Streaming};
 
 use crate::client::{CallError, Client, Service, apps, configs, events, nodes, request, secrets};
 use crate::error::CliError;
 use crate::target::{Target, Type};
+
+pub(crate) use changes::ChangeKind;
 
 /// Asked for at once; servers cut pages by bytes as well.
 const PAGE_SIZE: i32 = 500;
@@ -39,6 +41,7 @@ pub(crate) enum Item {
     Project(Box<registry::Project>),
     Task(Box<registry::Task>),
     Gpu(Box<gpu::Gpu>),
+    Allocation(Box<gpu::Allocation>),
 }
 
 impl Item {
@@ -59,6 +62,7 @@ impl Item {
             Self::Grant(grant) => Target::of_full_name(Type::Grant, name_of(grant.metadata.as_ref())),
             Self::Task(task) => Target::of_full_name(Type::Task, name_of(task.metadata.as_ref())),
             Self::Gpu(gpu) => Target { kind: Type::Gpu, name: crate::gpus::short_name(&gpu.name) },
+            Self::Allocation(one) => Target { kind: Type::Allocation, name: crate::allocations::name(one) },
             Self::Instance(instance) => Target { kind: Type::Instance, name: instance.instance.clone() },
             Self::Revision(revision) => {
                 let mut parts = revision.name.rsplit('/');
@@ -98,6 +102,7 @@ impl Item {
             Self::Grant(grant) => output::named("Grant", "skerry.registry.v1.Grant", grant.as_ref()),
             Self::Task(task) => output::named("Task", "skerry.registry.v1.Task", task.as_ref()),
             Self::Gpu(gpu) => output::other("Gpu", "skerry.gpu.v1.Gpu", gpu.as_ref()),
+            Self::Allocation(one) => output::other("Allocation", "skerry.gpu.v1.Allocation", one.as_ref()),
             Self::Event(event) => output::other("Event", "skerry.type.v1.Event", event.as_ref()),
         }
     }
@@ -113,11 +118,11 @@ pub(crate) struct Query {
     pub(crate) kind: Type,
     /// Labels; empty for all.
     pub(crate) selector: String,
-    /// Instances and revisions of this app only (short name).
+    /// Instances, revisions and allocations of this app, and GPUs that it has something of, only (short name).
     pub(crate) app: Option<String>,
-    /// Instances and revisions whose name begins with this path.
-    pub(crate) below: Option<String>,
-    /// Instances and GPUs on this node only (short name).
+    /// Instances, revisions and allocations whose name begins with one of these paths. Empty: any.
+    pub(crate) below: Vec<String>,
+    /// Instances, GPUs and allocations on this node only (short name).
     pub(crate) node: Option<String>,
     /// Events about this resource only (full name).
     pub(crate) regarding: String,
@@ -125,15 +130,17 @@ pub(crate) struct Query {
 
 impl Query {
     pub(crate) fn all(kind: Type) -> Self {
-        Self { kind, selector: String::new(), app: None, below: None, node: None, regarding: String::new() }
+        Self { kind, selector: String::new(), app: None, below: vec![], node: None, regarding: String::new() }
     }
 
-    /// Whether one is asked for by its whole name: `APP/HASH`, `APP/SERVICE/NODE/INDEX`.
+    /// Whether one is asked for by its whole name: `APP/HASH`, `APP/SERVICE/NODE/INDEX`, `NODE/UUID/INSTANCE`.
     pub(crate) fn names_one(&self) -> bool {
-        let parts = self.below.as_ref().map_or(0, |below| below.split('/').count());
+        let [name] = self.below.as_slice() else { return false };
+        let parts = name.split('/').count();
         match self.kind {
             Type::Revision => parts == 2,
             Type::Instance => parts == 4,
+            Type::Allocation => parts == 6,
             Type::Node
             | Type::Cluster
             | Type::App
@@ -148,6 +155,16 @@ impl Query {
             | Type::Task
             | Type::Gpu => false,
         }
+    }
+
+    /// Whether an item is below one of the paths.
+    fn names(&self, item: &Item) -> bool {
+        let name = item.target().name;
+        // Hashes are shown by their first digits.
+        let by_digits = |below: &String| self.kind == Type::Revision && below.contains('/');
+        let is_named =
+            |below: &String| is_below(&name, below) || (by_digits(below) && name.starts_with(below.as_str()));
+        self.below.iter().any(is_named)
     }
 }
 
@@ -199,7 +216,7 @@ impl Client {
             Type::RoleBinding => Some(self.get_binding(name).await?),
             Type::Grant => Some(self.get_grant(name).await?),
             Type::Project => Some(Item::Project(Box::new(self.project_named(&name).await?))),
-            Type::Instance | Type::Revision | Type::Event => {
+            Type::Instance | Type::Revision | Type::Event | Type::Allocation => {
                 let message = format!("{} are listed, not fetched one by one", target.kind.plural());
                 return Err(CallOrUsage::Usage(CliError::Usage(message)));
             }
@@ -229,13 +246,8 @@ impl Client {
                 )));
             }
             if next.is_empty() {
-                if let Some(below) = &query.below {
-                    // Hashes are shown by their first digits.
-                    let by_digits = query.kind == Type::Revision && below.contains('/');
-                    items.retain(|item| {
-                        let name = item.target().name;
-                        is_below(&name, below) || (by_digits && name.starts_with(below.as_str()))
-                    });
+                if !query.below.is_empty() {
+                    items.retain(|item| query.names(item));
                 }
                 crate::gpus::sort(&mut items);
                 return Ok((items, version));
@@ -344,6 +356,10 @@ impl Client {
             Type::Cluster => Ok(self.page_of_clusters(PAGE_SIZE, page_token, label_selector).await?),
             Type::Task => Ok(self.page_of_tasks(PAGE_SIZE, page_token, label_selector).await?),
             Type::Gpu => Ok(self.page_of_gpus(PAGE_SIZE, page_token, query).await?),
+            Type::Allocation => {
+                let (items, next) = self.page_of_allocations(PAGE_SIZE, page_token, query).await?;
+                Ok((items, next, String::new()))
+            }
             Type::Project => self.projects_page(PAGE_SIZE, page_token, label_selector).await,
         }
     }
@@ -359,70 +375,6 @@ impl Client {
             async move { events(channel).list_events(request(message, left)).await }
         });
         Ok(wrap(answer.await?.events, Item::Event))
-    }
-
-    /// Changes after `version`. Not for what servers do not stream: see [`Type::is_streamed`]. The deadline of a call holds until the
-    /// stream begins.
-    pub(crate) async fn changes(&self, query: &Query, version: &str) -> Result<Changes, CallError> {
-        let parent = self.project().parent();
-        let resource_version = version.to_owned();
-        let label_selector = query.selector.clone();
-        match query.kind {
-            Type::Node => {
-                let message = registry::WatchNodesRequest { parent, resource_version, label_selector };
-                let stream = self.call(Service::Registry, |channel, _| {
-                    let message = message.clone();
-                    async move { nodes(channel).watch_nodes(message).await }
-                });
-                stream.await.map(Changes::Nodes)
-            }
-            Type::App => {
-                let message = scheduler::WatchAppsRequest { parent, resource_version, label_selector };
-                let stream = self.call(Service::Scheduler, |channel, _| {
-                    let message = message.clone();
-                    async move { apps(channel).watch_apps(message).await }
-                });
-                stream.await.map(Changes::Apps)
-            }
-            Type::Config => {
-                let message = scheduler::WatchConfigsRequest { parent, resource_version, label_selector };
-                let stream = self.call(Service::Scheduler, |channel, _| {
-                    let message = message.clone();
-                    async move { configs(channel).watch_configs(message).await }
-                });
-                stream.await.map(Changes::Configs)
-            }
-            Type::Secret => {
-                let message = scheduler::WatchSecretsRequest { parent, resource_version, label_selector };
-                let stream = self.call(Service::Scheduler, |channel, _| {
-                    let message = message.clone();
-                    async move { secrets(channel).watch_secrets(message).await }
-                });
-                stream.await.map(Changes::Secrets)
-            }
-            Type::Cluster => {
-                self.cluster_changes(resource_version, label_selector).await.map(Changes::Clusters)
-            }
-            Type::Project => {
-                self.project_changes(resource_version, label_selector).await.map(Changes::Projects)
-            }
-            Type::Task => self.task_changes(resource_version, label_selector).await.map(Changes::Tasks),
-            Type::Gpu => self.gpu_changes(resource_version, query).await.map(Changes::Gpus),
-            Type::Event
-            | Type::Instance
-            | Type::Revision
-            | Type::User
-            | Type::Group
-            | Type::RoleBinding
-            | Type::Grant => {
-                let message = registry::WatchEventsRequest { parent, regarding: query.regarding.clone() };
-                let stream = self.call(Service::Registry, |channel, _| {
-                    let message = message.clone();
-                    async move { events(channel).watch_events(message).await }
-                });
-                stream.await.map(Changes::Events)
-            }
-        }
     }
 }
 
@@ -460,118 +412,6 @@ impl From<CallOrUsage> for CliError {
             CallOrUsage::Call(error) => error.into(),
             CallOrUsage::Usage(error) => error,
         }
-    }
-}
-
-/// What happened to an item.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ChangeKind {
-    Added,
-    Modified,
-    Deleted,
-}
-
-impl ChangeKind {
-    /// As scripts see it.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Added => "ADDED",
-            Self::Modified => "MODIFIED",
-            Self::Deleted => "DELETED",
-        }
-    }
-}
-
-/// One message of a watch.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Change {
-    /// Absent when only time has passed.
-    pub(crate) item: Option<(ChangeKind, Item)>,
-    /// Where a watch may continue.
-    pub(crate) resource_version: String,
-}
-
-/// An open watch.
-pub(crate) enum Changes {
-    Nodes(Streaming<registry::WatchNodesResponse>),
-    Apps(Streaming<scheduler::WatchAppsResponse>),
-    Configs(Streaming<scheduler::WatchConfigsResponse>),
-    Secrets(Streaming<scheduler::WatchSecretsResponse>),
-    Events(Streaming<registry::WatchEventsResponse>),
-    Projects(Streaming<registry::WatchProjectsResponse>),
-    Clusters(Streaming<registry::WatchClustersResponse>),
-    Tasks(Streaming<registry::WatchTasksResponse>),
-    Gpus(Streaming<gpu::WatchGpusResponse>),
-}
-
-impl Changes {
-    /// The next message; `None` when the server ended the stream.
-    pub(crate) async fn next(&mut self) -> Result<Option<Change>, Status> {
-        Ok(match self {
-            Self::Nodes(stream) => stream.message().await?.map(|change| {
-                let kind = registry_kind(change.r#type());
-                of(kind, change.node.map(|node| Item::Node(Box::new(node))), change.resource_version)
-            }),
-            Self::Clusters(stream) => stream.message().await?.map(|change| {
-                let kind = registry_kind(change.r#type());
-                let item = change.cluster.map(|cluster| Item::Cluster(Box::new(cluster)));
-                of(kind, item, change.resource_version)
-            }),
-            Self::Tasks(stream) => stream.message().await?.map(|change| {
-                let kind = registry_kind(change.r#type());
-                of(kind, change.task.map(|task| Item::Task(Box::new(task))), change.resource_version)
-            }),
-            Self::Gpus(stream) => stream.message().await?.map(|change| {
-                let kind = crate::gpus::change_kind(change.r#type());
-                of(kind, change.gpu.map(|gpu| Item::Gpu(Box::new(gpu))), change.resource_version)
-            }),
-            Self::Projects(stream) => stream.message().await?.map(|change| {
-                let kind = registry_kind(change.r#type());
-                let item = change.project.map(|project| Item::Project(Box::new(project)));
-                of(kind, item, change.resource_version)
-            }),
-            Self::Apps(stream) => stream.message().await?.map(|change| {
-                let kind = scheduler_kind(change.r#type());
-                of(kind, change.app.map(|app| Item::App(Box::new(app))), change.resource_version)
-            }),
-            Self::Configs(stream) => stream.message().await?.map(|change| {
-                let kind = scheduler_kind(change.r#type());
-                of(kind, change.config.map(|config| Item::Config(Box::new(config))), change.resource_version)
-            }),
-            Self::Secrets(stream) => stream.message().await?.map(|change| {
-                let kind = scheduler_kind(change.r#type());
-                of(kind, change.secret.map(|secret| Item::Secret(Box::new(secret))), change.resource_version)
-            }),
-            Self::Events(stream) => stream.message().await?.map(|change| {
-                of(
-                    Some(ChangeKind::Added),
-                    change.event.map(|event| Item::Event(Box::new(event))),
-                    String::new(),
-                )
-            }),
-        })
-    }
-}
-
-fn of(kind: Option<ChangeKind>, item: Option<Item>, resource_version: String) -> Change {
-    Change { item: kind.zip(item), resource_version }
-}
-
-fn registry_kind(kind: registry::ChangeType) -> Option<ChangeKind> {
-    match kind {
-        registry::ChangeType::Added => Some(ChangeKind::Added),
-        registry::ChangeType::Modified => Some(ChangeKind::Modified),
-        registry::ChangeType::Deleted => Some(ChangeKind::Deleted),
-        registry::ChangeType::Bookmark | registry::ChangeType::Unspecified => None,
-    }
-}
-
-fn scheduler_kind(kind: scheduler::ChangeType) -> Option<ChangeKind> {
-    match kind {
-        scheduler::ChangeType::Added => Some(ChangeKind::Added),
-        scheduler::ChangeType::Modified => Some(ChangeKind::Modified),
-        scheduler::ChangeType::Deleted => Some(ChangeKind::Deleted),
-        scheduler::ChangeType::Bookmark | scheduler::ChangeType::Unspecified => None,
     }
 }
 

@@ -3,6 +3,7 @@
 //! The binary in `skerry/` embeds them beside `up` and `etcd`. Everything that prints is split in two: `render` makes text from
 //! resources and is pure; `commands` call servers and write what was rendered.
 
+mod allocations;
 pub mod args;
 mod client;
 mod clusters;

@@ -29,11 +29,12 @@ pub(crate) enum Type {
     Project,
     Task,
     Gpu,
+    Allocation,
 }
 
 impl Type {
     /// All of them, in the order in which they are told.
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::Node,
         Self::Cluster,
         Self::App,
@@ -49,6 +50,7 @@ impl Type {
         Self::Project,
         Self::Task,
         Self::Gpu,
+        Self::Allocation,
     ];
 
     pub(crate) fn parse(text: &str) -> Result<Self, CliError> {
@@ -68,6 +70,7 @@ impl Type {
             "projects" | "project" | "proj" => Self::Project,
             "tasks" | "task" => Self::Task,
             "gpus" | "gpu" => Self::Gpu,
+            "allocations" | "allocation" | "alloc" => Self::Allocation,
             _ => {
                 let known = Self::ALL.map(Self::plural);
                 let hint = match (foreign::listed_by(text), foreign::type_of(text)) {
@@ -95,9 +98,13 @@ impl Type {
             | Self::Project
             | Self::Task
             | Self::Gpu => true,
-            Self::Instance | Self::Revision | Self::User | Self::Group | Self::RoleBinding | Self::Grant => {
-                false
-            }
+            Self::Instance
+            | Self::Revision
+            | Self::User
+            | Self::Group
+            | Self::RoleBinding
+            | Self::Grant
+            | Self::Allocation => false,
         }
     }
 
@@ -119,6 +126,7 @@ impl Type {
             Self::Project => "project",
             Self::Task => "task",
             Self::Gpu => "gpu",
+            Self::Allocation => "allocation",
         }
     }
 
@@ -140,6 +148,7 @@ impl Type {
             Self::Project => "projects",
             Self::Task => "tasks",
             Self::Gpu => "gpus",
+            Self::Allocation => "allocations",
         }
     }
 }
@@ -179,6 +188,10 @@ impl Target {
             Type::Project => ProjectRef::parse_short(&self.name).map(|name| name.to_string()),
             Type::Instance => return Ok(format!("{}/instances/{}", project.parent(), self.name)),
             Type::Gpu => return crate::gpus::full_name(project, &self.name),
+            Type::Allocation => {
+                let message = "allocations are of apps, and only listed: skerry get allocations";
+                return Err(CliError::Usage(message.to_owned()));
+            }
             Type::Revision | Type::Event => {
                 return Err(CliError::Usage(format!("{} cannot be named here", self.kind.plural())));
             }
@@ -276,7 +289,7 @@ mod tests {
         assert_eq!(shown("instances hello/web"), "instance/hello/web");
         assert_eq!(
             shown("nonsense"),
-            "error: there is no type \"nonsense\"; known: nodes, clusters, apps, configs, secrets, instances, revisions, events, users, groups, rolebindings, grants, projects, tasks, gpus"
+            "error: there is no type \"nonsense\"; known: nodes, clusters, apps, configs, secrets, instances, revisions, events, users, groups, rolebindings, grants, projects, tasks, gpus, allocations"
         );
         assert_eq!(shown("tokens"), "error: there is no type \"tokens\"; `skerry token list` shows these");
         assert_eq!(shown("pods"), "error: there is no type \"pods\"; did you mean instances?");

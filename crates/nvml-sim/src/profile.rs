@@ -193,6 +193,11 @@ impl Profile {
         self.supported_only.as_ref().is_none_or(|only| only.iter().any(|known| known == call))
     }
 
+    /// Whether it tells power as a mean over a second, beside that of now: Ampere but for GA100 (compute capability 8.0), and what is newer.
+    pub(crate) fn averages_power(&self) -> bool {
+        self.compute_capability > [8, 0]
+    }
+
     /// Mask of the events that it supports.
     pub(crate) fn event_mask(&self) -> u64 {
         self.events.iter().fold(0, |mask, kind| mask | kind.bit())

@@ -13,6 +13,7 @@ use nvml_wrapper::enum_wrappers::device::{
     Clock, EccCounter, MemoryError, PcieUtilCounter, PerformancePolicy, TemperatureSensor,
     TemperatureThreshold,
 };
+use nvml_wrapper::enum_wrappers::nv_link::ErrorCounter;
 use nvml_wrapper::enums::gpm::GpmMetricId;
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::gpm::gpm_metrics_get;
@@ -148,7 +149,7 @@ fn hidden<T>(_: T) -> Told {
     Ok(None)
 }
 
-const CALLS: [(&str, &str, Ask); 51] = [
+const CALLS: [(&str, &str, Ask); 56] = [
     ("nvmlDeviceGetUUID", "", |of| hidden(of.uuid()?)),
     ("nvmlDeviceGetName", "", |of| shown(of.name()?)),
     ("nvmlDeviceGetPciInfo_v3", "", |of| hidden(of.pci_info()?)),
@@ -200,6 +201,10 @@ const CALLS: [(&str, &str, Ask); 51] = [
     ("nvmlDeviceGetTotalEccErrors", "uncorrected, aggregate", |of| {
         shown(of.total_ecc_errors(MemoryError::Uncorrected, EccCounter::Aggregate)?)
     }),
+    ("nvmlDeviceGetNvLinkErrorCounter", "link 0, replay", |of| errors(of, ErrorCounter::DlReplay)),
+    ("nvmlDeviceGetNvLinkErrorCounter", "link 0, recovery", |of| errors(of, ErrorCounter::DlRecovery)),
+    ("nvmlDeviceGetNvLinkErrorCounter", "link 0, crc of flits", |of| errors(of, ErrorCounter::DlCrcFlit)),
+    ("nvmlDeviceGetNvLinkErrorCounter", "link 0, crc of data", |of| errors(of, ErrorCounter::DlCrcData)),
     ("nvmlDeviceGetTemperatureThreshold", "slowdown", |of| threshold(of, TemperatureThreshold::Slowdown)),
     ("nvmlDeviceGetTemperatureThreshold", "shutdown", |of| threshold(of, TemperatureThreshold::Shutdown)),
     ("nvmlDeviceGetTemperatureThreshold", "memory max", |of| threshold(of, TemperatureThreshold::MemoryMax)),
@@ -209,11 +214,16 @@ const CALLS: [(&str, &str, Ask); 51] = [
     }),
     ("nvmlDeviceGetComputeRunningProcesses_v3", "", |of| hidden(of.running_compute_processes()?)),
     ("nvmlDeviceGetGraphicsRunningProcesses_v3", "", |of| hidden(of.running_graphics_processes()?)),
+    ("nvmlDeviceGetMPSComputeRunningProcesses_v3", "", |of| hidden(of.mps_running_compute_processes()?)),
     ("nvmlDeviceGetProcessUtilization", "", |of| hidden(of.process_utilization_stats(0)?)),
 ];
 
 fn held(of: &Device<'_>, policy: PerformancePolicy) -> Told {
     shown(of.violation_status(policy)?.violation_time)
+}
+
+fn errors(of: &Device<'_>, counter: ErrorCounter) -> Told {
+    shown(of.link_wrapper_for(0).error_counter(counter)?)
 }
 
 fn threshold(of: &Device<'_>, which: TemperatureThreshold) -> Told {

@@ -149,6 +149,21 @@ fn a_card_that_is_read_rightly_passes() {
             assert_eq!(process["instance"], instance);
             assert_eq!(process["told_bytes"], 256 << 20);
         }
+        let watchdog = &report["watchdog"];
+        assert_eq!(watchdog["instance"], "gpu-check/one/here/0");
+        assert_eq!(watchdog["booked_bytes"], (256 + 128) << 20);
+        assert!(
+            watchdog["found_ms"].as_f64().unwrap() > 0.0 && watchdog["period_ms"].as_f64().unwrap() > 0.0
+        );
+        // Two looks that show it are what it takes; one before may have been under way as it grew.
+        let looks = watchdog["looks"].as_array().unwrap();
+        let above: Vec<_> = looks.iter().filter(|look| look["is_above"] == true).collect();
+        assert_eq!(above.len(), 2, "{watchdog}");
+        assert!(above.iter().all(|look| look["used_bytes"] == 512 << 20), "{watchdog}");
+        assert!((2..=3).contains(&looks.last().unwrap()["number"].as_u64().unwrap()), "{watchdog}");
+        let left_out = report["left_out"].as_array().unwrap();
+        assert_eq!(left_out.len(), 1, "{left_out:?}");
+        assert_eq!(left_out[0], "limits of MPS: the driver is simulated");
         assert_eq!(fs::read_to_string(&machine.placed.control).unwrap(), before, "it is as it was");
     }
 }
@@ -179,6 +194,7 @@ fn a_tool_that_fails_is_told_and_one_that_is_not_there_is_left_out() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}");
     assert!(text.contains("it is not there"), "{text}");
+    assert!(text.contains("found after") && text.contains("Not looked at: limits of MPS"), "{text}");
 }
 
 #[test]

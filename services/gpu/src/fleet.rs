@@ -42,6 +42,9 @@ const AHEAD_MAX_MILLIS: i64 = 3_600_000;
 /// Order of sessions of a node: term and revision.
 pub(crate) type Epoch = (u64, i64);
 
+/// What history was last handed of a place. Nothing: all is to be handed over.
+type Record = Option<Box<[Reading; Field::ALL.len()]>>;
+
 /// All nodes.
 #[derive(Debug, Default)]
 pub(crate) struct Fleet {
@@ -62,8 +65,8 @@ pub(crate) struct Node {
     decoder: Decoder,
     epoch: Epoch,
     session: Option<Session>,
-    /// By place: under which number history is kept, if it is, and what was last handed to it. Nothing: all is to be handed over.
-    records: Vec<(Option<Group>, Option<Box<[Reading; Field::ALL.len()]>>)>,
+    /// By place: under which number history is kept, if it is.
+    records: Vec<(Option<Group>, Record)>,
     /// All that there ever were.
     groups: HashSet<Group>,
     pub(crate) marks: Marks,
@@ -144,7 +147,7 @@ impl Fleet {
         &self,
         session: &pb::IngestSession,
         id: u64,
-        to: mpsc::Sender<pb::IngestFeedback>,
+        to: &mpsc::Sender<pb::IngestFeedback>,
     ) -> Option<Arc<Cell>> {
         loop {
             let cell = self.enter(&session.node)?;
@@ -519,7 +522,7 @@ fn storable(reading: Reading) -> Option<i64> {
 }
 
 /// What is other than what history was last handed.
-fn changes(record: &mut Option<Box<[Reading; Field::ALL.len()]>>, sample: &Sample) -> Values {
+fn changes(record: &mut Record, sample: &Sample) -> Values {
     let mut values = Values::new();
     let number = |field: Field| skerry_series::Field(field.to_wire() as u32);
     if let Some(record) = record {

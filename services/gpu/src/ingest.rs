@@ -75,7 +75,7 @@ impl Stream {
         }
         NodeRef::parse(&session.node).map_err(|error| Fault::invalid_field("sessions.node", error))?;
         // One that is passed over keeps its handle, so that its frames are too.
-        if let Some(cell) = self.shared.fleet.open(session, id, to.clone()) {
+        if let Some(cell) = self.shared.fleet.open(session, id, to) {
             self.handles.insert(session.handle, (id, cell));
         }
         Ok(())

@@ -470,7 +470,8 @@ async fn a_gateway_that_takes_no_feedback_or_goes_away_in_the_middle_holds_up_no
     let deaf = world.gateway().await;
     // More feedback than fits anywhere: nobody waits for it here.
     let (up, down) = (deaf.up, deaf.down);
-    let flood = tokio::task::spawn(async move {
+    let mut flood = tokio::task::JoinSet::new();
+    flood.spawn(async move {
         for number in 0_u32.. {
             let handles = || (number * 100..).take(100);
             let sessions = handles()
@@ -506,7 +507,7 @@ async fn a_gateway_that_takes_no_feedback_or_goes_away_in_the_middle_holds_up_no
     next.taken().await;
     assert_eq!(world.newest(EVIL).await.0, 60);
     good.lost_nothing(&world).await;
-    flood.abort();
+    flood.abort_all();
     drop(down);
     world.end().await;
 }

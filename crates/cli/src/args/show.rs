@@ -7,7 +7,7 @@ use clap::builder::ValueParser;
 use clap::{Args, ValueEnum};
 use clap_complete::engine::{ArgValueCandidates, ArgValueCompleter, CompletionCandidate};
 
-use super::{duration, targets};
+use super::{app_targets, duration, targets};
 use crate::complete;
 use crate::files::read_text;
 use crate::jsonpath::Template;
@@ -16,8 +16,9 @@ const TYPES_HELP: &str = "\
 Types: nodes (no, node), apps (app), configs (cfg, config), secrets (secret),
        instances (inst, instance), revisions (rev, revision), events (ev, event),
        users (user), groups (group), rolebindings (rb, rolebinding), grants (grant),
-       projects (proj, project), clusters (cluster), tasks (task), gpus (gpu); get also
-       shows enrollments (enr, enrollment), machines that wait for approval";
+       projects (proj, project), clusters (cluster), tasks (task), gpus (gpu),
+       allocations (alloc, allocation): what is booked on GPUs; get also shows
+       enrollments (enr, enrollment), machines that wait for approval";
 
 /// How things are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -77,10 +78,11 @@ fn outputs() -> Vec<CompletionCandidate> {
 
 Instances are named <app>/<service>/<cluster>/<ordinal>; a part from the left shows all below it.
 GPUs are named <node>/<uuid>, <node>/<index>, or by a UUID or how one begins that no other has; -l
-is of the labels of their nodes. Revisions need their app, and may be named by the first digits:
+is of the labels of their nodes. Allocations are named by their GPU: without more all of it, and
+<node>/<index>/<instance> one. Revisions need their app, and may be named by the first digits:
 revision/hello/12ab. With --watch, -o json prints one object a line. Instances, revisions, users,
-groups, rolebindings and grants are watched by asking again each second. A watch goes on after a
-lost connection.
+groups, rolebindings, grants and allocations are watched by asking again each second. A watch goes
+on after a lost connection.
 
 Examples:
   skerry get nodes -l site=oslo,!old
@@ -89,6 +91,8 @@ Examples:
   skerry get instances hello/web
   skerry get revisions hello
   skerry get gpus --node n1 -o wide
+  skerry get allocations n1/0
+  skerry get allocations --app detector
   skerry get apps -o jsonpath='{{range .items[*]}}{{.metadata.name}}{{\"\\n\"}}{{end}}'"))]
 pub struct GetArgs {
     /// TYPE, TYPE,TYPE..., TYPE/NAME..., or TYPE NAME...
@@ -104,9 +108,13 @@ pub struct GetArgs {
     #[arg(short = 'l', long, value_name = "SELECTOR")]
     pub selector: Option<String>,
 
-    /// Only instances, or GPUs, on this node
+    /// Only instances, GPUs or allocations on this node
     #[arg(long, value_name = "NODE", add = ArgValueCompleter::new(complete::nodes))]
     pub node: Option<String>,
+
+    /// Only instances or allocations of this app, or GPUs that it has something of
+    #[arg(long, value_name = "NAME", add = app_targets())]
+    pub app: Option<String>,
 
     /// Show what is there, then every change, until interrupted
     #[arg(short, long)]

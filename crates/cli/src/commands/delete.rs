@@ -195,7 +195,7 @@ pub(super) async fn delete(client: &Client, target: &Target, name: String) -> Re
             });
             answer.await?;
         }
-        Type::Instance | Type::Revision | Type::Event | Type::Gpu => {
+        Type::Instance | Type::Revision | Type::Event | Type::Gpu | Type::Allocation => {
             let message = format!("{} cannot be deleted", target.kind.plural());
             return Err(CallOrUsage::Usage(CliError::Usage(message)));
         }

@@ -69,7 +69,7 @@ async fn text(client: &Client, target: &Target) -> Result<String, CliError> {
         Item::Project(project) => describe::project(&project),
         Item::Cluster(cluster) => clusters::describe(&cluster),
         Item::Task(task) => tasks::describe(&task),
-        Item::Instance(_) | Item::Revision(_) | Item::Event(_) | Item::Gpu(_) => {
+        Item::Instance(_) | Item::Revision(_) | Item::Event(_) | Item::Gpu(_) | Item::Allocation(_) => {
             unreachable!("these are not fetched here")
         }
     })

@@ -31,7 +31,7 @@ pub(crate) async fn run(client: &Client, args: &EditArgs, printer: &mut Printer)
     let [target] = targets.as_slice() else {
         return Err(CliError::Usage("edit takes one resource at a time: TYPE/NAME".into()));
     };
-    if matches!(target.kind, Type::Instance | Type::Revision | Type::Event | Type::Gpu) {
+    if matches!(target.kind, Type::Instance | Type::Revision | Type::Event | Type::Gpu | Type::Allocation) {
         return Err(CliError::Usage(format!("{} cannot be edited", target.kind.plural())));
     }
     let item = client.get(target).await?;

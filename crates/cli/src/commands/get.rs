@@ -21,8 +21,11 @@ pub(crate) async fn run(client: &Client, args: &GetArgs, printer: &mut Printer) 
     };
     let style = Style { format, template, headers: !args.no_headers, with_kind: args.output_watch_events };
     match asked {
-        Asked::Listing(query) if args.watch => watch(client, &query, |_| true, style, printer).await,
+        Asked::Listing(query) if args.watch => {
+            watch(client, &client.settled(query).await?, |_| true, style, printer).await
+        }
         Asked::Listing(query) => {
+            let query = client.settled(query).await?;
             let (items, _) = client.list(&query).await?;
             if items.is_empty() && matches!(format, Format::Table | Format::Wide) {
                 note(&render::nothing(&query, client.project().as_str()));
@@ -34,7 +37,7 @@ pub(crate) async fn run(client: &Client, args: &GetArgs, printer: &mut Printer) 
         Asked::Listings(_) if args.watch => Err(CliError::Usage("--watch follows one type at a time".into())),
         Asked::Listings(queries) => several_types(client, &queries, style, printer).await,
         Asked::Named(targets) if args.watch => {
-            let kind = one_kind(&targets)?;
+            let kind = one_kind(&targets, "--watch follows one type at a time")?;
             // Who waits for what does not exist waits for ever, most likely for a slip of the pen.
             let mut names = Vec::new();
             for target in &targets {
@@ -87,15 +90,18 @@ impl Asked {
                 "-l selects among all of a type that has labels: name none of them".into(),
             ));
         }
-        if args.node.is_some() && !matches!(kind, Type::Instance | Type::Gpu) {
-            return Err(CliError::Usage("--node selects among instances and GPUs".into()));
+        for (flag, given) in [("--node", &args.node), ("--app", &args.app)] {
+            if given.is_some() {
+                check_flag(flag, kind, matches!(selection, Selection::Named(_)))?;
+            }
         }
         if let Some(selector) = &args.selector {
             Selector::parse(selector).map_err(|error| CliError::Usage(error.to_string()))?;
         }
         let mut query = Query::all(kind);
         query.selector = args.selector.clone().unwrap_or_default();
-        query.node.clone_from(&args.node);
+        query.node = args.node.as_deref().map(|word| Target::node(word).name);
+        query.app = args.app.as_deref().map(|word| word.strip_prefix("app/").unwrap_or(word).to_owned());
         match (selection, kind) {
             (Selection::All(Type::Revision), _) => {
                 Err(CliError::Usage("revisions are those of an app: skerry get revisions APP".into()))
@@ -106,7 +112,12 @@ impl Asked {
                     return Err(CliError::Usage(format!("one app at a time for {}", kind.plural())));
                 };
                 query.app = target.name.split('/').next().map(str::to_owned);
-                query.below = Some(target.name.clone());
+                query.below = vec![target.name.clone()];
+                Ok(Self::Listing(query))
+            }
+            (Selection::Named(targets), Type::Allocation) => {
+                one_kind(&targets, "allocations are listed apart from other types")?;
+                query.below = targets.into_iter().map(|target| target.name).collect();
                 Ok(Self::Listing(query))
             }
             (Selection::Named(_), Type::Event) => {
@@ -117,10 +128,25 @@ impl Asked {
     }
 }
 
-fn one_kind(targets: &[Target]) -> Result<Type, CliError> {
+/// Whether `--node` or `--app` narrows what is asked for.
+fn check_flag(flag: &str, kind: Type, is_named: bool) -> Result<(), CliError> {
+    let narrows = match kind {
+        Type::Allocation => true,
+        // Names of instances begin with their app.
+        Type::Instance => !is_named || flag == "--node",
+        Type::Gpu => !is_named,
+        _ => return Err(CliError::Usage(format!("{flag} selects among instances, GPUs and allocations"))),
+    };
+    if narrows {
+        return Ok(());
+    }
+    Err(CliError::Usage(format!("{flag} selects among all {}: name none of them", kind.plural())))
+}
+
+fn one_kind(targets: &[Target], otherwise: &str) -> Result<Type, CliError> {
     let kind = targets.first().map_or(Type::App, |target| target.kind);
     if targets.iter().any(|target| target.kind != kind) {
-        return Err(CliError::Usage("--watch follows one type at a time".into()));
+        return Err(CliError::Usage(otherwise.to_owned()));
     }
     Ok(kind)
 }
@@ -146,6 +172,7 @@ async fn several_types(
     let mut all = Vec::new();
     let mut shown = false;
     for query in queries {
+        let query = &client.settled(query.clone()).await?;
         let (items, _) = client.list(query).await?;
         if !is_table {
             all.extend(items);
@@ -298,6 +325,7 @@ mod tests {
             output: Output::Format(Format::Table),
             selector: None,
             node: None,
+            app: None,
             watch: false,
             output_watch_events: false,
             no_headers: false,
@@ -311,7 +339,7 @@ mod tests {
     #[test]
     fn instances_are_asked_for_by_app_and_path() {
         let Ok(Asked::Listing(query)) = asked(&args(&["inst", "hello/web"])) else { panic!() };
-        assert_eq!((query.app.as_deref(), query.below.as_deref()), (Some("hello"), Some("hello/web")));
+        assert_eq!((query.app.as_deref(), query.below), (Some("hello"), vec!["hello/web".to_owned()]));
         let Ok(Asked::Listing(query)) = asked(&GetArgs { node: Some("n1".into()), ..args(&["instances"]) })
         else {
             panic!()
@@ -320,9 +348,26 @@ mod tests {
     }
 
     #[test]
+    fn allocations_are_asked_for_by_gpus_node_and_app() {
+        let Ok(Asked::Listing(query)) = asked(&args(&["alloc", "n1/0", "5d2f"])) else { panic!() };
+        assert_eq!((query.kind, query.below), (Type::Allocation, vec!["n1/0".to_owned(), "5d2f".to_owned()]));
+        let (node, app) = (Some("node/n1".into()), Some("app/hello".into()));
+        for kind in ["allocations", "gpus", "instances"] {
+            let narrowed = GetArgs { node: node.clone(), app: app.clone(), ..args(&[kind]) };
+            let Ok(Asked::Listing(query)) = asked(&narrowed) else { panic!() };
+            assert_eq!((query.node.as_deref(), query.app.as_deref()), (Some("n1"), Some("hello")), "{kind}");
+        }
+        let Ok(Asked::Listing(query)) = asked(&GetArgs { node, app, ..args(&["alloc/n1/0"]) }) else {
+            panic!()
+        };
+        assert_eq!((query.node.as_deref(), query.app.as_deref()), (Some("n1"), Some("hello")));
+        assert!(asked(&args(&["alloc/n1/0", "app/x"])).expect_err("refused").contains("apart"));
+    }
+
+    #[test]
     fn a_revision_is_asked_for_by_the_first_digits_of_its_hash() {
         let Ok(Asked::Listing(query)) = asked(&args(&["rev/hello/12ab"])) else { panic!() };
-        assert_eq!((query.app.as_deref(), query.below.as_deref()), (Some("hello"), Some("hello/12ab")));
+        assert_eq!((query.app.as_deref(), query.below), (Some("hello"), vec!["hello/12ab".to_owned()]));
     }
 
     #[test]
@@ -341,6 +386,7 @@ mod tests {
             let Ok(Asked::Listing(query)) = asked(&args(words)) else { panic!() };
             query.names_one()
         };
+        assert!(one(&["allocation/n1/GPU-1/hello/web/n1/0"]) && !one(&["allocation/n1/GPU-1"]));
         assert!(one(&["rev/hello/12ab"]) && one(&["instance/hello/web/n1/0"]));
         assert!(!one(&["revisions", "hello"]) && !one(&["instance/hello/web"]) && !one(&["apps"]));
     }
@@ -352,6 +398,9 @@ mod tests {
         assert!(refused(args(&["events", "x"])).contains("--for"));
         assert!(refused(GetArgs { selector: Some("a=b".into()), ..args(&["app", "x"]) }).contains("-l"));
         assert!(refused(GetArgs { node: Some("n".into()), ..args(&["apps"]) }).contains("--node"));
+        assert!(refused(GetArgs { app: Some("a".into()), ..args(&["nodes"]) }).contains("--app"));
+        assert!(refused(GetArgs { app: Some("a".into()), ..args(&["inst", "x"]) }).contains("name none"));
+        assert!(refused(GetArgs { node: Some("n".into()), ..args(&["gpu", "n1/0"]) }).contains("name none"));
         assert!(refused(args(&["instances", "a", "b"])).contains("one app at a time"));
     }
 }

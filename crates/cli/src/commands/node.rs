@@ -37,8 +37,10 @@ pub(crate) fn are_enrollments(args: &GetArgs) -> bool {
 
 /// `get enrollments`.
 pub(crate) async fn list(client: &Client, args: &GetArgs, printer: &mut Printer) -> Result<(), CliError> {
-    if args.watch || args.selector.is_some() || args.node.is_some() {
-        return Err(CliError::Usage("enrollments are listed whole: leave -w, -l and --node out".into()));
+    if args.watch || args.selector.is_some() || args.node.is_some() || args.app.is_some() {
+        return Err(CliError::Usage(
+            "enrollments are listed whole: leave -w, -l, --node and --app out".into(),
+        ));
     }
     let parent = client.project().parent();
     let waiting = client.call(Service::Registry, |channel, left| {

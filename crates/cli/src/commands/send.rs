@@ -68,7 +68,8 @@ pub(super) fn metadata_of(item: &mut Item) -> Option<&mut Metadata> {
         | Item::Event(_)
         | Item::Task(_)
         | Item::Grant(_)
-        | Item::Gpu(_) => None,
+        | Item::Gpu(_)
+        | Item::Allocation(_) => None,
     }
 }
 
@@ -94,7 +95,8 @@ pub(super) async fn send(client: &Client, item: Item, how: &Sending) -> Result<(
         | Item::Event(_)
         | Item::Task(_)
         | Item::Grant(_)
-        | Item::Gpu(_) => {
+        | Item::Gpu(_)
+        | Item::Allocation(_) => {
             unreachable!("callers refuse what cannot be changed")
         }
     }

@@ -2,6 +2,7 @@
 
 pub(super) mod gpus;
 mod live;
+mod usage;
 
 use skerry_manifest::output::{self, Value};
 use skerry_proto::relay::v1 as pb;
@@ -49,7 +50,10 @@ pub(crate) async fn run(
     };
     let is_live =
         !flags.once && flags.output == Format::Table && printer.width().is_some() && terminal::has_screen();
-    if is_live { live::run(client, &view, flags).await } else { once(client, &view, flags, printer).await }
+    if is_live {
+        return live::run(usage::Shown::of(client, &view, flags).await?).await;
+    }
+    once(client, &view, flags, printer).await
 }
 
 impl View {

@@ -82,7 +82,7 @@ impl State {
                 let message = "GPUs are not waited for: `skerry get gpus --watch` shows how they are";
                 return Err(CliError::Usage(message.to_owned()));
             }
-            (_, Type::Instance | Type::Revision | Type::Event) => false,
+            (_, Type::Instance | Type::Revision | Type::Event | Type::Allocation) => false,
             (Self::Complete, kind) => matches!(kind, Type::App | Type::Task),
             (Self::Deleted, _) | (_, Type::Node) => true,
             (Self::Connected, _)
@@ -217,7 +217,8 @@ fn conditions(item: &Item) -> &[Condition] {
         | Item::Project(_)
         | Item::Cluster(_)
         | Item::Task(_)
-        | Item::Gpu(_) => &[],
+        | Item::Gpu(_)
+        | Item::Allocation(_) => &[],
     }
 }
 

@@ -31,12 +31,11 @@ pub(super) fn cells(gpu: &pb::Gpu, wide: bool) -> Cells {
     let device = gpu.device.clone().unwrap_or_default();
     let status = gpu.status.clone().unwrap_or_default();
     let (node, uuid) = parts(&gpu.name);
-    let uuid = if wide { uuid.to_owned() } else { uuid.chars().take(UUID_SHOWN).collect() };
     let narrow = vec![
         node.to_owned(),
         device.index.to_string(),
         or_dash(&device.model),
-        uuid,
+        uuid_shown(uuid, wide),
         memory(device.memory_bytes),
         health(status.health.as_ref()),
         booked(&device, &status.allocations),
@@ -53,12 +52,17 @@ pub(super) fn cells(gpu: &pb::Gpu, wide: bool) -> Cells {
     (narrow, more)
 }
 
+/// A UUID, whole only where there is room.
+pub(super) fn uuid_shown(uuid: &str, wide: bool) -> String {
+    if wide { uuid.to_owned() } else { uuid.chars().take(UUID_SHOWN).collect() }
+}
+
 /// A size; 0 is none that is known.
 fn memory(size: i64) -> String {
     if size <= 0 { "-".to_owned() } else { amount(size) }
 }
 
-fn amount(size: i64) -> String {
+pub(super) fn amount(size: i64) -> String {
     bytes(u64::try_from(size).unwrap_or_default())
 }
 
@@ -284,7 +288,7 @@ fn share(share: Option<&pb::GpuShare>) -> String {
 }
 
 /// How well it is kept from others, in a word as manifests have it.
-fn isolation(isolation: Isolation) -> &'static str {
+pub(super) fn isolation(isolation: Isolation) -> &'static str {
     match isolation {
         Isolation::Unspecified => "none",
         Isolation::Accounted => "accounted",

@@ -1,5 +1,6 @@
 //! Text from resources: tables, descriptions, lists in JSON and YAML. Pure: no clock, no terminal, no server.
 
+mod allocations;
 pub(crate) mod bar;
 pub(crate) mod clusters;
 mod colour;
@@ -66,7 +67,8 @@ pub(crate) fn change(kind: ChangeKind, item: &Item, format: Format, with_kind: b
 
 /// What is said when there is nothing to show.
 pub(crate) fn nothing(query: &Query, project: &str) -> String {
-    let narrowed = !query.selector.is_empty() || query.node.is_some() || query.below.is_some();
+    let named = query.node.is_some() || query.app.is_some() || !query.below.is_empty();
+    let narrowed = named || !query.selector.is_empty();
     let what = query.kind.plural();
     if narrowed {
         format!("no {what} in project {project} that match")

@@ -8,7 +8,7 @@ use skerry_proto::types::v1::{Condition, Event, InstancePhase, InstanceStatus, M
 use crate::item::{ChangeKind, Item};
 use crate::render::clusters::{self, cluster_of};
 use crate::render::time::{self, age, moment};
-use crate::render::{gpus, grants, people, tasks};
+use crate::render::{allocations, gpus, grants, people, tasks};
 use crate::target::Type;
 
 /// Digits of a hash that are shown.
@@ -43,6 +43,7 @@ pub(crate) fn headers(kind: Type, wide: bool) -> Vec<&'static str> {
         Type::Group => (&["NAME", "MEMBERS", "AGE"], &["WHO", "LABELS"]),
         Type::Task => tasks::HEADERS,
         Type::Gpu => gpus::HEADERS,
+        Type::Allocation => allocations::HEADERS,
         Type::Grant => grants::HEADERS,
         Type::RoleBinding => (&["NAME", "ROLE", "USERS", "GROUPS", "AGE"], &["WHO", "LABELS"]),
     };
@@ -67,6 +68,7 @@ pub(crate) fn usual_widths(kind: Type) -> &'static [usize] {
         | Type::Cluster => &[12],
         Type::Task => &[18, 12, 9],
         Type::Gpu => &[12, 0, 24, 12, 9, 24],
+        Type::Allocation => &[12, 12, 24, 9, 9],
     }
 }
 
@@ -88,6 +90,7 @@ pub(crate) fn cells(item: &Item, wide: bool, now: i64) -> Vec<String> {
         Item::Cluster(cluster) => clusters::cells(cluster, now),
         Item::Task(task) => tasks::cells(task, now),
         Item::Gpu(gpu) => gpus::cells(gpu, wide),
+        Item::Allocation(allocation) => allocations::cells(allocation, wide),
     };
     if wide {
         narrow.extend(more);
@@ -102,6 +105,7 @@ pub(crate) fn change_cells(kind: ChangeKind, item: &Item, wide: bool, now: i64) 
         Item::App(_) => 3,
         Item::Instance(_) | Item::Task(_) => 2,
         Item::Gpu(_) => 5,
+        Item::Allocation(_) => allocations::STATE,
         Item::Node(_)
         | Item::Config(_)
         | Item::Secret(_)

@@ -172,6 +172,7 @@ const HEADERS: [&str; 7] = ["GPU", "MODEL", "GPU%", "MEMORY", "TEMP", "POWER", "
 const AT_SPARKS: usize = 3;
 const AT_BAR: usize = 4;
 const AT_MODEL: usize = 1;
+const AT_TEMPERATURE: usize = 6;
 const AT_POWER: usize = 7;
 
 /// What a live table has room for.
@@ -183,24 +184,36 @@ struct Room {
 
 /// What is left out where there is too little room, the least first.
 const WITHOUT: [&[usize]; 4] = [&[], &[AT_BAR], &[AT_BAR, AT_MODEL], &[AT_POWER, AT_BAR, AT_MODEL]];
+/// The same where there is none for the last minute either: health is what stays.
+const WITHOUT_SPARKS: [&[usize]; 2] =
+    [&[AT_POWER, AT_BAR, AT_SPARKS, AT_MODEL], &[AT_POWER, AT_TEMPERATURE, AT_BAR, AT_SPARKS, AT_MODEL]];
+/// To so much names and health are cut before a column is left out for them, as tables cut what is wide.
+const CUT_MIN: usize = 12;
 
 /// What fits beside columns of these widths, with their gaps.
 fn room(widths: &[usize; 7], terminal: Option<usize>) -> Room {
-    let [most, .., least] = SPARKS;
-    let Some(terminal) = terminal else { return Room { sparks: most, without: WITHOUT[0] } };
+    let Some(terminal) = terminal else { return Room { sparks: SPARKS[0], without: WITHOUT[0] } };
     let all: usize = widths.iter().sum::<usize>() + BAR + GAP;
     let width = |at: usize| match at {
         AT_BAR => BAR + GAP,
+        // It comes beside all of these.
+        AT_SPARKS => 0,
         AT_MODEL => widths[AT_MODEL],
+        AT_TEMPERATURE => widths[AT_TEMPERATURE - 2],
         _ => widths[AT_POWER - 2],
     };
+    let needed = |without: &[usize]| all - without.iter().map(|at| width(*at)).sum::<usize>();
     for without in WITHOUT {
-        let left = terminal.saturating_sub(all - without.iter().map(|at| width(*at)).sum::<usize>());
+        let left = terminal.saturating_sub(needed(without));
         if let Some(sparks) = SPARKS.into_iter().find(|sparks| *sparks <= left) {
             return Room { sparks, without };
         }
     }
-    Room { sparks: least, without: WITHOUT[WITHOUT.len() - 1] }
+    let [one, all] = WITHOUT_SPARKS;
+    let cut = |width: usize| width.saturating_sub(CUT_MIN + GAP);
+    // Behind the last column is no gap.
+    let fits = needed(one).saturating_sub(cut(widths[0]) + cut(widths[6]) + GAP) <= terminal;
+    Room { sparks: 0, without: if fits { one } else { all } }
 }
 
 /// A line for each GPU, its parts and who uses it.

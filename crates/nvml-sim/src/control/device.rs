@@ -379,6 +379,6 @@ pub enum ProcessKind {
     Compute,
     /// It draws.
     Graphics,
-    /// It computes as a client of MPS: it is among those that compute, and among those of MPS.
+    /// It computes as a client of MPS: it is among those of MPS, and not among those that compute (NVIDIA/dcgm-exporter, issue 478).
     Mps,
 }

@@ -281,3 +281,25 @@ proptest! {
 fn control_offset(driver: &Driver) -> u64 {
     driver.control().time_offset_ms
 }
+
+#[test]
+fn fields_are_told_by_the_generations_that_have_them() {
+    let told = |version: &str, id| {
+        let mut control = of("t4+a100+a10+h100");
+        control.driver.version = version.to_owned();
+        let driver = driver(&control);
+        let value = |index| {
+            let view = driver.view("nvmlDeviceGetFieldValues", card(&driver, index)).expect("there");
+            fields::value(&view, id, 0).ok()
+        };
+        [0, 1, 2, 3].map(value)
+    };
+    let has = |id| told("570.133.20", id).map(|value| value.is_some());
+    assert_eq!(has(185), [false, false, true, true], "power, averaged");
+    assert_eq!(has(186), [true; 4], "power now");
+    for (id, limit) in [(193, -8), (194, -2), (195, 0), (196, 0)] {
+        assert_eq!(told("570.133.20", id), [None, None, None, Some(fields::Value::I32(limit))], "{id}");
+    }
+    assert_eq!(told("570.133.20", 230), [Some(fields::Value::U32(0)); 4], "what to do to recover: nothing");
+    assert_eq!(told("560.35.03", 230), [None; 4], "the driver is too old to say");
+}

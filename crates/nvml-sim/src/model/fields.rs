@@ -22,6 +22,9 @@ const ALL_LINKS: u32 = u32::MAX;
 const LINK_ERRORS: &[(u32, u32, u32, u32)] =
     &[(2, 32, 38, 96), (3, 39, 45, 102), (0, 46, 52, 108), (1, 53, 59, 114), (4, 148, 160, 154)];
 
+/// NVLink of Hopper.
+const HOPPER_VERSION: u32 = 4;
+
 /// Some fields from 251 on got other numbers with driver 580.82; here all have those of before.
 pub(crate) fn of_driver(version: &str, id: u32) -> u32 {
     let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
@@ -32,6 +35,10 @@ pub(crate) fn of_driver(version: &str, id: u32) -> u32 {
         269..=273 => id - 18,
         _ => id,
     }
+}
+
+fn major(version: &str) -> u32 {
+    version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0)
 }
 
 /// The value of a field; `scope` is a link where the field is of one.
@@ -72,6 +79,8 @@ pub(crate) fn value(view: &View<'_>, id: u32, scope: u32) -> Answer<Value> {
         143 => Ok(Value::U32(view.remapped()?.uncorrected)),
         144 => flag(view.remapped()?.pending),
         145 => flag(view.remapped()?.failed),
+        // nvml.h: averaged over a second on Ampere (except GA100) or newer, and now on all.
+        185 if !card.profile.averages_power() => Err(Code::NOT_SUPPORTED),
         185 | 186 => Ok(Value::U32(view.power_mw())),
         187 => Ok(Value::U32(power.limit_min_w * 1000)),
         188 => Ok(Value::U32(power.limit_max_w * 1000)),
@@ -80,6 +89,8 @@ pub(crate) fn value(view: &View<'_>, id: u32, scope: u32) -> Answer<Value> {
         193..=196 => margin(view, id),
         197 => Ok(Value::U64(whole_u64(card.work.pcie_tx_bytes))),
         198 => Ok(Value::U64(whole_u64(card.work.pcie_rx_bytes))),
+        // `nvidia-smi -q` shows "GPU Recovery Action: None" of Volta, Turing and Hopper alike, from driver 565 on.
+        230 if major(&view.driver.control().driver.version) >= 565 => Ok(Value::U32(0)),
         251 => ns(card.held_back.sw_thermal),
         252 => ns(card.held_back.hw_thermal),
         253 => ns(0.0),
@@ -87,7 +98,8 @@ pub(crate) fn value(view: &View<'_>, id: u32, scope: u32) -> Answer<Value> {
     }
 }
 
-/// How far limits are from where a Hopper slows down: degrees that are left at each.
+/// How far above the most that it may have in operation a Hopper's limits are, as degrees below 0. That of memory is told of the memory's own: `nvidia-smi -q`
+/// of an H100 (driver 565.57.01) shows T.Limits of -8 (shutdown), -2 (slowdown), 0 (operation) and 0 (memory).
 fn margin(view: &View<'_>, id: u32) -> Answer<Value> {
     let temperature = &view.card.profile.temperature;
     if !view.card.profile.gpm {
@@ -96,7 +108,7 @@ fn margin(view: &View<'_>, id: u32) -> Answer<Value> {
     let limit = match id {
         193 => temperature.shutdown_c,
         194 => temperature.slowdown_c,
-        195 => temperature.memory_max_c.ok_or(Code::NOT_SUPPORTED)?,
+        195 => return temperature.memory_max_c.map(|_| Value::I32(0)).ok_or(Code::NOT_SUPPORTED),
         _ => temperature.max_operating_c,
     };
     let left = i64::from(temperature.max_operating_c) - i64::from(limit);
@@ -139,6 +151,10 @@ fn of_links(view: &View<'_>, id: u32, scope: u32) -> Answer<Value> {
                 _ => None,
             });
             let (kind, link) = kinds.ok_or(Code::NOT_SUPPORTED)?;
+            // From Hopper on they succeed and say 0: DataDog/datadog-agent, pull request 55966, "add Hopper NVLink error metrics".
+            if nvlink.version >= HOPPER_VERSION {
+                return Ok(Value::U64(0));
+            }
             view.nvlink_errors(link, kind).map(Value::U64)
         }
     }

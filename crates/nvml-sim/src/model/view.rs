@@ -274,10 +274,7 @@ impl View<'_> {
     }
 
     pub(crate) fn processes_of(&self, kind: ProcessKind) -> impl Iterator<Item = &Process> {
-        // A client of MPS computes.
-        self.processes().filter(move |process| {
-            process.kind == kind || (kind == ProcessKind::Compute && process.kind == ProcessKind::Mps)
-        })
+        self.processes().filter(move |process| process.kind == kind)
     }
 
     /// What processes do, where there is something newer than `since_us`.

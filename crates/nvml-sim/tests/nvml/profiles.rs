@@ -7,6 +7,7 @@ use nvml_wrapper::{
         Brand, Clock, EccCounter, MemoryError, MemoryLocation, PcieUtilCounter, PerformancePolicy,
         RetirementCause, TemperatureSensor, TemperatureThreshold,
     },
+    enum_wrappers::nv_link::ErrorCounter,
     enums::{
         device::{DeviceArchitecture, SampleValue},
         gpm::GpmMetricId,
@@ -361,8 +362,9 @@ fn counters_rise_as_time_goes_on_and_heat_slows_a_card_down() {
 
 #[test]
 fn errors_of_memory_and_of_links_are_those_of_the_file() {
-    let mut control = of("t4+a100");
-    control.device = vec![busy(0, 10), busy(1, 10)];
+    let mut control = of("t4+a100+h100");
+    control.device = vec![busy(0, 10), busy(1, 10), busy(2, 10)];
+    control.device[2].nvlink.replays = 6;
     control.device[0].ecc.uncorrected = 3;
     control.device[0].retired_pages.double_bit = 2;
     control.device[0].retired_pages.pending = true;
@@ -374,7 +376,7 @@ fn errors_of_memory_and_of_links_are_those_of_the_file() {
     control.device[1].nvlink.replays = 6;
     let machine = Machine::new(control);
     let nvml = machine.nvml();
-    let [t4, a100] = [0, 1].map(|index| nvml.device_by_index(index).expect("there"));
+    let [t4, a100, h100] = [0, 1, 2].map(|index| nvml.device_by_index(index).expect("there"));
     let errors = |device: &Device<'_>, error, counter| device.total_ecc_errors(error, counter).expect("told");
     assert_eq!(errors(&t4, MemoryError::Uncorrected, EccCounter::Volatile), 3);
     assert_eq!(errors(&t4, MemoryError::Corrected, EccCounter::Volatile), 0);
@@ -395,6 +397,10 @@ fn errors_of_memory_and_of_links_are_those_of_the_file() {
             && a100.link_wrapper_for(4).is_active().expect("told")
     );
     assert!(matches!(field(&a100, 52), Ok(SampleValue::U64(6))), "replays of all links");
+    assert!(matches!(field(&h100, 52), Ok(SampleValue::U64(0))), "Hopper counts them link by link alone");
+    let of_link = |link| h100.link_wrapper_for(link).error_counter(ErrorCounter::DlReplay).expect("told");
+    assert_eq!((of_link(0), of_link(17)), (6, 0));
+    assert!(matches!(field(&h100, 161), Ok(SampleValue::U64(6))), "of link 0, where none is named");
 }
 
 #[test]

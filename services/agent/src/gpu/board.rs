@@ -26,6 +26,8 @@ pub(super) struct Board {
     events: VecDeque<(i64, String, Event)>,
     /// UUIDs of the devices of which somebody has a share: their processes are looked at as those of shared ones are.
     closely: BTreeSet<String>,
+    /// Those of them at which one more look is wanted before its time.
+    doubted: BTreeSet<String>,
 }
 
 struct Card {
@@ -42,7 +44,8 @@ struct Card {
 
 impl Board {
     pub(super) fn new(rules: Rules, remembered: BTreeMap<String, Vec<Latch>>) -> Self {
-        Self { rules, remembered, cards: Vec::new(), events: VecDeque::new(), closely: BTreeSet::new() }
+        let (closely, doubted) = (BTreeSet::new(), BTreeSet::new());
+        Self { rules, remembered, cards: Vec::new(), events: VecDeque::new(), closely, doubted }
     }
 
     /// The devices, in the driver's order.
@@ -89,6 +92,7 @@ impl Board {
         if part == 0 {
             if due.processes && sample.value(Field::Processes).is_some() {
                 card.looks = (card.looks.0 + 1, now);
+                self.doubted.remove(&card.device.uuid);
             }
             card.sampled(&self.rules, due, now, &mut self.events);
         }
@@ -205,6 +209,16 @@ impl Board {
     /// Of these devices somebody has a share.
     pub(super) fn look_closely(&mut self, devices: BTreeSet<String>) {
         self.closely = devices;
+    }
+
+    /// At the processes of these devices one more look is wanted now.
+    pub(super) fn look_again(&mut self, devices: BTreeSet<String>) {
+        self.doubted = devices;
+    }
+
+    /// UUIDs of those devices.
+    pub(super) fn doubted(&self) -> &BTreeSet<String> {
+        &self.doubted
     }
 
     /// Whether somebody has a share of any.

@@ -1,5 +1,5 @@
-//! The collector's own reading, for `cargo xtask gpu-check`, which holds it against what the driver's own tool says. Not for others: nothing here is
-//! promised, and it calls the driver where it stands.
+//! What `cargo xtask gpu-check` sees of the agent: the collector's own reading, which it holds against what the driver's own tool says, how soon the watchdog
+//! finds an overuse, and the MPS daemon. Not for others: nothing here is promised, and it calls the driver where it stands.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,12 @@ use super::owners::Owners;
 use crate::runtime::process::instance_dir;
 use crate::shim::files::Started;
 use crate::shim::procfs::ProcessId;
+
+mod daemon;
+mod overuse;
+
+pub use daemon::{MpsDaemon, mps_program, why_no_limits};
+pub use overuse::{Discovery, Look, Share};
 
 /// Ratios are of two samples of the chip's counters, which should be this far apart.
 const BETWEEN_COUNTERS: Duration = Duration::from_millis(250);
@@ -41,6 +47,12 @@ pub enum CheckError {
         /// Why.
         source: io::Error,
     },
+    /// The watchdog could not be watched.
+    #[error("watching the watchdog: {0}")]
+    Watching(String),
+    /// The daemon of MPS.
+    #[error("the MPS daemon: {0}")]
+    Mps(String),
 }
 
 /// The fields that the collector reads by NVML's numbers for them.
@@ -50,6 +62,7 @@ pub fn numbered() -> impl Iterator<Item = (Field, u32)> {
 
 /// A driver that is loaded, and its devices as the collector sees them.
 pub struct Check {
+    library: Option<PathBuf>,
     session: Arc<dyn Session>,
     devices: Vec<pb::Device>,
 }
@@ -57,9 +70,10 @@ pub struct Check {
 impl Check {
     /// Loads this library; absent: the one that the system's loader finds.
     pub fn open(library: Option<PathBuf>) -> Result<Self, CheckError> {
-        let session = NvmlDriver::new(library).open().map_err(|error| CheckError::Unopened(error.0))?;
+        let session =
+            NvmlDriver::new(library.clone()).open().map_err(|error| CheckError::Unopened(error.0))?;
         let devices = session.devices(&[]).map_err(|_| CheckError::Gone)?;
-        Ok(Self { session, devices })
+        Ok(Self { library, session, devices })
     }
 
     /// The devices, in the driver's order.

@@ -22,7 +22,7 @@ use super::grant::PIPE_DIRECTORY;
 use crate::shim::procfs::ProcessId;
 
 /// The daemon, and what talks to it.
-const PROGRAM: &str = "nvidia-cuda-mps-control";
+pub(super) const PROGRAM: &str = "nvidia-cuda-mps-control";
 /// Where it is if nothing else is said.
 const PIPE_DIRECTORY_DEFAULT: &str = "/tmp/nvidia-mps";
 const LOG_DIRECTORY: &str = "CUDA_MPS_LOG_DIRECTORY";
@@ -100,9 +100,19 @@ impl Keeper {
         }
     }
 
+    /// For who looks after a daemon of its own, with this program.
+    pub(super) fn of(program: PathBuf, data_dir: &Path, told: watch::Sender<Mps>) -> Self {
+        Self { program, ..Self::new(true, data_dir, told) }
+    }
+
+    /// Whether the agent's own runs.
+    pub(super) fn lives(&self) -> bool {
+        daemon(&self.pipe()).is_some()
+    }
+
     /// Runs until `shutdown`. A daemon runs on.
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
-        if !self.own && daemon(&self.pipe()).is_some() {
+        if !self.own && self.lives() {
             tracing::info!("the MPS daemon of an earlier agent is not to run any more");
             self.end().await;
         }
@@ -143,7 +153,7 @@ impl Keeper {
     }
 
     /// The agent's own; begun anew where it is gone.
-    async fn look_after(&mut self) -> Mps {
+    pub(super) async fn look_after(&mut self) -> Mps {
         let pipe = self.pipe();
         if daemon(&pipe).is_some() {
             (self.failures, self.looks_to_wait) = (0, 0);
@@ -191,7 +201,7 @@ impl Keeper {
     }
 
     /// Tells it to end, and waits for that.
-    async fn end(&self) {
+    pub(super) async fn end(&self) {
         let told = async {
             let mut child = self.command().stdin(Stdio::piped()).spawn()?;
             if let Some(mut stdin) = child.stdin.take() {

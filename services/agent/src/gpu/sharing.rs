@@ -51,6 +51,7 @@ impl Shares {
         let shared: BTreeSet<String> = booked.iter().map(|one| one.booking.gpu.to_string()).collect();
         board.look_closely(shared);
         let found = self.watchdog.step(&booked, &board.usages());
+        board.look_again(self.watchdog.doubted());
         self.overuse.send_if_modified(|told| {
             let is_news = **told != found;
             if is_news {

@@ -20,6 +20,7 @@ use super::*;
 use crate::shim::files::Started;
 use crate::shim::procfs::ProcessId;
 
+mod links;
 mod sharing;
 
 /// Far more than anything takes; a test that waits so long has failed.
@@ -35,6 +36,7 @@ struct Machine {
     link: Option<SampleLink>,
     mps: Sender<Mps>,
     sharing: Option<GpuLink>,
+    booked: Vec<Booked>,
     containers: Arc<Sender<Arc<Containers>>>,
     running: JoinSet<()>,
     shutdown: CancellationToken,
@@ -57,6 +59,7 @@ impl Machine {
             link: None,
             mps,
             sharing,
+            booked: Vec::new(),
             containers,
             running,
             shutdown,
@@ -64,9 +67,14 @@ impl Machine {
     }
 
     /// A second is 20 ms; what takes longer than a fifth of a real one hangs.
-    fn start(mut self) -> Self {
+    fn start(self) -> Self {
+        self.start_at(Duration::from_millis(20))
+    }
+
+    fn start_at(mut self, second: Duration) -> Self {
         let pace = Pace {
-            second: Duration::from_millis(20),
+            second,
+            again: Duration::from_millis(10),
             hangs_after: Duration::from_millis(400),
             look_every: Duration::from_millis(50),
         };
@@ -75,6 +83,7 @@ impl Machine {
         let (samples, link) = sample_stream("boot");
         let containers = Arc::clone(&self.containers);
         let (shares, sharing) = sharing(told.clone(), self.mps.subscribe());
+        sharing.tell_booked(self.booked.clone());
         let collector =
             Collector::over(driver, pace, self.dir.path(), containers, told_in, (samples, shares));
         self.sharing = Some(sharing);
@@ -184,6 +193,7 @@ async fn of_each_card_all_is_read_that_it_has_and_no_sentinel() {
         assert_eq!(lacks.contains("sm_activity_permille"), !gpm, "{model}");
         assert_eq!(lacks.contains("nvlink_crc_flit_errors"), !links, "{model}");
         assert_eq!(lacks.contains("ecc_corrected"), !ecc, "{model}");
+        assert_eq!(sample.get(Field::RecoveryAction), Ok(0), "{model}");
         for (field, reading) in sample.iter() {
             let is_right = reading.is_ok() || reading == Err(Absent::NotSupported);
             assert!(is_right, "{model} {field}: {reading:?}");
@@ -472,8 +482,10 @@ async fn processes_are_their_instances() {
     };
     let pids = [below, two.0.id(), other.0.id()];
     let load = Some(Load { shape: Shape::Steady, ..Load::default() });
-    control.device =
-        vec![DeviceControl { process: pids.map(process).to_vec(), load, ..DeviceControl::of(0) }];
+    let mut all = pids.map(process).to_vec();
+    // The driver tells clients of MPS apart from others.
+    all[1].kind = skerry_nvml_sim::ProcessKind::Mps;
+    control.device = vec![DeviceControl { process: all, load, ..DeviceControl::of(0) }];
     let machine = Machine::new(control);
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap().trim().to_owned();
     let names = ["infer/web/n1/0", "infer/batch/n1/0"].map(|name| InstanceName::parse(name).unwrap());

@@ -1,9 +1,9 @@
 //! The watchdog: who uses more of a shared GPU than is booked for it. Pure: it is told what is booked and what was seen, and answers who is above.
 //!
 //! One look may have met a peak that was over at once, or a process of a run that has ended since. So it takes two looks, one after the other, to be
-//! above in memory. Compute is a mean over a span: each look is a mean over a second, in which any work runs at full speed.
+//! above in memory; after the first the second is soon, see [`Watchdog::doubted`]. Compute is a mean over a span: each look is a mean over a second, in which any work runs at full speed.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use skerry_model::app::OnOveruse;
 use skerry_model::{GpuBooking, GpuIsolation, GpuShare, InstanceName};
@@ -154,9 +154,20 @@ impl Watchdog {
         }
         all
     }
+
+    /// UUIDs of the GPUs of which somebody was above in memory at the last look and not at the one before: one more look tells whether it stays so.
+    pub(crate) fn doubted(&self) -> BTreeSet<String> {
+        let doubted = self.seen.iter().filter(|(_, seen)| seen.is_doubted());
+        doubted.map(|((_, gpu), _)| gpu.clone()).collect()
+    }
 }
 
 impl Seen {
+    fn is_doubted(&self) -> bool {
+        let is_found = self.now.iter().any(|found| matches!(found.above, Above::Memory { .. }));
+        self.memory.is_some() && !is_found
+    }
+
     fn memory(&mut self, used: Option<Used>, booked: Option<u64>, now: i64) -> Option<(Above, i64)> {
         let used = used.map_or(0, |used| used.memory_bytes);
         let booked = booked.filter(|booked| used > booked.saturating_add(SLACK_BYTES));

@@ -14,7 +14,7 @@ use skerry_proto::gpu::v1 as pb;
 use tokio::sync::{Notify, watch};
 
 use super::board::Board;
-use super::driver::{Broken, Due, Happened, Session};
+use super::driver::{Broken, Due, Happened, Reader, Session};
 use super::kmsg::{self, Kmsg};
 use super::owners::{Containers, Owners};
 use crate::lock::lock;
@@ -31,6 +31,8 @@ const LOGGED_MAX: usize = 256;
 pub(super) struct Pace {
     /// The least time between two readings: a second. The others are multiples of it.
     pub(super) second: Duration,
+    /// Who was seen to use more than is booked is looked at again after that, if its second is not over by then.
+    pub(super) again: Duration,
     /// A call that takes longer hangs.
     pub(super) hangs_after: Duration,
     /// Between two looks for a driver that is not there.
@@ -41,6 +43,7 @@ impl Default for Pace {
     fn default() -> Self {
         Self {
             second: Duration::from_secs(1),
+            again: Duration::from_millis(250),
             hangs_after: Duration::from_secs(5),
             look_every: Duration::from_secs(30),
         }
@@ -251,10 +254,60 @@ impl Work {
             }
             // What took longer than its time is not made up for.
             next = (next + period).max(Instant::now());
+            while kind == Kind::Fast
+                && Instant::now() + self.pace.again < next
+                && self.tell(|board, _| board.looks_closely()).unwrap_or(false)
+            {
+                if !life.wait_until(Instant::now() + self.pace.again)
+                    || !self.look_again(reader.as_mut(), &mut owners, &places, &mut samples, life)
+                {
+                    return;
+                }
+            }
             if !life.wait_until(next) {
                 return;
             }
         }
+    }
+
+    /// Looks once more at the processes of devices of which somebody was seen to use more than is booked. Answers whether to go on.
+    fn look_again(
+        &self,
+        reader: &mut dyn Reader,
+        owners: &mut Owners,
+        places: &[Place],
+        samples: &mut [Sample],
+        life: &Life,
+    ) -> bool {
+        let doubted = self.tell(|board, _| board.doubted().clone()).unwrap_or_default();
+        let due = Due { processes: true, ..Due::default() };
+        for (at, (place, sample)) in places.iter().zip(samples).enumerate() {
+            let uuid = &self.devices[place.device].uuid;
+            if place.part.is_some() || !doubted.contains(uuid) || self.skipped.contains(uuid) {
+                continue;
+            }
+            let before = std::mem::take(&mut sample.processes);
+            let read = life.during(Some(uuid), || reader.read(at, due, sample));
+            if life.is_stopped() {
+                return false;
+            }
+            if read == Err(Broken) {
+                self.broken();
+                return false;
+            }
+            // So soon the driver has no newer measure of what each does: it does what it did.
+            for process in &mut sample.processes {
+                let known = before.iter().find(|known| known.pid == process.pid);
+                process.utilization_percent =
+                    process.utilization_percent.or(known.and_then(|known| known.utilization_percent));
+            }
+            owners.name(&mut sample.processes);
+            self.tell(|board, now| board.take(*place, due, sample, now));
+        }
+        if !doubted.is_empty() {
+            self.shared.news.notify_one();
+        }
+        true
     }
 
     /// Who uses a device is looked at every second where it is shared, else every ten.

@@ -11,7 +11,7 @@ const BEGIN: i64 = 1_800_000_000_000;
 fn open(fleet: &Fleet, node: &str, id: u64, room: usize) -> (Arc<Cell>, mpsc::Receiver<pb::IngestFeedback>) {
     let (to, said) = mpsc::channel(room);
     let session = pb::IngestSession { handle: 1, node: node.into(), ..pb::IngestSession::default() };
-    (fleet.open(&session, id, to).unwrap(), said)
+    (fleet.open(&session, id, &to).unwrap(), said)
 }
 
 /// A keyframe of devices whose UUIDs begin with this.
@@ -39,7 +39,7 @@ fn events(from: u64, count: usize) -> Vec<pb::FrameEvent> {
         sequence,
         time_unix_millis: i64::MAX,
         kind: Some(pb::frame_event::Kind::Xid(pb::XidEvent {
-            code: sequence as u32,
+            code: u32::try_from(sequence).unwrap(),
             ..pb::XidEvent::default()
         })),
         ..pb::FrameEvent::default()
@@ -171,7 +171,7 @@ fn of_too_many_nodes_those_give_way_that_are_away_for_longest() {
         let (to, _said) = mpsc::channel(1);
         let node = format!("projects/p/nodes/more{number}");
         let session = pb::IngestSession { node, ..pb::IngestSession::default() };
-        assert_eq!(fleet.open(&session, u64::MAX, to).is_some(), number + 1 < NODES_AT_ONCE);
+        assert_eq!(fleet.open(&session, u64::MAX, &to).is_some(), number + 1 < NODES_AT_ONCE);
     }
     assert_eq!(fleet.all().len(), NODES_MAX);
 }

@@ -37,7 +37,7 @@ fn open(fleet: &Fleet, id: u64, epoch: i64) -> Option<(Arc<Cell>, mpsc::Receiver
         epoch_revision: epoch,
         ..pb::IngestSession::default()
     };
-    fleet.open(&session, id, to).map(|cell| (cell, said))
+    fleet.open(&session, id, &to).map(|cell| (cell, said))
 }
 
 impl Stage {

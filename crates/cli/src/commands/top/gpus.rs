@@ -37,7 +37,10 @@ pub(super) async fn run(client: &Client, args: &TopGpusArgs, printer: &mut Print
     let view = View::of(client, args).await?;
     let is_live =
         !args.once && args.output == Format::Table && printer.width().is_some() && terminal::has_screen();
-    if is_live { live::run(client, &view, args).await } else { once(client, &view, args, printer).await }
+    if is_live {
+        return super::live::run(live::Shown::of(client, &view, args.sort).await?).await;
+    }
+    once(client, &view, args, printer).await
 }
 
 impl View {

@@ -1,38 +1,92 @@
-//! The live view: a screen that is drawn anew with each sample, and the keys that sort it and end it.
+//! Live views: a screen that is drawn anew as news comes in, and the keys that sort it and end it. What is shown is in `usage` and `gpus::live`.
 
 use std::io::{self, Read as _};
 use std::pin::Pin;
 use std::time::Duration;
 
-use skerry_proto::relay::v1 as pb;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
-use tonic::Streaming;
+use tonic::{Status, Streaming};
 
-use super::{View, What, ask, take};
-use crate::args::{TopFlags, TopSort};
-use crate::client::{Client, jittered};
+use crate::client::jittered;
 use crate::error::{CliError, is_transport_failure};
-use crate::render::top::{self, Known, Nodes, Style};
 use crate::terminal::{self, Raw, Screen};
+use crate::watch::is_version_gone;
 
-/// Between two looks for nodes that came or went.
-pub(super) const LOOK_PERIOD: Duration = Duration::from_secs(10);
-/// Samples of many nodes come one after the other: the screen is drawn once for all that come within this.
-pub(super) const DRAW_PERIOD: Duration = Duration::from_millis(100);
+/// Between two looks for what came or went.
+const LOOK_PERIOD: Duration = Duration::from_secs(10);
+/// News of many comes one after the other: the screen is drawn once for all that come within this.
+const DRAW_PERIOD: Duration = Duration::from_millis(100);
 /// What ends it: `q`, and Ctrl-C where it is not a signal.
-pub(super) const QUIT: [u8; 3] = [b'q', b'Q', 3];
+const QUIT: [u8; 3] = [b'q', b'Q', 3];
+
+/// A question that is under way. It borrows nothing of what is shown, which changes meanwhile.
+pub(super) type Asking<'a, T> = Pin<Box<dyn Future<Output = Result<T, CliError>> + 'a>>;
+
+/// What a live view shows, and where that comes from.
+pub(super) trait Live<'a> {
+    /// What a stream tells.
+    type News;
+    /// What a look finds.
+    type Found;
+
+    /// Opens the stream of news of what is shown now. Absent: there is nothing to ask for.
+    fn begin(&self) -> Option<Asking<'a, Streaming<Self::News>>>;
+    /// Looks for what came or went.
+    fn look(&self) -> Asking<'a, Self::Found>;
+    /// Looks for what there was before any news. Absent: for nothing.
+    fn look_back(&self) -> Option<Asking<'a, Self::Found>> {
+        None
+    }
+    /// Takes news in.
+    fn take(&mut self, news: Self::News);
+    /// Takes in what a look has found; answers whether the stream is of others now, and is begun anew.
+    fn take_found(&mut self, found: Self::Found) -> bool;
+    /// Sorts as a key says. False: it says nothing.
+    fn sort(&mut self, key: u8) -> bool;
+    /// What is on the screen, of so many columns.
+    fn page(&self, columns: usize) -> Page;
+    /// The server that tells the news.
+    fn address(&self) -> &'a str;
+}
+
+/// What is on a screen.
+pub(super) struct Page {
+    /// What this is.
+    pub(super) head: String,
+    /// Which keys there are.
+    pub(super) keys: &'static str,
+    /// The table.
+    pub(super) table: String,
+    /// What has a place of its own below, however long the table is.
+    pub(super) below: Vec<String>,
+}
+
+impl Page {
+    /// In lines that fit. `trouble` comes first of what is below.
+    fn lines(self, trouble: Option<&str>, (columns, rows): (usize, usize)) -> Vec<String> {
+        let cut = |line: &str| line.chars().take(columns).collect::<String>();
+        let mut lines = vec![cut(&self.head), cut(self.keys), String::new()];
+        lines.extend(self.table.lines().map(cut));
+        let below: Vec<&str> = trouble.into_iter().chain(self.below.iter().map(String::as_str)).collect();
+        if !below.is_empty() {
+            let most = rows / 3;
+            lines.truncate(rows.saturating_sub(below.len().min(most) + 1));
+            lines.push(String::new());
+            lines.extend(below.into_iter().take(most).map(cut));
+        }
+        lines
+    }
+}
 
 /// Shows it until somebody ends it.
-pub(super) async fn run(client: &Client, view: &View, flags: &TopFlags) -> Result<(), CliError> {
+pub(super) async fn run<'a, L: Live<'a>>(mut live: L) -> Result<(), CliError> {
     let failed = |error: io::Error| CliError::Failed(format!("setting the terminal up: {error}"));
-    // Who may not see it, or names what is not there, is told so before there is a screen.
-    let names = view.nodes(client).await?;
-    let mut shown = Shown::new(view, flags, &names);
-    let mut answers = match names.as_slice() {
-        [] => None,
-        names => Some(ask(client, view.request(client, names, flags, false)).await?),
+    // Who may not see it is told so before there is a screen.
+    let mut stream = match live.begin() {
+        Some(asking) => Some(asking.await?),
+        None => None,
     };
     let mut ends = signal(SignalKind::terminate()).map_err(failed)?;
     let mut resized = signal(SignalKind::window_change()).map_err(failed)?;
@@ -43,62 +97,56 @@ pub(super) async fn run(client: &Client, view: &View, flags: &TopFlags) -> Resul
     let mut looks = interval_at(Instant::now() + LOOK_PERIOD, LOOK_PERIOD);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // What is asked meanwhile: keys are heard though a server is away.
-    let mut asking: Option<Asking<'_>> = None;
+    let mut asking = live.look_back().map(Question::Look);
     let (mut tries, mut again) = (0, None);
+    let mut trouble: Option<String> = None;
     let mut due = Some(Instant::now());
     loop {
         tokio::select! {
             () = at(due) => {
                 due = None;
-                screen.show(&shown.lines(client)).map_err(failed)?;
+                let (columns, rows) = terminal::shown_size();
+                let size = (usize::from(columns), usize::from(rows));
+                screen.show(&live.page(size.0).lines(trouble.as_deref(), size)).map_err(failed)?;
                 continue;
             }
-            answer = next(&mut answers) => match answer {
-                Ok(Some(answer)) => {
-                    tries = 0;
-                    shown.trouble = None;
-                    take(&mut shown.nodes, answer);
+            news = next(&mut stream) => match news {
+                Ok(Some(news)) => {
+                    (tries, trouble) = (0, None);
+                    live.take(news);
                 }
                 // Nobody has asked for the end: it is begun anew.
-                Ok(None) => (answers, again) = (None, Some(Instant::now() + jittered(tries))),
-                Err(status) if is_transport_failure(&status) => {
-                    (answers, again) = (None, Some(Instant::now() + jittered(tries)));
+                Ok(None) => (stream, again) = (None, Some(Instant::now() + jittered(tries))),
+                Err(status) if is_transport_failure(&status) || is_version_gone(&status) => {
+                    (stream, again) = (None, Some(Instant::now() + jittered(tries)));
                 }
-                Err(status) => return Err(CliError::of_status(&status, client.relay_address())),
+                Err(status) => return Err(CliError::of_status(&status, live.address())),
             },
             () = at(again), if asking.is_none() => {
                 again = None;
                 tries += 1;
-                let names: Vec<String> = shown.nodes.keys().cloned().collect();
-                if !names.is_empty() {
-                    let request = view.request(client, &names, flags, false);
-                    asking = Some(Box::pin(async move { Asked::Begun(ask(client, request).await) }));
-                }
+                asking = live.begin().map(Question::Begin);
             }
-            _ = looks.tick(), if asking.is_none() => {
-                asking = Some(Box::pin(async move { Asked::Names(view.nodes(client).await) }));
-            }
-            asked = wait(&mut asking) => {
+            _ = looks.tick(), if asking.is_none() => asking = Some(Question::Look(live.look())),
+            answer = answer(&mut asking) => {
                 asking = None;
-                match asked {
-                    Asked::Begun(Ok(begun)) => answers = Some(begun),
-                    Asked::Names(Ok(names)) if shown.take_names(&names) => {
-                        (answers, again, tries) = (None, Some(Instant::now()), 0);
-                    }
-                    Asked::Names(Ok(_)) => continue,
-                    Asked::Begun(Err(error)) => {
-                        shown.trouble = Some(error.summary());
+                match answer {
+                    Answer::Begun(Ok(begun)) => (stream, trouble) = (Some(begun), None),
+                    Answer::Found(Ok(found)) => if live.take_found(found) {
+                        (stream, again, tries) = (None, Some(Instant::now()), 0);
+                    },
+                    Answer::Begun(Err(error)) => {
+                        trouble = Some(error.summary());
                         again = Some(Instant::now() + jittered(tries));
                     }
-                    Asked::Names(Err(error)) => shown.trouble = Some(error.summary()),
+                    Answer::Found(Err(error)) => trouble = Some(error.summary()),
                 }
             }
             key = keys.typed.recv() => match key {
                 Some(key) if QUIT.contains(&key) => return Ok(()),
-                Some(b'n' | b'N') => shown.sort = TopSort::Name,
-                Some(b'c' | b'C') => shown.sort = TopSort::Cpu,
-                Some(b'm' | b'M') => shown.sort = TopSort::Memory,
-                Some(_) => continue,
+                Some(key) => if !live.sort(key.to_ascii_lowercase()) {
+                    continue;
+                },
                 // The terminal is gone.
                 None => return Ok(()),
             },
@@ -109,45 +157,50 @@ pub(super) async fn run(client: &Client, view: &View, flags: &TopFlags) -> Resul
     }
 }
 
-type Asking<'a> = Pin<Box<dyn Future<Output = Asked> + 'a>>;
-
-/// What came of a question.
-enum Asked {
-    Names(Result<Vec<String>, CliError>),
-    Begun(Result<Streaming<pb::StreamUsageResponse>, CliError>),
+/// What is asked.
+enum Question<'a, News, Found> {
+    Begin(Asking<'a, Streaming<News>>),
+    Look(Asking<'a, Found>),
 }
 
-async fn wait(asking: &mut Option<Asking<'_>>) -> Asked {
+/// What came of it.
+enum Answer<News, Found> {
+    Begun(Result<Streaming<News>, CliError>),
+    Found(Result<Found, CliError>),
+}
+
+async fn answer<News, Found>(asking: &mut Option<Question<'_, News, Found>>) -> Answer<News, Found> {
     match asking {
-        Some(asking) => asking.await,
+        Some(Question::Begin(asking)) => Answer::Begun(asking.await),
+        Some(Question::Look(asking)) => Answer::Found(asking.await),
         None => std::future::pending().await,
     }
 }
 
-pub(super) async fn at(due: Option<Instant>) {
+async fn at(due: Option<Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due).await,
         None => std::future::pending().await,
     }
 }
 
-pub(super) async fn next<T>(answers: &mut Option<Streaming<T>>) -> Result<Option<T>, tonic::Status> {
-    match answers {
-        Some(answers) => answers.message().await,
+async fn next<T>(stream: &mut Option<Streaming<T>>) -> Result<Option<T>, Status> {
+    match stream {
+        Some(stream) => stream.message().await,
         None => std::future::pending().await,
     }
 }
 
 /// What is typed.
-pub(super) struct Keys {
-    pub(super) typed: mpsc::Receiver<u8>,
+struct Keys {
+    typed: mpsc::Receiver<u8>,
     /// Without a terminal nothing is typed, and that has no end either.
     _held: Option<mpsc::Sender<u8>>,
 }
 
 impl Keys {
     /// From a thread of its own, which nobody waits for.
-    pub(super) fn read(is_there: bool) -> io::Result<Self> {
+    fn read(is_there: bool) -> io::Result<Self> {
         let (send, typed) = mpsc::channel(8);
         if !is_there {
             return Ok(Self { typed, _held: Some(send) });
@@ -164,67 +217,28 @@ impl Keys {
     }
 }
 
-/// What is shown.
-struct Shown<'a> {
-    view: &'a View,
-    nodes: Nodes,
-    sort: TopSort,
-    /// What is in the way of news.
-    trouble: Option<String>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl<'a> Shown<'a> {
-    fn new(view: &'a View, flags: &TopFlags, names: &[String]) -> Self {
-        let nodes = names.iter().map(|name| (name.clone(), Known::Waiting)).collect();
-        Self { view, nodes, sort: flags.sort, trouble: None }
+    fn lines(table: &str, below: &[&str], trouble: Option<&str>, size: (usize, usize)) -> Vec<String> {
+        let below = below.iter().map(|&line| line.to_owned()).collect();
+        Page { head: "head".into(), keys: "keys", table: table.into(), below }.lines(trouble, size)
     }
 
-    /// Whether these are others than before.
-    fn take_names(&mut self, names: &[String]) -> bool {
-        if self.nodes.keys().eq(names) {
-            return false;
-        }
-        self.nodes.retain(|name, _| names.contains(name));
-        for name in names {
-            self.nodes.entry(name.clone()).or_insert(Known::Waiting);
-        }
-        true
+    #[test]
+    fn what_is_wrong_has_its_place_however_long_the_table_is_and_no_more_than_a_third() {
+        let table = "1\n2\n3\n4\n5\n6\n7\n8\n9\n";
+        assert_eq!(lines("1\n", &[], None, (4, 9)), ["head", "keys", "", "1"]);
+        assert_eq!(
+            lines(table, &["a", "b"], Some("lost"), (4, 9)),
+            ["head", "keys", "", "1", "2", "", "lost", "a", "b"]
+        );
+        assert_eq!(lines(table, &["a", "b", "c", "d"], None, (4, 9)).len(), 9);
     }
 
-    fn lines(&self, client: &Client) -> Vec<String> {
-        let (columns, rows) = terminal::shown_size();
-        let (columns, rows) = (usize::from(columns), usize::from(rows));
-        let (told, all) = top::told(&self.nodes);
-        let what = match &self.view.what {
-            What::Nodes => "nodes".to_owned(),
-            What::Apps => "apps".to_owned(),
-            What::Instances(app) => format!("app/{app}"),
-        };
-        let head = format!("{what} of project {}, told by {told} of {all} nodes", client.project());
-        let mut lines = vec![
-            cut(&head, columns),
-            cut("q ends, sort by: n name, c cpu, m memory", columns),
-            String::new(),
-        ];
-        if self.nodes.is_empty() {
-            lines.push(cut(self.view.nothing(), columns));
-        } else {
-            let style = Style { sort: self.sort, width: Some(columns), headers: true };
-            lines.extend(self.view.table(&self.nodes, style).lines().map(|line| cut(line, columns)));
-        }
-        let troubles: Vec<String> = self.trouble.iter().cloned().chain(top::troubles(&self.nodes)).collect();
-        if !troubles.is_empty() {
-            // They have a place of their own, however long the table is.
-            let kept = rows.saturating_sub(troubles.len().min(rows / 3) + 1);
-            lines.truncate(kept);
-            lines.push(String::new());
-            lines.extend(troubles.iter().take(rows / 3).map(|trouble| cut(trouble, columns)));
-        }
-        lines
+    #[test]
+    fn a_line_is_cut_to_the_screen() {
+        assert_eq!(lines("a long line\n", &["another"], None, (3, 9)), ["hea", "key", "", "a l", "", "ano"]);
     }
-}
-
-/// A line that does not go on in the next one.
-pub(super) fn cut(line: &str, columns: usize) -> String {
-    line.chars().take(columns).collect()
 }

@@ -119,6 +119,17 @@ fn live_it_has_the_last_minute_and_fits_the_terminal() {
 }
 
 #[test]
+fn on_a_narrow_terminal_health_stays() {
+    for (width, has_temperature) in [(64, true), (50, false)] {
+        let text = table(&three(), Style { width: Some(width), live: true, ..STYLE });
+        assert!(text.lines().all(|line| line.chars().count() <= width), "{width}:\n{text}");
+        let head = text.lines().next().unwrap();
+        assert!(head.ends_with("HEALTH") && !head.contains("LAST MINUTE"), "{text}");
+        assert_eq!(head.contains("TEMP"), has_temperature, "{width}:\n{text}");
+    }
+}
+
+#[test]
 fn of_whom_nothing_is_heard_nothing_old_is_shown() {
     let mut cards = three();
     let gap = pb::Gap { start_time: Some(Timestamp { seconds: 60, nanos: 0 }), end_time: None, cause: 1 };

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `inventory` | what the devices are, and their parts |
 //! | `read` | values of one device: which call gives which field, and what is not asked again |
+//! | `links` | errors on NVLinks where they are counted link by link |
 //! | `processes` | who has a context |
 //! | `events` | Xid and ECC errors from the driver's event set |
 //! | `plausible` | what the driver answered, held against what can be: no sentinel leaves the node |
@@ -22,6 +23,7 @@ use super::driver::{Broken, Driver, Events, Reader, Session, Unopened};
 
 mod events;
 mod inventory;
+mod links;
 mod plausible;
 mod processes;
 pub(super) mod read;

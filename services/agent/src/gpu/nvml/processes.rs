@@ -10,7 +10,9 @@ use skerry_gpu_model::{PROCESSES_MAX, Process};
 /// No device has so much memory: drivers write that they do not know as all bits set.
 const MEMORY_BYTES_MAX: u64 = 1 << 50;
 
-/// Those that compute and those that draw, by pid, each once; as many as are told, and how many there are. Who does both has one context's memory told twice.
+/// Those that compute, those that do it through MPS, and those that draw, by pid, each once; as many as are told, and how many there are. Who is in two lists
+/// has one context's memory told twice. Clients of MPS are in a list of their own: who reads the one of those that compute alone misses them
+/// (NVIDIA/dcgm-exporter, issue 478; Syllo/nvtop, issue 93).
 pub(super) fn read(device: &Device<'_>, since_micros: &mut u64) -> Result<(usize, Vec<Process>), NvmlError> {
     let mut found = BTreeMap::new();
     let graphics = match device.running_graphics_processes() {
@@ -18,7 +20,15 @@ pub(super) fn read(device: &Device<'_>, since_micros: &mut u64) -> Result<(usize
         Err(NvmlError::NotSupported) => Vec::new(),
         Err(error) => return Err(error),
     };
-    for info in device.running_compute_processes()?.into_iter().chain(graphics) {
+    let mps = match device.mps_running_compute_processes() {
+        Ok(mps) => mps,
+        // A driver before 470 does not know the question.
+        Err(NvmlError::NotSupported | NvmlError::FunctionNotFound | NvmlError::FailedToLoadSymbol(_)) => {
+            Vec::new()
+        }
+        Err(error) => return Err(error),
+    };
+    for info in device.running_compute_processes()?.into_iter().chain(mps).chain(graphics) {
         let memory = match info.used_gpu_memory {
             UsedGpuMemory::Used(bytes) if bytes < MEMORY_BYTES_MAX => Some(bytes),
             UsedGpuMemory::Used(_) | UsedGpuMemory::Unavailable => None,

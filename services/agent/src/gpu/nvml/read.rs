@@ -17,7 +17,7 @@ use nvml_wrapper::{Device, GpmSample, Nvml};
 use skerry_gpu_model::{Absent, Field, Place, Sample};
 use skerry_proto::gpu::v1 as pb;
 
-use super::{Failure, plausible, processes};
+use super::{Failure, links, plausible, processes};
 use crate::gpu::driver::{Broken, Due, Reader};
 
 /// For how long a device that does not have something is not asked for it.
@@ -146,6 +146,8 @@ struct Slot<'a> {
     /// Asked for again where there is none.
     handle: Option<Device<'a>>,
     divided: bool,
+    /// Whether errors on its links are counted link by link.
+    links_apart: bool,
     /// Fields that it does not have, by their places in the catalogue.
     lacks: u128,
     asked: Instant,
@@ -156,15 +158,24 @@ struct Slot<'a> {
 impl<'a> NvmlReader<'a> {
     pub(super) fn new(nvml: &'a Nvml, devices: &'a [pb::Device]) -> Self {
         let slot = |place: Place| {
-            let divided = devices
-                .get(place.device)
-                .is_some_and(|device| device.mig_mode() == pb::device::MigMode::Enabled);
+            let device = devices.get(place.device);
+            let divided = device.is_some_and(|device| device.mig_mode() == pb::device::MigMode::Enabled);
+            let links_apart = device.is_some_and(links::are_apart);
             let lacks = place.part.map_or(0, |_| {
                 let lacking = Field::ALL.into_iter().filter(|field| !OF_PARTS.contains(field));
                 lacking.fold(0, |bits, field| bits | bit(field))
             });
             let (asked, processes_since_micros) = (Instant::now(), 0);
-            Slot { place, handle: None, divided, lacks, asked, counters: None, processes_since_micros }
+            Slot {
+                place,
+                handle: None,
+                divided,
+                links_apart,
+                lacks,
+                asked,
+                counters: None,
+                processes_since_micros,
+            }
         };
         Self { nvml, devices, places: Place::all(devices).into_iter().map(slot).collect() }
     }
@@ -243,6 +254,11 @@ impl<'a> Slot<'a> {
             }
         }
         self.read_numbered(device, due, sample)?;
+        for (field, counter) in &links::COUNTERS {
+            if self.links_apart && self.is_due(due, *field) {
+                self.note(sample, *field, links::errors(device, *counter))?;
+            }
+        }
         self.read_ratios(nvml, device, due, sample)?;
         if self.is_due(due, Field::Processes) {
             sample.processes.clear();
@@ -256,8 +272,9 @@ impl<'a> Slot<'a> {
     }
 
     fn read_numbered(&mut self, device: &Device<'_>, due: Due, sample: &mut Sample) -> Result<(), Stop> {
-        let asked: Vec<(Field, u32)> =
-            NUMBERED.iter().copied().filter(|(field, _)| self.is_due(due, *field)).collect();
+        let apart = |field| self.links_apart && links::COUNTERS.iter().any(|(link, _)| *link == field);
+        let is_asked = |(field, _): &(Field, u32)| self.is_due(due, *field) && !apart(*field);
+        let asked: Vec<(Field, u32)> = NUMBERED.iter().copied().filter(is_asked).collect();
         if asked.is_empty() {
             return Ok(());
         }

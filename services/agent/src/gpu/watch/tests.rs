@@ -39,10 +39,12 @@ fn one_look_is_no_overuse_two_are_and_the_same_look_twice_is_one() {
     let above = |look| seen(usage(look, &[(0, 2 * GIB, 0)]));
     assert!(dog.step(&all, &above(1)).is_empty());
     assert!(dog.step(&all, &above(1)).is_empty(), "nothing new was seen");
+    assert_eq!(dog.doubted(), BTreeSet::from(["GPU-0".to_owned()]), "one more look tells");
     let found = dog.step(&all, &above(2));
     assert_eq!(found[0].above, Above::Memory { used: 2 * GIB, booked: GIB });
     assert_eq!((found[0].since_ms, found[0].stop), (1000, true), "a run since then is meant");
     assert_eq!(dog.step(&all, &above(2)), found, "until the next look it is so");
+    assert!(dog.doubted().is_empty(), "it is known");
     assert!(dog.step(&all, &seen(usage(3, &[(0, GIB, 0)]))).is_empty());
     assert!(dog.step(&all, &above(4)).is_empty(), "it began anew");
     assert!(dog.step(&[], &above(5)).is_empty(), "it is not booked here any more");
