@@ -4,14 +4,14 @@
 //! `edge`).
 //!
 //! - `gpu.collector`: an agent with eight GPUs, all of whose samples go to the gpu service over mutual TLS, less one without any: processor time over two
-//!   minutes, and memory. `cpu` is our own: calls of the driver return at once, and of what the simulated driver computes itself, `driver`, nothing is ours. In
-//!   `cpu_with_driver` calls take as long as recorded ones, and of short ones the driver itself computes that long.
-//! - `gpu.wire`: what the agent's own collector and encoder make of nodes of four GPUs. A sample is one GPU's at one second. `framing` is what gRPC, HTTP/2 and
-//!   TLS add to it, as the kernel counted the bytes of the connection of `gpu.collector`, both directions.
+//!   minutes, and memory. `cpu` is our own: calls of the driver return at once; what the simulated driver computes is in it still. In `cpu_with_driver` calls take
+//!   as long as on a machine with a driver, and of short ones the driver itself computes that long.
+//! - `gpu.wire`: what the agent's own collector and encoder make of nodes of four GPUs. A sample is one GPU's at one second. `framed` is what went over the
+//!   connection of `gpu.collector` for one, in both directions, as the kernel counted: with gRPC, HTTP/2 and TLS, without TCP.
 //! - `gpu.ingest`: these frames for 10,000 nodes at once, each with a frame a second, into one `skerry-gpu` that has one core and real files. They come as
 //!   four gateways would send them. `asked` are frames that it did not follow, `gaps` times of which its history then lacks something.
 //! - `gpu.history`: a day of one node, made of these frames, in a `skerry-gpu`; and how long it takes to answer what all of that day was of one GPU, as a client
-//!   sees it.
+//!   sees it: its load in steps of 10 s, and all that it measures in steps of 300 s and of 60 s.
 //!
 //! `--quick`: little of each. `--only=collector`, `wire`, `ingest`, `history`: one part.
 

@@ -49,11 +49,11 @@ pub(crate) async fn run(figures: &Figures, recorded: &Recorded) -> Result<()> {
         let client = service.gateway().await?;
         let nodes: Vec<(usize, Vec<Bytes>)> = (gateway..nodes)
             .step_by(GATEWAYS)
-            .map(|node| (node, recorded.0[node % recorded.0.len()].clone()))
+            .map(|node| (node, recorded.nodes[node % recorded.nodes.len()].clone()))
             .collect();
         gateways.spawn(send(client, nodes, Arc::clone(&done)));
     }
-    let seconds = recorded.0.iter().map(Vec::len).min().context("frames")?;
+    let seconds = recorded.nodes.iter().map(Vec::len).min().context("frames")?;
     let settle = seconds / 3;
     let window = Duration::from_secs((seconds - settle - 2) as u64);
     tokio::time::sleep(Duration::from_secs(settle as u64)).await;
@@ -91,7 +91,7 @@ pub(crate) async fn run(figures: &Figures, recorded: &Recorded) -> Result<()> {
 async fn kept(service: &Service, nodes: usize, recorded: &Recorded) -> Result<(usize, usize)> {
     let mut gpus = Vec::new();
     let (mut begin, mut end) = (i64::MAX, i64::MIN);
-    for (at, frames) in recorded.0.iter().enumerate() {
+    for (at, frames) in recorded.nodes.iter().enumerate() {
         let mut decoder = Decoder::new();
         for frame in frames {
             decoder.take(&pb::Frame::decode(frame.clone())?);
@@ -99,7 +99,7 @@ async fn kept(service: &Service, nodes: usize, recorded: &Recorded) -> Result<(u
             (begin, end) = (begin.min(time), end.max(time + 1_000));
         }
         let uuids: Vec<&str> = decoder.devices().iter().map(|device| &*device.uuid).collect();
-        let of_nodes = (at..nodes).step_by(recorded.0.len());
+        let of_nodes = (at..nodes).step_by(recorded.nodes.len());
         gpus.extend(
             of_nodes.flat_map(|node| uuids.iter().map(move |uuid| format!("{}/gpus/{uuid}", name(node)))),
         );

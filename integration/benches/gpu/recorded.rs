@@ -25,8 +25,13 @@ const SETTLED: usize = 15;
 const PID: u32 = 5_000_000;
 const PAYLOAD_BYTES_MAX: f64 = 40.0;
 
-/// By node, in order.
-pub(crate) struct Recorded(pub(crate) Vec<Vec<Bytes>>);
+/// See the module.
+pub(crate) struct Recorded {
+    /// Frames by node, in order.
+    pub(crate) nodes: Vec<Vec<Bytes>>,
+    /// Threads of the driver may look there for a while.
+    _dirs: Vec<TempDir>,
+}
 
 impl Recorded {
     /// Records them, in as many seconds as there are frames of a node.
@@ -43,15 +48,17 @@ impl Recorded {
                 simulated.device_mut(u32::try_from(gpu)?).process = vec![process];
             }
             let placed = place(&library, dir.path(), &simulated)?;
-            nodes.spawn(async move { record(&placed.library, &dir, frames).await });
+            nodes.spawn(async move { Ok((record(&placed.library, &dir, frames).await?, dir)) });
         }
-        Ok(Self(nodes.join_all().await.into_iter().collect::<Result<_>>()?))
+        let all = nodes.join_all().await.into_iter().collect::<Result<Vec<_>>>()?;
+        let (nodes, _dirs) = all.into_iter().unzip();
+        Ok(Self { nodes, _dirs })
     }
 
     /// How long they are.
     pub(crate) fn show(&self, figures: &Figures) -> Result<()> {
         let (mut usual, mut bytes, mut values, mut keyframes, mut keyframe_bytes) = (0, 0, 0, 0, 0);
-        for frames in &self.0 {
+        for frames in &self.nodes {
             for (at, encoded) in frames.iter().enumerate() {
                 let frame = pb::Frame::decode(encoded.clone())?;
                 if frame.keyframe.is_some() {

@@ -1422,7 +1422,7 @@ pub struct StreamSamplesRequest {
     /// Processes too.
     #[prost(bool, tag = "5")]
     pub processes: bool,
-    /// Events too.
+    /// Events too; first the last ones that are known, at most 64 of each node.
     #[prost(bool, tag = "6")]
     pub events: bool,
 }
@@ -1857,7 +1857,8 @@ pub mod gpu_service_client {
             self.inner.unary(req, path, codec).await
         }
         /// Samples as they come in, first the newest of each GPU that is meant. Who reads slower than they come misses some between, never the newest: `skipped` counts
-        /// them. Gaps and events are never left out; who is too slow even for them is ended with OUT_OF_RANGE.
+        /// them. Gaps and events are not left out, but of a node that has more than 320 in a second, whose numbers of events then show it; who is too slow even for them
+        /// is ended with OUT_OF_RANGE.
         pub async fn stream_samples(
             &mut self,
             request: impl tonic::IntoRequest<super::StreamSamplesRequest>,
@@ -1962,7 +1963,8 @@ pub mod gpu_service_server {
             + std::marker::Send
             + 'static;
         /// Samples as they come in, first the newest of each GPU that is meant. Who reads slower than they come misses some between, never the newest: `skipped` counts
-        /// them. Gaps and events are never left out; who is too slow even for them is ended with OUT_OF_RANGE.
+        /// them. Gaps and events are not left out, but of a node that has more than 320 in a second, whose numbers of events then show it; who is too slow even for them
+        /// is ended with OUT_OF_RANGE.
         async fn stream_samples(
             &self,
             request: tonic::Request<super::StreamSamplesRequest>,

@@ -14,6 +14,8 @@ const SPAN_LOOKS: usize = 10;
 const SLACK_PERCENT: u32 = 5;
 /// Of memory, in bytes: what a context itself takes is not always told apart, and drivers round.
 const SLACK_BYTES: u64 = 2 << 20;
+/// The same where MPS holds each process to what is booked: above are only several processes together, and what MPS keeps for each is not told apart.
+const SLACK_BYTES_MPS: u64 = 256 << 20;
 
 /// What is booked for an instance that is here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,7 +125,7 @@ pub(crate) struct Watchdog {
 impl Watchdog {
     /// Who is above what is booked for it, by what was seen up to now: by UUID of the GPU.
     pub(crate) fn step(&mut self, booked: &[Booked], usage: &BTreeMap<String, Usage>) -> Vec<Overuse> {
-        let watched = |booked: &&Booked| booked.booking.isolation == GpuIsolation::Accounted;
+        let watched = |booked: &&Booked| slack_of(booked.booking.isolation).is_some();
         let booked: Vec<&Booked> = booked.iter().filter(watched).collect();
         self.seen.retain(|(instance, gpu), _| {
             booked.iter().any(|one| one.instance == *instance && one.booking.gpu.as_str() == gpu)
@@ -131,6 +133,10 @@ impl Watchdog {
         let mut all = Vec::new();
         for one in booked {
             let GpuShare::Part { memory_bytes, compute_percent } = one.booking.share else { continue };
+            let Some(slack) = slack_of(one.booking.isolation) else { continue };
+            // The driver tells work of MPS's clients as the server's.
+            let compute_percent =
+                compute_percent.filter(|_| one.booking.isolation == GpuIsolation::Accounted);
             let gpu = one.booking.gpu.as_str();
             let Some(usage) = usage.get(gpu) else { continue };
             let seen = self.seen.entry((one.instance.clone(), gpu.to_owned())).or_default();
@@ -138,7 +144,7 @@ impl Watchdog {
                 seen.look = usage.look;
                 let used = usage.by_instance.get(&one.instance.to_string()).copied();
                 let found = [
-                    seen.memory(used, memory_bytes, usage.time_ms),
+                    seen.memory(used, memory_bytes.map(|bytes| (bytes, slack)), usage.time_ms),
                     seen.compute(used, compute_percent, usage.time_ms),
                 ];
                 let overuse = |(above, since_ms)| Overuse {
@@ -162,15 +168,25 @@ impl Watchdog {
     }
 }
 
+/// How much more memory than is booked is let pass. `None`: nobody watches, since hardware holds it to that, or nothing can be seen.
+fn slack_of(isolation: GpuIsolation) -> Option<u64> {
+    match isolation {
+        GpuIsolation::Accounted => Some(SLACK_BYTES),
+        GpuIsolation::Mps => Some(SLACK_BYTES_MPS),
+        GpuIsolation::None | GpuIsolation::Mig | GpuIsolation::Exclusive => None,
+    }
+}
+
 impl Seen {
     fn is_doubted(&self) -> bool {
         let is_found = self.now.iter().any(|found| matches!(found.above, Above::Memory { .. }));
         self.memory.is_some() && !is_found
     }
 
-    fn memory(&mut self, used: Option<Used>, booked: Option<u64>, now: i64) -> Option<(Above, i64)> {
+    fn memory(&mut self, used: Option<Used>, booked: Option<(u64, u64)>, now: i64) -> Option<(Above, i64)> {
         let used = used.map_or(0, |used| used.memory_bytes);
-        let booked = booked.filter(|booked| used > booked.saturating_add(SLACK_BYTES));
+        let booked = booked.filter(|(booked, slack)| used > booked.saturating_add(*slack));
+        let booked = booked.map(|(booked, _)| booked);
         let before = std::mem::replace(&mut self.memory, booked.map(|_| now));
         Some((Above::Memory { used, booked: booked? }, before?))
     }

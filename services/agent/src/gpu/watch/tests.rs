@@ -72,7 +72,7 @@ fn compute_is_taken_over_a_span_and_only_told() {
 
 #[test]
 fn who_is_held_by_something_else_is_not_watched() {
-    for isolation in [GpuIsolation::None, GpuIsolation::Mps, GpuIsolation::Mig, GpuIsolation::Exclusive] {
+    for isolation in [GpuIsolation::None, GpuIsolation::Mig, GpuIsolation::Exclusive] {
         let mut one = booked(0, 0, Some(GIB), Some(1), OnOveruse::Stop);
         one.booking.isolation = isolation;
         let mut dog = Watchdog::default();
@@ -81,6 +81,23 @@ fn who_is_held_by_something_else_is_not_watched() {
             assert!(found.is_empty(), "{isolation}");
         }
     }
+}
+
+#[test]
+fn several_processes_together_are_not_held_by_mps() {
+    let mut one = booked(0, 0, Some(GIB), Some(1), OnOveruse::Stop);
+    one.booking.isolation = GpuIsolation::Mps;
+    let mut dog = Watchdog::default();
+    let mut found = |look, memory| {
+        dog.step(std::slice::from_ref(&one), &seen(usage(look, &[(0, memory, 100)])))
+            .first()
+            .map(|overuse| (overuse.above, overuse.stop))
+    };
+    for look in 1..=20 {
+        assert_eq!(found(look, GIB + SLACK_BYTES_MPS), None, "one process, and what MPS keeps for it");
+    }
+    assert_eq!(found(21, 2 * GIB), None);
+    assert_eq!(found(22, 2 * GIB), Some((Above::Memory { used: 2 * GIB, booked: GIB }, true)));
 }
 
 #[derive(Debug, Clone)]
