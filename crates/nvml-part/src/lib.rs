@@ -16,6 +16,7 @@ pub struct Instances {
 /// Asks for them. `None`: the device is no part of one, or the driver does not say.
 ///
 /// Source: NVML API reference, `nvmlDeviceGetGpuInstanceId` and `nvmlDeviceGetComputeInstanceId` (drivers from 450.51 on).
+#[must_use]
 pub fn instances(nvml: &Nvml, part: &Device<'_>) -> Option<Instances> {
     let library = nvml.lib();
     Some(Instances {

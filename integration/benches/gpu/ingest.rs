@@ -178,7 +178,7 @@ async fn send(
             requests.send(request).await.context("the stream to the service")?;
             done.frames.fetch_add(count, Ordering::Relaxed);
             done.bytes.fetch_add(bytes, Ordering::Relaxed);
-            let late = u64::try_from((Instant::now() - due).as_millis())?;
+            let late = u64::try_from(due.elapsed().as_millis())?;
             done.late.store(late, Ordering::Relaxed);
         }
         // What was sent last is to arrive before the stream ends.

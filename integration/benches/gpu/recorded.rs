@@ -51,8 +51,8 @@ impl Recorded {
             nodes.spawn(async move { Ok((record(&placed.library, &dir, frames).await?, dir)) });
         }
         let all = nodes.join_all().await.into_iter().collect::<Result<Vec<_>>>()?;
-        let (nodes, _dirs) = all.into_iter().unzip();
-        Ok(Self { nodes, _dirs })
+        let (nodes, dirs) = all.into_iter().unzip();
+        Ok(Self { nodes, _dirs: dirs })
     }
 
     /// How long they are.
