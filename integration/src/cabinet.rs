@@ -11,7 +11,7 @@ use anyhow::Result;
 use crate::lan::{ip, run};
 
 /// For documentation (RFC 5737): nobody has it. Each cabinet has four addresses of it.
-const UPLINK: [u8; 3] = [192, 0, 2];
+const UPLINK: [u8; 3] = [203, 0, 113];
 /// Behind the router; as behind many.
 const INSIDE: [u8; 3] = [192, 168, 77];
 const CABINETS_MAX: u8 = 60;

@@ -30,8 +30,8 @@ const RETRY_LASTING: (Duration, Duration) = (Duration::from_secs(10), Duration::
 /// Why the agent itself ended it, where it used more of a GPU than is booked for it.
 pub(crate) const OVERUSE: &str = "GpuOveruse";
 
-/// What a program ends with that does not hear of SIGTERM.
-const ENDED_BY_TERM: i32 = 128 + 15;
+/// What a program ends with that is killed.
+const ENDED_BY_KILL: i32 = 128 + 9;
 
 /// A number between 0 and 1 that spreads waits. From the caller, so that this file stays pure.
 pub(crate) type Jitter = f64;
@@ -225,7 +225,7 @@ impl Memory {
         if let RunState::Exited { code: code @ Some(0), .. } = &mut observed.state
             && self.overuse.is_some()
         {
-            *code = Some(ENDED_BY_TERM);
+            *code = Some(ENDED_BY_KILL);
         }
     }
 

@@ -44,6 +44,8 @@ pub(crate) enum Act {
     StartBeside,
     /// It runs, and its job says that it shall not: stop it, and leave what there is of it.
     Stop,
+    /// It uses what is not its own: end it at once, and leave what there is of it.
+    Kill,
     /// The one beside is not wanted, or did not become healthy: stop and remove that one.
     Withdraw,
     /// Nobody wants it here: stop and remove it.

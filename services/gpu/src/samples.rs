@@ -41,6 +41,8 @@ const RESOLVE_EVERY: Duration = Duration::from_secs(3);
 const HOLD: Duration = Duration::from_secs(2);
 /// Times of one sample at two replicas.
 const SAME_MILLIS: i64 = 1_000;
+/// Fields of a request: more than there are.
+const FIELDS_MAX: usize = 256;
 /// What waits for a reader.
 const WAITING_MAX: usize = 256;
 /// Events of a node by which it is known what was told: those of before that two replicas tell at most.
@@ -62,6 +64,7 @@ pub(crate) fn own(
     request: &pb::StreamOwnSamplesRequest,
 ) -> Result<ReceiverStream<Told>, Fault> {
     let interval = interval(request.interval.as_ref())?;
+    check_fields(&request.fields)?;
     let (to, told) = mpsc::channel(WAITING_MAX);
     let mut follower = Follower::new(shared, request, interval);
     let shutdown = shared.shutdown.clone();
@@ -81,6 +84,17 @@ pub(crate) fn own(
         }
     });
     Ok(ReceiverStream::new(told))
+}
+
+/// Each is looked for in the others, and one that is not known is told with every sample.
+fn check_fields(fields: &[i32]) -> Result<(), Fault> {
+    if fields.len() > FIELDS_MAX {
+        return Err(Fault::invalid_field(
+            "fields",
+            format!("name at most {FIELDS_MAX} fields, or none for all"),
+        ));
+    }
+    Ok(())
 }
 
 /// How far a reader is.
@@ -236,6 +250,7 @@ pub(crate) async fn stream(
 ) -> Result<Response<Answers<pb::StreamSamplesResponse>>, Status> {
     let checked = async {
         interval(request.interval.as_ref())?;
+        check_fields(&request.fields)?;
         let selection = Selection::parse(&request.parent, request.selector.as_ref())?;
         let gpus = shared.inventory.select(&selection).await?;
         Ok::<_, Fault>((selection, gpus))

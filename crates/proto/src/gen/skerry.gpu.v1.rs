@@ -1413,7 +1413,7 @@ pub struct StreamSamplesRequest {
     /// As in ListGpusRequest.
     #[prost(message, optional, tag = "2")]
     pub selector: ::core::option::Option<GpuSelector>,
-    /// These fields. Empty: all. One that this server does not know is told as NOT_SUPPORTED.
+    /// These fields, at most 256. Empty: all. One that this server does not know is told as NOT_SUPPORTED.
     #[prost(enumeration = "Field", repeated, tag = "3")]
     pub fields: ::prost::alloc::vec::Vec<i32>,
     /// Of one GPU no two samples nearer together than this: at least 1 s. Absent: 1 s.

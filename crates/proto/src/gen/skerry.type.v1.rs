@@ -691,7 +691,7 @@ pub struct GpuRequest {
     /// Which GPU is taken, of those that have room for it.
     #[prost(enumeration = "gpu_request::Spread", tag = "8")]
     pub spread: i32,
-    /// What is done when it uses more of a GPU than is booked for it, where nothing but counting keeps it to that.
+    /// What is done when it uses more of a GPU than is booked for it, where no hardware keeps it to that; or of one of which it has booked nothing.
     #[prost(enumeration = "gpu_request::OnOveruse", tag = "9")]
     pub on_overuse: i32,
 }
@@ -805,7 +805,7 @@ pub mod gpu_request {
         Unspecified = 0,
         /// It is told: as an event, and in its status.
         Report = 1,
-        /// It is told, and one that has more memory than is booked is stopped, which counts as a failed run. For its use of compute it is only told.
+        /// It is told, and one that has more memory than is booked is killed, without its grace time, which counts as a failed run. For its use of compute it is only told.
         Stop = 2,
     }
     impl OnOveruse {

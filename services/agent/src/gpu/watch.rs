@@ -87,6 +87,9 @@ impl Overuse {
     pub(crate) fn words(&self) -> String {
         let gpu = &self.gpu;
         match self.above {
+            Above::Memory { booked: 0, .. } => {
+                format!("it uses memory of {gpu}, of which it has booked nothing")
+            }
             Above::Memory { booked, .. } => {
                 format!("it uses more memory of {gpu} than the {} MiB that are booked for it", booked >> 20)
             }
@@ -120,17 +123,20 @@ struct Seen {
 #[derive(Debug, Default)]
 pub(crate) struct Watchdog {
     seen: BTreeMap<(InstanceName, String), Seen>,
+    /// Who was seen on a device of which they have booked nothing: at which look first, and when.
+    strangers: BTreeMap<(InstanceName, String), (u64, i64)>,
 }
 
 impl Watchdog {
     /// Who is above what is booked for it, by what was seen up to now: by UUID of the GPU.
     pub(crate) fn step(&mut self, booked: &[Booked], usage: &BTreeMap<String, Usage>) -> Vec<Overuse> {
         let watched = |booked: &&Booked| slack_of(booked.booking.isolation).is_some();
+        let everybody = booked;
         let booked: Vec<&Booked> = booked.iter().filter(watched).collect();
         self.seen.retain(|(instance, gpu), _| {
             booked.iter().any(|one| one.instance == *instance && one.booking.gpu.as_str() == gpu)
         });
-        let mut all = Vec::new();
+        let mut all = self.strangers(everybody, usage);
         for one in booked {
             let GpuShare::Part { memory_bytes, compute_percent } = one.booking.share else { continue };
             let Some(slack) = slack_of(one.booking.isolation) else { continue };
@@ -157,6 +163,35 @@ impl Watchdog {
                 seen.now = found.into_iter().flatten().map(overuse).collect();
             }
             all.extend(seen.now.iter().cloned());
+        }
+        all
+    }
+
+    /// Instances that use memory of a device of which others have booked something and they have nothing. What they were made to see of it is their spec's
+    /// affair; those of them that have booked another device, and would be stopped for more of that, are stopped.
+    fn strangers(&mut self, booked: &[Booked], usage: &BTreeMap<String, Usage>) -> Vec<Overuse> {
+        let before = std::mem::take(&mut self.strangers);
+        let mut all = Vec::new();
+        for (gpu, usage) in usage {
+            for (name, used) in &usage.by_instance {
+                let is_his = |one: &&Booked| one.instance.to_string() == *name;
+                let has_booked = booked.iter().filter(is_his).any(|one| one.booking.gpu.as_str() == gpu);
+                if has_booked || used.memory_bytes <= SLACK_BYTES {
+                    continue;
+                }
+                let Ok(instance) = InstanceName::parse(name) else { continue };
+                let key = (instance.clone(), gpu.clone());
+                let (look, since_ms) = match before.get(&key) {
+                    Some(seen) => *seen,
+                    None => (usage.look, usage.time_ms),
+                };
+                self.strangers.insert(key, (look, since_ms));
+                if look != usage.look {
+                    let above = Above::Memory { used: used.memory_bytes, booked: 0 };
+                    let stop = booked.iter().filter(is_his).any(|one| one.policy == OnOveruse::Stop);
+                    all.push(Overuse { instance, gpu: gpu.clone(), above, since_ms, stop });
+                }
+            }
         }
         all
     }

@@ -39,6 +39,9 @@ impl Runtime for FakeRuntime {
     async fn stop(&self, _: &InstanceName) -> Result<(), RuntimeError> {
         Ok(())
     }
+    async fn kill(&self, _: &InstanceName) -> Result<(), RuntimeError> {
+        Ok(())
+    }
 
     async fn remove(&self, _: &InstanceName) -> Result<(), RuntimeError> {
         Ok(())

@@ -58,6 +58,7 @@ fn lane(act: Act) -> Lane {
         | Act::StartBeside
         | Act::Withdraw
         | Act::Stop
+        | Act::Kill
         | Act::Remove => Lane::Copy,
     }
 }
@@ -154,6 +155,7 @@ fn name_of(act: Act) -> &'static str {
         Act::StartBeside => "start beside",
         Act::Withdraw => "withdraw",
         Act::Stop => "stop",
+        Act::Kill => "kill",
     }
 }
 
@@ -193,6 +195,8 @@ enum Work {
     Withdraw(String),
     /// All copies, which stay there.
     Stop,
+    /// The same, at once.
+    Kill,
     /// Of all copies.
     Remove,
 }
@@ -211,7 +215,7 @@ impl Work {
     fn spec(&self) -> Option<&Arc<InstanceSpec>> {
         match self {
             Self::Fetch(spec) | Self::Run { spec, .. } => Some(spec),
-            Self::Withdraw(_) | Self::Stop | Self::Remove => None,
+            Self::Withdraw(_) | Self::Stop | Self::Kill | Self::Remove => None,
         }
     }
 }
@@ -242,6 +246,7 @@ impl Job {
                 in_time(self.deadline, "removing the copy beside", withdraw).await
             }
             Work::Stop => in_time(self.deadline, "stopping it", self.runtime.stop(&self.instance)).await,
+            Work::Kill => in_time(self.deadline, "killing it", self.runtime.kill(&self.instance)).await,
             Work::Remove => in_time(self.deadline, "removing it", self.runtime.remove(&self.instance)).await,
         }
     }
@@ -270,6 +275,7 @@ impl Reconciler {
         let work = match action.act {
             Act::Remove => Work::Remove,
             Act::Stop => Work::Stop,
+            Act::Kill => Work::Kill,
             Act::Withdraw => {
                 let Some(copy) = self.give_up_beside(action, now) else { return };
                 Work::Withdraw(copy)
@@ -335,7 +341,7 @@ impl Reconciler {
     fn span_of(&self, action: &Action, now: MonoTime) -> Span {
         let follows = match action.act {
             Act::Fetch | Act::Start | Act::StartBeside | Act::Replace | Act::Remove => true,
-            Act::Restart | Act::Repair | Act::Withdraw | Act::Stop => false,
+            Act::Restart | Act::Repair | Act::Withdraw | Act::Stop | Act::Kill => false,
         };
         let recent = now.saturating_since(self.traced_since) <= TRACE_AGE_MAX;
         if self.desired.trace_parent.is_empty() || !follows || !recent {

@@ -46,7 +46,7 @@ impl Reconciler {
 
     /// Says what is booked for what runs, and stops who uses more and is to be stopped for that.
     pub(super) fn step_gpus(&mut self, news: &mpsc::Sender<News>, now: MonoTime) {
-        let booked = self.running_with_gpus().flat_map(|(_, spec, observed)| {
+        let booked = self.running().flat_map(|(_, spec, observed)| {
             let policy = spec.service.gpu.as_ref().map(|gpu| gpu.on_overuse).unwrap_or_default();
             let held = self.gpus.link.grants.held(spec, observed.mps);
             held.into_iter().map(move |booking| Booked { instance: spec.name.clone(), booking, policy })
@@ -57,7 +57,7 @@ impl Reconciler {
         let mut told = BTreeSet::new();
         let mut stops = Vec::new();
         for one in overuse.iter() {
-            let meant = self.running_with_gpus().find(|(_, spec, observed)| {
+            let meant = self.running().find(|(_, spec, observed)| {
                 spec.name == one.instance && started_ms(observed).is_some_and(|at| at <= one.since_ms)
             });
             let Some(kind) = meant.map(|(kind, ..)| kind) else { continue };
@@ -77,18 +77,19 @@ impl Reconciler {
             let memory = self.memories.entry(instance.clone()).or_default();
             if memory.busy.is_none() && memory.waits(None, now).is_none() {
                 memory.stopped_for_overuse(words);
-                let action = Action { instance, runtime, act: Act::Stop, former: false };
+                // Not asked: its grace time would be at the cost of the others on the device.
+                let action = Action { instance, runtime, act: Act::Kill, former: false };
                 self.begin_act(&action, news, now);
             }
         }
     }
 
-    /// What runs of that has GPUs, with what it was made from.
-    fn running_with_gpus(&self) -> impl Iterator<Item = (RuntimeKind, &InstanceSpec, &Observed)> {
+    /// What runs, with what it was made from.
+    fn running(&self) -> impl Iterator<Item = (RuntimeKind, &InstanceSpec, &Observed)> {
         self.world.iter().flat_map(|(kind, view)| {
             view.instances.values().filter(|observed| is_running(observed)).filter_map(|observed| {
                 let spec = self.desired.spec_of(&observed.instance, &observed.fingerprint)?;
-                (!spec.gpus.is_empty()).then_some((*kind, spec.as_ref(), observed))
+                Some((*kind, spec.as_ref(), observed))
             })
         })
     }
@@ -100,9 +101,6 @@ impl Reconciler {
         observed: Option<&Observed>,
         status: &mut pb::InstanceStatus,
     ) {
-        if spec.gpus.is_empty() {
-            return;
-        }
         let running = observed.filter(|observed| is_running(observed));
         let held = match running {
             Some(observed) => self.gpus.link.grants.held(spec, observed.mps),

@@ -279,6 +279,9 @@ pub trait Runtime: Send + Sync {
     /// Stops an instance gracefully and leaves it as if it had ended by itself, with all that it wrote. Does not run: nothing happens.
     async fn stop(&self, instance: &InstanceName) -> Result<(), RuntimeError>;
 
+    /// As [`Self::stop`], but at once: it is not asked, and has no grace time.
+    async fn kill(&self, instance: &InstanceName) -> Result<(), RuntimeError>;
+
     /// Stops an instance gracefully and removes every trace but its volumes. None there: nothing happens.
     async fn remove(&self, instance: &InstanceName) -> Result<(), RuntimeError>;
 

@@ -136,6 +136,22 @@ impl Drop for GivenUp<'_> {
     }
 }
 
+impl FakeRuntime {
+    /// Ends one that runs, with this exit code if no other was said.
+    fn end_by(&self, how: &str, instance: &InstanceName, usual: i32) -> Result<(), RuntimeError> {
+        self.answer()?;
+        let mut state = self.state();
+        state.calls.push(format!("{how} {instance}"));
+        state.started += 1;
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(state.started);
+        let code = Some(state.stop_code.unwrap_or(usual));
+        if let Some(observed) = state.instances.get_mut(instance) {
+            observed.state = RunState::Exited { code, at, out_of_memory: false };
+        }
+        Ok(())
+    }
+}
+
 #[async_trait::async_trait]
 impl Runtime for FakeRuntime {
     fn kind(&self) -> RuntimeKind {
@@ -215,16 +231,11 @@ impl Runtime for FakeRuntime {
     }
 
     async fn stop(&self, instance: &InstanceName) -> Result<(), RuntimeError> {
-        self.answer()?;
-        let mut state = self.state();
-        state.calls.push(format!("stop {instance}"));
-        state.started += 1;
-        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(state.started);
-        let code = Some(state.stop_code.unwrap_or(143));
-        if let Some(observed) = state.instances.get_mut(instance) {
-            observed.state = RunState::Exited { code, at, out_of_memory: false };
-        }
-        Ok(())
+        self.end_by("stop", instance, 143)
+    }
+
+    async fn kill(&self, instance: &InstanceName) -> Result<(), RuntimeError> {
+        self.end_by("kill", instance, 137)
     }
 
     async fn remove(&self, instance: &InstanceName) -> Result<(), RuntimeError> {

@@ -84,6 +84,21 @@ fn who_is_held_by_something_else_is_not_watched() {
 }
 
 #[test]
+fn who_uses_a_device_that_others_have_booked_is_told_of_and_stopped_where_it_has_a_policy() {
+    let other = |policy| [booked(0, 0, Some(GIB), None, policy), booked(1, 1, Some(GIB), None, policy)];
+    for (policy, stop) in [(OnOveruse::Stop, true), (OnOveruse::Report, false)] {
+        let mut dog = Watchdog::default();
+        let uses = |look| seen(usage(look, &[(1, GIB, 0)]));
+        assert!(dog.step(&other(policy), &uses(1)).is_empty());
+        assert!(dog.step(&other(policy), &uses(1)).is_empty(), "the same look");
+        let found = dog.step(&other(policy), &uses(2));
+        assert_eq!((found.len(), found[0].since_ms, found[0].stop), (1, 1000, stop));
+        assert!(found[0].words().contains("booked nothing"), "{}", found[0].words());
+        assert!(dog.step(&other(policy), &seen(usage(3, &[(1, SLACK_BYTES, 0)]))).is_empty());
+    }
+}
+
+#[test]
 fn several_processes_together_are_not_held_by_mps() {
     let mut one = booked(0, 0, Some(GIB), Some(1), OnOveruse::Stop);
     one.booking.isolation = GpuIsolation::Mps;
@@ -139,7 +154,11 @@ proptest! {
                 let is_above = at >= 9 && compute.is_some_and(|booked| mean(&case.looks[at - 9..=at]) > booked + 5);
                 prop_assert_eq!(in_compute.is_some(), is_above);
             }
-            prop_assert!(found.iter().all(|one| one.instance != name(case.booked.len())), "a stranger");
+            let stranger = case.booked.len();
+            let uses = |at: usize| case.looks[at][stranger].0 > 0;
+            let of_stranger: Vec<&Overuse> = found.iter().filter(|one| one.instance == name(stranger)).collect();
+            prop_assert_eq!(of_stranger.len(), usize::from(at > 0 && uses(at) && uses(at - 1)));
+            prop_assert!(of_stranger.iter().all(|one| !one.stop), "who has no GPUs is only told of");
         }
     }
 }

@@ -61,7 +61,7 @@ fn status(bench: &Bench) -> pb::InstanceStatus {
 }
 
 fn stops(bench: &Bench) -> usize {
-    bench.calls().iter().filter(|call| call.starts_with("stop ")).count()
+    bench.calls().iter().filter(|call| call.starts_with("kill ")).count()
 }
 
 #[tokio::test(start_paused = true)]
@@ -89,7 +89,7 @@ async fn one_that_uses_too_much_is_stopped_as_a_failed_run_and_started_again_wit
         assert_eq!(told.phase(), Phase::Backoff);
         assert!(told.message.contains("more memory of GPU-1 than the 1024 MiB"), "{}", told.message);
         assert_eq!(told.terminations[0].reason, "GpuOveruse");
-        assert_eq!(told.exit_code, Some(143), "it did not end well");
+        assert_eq!(told.exit_code, Some(137), "it did not end well");
         bench.until("it runs again", |b| b.ready(NAME) && status(b).restarts == 1).await;
         assert_eq!((stops(&bench), status(&bench).reason.as_str()), (1, ""));
         assert!(status(&bench).warnings.is_empty());

@@ -462,6 +462,20 @@ impl DockerRuntime {
         Ok(())
     }
 
+    /// Kills all copies, and leaves them there.
+    pub(super) async fn kill_all(&self, instance: &InstanceName) -> Result<(), RuntimeError> {
+        let failed = |failure: Failure| failure.while_doing(&format!("killing {instance}"), "StopFailed");
+        for copy in self.copies(instance).await?.iter().filter(|copy| is_running(copy.state)) {
+            let docker = self.client.docker().await.map_err(failed)?;
+            match self.client.within(STOP_MARGIN, docker.kill_container(&copy.id, None)).await {
+                Ok(())
+                | Err(Failure { kind: Kind::NotFound | Kind::NotRunning | Kind::BeingRemoved, .. }) => {}
+                Err(failure) => return Err(failed(failure)),
+            }
+        }
+        Ok(())
+    }
+
     async fn stop_one(&self, instance: &InstanceName, copy: &Copy) -> Result<(), RuntimeError> {
         if !is_running(copy.state) {
             return Ok(());

@@ -269,6 +269,10 @@ impl Runtime for DockerRuntime {
         self.stop_all(instance).await
     }
 
+    async fn kill(&self, instance: &InstanceName) -> Result<(), RuntimeError> {
+        self.kill_all(instance).await
+    }
+
     async fn remove(&self, instance: &InstanceName) -> Result<(), RuntimeError> {
         self.take_away(instance, None).await
     }

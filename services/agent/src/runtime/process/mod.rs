@@ -53,7 +53,7 @@ mod watch;
 use error::{failed, io_failed};
 use inspect::{Phase, View};
 use start::Spawned;
-use stop::Slot;
+use stop::{How, Slot};
 use watch::Watch;
 
 pub(crate) use layout::instance_dir;
@@ -356,10 +356,10 @@ impl Runtime for ProcessRuntime {
                 }
                 Some(view @ View { phase: Phase::Starting { .. }, .. }) => {
                     if !self.settled(&dir).await? {
-                        self.stop(&mut claim, &dir, &view).await?;
+                        self.end(&mut claim, &dir, &view, How::Asked).await?;
                     }
                 }
-                Some(view) => self.stop(&mut claim, &dir, &view).await?,
+                Some(view) => self.end(&mut claim, &dir, &view, How::Asked).await?,
                 None => {
                     self.artifacts.fetch(&start::process_of(instance)?.artifacts, progress).await?;
                     let (back, started) = self.start(claim, &dir, instance).await?;
@@ -370,7 +370,7 @@ impl Runtime for ProcessRuntime {
                     }
                     // Held: by a shim of a dropped call that has not said anything yet, or by what a killed one left.
                     if let Some(view) = self.view(&dir).await?.filter(is_down) {
-                        self.stop(&mut claim, &dir, &view).await?;
+                        self.end(&mut claim, &dir, &view, How::Asked).await?;
                     }
                 }
             }
@@ -379,19 +379,11 @@ impl Runtime for ProcessRuntime {
     }
 
     async fn stop(&self, instance: &InstanceName) -> Result<(), RuntimeError> {
-        self.reap();
-        let dir = self.instance_dir(instance);
-        let mut claim = self.claim(instance).await;
-        for _ in 0..ROUNDS_MAX {
-            let view = self.view(&dir).await?;
-            let Some(view) = view.filter(|view| !is_down(view)) else { return Ok(()) };
-            // A shim on its way up has a program in a moment, which is asked first.
-            if matches!(view.phase, Phase::Starting { .. }) && self.settled(&dir).await? {
-                continue;
-            }
-            self.stop(&mut claim, &dir, &view).await?;
-        }
-        Err(failed("StillStopping", "it changes by itself all the time", true))
+        self.take_down(instance, How::Asked).await
+    }
+
+    async fn kill(&self, instance: &InstanceName) -> Result<(), RuntimeError> {
+        self.take_down(instance, How::Killed).await
     }
 
     async fn remove(&self, instance: &InstanceName) -> Result<(), RuntimeError> {
@@ -407,7 +399,7 @@ impl Runtime for ProcessRuntime {
             if matches!(view.phase, Phase::Starting { .. }) && self.settled(&dir).await? {
                 continue;
             }
-            self.stop(&mut claim, &dir, &view).await?;
+            self.end(&mut claim, &dir, &view, How::Asked).await?;
             let (root, place) = (self.config.instances.clone(), dir.clone());
             let cgroups = view.launch.map(|launch| launch.cgroups).unwrap_or_default();
             let step = move || match layout::try_lock(&place) {

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use skerry_model::InstanceName;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::error::{failed, io_failed};
@@ -13,7 +14,7 @@ use super::handle::{ProcessHandle, signal_of};
 use super::holders::{Holders, holders};
 use super::inspect::{Phase, View};
 use super::layout::try_lock;
-use super::{Claim, ProcessRuntime};
+use super::{Claim, ProcessRuntime, ROUNDS_MAX, is_down};
 use crate::runtime::{GRACE_DEFAULT, RuntimeError};
 use crate::shim::cgroup;
 use crate::shim::procfs::ProcessId;
@@ -30,8 +31,31 @@ const KILL_ROUNDS: usize = 3;
 const LOCK_LOOK: Duration = Duration::from_millis(10);
 
 impl ProcessRuntime {
+    /// Ends an instance, and leaves what there is of it.
+    pub(super) async fn take_down(&self, instance: &InstanceName, how: How) -> Result<(), RuntimeError> {
+        self.reap();
+        let dir = self.instance_dir(instance);
+        let mut claim = self.claim(instance).await;
+        for _ in 0..ROUNDS_MAX {
+            let view = self.view(&dir).await?;
+            let Some(view) = view.filter(|view| !is_down(view)) else { return Ok(()) };
+            // A shim on its way up has a program in a moment, which is asked first.
+            if matches!(view.phase, Phase::Starting { .. }) && self.settled(&dir).await? {
+                continue;
+            }
+            self.end(&mut claim, &dir, &view, how).await?;
+        }
+        Err(failed("StillStopping", "it changes by itself all the time", true))
+    }
+
     /// Ends what `view` shows and waits until nothing of it holds the lock.
-    pub(super) async fn stop(&self, claim: &mut Claim, dir: &Path, view: &View) -> Result<(), RuntimeError> {
+    pub(super) async fn end(
+        &self,
+        claim: &mut Claim,
+        dir: &Path,
+        view: &View,
+        how: How,
+    ) -> Result<(), RuntimeError> {
         let (shim, program) = match view.phase {
             Phase::Made | Phase::Ended { .. } => (None, None),
             Phase::Starting { shim } | Phase::Ending { shim, .. } => (Some(shim), None),
@@ -39,7 +63,10 @@ impl ProcessRuntime {
             Phase::Orphaned { program, .. } => (None, Some(program)),
         };
         let (shim, program) = (shim.and_then(ProcessHandle::open), program.and_then(ProcessHandle::open));
-        let policy = Policy::of(view);
+        let policy = match how {
+            How::Asked => Policy::of(view),
+            How::Killed => Policy { signal: Signal::KILL, grace: Duration::ZERO },
+        };
         if let Some(program) = &program {
             end(claim, &policy, std::slice::from_ref(program)).await?;
         }
@@ -136,6 +163,15 @@ impl ProcessRuntime {
             sleep(LOCK_LOOK).await;
         }
     }
+}
+
+/// Whether it is asked to end, or not.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum How {
+    /// As its spec says, and killed after its grace time.
+    Asked,
+    /// At once.
+    Killed,
 }
 
 /// How an instance is asked to end.
