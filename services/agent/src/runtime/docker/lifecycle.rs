@@ -5,6 +5,8 @@
 //! is fixed, and it refuses a second container of that name, also when the answer to the first request got lost. Of a copy that is started
 //! beside the one that it is to replace the name is another, as fixed; once the old one is gone it is renamed.
 
+mod stop;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +18,7 @@ use skerry_model::InstanceName;
 use skerry_model::app::{Container, Probe};
 use tracing::debug;
 
-use super::client::{CREATE_DEADLINE, LOOK_DEADLINE, REMOVE_DEADLINE, START_DEADLINE, STOP_MARGIN};
+use super::client::{CREATE_DEADLINE, LOOK_DEADLINE, REMOVE_DEADLINE, START_DEADLINE};
 use super::credentials::Logins;
 use super::error::{Failure, Kind};
 use super::observe::{is_named, is_running, list, missing_networks};
@@ -452,44 +454,6 @@ impl DockerRuntime {
     ) -> Result<Pass, RuntimeError> {
         self.stop_one(instance, copy).await?;
         self.remove(&copy.id, volumes).await
-    }
-
-    /// Stops all copies, and leaves them there.
-    pub(super) async fn stop_all(&self, instance: &InstanceName) -> Result<(), RuntimeError> {
-        for copy in self.copies(instance).await? {
-            self.stop_one(instance, &copy).await?;
-        }
-        Ok(())
-    }
-
-    /// Kills all copies, and leaves them there.
-    pub(super) async fn kill_all(&self, instance: &InstanceName) -> Result<(), RuntimeError> {
-        let failed = |failure: Failure| failure.while_doing(&format!("killing {instance}"), "StopFailed");
-        for copy in self.copies(instance).await?.iter().filter(|copy| is_running(copy.state)) {
-            let docker = self.client.docker().await.map_err(failed)?;
-            match self.client.within(STOP_MARGIN, docker.kill_container(&copy.id, None)).await {
-                Ok(())
-                | Err(Failure { kind: Kind::NotFound | Kind::NotRunning | Kind::BeingRemoved, .. }) => {}
-                Err(failure) => return Err(failed(failure)),
-            }
-        }
-        Ok(())
-    }
-
-    async fn stop_one(&self, instance: &InstanceName, copy: &Copy) -> Result<(), RuntimeError> {
-        if !is_running(copy.state) {
-            return Ok(());
-        }
-        let failed = |failure: Failure| failure.while_doing(&format!("stopping {instance}"), "StopFailed");
-        let docker = self.client.docker().await.map_err(failed)?;
-        // Signal and grace are the container's own.
-        let stopped = docker.stop_container(&copy.id, None);
-        match self.client.within(copy.grace + STOP_MARGIN, stopped).await {
-            Ok(()) | Err(Failure { kind: Kind::NotFound | Kind::NotRunning | Kind::BeingRemoved, .. }) => {
-                Ok(())
-            }
-            Err(failure) => Err(failed(failure)),
-        }
     }
 
     /// Removes a container that does not run; named volumes stay.
