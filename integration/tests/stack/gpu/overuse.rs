@@ -5,12 +5,14 @@ use skerry_integration::apps::{app, script};
 use skerry_integration::gpus::{share, with_gpu};
 use skerry_integration::stack::PATIENCE;
 use skerry_proto::types::v1::gpu_request::OnOveruse;
-use skerry_proto::types::v1::{GpuRequest, InstanceStatus};
+use skerry_proto::types::v1::{GpuRequest, InstanceStatus, ServiceSpec, StopPolicy};
 use skerry_testing::eventually;
 
 use super::{instance, node, stack};
 
 const SLEEPS: &str = "exec sleep 1000000";
+/// Who is asked to end does not.
+const STAYS: &str = "trap '' TERM; exec sleep 1000000";
 
 fn pid(status: &InstanceStatus) -> Result<u32> {
     status.runtime_id.parse().with_context(|| format!("{status:?}"))
@@ -21,8 +23,13 @@ async fn who_has_more_memory_than_is_booked_is_stopped_and_nobody_else_is() -> R
     let mut stack = stack(0).await?;
     let mut gpus = node(&mut stack, "n1", "t4").await?;
     let reported = GpuRequest { on_overuse: OnOveruse::Report.into(), ..share(2) };
-    for (name, gpu) in [("greedy", share(2)), ("reported", reported), ("modest", share(2))] {
-        stack.apply(name, app([with_gpu(gpu, script("infer", SLEEPS))])).await?;
+    for (name, gpu, sleeps) in
+        [("greedy", share(2), STAYS), ("reported", reported, SLEEPS), ("modest", share(2), SLEEPS)]
+    {
+        let grace_period = Some(prost_types::Duration { seconds: 3600, nanos: 0 });
+        let stop = Some(StopPolicy { grace_period, ..StopPolicy::default() });
+        let service = ServiceSpec { stop, ..script("infer", sleeps) };
+        stack.apply(name, app([with_gpu(gpu, service)])).await?;
         stack.wait_ready(name, 1).await;
     }
     let before = [instance(&stack, "reported").await?, instance(&stack, "modest").await?];
