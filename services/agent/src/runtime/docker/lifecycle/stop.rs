@@ -26,14 +26,11 @@ impl DockerRuntime {
         &self,
         instance: &InstanceName,
     ) -> Result<(), RuntimeError> {
-        let failed = |failure: Failure| failure.while_doing(&format!("killing {instance}"), "StopFailed");
         for copy in self.copies(instance).await?.iter().filter(|copy| is_running(copy.state)) {
+            let failed = |failure: Failure| failure.while_doing(&format!("killing {instance}"), "StopFailed");
             let docker = self.client.docker().await.map_err(failed)?;
-            match self.client.within(STOP_MARGIN, docker.kill_container(&copy.id, None)).await {
-                Ok(())
-                | Err(Failure { kind: Kind::NotFound | Kind::NotRunning | Kind::BeingRemoved, .. }) => {}
-                Err(failure) => return Err(failed(failure)),
-            }
+            ended(self.client.within(STOP_MARGIN, docker.kill_container(&copy.id, None)).await)
+                .map_err(failed)?;
         }
         Ok(())
     }
@@ -47,11 +44,14 @@ impl DockerRuntime {
         let docker = self.client.docker().await.map_err(failed)?;
         // Signal and grace are the container's own.
         let stopped = docker.stop_container(&copy.id, None);
-        match self.client.within(copy.grace + STOP_MARGIN, stopped).await {
-            Ok(()) | Err(Failure { kind: Kind::NotFound | Kind::NotRunning | Kind::BeingRemoved, .. }) => {
-                Ok(())
-            }
-            Err(failure) => Err(failed(failure)),
-        }
+        ended(self.client.within(copy.grace + STOP_MARGIN, stopped).await).map_err(failed)
+    }
+}
+
+/// What is gone, or does not run, has ended.
+fn ended(answer: Result<(), Failure>) -> Result<(), Failure> {
+    match answer {
+        Err(Failure { kind: Kind::NotFound | Kind::NotRunning | Kind::BeingRemoved, .. }) => Ok(()),
+        answer => answer,
     }
 }
