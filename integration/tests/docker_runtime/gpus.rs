@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 use skerry_agent::Grants;
 use skerry_agent::desired::InstanceSpec;
-use skerry_agent::runtime::{Observed, Runtime as _};
+use skerry_agent::runtime::{Observed, RunState, Runtime as _};
 use skerry_model::{GpuBooking, GpuId, GpuIsolation, GpuShare};
 use skerry_proto::gpu::v1::{Device, device};
 use skerry_proto::types::v1::machine_status::Gpu;
@@ -178,4 +178,21 @@ async fn without_its_gpu_nothing_is_started_and_nothing_that_runs_is_stopped() {
     assert!(still.runtime_id == first && is_running(Some(&still)));
     world.runtime.stop(&web.name).await.expect("it stops");
     assert_eq!(world.runtime.ensure(&web, &|_| ()).await.expect_err("gone").reason, "GpuMissing");
+}
+
+#[tokio::test]
+async fn what_is_killed_is_not_asked_and_stays_there_as_if_it_had_ended_by_itself() {
+    let Some(world) = World::new("killed") else { return };
+    // It ends well when it is asked to.
+    let web = idle("web");
+    world.runtime.ensure(&web, &|_| ()).await.expect("it starts");
+    runs(&world, &web).await;
+    world.runtime.kill(&web.name).await.expect("it is killed");
+    eventually("it has ended", SOON, async || match seen(&world, &web).await.state {
+        RunState::Exited { code: Some(137), .. } => Ok(()),
+        state => anyhow::bail!("{state:?}"),
+    })
+    .await;
+    world.runtime.kill(&web.name).await.expect("what does not run is left as it is");
+    assert_eq!(world.containers().len(), 1);
 }
