@@ -1,5 +1,6 @@
 //! What an instance has of its node's GPUs: bookings, as the scheduler makes them and agents go by.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use skerry_proto::gpu::v1 as pb;
@@ -137,6 +138,74 @@ pub enum GpuShare {
     },
 }
 
+impl GpuShare {
+    /// What of it is beyond another share of the same GPU, as where one copy of an instance takes the place of another: what both have is had once. `None`: nothing.
+    pub fn beyond(&self, other: &Self) -> Option<Self> {
+        match (self, other) {
+            (_, Self::Whole) => None,
+            (
+                Self::Part { memory_bytes, compute_percent },
+                Self::Part { memory_bytes: memory, compute_percent: compute },
+            ) => {
+                let memory = memory_bytes.unwrap_or(0).saturating_sub(memory.unwrap_or(0));
+                let compute = compute_percent.unwrap_or(0).saturating_sub(compute.unwrap_or(0));
+                (memory > 0 || compute > 0).then_some(Self::Part {
+                    memory_bytes: Some(memory).filter(|bytes| *bytes > 0),
+                    compute_percent: Some(compute).filter(|percent| *percent > 0),
+                })
+            }
+            (one, other) => (one != other).then(|| one.clone()),
+        }
+    }
+}
+
+/// What several have of one GPU together.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GpuTaken {
+    /// How many shares.
+    pub shares: usize,
+    /// Somebody has all of it.
+    pub is_whole: bool,
+    /// Bytes of its memory.
+    pub memory_bytes: u64,
+    /// Of its compute, in hundredths.
+    pub compute_percent: u32,
+    /// Its parts.
+    pub parts: BTreeSet<GpuId>,
+}
+
+impl GpuTaken {
+    /// With one share more.
+    pub fn add(&mut self, share: &GpuShare) {
+        self.shares += 1;
+        match share {
+            GpuShare::Whole => self.is_whole = true,
+            GpuShare::Part { memory_bytes, compute_percent } => {
+                self.memory_bytes = self.memory_bytes.saturating_add(memory_bytes.unwrap_or(0));
+                self.compute_percent = self.compute_percent.saturating_add(compute_percent.unwrap_or(0));
+            }
+            GpuShare::Mig { device, .. } => drop(self.parts.insert(device.clone())),
+        }
+    }
+
+    /// Whether a share more can be had beside them, of a GPU of so many bytes. Absent: that is not known, and no bound.
+    pub fn leaves(&self, share: &GpuShare, memory_bytes: Option<u64>) -> bool {
+        let is_divided = !self.parts.is_empty();
+        match share {
+            GpuShare::Whole => self.shares == 0,
+            GpuShare::Mig { device, .. } => self.shares == self.parts.len() && !self.parts.contains(device),
+            GpuShare::Part { memory_bytes: memory, compute_percent: compute } => {
+                let memory = self.memory_bytes.saturating_add(memory.unwrap_or(0));
+                let compute = self.compute_percent.saturating_add(compute.unwrap_or(0));
+                !self.is_whole
+                    && !is_divided
+                    && compute <= 100
+                    && memory_bytes.is_none_or(|bytes| memory <= bytes)
+            }
+        }
+    }
+}
+
 /// What an instance has of one GPU of its node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GpuBooking {
@@ -263,6 +332,64 @@ mod tests {
             let wire = booking.to_proto();
             prop_assert!(prost::Message::encoded_len(&wire) <= booking.bytes(), "{booking}");
             prop_assert_eq!(GpuBooking::from_proto(&wire), Some(booking));
+        }
+    }
+
+    /// Of one small device, so that they meet.
+    fn shares() -> impl Strategy<Value = GpuShare> {
+        let part = |n: u8| GpuShare::Mig {
+            profile: MigProfile::parse("1g.10gb").unwrap(),
+            device: GpuId::parse(&format!("MIG-{n}")).unwrap(),
+        };
+        let amounts = (proptest::option::of(1_u64..8), proptest::option::of(1_u32..=100));
+        prop_oneof![
+            Just(GpuShare::Whole),
+            amounts
+                .prop_map(|(memory_bytes, compute_percent)| GpuShare::Part { memory_bytes, compute_percent }),
+            (0_u8..3).prop_map(part),
+        ]
+    }
+
+    fn taken<'a>(shares: impl IntoIterator<Item = &'a GpuShare>) -> GpuTaken {
+        let mut taken = GpuTaken::default();
+        for share in shares {
+            taken.add(share);
+        }
+        taken
+    }
+
+    proptest! {
+        #[test]
+        fn whoever_comes_one_by_one_where_there_is_room_never_takes_more_than_there_is(
+            coming in proptest::collection::vec(shares(), 0..12)
+        ) {
+            let mut had: Vec<GpuShare> = Vec::new();
+            for share in coming {
+                if taken(&had).leaves(&share, Some(10)) {
+                    had.push(share);
+                }
+            }
+            let all = taken(&had);
+            prop_assert!(all.memory_bytes <= 10 && all.compute_percent <= 100);
+            prop_assert!(!all.is_whole || had.len() == 1);
+            prop_assert!(all.parts.is_empty() || all.parts.len() == had.len(), "each part once, and no share beside");
+        }
+
+        #[test]
+        fn what_two_copies_have_is_had_once(old in shares(), new in shares()) {
+            prop_assert_eq!(old.beyond(&old), None);
+            let beyond = old.beyond(&new);
+            let both = taken([&new].into_iter().chain(&beyond));
+            for share in [&old, &new] {
+                let alone = taken([share]);
+                prop_assert!(both.is_whole >= alone.is_whole && both.parts.is_superset(&alone.parts) || both.is_whole);
+                prop_assert!(both.is_whole || both.memory_bytes >= alone.memory_bytes);
+                prop_assert!(both.is_whole || both.compute_percent >= alone.compute_percent);
+            }
+            if let (GpuShare::Part { .. }, GpuShare::Part { .. }) = (&old, &new) {
+                let most = taken([&old]).memory_bytes.max(taken([&new]).memory_bytes);
+                prop_assert_eq!(both.memory_bytes, most, "and no more");
+            }
         }
     }
 

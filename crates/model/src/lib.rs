@@ -28,7 +28,7 @@ pub mod time;
 pub use app::AppSpec;
 pub use fault::{Code, Fault, Violation, Violations};
 pub use few::few;
-pub use gpu::{GpuBooking, GpuId, GpuIsolation, GpuShare, MigProfile};
+pub use gpu::{GpuBooking, GpuId, GpuIsolation, GpuShare, GpuTaken, MigProfile};
 pub use grant::{Grant, GrantTarget, Verb};
 pub use hash::ContentHash;
 pub use name::{

@@ -1,11 +1,12 @@
 //! What one node has while its cluster is planned, and what more it has room for.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use skerry_model::app::{Amounts, Port, Protocol, Spread, UpdateBounds};
-use skerry_model::{ConfigName, ContentHash, GpuBooking, InstanceName, SealId, SecretName, SecretVersion};
+use skerry_model::{ConfigName, ContentHash, GpuBooking, GpuId, GpuShare, InstanceName, SealId, SecretName, SecretVersion};
 
 use crate::gpu;
 use crate::reason::Reason;
@@ -174,14 +175,34 @@ impl<'a> Books<'a> {
 
     /// For who would rather fill GPUs: how much of them would be left with an instance more, and where that is the same, how many have some of them already. Less
     /// comes first. Absent: it does not care, or they have no room.
-    pub(crate) fn gpu_fill(&self, want: &Want<'_>) -> Option<(u64, Reverse<usize>)> {
+    pub(crate) fn gpu_fill(
+        &self,
+        instance: &InstanceName,
+        want: &Want<'_>,
+    ) -> Option<(u64, Reverse<usize>)> {
         let ask = want.service.gpu.as_ref().filter(|ask| ask.spread == Some(Spread::Pack))?;
-        let choice = gpu::choose(&self.node.gpus, self.booked_gpus(), ask, &[]).ok()?;
-        Some((choice.left, Reverse(self.booked_gpus().count())))
+        let choice = gpu::choose(&self.node.gpus, self.taken_gpus(instance), ask, &[]).ok()?;
+        Some((choice.left, Reverse(self.taken_gpus(instance).count())))
     }
 
-    fn booked_gpus(&self) -> impl Iterator<Item = &GpuBooking> {
-        self.entries.values().flat_map(|placed| &placed.gpus)
+    /// What others than an instance have of GPUs, or are to have. What of them runs still in another revision, or shall be here no more, has what it was given until
+    /// it has ended.
+    fn taken_gpus<'b>(
+        &'b self,
+        instance: &'b InstanceName,
+    ) -> impl Iterator<Item = (&'b GpuId, Cow<'b, GpuShare>)> {
+        let booked = self.entries.values().filter(move |placed| placed.instance != *instance);
+        let booked = booked.flat_map(|placed| &placed.gpus);
+        let held = self.node.held_gpus.iter().filter(move |(name, _)| *name != instance);
+        let beyond = held.flat_map(|(name, held)| {
+            let booked = self.entries.get(name).map_or(&[][..], |placed| &placed.gpus);
+            held.iter().filter_map(|one| {
+                let same = booked.iter().find(|booking| booking.gpu == one.gpu);
+                let share = same.map_or_else(|| Some(one.share.clone()), |same| one.share.beyond(&same.share));
+                Some((&one.gpu, Cow::Owned(share?)))
+            })
+        });
+        booked.map(|booking| (&booking.gpu, Cow::Borrowed(&booking.share))).chain(beyond)
     }
 
     /// An instance as it would be here, if there is room.
@@ -217,7 +238,7 @@ impl<'a> Books<'a> {
             return Err(Reason::InsufficientMemory { wanted, free });
         }
         let gpus = match &want.service.gpu {
-            Some(ask) => gpu::choose(&self.node.gpus, self.booked_gpus(), ask, before)?.bookings,
+            Some(ask) => gpu::choose(&self.node.gpus, self.taken_gpus(instance), ask, before)?.bookings,
             None => Vec::new(),
         };
         let placed = Placed {

@@ -3,11 +3,12 @@
 //! What is asked for is of one device, never of a node's sum; only whole ones may be several. What an instance has it keeps, on a device that is sick too: who
 //! may leave it does so once there is another place (`cluster`).
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use skerry_model::app::{Gpu as Ask, GpuNeed, Spread};
-use skerry_model::{GpuBooking, GpuId, GpuIsolation, GpuShare, MigProfile};
+use skerry_model::{GpuBooking, GpuId, GpuIsolation, GpuShare, GpuTaken, MigProfile};
 
 use crate::reason::Reason;
 
@@ -38,30 +39,6 @@ pub enum Standing {
     Sick(String),
 }
 
-/// What instances have of a GPU.
-#[derive(Debug, Clone, Default)]
-struct Taken {
-    bookings: usize,
-    is_whole: bool,
-    memory_bytes: u64,
-    compute_percent: u32,
-    parts: BTreeSet<GpuId>,
-}
-
-impl Taken {
-    fn add(&mut self, share: &GpuShare) {
-        self.bookings += 1;
-        match share {
-            GpuShare::Whole => self.is_whole = true,
-            GpuShare::Part { memory_bytes, compute_percent } => {
-                self.memory_bytes = self.memory_bytes.saturating_add(memory_bytes.unwrap_or(0));
-                self.compute_percent = self.compute_percent.saturating_add(compute_percent.unwrap_or(0));
-            }
-            GpuShare::Mig { device, .. } => drop(self.parts.insert(device.clone())),
-        }
-    }
-}
-
 /// What an instance would get.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Choice {
@@ -88,15 +65,15 @@ enum Refusal {
 /// still do, though nobody new came to them.
 pub(crate) fn choose<'a>(
     gpus: &BTreeMap<GpuId, Gpu>,
-    booked: impl Iterator<Item = &'a GpuBooking>,
+    booked: impl Iterator<Item = (&'a GpuId, Cow<'a, GpuShare>)>,
     ask: &Ask,
     before: &[GpuBooking],
 ) -> Result<Choice, Reason> {
-    let mut taken: BTreeMap<&GpuId, Taken> = BTreeMap::new();
-    for booking in booked {
-        taken.entry(&booking.gpu).or_default().add(&booking.share);
+    let mut taken: BTreeMap<&GpuId, GpuTaken> = BTreeMap::new();
+    for (gpu, share) in booked {
+        taken.entry(gpu).or_default().add(&share);
     }
-    let (nothing, wanted) = (Taken::default(), ask.need.count());
+    let (nothing, wanted) = (GpuTaken::default(), ask.need.count());
     let found = u32::try_from(gpus.len()).unwrap_or(u32::MAX);
     if found < wanted {
         return Err(Reason::GpuMissing { wanted, found });
@@ -145,7 +122,7 @@ struct Offer {
 fn offer(
     id: &GpuId,
     gpu: &Gpu,
-    taken: &Taken,
+    taken: &GpuTaken,
     ask: &Ask,
     held: Option<&GpuBooking>,
 ) -> Result<Offer, Refusal> {
@@ -173,9 +150,9 @@ fn offer(
         return Err(Refusal::Isolation(isolation));
     }
     let is_taken = match ask.need {
-        GpuNeed::Whole { .. } => taken.bookings > 0,
+        GpuNeed::Whole { .. } => taken.shares > 0,
         // Of one that was whole when somebody got it, or got some of it, nobody gets a part.
-        GpuNeed::Mig { .. } => taken.is_whole || taken.bookings > taken.parts.len(),
+        GpuNeed::Mig { .. } => taken.is_whole || taken.shares > taken.parts.len(),
         GpuNeed::Share { .. } => taken.is_whole || !taken.parts.is_empty(),
     };
     if is_taken {
@@ -189,13 +166,13 @@ fn offer(
         GpuNeed::Mig { profile } => part(gpu, taken, profile, held)?,
     };
     let booking = GpuBooking { gpu: id.clone(), share, isolation };
-    Ok(Offer { booking, left, bookings: taken.bookings, is_held: held.is_some() })
+    Ok(Offer { booking, left, bookings: taken.shares, is_held: held.is_some() })
 }
 
 /// A share, and thousandths of memory and of compute that are left, added up.
 fn share(
     gpu: &Gpu,
-    taken: &Taken,
+    taken: &GpuTaken,
     memory_bytes: Option<u64>,
     compute_percent: Option<u32>,
 ) -> Result<(GpuShare, u64), Refusal> {
@@ -215,7 +192,7 @@ fn share(
 /// A free part of this size, and how many parts of the device are left: the one that it has, or else the first.
 fn part(
     gpu: &Gpu,
-    taken: &Taken,
+    taken: &GpuTaken,
     profile: &MigProfile,
     held: Option<&GpuBooking>,
 ) -> Result<(GpuShare, u64), Refusal> {

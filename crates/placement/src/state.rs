@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use skerry_model::app::UpdateBounds;
 use skerry_model::{
-    AppName, AppSpec, ClusterName, ConfigName, ContentHash, GpuId, InstanceName, NodeName, SealId,
+    AppName, AppSpec, ClusterName, ConfigName, ContentHash, GpuBooking, GpuId, InstanceName, NodeName, SealId,
     SecretName, SecretVersion, Taint,
 };
 
@@ -40,6 +40,8 @@ pub struct Node {
     pub seal: Option<SealId>,
     /// Its GPUs. Empty: it has none, or has not told of them yet.
     pub gpus: BTreeMap<GpuId, Gpu>,
+    /// What copies that run there have of them, as it told last. A copy of a former revision, or one that is being stopped, may have what nobody is assigned any more.
+    pub held_gpus: BTreeMap<InstanceName, Vec<GpuBooking>>,
 }
 
 /// A cluster that nodes can be in, as far as placement cares.

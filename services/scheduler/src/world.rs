@@ -31,7 +31,7 @@ use crate::rollouts::AppRollout;
 use crate::sealing::Sealing;
 use crate::sight::Sight;
 use crate::writes::{self, Unsettled};
-use reach::{node_of, with_machine};
+use reach::{node_of, with_status};
 
 /// What follows from a change later than this is no part of its trace: a node that joins after days would else be.
 const TRACE_AGE_MAX: Duration = Duration::from_secs(10 * 60);
@@ -198,8 +198,8 @@ impl World {
             BTreeSet::new()
         };
         let node = record.map(|record| {
-            let machine = project.nodes.get(&name.node).and_then(NodeView::machine);
-            Node { seal, lost, leaving, ..node_of(record.value, machine) }
+            let status = project.nodes.get(&name.node).and_then(|view| view.status.as_deref());
+            Node { seal, lost, leaving, ..node_of(record.value, status) }
         });
         if node.is_none() && project.nodes.get(&name.node).is_some_and(NodeView::is_bare) {
             project.nodes.remove(&name.node);
@@ -268,7 +268,7 @@ impl World {
         let view = project.nodes.entry(name.node.clone()).or_default();
         view.take_status(record.map(|record| Arc::new(record.value)));
         if let Some(known) = project.state.nodes.get(&name.node) {
-            let node = with_machine(known.clone(), view.machine());
+            let node = with_status(known.clone(), view.status.as_deref());
             if node != *known {
                 project.change(&name.project, Delta::Node(name.node.clone(), Some(node)), None, touched);
             }

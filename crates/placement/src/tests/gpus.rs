@@ -85,6 +85,7 @@ fn crowded() -> impl Strategy<Value = Vec<Step>> {
         4 => (0_u8..3, 0_usize..3, standings()).prop_map(|(n, at, is)| Step::Gpu(n, at, is)),
         1 => (0_u8..3, node()).prop_map(|(n, node)| Step::Node(n, Some(node))),
         1 => (0_u8..3).prop_map(Step::Reach),
+        4 => (0_u8..3, any::<u32>()).prop_map(|(n, bits)| Step::Run(n, bits)),
         4 => Just(Step::CommitAll),
     ];
     let fleet = proptest::collection::vec(node(), 3);
@@ -168,6 +169,43 @@ proptest! {
                     let memory: u64 = of.iter().map(|(_, booking)| amounts(booking).0).sum();
                     let there = state.nodes[name].gpus.get(id).and_then(|gpu| gpu.memory_bytes).unwrap_or(0);
                     assert!(!grows || memory <= there, "{name} {id}: {memory} bytes of {there}");
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn nobody_comes_to_what_is_had_by_a_copy_that_still_runs(steps in crowded()) {
+        run(steps, |state, solution| {
+            for (name, placed) in solution.values().flat_map(|plan| &plan.nodes) {
+                let node = &state.nodes[name];
+                for (one, booking) in bookings(placed) {
+                    let had = was_on(state, name, &one.instance).is_some_and(|was| was.gpus.contains(booking));
+                    if had {
+                        continue;
+                    }
+                    let others = node.held_gpus.iter().filter(|(other, _)| **other != one.instance);
+                    let held: Vec<_> = others.flat_map(|(other, all)| all.iter().map(move |had| (other, had)))
+                        .filter(|(_, had)| had.gpu == booking.gpu).collect();
+                    for (other, had) in &held {
+                        let apart = match (&booking.share, &had.share) {
+                            (GpuShare::Part { .. }, GpuShare::Part { .. }) => true,
+                            (GpuShare::Mig { device, .. }, GpuShare::Mig { device: theirs, .. }) => device != theirs,
+                            _ => false,
+                        };
+                        assert!(apart, "{} gets {booking}, and {other} still runs with {had}", one.instance);
+                    }
+                    // Of each other the larger of what runs and what is to.
+                    let GpuShare::Part { memory_bytes: Some(wanted), .. } = booking.share else { continue };
+                    let mut most: BTreeMap<&InstanceName, u64> = BTreeMap::new();
+                    let planned = bookings(placed).map(|(other, had)| (&other.instance, had));
+                    let planned = planned.filter(|(other, had)| **other != one.instance && had.gpu == booking.gpu);
+                    for (other, had) in held.into_iter().chain(planned) {
+                        let most = most.entry(other).or_default();
+                        *most = (*most).max(amounts(had).0);
+                    }
+                    let (all, there) = (most.values().sum::<u64>() + wanted, node.gpus[&booking.gpu].memory_bytes);
+                    assert!(Some(all) <= there, "{}: {all} bytes of {there:?}", one.instance);
                 }
             }
         });
@@ -443,4 +481,27 @@ fn an_update_keeps_its_gpu() {
     let solution = solve(&state);
     assert_eq!(places(&solution), [at(0, 0)]);
     assert_eq!(solution[&cluster_name(0)].nodes[&node_name(0)][0].revision, larger.base.revision);
+}
+
+#[test]
+fn what_still_runs_has_its_gpu_until_it_has_ended_and_is_in_nobody_s_way_but_others() {
+    let mut state = fleet(vec![with_gpus([t4(Standing::Sound)])], &[share(12)]);
+    let solution = solve(&state);
+    commit(&mut state, &solution);
+    let first = solution[&cluster_name(0)].nodes[&node_name(0)][0].clone();
+    let node = state.nodes.get_mut(&node_name(0)).unwrap();
+    node.held_gpus.insert(first.instance.clone(), first.gpus.clone());
+    // It is to have less, and its former copy runs on; its own update fits where that is.
+    state.apps.insert(app_name(0), app(None, &[share(2)], None));
+    state.apps.insert(app_name(1), app(None, &[share(8)], None));
+    let solution = solve(&state);
+    assert_eq!(places(&solution), [at(0, 0)]);
+    let unplaced = &solution[&cluster_name(0)].unplaced[0];
+    assert_eq!(unplaced.reason, Reason::GpuMemory { wanted: 8 * GIB, free: 4 * GIB });
+    // It is to go, and runs on.
+    commit(&mut state, &solution);
+    state.apps.remove(&app_name(0));
+    assert_eq!(places(&solve(&state)), []);
+    state.nodes.get_mut(&node_name(0)).unwrap().held_gpus.clear();
+    assert_eq!(places(&solve(&state)), [at(0, 0)]);
 }

@@ -1,5 +1,7 @@
 //! Over random fleets that change step by step.
 
+use skerry_model::GpuBooking;
+
 use super::*;
 
 fn shapes() -> impl Strategy<Value = Vec<ServiceShape>> {
@@ -107,6 +109,8 @@ pub(super) enum Step {
     Reach(u8),
     /// A GPU of a node is so now; nothing else about it changes.
     Gpu(u8, usize, Standing),
+    /// Of a node's copies those that the bits choose are as planned now, or gone; the others run on as they did.
+    Run(u8, u32),
     /// The store takes a node's plan as its assignment.
     Commit(u8),
     /// It takes all.
@@ -126,6 +130,7 @@ pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => (0_u8..3, proptest::option::weighted(0.8, apps())).prop_map(|(n, app)| Step::App(n, app)),
         3 => (0..NODES).prop_map(Step::Reach),
         3 => (0..NODES, 0_usize..3, gpus::standings()).prop_map(|(n, at, is)| Step::Gpu(n, at, is)),
+        2 => (0..NODES, any::<u32>()).prop_map(|(n, bits)| Step::Run(n, bits)),
         4 => (0..NODES).prop_map(Step::Commit),
         2 => Just(Step::CommitAll),
     ];
@@ -169,6 +174,22 @@ fn deltas(step: Step, state: &State, solution: &Solution) -> Vec<Delta> {
             let Some(mut node) = state.nodes.get(&name).cloned() else { return Vec::new() };
             if let Some(gpu) = node.gpus.values_mut().nth(at) {
                 gpu.standing = standing;
+            }
+            vec![Delta::Node(name, Some(node))]
+        }
+        Step::Run(n, bits) => {
+            let name = node_name(n);
+            let Some(mut node) = state.nodes.get(&name).cloned() else { return Vec::new() };
+            let planned = state.plan_of(solution, &name).unwrap_or_default();
+            let runs = std::mem::take(&mut node.held_gpus);
+            let planned: BTreeMap<&InstanceName, &Vec<GpuBooking>> =
+                planned.iter().map(|placed| (&placed.instance, &placed.gpus)).collect();
+            let names: BTreeSet<&InstanceName> = runs.keys().chain(planned.keys().copied()).collect();
+            for (at, instance) in (0_u32..).zip(names) {
+                let chosen = bits >> (at % 32) & 1 == 1;
+                let has = if chosen { planned.get(instance).copied() } else { runs.get(instance) };
+                let has = has.filter(|has| !has.is_empty());
+                node.held_gpus.extend(has.map(|has| (instance.clone(), has.clone())));
             }
             vec![Delta::Node(name, Some(node))]
         }

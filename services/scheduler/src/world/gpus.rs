@@ -1,11 +1,11 @@
-//! The GPUs of a node as placement sees them. Figures that move by themselves are not taken over: each change plans a cluster anew.
+//! The GPUs of a node as placement sees them, and who has them. Figures that move by themselves are not taken over: each change plans a cluster anew.
 
 use std::collections::BTreeMap;
 
-use skerry_model::{GpuId, GpuIsolation, MigProfile};
+use skerry_model::{GpuBooking, GpuId, GpuIsolation, InstanceName, MigProfile};
 use skerry_placement::{Gpu, Standing};
 use skerry_proto::gpu::v1::{Device, Health, device, health, health_reason};
-use skerry_proto::types::v1::{MachineStatus, machine_status};
+use skerry_proto::types::v1::{InstanceStatus, MachineStatus, machine_status};
 
 /// Most GPUs of a machine that are looked at, as its report is bounded.
 const GPUS_MAX: usize = 64;
@@ -15,6 +15,16 @@ const REASONS_MAX: usize = 3;
 /// Those that a machine told of. One without a UUID cannot be given to anybody.
 pub(super) fn of_machine(machine: &MachineStatus) -> BTreeMap<GpuId, Gpu> {
     machine.gpus.iter().take(GPUS_MAX).filter_map(read).collect()
+}
+
+/// What copies that run have of them. Who runs has a time of its start.
+pub(super) fn held(instances: &[InstanceStatus]) -> BTreeMap<InstanceName, Vec<GpuBooking>> {
+    let has = |one: &&InstanceStatus| one.start_time.is_some() && !one.gpus.is_empty();
+    let of = |one: &InstanceStatus| {
+        let gpus = one.gpus.iter().take(GPUS_MAX).filter_map(GpuBooking::from_proto).collect();
+        Some((InstanceName::parse(&one.instance).ok()?, gpus))
+    };
+    instances.iter().filter(has).filter_map(of).collect()
 }
 
 fn read(told: &machine_status::Gpu) -> Option<(GpuId, Gpu)> {

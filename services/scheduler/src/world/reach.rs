@@ -7,7 +7,6 @@ use skerry_model::meta::CLUSTER_LABEL;
 use skerry_model::{ClusterName, NodeRef, ProjectName, Taint};
 use skerry_placement::{Cluster, Delta, Node};
 use skerry_proto::store::v1 as stored;
-use skerry_proto::types::v1::MachineStatus;
 use skerry_store::Entry;
 use tracing::info;
 
@@ -93,24 +92,26 @@ fn patience(record: &stored::ClusterRecord) -> Duration {
 }
 
 /// A node as placement sees it.
-pub(super) fn node_of(record: stored::NodeRecord, machine: Option<&MachineStatus>) -> Node {
+pub(super) fn node_of(record: stored::NodeRecord, status: Option<&stored::StatusRecord>) -> Node {
     let labels = record.meta.unwrap_or_default().labels;
     let joins = labels.get(CLUSTER_LABEL).and_then(|name| ClusterName::parse(name).ok());
     let taints = record.taints.iter().filter_map(Taint::from_stored).collect();
-    with_machine(
+    with_status(
         Node { labels, joins, taints, cordoned: record.cordoned || record.drain, ..Node::default() },
-        machine,
+        status,
     )
 }
 
-/// With what is known of its machine.
-pub(super) fn with_machine(node: Node, machine: Option<&MachineStatus>) -> Node {
+/// With what it tells of its machine, and of who has what there.
+pub(super) fn with_status(node: Node, status: Option<&stored::StatusRecord>) -> Node {
+    let machine = status.and_then(|status| status.machine.as_ref());
     let positive = |amount: i64| u64::try_from(amount).ok().filter(|amount| *amount > 0);
     Node {
         cpu_millis: machine.and_then(|m| positive(m.cpu_millis)),
         memory_bytes: machine.and_then(|m| positive(m.memory_bytes)),
         architecture: machine.map(|m| m.architecture.clone()).filter(|name| !name.is_empty()),
         gpus: machine.map(gpus::of_machine).unwrap_or_default(),
+        held_gpus: status.map(|status| gpus::held(&status.instances)).unwrap_or_default(),
         ..node
     }
 }
