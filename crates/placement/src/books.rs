@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use skerry_model::app::{Amounts, Port, Protocol, Spread, UpdateBounds};
-use skerry_model::{ConfigName, ContentHash, GpuBooking, GpuId, GpuShare, InstanceName, SealId, SecretName, SecretVersion};
+use skerry_model::{
+    ConfigName, ContentHash, GpuBooking, GpuId, GpuShare, InstanceName, SealId, SecretName, SecretVersion,
+};
 
 use crate::gpu;
 use crate::reason::Reason;
@@ -175,11 +177,7 @@ impl<'a> Books<'a> {
 
     /// For who would rather fill GPUs: how much of them would be left with an instance more, and where that is the same, how many have some of them already. Less
     /// comes first. Absent: it does not care, or they have no room.
-    pub(crate) fn gpu_fill(
-        &self,
-        instance: &InstanceName,
-        want: &Want<'_>,
-    ) -> Option<(u64, Reverse<usize>)> {
+    pub(crate) fn gpu_fill(&self, instance: &InstanceName, want: &Want<'_>) -> Option<(u64, Reverse<usize>)> {
         let ask = want.service.gpu.as_ref().filter(|ask| ask.spread == Some(Spread::Pack))?;
         let choice = gpu::choose(&self.node.gpus, self.taken_gpus(instance), ask, &[]).ok()?;
         Some((choice.left, Reverse(self.taken_gpus(instance).count())))
@@ -198,7 +196,8 @@ impl<'a> Books<'a> {
             let booked = self.entries.get(name).map_or(&[][..], |placed| &placed.gpus);
             held.iter().filter_map(|one| {
                 let same = booked.iter().find(|booking| booking.gpu == one.gpu);
-                let share = same.map_or_else(|| Some(one.share.clone()), |same| one.share.beyond(&same.share));
+                let share =
+                    same.map_or_else(|| Some(one.share.clone()), |same| one.share.beyond(&same.share));
                 Some((&one.gpu, Cow::Owned(share?)))
             })
         });

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use skerry_model::app::UpdateBounds;
 use skerry_model::{
-    AppName, AppSpec, ClusterName, ConfigName, ContentHash, GpuBooking, GpuId, InstanceName, NodeName, SealId,
-    SecretName, SecretVersion, Taint,
+    AppName, AppSpec, ClusterName, ConfigName, ContentHash, GpuBooking, GpuId, InstanceName, NodeName,
+    SealId, SecretName, SecretVersion, Taint,
 };
 
 use crate::books::Placed;

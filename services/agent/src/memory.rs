@@ -6,9 +6,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use skerry_model::InstanceName;
 use skerry_model::app::{RestartPolicy, RestartWhen};
 use skerry_model::time::{from_timestamp, to_timestamp};
+use skerry_model::{GpuBooking, InstanceName};
 use skerry_proto::types::v1::Termination;
 use skerry_sync::MonoTime;
 
@@ -133,6 +133,8 @@ pub(crate) struct Memory {
     pub(crate) ended: Option<Ended>,
     /// How it ended before, the newest last; at most [`TERMINATIONS_MAX`].
     pub(crate) terminations: Vec<Termination>,
+    /// What a copy has of GPUs that is being made, and where, until a look shows it.
+    pub(crate) given: Option<(RuntimeKind, Vec<GpuBooking>)>,
     /// Why its last run was ended for what it used of a GPU, if it was; for people.
     pub(crate) overuse: Option<String>,
     /// Fingerprint that was seen running since the agent started: a restart of it does not wait for dependencies again.

@@ -2,15 +2,15 @@
 //!
 //! Laws (tested below): planning again after a plan was carried out gives nothing for the same instances; going on so ends, and then
 //! what runs is what is wanted; what is unchanged is never touched; no instance ever has two copies, but for one of another revision that is
-//! started first, and never two of one fingerprint; nothing that runs is stopped
+//! started first, and never two of one fingerprint; nobody is started on a GPU that another copy still has (`claims`); nothing that runs is stopped
 //! unless the desired state is known to be what the control plane wants, or somebody stops it by hand (`by_hand`): that one does not run until somebody starts it. An update of an app replaces nothing here before all that it needs is here (`staging`). A copy of the former revision that ended while its successor
 //! cannot be fetched is run again, and so is one whose successor is started beside it and is not healthy; otherwise, once the successor is fetched it never is. Carrying out is the reconciler's.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use skerry_model::InstanceName;
 use skerry_model::app::{DependencyCondition, UpdateOrder};
+use skerry_model::{GpuId, InstanceName};
 use skerry_sync::MonoTime;
 
 use crate::desired::{Desired, InstanceSpec};
@@ -96,6 +96,11 @@ pub(crate) enum Hold {
     RuntimeAway,
     /// A copy on another runtime has to go first.
     OtherCopy,
+    /// Another instance still has what is booked for it of a GPU.
+    Gpu {
+        /// Who has what.
+        message: String,
+    },
     /// The new copy runs beside the old one and is not healthy yet.
     Beside,
     /// Somebody stopped it by hand.
@@ -132,6 +137,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) health: &'a BTreeMap<InstanceName, HealthState>,
     /// Health of the copies beside those that they are to replace.
     pub(crate) beside_health: &'a BTreeMap<InstanceName, HealthState>,
+    /// Bytes of memory of each of the machine's GPUs, as far as is known.
+    pub(crate) gpus: &'a BTreeMap<GpuId, u64>,
     /// The time.
     pub(crate) now: MonoTime,
 }
@@ -185,6 +192,7 @@ pub(crate) fn plan(inputs: Inputs<'_>) -> Plan {
             plan_former(inputs, staging.awaited(inputs, name), former, None, &mut plan);
         }
     }
+    claims::hold(inputs, &mut plan);
     plan
 }
 
@@ -437,6 +445,7 @@ fn met(inputs: Inputs<'_>, condition: DependencyCondition, other: &InstanceSpec)
 }
 
 mod by_hand;
+mod claims;
 mod elsewhere;
 mod gated;
 mod overlap;

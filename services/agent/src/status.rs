@@ -20,6 +20,8 @@ use pb::InstancePhase as Phase;
 
 /// The reason of what somebody stopped.
 pub(crate) const STOPPED_BY_HAND: &str = "StoppedByHand";
+/// The reason of what waits for a GPU that another instance still has.
+const GPU_BUSY: &str = "GpuBusy";
 
 /// What a status is made of.
 #[derive(Clone, Copy)]
@@ -144,6 +146,7 @@ fn of_old(spec: &InstanceSpec, hold: Option<&Hold>, about: About<'_>) -> Told {
         (Some(Hold::Dependency { message }), ..) => {
             told(Phase::Running, "WaitingForDependency", runs_on(message))
         }
+        (Some(Hold::Gpu { message }), ..) => told(Phase::Running, GPU_BUSY, runs_on(message)),
         (Some(Hold::NoRuntime), ..) => told(
             Phase::Running,
             "Updating",
@@ -198,6 +201,7 @@ fn of_waiting(hold: Option<&Hold>, error: Option<&RuntimeError>) -> Option<Told>
         (Some(Hold::Dependency { message }), _) => {
             Some(told(Phase::Pending, "WaitingForDependency", message))
         }
+        (Some(Hold::Gpu { message }), _) => Some(told(Phase::Pending, GPU_BUSY, message)),
         (Some(Hold::NoRuntime), _) => Some(told(
             Phase::Failed,
             "RuntimeUnavailable",
@@ -339,7 +343,7 @@ mod tests {
             place: crate::runtime::Place::Own,
             started: None,
             warnings: Vec::new(),
-            mps: false,
+            gpus: Vec::new(),
         }
     }
 
@@ -356,6 +360,7 @@ mod tests {
                 Hold::Beside,
                 Hold::ByHand,
                 Hold::NotAuthoritative,
+                Hold::Gpu { message: "waits".into() },
             ])
             .map(Some)
             .chain([None])

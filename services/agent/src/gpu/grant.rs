@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use skerry_model::app::ServiceSpec;
-use skerry_model::{GpuBooking, GpuIsolation, GpuShare};
+use skerry_model::{GpuBooking, GpuId, GpuIsolation, GpuShare};
 use skerry_proto::gpu::v1 as pb;
 use skerry_proto::types::v1::machine_status::Gpu;
 use tokio::sync::watch;
@@ -33,7 +33,7 @@ const CUDA_DEVICES: &str = "CUDA_VISIBLE_DEVICES";
 /// What NVIDIA's container runtime gives.
 const CONTAINER_DEVICES: &str = "NVIDIA_VISIBLE_DEVICES";
 /// Where the daemon of MPS is reached.
-pub(crate) const PIPE_DIRECTORY: &str = "CUDA_MPS_PIPE_DIRECTORY";
+pub(super) const PIPE_DIRECTORY: &str = "CUDA_MPS_PIPE_DIRECTORY";
 /// Share of the multiprocessors that a client may use.
 const THREAD_PERCENTAGE: &str = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE";
 /// Memory that a client may have, by the place of the device among those that it sees.
@@ -267,20 +267,33 @@ impl Grants {
         grant(&instance.service, &instance.gpus, facts)
     }
 
-    /// The bookings of an instance that runs, each with the isolation that it has there. `with_mps`: it was given a daemon's pipe.
-    pub(crate) fn held(&self, instance: &InstanceSpec, with_mps: bool) -> Vec<GpuBooking> {
+    /// Bytes of memory of each of the machine's GPUs that is known and has any.
+    pub(crate) fn memories(&self) -> BTreeMap<GpuId, u64> {
+        let devices = self.gpus.borrow().clone();
+        let devices = devices.iter().filter_map(|gpu| gpu.device.as_ref());
+        let memory = |device: &pb::Device| {
+            let bytes = u64::try_from(device.memory_bytes).ok().filter(|bytes| *bytes > 0)?;
+            Some((GpuId::parse(&device.uuid).ok()?, bytes))
+        };
+        devices.filter_map(memory).collect()
+    }
+
+    /// What was booked for a copy that runs when it was made, each with the isolation that it has now.
+    pub(crate) fn held(&self, bookings: &[GpuBooking]) -> Vec<GpuBooking> {
         let gpus = Arc::clone(&self.gpus.borrow());
-        let mps = if with_mps { Mps::Serves(PathBuf::new()) } else { Mps::default() };
         let device = |booking: &GpuBooking| {
             gpus.iter()
                 .find(|gpu| gpu.device.as_ref().is_some_and(|device| device.uuid == booking.gpu.as_str()))
         };
         let held = |booking: &GpuBooking| {
+            // Who was given the daemon's pipe has it still.
+            let is_served = booking.isolation == GpuIsolation::Mps;
+            let mps = if is_served { Mps::Serves(PathBuf::new()) } else { Mps::default() };
             // Of one that is not seen just now, what is booked is all that is known.
             let isolation = device(booking).map_or(booking.isolation, |gpu| isolation(booking, gpu, &mps));
             GpuBooking { isolation, ..booking.clone() }
         };
-        instance.gpus.iter().map(held).collect()
+        bookings.iter().map(held).collect()
     }
 
     /// Returns when something may be granted otherwise.

@@ -48,6 +48,7 @@ mod kmsg;
 mod latches;
 mod mps;
 mod nodes;
+mod noted;
 mod nvml;
 mod owners;
 #[doc(hidden)]
@@ -67,11 +68,10 @@ use stream::SampleStream;
 use worker::{Epoch, Kind, Pace, Shared, Watched, Work, begin, now};
 
 pub use grant::Grants;
-pub(crate) use grant::{
-    Granted, ISOLATION, MISSING, PIPE_DIRECTORY, UNKNOWN, WARNING, none_by_runtime, none_visible,
-};
+pub(crate) use grant::{Granted, ISOLATION, MISSING, UNKNOWN, WARNING, none_by_runtime, none_visible};
 pub(crate) use mps::{Keeper, Mps};
 pub(crate) use nodes::{Node, Nodes};
+pub(crate) use noted::{noted, read_noted};
 pub(crate) use owners::Containers;
 pub(crate) use sharing::{GpuLink, Shares, sharing};
 pub(crate) use stream::{SampleLink, sample_stream};

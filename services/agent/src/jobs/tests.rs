@@ -84,7 +84,7 @@ impl Node {
             place: Place::Own,
             started: Some(since),
             warnings: Vec::new(),
-            mps: false,
+            gpus: Vec::new(),
         };
         self.view().instances.insert(spec.name.clone(), observed);
         self.step();

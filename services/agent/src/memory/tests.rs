@@ -32,7 +32,7 @@ fn observed(state: RunState) -> Observed {
         drift: None,
         started: None,
         warnings: Vec::new(),
-        mps: false,
+        gpus: Vec::new(),
         place: crate::runtime::Place::Own,
     }
 }

@@ -113,7 +113,7 @@ mod tests {
             place,
             started: None,
             warnings: Vec::new(),
-            mps: false,
+            gpus: Vec::new(),
         }
     }
 
@@ -155,6 +155,7 @@ mod tests {
                 gates: &BTreeMap::new(),
                 health: &BTreeMap::new(),
                 beside_health: &health,
+                gpus: &BTreeMap::new(),
                 now: MonoTime::default(),
             })
         }

@@ -14,6 +14,7 @@ use crate::testing::{app, process, service};
 
 mod by_hand;
 mod cases;
+mod gpus;
 
 const SERVICES: [&str; 4] = ["a", "b", "c", "d"];
 
@@ -123,7 +124,7 @@ fn observed(spec: &InstanceSpec, state: RunState) -> Observed {
         place: crate::runtime::Place::Own,
         started: None,
         warnings: Vec::new(),
-        mps: false,
+        gpus: spec.gpus.clone(),
     }
 }
 
@@ -256,6 +257,7 @@ struct Fixture {
     memories: BTreeMap<InstanceName, Memory>,
     health: BTreeMap<InstanceName, HealthState>,
     beside_health: BTreeMap<InstanceName, HealthState>,
+    gpus: BTreeMap<GpuId, u64>,
 }
 
 impl Fixture {
@@ -265,6 +267,7 @@ impl Fixture {
             memories: BTreeMap::new(),
             health: BTreeMap::new(),
             beside_health: BTreeMap::new(),
+            gpus: BTreeMap::new(),
         }
     }
 
@@ -278,6 +281,7 @@ impl Fixture {
             gates: &BTreeMap::new(),
             health,
             beside_health: &self.beside_health,
+            gpus: &self.gpus,
             now,
         })
     }

@@ -300,6 +300,7 @@ impl Reconciler {
             }
             (_, Some(fingerprint)) => {
                 memory.acts(Busy::Starting, now);
+                memory.given = work.spec().map(|spec| (action.runtime, spec.gpus.clone()));
                 if action.act == Act::StartBeside {
                     memory.beside_mut(fingerprint).looked_at();
                 } else {

@@ -1,8 +1,9 @@
 //! GPUs of instances: what they were really granted, and what is done about who uses more.
 
 use std::collections::BTreeSet;
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use skerry_model::app::OnOveruse;
 use skerry_model::{GpuBooking, InstanceName};
 use skerry_proto::types::v1 as pb;
 use skerry_sync::MonoTime;
@@ -10,7 +11,6 @@ use tokio::sync::mpsc;
 
 use super::Reconciler;
 use super::act::News;
-use crate::desired::InstanceSpec;
 use crate::gpu::{Above, Booked, GpuLink, ISOLATION, MISSING, UNKNOWN};
 use crate::memory::OVERUSE;
 use crate::plan::{Act, Action};
@@ -46,21 +46,31 @@ impl Reconciler {
 
     /// Says what is booked for what runs, and stops who uses more and is to be stopped for that.
     pub(super) fn step_gpus(&mut self, news: &mpsc::Sender<News>, now: MonoTime) {
-        let booked = self.running().flat_map(|(_, spec, observed)| {
-            let policy = spec.service.gpu.as_ref().map(|gpu| gpu.on_overuse).unwrap_or_default();
-            let held = self.gpus.link.grants.held(spec, observed.mps);
-            held.into_iter().map(move |booking| Booked { instance: spec.name.clone(), booking, policy })
+        let booked = self.running().flat_map(|(_, observed)| {
+            // Of what nobody wants any more it is not known, and it is on its way out.
+            let spec = self.desired.spec_of(&observed.instance, &observed.fingerprint);
+            let gpu = spec.and_then(|spec| spec.service.gpu.as_ref());
+            let policy = gpu.map_or(OnOveruse::Report, |gpu| gpu.on_overuse);
+            let held = self.gpus.link.grants.held(&observed.gpus);
+            held.into_iter().map(move |booking| Booked {
+                instance: observed.instance.clone(),
+                booking,
+                policy,
+            })
         });
         let booked: Vec<Booked> = booked.collect();
         self.gpus.link.tell_booked(booked);
         let overuse = self.gpus.link.overuse();
         let mut told = BTreeSet::new();
         let mut stops = Vec::new();
+        let wall = unix_ms(SystemTime::now());
         for one in overuse.iter() {
-            let meant = self.running().find(|(_, spec, observed)| {
-                spec.name == one.instance && started_ms(observed).is_some_and(|at| at <= one.since_ms)
+            // One that started in the future did so before the clock was set back.
+            let is_meant = |at: i64| at <= one.since_ms || wall.is_some_and(|wall| at > wall);
+            let meant = self.running().find(|(_, observed)| {
+                observed.instance == one.instance && started_ms(observed).is_some_and(is_meant)
             });
-            let Some(kind) = meant.map(|(kind, ..)| kind) else { continue };
+            let Some((kind, _)) = meant else { continue };
             let key = (one.instance.clone(), one.gpu.clone(), matches!(one.above, Above::Memory { .. }));
             if !self.gpus.told.contains(&key) {
                 let then = if one.stop { "; it is stopped" } else { "" };
@@ -84,36 +94,36 @@ impl Reconciler {
         }
     }
 
-    /// What runs, with what it was made from.
-    fn running(&self) -> impl Iterator<Item = (RuntimeKind, &InstanceSpec, &Observed)> {
+    /// What runs, wanted or not.
+    fn running(&self) -> impl Iterator<Item = (RuntimeKind, &Observed)> {
         self.world.iter().flat_map(|(kind, view)| {
-            view.instances.values().filter(|observed| is_running(observed)).filter_map(|observed| {
-                let spec = self.desired.spec_of(&observed.instance, &observed.fingerprint)?;
-                Some((*kind, spec.as_ref(), observed))
-            })
+            let copies = view.instances.values().chain(view.beside.values());
+            copies.filter(|observed| is_running(observed)).map(|observed| (*kind, observed))
         })
     }
 
     /// Says in a status what the instance has of GPUs, and what it uses of them that is not booked.
     pub(super) fn dress_gpus(
         &self,
-        spec: &InstanceSpec,
+        name: &InstanceName,
         observed: Option<&Observed>,
         status: &mut pb::InstanceStatus,
     ) {
         let running = observed.filter(|observed| is_running(observed));
-        let held = match running {
-            Some(observed) => self.gpus.link.grants.held(spec, observed.mps),
-            None => match self.gpus.link.grants.of(spec) {
+        let spec = self.desired.instances.get(name).filter(|spec| !spec.gpus.is_empty());
+        let held = match (running, spec) {
+            (Some(observed), _) => self.gpus.link.grants.held(&observed.gpus),
+            (None, Some(spec)) => match self.gpus.link.grants.of(spec) {
                 Ok(Some(granted)) => granted.bookings,
                 Ok(None) | Err(_) => spec.gpus.clone(),
             },
+            (None, None) => Vec::new(),
         };
         status.gpus = held.iter().map(GpuBooking::to_proto).collect();
         let overuse = self.gpus.link.overuse();
         let own = overuse.iter().filter(|one| {
             let key = (one.instance.clone(), one.gpu.clone(), matches!(one.above, Above::Memory { .. }));
-            one.instance == spec.name && self.gpus.told.contains(&key)
+            one.instance == *name && self.gpus.told.contains(&key)
         });
         status.warnings.extend(own.filter(|_| running.is_some()).map(crate::gpu::Overuse::words));
     }
@@ -122,5 +132,9 @@ impl Reconciler {
 /// When a copy that runs was started, in milliseconds since 1970.
 fn started_ms(observed: &Observed) -> Option<i64> {
     let RunState::Running { since } = observed.state else { return None };
-    i64::try_from(since.duration_since(UNIX_EPOCH).ok()?.as_millis()).ok()
+    unix_ms(since)
+}
+
+fn unix_ms(time: SystemTime) -> Option<i64> {
+    i64::try_from(time.duration_since(UNIX_EPOCH).ok()?.as_millis()).ok()
 }

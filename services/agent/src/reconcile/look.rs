@@ -194,6 +194,7 @@ impl Reconciler {
             if settles(memory) {
                 memory.busy = None;
             }
+            memory.given.take_if(|(of, _)| *of == kind && memory.busy.is_none());
             // What is seen by another runtime did not vanish because this one, which it is to move to, has none of it.
             if observed.is_none() && (!here || elsewhere.contains(name)) {
                 continue;
@@ -231,6 +232,7 @@ impl Reconciler {
         self.memories.retain(|name, memory| {
             memory.busy.is_some()
                 || memory.fetch.is_some()
+                || memory.given.is_some()
                 || desired.wants(name)
                 || world.values().any(|view| view.instances.contains_key(name))
         });

@@ -327,6 +327,7 @@ impl Reconciler {
         self.watch_health();
         self.watch_beside();
         self.step_hands();
+        let gpus = self.gpus.link.grants.memories();
         let inputs = Inputs {
             desired: &self.desired,
             world: &self.world,
@@ -335,6 +336,7 @@ impl Reconciler {
             gates: self.jobs.gates(),
             health: &self.health,
             beside_health: &self.beside_health,
+            gpus: &gpus,
             now,
         };
         let plan = plan(inputs);

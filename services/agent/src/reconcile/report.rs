@@ -25,6 +25,7 @@ impl Reconciler {
 
     fn shown_plan(&self) -> String {
         let now = self.clock.mono();
+        let gpus = self.gpus.link.grants.memories();
         let plan = plan(Inputs {
             desired: &self.desired,
             world: &self.world,
@@ -33,6 +34,7 @@ impl Reconciler {
             gates: self.jobs.gates(),
             health: &self.health,
             beside_health: &self.beside_health,
+            gpus: &gpus,
             now,
         });
         let mut text = String::new();

@@ -113,9 +113,6 @@ impl Reconciler {
                 let runs = about.observed.is_some_and(is_running);
                 let is_at_fault = about.away.is_some() || memory.error(Some(&spec.fingerprint)).is_some();
                 self.jobs.dress(name, runs, is_at_fault, &mut status);
-                let observed = about.observed;
-                let made_from = observed.and_then(|seen| self.desired.spec_of(name, &seen.fingerprint));
-                self.dress_gpus(made_from.unwrap_or(spec), observed, &mut status);
                 status
             }
             (None, Some(blocked)) => of_blocked(name, blocked, about),
@@ -124,6 +121,7 @@ impl Reconciler {
                 None => of_unwanted(name, self.desired.authoritative, about),
             },
         };
+        self.dress_gpus(name, about.observed, &mut status);
         if let Some(taken_back) = taken_back {
             dress_taken_back(taken_back, &mut status);
         }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use skerry_model::{AppName, ConfigName, InstanceName, NetworkName, VolumeName};
+use skerry_model::{AppName, ConfigName, GpuBooking, InstanceName, NetworkName, VolumeName};
 
 use tokio::sync::mpsc;
 
@@ -83,8 +83,8 @@ pub struct Observed {
     pub started: Option<SystemTime>,
     /// What is not as the spec says though it runs, in sentences for people.
     pub warnings: Vec<String>,
-    /// A daemon of CUDA MPS holds it to what is booked for it of a GPU.
-    pub mps: bool,
+    /// What was booked for it of the machine's GPUs when it was made, each with the isolation that it was given.
+    pub gpus: Vec<GpuBooking>,
 }
 
 impl Observed {

@@ -65,6 +65,8 @@ pub(crate) struct Launch {
     pub(crate) user: Option<RunAs>,
     /// Directories of the cgroups that it is in.
     pub(crate) cgroups: Vec<String>,
+    /// What is booked for it of the machine's GPUs, as the agent notes it. Empty: nothing.
+    pub(crate) gpus: String,
     /// What is not as the spec says, in sentences for people.
     pub(crate) warnings: Vec<String>,
     pub(crate) log: LogBounds,
@@ -123,6 +125,7 @@ impl Launch {
                 None => None,
             },
             cgroups: record.all("cgroup").map(str::to_owned).collect(),
+            gpus: text("gpus").unwrap_or_default(),
             warnings: record.all("warning").map(str::to_owned).collect(),
             log: LogBounds {
                 max_size_bytes: record.number("log-bytes").unwrap_or(LogBounds::default().max_size_bytes),
@@ -160,6 +163,9 @@ impl Launch {
         }
         for cgroup in &self.cgroups {
             record.push("cgroup", cgroup);
+        }
+        if !self.gpus.is_empty() {
+            record.push("gpus", &self.gpus);
         }
         for warning in &self.warnings {
             record.push("warning", warning);
@@ -348,6 +354,7 @@ mod tests {
             secret_env: Some(secret.path().to_str().unwrap().into()),
             user: Some(RunAs { uid: 1, gid: 2, groups: vec![3, 4] }),
             cgroups: vec!["/sys/fs/cgroup/x".into()],
+            gpus: "AA BB".into(),
             warnings: vec!["no".into()],
             log: LogBounds { max_size_bytes: 9, max_files: 8 },
         };

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
-use skerry_model::InstanceName;
+use skerry_model::{GpuBooking, GpuIsolation, InstanceName};
 use tokio::sync::Notify;
 
 use crate::ahead::Image;
@@ -82,9 +82,18 @@ impl State {
             place,
             started: None,
             warnings: self.warnings.clone(),
-            mps: false,
+            gpus: instance.gpus.iter().map(without_mps).collect(),
         }
     }
+}
+
+/// What is booked, on a machine where no daemon of MPS runs.
+fn without_mps(booking: &GpuBooking) -> GpuBooking {
+    let isolation = match booking.isolation {
+        GpuIsolation::Mps => GpuIsolation::Accounted,
+        other => other,
+    };
+    GpuBooking { isolation, ..booking.clone() }
 }
 
 pub(crate) struct FakeRuntime {

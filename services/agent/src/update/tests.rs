@@ -291,6 +291,7 @@ impl Node {
             gates: &gates,
             health: &health,
             beside_health: &beside_health,
+            gpus: &BTreeMap::new(),
             now: self.now,
         });
         for action in plan.actions.iter().take(acts_max) {
@@ -396,7 +397,7 @@ fn observed(spec: &InstanceSpec, place: Place) -> Observed {
         place,
         started: None,
         warnings: Vec::new(),
-        mps: false,
+        gpus: Vec::new(),
     }
 }
 

@@ -109,7 +109,7 @@ impl Life {
                 place: Place::Own,
                 started: Some(since),
                 warnings: Vec::new(),
-                mps: false,
+                gpus: Vec::new(),
             };
             self.copies.insert(index, copy);
         }

@@ -144,6 +144,7 @@ fn a_former_copy_is_run_again_once_fetching_its_successor_failed_or_takes_long()
         gates: &BTreeMap::new(),
         health: &fixture.health,
         beside_health: &BTreeMap::new(),
+        gpus: &BTreeMap::new(),
         now: MonoTime::default() + FORMER_PATIENCE,
     };
     let action = Action { instance: name(0), runtime: RuntimeKind::Docker, act: Act::Restart, former: true };

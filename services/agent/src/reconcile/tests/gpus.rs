@@ -1,5 +1,6 @@
 //! Who uses more of a GPU than is booked for it, as the loop takes it.
 
+use skerry_model::GpuIsolation;
 use skerry_proto::gpu::v1 as gpu;
 use skerry_proto::gpu::v1::allocation::Isolation;
 use skerry_proto::types::v1::machine_status::Gpu;
@@ -132,7 +133,10 @@ async fn what_it_was_really_granted_is_told() {
         mps.send_replace(Mps::Serves("/pipe".into()));
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert_eq!(isolation(&bench), Some(Isolation::Accounted));
-        bench.docker.stir(|state| state.instances.values_mut().for_each(|one| one.mps = true));
+        bench.docker.stir(|state| {
+            let copies = state.instances.values_mut().flat_map(|one| &mut one.gpus);
+            copies.for_each(|booking| booking.isolation = GpuIsolation::Mps);
+        });
         bench.until("it has it", |b| isolation(b) == Some(Isolation::Mps)).await;
         bench.end().await;
     })

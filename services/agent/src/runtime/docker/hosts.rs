@@ -391,7 +391,7 @@ mod tests {
             place: crate::runtime::Place::Own,
             started: None,
             warnings: Vec::new(),
-            mps: false,
+            gpus: Vec::new(),
         };
         let dir = tempfile::tempdir().unwrap();
         let warned = |members: &[(&str, &str)], mounts_hosts| {

@@ -24,9 +24,10 @@ use super::error::{Failure, Kind};
 use super::foreign::Foreign;
 use super::hosts::{self, Networked};
 use super::spec::{
-    LABEL_FINGERPRINT, LABEL_GPU_WARNINGS, LABEL_GPUS, LABEL_INSTANCE, LABEL_NETWORKS, LABEL_REVISION, Owner,
-    has_mps,
+    LABEL_FINGERPRINT, LABEL_GPU_BOOKINGS, LABEL_GPU_WARNINGS, LABEL_INSTANCE, LABEL_NETWORKS,
+    LABEL_REVISION, Owner,
 };
+use crate::gpu::read_noted;
 use crate::lock::lock;
 use crate::runtime::{Observed, Place, RunState};
 
@@ -250,7 +251,7 @@ fn observed(owner: &Owner, one: &ContainerSummary, detail: Detail) -> Option<Obs
         place,
         started: detail.started,
         warnings: label(LABEL_GPU_WARNINGS).lines().map(str::to_owned).collect(),
-        mps: has_mps(&label(LABEL_GPUS)),
+        gpus: read_noted(&label(LABEL_GPU_BOOKINGS)),
     })
 }
 

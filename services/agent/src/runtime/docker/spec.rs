@@ -22,7 +22,7 @@ mod names;
 mod network;
 
 pub(super) use gpu::{
-    Engine, LABEL_GPU_WARNINGS, LABEL_GPUS, Machine, has_mps, label as gpu_label, way, with_gpus,
+    Engine, LABEL_GPU_BOOKINGS, LABEL_GPU_WARNINGS, LABEL_GPUS, Machine, label as gpu_label, way, with_gpus,
     without_gpus,
 };
 pub(super) use names::{
@@ -195,6 +195,10 @@ fn container_labels(
     let networks: Vec<String> =
         attachments(instance, container, owner).into_iter().map(|one| one.docker_name).collect();
     all.insert(LABEL_NETWORKS.to_owned(), networks.join(","));
+    // Nor does an image have them: what it says of GPUs counts for nothing.
+    all.extend(
+        [LABEL_GPUS, LABEL_GPU_BOOKINGS, LABEL_GPU_WARNINGS].map(|key| (key.to_owned(), String::new())),
+    );
     all
 }
 

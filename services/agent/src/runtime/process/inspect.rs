@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use skerry_model::InstanceName;
 
-use crate::gpu::PIPE_DIRECTORY;
+use crate::gpu::read_noted;
 use crate::runtime::{Observed, RunState};
 use crate::shim::files::{Ended, Launch, STDERR, STDOUT, Started};
 use crate::shim::procfs::ProcessId;
@@ -115,10 +115,7 @@ impl View {
                 .filter(|started| started.program.is_some())
                 .map(|started| started.since),
             warnings: self.launch.as_ref().map(|launch| launch.warnings.clone()).unwrap_or_default(),
-            mps: self
-                .launch
-                .as_ref()
-                .is_some_and(|launch| launch.env.iter().any(|(name, _)| name == PIPE_DIRECTORY)),
+            gpus: self.launch.as_ref().map(|launch| read_noted(&launch.gpus)).unwrap_or_default(),
         }
     }
 }

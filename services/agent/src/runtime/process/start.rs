@@ -21,7 +21,7 @@ use super::inspect::{Phase, View};
 use super::layout::{config_files, lay_out, make_dir, open_state, take_away, try_lock};
 use super::{Config, artifacts, user};
 use crate::desired::InstanceSpec;
-use crate::gpu::none_visible;
+use crate::gpu::{none_visible, noted};
 use crate::runtime::RuntimeError;
 use crate::runtime::environment::{Environment, Variables};
 use crate::secrets::Secrets;
@@ -99,6 +99,7 @@ pub(super) fn launch_of(
         secret_env: None,
         user: user::resolve(spec.service.user.as_deref())?,
         cgroups: Vec::new(),
+        gpus: granted.as_ref().map(|granted| noted(&granted.bookings)).unwrap_or_default(),
         warnings: granted.map(|granted| granted.warnings).unwrap_or_default(),
         log: process.log,
     })

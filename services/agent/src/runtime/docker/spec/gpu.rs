@@ -6,10 +6,12 @@ use std::path::Path;
 use bollard::models::{ContainerCreateBody, DeviceMapping, DeviceRequest, Mount, MountType, SystemInfo};
 use skerry_model::app::{Container, IpcMode};
 
-use crate::gpu::{Granted, Node, Nodes, WARNING, none_by_runtime};
+use crate::gpu::{Granted, Node, Nodes, WARNING, none_by_runtime, noted};
 
 /// What a container was granted: UUIDs, and whether an MPS daemon serves it. One that was granted something else is made anew before it starts.
 pub(in crate::runtime::docker) const LABEL_GPUS: &str = "skerry.io/gpus";
+/// What is booked for it of them (`noted`).
+pub(in crate::runtime::docker) const LABEL_GPU_BOOKINGS: &str = "skerry.io/gpu-bookings";
 /// What it lacks of it, line by line.
 pub(in crate::runtime::docker) const LABEL_GPU_WARNINGS: &str = "skerry.io/gpu-warnings";
 /// At the end of the label of one that an MPS daemon serves.
@@ -113,11 +115,6 @@ pub(in crate::runtime::docker) fn label(granted: Option<&Granted>) -> String {
     format!("{}{mps}", granted.ids().join(","))
 }
 
-/// Whether the container of this label is served by an MPS daemon.
-pub(in crate::runtime::docker) fn has_mps(label: &str) -> bool {
-    label.ends_with(WITH_MPS)
-}
-
 /// The same with what is granted.
 pub(in crate::runtime::docker) fn with_gpus(
     mut body: ContainerCreateBody,
@@ -172,6 +169,7 @@ pub(in crate::runtime::docker) fn with_gpus(
     }
     let labels = body.labels.get_or_insert_default();
     labels.insert(LABEL_GPUS.to_owned(), label(Some(granted)));
+    labels.insert(LABEL_GPU_BOOKINGS.to_owned(), noted(&granted.bookings));
     if !warnings.is_empty() {
         labels.insert(LABEL_GPU_WARNINGS.to_owned(), warnings.join("\n"));
     }

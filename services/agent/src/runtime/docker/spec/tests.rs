@@ -132,6 +132,10 @@ fn labels_say_whose_what_and_from_where() {
         ("skerry.io/service", "web"),
         ("skerry.io/fingerprint", "f1"),
         ("skerry.io/stop-grace-seconds", "10"),
+        // Said, so that what the image says does not count.
+        ("skerry.io/gpus", ""),
+        ("skerry.io/gpu-bookings", ""),
+        ("skerry.io/gpu-warnings", ""),
     ];
     for (key, value) in expected {
         assert_eq!(labels[key], value, "{key}");

@@ -8,6 +8,7 @@ use skerry_model::{GpuBooking, GpuId, GpuIsolation, GpuShare};
 
 use super::super::tests::plain;
 use super::*;
+use crate::gpu::read_noted;
 
 const GPU: &str = "GPU-5a8e6a6c-5c4f-4d8e-9d0f-0f1d2c3b4a59";
 
@@ -111,7 +112,9 @@ fn what_is_granted_is_asked_for_in_each_way() {
             format!("NVIDIA_VISIBLE_DEVICES={GPU}"),
         ];
         assert_eq!(body.env, Some(env.to_vec()), "what its spec says of devices does not count");
-        assert_eq!(body.labels.unwrap()[LABEL_GPUS], GPU);
+        let labels = body.labels.unwrap();
+        assert_eq!(labels[LABEL_GPUS], GPU);
+        assert_eq!(read_noted(&labels[LABEL_GPU_BOOKINGS]), granted(None).bookings);
         assert_eq!(body.host_config.unwrap().mounts, None, "nothing of MPS");
     }
 }
@@ -120,7 +123,7 @@ fn what_is_granted_is_asked_for_in_each_way() {
 fn a_client_of_mps_has_the_pipes_and_the_shared_memory_of_the_daemon() {
     let mounts = |container: &Container| -> Vec<(String, String)> {
         let made = with_gpus(body(), container, &granted(Some("/data/mps/pipe")), &Way::Runtime);
-        assert!(has_mps(&made.labels.as_ref().unwrap()[LABEL_GPUS]));
+        assert!(made.labels.as_ref().unwrap()[LABEL_GPUS].ends_with(";mps"));
         assert!(made.env.unwrap().contains(&"CUDA_MPS_PIPE_DIRECTORY=/tmp/nvidia-mps".to_owned()));
         let mounts = made.host_config.unwrap().mounts.unwrap().into_iter();
         mounts.map(|mount| (mount.source.unwrap(), mount.target.unwrap())).collect()
@@ -130,7 +133,6 @@ fn a_client_of_mps_has_the_pipes_and_the_shared_memory_of_the_daemon() {
     assert_eq!(mounts(&plain()), [pipes.clone(), memory]);
     let isolation = Isolation { ipc: Some(IpcMode::Host), ..Isolation::default() };
     assert_eq!(mounts(&Container { isolation, ..plain() }), [pipes], "it has that of the machine");
-    assert!(!has_mps(&label(Some(&granted(None)))));
     assert_eq!(label(None), "");
 }
 
