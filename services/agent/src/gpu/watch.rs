@@ -42,8 +42,8 @@ pub(crate) struct Usage {
 /// What an instance uses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Used {
-    /// Bytes of memory.
-    pub(crate) memory_bytes: u64,
+    /// Bytes of memory: of those processes of which it is told. Absent: of none it is.
+    pub(crate) memory_bytes: Option<u64>,
     /// Of the multiprocessors' time: 0 to 100.
     pub(crate) percent: u32,
 }
@@ -176,9 +176,10 @@ impl Watchdog {
             for (name, used) in &usage.by_instance {
                 let is_his = |one: &&Booked| one.instance.to_string() == *name;
                 let has_booked = booked.iter().filter(is_his).any(|one| one.booking.gpu.as_str() == gpu);
-                if has_booked || used.memory_bytes <= SLACK_BYTES {
+                let Some(bytes) = used.memory_bytes.filter(|bytes| !has_booked && *bytes > SLACK_BYTES)
+                else {
                     continue;
-                }
+                };
                 let Ok(instance) = InstanceName::parse(name) else { continue };
                 let key = (instance.clone(), gpu.clone());
                 let (look, since_ms) = match before.get(&key) {
@@ -187,7 +188,7 @@ impl Watchdog {
                 };
                 self.strangers.insert(key, (look, since_ms));
                 if look != usage.look {
-                    let above = Above::Memory { used: used.memory_bytes, booked: 0 };
+                    let above = Above::Memory { used: bytes, booked: 0 };
                     let stop = booked.iter().filter(is_his).any(|one| one.policy == OnOveruse::Stop);
                     all.push(Overuse { instance, gpu: gpu.clone(), above, since_ms, stop });
                 }
@@ -219,11 +220,11 @@ impl Seen {
     }
 
     fn memory(&mut self, used: Option<Used>, booked: Option<(u64, u64)>, now: i64) -> Option<(Above, i64)> {
-        let used = used.map_or(0, |used| used.memory_bytes);
-        let booked = booked.filter(|(booked, slack)| used > booked.saturating_add(*slack));
-        let booked = booked.map(|(booked, _)| booked);
-        let before = std::mem::replace(&mut self.memory, booked.map(|_| now));
-        Some((Above::Memory { used, booked: booked? }, before?))
+        let used = used.and_then(|used| used.memory_bytes);
+        let above = used.zip(booked).filter(|(used, (booked, slack))| *used > booked.saturating_add(*slack));
+        let before = std::mem::replace(&mut self.memory, above.map(|_| now));
+        let (used, (booked, _)) = above?;
+        Some((Above::Memory { used, booked }, before?))
     }
 
     fn compute(&mut self, used: Option<Used>, booked: Option<u32>, now: i64) -> Option<(Above, i64)> {

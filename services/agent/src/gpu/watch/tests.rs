@@ -22,7 +22,7 @@ fn booked(n: usize, gpu: usize, memory: Option<u64>, compute: Option<u32>, polic
 
 fn usage(look: u64, used: &[(usize, u64, u32)]) -> Usage {
     let of = |(n, memory_bytes, percent): &(usize, u64, u32)| {
-        (name(*n).to_string(), Used { memory_bytes: *memory_bytes, percent: *percent })
+        (name(*n).to_string(), Used { memory_bytes: Some(*memory_bytes), percent: *percent })
     };
     let time_ms = i64::try_from(look).unwrap() * 1000;
     Usage { look, time_ms, by_instance: used.iter().map(of).collect() }
