@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use skerry_gpu_model::health::{self, Health, Input, Latch, Rules, State};
-use skerry_gpu_model::{Absent, EVENTS_MAX, Event, Field, Place, Sample};
+use skerry_gpu_model::{Absent, DEVICES_MAX, EVENTS_MAX, Event, Field, Place, Sample};
 use skerry_proto::gpu::v1 as pb;
 use skerry_proto::types::v1::machine_status::Gpu;
 
@@ -209,15 +209,15 @@ impl Board {
         places.iter().map(|place| self.sample(*place).cloned().unwrap_or_default()).collect()
     }
 
-    /// What is to be remembered by the next process, by UUID: of devices that were not seen too.
+    /// What is to be remembered by the next process, by UUID: of the devices that are here, and then of those that were not seen, up to [`DEVICES_MAX`].
     pub(super) fn latches(&self) -> BTreeMap<String, Vec<Latch>> {
-        let mut all = self.remembered.clone();
-        for card in &self.cards {
-            let latches: Vec<Latch> = card.state.latches().cloned().collect();
-            if !latches.is_empty() {
-                all.insert(card.device.uuid.clone(), latches);
-            }
-        }
+        let of_card = |card: &Card| (card.device.uuid.clone(), card.state.latches().cloned().collect());
+        let here =
+            self.cards.iter().map(of_card).filter(|(_, latches): &(_, Vec<Latch>)| !latches.is_empty());
+        let mut all: BTreeMap<String, Vec<Latch>> = here.collect();
+        let room = DEVICES_MAX.saturating_sub(all.len());
+        let gone = self.remembered.iter().take(room);
+        all.extend(gone.map(|(device, latches)| (device.clone(), latches.clone())));
         all
     }
 
@@ -401,3 +401,6 @@ fn note(events: &mut VecDeque<(i64, String, Event)>, now: i64, uuid: &str, event
 fn uuid(gpu: &Gpu) -> &str {
     gpu.device.as_ref().map_or("", |device| &device.uuid)
 }
+
+#[cfg(test)]
+mod tests;
