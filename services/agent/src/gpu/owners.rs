@@ -36,18 +36,23 @@ pub(super) struct Owners {
 struct Ours {
     /// What they are below.
     agent: String,
-    /// The containers that the agent itself is in.
-    within: Vec<Container>,
+    /// Ids of the containers that the agent itself is in, the outermost first.
+    within: Vec<String>,
 }
 
 impl Ours {
     fn new(instances: &Path) -> Self {
-        let within = match owner(&cgroup_of("self")) {
+        let around = match owner(&cgroup_of("self")) {
             Owner::Containers(all) => all,
             Owner::Process(cgroup) => cgroup.within,
             Owner::Machine => Vec::new(),
         };
-        Self { agent: cgroup_name(instances), within }
+        Self { agent: cgroup_name(instances), within: around.into_iter().map(|one| one.id).collect() }
+    }
+
+    /// Whether the agent is in these containers too. It may be in others within them: where it sees the machine's cgroups, it makes its own there.
+    fn is_within(&self, around: &[Container]) -> bool {
+        around.len() <= self.within.len() && around.iter().zip(&self.within).all(|(one, id)| one.id == *id)
     }
 
     /// Whose a process with this `/proc/<pid>/cgroup` is, by that alone.
@@ -58,9 +63,7 @@ impl Ours {
         };
         match owner(text) {
             // Whoever is in a container can make cgroups below its own, and name them as ours are: that one counts, and not what was made in it.
-            Owner::Process(cgroup) if !self.within.starts_with(&cgroup.within) => {
-                of_container(&cgroup.within)
-            }
+            Owner::Process(cgroup) if !self.is_within(&cgroup.within) => of_container(&cgroup.within),
             Owner::Process(cgroup) if cgroup.agent != self.agent => None,
             Owner::Process(cgroup) => {
                 tops.iter().find(|top| cgroup.is_of(&top.instance)).map(|top| top.instance.clone())
@@ -180,11 +183,7 @@ mod tests {
         let agent = "0123456789ab";
         let ours = format!("/skerry/{agent}/{}", leaf(&victim));
         let whose = |within: &[&String], path: &str| {
-            let within =
-                match owner(&within.iter().map(|id| format!("0::/docker/{id}\n")).collect::<String>()) {
-                    Owner::Containers(all) => all,
-                    Owner::Process(_) | Owner::Machine => Vec::new(),
-                };
+            let within = within.iter().map(|id| (*id).clone()).collect();
             let ours = Ours { agent: agent.to_owned(), within };
             ours.instance(&format!("0::{path}\n"), &containers, &tops)
         };
