@@ -2,13 +2,16 @@
 //! health is judged.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use skerry_gpu_model::health::{self, Health, Input, Latch, Rules, State};
-use skerry_gpu_model::{Absent, EVENTS_MAX, Event, Field, Place, Sample};
+use skerry_gpu_model::{Absent, DEVICES_MAX, EVENTS_MAX, Event, Field, Place, Sample};
 use skerry_proto::gpu::v1 as pb;
 use skerry_proto::types::v1::machine_status::Gpu;
 
 use super::driver::Due;
+use super::grant::is_divided;
+use super::sight::Sight;
 use super::watch::{Usage, Used};
 
 /// Most numbers of errors that are counted apart for a device; there are a few hundred.
@@ -19,6 +22,8 @@ const ALL: Due = Due { second: true, processes: true, ten_seconds: true, minute:
 /// All GPUs.
 pub(super) struct Board {
     rules: Rules,
+    /// See [`Sight`].
+    untold_after_ms: i64,
     /// What an earlier process remembered, of devices that were not seen yet.
     remembered: BTreeMap<String, Vec<Latch>>,
     cards: Vec<Card>,
@@ -40,12 +45,20 @@ struct Card {
     xids: BTreeMap<u32, u64>,
     /// How often its processes were looked at, and when last.
     looks: (u64, i64),
+    sight: Sight,
 }
 
 impl Board {
-    pub(super) fn new(rules: Rules, remembered: BTreeMap<String, Vec<Latch>>) -> Self {
+    /// `untold_after`: where it is not told for so long what processes use of a device, the device counts as one of which that is not told.
+    pub(super) fn new(
+        rules: Rules,
+        remembered: BTreeMap<String, Vec<Latch>>,
+        untold_after: Duration,
+    ) -> Self {
+        let (cards, events) = (Vec::new(), VecDeque::new());
         let (closely, doubted) = (BTreeSet::new(), BTreeSet::new());
-        Self { rules, remembered, cards: Vec::new(), events: VecDeque::new(), closely, doubted }
+        let untold_after_ms = i64::try_from(untold_after.as_millis()).unwrap_or(i64::MAX);
+        Self { rules, untold_after_ms, remembered, cards, events, closely, doubted }
     }
 
     /// The devices, in the driver's order.
@@ -65,10 +78,11 @@ impl Board {
                 old.swap_remove(at)
             } else {
                 let latches = self.remembered.remove(&device.uuid).unwrap_or_default();
-                Card::new(State::remembering(latches))
+                Card::new(State::remembering(latches), Sight::new(self.untold_after_ms))
             };
             if card.device.mig_devices != device.mig_devices {
                 card.samples.truncate(1);
+                card.sight.forget();
             }
             card.samples.resize_with(1 + device.mig_devices.len(), Sample::new);
             card.device = device;
@@ -119,6 +133,7 @@ impl Board {
             card.lost = false;
             card.forget(Absent::Lost);
             card.forget(Absent::DriverError);
+            card.sight.forget();
             card.step(&self.rules, Input::Event(&Event::Reset), now);
             note(&mut self.events, now, &card.device.uuid, Event::Reset);
         }
@@ -194,15 +209,15 @@ impl Board {
         places.iter().map(|place| self.sample(*place).cloned().unwrap_or_default()).collect()
     }
 
-    /// What is to be remembered by the next process, by UUID: of devices that were not seen too.
+    /// What is to be remembered by the next process, by UUID: of the devices that are here, and then of those that were not seen, up to [`DEVICES_MAX`].
     pub(super) fn latches(&self) -> BTreeMap<String, Vec<Latch>> {
-        let mut all = self.remembered.clone();
-        for card in &self.cards {
-            let latches: Vec<Latch> = card.state.latches().cloned().collect();
-            if !latches.is_empty() {
-                all.insert(card.device.uuid.clone(), latches);
-            }
-        }
+        let of_card = |card: &Card| (card.device.uuid.clone(), card.state.latches().cloned().collect());
+        let here =
+            self.cards.iter().map(of_card).filter(|(_, latches): &(_, Vec<Latch>)| !latches.is_empty());
+        let mut all: BTreeMap<String, Vec<Latch>> = here.collect();
+        let room = DEVICES_MAX.saturating_sub(all.len());
+        let gone = self.remembered.iter().take(room);
+        all.extend(gone.map(|(device, latches)| (device.clone(), latches.clone())));
         all
     }
 
@@ -255,7 +270,7 @@ impl Board {
 }
 
 impl Card {
-    fn new(state: State) -> Self {
+    fn new(state: State, sight: Sight) -> Self {
         Self {
             device: pb::Device::default(),
             samples: Vec::new(),
@@ -264,6 +279,7 @@ impl Card {
             lost: false,
             xids: BTreeMap::new(),
             looks: (0, 0),
+            sight,
         }
     }
 
@@ -292,6 +308,22 @@ impl Card {
             note(events, now, &self.device.uuid, Event::Reset);
         }
         let Some(sample) = self.samples.first() else { return };
+        // Of one that is divided its parts tell.
+        if due.processes && !is_divided(&self.device) && self.sight.saw(sample, now) {
+            match self.sight.untold() {
+                Some(why) => {
+                    let gpu = &self.device.uuid;
+                    tracing::warn!(
+                        gpu,
+                        ?why,
+                        "the driver does not tell what processes use of the GPU: shares of it are not counted"
+                    );
+                }
+                None => {
+                    tracing::info!(gpu = self.device.uuid, "it is told again what processes use of the GPU");
+                }
+            }
+        }
         let state = std::mem::take(&mut self.state);
         (self.state, self.health) = health::step(rules, state, Input::Sample(sample), now);
     }
@@ -302,7 +334,9 @@ impl Card {
         let processes = self.samples.first().into_iter().flat_map(|sample| &sample.processes);
         for process in processes.filter(|process| !process.instance.is_empty()) {
             let used = by_instance.entry(process.instance.clone()).or_default();
-            used.memory_bytes = used.memory_bytes.saturating_add(process.memory_bytes.unwrap_or(0));
+            if let Some(bytes) = process.memory_bytes {
+                used.memory_bytes = Some(used.memory_bytes.unwrap_or(0).saturating_add(bytes));
+            }
             used.percent = used.percent.saturating_add(process.utilization_percent.unwrap_or(0)).min(100);
         }
         Usage { look, time_ms, by_instance }
@@ -348,6 +382,11 @@ impl Card {
         };
         device.unsupported =
             [Absent::NotSupported, Absent::NotInThisMode].into_iter().filter_map(lacking).collect();
+        // Processes may be told, and nothing of what they use: for who counts that is as much as nothing.
+        if let Some(why) = self.sight.untold() {
+            let fields = vec![pb::Field::Processes.into()];
+            device.unsupported.push(pb::AbsentFields { reason: why.to_wire().into(), fields });
+        }
         device
     }
 }
@@ -362,3 +401,6 @@ fn note(events: &mut VecDeque<(i64, String, Event)>, now: i64, uuid: &str, event
 fn uuid(gpu: &Gpu) -> &str {
     gpu.device.as_ref().map_or("", |device| &device.uuid)
 }
+
+#[cfg(test)]
+mod tests;

@@ -127,12 +127,23 @@ pub(crate) fn grant(
         }
         let least = service.gpu.as_ref().map(|gpu| gpu.isolation_min).unwrap_or_default();
         if isolation < least {
-            let why = facts.mps.why_not();
+            let no_mps = facts.mps.why_not();
+            let why = match found.device.as_ref().and_then(why_uncounted) {
+                Some(why) if least <= GpuIsolation::Accounted => format!("{why}, and {no_mps}"),
+                _ => no_mps,
+            };
             let message = format!(
                 "it asks for isolation {least} at least, and of {} it can have {isolation}: {why}; or ask for a lower isolationMin",
                 booking.gpu
             );
             return Err(RuntimeError { reason: ISOLATION, message, transient: true });
+        }
+        if isolation == GpuIsolation::None
+            && booking.isolation > isolation
+            && let Some(why) = found.device.as_ref().and_then(why_uncounted)
+        {
+            let gpu = &booking.gpu;
+            granted.warnings.push(format!("{WARNING}nobody counts what it uses of {gpu}: {why}"));
         }
         granted.devices.extend(found.device.clone());
         granted.bookings.push(GpuBooking { isolation, ..booking.clone() });
@@ -191,7 +202,11 @@ fn isolation(booking: &GpuBooking, gpu: &Gpu, mps: &Mps) -> GpuIsolation {
         GpuShare::Part { .. } if mps.pipe().is_some() && gpu.device.as_ref().is_some_and(serves) => {
             GpuIsolation::Mps
         }
-        GpuShare::Part { .. } if gpu.device.as_ref().is_some_and(is_counted) => GpuIsolation::Accounted,
+        GpuShare::Part { .. }
+            if gpu.device.as_ref().is_some_and(|device| why_uncounted(device).is_none()) =>
+        {
+            GpuIsolation::Accounted
+        }
         GpuShare::Part { .. } => GpuIsolation::None,
     };
     best.min(booking.isolation)
@@ -205,14 +220,28 @@ pub(crate) fn serves(device: &pb::Device) -> bool {
         && !is_divided(device)
 }
 
-fn is_divided(device: &pb::Device) -> bool {
+/// Whether it has parts, or would have if any were made.
+pub(super) fn is_divided(device: &pb::Device) -> bool {
     device.mig_mode() == pb::device::MigMode::Enabled || !device.mig_devices.is_empty()
 }
 
-/// Whether it can be told who uses how much of a device.
-fn is_counted(device: &pb::Device) -> bool {
-    let lacks = device.unsupported.iter().any(|absent| absent.fields.contains(&pb::Field::Processes.into()));
-    device.memory_bytes > 0 && !lacks
+/// Why it cannot be told who uses how much of a device, for people. `None`: it can.
+fn why_uncounted(device: &pb::Device) -> Option<&'static str> {
+    use pb::AbsentReason as Why;
+    if is_divided(device) {
+        return Some("it is divided (MIG), and was not when it was booked");
+    }
+    if device.memory_bytes <= 0 {
+        return Some("it has no memory of its own that could be counted");
+    }
+    let is_of_processes = |absent: &&pb::AbsentFields| absent.fields.contains(&pb::Field::Processes.into());
+    let lacking = device.unsupported.iter().find(is_of_processes)?;
+    Some(match lacking.reason() {
+        Why::NoPermission => "the agent may not see what processes use of it: run the agent as root",
+        Why::TimedOut => "its driver does not answer what processes use of it (see nvidia-smi)",
+        Why::DriverError => "its driver fails when it is asked what processes use of it (see nvidia-smi)",
+        _ => "its driver does not tell what processes use of it",
+    })
 }
 
 /// Answers what instances get, from what is known at that time.

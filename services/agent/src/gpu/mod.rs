@@ -6,6 +6,7 @@
 //! | `nvml` | NVIDIA's |
 //! | `worker` | the threads that call a driver: what is cheap, what is not, events |
 //! | `board` | what is known, and how it is judged: pure |
+//! | `sight` | whether a driver tells what processes use: pure |
 //! | `owners` | whose a process is |
 //! | `kmsg` | errors from the kernel's log, where the driver tells no events |
 //! | `stream` | what is known, on its way to the gpu service |
@@ -54,6 +55,7 @@ mod owners;
 #[doc(hidden)]
 pub mod recording;
 mod sharing;
+mod sight;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -187,7 +189,7 @@ impl Collector {
         (samples, shares): (SampleStream, Shares),
     ) -> Self {
         let latches = Latches::open(Directory::new(data_dir));
-        let board = Mutex::new(Board::new(Rules::default(), latches.kept()));
+        let board = Mutex::new(Board::new(Rules::default(), latches.kept(), pace.untold_after));
         Self {
             driver,
             shared: Arc::new(Shared { board, epoch: Mutex::default(), news: Notify::new() }),

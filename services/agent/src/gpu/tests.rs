@@ -76,6 +76,7 @@ impl Machine {
             second,
             again: Duration::from_millis(10),
             hangs_after: Duration::from_millis(400),
+            untold_after: Duration::from_millis(100),
             look_every: Duration::from_millis(50),
         };
         let driver = Arc::new(NvmlDriver::new(Some(self.placed.library.clone())));

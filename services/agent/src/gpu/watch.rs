@@ -42,8 +42,8 @@ pub(crate) struct Usage {
 /// What an instance uses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Used {
-    /// Bytes of memory.
-    pub(crate) memory_bytes: u64,
+    /// Bytes of memory: of those processes of which it is told. Absent: of none it is.
+    pub(crate) memory_bytes: Option<u64>,
     /// Of the multiprocessors' time: 0 to 100.
     pub(crate) percent: u32,
 }
@@ -109,8 +109,10 @@ impl Overuse {
 }
 
 /// What is remembered of an instance on a GPU.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Seen {
+    /// What it might use then: with another bound it begins anew.
+    bound: Bound,
     look: u64,
     /// When it was above in memory at the look before.
     memory: Option<i64>,
@@ -119,79 +121,55 @@ struct Seen {
     now: Vec<Overuse>,
 }
 
+/// Who is watched on which GPU: the instance, and the GPU's UUID.
+type Key = (InstanceName, String);
+
+/// What somebody may use of a GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Bound {
+    /// Of memory: what is booked, and how much above that is let pass.
+    memory: Option<(u64, u64)>,
+    /// Of compute, in percent of the device.
+    compute: Option<u32>,
+    policy: OnOveruse,
+}
+
 /// The watchdog.
 #[derive(Debug, Default)]
 pub(crate) struct Watchdog {
-    seen: BTreeMap<(InstanceName, String), Seen>,
-    /// Who was seen on a device of which they have booked nothing: at which look first, and when.
-    strangers: BTreeMap<(InstanceName, String), (u64, i64)>,
+    seen: BTreeMap<Key, Seen>,
 }
 
 impl Watchdog {
     /// Who is above what is booked for it, by what was seen up to now: by UUID of the GPU.
     pub(crate) fn step(&mut self, booked: &[Booked], usage: &BTreeMap<String, Usage>) -> Vec<Overuse> {
-        let watched = |booked: &&Booked| slack_of(booked.booking.isolation).is_some();
-        let everybody = booked;
-        let booked: Vec<&Booked> = booked.iter().filter(watched).collect();
-        self.seen.retain(|(instance, gpu), _| {
-            booked.iter().any(|one| one.instance == *instance && one.booking.gpu.as_str() == gpu)
-        });
-        let mut all = self.strangers(everybody, usage);
-        for one in booked {
-            let GpuShare::Part { memory_bytes, compute_percent } = one.booking.share else { continue };
-            let Some(slack) = slack_of(one.booking.isolation) else { continue };
-            // The driver tells work of MPS's clients as the server's.
-            let compute_percent =
-                compute_percent.filter(|_| one.booking.isolation == GpuIsolation::Accounted);
-            let gpu = one.booking.gpu.as_str();
+        let mut watched = strangers(booked, usage);
+        let of_share =
+            |one: &Booked| Some(((one.instance.clone(), one.booking.gpu.to_string()), bound(one)?));
+        watched.extend(booked.iter().filter_map(of_share));
+        self.seen.retain(|key, seen| watched.get(key) == Some(&seen.bound));
+        let mut all = Vec::new();
+        for (key, bound) in watched {
+            let (instance, gpu) = &key;
             let Some(usage) = usage.get(gpu) else { continue };
-            let seen = self.seen.entry((one.instance.clone(), gpu.to_owned())).or_default();
+            let seen = self.seen.entry(key.clone()).or_insert_with(|| Seen::new(bound));
             if seen.look != usage.look {
                 seen.look = usage.look;
-                let used = usage.by_instance.get(&one.instance.to_string()).copied();
+                let used = usage.by_instance.get(&instance.to_string()).copied();
                 let found = [
-                    seen.memory(used, memory_bytes.map(|bytes| (bytes, slack)), usage.time_ms),
-                    seen.compute(used, compute_percent, usage.time_ms),
+                    seen.memory(used, bound.memory, usage.time_ms),
+                    seen.compute(used, bound.compute, usage.time_ms),
                 ];
                 let overuse = |(above, since_ms)| Overuse {
-                    instance: one.instance.clone(),
-                    gpu: gpu.to_owned(),
+                    instance: instance.clone(),
+                    gpu: gpu.clone(),
                     above,
                     since_ms,
-                    stop: matches!(above, Above::Memory { .. }) && one.policy == OnOveruse::Stop,
+                    stop: matches!(above, Above::Memory { .. }) && bound.policy == OnOveruse::Stop,
                 };
                 seen.now = found.into_iter().flatten().map(overuse).collect();
             }
             all.extend(seen.now.iter().cloned());
-        }
-        all
-    }
-
-    /// Instances that use memory of a device of which others have booked something and they have nothing. What they were made to see of it is their spec's
-    /// affair; those of them that have booked another device, and would be stopped for more of that, are stopped.
-    fn strangers(&mut self, booked: &[Booked], usage: &BTreeMap<String, Usage>) -> Vec<Overuse> {
-        let before = std::mem::take(&mut self.strangers);
-        let mut all = Vec::new();
-        for (gpu, usage) in usage {
-            for (name, used) in &usage.by_instance {
-                let is_his = |one: &&Booked| one.instance.to_string() == *name;
-                let has_booked = booked.iter().filter(is_his).any(|one| one.booking.gpu.as_str() == gpu);
-                if has_booked || used.memory_bytes <= SLACK_BYTES {
-                    continue;
-                }
-                let Ok(instance) = InstanceName::parse(name) else { continue };
-                let key = (instance.clone(), gpu.clone());
-                let (look, since_ms) = match before.get(&key) {
-                    Some(seen) => *seen,
-                    None => (usage.look, usage.time_ms),
-                };
-                self.strangers.insert(key, (look, since_ms));
-                if look != usage.look {
-                    let above = Above::Memory { used: used.memory_bytes, booked: 0 };
-                    let stop = booked.iter().filter(is_his).any(|one| one.policy == OnOveruse::Stop);
-                    all.push(Overuse { instance, gpu: gpu.clone(), above, since_ms, stop });
-                }
-            }
         }
         all
     }
@@ -201,6 +179,35 @@ impl Watchdog {
         let doubted = self.seen.iter().filter(|(_, seen)| seen.is_doubted());
         doubted.map(|((_, gpu), _)| gpu.clone()).collect()
     }
+}
+
+/// Instances that are on a device of which others have booked something and they have nothing, so that they may use no memory of it. What they were made to see of
+/// it is their spec's affair; those of them that have booked another device, and would be stopped for more of that, are stopped.
+fn strangers(booked: &[Booked], usage: &BTreeMap<String, Usage>) -> BTreeMap<Key, Bound> {
+    let mut all = BTreeMap::new();
+    for (gpu, usage) in usage {
+        for name in usage.by_instance.keys() {
+            let own = || booked.iter().filter(|one| one.instance.to_string() == *name);
+            let Ok(instance) = InstanceName::parse(name) else { continue };
+            if own().any(|one| one.booking.gpu.as_str() == gpu) {
+                continue;
+            }
+            let is_to_stop = own().any(|one| one.policy == OnOveruse::Stop);
+            let policy = if is_to_stop { OnOveruse::Stop } else { OnOveruse::Report };
+            let nothing = Bound { memory: Some((0, SLACK_BYTES)), compute: None, policy };
+            all.insert((instance, gpu.clone()), nothing);
+        }
+    }
+    all
+}
+
+/// What somebody may use of the share that it has booked. `None`: nobody watches that.
+fn bound(one: &Booked) -> Option<Bound> {
+    let GpuShare::Part { memory_bytes, compute_percent } = one.booking.share else { return None };
+    let slack = slack_of(one.booking.isolation)?;
+    // The driver tells work of MPS's clients as the server's.
+    let compute = compute_percent.filter(|_| one.booking.isolation == GpuIsolation::Accounted);
+    Some(Bound { memory: memory_bytes.map(|bytes| (bytes, slack)), compute, policy: one.policy })
 }
 
 /// How much more memory than is booked is let pass. `None`: nobody watches, since hardware holds it to that, or nothing can be seen.
@@ -213,17 +220,21 @@ fn slack_of(isolation: GpuIsolation) -> Option<u64> {
 }
 
 impl Seen {
+    fn new(bound: Bound) -> Self {
+        Self { bound, look: 0, memory: None, compute: VecDeque::new(), now: Vec::new() }
+    }
+
     fn is_doubted(&self) -> bool {
         let is_found = self.now.iter().any(|found| matches!(found.above, Above::Memory { .. }));
         self.memory.is_some() && !is_found
     }
 
     fn memory(&mut self, used: Option<Used>, booked: Option<(u64, u64)>, now: i64) -> Option<(Above, i64)> {
-        let used = used.map_or(0, |used| used.memory_bytes);
-        let booked = booked.filter(|(booked, slack)| used > booked.saturating_add(*slack));
-        let booked = booked.map(|(booked, _)| booked);
-        let before = std::mem::replace(&mut self.memory, booked.map(|_| now));
-        Some((Above::Memory { used, booked: booked? }, before?))
+        let used = used.and_then(|used| used.memory_bytes);
+        let above = used.zip(booked).filter(|(used, (booked, slack))| *used > booked.saturating_add(*slack));
+        let before = std::mem::replace(&mut self.memory, above.map(|_| now));
+        let (used, (booked, _)) = above?;
+        Some((Above::Memory { used, booked }, before?))
     }
 
     fn compute(&mut self, used: Option<Used>, booked: Option<u32>, now: i64) -> Option<(Above, i64)> {

@@ -35,6 +35,8 @@ pub(super) struct Pace {
     pub(super) again: Duration,
     /// A call that takes longer hangs.
     pub(super) hangs_after: Duration,
+    /// A device of which it is not told for so long what processes use has nobody who counts it.
+    pub(super) untold_after: Duration,
     /// Between two looks for a driver that is not there.
     pub(super) look_every: Duration,
 }
@@ -45,6 +47,7 @@ impl Default for Pace {
             second: Duration::from_secs(1),
             again: Duration::from_millis(250),
             hangs_after: Duration::from_secs(5),
+            untold_after: Duration::from_secs(30),
             look_every: Duration::from_secs(30),
         }
     }

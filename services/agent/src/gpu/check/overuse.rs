@@ -165,7 +165,11 @@ impl Clock<'_> {
     }
 
     fn used(&self, usage: &Usage) -> u64 {
-        usage.by_instance.get(&self.share.instance.to_string()).map_or(0, |used| used.memory_bytes)
+        usage
+            .by_instance
+            .get(&self.share.instance.to_string())
+            .and_then(|used| used.memory_bytes)
+            .unwrap_or(0)
     }
 
     fn is_found(&self) -> bool {

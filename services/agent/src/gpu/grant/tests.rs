@@ -140,6 +140,39 @@ fn less_isolation_than_is_asked_for_is_refused_in_words() {
 }
 
 #[test]
+fn a_share_of_which_nobody_can_tell_what_is_used_is_not_accounted_and_its_instance_is_told_why() {
+    let none = Mps::default();
+    for (reason, words) in [
+        (pb::AbsentReason::NotSupported, "does not tell"),
+        (pb::AbsentReason::NoPermission, "as root"),
+        (pb::AbsentReason::TimedOut, "does not answer"),
+        (pb::AbsentReason::DriverError, "fails"),
+    ] {
+        let mut blind = card("GPU-1", "7.5");
+        let fields = vec![pb::Field::Processes.into()];
+        blind.device.as_mut().unwrap().unsupported = vec![pb::AbsentFields { reason: reason.into(), fields }];
+        let gpus = [blind];
+        let held = share("GPU-1", GpuIsolation::Accounted);
+        let granted = ask(held.clone(), types::GpuIsolation::None, &gpus, &none).unwrap();
+        let [warning] = &granted.warnings[..] else { panic!("{granted:?}") };
+        assert!(warning.starts_with(WARNING) && warning.contains(words), "{warning}");
+        let refused = ask(held, types::GpuIsolation::Accounted, &gpus, &none).unwrap_err();
+        assert_eq!(refused.reason, ISOLATION);
+        assert!(
+            refused.message.contains(words) && refused.message.contains("accounted at least"),
+            "{refused}"
+        );
+    }
+    let told = ask(
+        share("GPU-1", GpuIsolation::Accounted),
+        types::GpuIsolation::None,
+        &[card("GPU-1", "7.5")],
+        &none,
+    );
+    assert!(told.unwrap().warnings.is_empty());
+}
+
+#[test]
 fn variables_name_the_devices_and_bound_what_mps_gives() {
     let gpus = [card("GPU-1", "7.5"), divided("GPU-2", "MIG-1")];
     let mps = serves_at("/p");

@@ -88,10 +88,42 @@ async fn who_was_seen_above_is_looked_at_again_before_the_second_is_over() {
     machine.until("it is found", |_| !link.overuse().is_empty()).await;
     let usage = machine.board(|board| board.usages()[&uuid].clone());
     let used = usage.by_instance[&shared.instance.to_string()];
-    assert_eq!((usage.look, used.memory_bytes), (2, 300 << 20), "by the second look");
+    assert_eq!((usage.look, used.memory_bytes), (2, Some(300 << 20)), "by the second look");
     tokio::time::sleep(Duration::from_millis(100)).await;
     let later = machine.board(|board| board.usages()[&uuid].look);
     assert_eq!(later, 2, "once it is found no more looks than usual");
+}
+
+#[tokio::test]
+async fn a_card_of_which_it_is_not_told_what_processes_use_is_not_counted_until_it_is() {
+    let (mut machine, shared) = Sharer::machine(100);
+    machine.change(|control| control.device[0].process[0].memory_mib = None);
+    let mut machine = machine.start();
+    machine.read(0).await;
+    let (uuid, link) = (machine.uuid(0), machine.sharing.take().unwrap());
+    link.tell_booked(vec![share_of(&uuid, &shared.instance, 200 << 20)]);
+    let has = |machine: &Machine, reason: Option<Absent>| {
+        let told = machine.told.borrow();
+        let unsupported =
+            told.iter().filter_map(|gpu| gpu.device.as_ref()).flat_map(|device| &device.unsupported);
+        let mut lacking = unsupported.filter(|one| one.fields.contains(&pb::Field::Processes.into()));
+        lacking.next().map(pb::AbsentFields::reason) == reason.map(Absent::to_wire)
+    };
+    machine.until("no memory is told", |machine| has(machine, Some(Absent::NotSupported))).await;
+    machine.until("it is looked at", |machine| machine.board(|board| !board.usages().is_empty())).await;
+    let used = machine.board(|board| board.usages()[&uuid].by_instance[&shared.instance.to_string()]);
+    assert_eq!(used.memory_bytes, None, "that is not 0");
+    machine.change(|control| control.device[0].process = vec![shared.uses(100)]);
+    machine.until("it is told", |machine| has(machine, None)).await;
+    let list = "nvmlDeviceGetComputeRunningProcesses*";
+    machine.change(|control| control.fault = vec![fault(list, None, Outcome::Code(Code::NO_PERMISSION))]);
+    machine.until("it is not permitted", |machine| has(machine, Some(Absent::NoPermission))).await;
+    machine.change(|control| control.fault.clear());
+    machine.until("it is permitted", |machine| has(machine, None)).await;
+    machine.change(|control| control.fault = vec![fault(list, None, Outcome::Hang)]);
+    machine.until("it hangs", |machine| has(machine, Some(Absent::TimedOut))).await;
+    machine.change(|control| control.fault.clear());
+    machine.until("it is answered", |machine| has(machine, None)).await;
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ fn booked(n: usize, gpu: usize, memory: Option<u64>, compute: Option<u32>, polic
 
 fn usage(look: u64, used: &[(usize, u64, u32)]) -> Usage {
     let of = |(n, memory_bytes, percent): &(usize, u64, u32)| {
-        (name(*n).to_string(), Used { memory_bytes: *memory_bytes, percent: *percent })
+        (name(*n).to_string(), Used { memory_bytes: Some(*memory_bytes), percent: *percent })
     };
     let time_ms = i64::try_from(look).unwrap() * 1000;
     Usage { look, time_ms, by_instance: used.iter().map(of).collect() }
@@ -91,9 +91,11 @@ fn who_uses_a_device_that_others_have_booked_is_told_of_and_stopped_where_it_has
         let uses = |look| seen(usage(look, &[(1, GIB, 0)]));
         assert!(dog.step(&other(policy), &uses(1)).is_empty());
         assert!(dog.step(&other(policy), &uses(1)).is_empty(), "the same look");
+        assert_eq!(dog.doubted(), BTreeSet::from(["GPU-0".to_owned()]), "one more look tells of him too");
         let found = dog.step(&other(policy), &uses(2));
         assert_eq!((found.len(), found[0].since_ms, found[0].stop), (1, 1000, stop));
         assert!(found[0].words().contains("booked nothing"), "{}", found[0].words());
+        assert!(dog.doubted().is_empty(), "it is known");
         assert!(dog.step(&other(policy), &seen(usage(3, &[(1, SLACK_BYTES, 0)]))).is_empty());
     }
 }
