@@ -183,15 +183,15 @@ impl<'a> Books<'a> {
         Some((choice.left, Reverse(self.taken_gpus(instance).count())))
     }
 
-    /// What others than an instance have of GPUs, or are to have. What of them runs still in another revision, or shall be here no more, has what it was given until
-    /// it has ended.
+    /// What others than an instance have of GPUs, or are to have. What runs still in another revision, or shall be here no more, has what it was given until it has
+    /// ended. Within one app that is the node's to wait for: an update makes room for itself.
     fn taken_gpus<'b>(
         &'b self,
         instance: &'b InstanceName,
     ) -> impl Iterator<Item = (&'b GpuId, Cow<'b, GpuShare>)> {
         let booked = self.entries.values().filter(move |placed| placed.instance != *instance);
         let booked = booked.flat_map(|placed| &placed.gpus);
-        let held = self.node.held_gpus.iter().filter(move |(name, _)| *name != instance);
+        let held = self.node.held_gpus.iter().filter(move |(name, _)| name.app != instance.app);
         let beyond = held.flat_map(|(name, held)| {
             let booked = self.entries.get(name).map_or(&[][..], |placed| &placed.gpus);
             held.iter().filter_map(|one| {

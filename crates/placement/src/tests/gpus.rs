@@ -184,7 +184,7 @@ proptest! {
                     if had {
                         continue;
                     }
-                    let others = node.held_gpus.iter().filter(|(other, _)| **other != one.instance);
+                    let others = node.held_gpus.iter().filter(|(other, _)| other.app != one.instance.app);
                     let held: Vec<_> = others.flat_map(|(other, all)| all.iter().map(move |had| (other, had)))
                         .filter(|(_, had)| had.gpu == booking.gpu).collect();
                     for (other, had) in &held {

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use super::Reconciler;
 use super::act::News;
-use crate::gpu::{Above, Booked, GpuLink, ISOLATION, MISSING, UNKNOWN};
+use crate::gpu::{Above, Booked, GpuLink, ISOLATION, MISSING, UNKNOWN, WARNING};
 use crate::memory::OVERUSE;
 use crate::plan::{Act, Action};
 use crate::runtime::{Observed, RunState, RuntimeKind};
@@ -120,6 +120,8 @@ impl Reconciler {
             (None, None) => Vec::new(),
         };
         status.gpus = held.iter().map(GpuBooking::to_proto).collect();
+        let given = running.into_iter().flat_map(|observed| &observed.gpus).zip(&held);
+        status.warnings.extend(given.filter_map(|(given, now)| weaker(given, now)));
         let overuse = self.gpus.link.overuse();
         let own = overuse.iter().filter(|one| {
             let key = (one.instance.clone(), one.gpu.clone(), matches!(one.above, Above::Memory { .. }));
@@ -127,6 +129,16 @@ impl Reconciler {
         });
         status.warnings.extend(own.filter(|_| running.is_some()).map(crate::gpu::Overuse::words));
     }
+}
+
+/// That what a copy has is kept from others less well than when it was given that.
+fn weaker(given: &GpuBooking, now: &GpuBooking) -> Option<String> {
+    (now.isolation < given.isolation).then(|| {
+        format!(
+            "{WARNING}of {} it was given isolation {}, and has {} now: the GPU was divided since, or nobody tells who uses how much of it (see `skerry describe gpu`)",
+            given.gpu, given.isolation, now.isolation
+        )
+    })
 }
 
 /// When a copy that runs was started, in milliseconds since 1970.

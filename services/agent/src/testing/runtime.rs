@@ -24,6 +24,8 @@ pub(crate) struct State {
     pub(crate) calls: Vec<String>,
     /// Images (fingerprints of instances) whose fetch never ends.
     pub(crate) hanging_fetches: BTreeSet<InstanceName>,
+    /// Instances that do not end, though they are being removed, as long as they are here.
+    pub(crate) lasting: BTreeSet<InstanceName>,
     /// Instances whose fetch fails.
     pub(crate) failing_fetches: BTreeMap<InstanceName, RuntimeError>,
     /// Images that were fetched ahead, as often as that was asked.
@@ -249,8 +251,11 @@ impl Runtime for FakeRuntime {
 
     async fn remove(&self, instance: &InstanceName) -> Result<(), RuntimeError> {
         self.answer()?;
+        self.state().calls.push(format!("remove {instance}"));
+        while self.state().lasting.contains(instance) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
         let mut state = self.state();
-        state.calls.push(format!("remove {instance}"));
         state.instances.remove(instance);
         state.beside.remove(instance);
         Ok(())

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use skerry_model::{GpuBooking, GpuId, GpuIsolation, InstanceName, MigProfile};
 use skerry_placement::{Gpu, Standing};
-use skerry_proto::gpu::v1::{Device, Health, device, health, health_reason};
+use skerry_proto::gpu::v1::{Device, Field, Health, device, health, health_reason};
 use skerry_proto::types::v1::{InstanceStatus, MachineStatus, machine_status};
 
 /// Most GPUs of a machine that are looked at, as its report is bounded.
@@ -30,11 +30,12 @@ pub(super) fn held(instances: &[InstanceStatus]) -> BTreeMap<InstanceName, Vec<G
 fn read(told: &machine_status::Gpu) -> Option<(GpuId, Gpu)> {
     let device = told.device.as_ref()?;
     let memory_bytes = u64::try_from(device.memory_bytes).ok().filter(|bytes| *bytes > 0);
+    let is_blind = device.unsupported.iter().any(|absent| absent.fields.contains(&Field::Processes.into()));
     let sharing = match (told.mps, memory_bytes) {
         (true, _) => GpuIsolation::Mps,
-        (false, Some(_)) => GpuIsolation::Accounted,
-        // What shares memory with the machine is not counted by itself.
-        (false, None) => GpuIsolation::None,
+        (false, Some(_)) if !is_blind => GpuIsolation::Accounted,
+        // What shares memory with the machine, or is not told of, is not counted.
+        (false, Some(_) | None) => GpuIsolation::None,
     };
     let gpu = Gpu {
         model: device.model.clone(),
@@ -83,7 +84,7 @@ fn standing(health: Option<&Health>) -> Standing {
 
 #[cfg(test)]
 mod tests {
-    use skerry_proto::gpu::v1::{HealthReason, MigDevice};
+    use skerry_proto::gpu::v1::{AbsentFields, HealthReason, MigDevice};
 
     use super::*;
 
@@ -139,14 +140,20 @@ mod tests {
             };
             device.mig_devices = vec![part("MIG-1", "1g.10gb"), part("MIG-2", "?")];
         }
-        let gpus = vec![told("", 1, false), told("GPU-0", 0, false), told("GPU-1", 16, true), divided];
+        let mut blind = told("GPU-3", 16, false);
+        if let Some(device) = &mut blind.device {
+            let fields = vec![Field::Processes.into()];
+            device.unsupported = vec![AbsentFields { fields, ..Default::default() }];
+        }
+        let gpus = vec![told("", 1, false), told("GPU-0", 0, false), told("GPU-1", 16, true), divided, blind];
         let found = of_machine(&MachineStatus { gpus, ..Default::default() });
         let names: Vec<&str> = found.keys().map(GpuId::as_str).collect();
-        assert_eq!(names, ["GPU-0", "GPU-1", "GPU-2"]);
+        assert_eq!(names, ["GPU-0", "GPU-1", "GPU-2", "GPU-3"]);
         let all: Vec<&Gpu> = found.values().collect();
         assert_eq!((all[0].memory_bytes, all[0].sharing), (None, GpuIsolation::None));
         assert_eq!((all[1].memory_bytes, all[1].sharing), (Some(16), GpuIsolation::Mps));
         assert_eq!(all[2].parts.as_ref().map(BTreeMap::len), Some(1));
         assert_eq!((all[1].parts.as_ref(), all[2].sharing), (None, GpuIsolation::Accounted));
+        assert_eq!(all[3].sharing, GpuIsolation::None, "nobody is told who uses it");
     }
 }

@@ -142,3 +142,48 @@ async fn what_it_was_really_granted_is_told() {
     })
     .await;
 }
+
+/// The same service in an app of another name, with all of the card.
+fn other() -> Desired {
+    let mut web = service("web");
+    web.gpu = Some(pb::GpuRequest { count: Some(1), ..Default::default() });
+    let mut resources = resources_of(&[("train", vec![web])]);
+    for resource in &mut resources {
+        if let Some(gateway::resource::Body::Instance(instance)) = &mut resource.body {
+            instance.gpus = vec![gpu::Booking {
+                gpu: "GPU-1".to_owned(),
+                share: Some(gpu::GpuShare { whole: true, ..Default::default() }),
+                isolation: Isolation::Exclusive.into(),
+                ..Default::default()
+            }];
+        }
+    }
+    joined(&resources)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_being_stopped_has_its_gpu_until_it_has_ended_whichever_agent_looks() {
+    on_local(async {
+        const OTHER: &str = "train/web/n1/0";
+        let (first, _shares, _mps) = bench(wanted(|_| ()));
+        first.until("it runs", |b| b.ready(NAME)).await;
+        first.docker.state().lasting.insert(InstanceName::parse(NAME).unwrap());
+        first.want(other());
+        let has = |b: &Bench| status(b).gpus.len() == 1 && status(b).phase() == Phase::Stopping;
+        first.until("it is being stopped, and has its share", has).await;
+        first.until("the other waits", |b| b.reason(OTHER) == "GpuBusy").await;
+        let docker = Arc::clone(&first.docker);
+        first.end().await;
+        // An agent that never knew what it was.
+        let (_, gpus) = watch::channel(Arc::new(vec![card()]));
+        let (shares, link) = sharing(gpus, watch::channel(Mps::default()).1);
+        let process = Arc::new(FakeRuntime::new(RuntimeKind::Process));
+        let next = Bench::of(Arc::clone(&docker), process, Arc::new(other()), |one| one.with_gpus(link));
+        next.until("the other waits", |b| b.reason(OTHER) == "GpuBusy").await;
+        assert_eq!(shares.booked_now(), [(NAME.to_owned(), GpuIsolation::Accounted)], "and is watched");
+        docker.state().lasting.clear();
+        next.until("the other runs", |b| b.ready(OTHER)).await;
+        next.end().await;
+    })
+    .await;
+}
