@@ -14,9 +14,8 @@ use skerry_series::{Bucket, Time};
 use tonic::{Response, Status};
 
 use crate::Shared;
-use crate::convert::{millis, timestamp};
+use crate::convert::{millis, now, timestamp};
 use crate::group::{group_of, parse_gpu};
-use crate::ingest::now;
 use crate::peers::NAMES;
 use crate::select::Selection;
 
