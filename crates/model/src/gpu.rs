@@ -314,7 +314,8 @@ mod tests {
 
     #[test]
     fn a_profile_is_what_drivers_write() {
-        let fine = "1g.10gb 7g.80gb 4g.47gb 99g.9999gb 1c.3g.40gb 1g.10gb+me 1g.20gb+gfx 1g.24gb+me.all 1g.24gb-me";
+        let fine =
+            "1g.10gb 7g.80gb 4g.47gb 99g.9999gb 1c.3g.40gb 1g.10gb+me 1g.20gb+gfx 1g.24gb+me.all 1g.24gb-me";
         for fine in fine.split(' ') {
             assert!(MigProfile::parse(fine).is_ok(), "{fine}");
         }
