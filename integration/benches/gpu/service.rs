@@ -62,9 +62,14 @@ impl Service {
         Ok(skerry_rpc::connect(&format!("http://{}", self.address), None).await?)
     }
 
+    /// All that it tells at `/metrics`.
+    pub(crate) async fn metrics(&self) -> Result<String> {
+        Ok(http_get(&self.metrics, "/metrics").await?.text())
+    }
+
     /// What it counted under this name, whatever the labels.
     pub(crate) async fn counted(&self, name: &str) -> Result<f64> {
-        let text = http_get(&self.metrics, "/metrics").await?.text();
+        let text = self.metrics().await?;
         let lines = text.lines().filter(|line| {
             line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{') || rest.starts_with(' '))
         });
