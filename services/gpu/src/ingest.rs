@@ -266,7 +266,9 @@ async fn pass(shared: &Shared, file: &mut MarksFile, all: bool) -> std::io::Resu
         Err(panic) => Err(std::io::Error::other(panic)),
     };
     if result.is_err() {
-        cells.iter().for_each(|cell| cell.lock().not_saved());
+        for cell in &cells {
+            cell.lock().not_saved();
+        }
     }
     result
 }
