@@ -486,37 +486,6 @@ fn many_processes_come_in_several_frames() {
 }
 
 #[test]
-fn of_more_processes_than_a_node_may_have_those_are_told_that_were_already_until_some_go() {
-    let (mut encoder, mut decoder) = (encoder(6), Decoder::new());
-    let with = |pids: std::ops::Range<u32>| {
-        let mut sample = Sample::new();
-        sample.set(Field::Processes, Ok(pids.len() as i64));
-        sample.processes = pids.map(|pid| Process { pid, ..Process::default() }).collect();
-        sample
-    };
-    let mut samples: Vec<Sample> = (0..6).map(|_| with(0..1_000)).collect();
-    let told = |decoder: &Decoder| -> Vec<usize> {
-        decoder.places().iter().map(|place| place.sample().processes.len()).collect()
-    };
-    for second in 0..12 {
-        if let Some(frame) = encoder.encode(second * 1_000, &samples) {
-            let taken = decoder.take(&frame);
-            assert!(!matches!(taken.outcome, Outcome::Wanted(_)), "{taken:?}");
-        }
-    }
-    assert_eq!(told(&decoder), [1_000, 1_000, 1_000, 1_000, 96, 0]);
-    // They go from the first, and those of the others come in their place.
-    samples[0] = with(0..10);
-    for second in 12..20 {
-        if let Some(frame) = encoder.encode(second * 1_000, &samples) {
-            let taken = decoder.take(&frame);
-            assert!(!matches!(taken.outcome, Outcome::Wanted(_)), "{taken:?}");
-        }
-    }
-    assert_eq!(told(&decoder), [10, 1_000, 1_000, 1_000, 1_000, 86]);
-}
-
-#[test]
 fn parts_of_a_device_have_places_after_the_devices() {
     let mut two = devices(2);
     let part = |name: &str| pb::MigDevice { uuid: format!("MIG-{name}"), ..pb::MigDevice::default() };
