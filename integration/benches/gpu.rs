@@ -9,7 +9,8 @@
 //! - `gpu.wire`: what the agent's own collector and encoder make of nodes of four GPUs. A sample is one GPU's at one second. `framed` is what went over the
 //!   connection of `gpu.collector` for one, in both directions, as the kernel counted: with gRPC, HTTP/2 and TLS, without TCP.
 //! - `gpu.ingest`: these frames for 10,000 nodes at once, each with a frame a second, into one `skerry-gpu` that has one core and real files. They come as
-//!   four gateways would send them. `asked` are frames that it did not follow, `gaps` times of which its history then lacks something.
+//!   four gateways would send them. `asked` are frames that it did not follow, `gaps` times of which its history then lacks something, `metrics` what
+//!   `/metrics` takes of all these GPUs at once, and how long that is waited for.
 //! - `gpu.history`: a day of one node, made of these frames, in a `skerry-gpu`; and how long it takes to answer what all of that day was of one GPU, as a client
 //!   sees it: its load in steps of 10 s, and all that it measures in steps of 300 s and of 60 s.
 //!

@@ -2,7 +2,7 @@
 
 use prost::Message as _;
 use skerry_gpu_model::decode::{Decoder, Outcome};
-use skerry_gpu_model::{PLACES_MAX, PROCESSES_MAX};
+use skerry_gpu_model::{NODE_PROCESSES_MAX, PLACES_MAX, PROCESSES_MAX};
 use skerry_proto::gpu::v1 as pb;
 
 use crate::steps;
@@ -27,6 +27,8 @@ pub fn gpu_frames(input: &[u8]) {
         }
         assert!(decoder.places().len() <= PLACES_MAX);
         assert!(decoder.places().iter().all(|place| place.sample().processes.len() <= PROCESSES_MAX));
+        let processes: usize = decoder.places().iter().map(|place| place.sample().processes.len()).sum();
+        assert!(processes <= NODE_PROCESSES_MAX);
         assert!(taken.gap.is_none_or(|gap| gap.since < gap.until));
         for event in &taken.events {
             let known = mark.as_ref().filter(|mark| mark.boot_id == event.boot_id);

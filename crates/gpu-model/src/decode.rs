@@ -13,7 +13,9 @@ use skerry_proto::gpu::v1::keyframe::Reason;
 use crate::event::Event;
 use crate::field::FIELDS;
 use crate::place::{self, ID_BYTES_MAX, TEXT_BYTES_MAX};
-use crate::{Absent, EVENTS_MAX, Field, PROCESSES_MAX, Place, Process, Reading, Sample, wire};
+use crate::{
+    Absent, EVENTS_MAX, Field, NODE_PROCESSES_MAX, PROCESSES_MAX, Place, Process, Reading, Sample, wire,
+};
 
 /// Most reasons of a place's health: more than there are, also of newer agents.
 const HEALTH_REASONS_MAX: usize = 64;
@@ -288,8 +290,15 @@ impl Following {
         for changes in &frame.changes {
             self.place(changes.place)?.apply(changes)?;
         }
+        let mut processes: usize = self.places.iter().map(|followed| followed.processes.len()).sum();
         for change in &frame.processes {
-            self.place(change.place)?.process(change)?;
+            let followed = self.place(change.place)?;
+            processes -= followed.processes.len();
+            followed.process(change)?;
+            processes += followed.processes.len();
+            if processes > NODE_PROCESSES_MAX {
+                return Err(Why::Malformed("the node has too many processes"));
+            }
         }
         // Each once, in whatever order they come: all of its processes are copied.
         let touched: BTreeSet<u32> = frame.processes.iter().map(|change| change.place).collect();

@@ -12,7 +12,10 @@ use crate::event::Event;
 use crate::field::{FIELDS, Spec};
 use crate::health::Health;
 use crate::place::{self, ID_BYTES_MAX, TEXT_BYTES_MAX};
-use crate::{Absent, EVENTS_MAX, Field, InvalidDevice, PROCESSES_MAX, Place, Process, Sample, cut, wire};
+use crate::{
+    Absent, EVENTS_MAX, Field, InvalidDevice, NODE_PROCESSES_MAX, PROCESSES_MAX, Place, Process, Sample, cut,
+    wire,
+};
 
 /// After so long without a frame one is sent though nothing changed, in milliseconds: who receives it knows that nothing did.
 pub const SILENCE_MILLIS_MAX: i64 = 10_000;
@@ -177,6 +180,8 @@ impl Encoder {
         let whole = keyframe.is_some();
         let mut frame = pb::Frame { stream: self.stream, keyframe, ..pb::Frame::default() };
         let unread = Sample::new();
+        let told: usize = self.sent.iter().map(|sent| sent.processes.len()).sum();
+        let mut free = NODE_PROCESSES_MAX.saturating_sub(told);
         for ((place, sent), health) in (0u32..).zip(&mut self.sent).zip(&self.health) {
             let sample = samples.get(place as usize).unwrap_or(&unread);
             let changes = sent.changes(place, now_ms, sample);
@@ -184,7 +189,7 @@ impl Encoder {
                 frame.changes.push(changes);
             }
             let room = PROCESSES_PER_FRAME_MAX.saturating_sub(frame.processes.len());
-            sent.processes(place, now_ms, sample, room, &mut frame.processes);
+            sent.processes(place, now_ms, sample, (room, &mut free), &mut frame.processes);
             if *health != sent.health {
                 sent.health.clone_from(health);
                 frame.health.push(pb::HealthChange { place, health: health.clone() });
@@ -262,12 +267,13 @@ impl Sent {
         changes
     }
 
+    /// `room` is for how many changes the frame has some, `free` how many processes more the receiver takes.
     fn processes(
         &mut self,
         place: u32,
         now: i64,
         sample: &Sample,
-        room: usize,
+        (room, free): (usize, &mut usize),
         out: &mut Vec<pb::ProcessChange>,
     ) {
         let known = sample.value(Field::Processes).is_some();
@@ -281,11 +287,16 @@ impl Sent {
         let full = out.len() + room;
         for pid in gone {
             self.processes.remove(&pid);
+            *free += 1;
             out.push(pb::ProcessChange { place, pid, gone: true, ..pb::ProcessChange::default() });
         }
         for (pid, process) in there {
             if out.len() >= full {
                 return;
+            }
+            if !self.processes.contains_key(&pid) {
+                let Some(less) = free.checked_sub(1) else { continue };
+                *free = less;
             }
             out.extend(self.process(place, pid, now, process));
         }

@@ -42,7 +42,8 @@ impl Event {
         Self::Xid { code, pid: 0, instance: String::new(), message: String::new() }
     }
 
-    pub(crate) fn to_wire(&self) -> Kind {
+    /// As it travels.
+    pub fn to_wire(&self) -> Kind {
         match self {
             Self::Xid { code, pid, instance, message } => Kind::Xid(pb::XidEvent {
                 code: *code,

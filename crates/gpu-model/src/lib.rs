@@ -42,6 +42,8 @@ pub const DEVICES_MAX: usize = 64;
 pub const PLACES_MAX: usize = 256;
 /// Most processes that are told of one device; of more, those with the lowest pids are.
 pub const PROCESSES_MAX: usize = 1024;
+/// Most processes that are told of one node, of all places together; of more, those that were told already.
+pub const NODE_PROCESSES_MAX: usize = 4096;
 /// Most events that a node keeps until they are acknowledged. Older ones give way, which shows by their numbers.
 pub const EVENTS_MAX: usize = 256;
 

@@ -1,7 +1,7 @@
 //! Frames as no encoder makes them: what of them is taken, and what is not.
 
 use skerry_gpu_model::decode::{Outcome, Why};
-use skerry_gpu_model::{Decoder, EVENTS_MAX};
+use skerry_gpu_model::{Decoder, EVENTS_MAX, NODE_PROCESSES_MAX, PROCESSES_MAX};
 use skerry_proto::gpu::v1 as pb;
 use skerry_proto::gpu::v1::keyframe::Reason;
 
@@ -53,7 +53,7 @@ fn of_a_frame_with_too_many_events_nothing_is_taken() {
 
 #[test]
 fn a_frame_that_jumps_between_places_has_the_processes_of_each() {
-    let (places, each) = (16, 1_024);
+    let (places, each) = (16, 256);
     let mut frame = keyframe_with(1, 1_000, Vec::new());
     frame.keyframe.as_mut().expect("it is one").devices = devices(places);
     let change = |pid: usize, place: usize| pb::ProcessChange {
@@ -69,4 +69,28 @@ fn a_frame_that_jumps_between_places_has_the_processes_of_each() {
         let pids = followed.sample().processes.iter().map(|one| one.pid as usize);
         assert!(pids.eq(0..each));
     }
+}
+
+#[test]
+fn a_node_has_no_more_processes_than_it_may_however_many_places_it_has() {
+    let places = NODE_PROCESSES_MAX / PROCESSES_MAX + 1;
+    let mut frame = keyframe_with(1, 1_000, Vec::new());
+    frame.keyframe.as_mut().expect("it is one").devices = devices(places);
+    let change = |place: usize, pid: usize| pb::ProcessChange {
+        place: place.try_into().expect("a few"),
+        pid: pid.try_into().expect("a few"),
+        process: Some(pb::Process::default()),
+        ..pb::ProcessChange::default()
+    };
+    let full = (0..places - 1).flat_map(|place| (0..PROCESSES_MAX).map(move |pid| change(place, pid)));
+    frame.processes = full.collect();
+    let mut decoder = Decoder::new();
+    assert_eq!(decoder.take(&frame).outcome, Outcome::Begun);
+    // One that goes makes room for another.
+    let gone = pb::ProcessChange { gone: true, process: None, ..change(0, 7) };
+    let next = |sequence, processes| pb::Frame { stream: 77, sequence, processes, ..pb::Frame::default() };
+    let taken = decoder.take(&next(2, vec![gone, change(places - 1, 0)]));
+    assert_eq!(taken.outcome, Outcome::Sampled);
+    let taken = decoder.take(&next(3, vec![change(places - 1, 1)]));
+    assert!(matches!(taken.outcome, Outcome::Wanted(Why::Malformed(_))), "{taken:?}");
 }

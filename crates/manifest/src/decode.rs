@@ -154,7 +154,13 @@ impl<'a> Decoder<'a> {
             }
             (None, Kind::Message(message)) => self.message(&message, node).map(Value::Message),
             (None, kind) => match scalar::scalar(&kind, node) {
-                Ok(value) => Some(value),
+                Ok(value) => match no_empty_text(field, &value) {
+                    Some(message) => {
+                        self.error(node.at, message);
+                        None
+                    }
+                    None => Some(value),
+                },
                 Err(message) => {
                     let message = out_of_bounds(field, node).unwrap_or(message);
                     let mend = unit_form(field)
@@ -242,4 +248,14 @@ fn out_of_bounds(field: &FieldDescriptor, node: &Node) -> Option<String> {
     };
     let Content::Scalar(found) = &node.content else { return None };
     Some(format!("{} is out of range: 0 to {most}", found.integer()?))
+}
+
+/// What is wrong with an empty text, where the protocol cannot tell it from an absent one and that one means something else: one whole GPU.
+fn no_empty_text(field: &FieldDescriptor, value: &Value) -> Option<&'static str> {
+    match (field.full_name(), value) {
+        ("skerry.type.v1.GpuRequest.mig_profile", Value::String(text)) if text.is_empty() => {
+            Some("is empty: name the size of the part, for example 1g.10gb, or take the line away")
+        }
+        _ => None,
+    }
 }

@@ -471,6 +471,9 @@ fn gpus_are_asked_for_in_peoples_words() {
             .contains("services[0].gpu.memory: `lots` is not a number of bytes")
     );
     assert!(refused(&with("{isolationMin: full}"))[0].contains("gpu.isolationMin"));
+    // It would be one whole GPU.
+    let empty = refused(&with("{migProfile: \"\"}"));
+    assert!(empty[0].contains("services[0].gpu.migProfile: is empty: name the size"), "{empty:?}");
 }
 
 #[test]

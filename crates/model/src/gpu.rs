@@ -47,7 +47,8 @@ impl fmt::Display for GpuId {
     }
 }
 
-/// Size of a part of a GPU that is divided in hardware, in its driver's words: `1g.10gb`. 1 to 32 bytes of `a-z0-9.+`, of which one part counts slices (`1g`).
+/// Size of a part of a GPU that is divided in hardware, in its driver's words: `1g.10gb`; `1c.3g.40gb` of what shares its memory with others; `1g.10gb+me`,
+/// `1g.24gb+me.all`, `1g.24gb+gfx` and `1g.24gb-me` of what has other units than is usual. At most 32 bytes; slices of two digits, gigabytes of four.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MigProfile(Box<str>);
 
@@ -63,15 +64,9 @@ impl MigProfile {
     ///
     /// # Errors
     ///
-    /// It is empty, too long, has other characters, or names no slices.
+    /// It is too long, or not of this form.
     pub fn parse(text: &str) -> Result<Self, InvalidMigProfile> {
-        let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'.' || b == b'+';
-        let is_slices = |part: &str| {
-            let number = part.strip_suffix('g').unwrap_or_default();
-            !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())
-        };
-        let bounded = (1..=PROFILE_BYTES_MAX).contains(&text.len()) && text.bytes().all(fine);
-        if bounded && text.split(['.', '+']).any(is_slices) {
+        if text.len() <= PROFILE_BYTES_MAX && is_profile(text) {
             return Ok(Self(text.into()));
         }
         Err(InvalidMigProfile(text.chars().take(40).collect()))
@@ -81,6 +76,27 @@ impl MigProfile {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// `[<n>c.]<n>g.<n>gb`, and what it has more or less than usual: `+` or `-`, and words with points between.
+fn is_profile(text: &str) -> bool {
+    let (size, units) = match text.split_once(['+', '-']) {
+        Some((size, units)) => (size, Some(units)),
+        None => (text, None),
+    };
+    let is_number = |part: &str, unit: &str, digits: usize| {
+        let number = part.strip_suffix(unit).unwrap_or_default();
+        (1..=digits).contains(&number.len()) && number.bytes().all(|b| b.is_ascii_digit())
+    };
+    let is_size = match *size.split('.').collect::<Vec<_>>() {
+        [slices, memory] => is_number(slices, "g", 2) && is_number(memory, "gb", 4),
+        [compute, slices, memory] => {
+            is_number(compute, "c", 2) && is_number(slices, "g", 2) && is_number(memory, "gb", 4)
+        }
+        _ => false,
+    };
+    let is_word = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase());
+    is_size && units.is_none_or(|units| units.split('.').all(is_word))
 }
 
 impl fmt::Display for MigProfile {
@@ -424,11 +440,15 @@ mod tests {
     }
 
     #[test]
-    fn a_profile_names_slices() {
-        for fine in ["1g.10gb", "7g.80gb", "1g.10gb+me", "1c.3g.40gb"] {
+    fn a_profile_is_what_drivers_write() {
+        let fine =
+            "1g.10gb 7g.80gb 4g.47gb 99g.9999gb 1c.3g.40gb 1g.10gb+me 1g.20gb+gfx 1g.24gb+me.all 1g.24gb-me";
+        for fine in fine.split(' ') {
             assert!(MigProfile::parse(fine).is_ok(), "{fine}");
         }
-        for bad in ["", "g", "10gb", "1G.10GB", "1g 10gb", "all"] {
+        let bad = "g 10gb 1G.10GB all 1g 1g.gb .1g.10gb 100g.10gb 1g.10000gb 1g.10gb+ 1g.10gb+me. 1g.10gb+ME 1g.10gb.1g 3g.1c.40gb +1g.10gb 7g.80gb1";
+        let long = format!("1g.10gb+{}", "m".repeat(PROFILE_BYTES_MAX));
+        for bad in bad.split(' ').chain(["", "1g 10gb", "1g.10gb\n", &long]) {
             assert!(MigProfile::parse(bad).is_err(), "{bad}");
         }
     }

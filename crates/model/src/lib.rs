@@ -23,6 +23,7 @@ pub mod quantity;
 pub mod secret;
 pub mod selector;
 pub mod taint;
+pub mod text;
 pub mod time;
 
 pub use app::AppSpec;

@@ -35,7 +35,8 @@ pub(crate) async fn run(figures: &Figures, recorded: &Recorded) -> Result<()> {
     let bytes = service.counted("skerry_gpu_history_bytes_total").await?;
     figures.hold("gpu.history.value", bytes / values, "B", Budget::AtMost(VALUE_BYTES_MAX));
     figures.show("gpu.history.values", values / 1e6, "million");
-    figures.show("gpu.history.files", service.file_bytes()? as f64 / 1_048_576.0, "MiB");
+    let files = service.counted("skerry_gpu_history_files_bytes").await?;
+    figures.show("gpu.history.files", files / 1_048_576.0, "MiB");
 
     let gpu = curves.devices.first().context("a GPU")?.uuid.clone();
     let all: Vec<Field> = curves.fields();

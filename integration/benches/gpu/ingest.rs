@@ -16,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::recorded::{GPUS, Recorded};
 use crate::service::Service;
-use crate::support::{proc, quick};
+use crate::support::{ms, proc, quick};
 
 const GATEWAYS: usize = 4;
 /// How long a gateway gathers frames for one message.
@@ -64,6 +64,9 @@ pub(crate) async fn run(figures: &Figures, recorded: &Recorded) -> Result<()> {
     tokio::time::sleep(window).await;
     let (ended, spent_then, sent_then) = look()?;
     let late = done.late.load(Ordering::Relaxed);
+    let scraped = Instant::now();
+    let metrics = service.metrics().await?.len() as f64;
+    let scraped = ms(scraped.elapsed());
     let memory = proc::memory(service.pid())?;
     gateways.join_all().await.into_iter().collect::<Result<()>>()?;
     let took = (ended - begun).as_secs_f64();
@@ -81,6 +84,8 @@ pub(crate) async fn run(figures: &Figures, recorded: &Recorded) -> Result<()> {
     figures.hold("gpu.ingest.kept", known as f64, "GPUs", Budget::AtLeast((nodes * GPUS) as f64));
     figures.hold("gpu.ingest.gaps", gaps as f64, "", Budget::AtMost(0.0));
     figures.show("gpu.ingest.memory", memory.anonymous as f64 / (nodes * GPUS) as f64 / 1024.0, "KiB/GPU");
+    figures.show("gpu.ingest.metrics", metrics / (nodes * GPUS) as f64 / 1024.0, "KiB/GPU");
+    figures.show("gpu.ingest.metrics.took", scraped, "ms");
     let frames = done.frames.load(Ordering::Relaxed) as f64;
     let bytes = done.bytes.load(Ordering::Relaxed) as f64;
     figures.show("gpu.ingest.messages", bytes / frames / GPUS as f64, "B/sample");

@@ -18,7 +18,7 @@ pub(crate) struct Service {
     address: String,
     metrics: String,
     _etcd: Etcd,
-    dir: TempDir,
+    _dir: TempDir,
 }
 
 impl Service {
@@ -40,22 +40,12 @@ impl Service {
         command.arg(format!("--data-dir={}", dir.path().join("gpu").display()));
         let mut process = Process::spawn_command(&mut command, dir.path().join("gpu.log"))?;
         process.wait_for_line("serving", PATIENCE).await?;
-        Ok(Self { process, address, metrics, _etcd: etcd, dir })
+        Ok(Self { process, address, metrics, _etcd: etcd, _dir: dir })
     }
 
     /// Its process.
     pub(crate) fn pid(&self) -> u32 {
         self.process.pid()
-    }
-
-    /// Bytes of its files.
-    pub(crate) fn file_bytes(&self) -> Result<u64> {
-        let mut sum = 0;
-        for entry in std::fs::read_dir(self.dir.path().join("gpu/history"))? {
-            let entry = entry?;
-            sum += if entry.file_type()?.is_dir() { 0 } else { entry.metadata()?.len() };
-        }
-        Ok(sum)
     }
 
     /// A connection as a gateway's.
@@ -72,9 +62,14 @@ impl Service {
         Ok(skerry_rpc::connect(&format!("http://{}", self.address), None).await?)
     }
 
+    /// All that it tells at `/metrics`.
+    pub(crate) async fn metrics(&self) -> Result<String> {
+        Ok(http_get(&self.metrics, "/metrics").await?.text())
+    }
+
     /// What it counted under this name, whatever the labels.
     pub(crate) async fn counted(&self, name: &str) -> Result<f64> {
-        let text = http_get(&self.metrics, "/metrics").await?.text();
+        let text = self.metrics().await?;
         let lines = text.lines().filter(|line| {
             line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{') || rest.starts_with(' '))
         });

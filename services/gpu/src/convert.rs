@@ -1,11 +1,13 @@
 //! Samples, events and times as the API has them.
 
 use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use prost_types::Timestamp;
 pub(crate) use skerry_gpu_model::timestamp;
 use skerry_gpu_model::{Absent, Event, Field, Process, Sample};
 use skerry_proto::gpu::v1 as pb;
+use skerry_proto::gpu::v1::frame_event::Kind as Told;
 use skerry_proto::gpu::v1::gpu_event::Kind;
 
 /// A time in milliseconds since 1970. What is out of range is the nearest.
@@ -13,18 +15,19 @@ pub(crate) fn millis(time: &Timestamp) -> i64 {
     time.seconds.saturating_mul(1000).saturating_add(i64::from(time.nanos / 1_000_000))
 }
 
+/// Milliseconds since 1970.
+pub(crate) fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
 /// An event.
 pub(crate) fn event(event: &Event) -> Kind {
-    match event {
-        Event::Xid { code, pid, instance, message } => Kind::Xid(pb::XidEvent {
-            code: *code,
-            pid: *pid,
-            instance: instance.clone(),
-            message: message.clone(),
-        }),
-        Event::Ecc { corrected, count } => Kind::Ecc(pb::EccEvent { corrected: *corrected, count: *count }),
-        Event::Lost => Kind::Lost(pb::LostEvent {}),
-        Event::Reset => Kind::Reset(pb::ResetEvent {}),
+    match event.to_wire() {
+        Told::Xid(xid) => Kind::Xid(xid),
+        Told::Ecc(ecc) => Kind::Ecc(ecc),
+        Told::Lost(lost) => Kind::Lost(lost),
+        Told::Reset(reset) => Kind::Reset(reset),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Names of GPUs, and under which number their history is kept.
 
-use skerry_model::{Fault, NodeRef};
+use skerry_model::{Fault, GpuId, NodeRef};
 use skerry_series::Group;
 
 /// `projects/<project>/nodes/<node>/gpus/<uuid>`.
@@ -25,9 +25,12 @@ pub(crate) fn parse_gpu<'a>(field: &str, name: &'a str) -> Result<(NodeRef, &'a 
     };
     let (node, uuid) = name.split_once("/gpus/").ok_or_else(form)?;
     let node = NodeRef::parse(node).map_err(|error| Fault::invalid_field(field, error))?;
-    let is_uuid =
-        (1..=64).contains(&uuid.len()) && uuid.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-    if is_uuid { Ok((node, uuid)) } else { Err(form()) }
+    if is_uuid(uuid) { Ok((node, uuid)) } else { Err(form()) }
+}
+
+/// Whether a GPU may be named so: without `/`, which UUIDs of parts may have.
+pub(crate) fn is_uuid(text: &str) -> bool {
+    GpuId::parse(text).is_ok() && !text.contains('/')
 }
 
 #[cfg(test)]

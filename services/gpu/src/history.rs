@@ -1,6 +1,6 @@
 //! What was: of this replica's history (`own`), and of all (`query`). A node that moved from one replica to another has something at both.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,9 +14,8 @@ use skerry_series::{Bucket, Time};
 use tonic::{Response, Status};
 
 use crate::Shared;
-use crate::convert::{millis, timestamp};
+use crate::convert::{millis, now, timestamp};
 use crate::group::{group_of, parse_gpu};
-use crate::ingest::now;
 use crate::peers::NAMES;
 use crate::select::Selection;
 
@@ -238,19 +237,21 @@ async fn ask(
 /// the later part of it.
 fn merge(all: Vec<pb::Series>) -> Vec<pb::Series> {
     let mut merged: BTreeMap<(String, String, i32), pb::Series> = BTreeMap::new();
+    // What one replica has is in order, and most of it nobody else has.
+    let mut of_several = BTreeSet::new();
     for series in all {
         let key = (series.gpu.clone(), series.mig_device.clone(), series.field);
-        match merged.entry(key) {
-            std::collections::btree_map::Entry::Vacant(vacant) => drop(vacant.insert(series)),
-            std::collections::btree_map::Entry::Occupied(mut there) => {
-                let there = there.get_mut();
+        match merged.get_mut(&key) {
+            None => drop(merged.insert(key, series)),
+            Some(there) => {
                 there.points.extend(series.points);
                 there.gaps.extend(series.gaps);
+                of_several.insert(key);
             }
         }
     }
     let order = |time: &Option<prost_types::Timestamp>| time.as_ref().map_or(i64::MIN, millis);
-    for series in merged.values_mut() {
+    for (_, series) in merged.iter_mut().filter(|(key, _)| of_several.contains(*key)) {
         series.points.sort_by_key(|point| order(&point.time));
         series.points.dedup_by(|later, first| {
             let same = later.time == first.time && later.step == first.step;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use prost::Message as _;
 use skerry_model::{Code, Fault, NodeRef};
@@ -14,7 +14,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::fleet::{Cell, Fleet};
+use crate::convert::now;
+use crate::fleet::Cell;
 use crate::marks::{Marks, MarksFile};
 use crate::meters;
 use crate::service::Answers;
@@ -188,7 +189,7 @@ fn refused(status: &Status) -> Status {
 }
 
 /// Writes down what is to be kept beside history, and looks who is silent; until the service ends, and then once more.
-pub(crate) async fn keep(shared: Arc<Shared>, file: MarksFile) {
+pub(crate) async fn keep(shared: Arc<Shared>, mut file: MarksFile) {
     let mut failed = false;
     let mut passes = 0_u32;
     // What history lacks, as far as it was logged.
@@ -198,19 +199,9 @@ pub(crate) async fn keep(shared: Arc<Shared>, file: MarksFile) {
             () = shared.shutdown.wait() => true,
             () = tokio::time::sleep(SAVE_EVERY) => false,
         };
-        let mut notes = Vec::new();
-        for cell in shared.fleet.all() {
-            cell.lock().look_for_silence(now(), &mut notes);
-        }
-        // Where there is no room history has the silence all the same: nothing holds for ever there.
-        if !notes.is_empty()
-            && let Some(room) = shared.recorder.room()
-        {
-            room.note(notes);
-        }
         passes += 1;
-        let all = stopping || passes.is_multiple_of(SAVE_ALL_EVERY);
-        if all {
+        let is_due = stopping || passes.is_multiple_of(SAVE_ALL_EVERY);
+        if is_due {
             let now = (shared.recorder.batches_left_out(), shared.recorder.samples_refused());
             let (left_out, refused) = (now.0 - lacks.0, now.1 - lacks.1);
             if left_out > 0 || refused > 0 {
@@ -222,7 +213,7 @@ pub(crate) async fn keep(shared: Arc<Shared>, file: MarksFile) {
             }
             lacks = now;
         }
-        if let Err(error) = save(&shared.fleet, &file, all).await {
+        if let Err(error) = pass(&shared, &mut file, is_due).await {
             if !std::mem::replace(&mut failed, true) {
                 tracing::error!(%error, "events of GPUs cannot be written; they are not acknowledged until they can");
             }
@@ -236,28 +227,50 @@ pub(crate) async fn keep(shared: Arc<Shared>, file: MarksFile) {
     }
 }
 
-/// Writes all if any has changed, and has agents told which events are on disk.
-async fn save(fleet: &Fleet, file: &MarksFile, all: bool) -> std::io::Result<()> {
-    let cells = fleet.all();
-    let changed: Vec<&Arc<Cell>> = cells.iter().filter(|cell| cell.lock().unsaved()).collect();
-    if changed.is_empty() && !all {
+/// Looks at each node: who is silent, and what of it is to be written. Agents are told which events are on disk.
+async fn pass(shared: &Shared, file: &mut MarksFile, all: bool) -> std::io::Result<()> {
+    let all = all || !file.can_grow();
+    let (mut notes, mut kept) = (Vec::new(), Vec::new());
+    for cell in shared.fleet.all() {
+        let mut node = cell.lock();
+        node.look_for_silence(now(), &mut notes);
+        if node.unsaved() || all {
+            let marks = node.kept();
+            drop(node);
+            kept.push((cell, marks));
+        }
+    }
+    // Where there is no room history has the silence all the same: nothing holds for ever there.
+    if !notes.is_empty()
+        && let Some(room) = shared.recorder.room()
+    {
+        room.note(notes);
+    }
+    if kept.is_empty() && !all {
         return Ok(());
     }
-    let marks: Vec<Marks> = cells.iter().map(|cell| cell.lock().kept()).collect();
-    let (file, written) = (file.clone(), marks.clone());
-    let result = tokio::task::spawn_blocking(move || file.write(written)).await;
-    let result = result.unwrap_or_else(|panic| Err(std::io::Error::other(panic)));
-    match &result {
-        Ok(()) => cells.iter().zip(&marks).for_each(|(cell, marks)| cell.lock().saved(marks)),
-        Err(_) => changed.iter().for_each(|cell| cell.lock().not_saved()),
+    let (cells, marks): (Vec<Arc<Cell>>, Vec<Marks>) = kept.into_iter().unzip();
+    let mut writing = file.clone();
+    let written = tokio::task::spawn_blocking(move || {
+        let result = if all { writing.write(&marks) } else { writing.add(&marks) };
+        (writing, marks, result)
+    });
+    let result = match written.await {
+        Ok((writing, marks, result)) => {
+            *file = writing;
+            if result.is_ok() {
+                cells.iter().zip(&marks).for_each(|(cell, marks)| cell.lock().saved(marks));
+            }
+            result
+        }
+        Err(panic) => Err(std::io::Error::other(panic)),
+    };
+    if result.is_err() {
+        for cell in &cells {
+            cell.lock().not_saved();
+        }
     }
     result
-}
-
-/// Milliseconds since 1970.
-pub(crate) fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

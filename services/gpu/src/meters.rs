@@ -1,6 +1,7 @@
 //! What a gpu service counts.
 
-use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge};
@@ -11,8 +12,6 @@ static METERS: LazyLock<Meters> = LazyLock::new(|| {
     let counter = |name, description| meter.u64_counter(name).with_description(description).build();
     Meters {
         frames: counter("skerry.gpu.frames", "Frames of nodes that came, by what became of them"),
-        left_out: counter("skerry.gpu.history.left_out", "Batches of samples that history had no room for"),
-        refused: counter("skerry.gpu.history.refused", "Samples that history did not take"),
         values: counter("skerry.gpu.history.values", "Values in full blocks of samples"),
         bytes: meter
             .u64_counter("skerry.gpu.history")
@@ -34,8 +33,6 @@ static METERS: LazyLock<Meters> = LazyLock::new(|| {
 
 struct Meters {
     frames: Counter<u64>,
-    left_out: Counter<u64>,
-    refused: Counter<u64>,
     values: Counter<u64>,
     bytes: Counter<u64>,
     files: Gauge<u64>,
@@ -49,14 +46,35 @@ pub(crate) fn frames(taken: u64, passed_over: u64) {
     }
 }
 
-/// History had no room for a batch.
-pub(crate) fn left_out() {
-    METERS.left_out.add(1, &[]);
+/// What history lacks, since the start.
+#[derive(Debug, Default)]
+pub(crate) struct Lacking {
+    /// Batches that it had no room for.
+    pub(crate) batches: AtomicU64,
+    /// Samples that it did not take.
+    pub(crate) samples: AtomicU64,
 }
 
-/// History did not take a sample.
-pub(crate) fn refused() {
-    METERS.refused.add(1, &[]);
+/// Has it told what these are whenever somebody asks, as long as they are there.
+pub(crate) fn lacking(lacking: &Arc<Lacking>) {
+    let meter = opentelemetry::global::meter("skerry");
+    let tell = |name, description, count: fn(&Lacking) -> &AtomicU64| {
+        let lacking = Arc::downgrade(lacking);
+        // The meter keeps what it has built.
+        let _ = meter
+            .u64_observable_counter(name)
+            .with_description(description)
+            .with_callback(move |observer| {
+                if let Some(lacking) = lacking.upgrade() {
+                    observer.observe(count(&lacking).load(Ordering::Relaxed), &[]);
+                }
+            })
+            .build();
+    };
+    tell("skerry.gpu.history.left_out", "Batches of samples that history had no room for", |all| {
+        &all.batches
+    });
+    tell("skerry.gpu.history.refused", "Samples that history did not take", |all| &all.samples);
 }
 
 /// What history counts now, and what it counted when this was called last.

@@ -3,14 +3,14 @@
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use skerry_daemon::Shutdown;
 use skerry_series::{Config, Field, Group, OpenError, Query, QueryError, Stats, Store, Time};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::meters;
+use crate::meters::{self, Lacking};
 
 /// Batches that wait: a batch is what a gateway sends at once.
 const WAITING_MAX: usize = 1024;
@@ -51,13 +51,7 @@ pub(crate) type Prepared = Result<Vec<Query>, QueryError>;
 #[derive(Debug, Clone)]
 pub(crate) struct Recorder {
     work: mpsc::Sender<Work>,
-    counts: Arc<Counts>,
-}
-
-#[derive(Debug, Default)]
-struct Counts {
-    left_out: AtomicU64,
-    refused: AtomicU64,
+    lacking: Arc<Lacking>,
 }
 
 /// Room for one batch.
@@ -92,30 +86,30 @@ impl Recorder {
                 let _ = work.try_send(Work::Maintain);
             }
         });
-        let counts = Arc::<Counts>::default();
-        let thread = Thread { store, failed: false, told: Stats::default(), counts: Arc::clone(&counts) };
+        let lacking = Arc::<Lacking>::default();
+        meters::lacking(&lacking);
+        let thread = Thread { store, failed: false, told: Stats::default(), lacking: Arc::clone(&lacking) };
         tokio::task::spawn_blocking(move || thread.run(&mut rest));
-        Ok(Self { work, counts })
+        Ok(Self { work, lacking })
     }
 
     /// Room for a batch. `None`: too many wait already, or the history is closed; that is counted, so ask only with something to write down.
     pub(crate) fn room(&self) -> Option<Room<'_>> {
         let room = self.work.try_reserve().ok().map(Room);
         if room.is_none() {
-            self.counts.left_out.fetch_add(1, Ordering::Relaxed);
-            meters::left_out();
+            self.lacking.batches.fetch_add(1, Ordering::Relaxed);
         }
         room
     }
 
     /// Batches that there was no room for, since the start.
     pub(crate) fn batches_left_out(&self) -> u64 {
-        self.counts.left_out.load(Ordering::Relaxed)
+        self.lacking.batches.load(Ordering::Relaxed)
     }
 
     /// Samples that history did not take, since the start: of a clock that was set back, of more GPUs than there may be.
     pub(crate) fn samples_refused(&self) -> u64 {
-        self.counts.refused.load(Ordering::Relaxed)
+        self.lacking.samples.load(Ordering::Relaxed)
     }
 
     /// Asks what is known of groups. `None`: the history is closed.
@@ -145,7 +139,7 @@ struct Thread {
     failed: bool,
     /// What was told of it last.
     told: Stats,
-    counts: Arc<Counts>,
+    lacking: Arc<Lacking>,
 }
 
 impl Thread {
@@ -180,8 +174,7 @@ impl Thread {
             Note::Refused => true,
         };
         if is_refused {
-            self.counts.refused.fetch_add(1, Ordering::Relaxed);
-            meters::refused();
+            self.lacking.samples.fetch_add(1, Ordering::Relaxed);
         }
     }
 

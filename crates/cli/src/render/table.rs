@@ -1,5 +1,7 @@
 //! Aligned columns.
 
+use skerry_model::text::is_command;
+
 use crate::render::colour;
 
 /// Between two columns.
@@ -106,9 +108,9 @@ fn line(text: &mut String, cells: &[String], widths: &[usize], painted: impl Fn(
     text.push('\n');
 }
 
-/// `text` on one line, with nothing in it that commands a terminal.
+/// `text` on one line, with nothing in it that commands a terminal, or turns the direction of what stands around it.
 pub(crate) fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.chars().map(|c| if is_command(c) { ' ' } else { c }).collect()
 }
 
 /// The same of a text of several lines, which stay.
@@ -158,5 +160,7 @@ mod tests {
     fn no_headers_and_no_control_characters() {
         let mut table = Table::new(&["NAME"], None, false);
         assert_eq!(table.rows(&[row(&["a\nb"])]), "a b\n");
+        assert_eq!(table.rows(&[row(&["a\u{202e}b\u{2066}c\u{200f}d"])]), "a b c d\n");
+        assert_eq!(plain_lines("a\n\u{202b}b"), "a\n b");
     }
 }

@@ -7,6 +7,7 @@ use skerry_proto::types::v1::gpu_request::{OnOveruse as WireOveruse, Policy, Spr
 
 use crate::Violations;
 use crate::gpu::{GpuIsolation, MigProfile};
+use crate::text::is_command;
 
 use super::{Kind, Spread, UpdateOrder};
 
@@ -208,8 +209,11 @@ fn parse_models(at: &str, text: &str, v: &mut Violations) -> ModelSelector {
         "" => Vec::new(),
         text => text.split(',').map(|pattern| pattern.trim().to_owned()).collect(),
     };
-    if patterns.iter().any(|pattern| pattern.is_empty() || pattern.chars().any(char::is_control)) {
-        v.add(at, "write models parted by commas, with * for what may stand there, as *A100*,*H100*");
+    if patterns.iter().any(|pattern| pattern.is_empty() || pattern.chars().any(is_command)) {
+        v.add(
+            at,
+            "write models parted by commas, with * for what may stand there, as *A100*,*H100*, and no marks that turn the direction of text",
+        );
     }
     ModelSelector(patterns)
 }

@@ -10,6 +10,7 @@ use skerry_store::{Store, StoreConfig, Target};
 
 use super::*;
 use crate::convert::timestamp;
+use crate::fleet::Fleet;
 use crate::group::{gpu_name, group_of};
 use crate::inventory::Inventory;
 use crate::recorder::Recorder;
@@ -21,7 +22,7 @@ struct World {
     begin: i64,
     shared: Arc<Shared>,
     etcd: EmbeddedEtcd,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl World {
@@ -41,7 +42,7 @@ impl World {
             links: Links::new(None),
             shutdown,
         });
-        Self { begin: (now() / 1000 - 100) * 1000, shared, etcd, _dir: dir }
+        Self { begin: (now() / 1000 - 100) * 1000, shared, etcd, dir }
     }
 
     async fn end(self) {
@@ -111,5 +112,47 @@ async fn with_a_full_queue_history_has_a_gap_and_never_a_wrong_value() {
     drop(stream);
     assert!(!node.lock().is_ours());
     drop(node);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn of_all_nodes_the_marks_of_those_are_written_that_have_events_and_these_are_acknowledged() {
+    let world = World::new().await;
+    let (to, mut said) = mpsc::channel(256);
+    let mut stream = Stream { shared: Arc::clone(&world.shared), handles: HashMap::new() };
+    for handle in 0..100 {
+        let node = format!("projects/p/nodes/n{handle}");
+        let session = pb::IngestSession { handle, node, ..pb::IngestSession::default() };
+        stream.open(&session, 1, &to).unwrap();
+    }
+    let (data, mut file) = (world.dir.path(), MarksFile::new(world.dir.path()));
+    let length = || std::fs::metadata(data.join("nodes")).unwrap().len();
+    pass(&world.shared, &mut file, false).await.unwrap();
+    let whole = length();
+    assert_eq!(file.read().unwrap().len(), 100);
+    let mut encoder = Encoder::new(7, "boot");
+    encoder.set_devices(vec![pb::Device { uuid: "GPU-1".into(), ..pb::Device::default() }]).unwrap();
+    for second in 1..=5_u32 {
+        encoder.event(world.begin, "GPU-1", &skerry_gpu_model::Event::xid(31));
+        let frame = encoder.encode(world.begin + i64::from(second) * 1000, &[Sample::new()]).unwrap();
+        stream.take(vec![pb::IngestFrame { handle: 5, frame: frame.encode_to_vec().into() }]);
+        pass(&world.shared, &mut file, false).await.unwrap();
+        // Nothing has changed since.
+        let before = length();
+        pass(&world.shared, &mut file, false).await.unwrap();
+        assert_eq!(length(), before);
+        assert!(before < 2 * whole, "of {whole} bytes {before} after {second}");
+        // As after a kill: what was acknowledged is on disk, once.
+        let feedback = said.try_recv().unwrap();
+        let feedback = pb::Feedback::decode(feedback.feedback).unwrap();
+        let marks = MarksFile::new(data).read().unwrap();
+        let marks = marks.iter().find(|marks| marks.node == "projects/p/nodes/n5").unwrap();
+        let counted = (marks.events_known().unwrap().sequence, marks.xids[0].count);
+        assert_eq!((feedback.events_through, counted), (second.into(), (second.into(), second.into())));
+        encoder.feedback(&feedback);
+    }
+    pass(&world.shared, &mut file, true).await.unwrap();
+    assert!(length() < whole + whole / 2, "{} of {whole}", length());
+    drop(stream);
     world.end().await;
 }

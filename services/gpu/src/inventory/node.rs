@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use skerry_model::NodeRef;
+use skerry_gpu_model::DEVICES_MAX;
+use skerry_model::{GpuBooking, NodeRef};
 use skerry_proto::gpu::v1 as pb;
 use skerry_proto::gpu::v1::health::State;
 use skerry_proto::gpu::v1::{Health, HealthReason};
@@ -12,10 +13,12 @@ use skerry_store::keys::GatewayId;
 use skerry_store::{Key, Record, Snapshot};
 
 use super::Held;
-use crate::group::gpu_name;
+use crate::group::{gpu_name, is_uuid};
 
 /// Of a GPU whose node is away nobody knows how it is.
 const DISCONNECTED: &str = "NodeDisconnected";
+/// Most bookings of one instance that its agent is heard about: four times what placement makes.
+const BOOKINGS_MAX: usize = 64;
 
 /// All that its agent told of last. Of a node that was deleted, none.
 pub(super) fn gpus_of(snapshot: &Snapshot, node: &NodeRef) -> Vec<Held> {
@@ -42,7 +45,14 @@ pub(super) fn gpus_of(snapshot: &Snapshot, node: &NodeRef) -> Vec<Held> {
         let gpu = pb::Gpu { name, device: Some(device), status: Some(status) };
         Some(Held { gpu, node: node.to_string(), labels: labels.clone() })
     };
-    gpus.iter().filter_map(held).collect()
+    nameable(gpus).filter_map(held).collect()
+}
+
+/// The GPUs of a report that can be resources, and no more than a node may have: who reports may be anybody.
+fn nameable(gpus: &[machine_status::Gpu]) -> impl Iterator<Item = &machine_status::Gpu> {
+    let has_name =
+        |gpu: &&machine_status::Gpu| gpu.device.as_ref().is_some_and(|device| is_uuid(&device.uuid));
+    gpus.iter().filter(has_name).take(DEVICES_MAX)
 }
 
 fn read<R: Record<Name = NodeRef>>(snapshot: &Snapshot, node: &NodeRef) -> Option<R> {
@@ -82,8 +92,12 @@ fn bookings(
     for instance in assigned {
         let granted = status.instances.iter().find(|status| status.instance == instance.instance);
         for booking in &instance.gpus {
-            let same = |one: &&pb::Booking| one.gpu == booking.gpu && one.mig_device == booking.mig_device;
-            let granted = granted.and_then(|status| status.gpus.iter().find(same));
+            let same = |one: &&pb::Booking| {
+                one.gpu == booking.gpu
+                    && one.mig_device == booking.mig_device
+                    && GpuBooking::from_proto(one).is_some()
+            };
+            let granted = granted.and_then(|status| status.gpus.iter().take(BOOKINGS_MAX).find(same));
             let isolation = granted.map_or(booking.isolation, |one| one.isolation.min(booking.isolation));
             all.entry(booking.gpu.clone()).or_default().push(pb::Allocation {
                 gpu: gpu_name(&node.to_string(), &booking.gpu),
@@ -117,10 +131,26 @@ mod tests {
     }
 
     #[test]
+    fn of_what_a_node_reports_as_gpus_those_are_taken_that_can_be_named_and_no_more_than_it_may_have() {
+        let gpu = |uuid: String| machine_status::Gpu {
+            device: Some(pb::Device { uuid, ..pb::Device::default() }),
+            ..Default::default()
+        };
+        let wrong =
+            ["", "GPU 1\n", "a/gpus/b", "\u{202e}1", &"x".repeat(65)].map(|uuid| gpu(uuid.to_owned()));
+        let many = (0..100).map(|at| gpu(format!("GPU-{at}")));
+        let told: Vec<_> = wrong.into_iter().chain([machine_status::Gpu::default()]).chain(many).collect();
+        let taken: Vec<_> =
+            nameable(&told).filter_map(|gpu| Some(gpu.device.as_ref()?.uuid.as_str())).collect();
+        assert_eq!((taken.len(), taken[0], taken[63]), (64, "GPU-0", "GPU-63"));
+    }
+
+    #[test]
     fn bookings_are_by_gpu_and_instance_and_no_stronger_than_what_the_agent_grants() {
         let booking = |gpu: &str, isolation: Isolation| pb::Booking {
             gpu: gpu.to_owned(),
             isolation: isolation.into(),
+            share: Some(pb::GpuShare { memory_bytes: Some(1), ..pb::GpuShare::default() }),
             ..pb::Booking::default()
         };
         let assigned = |instance: &str, gpus| stored::AssignedInstance {
@@ -143,7 +173,13 @@ mod tests {
             gpus: vec![booking("GPU-1", Isolation::Accounted)],
             ..Default::default()
         };
-        let status = stored::StatusRecord { instances: vec![granted], ..Default::default() };
+        // It is no isolation.
+        let nonsense = InstanceStatus {
+            instance: "a/s/n/0".into(),
+            gpus: vec![pb::Booking { isolation: -1, ..booking("GPU-1", Isolation::Mps) }],
+            ..Default::default()
+        };
+        let status = stored::StatusRecord { instances: vec![granted, nonsense], ..Default::default() };
         let node = NodeRef::parse("projects/p/nodes/n").unwrap();
         let all = bookings(&node, &assignment, &status);
         let one: Vec<_> = all["GPU-1"].iter().map(|one| (one.instance.as_str(), one.isolation())).collect();

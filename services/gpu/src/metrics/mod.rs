@@ -13,8 +13,8 @@ use skerry_model::NodeRef;
 use skerry_proto::gpu::v1 as pb;
 
 use crate::Shared;
+use crate::convert::now;
 use crate::fleet::Cell;
-use crate::ingest::now;
 use crate::marks::{EccCount, XidCount};
 
 pub(crate) use otel::register;

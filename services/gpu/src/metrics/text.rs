@@ -177,16 +177,17 @@ impl Text {
 
     fn finish(self, out: &mut String) {
         out.reserve(self.fields.iter().chain(&self.own).map(|lines| lines.len() + 256).sum());
-        for (field, lines) in Field::ALL.into_iter().zip(&self.fields) {
+        // Each is gone once it is written: of many GPUs all of them are as long as the whole.
+        for (field, lines) in Field::ALL.into_iter().zip(self.fields) {
             let Some(dcgm) = field.spec().dcgm.filter(|_| !lines.is_empty()) else { continue };
             let kind = if field.spec().kind == Kind::Counter { "counter" } else { "gauge" };
             let _ = writeln!(out, "# HELP {} {}\n# TYPE {} {kind}", dcgm.name, help(field), dcgm.name);
-            out.push_str(lines);
+            out.push_str(&lines);
         }
-        for ((name, kind, help), lines) in OWN.iter().zip(&self.own) {
+        for ((name, kind, help), lines) in OWN.iter().zip(self.own) {
             if !lines.is_empty() {
                 let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
-                out.push_str(lines);
+                out.push_str(&lines);
             }
         }
     }

@@ -40,6 +40,9 @@ fn what_cannot_be_had_is_refused_by_its_field() {
         (|g| (g.memory_bytes, g.isolation_min) = (Some(1), pb::GpuIsolation::Mig.into()), "isolation_min"),
         (|g| g.model_selector = "A100,,T4".into(), "model_selector"),
         (|g| g.model_selector = "x".repeat(257), "model_selector"),
+        (|g| g.model_selector = "A100\u{202e}".into(), "model_selector"),
+        (|g| g.model_selector = "\u{2067}T4".into(), "model_selector"),
+        (|g| g.model_selector = "T\u{200f}4".into(), "model_selector"),
     ];
     for (n, (change, field)) in rows.into_iter().enumerate() {
         let found = refused(&app(vec![asked(change)]));
