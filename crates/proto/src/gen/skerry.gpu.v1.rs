@@ -2542,7 +2542,7 @@ impl ::prost::Name for AbsentSet {
         "/skerry.gpu.v1.AbsentSet".into()
     }
 }
-/// What became of a process. Of a device at most 1,024 are told, those with the lowest numbers.
+/// What became of a process. Of a device at most 1,024 are told, those with the lowest numbers, and 4,096 of a node.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ProcessChange {
     /// The place of the device, or of the part, that it is on.

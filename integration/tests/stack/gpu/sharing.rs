@@ -3,12 +3,22 @@
 use anyhow::{Result, ensure};
 use skerry_integration::apps::{app, script};
 use skerry_integration::gpus::{share, with_gpu};
-use skerry_integration::stack::PATIENCE;
+use skerry_integration::stack::{PATIENCE, Stack};
 use skerry_proto::gpu::v1::allocation::Isolation;
-use skerry_proto::types::v1::{GpuIsolation, GpuRequest};
+use skerry_proto::types::v1::{EnvSource, GpuIsolation, GpuRequest, ServiceSpec, StopPolicy, env_source};
 use skerry_testing::eventually;
 
 use super::{instance, node, stack};
+
+/// The reason that the control plane has for what is not placed, or the node for what does not run.
+async fn waits_for(stack: &Stack, app: &str, reason: &str) {
+    eventually(&format!("{app} waits: {reason}"), PATIENCE, async || {
+        let told = (stack.app(app).await?.status, stack.instances(app).await?);
+        ensure!(format!("{told:?}").contains(reason), "{told:?}");
+        Ok(())
+    })
+    .await;
+}
 
 const SLEEPS: &str = "exec sleep 1000000";
 
@@ -50,5 +60,57 @@ async fn three_apps_share_a_card_and_who_does_not_fit_is_told_why() -> Result<()
     // Room that one leaves is another's.
     stack.delete_app("two").await?;
     stack.wait_ready("memory", 1).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_card_is_had_until_its_copy_has_ended_however_long_it_takes() -> Result<()> {
+    let mut stack = stack(0).await?;
+    let _gpus = node(&mut stack, "n1", "t4").await?;
+    let dir = tempfile::tempdir()?;
+    let may_end = dir.path().join("may-end");
+    let stays = format!("trap '' TERM; until [ -e {} ]; do sleep 0.1; done", may_end.display());
+    let whole = || GpuRequest { count: Some(1), ..GpuRequest::default() };
+    let grace_period = Some(prost_types::Duration { seconds: 3600, nanos: 0 });
+    let stop = Some(StopPolicy { grace_period, ..StopPolicy::default() });
+    let old = ServiceSpec { stop, ..script("train", &stays) };
+    stack.apply("old", app([with_gpu(whole(), old)])).await?;
+    stack.wait_ready("old", 1).await;
+    stack.delete_app("old").await?;
+    stack.apply("new", app([with_gpu(whole(), script("train", SLEEPS))])).await?;
+    waits_for(&stack, "new", "GpuTaken").await;
+    let left = instance(&stack, "old").await?;
+    ensure!(left.start_time.is_some() && left.gpus.len() == 1, "it runs, and has the card: {left:?}");
+    ensure!(stack.instances("new").await?.is_empty(), "nobody else has it");
+    std::fs::write(&may_end, "")?;
+    stack.wait_ready("new", 1).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_update_that_cannot_start_keeps_others_off_what_its_former_revision_has() -> Result<()> {
+    let mut stack = stack(0).await?;
+    let _gpus = node(&mut stack, "n1", "t4").await?;
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("env");
+    stack.apply("kept", app([with_gpu(share(12), script("infer", SLEEPS))])).await?;
+    stack.wait_ready("kept", 1).await;
+    let before = instance(&stack, "kept").await?;
+    // Less than before, from a file that is not there; and one more of the same app, which placement leaves to the node.
+    let path = file.to_str().unwrap_or_default().to_owned();
+    let source = EnvSource { source: Some(env_source::Source::File(path)), ..EnvSource::default() };
+    let infer = ServiceSpec { env_from: vec![source], ..script("infer", SLEEPS) };
+    let extra = script("extra", SLEEPS);
+    stack.apply("kept", app([with_gpu(share(2), infer), with_gpu(share(6), extra)])).await?;
+    waits_for(&stack, "kept", "GpuBusy").await;
+    stack.apply("next", app([with_gpu(share(5), script("infer", SLEEPS))])).await?;
+    waits_for(&stack, "next", "GpuMemory").await;
+    let all = stack.instances("kept").await?;
+    let running: Vec<_> = all.iter().filter(|one| one.start_time.is_some()).collect();
+    ensure!(running.len() == 1 && running[0].runtime_id == before.runtime_id, "{all:?}");
+    ensure!(running[0].gpus == before.gpus, "what it has, not what it is to have: {all:?}");
+    std::fs::write(&file, "A=1\n")?;
+    stack.wait_ready("kept", 2).await;
+    stack.wait_ready("next", 1).await;
     Ok(())
 }
