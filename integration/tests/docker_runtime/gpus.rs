@@ -101,7 +101,9 @@ async fn one_with_a_booking_has_its_devices_and_one_without_has_none() {
     assert!(inspected["HostConfig"]["Devices"].as_array().is_none_or(Vec::is_empty));
     assert_eq!(world.runtime.exec(&plain.name, &sees).await.expect("it runs"), 1);
     let one = seen(&world, &plain).await;
-    assert!(one.warnings.is_empty() && !one.mps);
+    assert!(one.warnings.is_empty() && one.gpus.is_empty());
+    let labels = &inspected["Config"]["Labels"];
+    assert_eq!(labels["skerry.io/gpu-bookings"], "", "what its image says of bookings does not count");
 }
 
 #[tokio::test]
@@ -138,7 +140,7 @@ async fn a_client_of_mps_is_made_anew_where_the_daemon_is_gone_when_it_starts_ag
     let sees = ["test", "-f", "/tmp/nvidia-mps/control"].map(str::to_owned);
     assert_eq!(world.runtime.exec(&web.name, &sees).await.expect("it runs"), 0);
     let first = seen(&world, &web).await;
-    assert!(first.mps);
+    assert_eq!(first.gpus, web.gpus);
     // The daemon is gone: one that runs is left alone, one that is started is made anew without it.
     with(&mut world, Grants::fixed(vec![card(UUID)], None).below(root.path()));
     world.runtime.ensure(&web, &|_| ()).await.expect("it runs");
@@ -147,7 +149,8 @@ async fn a_client_of_mps_is_made_anew_where_the_daemon_is_gone_when_it_starts_ag
     world.runtime.ensure(&web, &|_| ()).await.expect("it starts");
     runs(&world, &web).await;
     let second = seen(&world, &web).await;
-    assert!(second.runtime_id != first.runtime_id && !second.mps);
+    assert!(second.runtime_id != first.runtime_id);
+    assert_eq!(second.gpus[0].isolation, GpuIsolation::Accounted);
     assert_eq!(variables(&world.inspect(&web)).len(), 2);
 }
 

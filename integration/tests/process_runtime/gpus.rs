@@ -51,12 +51,12 @@ async fn a_process_sees_what_is_booked_for_it_and_without_a_booking_nothing() {
     let with = booked(&change(&own, "four", |_| {}));
     world.start(&with).await.expect("started");
     world.has_written(&with, "stdout.log", "cuda=GPU-1 pipe=unset end").await;
-    assert!(!world.seen(&with).await.expect("it is there").mps);
+    assert_eq!(world.seen(&with).await.expect("it is there").gpus[0].isolation, GpuIsolation::Accounted);
     machine(&mut world, "GPU-1", Some("/run/mps"));
     let with = booked(&change(&plain, "five", |_| {}));
     world.start(&with).await.expect("started");
     world.has_written(&with, "stdout.log", "cuda=GPU-1 pipe=/run/mps end").await;
-    assert!(world.seen(&with).await.expect("it is there").mps, "also for the next agent");
+    assert_eq!(world.seen(&with).await.expect("it is there").gpus, with.gpus, "also for the next agent");
 }
 
 #[tokio::test]
