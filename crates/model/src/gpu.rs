@@ -10,6 +10,9 @@ const ID_BYTES_MAX: usize = 64;
 /// Most bytes of the profile of a part.
 const PROFILE_BYTES_MAX: usize = 32;
 
+/// Most bookings that are read of what a node tells of one instance.
+const TOLD_MAX: usize = 64;
+
 /// UUID of a GPU or of a part of one, as its driver writes it: `GPU-` or `MIG-` and a UUID of an NVIDIA one. 1 to 64 bytes of `A-Za-z0-9`, `-` and `/`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GpuId(Box<str>);
@@ -298,6 +301,19 @@ impl GpuBooking {
     }
 }
 
+/// What an instance has of GPUs, seen from the control plane: if a copy of it runs, what its node tells (`told`), which may be of a revision before; else what is
+/// booked. Where both say the same of a GPU, with the weaker isolation of the two.
+pub fn granted(booked: &[GpuBooking], told: &[pb::Booking], runs: bool) -> Vec<GpuBooking> {
+    let told: Vec<GpuBooking> = told.iter().take(TOLD_MAX).filter_map(GpuBooking::from_proto).collect();
+    let (is, other) = if runs && !told.is_empty() { (&*told, booked) } else { (booked, &*told) };
+    let weaker = |one: &GpuBooking| {
+        let same = other.iter().find(|other| other.gpu == one.gpu && other.share == one.share);
+        let isolation = same.map_or(one.isolation, |same| same.isolation.min(one.isolation));
+        GpuBooking { isolation, ..one.clone() }
+    };
+    is.iter().map(weaker).collect()
+}
+
 impl fmt::Display for GpuBooking {
     /// `all of GPU-1`, `8192Mi and 25 % of GPU-1 (accounted)`, `1g.10gb of GPU-1 (MIG-1)`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -407,6 +423,33 @@ mod tests {
                 prop_assert_eq!(both.memory_bytes, most, "and no more");
             }
         }
+    }
+
+    #[test]
+    fn of_a_copy_that_runs_its_node_tells_and_of_others_the_booking_does() {
+        use GpuIsolation::{Accounted, Exclusive, Mps};
+        let booking = |gpu: &str, bytes, isolation| GpuBooking {
+            gpu: GpuId::parse(gpu).unwrap(),
+            share: GpuShare::Part { memory_bytes: Some(bytes), compute_percent: None },
+            isolation,
+        };
+        let booked = [booking("GPU-1", 1, Mps)];
+        for (told, runs, expected) in [
+            (booking("GPU-1", 1, Accounted), false, booking("GPU-1", 1, Accounted)),
+            (booking("GPU-1", 1, Accounted), true, booking("GPU-1", 1, Accounted)),
+            (booking("GPU-1", 1, Exclusive), true, booking("GPU-1", 1, Mps)),
+            (booking("GPU-1", 8, Accounted), true, booking("GPU-1", 8, Accounted)),
+            (booking("GPU-1", 8, Accounted), false, booking("GPU-1", 1, Mps)),
+            (booking("GPU-2", 1, Accounted), true, booking("GPU-2", 1, Accounted)),
+            (booking("GPU-2", 1, Accounted), false, booking("GPU-1", 1, Mps)),
+        ] {
+            assert_eq!(granted(&booked, &[told.to_proto()], runs), [expected], "{told}, {runs}");
+        }
+        let nonsense = pb::Booking { isolation: -1, ..booked[0].to_proto() };
+        assert_eq!(granted(&booked, &[nonsense], true), booked);
+        let left = booking("GPU-1", 8, Mps).to_proto();
+        assert_eq!(granted(&[], std::slice::from_ref(&left), true).len(), 1, "nobody wants it, and it runs");
+        assert_eq!(granted(&[], &[left], false), []);
     }
 
     #[test]

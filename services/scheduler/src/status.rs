@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use skerry_model::app::{Kind, ROLLED_BACK};
+use skerry_model::gpu::granted;
 use skerry_model::{AppName, ClusterName, GpuBooking, InstanceName, NodeName, ProjectName, time};
 use skerry_placement::{ClusterPlan, Placed, Unplaced};
+use skerry_proto::gpu::v1::Booking;
 use skerry_proto::scheduler::v1::rollout_status::Phase;
 use skerry_proto::scheduler::v1::{AppStatus, ClusterCounts, Counts, RolloutStatus, ServiceStatus};
 use skerry_proto::store::v1::StatusRecord;
 use skerry_proto::types::v1::{Condition, InstancePhase, InstanceStatus, JobStatus, condition, job_status};
 use skerry_rollout::Shown;
 
-use self::gpus::granted;
 pub(crate) use self::nothing::nothing_wanted;
 use crate::node::NodeView;
 use crate::rollouts;
@@ -235,7 +236,7 @@ impl Look<'_> {
             Some(reported) => self.with_node(reported),
             None => InstanceStatus { revision: wanted_revision.clone(), ..self.blank(&placed.instance) },
         };
-        status.gpus = granted(&placed.gpus, &status.gpus);
+        status.gpus = gpus_of(&placed.gpus, &status);
         let is_current = status.revision == wanted_revision;
         if !self.connected {
             let node = self.node;
@@ -297,7 +298,7 @@ impl Look<'_> {
         let held = self.project.plan_of(self.node).into_iter().flatten();
         let held = held.filter(|placed| placed.instance == unplaced.instance);
         let held: Vec<GpuBooking> = held.flat_map(|placed| placed.gpus.clone()).collect();
-        status.gpus = granted(&held, &status.gpus);
+        status.gpus = gpus_of(&held, &status);
         status.ready = false;
         unplaced.reason.word().clone_into(&mut status.reason);
         status.message = format!("{}{}", unplaced.reason, meanwhile(unplaced.kept, reported));
@@ -582,6 +583,12 @@ fn conditions(
     [available, progressing].into_iter().chain(jobs(seen).into_iter().flatten()).collect()
 }
 
+/// What an instance has of its node's GPUs.
+fn gpus_of(booked: &[GpuBooking], status: &InstanceStatus) -> Vec<Booking> {
+    let held = granted(booked, &status.gpus, status.start_time.is_some());
+    held.iter().map(GpuBooking::to_proto).collect()
+}
+
 /// Why instances wait for the current revision, as one word.
 fn rollout_reason(rollout: Option<&RolloutStatus>) -> &'static str {
     match rollout.map(RolloutStatus::phase) {
@@ -591,7 +598,6 @@ fn rollout_reason(rollout: Option<&RolloutStatus>) -> &'static str {
     }
 }
 
-mod gpus;
 mod nothing;
 #[cfg(test)]
 mod tests;

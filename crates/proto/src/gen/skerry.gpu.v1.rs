@@ -790,7 +790,7 @@ impl ::prost::Name for HealthReason {
         "/skerry.gpu.v1.HealthReason".into()
     }
 }
-/// A booking of a GPU, or of a part of it.
+/// A booking of a GPU, or of a part of it. Of a copy that runs it is what was booked for that one, until it has ended, also when nobody wants it any more.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Allocation {
     /// `projects/<project>/nodes/<node>/gpus/<uuid>`.

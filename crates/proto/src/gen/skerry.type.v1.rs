@@ -2676,7 +2676,8 @@ pub struct InstanceStatus {
     /// tried there again until something else is assigned. Empty: none.
     #[prost(string, tag = "70")]
     pub rejected_revision: ::prost::alloc::string::String,
-    /// What it is given of its node's GPUs: what is booked for it, with the isolation that it really has where its node found less.
+    /// What it has of its node's GPUs: if a copy runs, what was booked for that one, which may be of the revision before; else what is booked for it. With the
+    /// isolation that it really has where its node found less.
     #[prost(message, repeated, tag = "110")]
     pub gpus: ::prost::alloc::vec::Vec<super::super::gpu::v1::Booking>,
 }

@@ -1,5 +1,7 @@
 //! Several apps on one card.
 
+use std::path::Path;
+
 use anyhow::{Result, ensure};
 use skerry_integration::apps::{app, script};
 use skerry_integration::gpus::{share, with_gpu};
@@ -9,6 +11,14 @@ use skerry_proto::types::v1::{EnvSource, GpuIsolation, GpuRequest, ServiceSpec, 
 use skerry_testing::eventually;
 
 use super::{instance, node, stack};
+
+/// A service that does not end when it is asked to, and has an hour for it, before this file is there.
+fn lasting(name: &str, may_end: &Path) -> ServiceSpec {
+    let grace_period = Some(prost_types::Duration { seconds: 3600, nanos: 0 });
+    let stop = Some(StopPolicy { grace_period, ..StopPolicy::default() });
+    let stays = format!("trap '' TERM; until [ -e {} ]; do sleep 0.1; done", may_end.display());
+    ServiceSpec { stop, ..script(name, &stays) }
+}
 
 /// The reason that the control plane has for what is not placed, or the node for what does not run.
 async fn waits_for(stack: &Stack, app: &str, reason: &str) {
@@ -69,21 +79,38 @@ async fn a_card_is_had_until_its_copy_has_ended_however_long_it_takes() -> Resul
     let _gpus = node(&mut stack, "n1", "t4").await?;
     let dir = tempfile::tempdir()?;
     let may_end = dir.path().join("may-end");
-    let stays = format!("trap '' TERM; until [ -e {} ]; do sleep 0.1; done", may_end.display());
     let whole = || GpuRequest { count: Some(1), ..GpuRequest::default() };
-    let grace_period = Some(prost_types::Duration { seconds: 3600, nanos: 0 });
-    let stop = Some(StopPolicy { grace_period, ..StopPolicy::default() });
-    let old = ServiceSpec { stop, ..script("train", &stays) };
-    stack.apply("old", app([with_gpu(whole(), old)])).await?;
+    stack.apply("old", app([with_gpu(whole(), lasting("train", &may_end))])).await?;
     stack.wait_ready("old", 1).await;
     stack.delete_app("old").await?;
     stack.apply("new", app([with_gpu(whole(), script("train", SLEEPS))])).await?;
     waits_for(&stack, "new", "GpuTaken").await;
     let left = instance(&stack, "old").await?;
     ensure!(left.start_time.is_some() && left.gpus.len() == 1, "it runs, and has the card: {left:?}");
-    ensure!(stack.instances("new").await?.is_empty(), "nobody else has it");
+    ensure!(stack.instances("new").await?.iter().all(|one| one.start_time.is_none()), "nobody else has it");
     std::fs::write(&may_end, "")?;
     stack.wait_ready("new", 1).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn within_an_app_the_node_waits_for_a_card_and_says_for_whom() -> Result<()> {
+    let mut stack = stack(0).await?;
+    let _gpus = node(&mut stack, "n1", "t4").await?;
+    let dir = tempfile::tempdir()?;
+    let whole = || GpuRequest { count: Some(1), ..GpuRequest::default() };
+    stack.apply("one", app([with_gpu(whole(), lasting("train", &dir.path().join("may-end")))])).await?;
+    stack.wait_ready("one", 1).await;
+    // Another service has the card from now on, and the one that had it takes its time.
+    stack.apply("one", app([with_gpu(whole(), script("serve", SLEEPS))])).await?;
+    waits_for(&stack, "one", "GpuBusy").await;
+    let all = stack.instances("one").await?;
+    let running: Vec<_> = all.iter().filter(|one| one.start_time.is_some()).collect();
+    ensure!(running.len() == 1 && running[0].instance == "one/train/n1/0", "{all:?}");
+    let message = "still held by one/train/n1/0: it is started once that has ended";
+    ensure!(all.iter().any(|one| one.message.contains(message)), "{all:?}");
+    std::fs::write(dir.path().join("may-end"), "")?;
+    stack.wait_ready("one", 1).await;
     Ok(())
 }
 
@@ -96,13 +123,12 @@ async fn an_update_that_cannot_start_keeps_others_off_what_its_former_revision_h
     stack.apply("kept", app([with_gpu(share(12), script("infer", SLEEPS))])).await?;
     stack.wait_ready("kept", 1).await;
     let before = instance(&stack, "kept").await?;
-    // Less than before, from a file that is not there; and one more of the same app, which placement leaves to the node.
+    // Less than before, from a file that is not there.
     let path = file.to_str().unwrap_or_default().to_owned();
     let source = EnvSource { source: Some(env_source::Source::File(path)), ..EnvSource::default() };
     let infer = ServiceSpec { env_from: vec![source], ..script("infer", SLEEPS) };
-    let extra = script("extra", SLEEPS);
-    stack.apply("kept", app([with_gpu(share(2), infer), with_gpu(share(6), extra)])).await?;
-    waits_for(&stack, "kept", "GpuBusy").await;
+    stack.apply("kept", app([with_gpu(share(2), infer)])).await?;
+    waits_for(&stack, "kept", "the former revision still runs").await;
     stack.apply("next", app([with_gpu(share(5), script("infer", SLEEPS))])).await?;
     waits_for(&stack, "next", "GpuMemory").await;
     let all = stack.instances("kept").await?;
@@ -110,7 +136,7 @@ async fn an_update_that_cannot_start_keeps_others_off_what_its_former_revision_h
     ensure!(running.len() == 1 && running[0].runtime_id == before.runtime_id, "{all:?}");
     ensure!(running[0].gpus == before.gpus, "what it has, not what it is to have: {all:?}");
     std::fs::write(&file, "A=1\n")?;
-    stack.wait_ready("kept", 2).await;
+    stack.wait_ready("kept", 1).await;
     stack.wait_ready("next", 1).await;
     Ok(())
 }

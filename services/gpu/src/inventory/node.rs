@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use skerry_gpu_model::DEVICES_MAX;
-use skerry_model::{GpuBooking, NodeRef};
+use skerry_model::gpu::granted;
+use skerry_model::{GpuBooking, InstanceName, NodeRef};
 use skerry_proto::gpu::v1 as pb;
 use skerry_proto::gpu::v1::health::State;
 use skerry_proto::gpu::v1::{Health, HealthReason};
 use skerry_proto::store::v1 as stored;
-use skerry_proto::types::v1::machine_status;
+use skerry_proto::types::v1::{InstanceStatus, machine_status};
 use skerry_store::keys::GatewayId;
 use skerry_store::{Key, Record, Snapshot};
 
@@ -17,8 +18,6 @@ use crate::group::{gpu_name, is_uuid};
 
 /// Of a GPU whose node is away nobody knows how it is.
 const DISCONNECTED: &str = "NodeDisconnected";
-/// Most bookings of one instance that its agent is heard about: four times what placement makes.
-const BOOKINGS_MAX: usize = 64;
 
 /// All that its agent told of last. Of a node that was deleted, none.
 pub(super) fn gpus_of(snapshot: &Snapshot, node: &NodeRef) -> Vec<Held> {
@@ -80,32 +79,31 @@ fn away(session: Option<&stored::SessionRecord>, is_alive: impl Fn(&str) -> bool
     Some(Health { state: State::Unknown.into(), reasons: vec![reason] })
 }
 
-/// What is booked, by UUID, in the order of instances. Its agent may grant less than was booked.
+/// Who has what, by UUID, in the order of instances: what copies that run have, and what is booked where none has it. Its agent may grant less than was booked.
 fn bookings(
     node: &NodeRef,
     assignment: &stored::AssignmentRecord,
     status: &stored::StatusRecord,
 ) -> BTreeMap<String, Vec<pb::Allocation>> {
+    let assigned = assignment.instances.iter().map(|one| (one.instance.as_str(), (&one.gpus[..], None)));
+    let mut instances: BTreeMap<&str, (&[pb::Booking], Option<&InstanceStatus>)> = assigned.collect();
+    let is_one =
+        |told: &&InstanceStatus| !told.gpus.is_empty() && InstanceName::parse(&told.instance).is_ok();
+    for told in status.instances.iter().filter(is_one) {
+        instances.entry(&told.instance).or_default().1 = Some(told);
+    }
     let mut all: BTreeMap<String, Vec<pb::Allocation>> = BTreeMap::new();
-    let mut assigned: Vec<_> = assignment.instances.iter().collect();
-    assigned.sort_by(|a, b| a.instance.cmp(&b.instance));
-    for instance in assigned {
-        let granted = status.instances.iter().find(|status| status.instance == instance.instance);
-        for booking in &instance.gpus {
-            let same = |one: &&pb::Booking| {
-                one.gpu == booking.gpu
-                    && one.mig_device == booking.mig_device
-                    && GpuBooking::from_proto(one).is_some()
-            };
-            let granted = granted.and_then(|status| status.gpus.iter().take(BOOKINGS_MAX).find(same));
-            let isolation = granted.map_or(booking.isolation, |one| one.isolation.min(booking.isolation));
-            all.entry(booking.gpu.clone()).or_default().push(pb::Allocation {
-                gpu: gpu_name(&node.to_string(), &booking.gpu),
-                instance: instance.instance.clone(),
-                share: booking.share.clone(),
-                mig_device: booking.mig_device.clone(),
-                isolation,
-            });
+    for (instance, (assigned, told)) in instances {
+        let booked: Vec<GpuBooking> = assigned.iter().filter_map(GpuBooking::from_proto).collect();
+        let gpus = told.map_or(&[][..], |told| &told.gpus);
+        let held = granted(&booked, gpus, told.is_some_and(|told| told.start_time.is_some()));
+        let coming = booked.iter().filter(|one| held.iter().all(|held| held.gpu != one.gpu));
+        for booking in held.iter().chain(coming).map(GpuBooking::to_proto) {
+            let gpu = gpu_name(&node.to_string(), &booking.gpu);
+            let pb::Booking { gpu: uuid, mig_device, share, isolation } = booking;
+            let instance = instance.to_owned();
+            let allocation = pb::Allocation { gpu, instance, share, mig_device, isolation };
+            all.entry(uuid).or_default().push(allocation);
         }
     }
     all
@@ -114,7 +112,6 @@ fn bookings(
 #[cfg(test)]
 mod tests {
     use skerry_proto::gpu::v1::allocation::Isolation;
-    use skerry_proto::types::v1::InstanceStatus;
 
     use super::*;
 
@@ -179,11 +176,22 @@ mod tests {
             gpus: vec![pb::Booking { isolation: -1, ..booking("GPU-1", Isolation::Mps) }],
             ..Default::default()
         };
-        let status = stored::StatusRecord { instances: vec![granted, nonsense], ..Default::default() };
+        // Nobody wants it any more; it runs, or has ended.
+        let left = |instance: &str, start_time| InstanceStatus {
+            instance: instance.to_owned(),
+            gpus: vec![booking("GPU-3", Isolation::Exclusive)],
+            start_time,
+            ..Default::default()
+        };
+        let (runs, ended) = (left("c/s/n/0", Some(prost_types::Timestamp::default())), left("d/s/n/0", None));
+        let instances = vec![granted, nonsense, runs, ended];
+        let status = stored::StatusRecord { instances, ..Default::default() };
         let node = NodeRef::parse("projects/p/nodes/n").unwrap();
         let all = bookings(&node, &assignment, &status);
         let one: Vec<_> = all["GPU-1"].iter().map(|one| (one.instance.as_str(), one.isolation())).collect();
         assert_eq!(one, [("a/s/n/0", Isolation::Mps), ("b/s/n/0", Isolation::Accounted)]);
         assert_eq!(all["GPU-2"][0].gpu, "projects/p/nodes/n/gpus/GPU-2");
+        let left: Vec<_> = all["GPU-3"].iter().map(|one| one.instance.as_str()).collect();
+        assert_eq!(left, ["c/s/n/0"]);
     }
 }

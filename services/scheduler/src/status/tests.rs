@@ -1,7 +1,6 @@
 //! What is said of single instances.
 
 use skerry_model::ContentHash;
-use skerry_proto::gpu::v1::Booking;
 use skerry_proto::store::v1::RefusedResource;
 
 use super::*;
@@ -30,30 +29,6 @@ fn an_instance_whose_revision_was_refused_says_why_that_was() {
     assert_eq!(refusal(&status, &placed).unwrap().0, "UnsupportedFeature");
     let alone = StatusRecord { refused: vec![own], ..StatusRecord::default() };
     assert_eq!(refusal(&alone, &placed).unwrap().0, "MissingReference");
-}
-
-#[test]
-fn what_is_granted_is_what_is_booked_with_less_isolation_where_the_node_found_less() {
-    use skerry_model::GpuIsolation::{self, Accounted, Exclusive, Mps, None as Nothing};
-    use skerry_model::{GpuId, GpuShare};
-    let booking = |gpu: &str, isolation: GpuIsolation| GpuBooking {
-        gpu: GpuId::parse(gpu).unwrap(),
-        share: GpuShare::Part { memory_bytes: Some(1), compute_percent: None },
-        isolation,
-    };
-    for (booked, reported, expected) in [
-        (Mps, Some(("GPU-1", Accounted)), Accounted),
-        (Mps, Some(("GPU-1", Nothing)), Nothing),
-        (Mps, Some(("GPU-1", Exclusive)), Mps),
-        (Mps, Some(("GPU-2", Accounted)), Mps),
-        (Accounted, None, Accounted),
-    ] {
-        let reported: Vec<Booking> =
-            reported.into_iter().map(|(gpu, found)| booking(gpu, found).to_proto()).collect();
-        let told = granted(&[booking("GPU-1", booked)], &reported);
-        assert_eq!(told, [booking("GPU-1", expected).to_proto()], "{reported:?}");
-    }
-    assert!(granted(&[], &[booking("GPU-1", Mps).to_proto()]).is_empty(), "what is booked counts");
 }
 
 #[test]
