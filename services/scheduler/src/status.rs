@@ -4,16 +4,15 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use skerry_model::app::{Kind, ROLLED_BACK};
-use skerry_model::gpu::granted;
 use skerry_model::{AppName, ClusterName, GpuBooking, InstanceName, NodeName, ProjectName, time};
 use skerry_placement::{ClusterPlan, Placed, Unplaced};
-use skerry_proto::gpu::v1::Booking;
 use skerry_proto::scheduler::v1::rollout_status::Phase;
 use skerry_proto::scheduler::v1::{AppStatus, ClusterCounts, Counts, RolloutStatus, ServiceStatus};
 use skerry_proto::store::v1::StatusRecord;
 use skerry_proto::types::v1::{Condition, InstancePhase, InstanceStatus, JobStatus, condition, job_status};
 use skerry_rollout::Shown;
 
+use self::gpus::gpus_of;
 pub(crate) use self::nothing::nothing_wanted;
 use crate::node::NodeView;
 use crate::rollouts;
@@ -583,12 +582,6 @@ fn conditions(
     [available, progressing].into_iter().chain(jobs(seen).into_iter().flatten()).collect()
 }
 
-/// What an instance has of its node's GPUs.
-fn gpus_of(booked: &[GpuBooking], status: &InstanceStatus) -> Vec<Booking> {
-    let held = granted(booked, &status.gpus, status.start_time.is_some());
-    held.iter().map(GpuBooking::to_proto).collect()
-}
-
 /// Why instances wait for the current revision, as one word.
 fn rollout_reason(rollout: Option<&RolloutStatus>) -> &'static str {
     match rollout.map(RolloutStatus::phase) {
@@ -598,6 +591,7 @@ fn rollout_reason(rollout: Option<&RolloutStatus>) -> &'static str {
     }
 }
 
+mod gpus;
 mod nothing;
 #[cfg(test)]
 mod tests;
