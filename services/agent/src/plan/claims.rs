@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use skerry_model::{GpuBooking, GpuId, GpuTaken, InstanceName};
 
-use super::{Act, Action, Hold, Inputs, Plan};
+use super::{Act, Action, Hold, Inputs, Plan, wake_by};
 use crate::desired::InstanceSpec;
 use crate::runtime::{Observed, RuntimeKind};
 use crate::world::is_running;
@@ -35,7 +35,7 @@ pub(super) fn hold(inputs: Inputs<'_>, plan: &mut Plan) {
         if !matches!(action.act, Act::Start | Act::Restart | Act::Replace | Act::StartBeside) {
             return true;
         }
-        let Some(why) = claims.held(spec) else {
+        let Some(why) = claims.held(spec, &BTreeSet::new()) else {
             claims.add(&spec.name, &spec.gpus);
             return true;
         };
@@ -45,7 +45,7 @@ pub(super) fn hold(inputs: Inputs<'_>, plan: &mut Plan) {
         }
         false
     });
-    if let Some((instance, runtime)) = deadlocked(inputs, plan, &held) {
+    if let Some((instance, runtime)) = deadlocked(inputs, &claims, plan, &held) {
         plan.holds.remove(&instance);
         plan.actions.push(Action { instance, runtime, act: Act::Stop, former: false });
     }
@@ -79,15 +79,16 @@ impl<'a> Claims<'a> {
         }
     }
 
-    /// Why an instance cannot be started on its GPUs now, if it cannot. Its own copies make way for it.
-    fn held(&self, spec: &InstanceSpec) -> Option<Held> {
+    /// Why an instance cannot be started on its GPUs now, if it cannot; `gone` are as if they had ended. Its own copies make way for it.
+    fn held(&self, spec: &InstanceSpec, gone: &BTreeSet<&InstanceName>) -> Option<Held> {
         let unseen = self.inputs.world.iter().find(|(_, view)| !view.available && view.error.is_none());
         if let Some((kind, _)) = unseen {
             let message = format!("it is not known yet what {} runs on its GPU", kind.as_str());
             return Some(Held { by: BTreeSet::new(), message });
         }
         let others = || {
-            let others = self.by_instance.iter().filter(|(name, _)| ***name != spec.name);
+            let is_other = |name: &InstanceName| *name != spec.name && !gone.contains(name);
+            let others = self.by_instance.iter().filter(move |(name, _)| is_other(name));
             others.flat_map(|(name, gpus)| gpus.iter().map(move |booking| (*name, *booking)))
         };
         let mut taken: BTreeMap<&GpuId, GpuTaken> = BTreeMap::new();
@@ -112,44 +113,90 @@ impl<'a> Claims<'a> {
     }
 }
 
-/// Somebody whose copy holds up another that it waits for itself, in however many steps, and is to be replaced anyway.
+/// Somebody whose copy holds up another that it waits for itself, in however many steps, and is to be replaced anyway. None where that would make no room, or room is
+/// being made.
 fn deadlocked(
     inputs: Inputs<'_>,
-    plan: &Plan,
+    claims: &Claims<'_>,
+    plan: &mut Plan,
     held: &BTreeMap<InstanceName, Held>,
 ) -> Option<(InstanceName, RuntimeKind)> {
-    let waits_for = |name: &InstanceName| -> BTreeSet<InstanceName> {
-        if let Some(held) = held.get(name) {
-            return held.by.clone();
-        }
-        let Some(Hold::Dependency { .. }) = plan.holds.get(name) else { return BTreeSet::new() };
-        let spec = inputs.desired.instances.get(name);
-        let needs = spec.into_iter().flat_map(|spec| &spec.service.depends_on);
-        let of = |service| {
-            let wanted = inputs.desired.instances.keys();
-            wanted.filter(move |other| other.app == name.app && other.service == service).cloned()
+    if held.is_empty() || !inputs.desired.authoritative {
+        return None;
+    }
+    let waits = waits(inputs, plan, held);
+    // Those that would get through if all of them ended at once. For the sake of another nobody is stopped.
+    let mut going: BTreeSet<&InstanceName> = waits.keys().copied().collect();
+    loop {
+        let is_stuck = |name: &&&InstanceName| {
+            let spec = inputs.desired.instances.get(**name);
+            spec.is_some_and(|spec| claims.held(spec, &going).is_some())
         };
-        needs.flat_map(|need| of(need.service.clone())).collect()
+        let stuck: BTreeSet<&InstanceName> = going.iter().filter(is_stuck).copied().collect();
+        if stuck.is_empty() {
+            break;
+        }
+        going.retain(|name| !stuck.contains(name));
+    }
+    let acts = plan.actions.iter().filter(|action| action.act != Act::Fetch);
+    let acts: BTreeSet<&InstanceName> = acts.map(|action| &action.instance).collect();
+    let is_busy = |name: &InstanceName| {
+        acts.contains(name) || inputs.memories.get(name).is_some_and(|memory| memory.busy.is_some())
     };
-    let waits_for_itself = |name: &InstanceName| {
-        let mut seen = BTreeSet::new();
-        let mut open: Vec<InstanceName> = waits_for(name).into_iter().collect();
-        while let Some(next) = open.pop() {
-            if next == *name {
-                return true;
-            }
-            if seen.insert(next.clone()) {
-                open.extend(waits_for(&next));
+    let held = held.iter().filter(|(name, held)| going.contains(name) && !held.by.iter().any(is_busy));
+    let in_the_way: BTreeSet<&InstanceName> = held.flat_map(|(_, held)| &held.by).collect();
+    let mut wake = None;
+    let stopped = in_the_way.intersection(&going).find_map(|name| {
+        let kind = old_copy(inputs, name).filter(|_| waits_for_itself(&waits, name))?;
+        // One that could not be stopped just now is not asked again at once.
+        match inputs.memories.get(*name).and_then(|memory| memory.waits(None, inputs.now)) {
+            None => Some(((*name).clone(), kind)),
+            Some(wait) => {
+                wake = wake.into_iter().chain([wait.until]).min();
+                None
             }
         }
-        false
-    };
-    let old = |name: &InstanceName| -> Option<(InstanceName, RuntimeKind)> {
-        let spec = inputs.desired.instances.get(name)?;
-        let is_old = |copy: &&Observed| is_running(copy) && copy.fingerprint != spec.fingerprint;
-        let mut views = inputs.world.iter().filter(|(_, view)| view.available);
-        let (kind, _) = views.find(|(_, view)| view.instances.get(name).filter(is_old).is_some())?;
-        (inputs.desired.authoritative && waits_for_itself(name)).then(|| (name.clone(), *kind))
-    };
-    held.values().flat_map(|held| &held.by).find_map(old)
+    });
+    if let Some(wake) = wake {
+        wake_by(plan, wake);
+    }
+    stopped
+}
+
+/// Which runtime has a copy of a wanted instance that runs and is to be replaced.
+fn old_copy(inputs: Inputs<'_>, name: &InstanceName) -> Option<RuntimeKind> {
+    let spec = inputs.desired.instances.get(name)?;
+    let is_old = |copy: &Observed| is_running(copy) && copy.fingerprint != spec.fingerprint;
+    let mut views = inputs.world.iter().filter(|(_, view)| view.available);
+    views.find(|(_, view)| view.instances.get(name).is_some_and(is_old)).map(|(kind, _)| *kind)
+}
+
+/// Whom each instance waits for.
+type Waits<'a> = BTreeMap<&'a InstanceName, BTreeSet<&'a InstanceName>>;
+
+fn waits<'a>(inputs: Inputs<'a>, plan: &'a Plan, held: &'a BTreeMap<InstanceName, Held>) -> Waits<'a> {
+    let mut waits: Waits<'a> = held.iter().map(|(name, held)| (name, held.by.iter().collect())).collect();
+    for (name, hold) in &plan.holds {
+        let (Hold::Dependency { .. }, Some(spec)) = (hold, inputs.desired.instances.get(name)) else {
+            continue;
+        };
+        let is_need = |other: &&InstanceName| {
+            let mut needs = spec.service.depends_on.iter();
+            other.app == name.app && needs.any(|need| need.service == other.service)
+        };
+        waits.insert(name, inputs.desired.instances.keys().filter(is_need).collect());
+    }
+    waits
+}
+
+fn waits_for_itself(waits: &Waits<'_>, name: &InstanceName) -> bool {
+    let (mut seen, mut open) = (BTreeSet::new(), vec![name]);
+    while let Some(next) = open.pop() {
+        let Some(on) = waits.get(next) else { continue };
+        if on.contains(name) {
+            return true;
+        }
+        open.extend(on.iter().copied().filter(|one| seen.insert(*one)));
+    }
+    false
 }
