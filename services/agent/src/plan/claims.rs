@@ -24,8 +24,7 @@ struct Held {
 }
 
 /// Takes out of a plan what would start on GPUs that others still have. Where they wait for each other, one that is to be replaced anyway is stopped first.
-pub(super) fn hold(inputs: Inputs<'_>, plan: &mut Plan) {
-    let mut claims = Claims::of(inputs);
+pub(super) fn hold<'a>(inputs: Inputs<'a>, mut claims: Claims<'a>, plan: &mut Plan) {
     let mut held: BTreeMap<InstanceName, Held> = BTreeMap::new();
     plan.actions.retain(|action| {
         let specs = if action.former { &inputs.desired.formers } else { &inputs.desired.instances };
@@ -52,13 +51,13 @@ pub(super) fn hold(inputs: Inputs<'_>, plan: &mut Plan) {
 }
 
 /// What copies have of the machine's GPUs, and what those are to have that are being made.
-struct Claims<'a> {
+pub(super) struct Claims<'a> {
     inputs: Inputs<'a>,
     by_instance: BTreeMap<&'a InstanceName, Vec<&'a GpuBooking>>,
 }
 
 impl<'a> Claims<'a> {
-    fn of(inputs: Inputs<'a>) -> Self {
+    pub(super) fn of(inputs: Inputs<'a>) -> Self {
         let mut claims = Self { inputs, by_instance: BTreeMap::new() };
         for view in inputs.world.values() {
             for copy in view.instances.values().chain(view.beside.values()).filter(|copy| is_running(copy)) {
@@ -71,6 +70,11 @@ impl<'a> Claims<'a> {
             }
         }
         claims
+    }
+
+    /// Whether others have what a copy of `spec` would have.
+    pub(super) fn keep_off(&self, spec: &InstanceSpec) -> bool {
+        self.held(spec, &BTreeSet::new()).is_some()
     }
 
     fn add(&mut self, name: &'a InstanceName, gpus: &'a [GpuBooking]) {

@@ -260,3 +260,21 @@ fn nobody_is_stopped_where_that_makes_no_room_or_where_room_is_made_anyway() {
     let (all, world, fixture) = updated(&had, &booked);
     assert_eq!(acts(&fixture.plan(&all, &world)), [(name(2), Act::Replace)], "it makes room for both");
 }
+
+#[test]
+fn a_former_copy_that_has_no_gpu_any_more_does_not_hold_up_its_successor() {
+    let mut before = desired(&[sketch()]);
+    with(&mut before, &[vec![booking(0, part(9))]]);
+    let mut all = desired(&[Sketch { image: 1, start_first: true, ..sketch() }, sketch()]);
+    with(&mut all, &[vec![], vec![booking(0, part(8))]]);
+    all.formers = before.instances.clone();
+    let mut world = empty_world();
+    let copies = &mut world.get_mut(&RuntimeKind::Docker).unwrap().instances;
+    copies.insert(name(0), observed(&before.instances[&name(0)], exited(Some(1))));
+    copies.insert(name(1), observed(&all.instances[&name(1)], running()));
+    let mut fixture = Fixture { gpus: cards(), ..Fixture::new() };
+    for spec in all.instances.values() {
+        fixture.memories.entry(spec.name.clone()).or_default().fetched(&spec.fingerprint);
+    }
+    assert_eq!(acts(&fixture.plan(&all, &world)), [(name(0), Act::StartBeside)]);
+}
