@@ -148,10 +148,10 @@ pub(crate) struct Inputs<'a> {
 pub(crate) fn plan(inputs: Inputs<'_>) -> Plan {
     let mut plan = Plan::default();
     let staging = &Staging::of(inputs);
-    let claims = Claims::of(inputs);
     for (kind, view) in inputs.world {
         plan_removals(inputs, staging, *kind, view, &mut plan);
     }
+    let claims = Claims::of(inputs, &plan);
     for (name, spec) in &inputs.desired.instances {
         if by_hand::is_halted(inputs, name) {
             by_hand::halt(inputs, spec, &mut plan);

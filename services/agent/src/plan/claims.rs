@@ -9,7 +9,8 @@ use skerry_model::{GpuBooking, GpuId, GpuTaken, InstanceName};
 
 use super::{Act, Action, Hold, Inputs, Plan, wake_by};
 use crate::desired::InstanceSpec;
-use crate::runtime::{Observed, RuntimeKind};
+use crate::memory::Busy;
+use crate::runtime::{Observed, RunState, RuntimeKind};
 use crate::world::is_running;
 
 /// Most instances that a message names.
@@ -57,10 +58,19 @@ pub(super) struct Claims<'a> {
 }
 
 impl<'a> Claims<'a> {
-    pub(super) fn of(inputs: Inputs<'a>) -> Self {
+    pub(super) fn of(inputs: Inputs<'a>, plan: &Plan) -> Self {
         let mut claims = Self { inputs, by_instance: BTreeMap::new() };
+        // What was given up while it was being started may come up yet, and has its grace then.
+        let removed = plan.actions.iter().filter(|action| action.act == Act::Remove);
+        let removed: BTreeSet<&InstanceName> = removed.map(|action| &action.instance).collect();
+        let is_leaving = |copy: &Observed| {
+            let memory = inputs.memories.get(&copy.instance);
+            let is_stopped = memory.is_some_and(|memory| matches!(memory.busy, Some((Busy::Stopping, _))));
+            copy.state == RunState::Created && (is_stopped || removed.contains(&copy.instance))
+        };
+        let counts = |copy: &&Observed| is_running(copy) || is_leaving(copy);
         for view in inputs.world.values() {
-            for copy in view.instances.values().chain(view.beside.values()).filter(|copy| is_running(copy)) {
+            for copy in view.instances.values().chain(view.beside.values()).filter(counts) {
                 claims.add(&copy.instance, &copy.gpus);
             }
         }

@@ -278,3 +278,19 @@ fn a_former_copy_that_has_no_gpu_any_more_does_not_hold_up_its_successor() {
     }
     assert_eq!(acts(&fixture.plan(&all, &world)), [(name(0), Act::StartBeside)]);
 }
+
+#[test]
+fn what_may_be_starting_still_has_its_gpu_while_it_is_removed() {
+    let (all, mut world, mut fixture) = two(part(9), part(9), part(8));
+    let mut left = all.clone();
+    left.instances.remove(&name(0));
+    left.formers.clear();
+    let copies = &mut world.get_mut(&RuntimeKind::Docker).unwrap().instances;
+    copies.get_mut(&name(0)).unwrap().state = RunState::Created;
+    assert_eq!(acts(&fixture.plan(&left, &world)), [(name(0), Act::Remove)]);
+    let memory = fixture.memories.entry(name(0)).or_default();
+    memory.acts(Busy::Stopping, MonoTime::default());
+    assert_eq!(acts(&fixture.plan(&left, &world)), []);
+    world.get_mut(&RuntimeKind::Docker).unwrap().instances.clear();
+    assert_eq!(acts(&fixture.plan(&left, &world)), [(name(1), Act::Start)]);
+}
