@@ -35,7 +35,7 @@ pub(super) fn hold<'a>(inputs: Inputs<'a>, mut claims: Claims<'a>, plan: &mut Pl
         if !matches!(action.act, Act::Start | Act::Restart | Act::Replace | Act::StartBeside) {
             return true;
         }
-        let Some(why) = claims.held(spec, &BTreeSet::new()) else {
+        let Some(why) = claims.held(spec) else {
             claims.add(&spec.name, &spec.gpus);
             return true;
         };
@@ -84,7 +84,7 @@ impl<'a> Claims<'a> {
 
     /// Whether others have what a copy of `spec` would have.
     pub(super) fn keep_off(&self, spec: &InstanceSpec) -> bool {
-        self.held(spec, &BTreeSet::new()).is_some()
+        self.held(spec).is_some()
     }
 
     fn add(&mut self, name: &'a InstanceName, gpus: &'a [GpuBooking]) {
@@ -93,29 +93,16 @@ impl<'a> Claims<'a> {
         }
     }
 
-    /// Why an instance cannot be started on its GPUs now, if it cannot; `gone` are as if they had ended. Its own copies make way for it.
-    fn held(&self, spec: &InstanceSpec, gone: &BTreeSet<&InstanceName>) -> Option<Held> {
-        let unseen = self.inputs.world.iter().find(|(_, view)| !view.available && view.error.is_none());
-        if let Some((kind, _)) = unseen {
+    /// Why an instance cannot be started on its GPUs now, if it cannot.
+    fn held(&self, spec: &InstanceSpec) -> Option<Held> {
+        if let Some(kind) = self.unseen() {
             let message = format!("it is not known yet what {} runs on its GPU", kind.as_str());
             return Some(Held { by: BTreeSet::new(), message });
         }
-        let others = || {
-            let is_other = |name: &InstanceName| *name != spec.name && !gone.contains(name);
-            let others = self.by_instance.iter().filter(move |(name, _)| is_other(name));
-            others.flat_map(|(name, gpus)| gpus.iter().map(move |booking| (*name, *booking)))
-        };
-        let mut taken: BTreeMap<&GpuId, GpuTaken> = BTreeMap::new();
-        for (_, booking) in others() {
-            taken.entry(&booking.gpu).or_default().add(&booking.share);
-        }
-        let lacks = |booking: &&GpuBooking| {
-            let memory = self.inputs.gpus.get(&booking.gpu).copied();
-            taken.get(&booking.gpu).is_some_and(|taken| !taken.leaves(&booking.share, memory))
-        };
-        let gpus: BTreeSet<&GpuId> = spec.gpus.iter().filter(lacks).map(|booking| &booking.gpu).collect();
+        let nobody = BTreeSet::new();
+        let gpus = self.lacking(spec, &nobody);
         let first = gpus.first()?;
-        let has = others().filter(|(_, booking)| gpus.contains(&booking.gpu));
+        let has = self.others(spec, &nobody).filter(|(_, booking)| gpus.contains(&booking.gpu));
         let by: BTreeSet<InstanceName> = has.map(|(name, _)| name.clone()).collect();
         let names: Vec<String> = by.iter().take(NAMED_MAX).map(ToString::to_string).collect();
         let more = if by.len() > NAMED_MAX { " and others" } else { "" };
@@ -124,6 +111,39 @@ impl<'a> Claims<'a> {
             names.join(", ")
         );
         Some(Held { by, message })
+    }
+
+    /// A runtime that nobody has looked at yet.
+    fn unseen(&self) -> Option<RuntimeKind> {
+        let mut views = self.inputs.world.iter();
+        views.find(|(_, view)| !view.available && view.error.is_none()).map(|(kind, _)| *kind)
+    }
+
+    /// The GPUs of which others have too much for an instance; `gone` are as if they had ended.
+    fn lacking<'b>(&self, spec: &'b InstanceSpec, gone: &BTreeSet<&InstanceName>) -> BTreeSet<&'b GpuId> {
+        let mut taken: BTreeMap<&GpuId, GpuTaken> =
+            spec.gpus.iter().map(|own| (&own.gpu, GpuTaken::default())).collect();
+        for (_, booking) in self.others(spec, gone) {
+            if let Some(taken) = taken.get_mut(&booking.gpu) {
+                taken.add(&booking.share);
+            }
+        }
+        let lacks = |booking: &&GpuBooking| {
+            let memory = self.inputs.gpus.get(&booking.gpu).copied();
+            taken.get(&booking.gpu).is_some_and(|taken| !taken.leaves(&booking.share, memory))
+        };
+        spec.gpus.iter().filter(lacks).map(|booking| &booking.gpu).collect()
+    }
+
+    /// What all but an instance have, whose own copies make way for it, and but those that are gone.
+    fn others<'b>(
+        &'b self,
+        spec: &'b InstanceSpec,
+        gone: &'b BTreeSet<&InstanceName>,
+    ) -> impl Iterator<Item = (&'a InstanceName, &'a GpuBooking)> {
+        let others =
+            self.by_instance.iter().filter(|(name, _)| ***name != spec.name && !gone.contains(*name));
+        others.flat_map(|(name, gpus)| gpus.iter().map(move |booking| (*name, *booking)))
     }
 }
 
@@ -144,7 +164,7 @@ fn deadlocked(
     loop {
         let is_stuck = |name: &&&InstanceName| {
             let spec = inputs.desired.instances.get(**name);
-            spec.is_some_and(|spec| claims.held(spec, &going).is_some())
+            spec.is_some_and(|spec| !claims.lacking(spec, &going).is_empty())
         };
         let stuck: BTreeSet<&InstanceName> = going.iter().filter(is_stuck).copied().collect();
         if stuck.is_empty() {
