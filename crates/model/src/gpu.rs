@@ -379,6 +379,20 @@ mod tests {
         taken
     }
 
+    #[test]
+    fn two_copies_on_one_part_leave_the_other_parts() {
+        let part = |device: &str| GpuShare::Mig {
+            profile: MigProfile::parse("1g.10gb").unwrap(),
+            device: GpuId::parse(device).unwrap(),
+        };
+        // One of them makes way for the other.
+        let both = taken([&part("MIG-1"), &part("MIG-1")]);
+        assert!(both.leaves(&part("MIG-2"), None) && !both.leaves(&part("MIG-1"), None));
+        let share = GpuShare::Part { memory_bytes: None, compute_percent: None };
+        assert!(!taken([&part("MIG-1"), &share]).leaves(&part("MIG-2"), None));
+        assert!(!taken([&GpuShare::Whole]).leaves(&part("MIG-2"), None));
+    }
+
     proptest! {
         #[test]
         fn whoever_comes_one_by_one_where_there_is_room_never_takes_more_than_there_is(
@@ -412,20 +426,6 @@ mod tests {
                 prop_assert_eq!(both.memory_bytes, most, "and no more");
             }
         }
-    }
-
-    #[test]
-    fn two_copies_on_one_part_leave_the_other_parts() {
-        let part = |device: &str| GpuShare::Mig {
-            profile: MigProfile::parse("1g.10gb").unwrap(),
-            device: GpuId::parse(device).unwrap(),
-        };
-        // One of them makes way for the other.
-        let both = taken([&part("MIG-1"), &part("MIG-1")]);
-        assert!(both.leaves(&part("MIG-2"), None) && !both.leaves(&part("MIG-1"), None));
-        let share = GpuShare::Part { memory_bytes: None, compute_percent: None };
-        assert!(!taken([&part("MIG-1"), &share]).leaves(&part("MIG-2"), None));
-        assert!(!taken([&GpuShare::Whole]).leaves(&part("MIG-2"), None));
     }
 
     #[test]
