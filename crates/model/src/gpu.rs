@@ -189,6 +189,8 @@ pub struct GpuTaken {
     pub memory_bytes: u64,
     /// Of its compute, in hundredths.
     pub compute_percent: u32,
+    /// How many of the shares are parts in hardware. While one copy makes way for another on the same part, more than there are parts.
+    pub part_shares: usize,
     /// Its parts.
     pub parts: BTreeSet<GpuId>,
 }
@@ -203,7 +205,10 @@ impl GpuTaken {
                 self.memory_bytes = self.memory_bytes.saturating_add(memory_bytes.unwrap_or(0));
                 self.compute_percent = self.compute_percent.saturating_add(compute_percent.unwrap_or(0));
             }
-            GpuShare::Mig { device, .. } => drop(self.parts.insert(device.clone())),
+            GpuShare::Mig { device, .. } => {
+                self.part_shares += 1;
+                self.parts.insert(device.clone());
+            }
         }
     }
 
@@ -212,7 +217,7 @@ impl GpuTaken {
         let is_divided = !self.parts.is_empty();
         match share {
             GpuShare::Whole => self.shares == 0,
-            GpuShare::Mig { device, .. } => self.shares == self.parts.len() && !self.parts.contains(device),
+            GpuShare::Mig { device, .. } => self.shares == self.part_shares && !self.parts.contains(device),
             GpuShare::Part { memory_bytes: memory, compute_percent: compute } => {
                 let memory = self.memory_bytes.saturating_add(memory.unwrap_or(0));
                 let compute = self.compute_percent.saturating_add(compute.unwrap_or(0));
@@ -388,6 +393,20 @@ mod tests {
             taken.add(share);
         }
         taken
+    }
+
+    #[test]
+    fn two_copies_on_one_part_leave_the_other_parts() {
+        let part = |device: &str| GpuShare::Mig {
+            profile: MigProfile::parse("1g.10gb").unwrap(),
+            device: GpuId::parse(device).unwrap(),
+        };
+        // One of them makes way for the other.
+        let both = taken([&part("MIG-1"), &part("MIG-1")]);
+        assert!(both.leaves(&part("MIG-2"), None) && !both.leaves(&part("MIG-1"), None));
+        let share = GpuShare::Part { memory_bytes: None, compute_percent: None };
+        assert!(!taken([&part("MIG-1"), &share]).leaves(&part("MIG-2"), None));
+        assert!(!taken([&GpuShare::Whole]).leaves(&part("MIG-2"), None));
     }
 
     proptest! {

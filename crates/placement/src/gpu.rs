@@ -152,7 +152,7 @@ fn offer(
     let is_taken = match ask.need {
         GpuNeed::Whole { .. } => taken.shares > 0,
         // Of one that was whole when somebody got it, or got some of it, nobody gets a part.
-        GpuNeed::Mig { .. } => taken.is_whole || taken.shares > taken.parts.len(),
+        GpuNeed::Mig { .. } => taken.shares > taken.part_shares,
         GpuNeed::Share { .. } => taken.is_whole || !taken.parts.is_empty(),
     };
     if is_taken {

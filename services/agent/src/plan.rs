@@ -21,6 +21,7 @@ use crate::memory::{Memory, restarts};
 use crate::runtime::{RunState, RuntimeKind};
 use crate::world::{View, World, is_running, kind_of};
 
+use self::claims::Claims;
 pub(crate) use self::staging::is_missing;
 use self::staging::{Awaited, Staging};
 
@@ -150,6 +151,7 @@ pub(crate) fn plan(inputs: Inputs<'_>) -> Plan {
     for (kind, view) in inputs.world {
         plan_removals(inputs, staging, *kind, view, &mut plan);
     }
+    let claims = Claims::of(inputs, &plan);
     for (name, spec) in &inputs.desired.instances {
         if by_hand::is_halted(inputs, name) {
             by_hand::halt(inputs, spec, &mut plan);
@@ -161,8 +163,9 @@ pub(crate) fn plan(inputs: Inputs<'_>) -> Plan {
         match decide(inputs, staging, spec) {
             // The old one goes on before its successor is tried again.
             Ok(Act::StartBeside)
-                if former
-                    .is_some_and(|former| plan_former(inputs, awaited, former, Some(spec), &mut plan)) => {}
+                if former.is_some_and(|former| {
+                    plan_former(inputs, (awaited, &claims), former, Some(spec), &mut plan)
+                }) => {}
             Ok(act) => {
                 plan.actions.push(Action { instance: name.clone(), runtime: kind, act, former: false });
                 if act == Act::Fetch && former.is_some() {
@@ -182,17 +185,17 @@ pub(crate) fn plan(inputs: Inputs<'_>) -> Plan {
                 }
                 plan.holds.insert(name.clone(), hold);
                 if let Some(former) = former {
-                    plan_former(inputs, awaited, former, Some(spec), &mut plan);
+                    plan_former(inputs, (awaited, &claims), former, Some(spec), &mut plan);
                 }
             }
         }
     }
     for (name, former) in &inputs.desired.formers {
         if inputs.desired.blocked.contains_key(name) {
-            plan_former(inputs, staging.awaited(inputs, name), former, None, &mut plan);
+            plan_former(inputs, (staging.awaited(inputs, name), &claims), former, None, &mut plan);
         }
     }
-    claims::hold(inputs, &mut plan);
+    claims::hold(inputs, claims, &mut plan);
     plan
 }
 
@@ -200,7 +203,7 @@ pub(crate) fn plan(inputs: Inputs<'_>) -> Plan {
 /// whether something is to be done about it.
 fn plan_former(
     inputs: Inputs<'_>,
-    awaited: Option<&Awaited>,
+    (awaited, claims): (Option<&Awaited>, &Claims<'_>),
     former: &InstanceSpec,
     wanted: Option<&InstanceSpec>,
     plan: &mut Plan,
@@ -241,7 +244,8 @@ fn plan_former(
         return false;
     }
     let met_before = memory.started.as_ref() == Some(&former.fingerprint);
-    let due = met_before || dependencies(inputs, former, true).is_ok();
+    // Its successor is not held up by one that cannot be run.
+    let due = (met_before || dependencies(inputs, former, true).is_ok()) && !claims.keep_off(former);
     if due {
         plan.actions.push(Action { instance: name.clone(), runtime: kind, act, former: true });
     }

@@ -199,24 +199,98 @@ fn what_is_being_started_has_its_gpu_and_what_nobody_looked_at_may_have_any() {
     assert_eq!(acts(&fixture.plan(&left, &world)), [(name(1), Act::Start)], "a machine without it");
 }
 
-#[test]
-fn two_that_wait_for_each_other_s_gpu_do_not_wait_for_ever() {
-    let (all, mut world, mut fixture) = two(GpuShare::Whole, GpuShare::Whole, GpuShare::Whole);
-    // Each has what the other is to have.
-    let mut before = desired(&[sketch(), sketch()]);
-    with(&mut before, &[vec![booking(1, GpuShare::Whole)], vec![booking(0, GpuShare::Whole)]]);
-    let mut all = Desired { formers: before.instances.clone(), ..all };
-    with(&mut all, &[vec![booking(0, GpuShare::Whole)], vec![booking(1, GpuShare::Whole)]]);
-    for spec in before.instances.values() {
-        let copies = &mut world.get_mut(&RuntimeKind::Docker).unwrap().instances;
-        copies.insert(spec.name.clone(), observed(spec, running()));
-    }
+/// Services that have this and run, and are to have that.
+fn updated(had: &[Vec<GpuBooking>], booked: &[Vec<GpuBooking>]) -> (Desired, World, Fixture) {
+    let sketches = vec![sketch(); had.len()];
+    let (mut before, mut all) = (desired(&sketches), desired(&sketches));
+    with(&mut before, had);
+    with(&mut all, booked);
+    all.formers = before.instances.clone();
+    let mut world = empty_world();
+    let copies = &mut world.get_mut(&RuntimeKind::Docker).unwrap().instances;
+    copies.extend(before.instances.values().map(|spec| (spec.name.clone(), observed(spec, running()))));
+    let mut fixture = Fixture { gpus: cards(), ..Fixture::new() };
     for spec in all.instances.values() {
         fixture.memories.entry(spec.name.clone()).or_default().fetched(&spec.fingerprint);
     }
+    (all, world, fixture)
+}
+
+/// Two services, each of which has what the other is to have.
+fn crossed() -> (Desired, World, Fixture) {
+    let whole = |gpu| vec![booking(gpu, GpuShare::Whole)];
+    updated(&[whole(1), whole(0)], &[whole(0), whole(1)])
+}
+
+#[test]
+fn two_that_wait_for_each_other_s_gpu_do_not_wait_for_ever() {
+    let (mut all, world, fixture) = crossed();
     let plan = fixture.plan(&all, &world);
     assert_eq!(acts(&plan).len(), 1, "one makes way");
     assert_eq!(plan.actions[0].act, Act::Stop);
     all.authoritative = false;
     assert_eq!(acts(&fixture.plan(&all, &world)), [], "nothing is stopped that may be wanted");
+}
+
+#[test]
+fn what_makes_way_and_could_not_be_stopped_is_left_alone_for_a_while() {
+    let (all, world, mut fixture) = crossed();
+    let stopped = fixture.plan(&all, &world).actions[0].instance.clone();
+    for name in all.instances.keys() {
+        let memory = fixture.memories.get_mut(name).unwrap();
+        memory.failed(None, not_there(), MonoTime::default(), 0.0);
+    }
+    let plan = fixture.plan(&all, &world);
+    assert_eq!(acts(&plan), [], "{stopped}");
+    assert!(plan.wake.is_some());
+}
+
+#[test]
+fn nobody_is_stopped_where_that_makes_no_room_or_where_room_is_made_anyway() {
+    // What the first has on the other card the second is to have, which has what the first is to have; of that a third has too much that cannot be replaced.
+    let had = [vec![booking(0, part(5))], vec![booking(1, GpuShare::Whole)], vec![booking(0, part(5))]];
+    let booked = [vec![booking(1, GpuShare::Whole)], vec![booking(0, part(8))], vec![booking(0, part(1))]];
+    let (all, world, mut fixture) = updated(&had, &booked);
+    let third = all.instances[&name(2)].fingerprint.clone();
+    fixture.memories.get_mut(&name(2)).unwrap().failed(Some(third), not_there(), MonoTime::default(), 0.0);
+    assert_eq!(acts(&fixture.plan(&all, &world)), [], "the third is in the way all the same");
+
+    let had = [2, 2, 6].map(|bytes| vec![booking(0, part(bytes))]);
+    let booked = [4, 4, 1].map(|bytes| vec![booking(0, part(bytes))]);
+    let (all, world, fixture) = updated(&had, &booked);
+    assert_eq!(acts(&fixture.plan(&all, &world)), [(name(2), Act::Replace)], "it makes room for both");
+}
+
+#[test]
+fn a_former_copy_that_has_no_gpu_any_more_does_not_hold_up_its_successor() {
+    let mut before = desired(&[sketch()]);
+    with(&mut before, &[vec![booking(0, part(9))]]);
+    let mut all = desired(&[Sketch { image: 1, start_first: true, ..sketch() }, sketch()]);
+    with(&mut all, &[vec![], vec![booking(0, part(8))]]);
+    all.formers = before.instances.clone();
+    let mut world = empty_world();
+    let copies = &mut world.get_mut(&RuntimeKind::Docker).unwrap().instances;
+    copies.insert(name(0), observed(&before.instances[&name(0)], exited(Some(1))));
+    copies.insert(name(1), observed(&all.instances[&name(1)], running()));
+    let mut fixture = Fixture { gpus: cards(), ..Fixture::new() };
+    for spec in all.instances.values() {
+        fixture.memories.entry(spec.name.clone()).or_default().fetched(&spec.fingerprint);
+    }
+    assert_eq!(acts(&fixture.plan(&all, &world)), [(name(0), Act::StartBeside)]);
+}
+
+#[test]
+fn what_may_be_starting_still_has_its_gpu_while_it_is_removed() {
+    let (all, mut world, mut fixture) = two(part(9), part(9), part(8));
+    let mut left = all.clone();
+    left.instances.remove(&name(0));
+    left.formers.clear();
+    let copies = &mut world.get_mut(&RuntimeKind::Docker).unwrap().instances;
+    copies.get_mut(&name(0)).unwrap().state = RunState::Created;
+    assert_eq!(acts(&fixture.plan(&left, &world)), [(name(0), Act::Remove)]);
+    let memory = fixture.memories.entry(name(0)).or_default();
+    memory.acts(Busy::Stopping, MonoTime::default());
+    assert_eq!(acts(&fixture.plan(&left, &world)), []);
+    world.get_mut(&RuntimeKind::Docker).unwrap().instances.clear();
+    assert_eq!(acts(&fixture.plan(&left, &world)), [(name(1), Act::Start)]);
 }
