@@ -133,7 +133,7 @@ pub(crate) struct Memory {
     pub(crate) ended: Option<Ended>,
     /// How it ended before, the newest last; at most [`TERMINATIONS_MAX`].
     pub(crate) terminations: Vec<Termination>,
-    /// What a copy has of GPUs that is being made, and where, until a look shows it.
+    /// What a copy has of GPUs that is being made, and where, until a look there has shown what came of it.
     pub(crate) given: Option<(RuntimeKind, Vec<GpuBooking>)>,
     /// Why its last run was ended for what it used of a GPU, if it was; for people.
     pub(crate) overuse: Option<String>,

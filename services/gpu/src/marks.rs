@@ -167,20 +167,36 @@ impl MarksFile {
         let damaged = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
         let (mut nodes, mut rest) = (HashMap::new(), bytes.as_slice());
         while let Some((key, marks)) = rest.split_first() {
+            // A machine that lost its power may have made room for what was being added, and no more.
+            if rest.iter().all(|byte| *byte == 0) {
+                self.left_out(rest);
+                break;
+            }
             if *key != NODE_KEY {
                 return Err(damaged(format!("at byte {} no node begins", bytes.len() - rest.len())));
             }
             // A process that was killed has left a part of what it was adding, and acknowledged nothing of it.
             let Some(end) = end_of(marks) else {
-                tracing::warn!(path = %self.path.display(), bytes = rest.len(), "what was written last is not whole, and left out");
+                self.left_out(rest);
                 break;
             };
             let (marks, behind) = marks.split_at_checked(end).unwrap_or_default();
-            let marks = Marks::decode_length_delimited(marks).map_err(|error| damaged(error.to_string()))?;
+            let marks = match Marks::decode_length_delimited(marks) {
+                Err(_) if behind.is_empty() => {
+                    self.left_out(rest);
+                    break;
+                }
+                marks => marks.map_err(|error| damaged(error.to_string()))?,
+            };
             nodes.insert(marks.node.clone(), marks);
             rest = behind;
         }
         Ok(nodes.into_values().collect())
+    }
+
+    fn left_out(&self, rest: &[u8]) {
+        let path = self.path.display();
+        tracing::warn!(%path, bytes = rest.len(), "what was written last is not whole, and left out");
     }
 
     /// Whether marks may be added to it: else it is to be written anew.
@@ -283,7 +299,13 @@ mod tests {
         for end in whole.len()..added.len() {
             fs::write(dir.path().join("nodes"), &added[..end]).unwrap();
             assert_eq!(known(&file), [before.clone(), two.clone()], "cut off at {end}");
+            // As a file system may leave it that made room before it wrote.
+            let zeros = vec![0; added.len() - end];
+            fs::write(dir.path().join("nodes"), [&added[..end], &zeros].concat()).unwrap();
+            assert!(known(&file).contains(&two), "zeros from {end}");
         }
+        fs::write(dir.path().join("nodes"), [&whole[..], &[0; 100]].concat()).unwrap();
+        assert_eq!(known(&file), [before, two]);
         // One that begins with such a file writes it anew first.
         assert!(!MarksFile::new(dir.path()).can_grow());
     }

@@ -12,7 +12,7 @@ pub(crate) fn noted(bookings: &[GpuBooking]) -> String {
     bookings.iter().map(one).collect::<Vec<_>>().join(" ")
 }
 
-/// What was noted. What does not read is passed over: only other hands can have written it.
+/// What was noted. What does not read is passed over: other hands wrote it, or an agent to come.
 pub(crate) fn read_noted(text: &str) -> Vec<GpuBooking> {
     let one = |part: &str| {
         let wire = pb::Booking::decode(BASE64.decode(part).ok()?.as_slice()).ok()?;

@@ -1,11 +1,11 @@
 //! GPUs of copies: nobody is started on what another copy still has.
 //!
 //! What is wanted fits together: placement saw to it. What runs beside that is known for certain here alone: a former revision whose successor cannot start, a copy that is being
-//! stopped, what an earlier process of the agent started.
+//! stopped, what an earlier process of the agent started, and what an update that was taken back here leaves in place.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use skerry_model::{GpuBooking, GpuId, GpuTaken, InstanceName};
+use skerry_model::{GpuBooking, GpuId, GpuShare, GpuTaken, InstanceName};
 
 use super::{Act, Action, Hold, Inputs, Plan, wake_by};
 use crate::desired::InstanceSpec;
@@ -129,10 +129,26 @@ impl<'a> Claims<'a> {
             }
         }
         let lacks = |booking: &&GpuBooking| {
-            let memory = self.inputs.gpus.get(&booking.gpu).copied();
-            taken.get(&booking.gpu).is_some_and(|taken| !taken.leaves(&booking.share, memory))
+            let GpuBooking { gpu, share, .. } = *booking;
+            let Some(taken) = taken.get(gpu) else { return false };
+            // A card that has less memory than it had keeps nobody off whom placement left there.
+            let is_left = || taken.leaves(share, None) && self.are_wanted(gpu, spec, gone);
+            !taken.leaves(share, self.inputs.gpus.get(gpu).copied()) && !is_left()
         };
         spec.gpus.iter().filter(lacks).map(|booking| &booking.gpu).collect()
+    }
+
+    /// Whether all that an instance meets on a GPU is wanted beside it.
+    fn are_wanted(&self, gpu: &GpuId, spec: &InstanceSpec, gone: &BTreeSet<&InstanceName>) -> bool {
+        let desired = self.inputs.desired;
+        let is_wanted = |name: &InstanceName, share: &GpuShare| {
+            let wanted =
+                desired.instances.get(name).filter(|one| !desired.taken_back.contains_key(&one.name.app));
+            wanted.is_some_and(|one| one.gpus.iter().any(|own| own.gpu == *gpu && own.share == *share))
+        };
+        let own = spec.gpus.iter().map(|own| (&spec.name, own));
+        let mut all = own.chain(self.others(spec, gone)).filter(|(_, booking)| booking.gpu == *gpu);
+        all.all(|(name, booking)| is_wanted(name, &booking.share))
     }
 
     /// What all but an instance have, whose own copies make way for it, and but those that are gone.

@@ -223,6 +223,22 @@ fn crossed() -> (Desired, World, Fixture) {
 }
 
 #[test]
+fn a_card_that_has_less_than_it_had_keeps_nobody_off_who_is_wanted_there() {
+    let (all, mut world, mut fixture) = two(part(5), part(5), part(5));
+    fixture.gpus.insert(card(0), CARD - 1);
+    let first = &all.instances[&name(0)];
+    let copies = &mut world.get_mut(&RuntimeKind::Docker).unwrap().instances;
+    copies.insert(name(0), observed(first, running()));
+    assert_eq!(acts(&fixture.plan(&all, &world)), [(name(1), Act::Start)]);
+    // Not where somebody has more than is wanted.
+    let former =
+        InstanceSpec { gpus: vec![booking(0, part(6))], fingerprint: "old".into(), ..(**first).clone() };
+    let copies = &mut world.get_mut(&RuntimeKind::Docker).unwrap().instances;
+    copies.insert(name(0), observed(&former, running()));
+    assert_eq!(acts(&fixture.plan(&all, &world)), [(name(0), Act::Replace)]);
+}
+
+#[test]
 fn two_that_wait_for_each_other_s_gpu_do_not_wait_for_ever() {
     let (mut all, world, fixture) = crossed();
     let plan = fixture.plan(&all, &world);
