@@ -19,6 +19,8 @@ pub(crate) struct View {
     pub(crate) available: bool,
     /// Why it did not. Absent: it was not asked yet, or answers.
     pub(crate) error: Option<RuntimeError>,
+    /// It gave no answer at all the last time: it is there, and what it has runs on.
+    pub(crate) hangs: bool,
     /// Its version, once it answered.
     pub(crate) version: String,
 }

@@ -11,7 +11,7 @@ use super::{Act, Action, Hold, Inputs, Plan, wake_by};
 use crate::desired::InstanceSpec;
 use crate::memory::Busy;
 use crate::runtime::{Observed, RunState, RuntimeKind};
-use crate::world::is_running;
+use crate::world::{View, is_running};
 
 /// Most instances that a message names.
 const NAMED_MAX: usize = 3;
@@ -113,10 +113,11 @@ impl<'a> Claims<'a> {
         Some(Held { by, message })
     }
 
-    /// A runtime that nobody has looked at yet.
+    /// A runtime of which nobody has seen yet what it has: it was not asked, or hangs since the agent started. One that cannot be reached has nothing.
     fn unseen(&self) -> Option<RuntimeKind> {
+        let is_unseen = |view: &View| !view.available && view.version.is_empty();
         let mut views = self.inputs.world.iter();
-        views.find(|(_, view)| !view.available && view.error.is_none()).map(|(kind, _)| *kind)
+        views.find(|(_, view)| is_unseen(view) && (view.error.is_none() || view.hangs)).map(|(kind, _)| *kind)
     }
 
     /// The GPUs of which others have too much for an instance; `gone` are as if they had ended.

@@ -28,7 +28,8 @@ const AWAY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(
 pub(super) struct Seen {
     kind: RuntimeKind,
     began: MonoTime,
-    result: Result<(Vec<Observed>, Option<String>), RuntimeError>,
+    /// None: it did not answer in time.
+    result: Option<Result<(Vec<Observed>, Option<String>), RuntimeError>>,
 }
 
 /// When each runtime is looked at.
@@ -105,11 +106,7 @@ impl Looks {
                     let version = if greet { Some(runtime.probe().await?) } else { None };
                     Ok((runtime.observe().await?, version))
                 };
-                let result = tokio::time::timeout(DEADLINE, look).await.unwrap_or_else(|_| {
-                    let message = format!("{} did not answer within {} s", kind.as_str(), DEADLINE.as_secs());
-                    Err(RuntimeError { reason: "RuntimeUnavailable", message, transient: true })
-                });
-                Seen { kind, began: now, result }
+                Seen { kind, began: now, result: tokio::time::timeout(DEADLINE, look).await.ok() }
             });
         }
         next
@@ -139,7 +136,15 @@ impl Reconciler {
     pub(super) fn take_look(&mut self, seen: Seen) {
         let now = self.clock.mono();
         let Seen { kind, began, result } = seen;
+        let hangs = result.is_none();
+        let result = result.unwrap_or_else(|| {
+            let message = format!("{} did not answer within {} s", kind.as_str(), DEADLINE.as_secs());
+            Err(RuntimeError { reason: "RuntimeUnavailable", message, transient: true })
+        });
         self.looks.ended(kind, result.is_err(), now);
+        if let Some(view) = self.world.get_mut(&kind) {
+            view.hangs = hangs;
+        }
         match result {
             Ok((instances, version)) => {
                 self.runtime_answers(kind, version);

@@ -195,7 +195,10 @@ fn what_is_being_started_has_its_gpu_and_what_nobody_looked_at_may_have_any() {
     process.available = false;
     let plan = fixture.plan(&left, &world);
     assert!(matches!(plan.holds.get(&name(1)), Some(Hold::Gpu { .. })), "{:?}", plan.holds);
-    world.get_mut(&RuntimeKind::Process).unwrap().error = Some(not_there());
+    let process = world.get_mut(&RuntimeKind::Process).unwrap();
+    (process.error, process.hangs) = (Some(not_there()), true);
+    assert_eq!(acts(&fixture.plan(&left, &world)), [], "it hangs, and may have any");
+    world.get_mut(&RuntimeKind::Process).unwrap().hangs = false;
     assert_eq!(acts(&fixture.plan(&left, &world)), [(name(1), Act::Start)], "a machine without it");
 }
 
