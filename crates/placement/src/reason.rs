@@ -328,7 +328,7 @@ impl Reason {
                 "isolation {wanted} is wanted at least (isolationMin), and the node's GPUs have {granted} at best"
             ),
             Self::GpuTaken { wanted: 1, .. } => {
-                f.write_str("other instances have what would do of the node's GPUs")
+                f.write_str("other instances have what would do of the node's GPUs (`skerry get allocations` shows who)")
             }
             Self::GpuTaken { wanted, free } => {
                 write!(f, "{wanted} GPUs are wanted, and {free} that would do are free of other instances")
