@@ -7,7 +7,8 @@ use std::net::IpAddr;
 
 use skerry_model::app::{Amounts, Port, Protocol, Spread, UpdateBounds};
 use skerry_model::{
-    ConfigName, ContentHash, GpuBooking, GpuId, GpuShare, InstanceName, SealId, SecretName, SecretVersion,
+    AppName, ConfigName, ContentHash, GpuBooking, GpuId, GpuShare, InstanceName, SealId, SecretName,
+    SecretVersion,
 };
 
 use crate::gpu;
@@ -177,21 +178,17 @@ impl<'a> Books<'a> {
 
     /// For who would rather fill GPUs: how much of them would be left with an instance more, and where that is the same, how many have some of them already. Less
     /// comes first. Absent: it does not care, or they have no room.
-    pub(crate) fn gpu_fill(&self, instance: &InstanceName, want: &Want<'_>) -> Option<(u64, Reverse<usize>)> {
+    pub(crate) fn gpu_fill(&self, want: &Want<'_>) -> Option<(u64, Reverse<usize>)> {
         let ask = want.service.gpu.as_ref().filter(|ask| ask.spread == Some(Spread::Pack))?;
-        let choice = gpu::choose(&self.node.gpus, self.taken_gpus(instance), ask, &[]).ok()?;
-        Some((choice.left, Reverse(self.taken_gpus(instance).count())))
+        let choice = gpu::choose(&self.node.gpus, self.taken_gpus(want.name), ask, &[]).ok()?;
+        Some((choice.left, Reverse(self.taken_gpus(want.name).count())))
     }
 
-    /// What others than an instance have of GPUs, or are to have. What runs still in another revision, or shall be here no more, has what it was given until it has
-    /// ended. Within one app that is the node's to wait for: an update makes room for itself.
-    fn taken_gpus<'b>(
-        &'b self,
-        instance: &'b InstanceName,
-    ) -> impl Iterator<Item = (&'b GpuId, Cow<'b, GpuShare>)> {
-        let booked = self.entries.values().filter(move |placed| placed.instance != *instance);
-        let booked = booked.flat_map(|placed| &placed.gpus);
-        let held = self.node.held_gpus.iter().filter(move |(name, _)| name.app != instance.app);
+    /// What is had of GPUs, or is to be. What runs still in another revision, or shall be here no more, has what it was given until it has ended. Within an app, of
+    /// which somebody comes, that is the node's to wait for: an update makes room for itself.
+    fn taken_gpus<'b>(&'b self, app: &'b AppName) -> impl Iterator<Item = (&'b GpuId, Cow<'b, GpuShare>)> {
+        let booked = self.entries.values().flat_map(|placed| &placed.gpus);
+        let held = self.node.held_gpus.iter().filter(move |(name, _)| name.app != *app);
         let beyond = held.flat_map(|(name, held)| {
             let booked = self.entries.get(name).map_or(&[][..], |placed| &placed.gpus);
             held.iter().filter_map(|one| {
@@ -237,7 +234,7 @@ impl<'a> Books<'a> {
             return Err(Reason::InsufficientMemory { wanted, free });
         }
         let gpus = match &want.service.gpu {
-            Some(ask) => gpu::choose(&self.node.gpus, self.taken_gpus(instance), ask, before)?.bookings,
+            Some(ask) => gpu::choose(&self.node.gpus, self.taken_gpus(want.name), ask, before)?.bookings,
             None => Vec::new(),
         };
         let placed = Placed {

@@ -406,13 +406,12 @@ impl<'a> Desk<'a> {
     /// The first member other than `from` that takes an instance.
     fn find(&self, item: &Item, from: Option<usize>) -> Option<(usize, Placed)> {
         let want = &self.wants[item.service];
-        let others = self.candidates(item).into_iter().filter(|at| Some(*at) != from);
+        let others = self.candidates(item.service).into_iter().filter(|at| Some(*at) != from);
         others.into_iter().find_map(|at| Some((at, self.books[at].fit(&item.instance, want).ok()?)))
     }
 
-    /// The members that an instance may come to, the best first.
-    fn candidates(&self, item: &Item) -> Vec<usize> {
-        let service = item.service;
+    /// The members that an instance of a service may come to, the best first.
+    fn candidates(&self, service: usize) -> Vec<usize> {
         let want = &self.wants[service];
         let may = |at: &usize| self.refuses(service, *at).is_none();
         let mut candidates: Vec<usize> = (0..self.members.len()).filter(may).collect();
@@ -426,7 +425,7 @@ impl<'a> Desk<'a> {
                 Spread::Spread => (books.count(service), u64::MAX - share, instances),
                 Spread::Pack => (0, share, usize::MAX - instances),
             };
-            (!has_needs, free.is_none(), books.gpu_fill(&item.instance, want), fill, *at)
+            (!has_needs, free.is_none(), books.gpu_fill(want), fill, *at)
         });
         candidates
     }
@@ -447,7 +446,7 @@ impl<'a> Desk<'a> {
             Kind::Deployment { .. } | Kind::DaemonSet => 0,
         };
         let mut any = None;
-        for at in self.candidates(first) {
+        for at in self.candidates(first.service) {
             let mut trial = self.books[at].clone();
             let mut fitting = 0;
             for ordinal in 0..instances {
