@@ -29,8 +29,11 @@ pub(super) struct Seen {
     kind: RuntimeKind,
     began: MonoTime,
     /// None: it did not answer in time.
-    result: Option<Result<(Vec<Observed>, Option<String>), RuntimeError>>,
+    result: Option<Result<Shown, RuntimeError>>,
 }
+
+/// What there is, and the runtime's version, if that was asked for.
+type Shown = (Vec<Observed>, Option<String>);
 
 /// When each runtime is looked at.
 pub(super) struct Looks {
