@@ -87,6 +87,8 @@ async fn with_a_full_queue_history_has_a_gap_and_never_a_wrong_value() {
         stream.take(vec![pb::IngestFrame { handle: 5, frame: frame.encode_to_vec().into() }]);
     };
     send(0, 40);
+    // Once that is written down, it makes no room any more.
+    world.history(1).await;
     let room: Vec<_> = std::iter::from_fn(|| world.shared.recorder.room()).collect();
     let before = world.shared.recorder.batches_left_out();
     send(1, 60);
