@@ -32,7 +32,7 @@ async fn is_driven(stack: &Stack) -> Result<()> {
     terminal.wait("the shell after Ctrl-C", PATIENCE, |text| text.contains("still 42")).await?;
 
     // A program that draws: typed into, moved about in, written, and read back.
-    terminal.press("cd /tmp && vi drawn.txt\r")?;
+    terminal.press("cd /tmp && busybox vi drawn.txt\r")?;
     terminal.wait("vi", PATIENCE, |text| text.lines().filter(|line| line.trim() == "~").count() > 10).await?;
     terminal.press("ifirst line\rsecnd line\x1b")?;
     terminal.wait("two lines", PATIENCE, |text| text.contains("secnd line")).await?;
