@@ -20,6 +20,16 @@ fn keyframe_with(sequence: u32, time: i64, events: Vec<pb::FrameEvent>) -> pb::F
     pb::Frame { stream: 77, sequence, keyframe: Some(keyframe), events, ..pb::Frame::default() }
 }
 
+/// A process that a place has from now on.
+fn process(place: usize, pid: usize) -> pb::ProcessChange {
+    pb::ProcessChange {
+        place: place.try_into().expect("a few"),
+        pid: pid.try_into().expect("a few"),
+        process: Some(pb::Process::default()),
+        ..pb::ProcessChange::default()
+    }
+}
+
 fn lost(sequence: u64, uuid: &str) -> pb::FrameEvent {
     let kind = Some(pb::frame_event::Kind::Lost(pb::LostEvent {}));
     pb::FrameEvent { sequence, uuid: uuid.into(), kind, ..pb::FrameEvent::default() }
@@ -56,13 +66,7 @@ fn a_frame_that_jumps_between_places_has_the_processes_of_each() {
     let (places, each) = (16, 256);
     let mut frame = keyframe_with(1, 1_000, Vec::new());
     frame.keyframe.as_mut().expect("it is one").devices = devices(places);
-    let change = |pid: usize, place: usize| pb::ProcessChange {
-        place: place.try_into().expect("a few"),
-        pid: pid.try_into().expect("a few"),
-        process: Some(pb::Process::default()),
-        ..pb::ProcessChange::default()
-    };
-    frame.processes = (0..each).flat_map(|pid| (0..places).map(move |place| change(pid, place))).collect();
+    frame.processes = (0..each).flat_map(|pid| (0..places).map(move |place| process(place, pid))).collect();
     let mut decoder = Decoder::new();
     assert_eq!(decoder.take(&frame).outcome, Outcome::Begun);
     for followed in decoder.places() {
@@ -76,21 +80,15 @@ fn a_node_has_no_more_processes_than_it_may_however_many_places_it_has() {
     let places = NODE_PROCESSES_MAX / PROCESSES_MAX + 1;
     let mut frame = keyframe_with(1, 1_000, Vec::new());
     frame.keyframe.as_mut().expect("it is one").devices = devices(places);
-    let change = |place: usize, pid: usize| pb::ProcessChange {
-        place: place.try_into().expect("a few"),
-        pid: pid.try_into().expect("a few"),
-        process: Some(pb::Process::default()),
-        ..pb::ProcessChange::default()
-    };
-    let full = (0..places - 1).flat_map(|place| (0..PROCESSES_MAX).map(move |pid| change(place, pid)));
+    let full = (0..places - 1).flat_map(|place| (0..PROCESSES_MAX).map(move |pid| process(place, pid)));
     frame.processes = full.collect();
     let mut decoder = Decoder::new();
     assert_eq!(decoder.take(&frame).outcome, Outcome::Begun);
     // One that goes makes room for another.
-    let gone = pb::ProcessChange { gone: true, process: None, ..change(0, 7) };
+    let gone = pb::ProcessChange { gone: true, process: None, ..process(0, 7) };
     let next = |sequence, processes| pb::Frame { stream: 77, sequence, processes, ..pb::Frame::default() };
-    let taken = decoder.take(&next(2, vec![gone, change(places - 1, 0)]));
+    let taken = decoder.take(&next(2, vec![gone, process(places - 1, 0)]));
     assert_eq!(taken.outcome, Outcome::Sampled);
-    let taken = decoder.take(&next(3, vec![change(places - 1, 1)]));
+    let taken = decoder.take(&next(3, vec![process(places - 1, 1)]));
     assert!(matches!(taken.outcome, Outcome::Wanted(Why::Malformed(_))), "{taken:?}");
 }

@@ -304,12 +304,17 @@ impl GpuBooking {
         };
         Some(Self { gpu: GpuId::parse(&wire.gpu).ok()?, share, isolation })
     }
+
+    /// What a node tells of one instance: at most 64, of those that can be read.
+    pub fn told(wire: &[pb::Booking]) -> Vec<Self> {
+        wire.iter().take(TOLD_MAX).filter_map(Self::from_proto).collect()
+    }
 }
 
 /// What an instance has of GPUs, seen from the control plane: if a copy of it runs, what its node tells (`told`), which may be of a revision before; else what is
 /// booked. Where both say the same of a GPU, with the weaker isolation of the two.
 pub fn granted(booked: &[GpuBooking], told: &[pb::Booking], runs: bool) -> Vec<GpuBooking> {
-    let told: Vec<GpuBooking> = told.iter().take(TOLD_MAX).filter_map(GpuBooking::from_proto).collect();
+    let told = GpuBooking::told(told);
     let (is, other) = if runs && !told.is_empty() { (&*told, booked) } else { (booked, &*told) };
     let weaker = |one: &GpuBooking| {
         let same = other.iter().find(|other| other.gpu == one.gpu && other.share == one.share);

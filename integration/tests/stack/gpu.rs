@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use skerry_integration::gpus::SimulatedGpus;
 use skerry_integration::stack::PATIENCE;
 use skerry_integration::{Stack, StackConfig};
-use skerry_proto::types::v1::{InstanceStatus, machine_status};
+use skerry_proto::types::v1::{InstanceStatus, StopPolicy, machine_status};
 use skerry_testing::eventually;
 
 /// A control plane with gpu services.
@@ -30,6 +30,12 @@ async fn node(stack: &mut Stack, name: &str, machine: &str) -> Result<SimulatedG
     })
     .await;
     Ok(gpus)
+}
+
+/// Who is asked to end has an hour for it.
+fn an_hour() -> StopPolicy {
+    let grace_period = Some(prost_types::Duration { seconds: 3600, nanos: 0 });
+    StopPolicy { grace_period, ..StopPolicy::default() }
 }
 
 /// What a node tells of its GPUs.

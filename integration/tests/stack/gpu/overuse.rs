@@ -5,10 +5,10 @@ use skerry_integration::apps::{app, script};
 use skerry_integration::gpus::{share, with_gpu};
 use skerry_integration::stack::PATIENCE;
 use skerry_proto::types::v1::gpu_request::OnOveruse;
-use skerry_proto::types::v1::{GpuRequest, InstanceStatus, ServiceSpec, StopPolicy};
+use skerry_proto::types::v1::{GpuRequest, InstanceStatus, ServiceSpec};
 use skerry_testing::eventually;
 
-use super::{instance, node, stack};
+use super::{an_hour, instance, node, stack};
 
 const SLEEPS: &str = "exec sleep 1000000";
 /// Who is asked to end does not.
@@ -26,9 +26,7 @@ async fn who_has_more_memory_than_is_booked_is_stopped_and_nobody_else_is() -> R
     for (name, gpu, sleeps) in
         [("greedy", share(2), STAYS), ("reported", reported, SLEEPS), ("modest", share(2), SLEEPS)]
     {
-        let grace_period = Some(prost_types::Duration { seconds: 3600, nanos: 0 });
-        let stop = Some(StopPolicy { grace_period, ..StopPolicy::default() });
-        let service = ServiceSpec { stop, ..script("infer", sleeps) };
+        let service = ServiceSpec { stop: Some(an_hour()), ..script("infer", sleeps) };
         stack.apply(name, app([with_gpu(gpu, service)])).await?;
         stack.wait_ready(name, 1).await;
     }

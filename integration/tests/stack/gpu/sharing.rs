@@ -7,17 +7,15 @@ use skerry_integration::apps::{app, script};
 use skerry_integration::gpus::{share, with_gpu};
 use skerry_integration::stack::{PATIENCE, Stack};
 use skerry_proto::gpu::v1::allocation::Isolation;
-use skerry_proto::types::v1::{EnvSource, GpuIsolation, GpuRequest, ServiceSpec, StopPolicy, env_source};
+use skerry_proto::types::v1::{EnvSource, GpuIsolation, GpuRequest, ServiceSpec, env_source};
 use skerry_testing::eventually;
 
-use super::{instance, node, stack};
+use super::{an_hour, instance, node, stack};
 
 /// A service that does not end when it is asked to, and has an hour for it, before this file is there.
 fn lasting(name: &str, may_end: &Path) -> ServiceSpec {
-    let grace_period = Some(prost_types::Duration { seconds: 3600, nanos: 0 });
-    let stop = Some(StopPolicy { grace_period, ..StopPolicy::default() });
     let stays = format!("trap '' TERM; until [ -e {} ]; do sleep 0.1; done", may_end.display());
-    ServiceSpec { stop, ..script(name, &stays) }
+    ServiceSpec { stop: Some(an_hour()), ..script(name, &stays) }
 }
 
 /// The reason that the control plane has for what is not placed, or the node for what does not run.

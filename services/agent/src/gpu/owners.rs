@@ -201,6 +201,7 @@ mod tests {
         let forged = ours.replace(&leaf(&victim), &leaf(&name("infer/batch/n1/1")));
         assert_eq!(whose(&[], &format!("{ours}{forged}")), Some(victim));
     }
+
     #[test]
     fn who_descends_from_an_instance_is_its_whatever_the_generations_between_them() {
         let instance = InstanceName::parse("infer/web/n1/0").unwrap();

@@ -20,10 +20,8 @@ pub(super) fn of_machine(machine: &MachineStatus) -> BTreeMap<GpuId, Gpu> {
 /// What copies that run have of them. Who runs has a time of its start.
 pub(super) fn held(instances: &[InstanceStatus]) -> BTreeMap<InstanceName, Vec<GpuBooking>> {
     let has = |one: &&InstanceStatus| one.start_time.is_some() && !one.gpus.is_empty();
-    let of = |one: &InstanceStatus| {
-        let gpus = one.gpus.iter().take(GPUS_MAX).filter_map(GpuBooking::from_proto).collect();
-        Some((InstanceName::parse(&one.instance).ok()?, gpus))
-    };
+    let of =
+        |one: &InstanceStatus| Some((InstanceName::parse(&one.instance).ok()?, GpuBooking::told(&one.gpus)));
     instances.iter().filter(has).filter_map(of).collect()
 }
 
